@@ -21,6 +21,7 @@ SCHEMA = ROOT / "config" / "config.schema.json"
 WIDTH = 100
 TOP = "## Top level\n"
 COMMANDS = "## Commands\n"
+HEAD = ("key", "value", "default", "meaning")
 # An argument in the output of --help, and the lines that explain it.
 ARGUMENT = re.compile(r"^  (?!-h)(\S.*?)(?:  +|\n {24})(\S.*(?:\n {10,}.*)*)", re.MULTILINE)
 # The step that reads a section's keys, if nothing else is said and none has the section's name.
@@ -47,18 +48,22 @@ def document() -> str:
     parts = [introduction + TOP, _keys(XftConfig, plain)]
     for name, section in sections():
         if name == TRAININGS[0]:
-            parts += map(_shared, SHARED)
+            parts += ["## Keys of `moe_sft`, `sft`, `mixing` and `heal`\n", _shared()]
         keys = [key for key in section.model_fields if _is_own(section, key)]
         summary = " ".join(section.__doc__.split()).removesuffix(".")
         parts += [f"## `{name}`: {summary[0].lower()}{summary[1:]}\n", _keys(section, keys, name)]
     return "\n".join(parts)
 
 
-def _shared(group: type[Section]) -> str:
-    """The keys that several sections have from a class."""
-    owners = [f"`{name}`" for name, section in sections() if issubclass(section, group)]
-    keys = _keys(group, [key for key in group.model_fields if _is_own(group, key)])
-    return f"## Keys of the sections {', '.join(owners[:-1])} and {owners[-1]}\n\n{keys}"
+def _shared() -> str:
+    """The keys that several sections have from one class."""
+    rows = []
+    for group in SHARED:
+        owners = [name for name, section in sections() if issubclass(section, group)]
+        note = f" Only in {', '.join(owners)}." * (len(owners) < len(TRAININGS))
+        keys = (key for key in group.model_fields if _is_own(group, key))
+        rows += [_key(group, key, note=note) for key in keys]
+    return _table(rows, *HEAD)
 
 
 def _is_own(section: type[Section], key: str) -> bool:
@@ -77,8 +82,9 @@ def commands() -> str:
             tool.main(["--help"])
         paragraphs = (textwrap.fill(_linked(text), WIDTH) for text in tool.__doc__.split("\n\n"))
         found = ARGUMENT.findall(help_text.getvalue())
-        arguments = [_item(_linked(f"`{flag}`: {' '.join(text.split())}")) for flag, text in found]
-        parts.append("\n\n".join([f"### `xft {name}`", *paragraphs, "\n".join(arguments)]) + "\n")
+        rows = [f"| `{flag}` | {_linked(' '.join(text.split()))} |" for flag, text in found]
+        arguments = _table(rows, "argument", "meaning")
+        parts.append("\n\n".join([f"### `xft {name}`", *paragraphs, arguments]))
     return "\n".join(parts)
 
 
@@ -90,11 +96,15 @@ def schema() -> str:
 
 
 def _keys(section: type[Section], names: list[str], place: str = "") -> str:
-    head = ["| key | value | default | meaning |", "|---|---|---|---|"]
-    return "\n".join(head + [_key(section, name, place) for name in names]) + "\n"
+    return _table([_key(section, name, place) for name in names], *HEAD)
 
 
-def _key(section: type[Section], name: str, place: str) -> str:
+def _table(rows: list[str], *head: str) -> str:
+    return "\n".join([f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *rows]) + "\n"
+
+
+def _key(section: type[Section], name: str, place: str = "", note: str = "") -> str:
+    """A row of a table. note: what follows the meaning."""
     field = section.model_fields[name]
     found = schemas(section, name)
     value = ", ".join(filter(None, (" or ".join(map(_type, found)), _limits(found[0]))))
@@ -103,12 +113,7 @@ def _key(section: type[Section], name: str, place: str) -> str:
     readers = ", ".join(step for step, declared in STEPS.items() if key in declared.keys)
     text = _linked(meaning(section, name))
     text += f" Read by {readers}." * (readers not in ("", READERS.get(place, place)))
-    return f"| `{name}` | {value} | {default} | {text} |"
-
-
-def _item(text: str) -> str:
-    """An item of a list."""
-    return textwrap.fill(f"- {text}", WIDTH, subsequent_indent="  ", break_long_words=False)
+    return f"| `{name}` | {value} | {default} | {text}{note} |"
 
 
 def _linked(text: str) -> str:

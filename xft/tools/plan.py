@@ -48,8 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         *("--gpu", "--device"),
         choices=GPUS,
-        help="The type of GPU: for another one name the most similar, and give --flops. Default: "
-        f"this machine's; without one {DEFAULT_GPU} if the config asks for GPUs, else the CPU.",
+        metavar="GPU",
+        help=f"The type of GPU: {', '.join(GPUS)}. For another one name the most similar, and give "
+        f"--flops. Default: this machine's; without one {DEFAULT_GPU} if the config asks for GPUs, "
+        "else the CPU.",
     )
     for flag, kind, meaning in (
         ("--gpus", int, "Number of GPUs. Default: as in the config."),
