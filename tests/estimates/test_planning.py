@@ -348,6 +348,10 @@ def test_changes_make_a_model_of_1_5b_fit(tmp_path, sections, gpu, told, absent)
         made = plan_of(overlaid(sections, changes))
         assert made.peak("moe_sft") == stated.peak("moe_sft") < 0.95 * processor.memory * 2**30
         assert made.job("moe_sft").global_batch == 8
+        told = next((line for line in advice(made) if "25% above its estimate" in line), "")
+        assert ("moe_sft" in told) == (
+            1.25 * made.peak("moe_sft") > 0.95 * processor.memory * 2**30
+        )
 
 
 # The tool
@@ -420,6 +424,7 @@ def test_hours_on_a_cpu_need_a_speed(project, capsys):
     work = made.work("moe_sft")
     assert made.training_hours("moe_sft") == work.flops / 1e6 / 3600
     assert made.evaluation_hours("moe_sft") > made.evaluation_hours("dense") > 0
+    assert planned("--rows", "7").rows == 7 != made.rows
 
 
 def test_each_file_lies_over_the_one_before(project, capsys):
@@ -429,7 +434,7 @@ def test_each_file_lies_over_the_one_before(project, capsys):
     Path("fewer.yaml").write_text("moe: {num_experts_per_tok: 2}\nseeds: [1, 2]\n")
     plan.main(["--config", "mine.yaml", "more.yaml", "fewer.yaml"])
     text = capsys.readouterr().out
-    assert "All 2 runs together" in text
+    assert "All jobs of 2 runs;" in text
     change_config(moe={"num_experts": 4, "num_experts_per_tok": 2})
     assert summary(planned())[1] in text
 
@@ -446,7 +451,7 @@ def test_what_runs_share_counts_once(project, capsys, keep, dense, best):
     variants = {"xft": {}, "stock": {"merge": {"method": "model_stock"}}}
     change_config(seeds=[42, 43], merge={"keep": keep}, variants=variants)
     plan.main(["--config", "mine.yaml", "--gpu", "h100"])
-    table = capsys.readouterr().out.partition("All 4 runs together")[2]
+    table = capsys.readouterr().out.partition("All jobs of 4 runs;")[2]
     rows = [line.split() for line in table.splitlines() if re.match(r"  \w+ +\d", line)]
     jobs = {rule: int(number) for rule, number, *_ in rows}
     expected = {"base": 1, "tokens": 1, "moe_sft": 2, "weighted_trained": 2, "dense": 4}

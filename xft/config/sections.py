@@ -359,7 +359,7 @@ class MixingShape(Section):
 
 
 class MixingConfig(MixingTraining, MixingShape):
-    """Steps 5 and 6: the mixing coefficients and their training."""
+    """Steps 5 and 6: the mixing coefficients and their training, with defaults of its own."""
 
 
 MERGE_METHODS = {

@@ -4,6 +4,7 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
+from xft.common.errors import counted
 from xft.config.models import MODELS
 from xft.config.sections import XftConfig
 from xft.config.steps import TRAINING_SECTIONS
@@ -38,10 +39,10 @@ def totals(experiment: Experiment, plan_of: FindPlan) -> list[str]:
     ]
     whole = _sum(value for values in hours.values() for value in values)
     return [
-        f"All {len(experiment.runs):,} runs together; what they share is counted once",
+        f"All jobs of {counted(len(experiment.runs), 'run')}; what runs share is counted once",
         *table(
             [
-                ("", "jobs", "hours at most", "disk"),
+                ("", "jobs", "hours", "disk"),
                 *rows,
                 ("all", f"{len(parts):,}", whole, disk_text(space.total())),
             ]

@@ -90,7 +90,7 @@ def summary(plan: Plan) -> list[str]:
         line = f"{section} on {place}: {job.launch}, {memory_text(plan.peak(section))}"
         if hours is not None:
             is_limit = section != "moe_sft" or not models.is_low_rank
-            line += f", {duration(hours)} hours {'at most' if is_limit else 'by its FLOPs alone'}"
+            line += f", {'about' if is_limit else 'at least'} {duration(hours)} hours"
         lines.append(line + (", for each lambda" if section in ("mixing", "heal") else ""))
     return lines
 
@@ -146,7 +146,7 @@ def _memory(plan: Plan) -> list[str]:
         f"Memory of a process, within 25% (moe_sft: {tuning.precision}, {tuning.options.optim}, "
         f"{counted(tuning.processes, 'process', 'es')})",
         *table([("", *shown), *rows]),
-        "  the peak is less than the sum of the columns, whose maxima are at different times",
+        "  the peak also has the libraries; the columns have their maxima at different times",
         *(f"  {name}: {job.fault}" for name, job in jobs.items() if job.fault),
     ]
 

@@ -18,15 +18,17 @@ NAMED_PROBLEMS = {"humaneval": 164, "mbpp": 378}
 
 
 def count_rows(data: DataConfig, stated: int | None) -> int | None:
-    """The number of rows of the config's section `data`. stated: the answer if they are elsewhere.
+    """The number of rows of the config's section `data`, or `stated`; None if they are elsewhere.
 
     Raises UserError if rows on this machine cannot be read.
     """
+    if stated:
+        return stated
     files = [Path(file) for file in data.files]
     if data.revision:
         files = [find_cached_dataset_file(dataset_source(data.train, data.revision))]
     if not all(file and file.exists() for file in files):
-        return stated
+        return None
     rows, bad = _read(files, data)
     if not rows:
         raise UserError(f"{named(files)}: none of {len(bad)} rows can be used")

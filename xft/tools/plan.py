@@ -37,9 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     runs, config, plan = find_runs(*values), complete(*values), planner(args)
     print(report(plan(config)))
     print("\n".join(advice(plan(config))) + "\n")
-    if len(runs) > 1:
-        experiment = Experiment(config, runs, NoContents())
-        print("\n".join(totals(experiment, plan)) + "\n")
+    print("\n".join(totals(Experiment(config, runs, NoContents()), plan)) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         ("--gpus", int, "Number of GPUs. Default: as in the config."),
         ("--mfu", float, f"The share of a GPU's peak FLOPs that a training reaches. {ASSUMED}"),
         ("--flops", float, f"FLOPs that each process reaches, instead of --mfu. {MEASURED}"),
-        ("--rows", int, "Number of rows, if they are not on this machine."),
+        ("--rows", int, "Number of rows, in place of counting those of data.train."),
     ):
         parser.add_argument(flag, type=kind, help=meaning, metavar="N" if kind is int else "X")
     parser.set_defaults(mfu=DEFAULT_UTILISATION)
