@@ -17,6 +17,7 @@ from published import DEEPSEEK
 from transformers import AutoModelForCausalLM
 
 from xft.checkpoints.reader import Checkpoint
+from xft.common.errors import UserError
 from xft.config.runs import overlaid
 from xft.config.sections import EvaluationConfig, HealConfig, MoeConfig, MoeSftConfig, SftConfig
 from xft.config.training import MixingTraining
@@ -425,6 +426,13 @@ def test_hours_on_a_cpu_need_a_speed(project, capsys):
     assert made.training_hours("moe_sft") == work.flops / 1e6 / 3600
     assert made.evaluation_hours("moe_sft") > made.evaluation_hours("dense") > 0
     assert planned("--rows", "7").rows == 7 != made.rows
+
+
+def test_a_plan_says_what_the_rows_are_too_few_for(project, capsys):
+    change_config(moe_sft={"warmup_steps": 99})
+    with pytest.raises(UserError, match="moe_sft, with at most 3 rows: warmup_steps = 99"):
+        plan.main(["--config", "mine.yaml"])
+    assert "Memory" in capsys.readouterr().out
 
 
 def test_each_file_lies_over_the_one_before(project, capsys):

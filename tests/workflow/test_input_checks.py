@@ -70,7 +70,7 @@ PINNED = {"revision": "0" * 40}
         ({"data": {"train": "no.jsonl"}}, "config: data.train: there is no file no.jsonl"),
         ({"evaluation": {"datasets": ["humanevl"]}}, "no file humanevl: did you mean humaneval?"),
         ({"data": {"limit": [1, 2]}}, "data.limit = [1, 2]: give one number for each"),
-        ({"data": {"train": ["a/b", "a/c"]} | PINNED}, "Files of a list are local, and"),
+        ({"data": {"train": ["a/b", "a/c"]} | PINNED}, "Files on this machine have none"),
         ({"data": {"train": ["rows.jsonl", "no.csv"]}}, "data.train: there is no file no.csv"),
         (
             {"data": {"train": ["rows.jsonl", "no_row.jsonl"]}},
@@ -136,11 +136,17 @@ def test_all_wrong_paths_are_told_at_once_with_the_other_mistakes(config):
         ('{"instruction": "a", "b": "c"}', r"no column 'response' \(columns: "),
     ],
 )
-def test_a_first_row_that_the_step_refuses_is_told_before_anything_runs(config, row, fault):
+def test_rows_that_the_step_refuses_are_told_before_anything_runs(config, monkeypatch, row, fault):
+    """Of a large file the first one."""
+    Path("rows.jsonl").write_text(f"{64 * ROW}{row}\n")
+    with pytest.raises(UserError, match=rf"^config: data.train: 1 bad row:\n.*, line 65: {fault}"):
+        check(config)
+    check(config, data={"bad_rows": "skip"})
+    monkeypatch.setattr("xft.estimates.rows.MOST_COUNTED", 100)
+    check(config)
     Path("rows.jsonl").write_text(f"{row}\n{64 * ROW}")
     with pytest.raises(UserError, match=rf"^config: data.train: 1 bad row:\n.*, line 1: {fault}"):
         check(config)
-    check(config, data={"bad_rows": "skip"})
     Path("rows.jsonl").write_text(f"[{row}]")
     with pytest.raises(UserError, match=r"^config: data.train: (1 bad row|.* has no column 'resp)"):
         check(config, data={"bad_rows": "skip"})
@@ -166,11 +172,10 @@ FOUR_EPOCHS = {"warmup_steps": 9, "per_device_train_batch_size": 4}
     ],
 )
 def test_too_few_rows_are_told_before_anything_runs(config, sections, message):
-    Path("rows.jsonl").write_text(30 * f"{ROW}\n")
-    with pytest.raises(UserError, match=re.escape(message)) if message else nullcontext():
-        check(config, **sections)
-    Path("rows.jsonl").write_text(f"\ufeff\n [{ROW}]")
-    check(config, **sections)  # the number of rows in an array is unknown
+    for text in (30 * f"{ROW}\n", f"\ufeff\n [{', '.join([ROW] * 30)}]"):
+        Path("rows.jsonl").write_text(text)
+        with pytest.raises(UserError, match=re.escape(message)) if message else nullcontext():
+            check(config, **sections)
 
 
 def test_a_base_that_supports_more_is_asked_for_more(config):

@@ -12,7 +12,7 @@ from xft.config.sections import TRAININGS, DataConfig, XftConfig, named_paths
 from xft.dag.base_fit import check_base, check_tuned
 from xft.data.instructions import check_format
 from xft.data.templates import NAMES, PROMPT_NAMES, read_template
-from xft.estimates.rows import check_first_row, count_lines
+from xft.estimates.rows import check_rows
 from xft.evaluation.problems import load_problems
 from xft.hub.named_sets import NAMED_SETS
 from xft.hub.source import HUB_ID, check_source, dataset_source
@@ -38,8 +38,7 @@ def check_all_files(configs: Iterable[XftConfig]) -> None:
         data = config.data.model_dump_json()
         with noted(faults):
             if not faults and data not in rows:
-                check_first_row(config.data)
-                rows[data] = count_lines(config.data)
+                rows[data] = check_rows(config.data)
             if rows.get(data) is not None:
                 check_number_of_rows(config, rows[data])
         if faults:

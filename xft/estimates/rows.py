@@ -1,10 +1,8 @@
 """The numbers of rows and of problems, if they are on this machine."""
 
-from itertools import islice
 from pathlib import Path
 
 from xft.common.errors import UserError, naming
-from xft.common.files import open_regular
 from xft.config.sections import DataConfig, EvaluationConfig
 from xft.data.instructions import BadRow, check_bad, is_array
 from xft.data.row_files import StoredRows, named, read_files
@@ -12,7 +10,7 @@ from xft.data.templates import CHAT, make_template, read_template
 from xft.hub.named_sets import unpacked
 from xft.hub.source import dataset_source, find_cached_dataset_file
 
-MOST_COUNTED = 20_000  # lines of a file of rows
+MOST_COUNTED = 2**24  # bytes of files whose rows a dry run reads
 LARGEST_ARRAY = 2**26  # bytes of a JSON array whose first row a dry run looks at
 NAMED_PROBLEMS = {"humaneval": 164, "mbpp": 378}
 
@@ -35,17 +33,22 @@ def count_rows(data: DataConfig, stated: int | None) -> int | None:
     return len(rows)
 
 
-def check_first_row(data: DataConfig) -> None:
-    """Raise UserError if the first row of a local file is bad, as the step does.
+def check_rows(data: DataConfig) -> int | None:
+    """The number of rows in small local files. In place of larger ones, the first row is read.
 
-    The step alone looks at rows that are elsewhere, or in a large array, which is read whole.
+    None if they are larger or elsewhere. Raises UserError if a row is bad, as the step does. The
+    step alone reads large arrays.
     """
-    first = data.model_copy(update={"limit": 1})
+    files = [Path(file) for file in ([] if data.revision else data.files)]
+    sizes = {file: file.stat().st_size for file in files}
+    is_counted = 0 < sum(sizes.values()) <= MOST_COUNTED
+    singly = ([f] for f in files if not is_array(f) or sizes[f] <= LARGEST_ARRAY)
+    read = data if is_counted else data.model_copy(update={"limit": 1})
     with naming("config: data.train"):
-        for file in map(Path, [] if data.revision else data.files):
-            if not is_array(file) or file.stat().st_size <= LARGEST_ARRAY:
-                rows, bad = _read([file], first)
-                check_bad(bad, rows, data.bad_rows)
+        for part in [files] if is_counted else singly:
+            rows, bad = _read(part, read)
+            check_bad(bad, rows, data.bad_rows)
+    return len(rows) if is_counted else None
 
 
 def _read(files: list[Path], data: DataConfig) -> tuple[StoredRows, list[BadRow]]:
@@ -53,21 +56,6 @@ def _read(files: list[Path], data: DataConfig) -> tuple[StoredRows, list[BadRow]
     identity = read_template(data.template)
     accept = None if identity == CHAT else make_template(identity, tokenizer=None).accept
     return read_files(files, data, accept)
-
-
-def count_lines(data: DataConfig) -> int | None:
-    """The number of rows in local JSONL files, up to data.limit. Rows that are left out count too.
-
-    None if they are more than 20,000, or if a file is elsewhere or in another format.
-    """
-    total = 0
-    for file, limit in zip(map(Path, data.files), data.limits(len(data.files)), strict=True):
-        if data.revision or file.suffix != ".jsonl" or not file.is_file() or is_array(file):
-            return None
-        with open_regular(file) as lines:
-            number = sum(1 for line in islice(lines, MOST_COUNTED + 1) if line.strip())
-        total += min(number, limit or number)
-    return None if total > MOST_COUNTED else total
 
 
 def count_problems(evaluation: EvaluationConfig) -> int | None:

@@ -29,8 +29,8 @@ def check_source(model: str, revision: str | None) -> None:
     if Path(model).is_dir():
         if revision is not None:
             raise UserError(
-                f"base.revision: {model} is a folder here, and a folder has no revisions. Leave "
-                "out base.revision, or rename the folder to use the model on the hub"
+                f"base.revision: {model} is a folder here, and a folder has no revisions: "
+                "base.revision: null. Or rename the folder to use the model on the hub"
             )
     elif Path(model).exists():
         raise UserError(
@@ -121,7 +121,7 @@ def dataset_source(source: str | list[str], revision: str | None) -> DatasetSour
         raise UserError(
             f"data.train = {source}: a data set on the hub is named organisation/name, and one of "
             "its files organisation/name/file. Set data.revision to the hash of a commit. Files "
-            "of a list are local, and have none"
+            "on this machine have none: data.revision: null"
         )
     return DatasetSource("/".join(parts[:2]), parts[2] if len(parts) > 2 else None, revision)
 

@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from xft.dag.contents import NoContents
     from xft.dag.experiment import Experiment
+    from xft.dag.input_checks import check_number_of_rows
     from xft.dag.totals import totals
     from xft.estimates.advice import advice
     from xft.estimates.report import report
@@ -38,6 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     print(report(plan(config)))
     print("\n".join(advice(plan(config))) + "\n")
     print("\n".join(totals(Experiment(config, runs, NoContents()), plan)) + "\n")
+    if rows := plan(config).rows:
+        check_number_of_rows(config, rows)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -100,7 +100,7 @@ class Session:
             text = summary([request.data], report)
         self.examples, self.validation = tokens.training, tokens.validation
         if fault := request.options.fault_of_validation(len(self.validation)):
-            raise UserError(f"command line: {fault}")
+            raise UserError(fault)
         text = f"{text}; global batch {request.options.global_batch}"
         if (ratio := request.flops_ratio) is not None:
             options = with_steps_times(request.options, ratio, len(self.examples))
@@ -174,7 +174,7 @@ def on_this_machine(options: TrainingConfig, step: str) -> TrainingConfig:
     import torch
 
     if fault := fault_of_devices(options, torch.cuda.device_count()):
-        raise UserError(f"command line: {fault}")
+        raise UserError(fault)
     if options.launch != "single" and "RANK" not in os.environ:
         raise UserError(
             f"launch = {options.launch}, but torchrun has not started this process. Begin the "

@@ -131,7 +131,7 @@ class ResumingTrainer(SavingTrainer):
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         if fault := self.options.fault_of_steps(max_steps):
-            raise UserError(f"command line: {fault}")
+            raise UserError(fault)
         begins = resume_from_checkpoint is None
         exact = engines.inexact_in_bf16(self.model, self.options) if begins else {}
         prepared = super()._prepare_for_training(
