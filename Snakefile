@@ -3,7 +3,7 @@
 
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.14")
 
 
 # The demonstration is the default if the user names no configuration.
@@ -20,24 +20,12 @@ include: "rules/baselines.smk"
 include: "rules/evaluation.smk"
 
 
-# Only base, fetch_data and fetch_problems use the network: they run their steps `online`. They run
-# where snakemake runs, because compute nodes often have no network.
-localrules:
-    all,
-    by_name,
-    file_by_name,
-    base,
-    fetch_data,
-    fetch_problems,
-    summary,
-    report,
-
-
 rule all:
     """All results of the configuration: models, evaluations, tables, the report."""
     default_target: True
     input:
         targets,
+    localrule: True
     message:
         f"all: {RESULTS}"
 
@@ -52,6 +40,7 @@ rule by_name:
         f"{STORE}/logs/by_name/{{name}}.log",
     wildcard_constraints:
         name=rf"(?!{FILE_NAME}$).+",
+    localrule: True
     conda:
         "envs/conversion.yaml"
     resources:

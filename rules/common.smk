@@ -30,6 +30,7 @@ DEPLOYMENT = workflow.deployment_settings.deployment_method
 IN_CONTAINERS = DeploymentMethod.APPTAINER in DEPLOYMENT
 # In the processes of jobs, which read the plan of the main process.
 RUN, KEEPS_MERGES = None, True
+SHOWS_END = workflow.is_main_process and workflow.modifier.is_main_snakefile()
 shorten(workflow)
 
 
@@ -47,7 +48,7 @@ with told():
         read_config(Path(file))  # two equal keys are refused
     if workflow.is_main_process:
         RUN = WorkflowRun(config)
-        check_options(sys.argv, RUN)
+        check_options(sys.argv, workflow.resource_settings.overwrite_resources, RUN)
         if not DEPLOYMENT:
             RUN.require_packages()
             RUN.check_templates()
@@ -72,14 +73,16 @@ PYTHON_PATH = "" if DEPLOYMENT else Path(sys.executable).parent
 #
 #   online COMMAND
 #       runs a command with the user's own HF_HUB_OFFLINE. For all others it is 1, so that only the
-#       rules base, fetch_data and fetch_problems use the network.
+#       rules base, fetch_data and fetch_problems use the network. They are local rules, because
+#       compute nodes often have no network.
 #   stored ENTRY COMMAND
 #       makes an entry of the store (xft/store/make.py): it locks ENTRY.partial, runs the command,
 #       which writes into that folder, and renames the folder to ENTRY. If the entry is complete
 #       already, it runs nothing.
 #   COMMAND 2>&1 | logged LOG
 #       appends what a command prints to its log, and shows it on the screen, up to an error: the end
-#       of the run shows all errors. A job on a cluster shows errors too. LOG is the declared log,
+#       of the run shows all errors. A job on a cluster and a module, whose onerror is not called,
+#       show errors too. LOG is the declared log,
 #       `<digest>.job.log`, which becomes a link to `<digest>.log`: Snakemake deletes what is declared
 #       as a log when a job starts, and the real one must stay.
 #
@@ -94,7 +97,7 @@ shell.prefix(
     + 'stored() {{ python -m xft.store.make "$@"; }}; '
     + "logged() {{ trap '' INT; log=\"${{1%.job.log}}.log\"; "
     + 'ln -sfn "${{log##*/}}" "$1"; tee -a "$log" | '
-    + ("sed -u '\\%^[a-z_]*: error: %,$d'; }}; " if RUN else "cat; }}; ")
+    + ("sed -u '\\%^[a-z_]*: error: %,$d'; }}; " if SHOWS_END else "cat; }}; ")
 )
 
 STORE, RESULTS = CONFIG.store, CONFIG.results_dir

@@ -10,6 +10,7 @@ rule fetch_problems:
         entry("fetch_problems"),
     log:
         log_of("fetch_problems"),
+    localrule: True
     conda:
         "../envs/data.yaml"
     resources:
@@ -132,6 +133,7 @@ rule summary:
         ),
     log:
         log_of("summary"),
+    localrule: True
     conda:
         "../envs/summary.yaml"
     resources:
@@ -156,6 +158,7 @@ rule report:
         ),
     log:
         log_of("report"),
+    localrule: True
     conda:
         "../envs/report.yaml"
     resources:

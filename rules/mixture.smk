@@ -11,6 +11,7 @@ rule base:
         entry("base"),
     log:
         log_of("base"),
+    localrule: True
     conda:
         "../envs/conversion.yaml"
     resources:
@@ -46,6 +47,7 @@ rule fetch_data:
         entry("fetch_data"),
     log:
         log_of("fetch_data"),
+    localrule: True
     conda:
         "../envs/data.yaml"
     resources:

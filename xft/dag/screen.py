@@ -57,8 +57,9 @@ class _Short(logging.Formatter):
             # Snakemake's total holds the jobs that are left out, too.
             record = logging.makeLogRecord(record.__dict__ | {"total": self.total})
         if event == LogEvent.JOB_INFO:
-            name = self.names[record.jobid] = getattr(record.resources, "label", record.rule_name)
-            if not record.rule_msg:
+            label = getattr(record.resources, "label", None)  # none has a rule of another workflow
+            name = self.names[record.jobid] = label or record.rule_name
+            if label and not record.rule_msg:
                 entry = record.output[0].rpartition(" (")[0]  # without Snakemake's marks
                 line = f"{record.rule_name}: {name} ({entry})"
                 record = logging.makeLogRecord(record.__dict__ | {"rule_msg": line})

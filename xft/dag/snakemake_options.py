@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
@@ -16,11 +16,20 @@ from xft.store.plan import Jobs
 from xft.store.store import again, is_whole, partial
 
 NOT_FORCED = "Nothing is made again: the store holds none of the results that are forced."
+OF_COMMANDS = {"options", "start", "besides", "file", "target"}  # resources that commands hold
 NODE = re.compile(r"(\w+)(\\n| - )digest: ([0-9a-f]+)")  # of a graph in dot, or in mermaid
 
 
-def check_options(words: Sequence[str], run: WorkflowRun) -> None:
-    """Raise UserError if the words of a command line would delete what others need."""
+def check_options(words: Sequence[str], resources: Mapping, run: WorkflowRun) -> None:
+    """Raise UserError if a command line would delete what others need, or change what a job does.
+
+    resources: those that the user sets, by rule and name.
+    """
+    for rule, given in resources.items():
+        if names := sorted(given.keys() & OF_COMMANDS):
+            raise UserError(
+                f"--set-resources {rule}:{names[0]}: it follows from the configuration. Change that"
+            )
     if any(word.startswith("--delete-a") for word in words):
         raise UserError(
             f"--delete-all-output: other configurations may need artifacts in {run.store.root}. "

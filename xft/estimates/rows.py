@@ -20,13 +20,11 @@ def count_rows(data: DataConfig, stated: int | None) -> int | None:
 
     Raises UserError if rows on this machine cannot be read.
     """
-    if stated:
-        return stated
     files = [Path(file) for file in data.files]
     if data.revision:
         files = [find_cached_dataset_file(dataset_source(data.train, data.revision))]
-    if not all(file and file.exists() for file in files):
-        return None
+    if stated or not all(file and file.exists() for file in files):
+        return stated
     rows, bad = _read(files, data)
     if not rows:
         raise UserError(f"{named(files)}: none of {len(bad)} rows can be used")

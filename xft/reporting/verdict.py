@@ -180,7 +180,7 @@ def _power(quantity: Quantity, rows) -> Iterator[str]:
             f"With {count} problems, a true difference of {points:.1f} percentage points is "
             "significant in at most half of the cases."
             + f" One of {SMALL} points is in {FOUND:.0%} of them with about {needed:,.0f} problems."
-            * (needed > count)
+            * (needed > count and PLAIN not in set(rows["first"].map(_family)))
         )
 
 

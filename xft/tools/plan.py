@@ -13,6 +13,7 @@ from pathlib import Path
 
 from xft.cli import flags
 from xft.common.errors import UserError
+from xft.common.progress import say
 from xft.config.runs import find_runs, read_overlaid
 from xft.config.section import Section
 from xft.config.sections import BaseConfig, XftConfig
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     from xft.estimates.advice import advice
     from xft.estimates.report import report
 
+    say("Building the model without its weights. This takes some seconds.")
     values = read_overlaid(args.config)
     runs, config, plan = find_runs(*values), complete(*values), planner(args)
     print(report(plan(config)))
