@@ -518,6 +518,7 @@ BASES = {
     ),
 }
 OTHERS = {"embedded", "embedded-large", "ablations", "regimes", "little_data", "low_rank"}
+OTHERS |= {"rehearsal"}
 
 
 def base_config(name: str) -> dict:
