@@ -33,12 +33,14 @@ class Throughput:
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds
 
+    @property
+    def padding(self) -> float:
+        """The share of padding in the batches."""
+        return 1 - self.tokens / int(self._counts[1])
+
     def summary(self) -> str:
-        padding = 1 - self.tokens / int(self._counts[1])
-        return (
-            f"{self.tokens} tokens in {self.seconds:.0f} s, {self.tokens_per_second:.0f} a second, "
-            f"{padding:.1%} of the batches is padding"
-        )
+        speed = f"{self.seconds:.0f} s, {self.tokens_per_second:.0f} a second"
+        return f"{self.tokens} tokens in {speed}, {self.padding:.1%} of the batches is padding"
 
 
 def _counts(batch: dict) -> torch.Tensor:
