@@ -5,7 +5,6 @@ A mark is an HTML comment on the line above a block:
 - `<!-- needs: a GPU -->`: no test runs the block, since it needs what no test has (NEEDS).
 - `<!-- tested by tests/... -->`: that test runs its commands.
 - `<!-- file: mine.yaml -->`: the block is that file, which blocks further down need.
-- `<!-- from: examples/... -->`: the lines of the block stand in that file, which a test runs.
 """
 
 import re
@@ -22,7 +21,7 @@ TRAINERS = "docs/trainers.md"  # tests/slow/test_trainers.py runs it
 NEEDS = {"a GPU", "a cluster", "the hub", "a second environment", "some minutes"}
 NEEDS |= {"Docker or Apptainer"}
 FENCE = re.compile(r"^```(\S*)$")
-MARK = re.compile(r"^<!-- (needs:|tested by|file:|from:) (.*) -->$")
+MARK = re.compile(r"^<!-- (needs:|tested by|file:) (.*) -->$")
 HEADING = re.compile(r"^#+ (.*)$")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`]+)`")

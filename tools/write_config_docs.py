@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import textwrap
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
@@ -18,7 +17,6 @@ ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "configuration.md"
 REFERENCE = ROOT / "docs" / "reference.md"
 SCHEMA = ROOT / "config" / "config.schema.json"
-WIDTH = 100
 TOP = "## Top level\n"
 COMMANDS = "## Commands\n"
 HEAD = ("key", "value", "default", "meaning")
@@ -74,18 +72,17 @@ def _is_own(section: type[Section], key: str) -> bool:
 
 
 def commands() -> str:
-    """docs/reference.md: its own introduction, and the arguments of each command of `xft`."""
-    parts = [REFERENCE.read_text(encoding="utf-8").partition(COMMANDS)[0] + COMMANDS]
+    """docs/reference.md: its own introduction, and the commands of `xft` with their arguments."""
+    rows = []
     for name, tool in TOOLS.items():
         help_text = io.StringIO()
         with suppress(SystemExit), redirect_stdout(help_text):
             tool.main(["--help"])
-        paragraphs = (textwrap.fill(_linked(text), WIDTH) for text in tool.__doc__.split("\n\n"))
-        found = ARGUMENT.findall(help_text.getvalue())
-        rows = [f"| `{flag}` | {_linked(' '.join(text.split()))} |" for flag, text in found]
-        arguments = _table(rows, "argument", "meaning")
-        parts.append("\n\n".join([f"### `xft {name}`", *paragraphs, arguments]))
-    return "\n".join(parts)
+        found = [(f"**`xft {name}`**", tool.__doc__)]
+        found += [(f"`{flag}`", text) for flag, text in ARGUMENT.findall(help_text.getvalue())]
+        rows += [f"| {left} | {_linked(' '.join(text.split()))} |" for left, text in found]
+    introduction = REFERENCE.read_text(encoding="utf-8").partition(COMMANDS)[0]
+    return "\n".join([introduction + COMMANDS, _table(rows, "command, its arguments", "meaning")])
 
 
 def schema() -> str:
