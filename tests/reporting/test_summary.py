@@ -358,6 +358,14 @@ def test_losses_are_compared_row_by_row(runs):
     assert [row["validation loss"] for row in rows[1:]] == [f"{weights @ after:.4f}"] * 2
 
 
+def test_a_significant_difference_is_not_shown_as_zero(runs):
+    for model, shift in {"uniform/lam~0.75": 0.0, "dense/lam~0.75": -3.1e-5}.items():
+        runs.add(model, 40, losses=[row / 50 + shift for row in range(50)])
+    text, *_ = runs.summarise()
+    said = "has a validation loss 3e-05 (95% interval 3e-05 to 3e-05) nats per token lower than"
+    assert said in text and "| -3e-05 " in text
+
+
 def test_losses_of_different_held_out_rows_are_told_apart(runs):
     """Both variants share the base's evaluation, but not its loss."""
     for variant in ("", "few"):

@@ -195,7 +195,7 @@ IN_CI = {"marks": pytest.mark.ci}
         ("-n --delete-all-output", 0.75, [], "--delete-all-output: other configurations may need"),
         ("-n --set-resources dense:options=--expert=1", 0.75, [], "dense:options: it follows from"),
         ("-n dense", 0.75, [], "A rule makes several results, so its name is no target"),
-        pytest.param("-n -R heal", 0.75, [], "Nothing is made again", **IN_CI),
+        pytest.param("-n -R heal", 0.75, [], "The store holds none of the forced", **IN_CI),
         pytest.param("--rulegraph", 0.75, [], r'label = "dense"', **IN_CI),
         pytest.param("-n --until weighted_init", 0.85, ["weighted_init"], "lam~0.85", **IN_CI),
         pytest.param("-n --omit-from dense", 0.85, BEFORE_DENSE, "lam~0.85", **IN_CI),

@@ -15,7 +15,7 @@ from xft.dag.wanted import Wanted
 from xft.store.plan import Jobs
 from xft.store.store import again, is_whole, partial
 
-NOT_FORCED = "Nothing is made again: the store holds none of the results that are forced."
+NOT_FORCED = "The store holds none of the forced results, so none is made again and compared."
 OF_COMMANDS = {"options", "start", "besides", "file", "target"}  # resources that commands hold
 NODE = re.compile(r"(\w+)(\\n| - )digest: ([0-9a-f]+)")  # of a graph in dot, or in mermaid
 

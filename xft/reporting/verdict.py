@@ -35,7 +35,9 @@ class Quantity:
     measured_on: str
 
     def number(self, value: float, sign: str = "") -> str:
-        return f"{self.factor * value:{sign}.{self.digits}f}"
+        shown = self.factor * value
+        is_tiny = 0 < abs(shown) < 0.5 * 10**-self.digits
+        return f"{shown:{sign}.1g}" if is_tiny else f"{shown:{sign}.{self.digits}f}"
 
 
 SCORES = Quantity(
