@@ -30,7 +30,7 @@ DEPLOYMENT = workflow.deployment_settings.deployment_method
 IN_CONTAINERS = DeploymentMethod.APPTAINER in DEPLOYMENT
 # In the processes of jobs, which read the plan of the main process.
 RUN, KEEPS_MERGES = None, True
-SHOWS_END = workflow.is_main_process and workflow.modifier.is_main_snakefile()
+IS_ALONE = workflow.is_main_process and workflow.modifier.is_main_snakefile()
 shorten(workflow)
 
 
@@ -97,7 +97,7 @@ shell.prefix(
     + 'stored() {{ python -m xft.store.make "$@"; }}; '
     + "logged() {{ trap '' INT; log=\"${{1%.job.log}}.log\"; "
     + 'ln -sfn "${{log##*/}}" "$1"; tee -a "$log" | '
-    + ("sed -u '\\%^[a-z_]*: error: %,$d'; }}; " if SHOWS_END else "cat; }}; ")
+    + ("sed -u '\\%^[a-z_]*: error: %,$d'; }}; " if IS_ALONE else "cat; }}; ")
 )
 
 STORE, RESULTS = CONFIG.store, CONFIG.results_dir
@@ -123,6 +123,8 @@ def log_of(step):
 
 def begin():
     """Lock the store and write the plan, if this process is to run jobs: not for -n or --dag."""
+    # Existence alone decides what runs: an entry is whole, though its job may have been cut off.
+    workflow.dag.ignore_incomplete |= IS_ALONE
     if RUN and workflow.executor_plugin and not workflow.dryrun:
         if workflow.touch:
             print("--touch does nothing here: the times of artifacts do not matter")

@@ -20,6 +20,10 @@ wrapt.register_post_import_hook(
 )
 
 
+def __dir__() -> list[str]:
+    return [*globals(), *IN_MEMORY]
+
+
 def __getattr__(name: str):
     """The functions of xft.library, which imports torch and transformers, when they are used."""
     if name not in IN_MEMORY:

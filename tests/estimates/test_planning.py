@@ -340,19 +340,22 @@ def test_changes_make_a_model_of_1_5b_fit(tmp_path, sections, gpu, told, absent)
 
     def plan_of(sections: dict) -> Plan:
         config = complete({"base": {"model": "x"}, "data": {"train": "x"}} | sections)
-        return Plan(config, Models(base, config.moe), None, gpu, processor)
+        return Plan(config, Models(base, config.moe), 10_000, gpu, processor)
 
     found = list(ways(plan_of(sections), "moe_sft"))
     assert found and absent not in str([changes for changes, _ in found])
-    assert all(f" {peak} GiB  {{" in "\n".join(advice(plan_of(sections))) for peak in told)
+    text = "\n".join(advice(plan_of(sections)))
+    assert all(f" {peak} GiB, " in text for peak in told)
+    of_moe_sft = text.partition("moe_sft fits with ")[2].partition(" fits with ")[0]
+    hours = [*map(float, re.findall(r"GiB, +([\d.]+) hours  {(?!moe: )", of_moe_sft))]
+    assert hours == sorted(hours) and bool(hours) == (gpu is not None)
     for changes, stated in found:  # the user lays them over the configuration
         made = plan_of(overlaid(sections, changes))
         assert made.peak("moe_sft") == stated.peak("moe_sft") < 0.95 * processor.memory * 2**30
         assert made.job("moe_sft").global_batch == 8
         told = next((line for line in advice(made) if "25% above its estimate" in line), "")
-        assert ("moe_sft" in told) == (
-            1.25 * made.peak("moe_sft") > 0.95 * processor.memory * 2**30
-        )
+        is_tight = 1.25 * made.peak("moe_sft") > 0.95 * processor.memory * 2**30
+        assert ("moe_sft" in told) == is_tight
 
 
 # The tool

@@ -205,8 +205,8 @@ def test_models_are_compared_with_those_that_they_come_from(runs):
             {"sft": 40, "moe_sft": 43, "dense/lam~0.75": 42},
             [
                 r"Take plain fine-tuning \(sft\): no model is significantly better\.",
-                r"How sure: the best other model, moe_sft, may be better or worse: \+2.1 percent.* "
-                r"points \(95% interval \+0.0 to \+5.0\)\.",
+                r"How sure: the best other fine-tuned model, moe_sft, may be better or worse: "
+                r"\+2.1 percentage points \(95% interval \+0.0 to \+5.0\)\.",
                 "More evidence: about 550 problems, 4 times as many, would find a true difference ",
                 "The tuned models do not differ",
             ],
@@ -230,6 +230,27 @@ def test_models_are_compared_with_those_that_they_come_from(runs):
                 r"dense/lam~0.75 solves 14.3 \(95% .*\) percentage points less than sft on mbpp",
                 r"dense/lam~0.75 solves 16.4 \(95% .*\) percentage points less than moe_sft",
                 "moe_sft does not differ significantly from sft in pass@1.",
+            ],
+        ),
+        (
+            {"base": 60, "sft": 40, "dense/lam~0.75": 40},
+            [
+                r"Take base, without fine-tuning: it solves 14.3 percentage points more than sft "
+                r"\(95% interval \+8.6 to \+20.0; p < 0.001, significant\)\.",
+                "sft solves 14.3 ",
+                "dense/lam~0.75 does not differ",
+            ],
+        ),
+        (
+            {"base": 43, "sft": 40, "dense/lam~0.75": 40},
+            [
+                "Take plain fine-tuning",
+                "How sure: the best other fine-tuned model, dense/lam~0.75, solves as many: ",
+                "More evidence",
+                r"But base, without fine-tuning, solves 2.1 percentage points more than sft \(95% "
+                r"interval \+0.0 to \+5.0; not significant\)\.",
+                "sft and dense/lam~0.75 do not differ",
+                "dense/lam~0.75 does not differ",
             ],
         ),
         (

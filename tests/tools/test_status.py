@@ -147,9 +147,7 @@ def test_a_job_that_was_cut_off_is_told_with_what_is_kept(told):
     assert "cut off: 2\n" in lines
     assert re.search(r"^  moe_sft .*; checkpoint of step 2$", lines, re.M)
     assert re.search(r"^  eval/base/problems.json .*; 2 solutions kept$", lines, re.M)
-    assert lines.endswith(
-        ": run `snakemake --unlock`, then run the same snakemake command again.\n"
-    )
+    assert lines.endswith("`snakemake --unlock`, then run the same snakemake command again.\n")
 
 
 def test_a_renamed_results_folder_goes_on_under_its_new_name(told):

@@ -72,10 +72,7 @@ PINNED = {"revision": "0" * 40}
         ({"data": {"limit": [1, 2]}}, "data.limit = [1, 2]: give one number for each"),
         ({"data": {"train": ["a/b", "a/c"]} | PINNED}, "Files on this machine have none"),
         ({"data": {"train": ["rows.jsonl", "no.csv"]}}, "data.train: there is no file no.csv"),
-        (
-            {"data": {"train": ["rows.jsonl", "no_row.jsonl"]}},
-            "train: no_row.jsonl holds no rows",
-        ),
+        ({"data": {"train": ["rows.jsonl", "no_row.jsonl"]}}, "no_row.jsonl holds no rows"),
         ({"data": {"train": "base"}}, "config: data.train: base is a folder, not a file"),
         ({"data": {"train": "a/b"}}, "a/b. If it is on the hub, set data.revision to"),
         ({"data": {"train": "a/b/c", "split": "test"} | PINNED}, "data.split = test: data.train"),
@@ -168,7 +165,7 @@ FOUR_EPOCHS = {"warmup_steps": 9, "per_device_train_batch_size": 4}
     [
         ({"data": {"validation_rows": 30}}, "data.validation_rows = 30: rows.jsonl has at most 30"),
         ({"moe_sft": FOUR_EPOCHS}, None),  # 32 steps
-        ({"moe_sft": FOUR_EPOCHS, "data": {"limit": 8}}, "moe_sft, with at most 8 rows: warmup_st"),
+        ({"moe_sft": FOUR_EPOCHS, "data": {"limit": 8}}, "config: sft, with at most 8 rows: warm"),
     ],
 )
 def test_too_few_rows_are_told_before_anything_runs(config, sections, message):

@@ -71,6 +71,7 @@ def _idle_sections(run: WorkflowRun, to_make: list[Wanted]) -> list[str]:
     """The sections with values of the user's on which no wanted artifact depends."""
     read = {key for part in (*run.experiment.wanted, *to_make) for key in part.keys}
     chosen = {key for each in run.runs for key in chosen_values(each.config)}
+    read |= {"moe" for each in run.runs if each.config.moe_sft.model}  # compared with that model
     idle = {key.partition(".")[0] for key in chosen} - {key.partition(".")[0] for key in read}
     return [name for name in ("moe", *TRAININGS, "merge") if name in idle]
 

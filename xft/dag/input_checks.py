@@ -131,12 +131,15 @@ def check_number_of_rows(config: XftConfig, number: int) -> None:
             f"config: data.validation_rows = {data.validation_rows}: {', '.join(data.files)} "
             f"has at most {number} rows, and a training needs some of them. Set fewer"
         )
+    faults = []
     for name in TRAININGS:
         options = getattr(config, name)
         share = math.ceil((number - data.validation_rows) * getattr(options, "share", 1))
         steps = optimizer_steps(options, share, options.global_batch)
         if fault := options.fault_of_steps(steps):
-            raise UserError(f"config: {name}, with at most {number} rows: {fault}")
+            faults.append(f"config: {name}, with at most {number} rows: {fault}")
+    if faults:
+        raise UserError("\n".join(faults))
 
 
 def _check_problems(key: str, dataset: str) -> None:

@@ -15,7 +15,6 @@ from xft.dag.wanted import Wanted
 from xft.store.plan import Jobs
 from xft.store.store import again, is_whole, partial
 
-NOT_FORCED = "The store holds none of the forced results, so none is made again and compared."
 OF_COMMANDS = {"options", "start", "besides", "file", "target"}  # resources that commands hold
 NODE = re.compile(r"(\w+)(\\n| - )digest: ([0-9a-f]+)")  # of a graph in dot, or in mermaid
 
@@ -58,7 +57,7 @@ class Forced:
         self.files = set(map(os.path.normpath, graph.forcefiles))
         is_asked = graph.forcerules or graph.forcefiles
         if is_asked and not any(map(self._is_forced, run.experiment.known)):
-            say(NOT_FORCED)
+            say("The store holds none of the forced results, so none is made again and compared.")
         graph.forcerules.clear()
         graph.forcefiles.clear()
         omitted = set(map(os.path.normpath, graph.omitfiles))

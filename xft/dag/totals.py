@@ -33,22 +33,18 @@ def totals(experiment: Experiment, plan_of: FindPlan) -> list[str]:
     hours = defaultdict(list)
     for part, plan in parts.items():
         hours[part.rule].append(_hours(part, plan))
-    rows = [
+    rows = [("", "jobs", "hours", "disk")]
+    rows += [
         (rule, f"{count:,}", _sum(hours[rule]), disk_text(space[rule]))
         for rule, count in jobs.items()
     ]
     whole = _sum(value for values in hours.values() for value in values)
+    rows.append(("all", f"{len(parts):,}", whole, disk_text(space.total())))
     return [
         f"All jobs of {counted(len(experiment.runs), 'run')}; what runs share is counted once",
-        *table(
-            [
-                ("", "jobs", "hours", "disk"),
-                *rows,
-                ("all", f"{len(parts):,}", whole, disk_text(space.total())),
-            ]
-        ),
+        *table(rows),
         "  hours: trainings and evaluations, one after the other",
-        "  disk: with the checkpoints of one training",
+        "  disk: with the checkpoints of one training; at most (above) if several run at once",
         "  jobs: snakemake counts one more, all, which makes nothing",
     ]
 

@@ -14,13 +14,13 @@ from xft.config.runs import overlaid
 from xft.config.validation import complete
 from xft.estimates.parameters import Models
 from xft.estimates.processors import GIB
-from xft.estimates.report import Plan, memory_text
+from xft.estimates.report import Plan, duration, memory_text
 
 GAPS = 0.05  # the part of the memory that is lost between tensors; assumed
 ERROR = 0.25  # how much more than its estimate a peak may be
 SHARDING = ("zero2", "fsdp", "zero3")  # launches, from the one that exchanges the least
 PROCESSES = (2, 4, 8)  # in place of one
-EACH = "each of these on top of the config, the fastest first. LoRA and bf16_pure change results"
+EACH = "each of these on top of the config; LoRA, bf16_pure and adafactor change results"
 NO_CHANGE = "no other precision, batch or launch, and not with LoRA experts"
 WIDTH = 110
 
@@ -37,7 +37,8 @@ def advice(plan: Plan) -> list[str]:
     if tight := [s for s in plan.trainings if s not in large and not fits(plan, s, ERROR)]:
         lines.append(f"  {', '.join(tight)}: not if the peak is {ERROR:.0%} above its estimate")
     for section in large:
-        found = [_described(section, *way) for way in ways(plan, section)]
+        found = sorted(ways(plan, section), key=lambda way: _order(section, *way))
+        found = [_described(section, *way) for way in found]
         end = EACH if found else NO_CHANGE
         lines += [f"  {section} fits with {end}", *found]
     return lines
@@ -53,7 +54,7 @@ def fits(plan: Plan, section: str, error: float = 0) -> bool:
 
 
 def ways(plan: Plan, section: str) -> Iterator[tuple[dict, Plan]]:
-    """Changed keys with which a training fits, and the plan with them, the fastest first.
+    """Changed keys with which a training fits, and the plan with them.
 
     Each needs all of its kinds of changes. The global batch stays the same.
     """
@@ -101,8 +102,14 @@ def _changed(plan: Plan, values: dict, changes: dict) -> Plan | None:
         return replace(plan, config=config, models=models, processes=None)
 
 
+def _order(section: str, changes: dict, plan: Plan) -> tuple[bool, float]:
+    """The fastest first; LoRA experts, whose hours are a lower limit, last."""
+    return "moe" in changes, plan.training_hours(section) or 0
+
+
 def _described(section: str, changes: dict, plan: Plan) -> str:
-    """Changed keys as YAML, and the memory with them of each process."""
-    lead = f"{f'{plan.job(section).processes} x {memory_text(plan.peak(section))}':>15}  "
+    """Changed keys as YAML, and with them the memory of each process and the hours."""
+    memory = f"{plan.job(section).processes} x {memory_text(plan.peak(section))}"
+    lead = f"{memory:>15}, {duration(plan.training_hours(section)):>5} hours  "
     text = json.dumps(changes).replace('"', "")  # no value needs quotes
     return textwrap.fill(lead + text, WIDTH, subsequent_indent=" " * len(lead))

@@ -131,10 +131,8 @@ class Requests:
         if not self.on_gpu:  # keys and values
             layers = len(self.models.layers)
             nbytes += options.batch_size * length * 2 * FP32 * layers * table.key_width
-        seconds = SLOWER * generation_seconds(
-            self.models, is_mixture, PROBLEMS, options, self._processor
-        )
-        return Request(_mb(nbytes + JUDGING + self.libraries), _limit(seconds))
+        seconds = generation_seconds(self.models, is_mixture, PROBLEMS, options, self._processor)
+        return Request(_mb(nbytes + JUDGING + self.libraries), _limit(SLOWER * seconds))
 
 
 def _rows_at_most(data: DataConfig) -> int | None:

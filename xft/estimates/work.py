@@ -79,9 +79,8 @@ def generation_seconds(
     tokens = samples * (PROMPT_TOKENS + options.max_new_tokens)
     active = models.moe_active if mixture else models.dense_total
     on_gpu = processor.layer_seconds > 0
-    weights = generation_bytes(
-        models.mixture if mixture else models.base, options.precision, on_gpu
-    )
+    table = models.mixture if mixture else models.base
+    weights = generation_bytes(table, options.precision, on_gpu)
     reading = weights / processor.bandwidth + len(models.layers) * processor.layer_seconds
     precision = "bf16" if on_gpu and options.precision != "fp32" else "fp32"
     return FORWARD * active * tokens / processor.flops(precision) + steps * reading

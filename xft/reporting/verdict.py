@@ -21,8 +21,8 @@ FOUND = 0.8  # of the cases in which evidence is to show a true difference
 class Quantity:
     """What is compared, in words.
 
-    tests: of its rows in the table. factor: from the table's unit to the shown one. higher, lower:
-    the unit, with the direction of a difference. measured_on: one of what it is measured on.
+    tests: of its rows in the table. factor: from the table's unit to the shown one. units: of a
+    lower and of a higher value. measured_on: one of what it is measured on.
     """
 
     tests: str
@@ -30,14 +30,12 @@ class Quantity:
     verb: str
     factor: int
     digits: int
-    higher: str
-    lower: str
+    units: tuple[str, str]
     measured_on: str
 
     def number(self, value: float, sign: str = "") -> str:
-        shown = self.factor * value
-        is_tiny = 0 < abs(shown) < 0.5 * 10**-self.digits
-        return f"{shown:{sign}.1g}" if is_tiny else f"{shown:{sign}.{self.digits}f}"
+        text = f"{self.factor * value:{sign}.{self.digits}f}"
+        return f"{self.factor * value:{sign}.1g}" if value and not float(text) else text
 
 
 SCORES = Quantity(
@@ -46,8 +44,7 @@ SCORES = Quantity(
     verb="solves",
     factor=100,
     digits=1,
-    higher="percentage points more",
-    lower="percentage points less",
+    units=("percentage points less", "percentage points more"),
     measured_on="problem",
 )
 LOSSES = Quantity(
@@ -56,8 +53,7 @@ LOSSES = Quantity(
     verb="has a validation loss",
     factor=1,
     digits=4,
-    higher="nats per token higher",
-    lower="nats per token lower",
+    units=("nats per token lower", "nats per token higher"),
     measured_on="row",
 )
 
@@ -71,6 +67,12 @@ def choose(table):
     scores = last_rows(table[table["tests"] == SCORES.tests])
     rivals = scores[scores["first"].map(_family) == PLAIN].sort_values("difference", kind="stable")
     return next(rivals[-1:].assign(rivals=len(rivals), pairs=len(scores)).itertuples(), None)
+
+
+def against_base(table, model: str):
+    """The row of a model's score against the base's, a named tuple; None without such a row."""
+    scores = last_rows(table[(table["tests"] == SCORES.tests) & (table["first"] == BASE)])
+    return next(scores[scores["second"] == model].itertuples(), None)
 
 
 def problems_needed(problems: int, error: float, pairs: int) -> float:
@@ -117,8 +119,7 @@ def sentences(quantity: Quantity, rows) -> Iterator[str]:
             f"{quantity.name}: comparisons.csv."
         )
         rows = rows[is_named]
-    units = {True: quantity.higher, False: quantity.lower}
-    rows = rows.assign(unit=(rows["difference"] > 0).map(units))
+    rows = rows.assign(unit=[quantity.units[value > 0] for value in rows["difference"]])
     where = ["first", "dataset", "problems", "unit"]
     for _, group in rows[rows["significant"]].groupby(where, sort=False):
         yield _differences(quantity, group)
