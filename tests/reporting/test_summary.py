@@ -245,7 +245,7 @@ def test_models_are_compared_with_those_that_they_come_from(runs):
             {"base": 43, "sft": 40, "dense/lam~0.75": 40},
             [
                 "Take plain fine-tuning",
-                "How sure: the best other fine-tuned model, dense/lam~0.75, solves as many: ",
+                "How sure: the best other fine-tuned model, dense/lam~0.75, solves as many.",
                 "More evidence",
                 r"But base, without fine-tuning, solves 2.1 percentage points more than sft \(95% "
                 r"interval \+0.0 to \+5.0; not significant\)\.",

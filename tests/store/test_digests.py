@@ -375,7 +375,7 @@ def test_tables_stay_with_what_was_changed_until_there_are_new_ones():
         begin(wants(**config))
         return Path("results/summary.md").read_text()
 
-    assert shown().startswith("15 of 15 results are missing, so there are no tables yet.")
+    assert shown().startswith("There are no tables yet: 15 of 15 results are missing (when ")
     run, old = wants(), "- a verdict\n\n| a table |\n"
     fill(run)
     (run.experiment.summary.entry / "summary.md").write_text(old)
@@ -388,7 +388,7 @@ def test_tables_stay_with_what_was_changed_until_there_are_new_ones():
     ):
         first, count, *rest = shown(**config).split("\n", 2)
         assert first == f"These tables are of an earlier configuration. Changed since then: {since}"
-        assert re.match(r"\d+ of 15 results of the present one are missing\.", count)
+        assert re.match(r"\d+ of 15 results of the present one are missing \(", count)
         assert rest == [f"\n{old}"]
     assert shown(gpus=0) == old
     Path("rows.jsonl").write_text(json.dumps(ROW | {"response": "b + a"}))

@@ -55,8 +55,7 @@ class Forced:
         self.copies: dict[Path, Wanted] = {}
         self.steps = {Path(file).parent.name for rule in graph.forcerules for file in rule.output}
         self.files = set(map(os.path.normpath, graph.forcefiles))
-        is_asked = graph.forcerules or graph.forcefiles
-        if is_asked and not any(map(self._is_forced, run.experiment.known)):
+        if (self.steps or self.files) and not any(map(self._is_forced, run.experiment.known)):
             say("The store holds none of the forced results, so none is made again and compared.")
         graph.forcerules.clear()
         graph.forcefiles.clear()

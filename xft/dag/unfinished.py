@@ -37,9 +37,10 @@ def unfinished(missing: Sequence[str], wanted: int, changed: str, tables: str) -
     missing: the names of the missing ones of all `wanted` results. changed, tables: from
     `earlier_tables`.
     """
-    count, advice = f"{len(missing)} of {wanted} results", "Run snakemake without a target to make"
+    count = f"{len(missing)} of {wanted} results"
+    advice = "(when the last run began or ended). Run snakemake without a target to make"
     if tables:
-        first = f"{EARLIER}{changed}\n{count} of the present one are missing. {advice} them."
+        first = f"{EARLIER}{changed}\n{count} of the present one are missing {advice} them."
         return f"{first}\n\n{tables}"
     names = "".join(f"- {name}\n" for name in missing)
-    return f"{count} are missing, so there are no tables yet. {advice} them.\n\n{names}"
+    return f"There are no tables yet: {count} are missing {advice} them.\n\n{names}"
