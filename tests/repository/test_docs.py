@@ -26,7 +26,6 @@ ELSEWHERE = {"CUDA out of memory", "oom_kill"}
 ELSEWHERE |= {"Signal 9 (SIGKILL) received by PID …", "Signal 7 (SIGBUS) received by PID …"}
 ELSEWHERE |= {"RendezvousConnectionError", "RendezvousTimeoutError"}
 ELSEWHERE |= {"should be a valid list"}  # of pydantic, which is compiled; see test_configuration
-ELSEWHERE |= {"argument --executor/-e: invalid choice: 'slurm'"}  # of argparse
 
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 

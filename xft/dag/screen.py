@@ -72,7 +72,7 @@ class _Short(logging.Formatter):
             )
         if record.getMessage().startswith(INTERRUPTED):
             self.is_interrupted = True
-            return "Interrupted: the jobs that run are stopped."
+            return "Interrupted: waiting until the jobs that run have stopped."
         return TIME.sub(r"\1" + self.time, self.formatter.format(record))
 
     def _counts(self, stats: dict[str, int]) -> str:

@@ -1,8 +1,8 @@
-"""Remove what no configuration wants any more from a store.
+"""Remove what no configuration needs any more from a store.
 
-A configuration wants what the last run into its results folder wanted. A results folder that was
-renamed within its parent folder wants what it shows and what its unfinished run made. One that was
-deleted wants nothing. Nothing is removed while a job runs.
+A configuration needs what its last run needed. If its results folder was renamed, and is still in
+the same parent folder, it needs what this folder shows and what an unfinished run of it made. If
+its results folder was deleted, it needs nothing. Nothing is removed while a job runs.
 """
 
 import os
