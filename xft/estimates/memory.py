@@ -27,9 +27,10 @@ from xft.estimates.processors import GIB
 # CUDA's context, cuBLAS's workspaces and kernels; with several GPUs as much again, for the buffers
 # of NCCL and of the buckets. Assumed, not measured.
 RUNTIME = GIB
-# A process on a CPU: imports (390 MiB with Python 3.11, 520 with 3.13), the losses of malloc, the
-# tokenizer, oneDNN's kernels.
+# A process on a CPU: imports (390 MiB with Python 3.11, 520 with 3.13), the losses of malloc,
+# oneDNN's kernels.
 RUNTIME_ON_CPU = 576 * 2**20
+TOKEN_BYTES = 1_300  # of a tokenizer, for each token; measured with 262,144 tokens
 ZERO3_GROUP = 10**9  # parameters that ZeRO-3 updates at a time (its default sub_group_size)
 
 
@@ -54,7 +55,8 @@ class Memory:
 def training_memory(models: Models, job: Job) -> Memory:
     """The memory of a training.
 
-    The peak is at the start of the backward pass, in its last layer, or in the update.
+    The peak is at the start of the backward pass, in its last layer, at its end, where the two
+    gradients of a tied head are added, or in the update.
     """
     trained, weight = models.trained(job.section, job.lora_rank), job.weight_bytes
     total, learned = trained.total, trained.learned
@@ -67,12 +69,12 @@ def training_memory(models: Models, job: Job) -> Memory:
     always += average_bytes(models, job)
     activations, layer = activation_bytes(models, job)
     copies = _copied_weights(models, job, total)
-    accumulates = job.options.gradient_accumulation_steps > 1
-    first = copies + activations + (gradients if accumulates else 0)
-    last = gradients + max(
-        layer + weight * _largest(models, job, learned), _update_bytes(models, job, learned)
-    )
-    libraries = RUNTIME * min(job.processes, 2) if job.on_gpu else RUNTIME_ON_CPU
+    first = copies + activations + gradients * (job.options.gradient_accumulation_steps > 1)
+    layer += weight * _largest(models, job, learned)
+    head = 2 * weight * _learned_head(models, job)
+    last = gradients + max(layer, head, _update_bytes(models, job, learned))
+    tokenizer = TOKEN_BYTES * models.base.config["vocab_size"]
+    libraries = RUNTIME * min(job.processes, 2) if job.on_gpu else RUNTIME_ON_CPU + tokenizer
     peak = weights + optimizer - host + always + max(first, last) + libraries
     return Memory(weights, gradients, optimizer - host, always + copies, activations, host, peak)
 
@@ -201,8 +203,7 @@ def _update_bytes(models: Models, job: Job, learned: int) -> int:
         return FP32 * (min(shard, ZERO3_GROUP) if job.launch == "zero3" else shard)
     if job.options.optim == "adafactor":
         return FP32 * _largest(models, job, learned) * (4 if job.weight_bytes == BF16 else 2)
-    is_for_each = job.options.optim == "adamw_torch" and job.on_gpu
-    return job.weight_bytes * shard if is_for_each else 0
+    return job.weight_bytes * shard if job.on_gpu and job.options.optim == "adamw_torch" else 0
 
 
 def _largest(models: Models, job: Job, learned: int) -> int:

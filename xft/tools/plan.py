@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     from xft.estimates.advice import advice
     from xft.estimates.report import report
 
-    say("Building the model without its weights. This takes some seconds.")
+    say("Building the model without its weights: ten seconds to a minute.")
     values = read_overlaid(args.config)
     runs, config, plan = find_runs(*values), complete(*values), planner(args)
     print(report(plan(config)))
