@@ -82,9 +82,9 @@ PYTHON_PATH = "" if DEPLOYMENT else Path(sys.executable).parent
 #   COMMAND 2>&1 | logged LOG
 #       appends what a command prints to its log, and shows it on the screen, up to an error: the end
 #       of the run shows all errors. A job on a cluster and a module, whose onerror is not called,
-#       show errors too. LOG is the declared log,
-#       `<digest>.job.log`, which becomes a link to `<digest>.log`: Snakemake deletes what is declared
-#       as a log when a job starts, and the real one must stay.
+#       show errors too. LOG is the declared log, `<digest>.job.log`, which becomes a link to
+#       `<digest>.log`: Snakemake deletes what is declared as a log when a job starts, and the real
+#       one must stay.
 #
 # At the end of a job a cluster sends SIGTERM to all its processes. Only the step handles it: the
 # shell and `tee` ignore it, so the log has the step's last lines.

@@ -16,7 +16,7 @@ HIDDEN = re.compile(
     "WorkflowError:\nAt least one job did|"
     # Digests tell what is up to date, and need no records of Snakemake's.
     r"\d+ jobs have (missing|outdated) provenance|"
-    # A dry run beside another run, which it does not disturb. Other runs raise a LockException.
+    # With Snakemake's lock, as on a cluster: a dry run beside another run, which it leaves alone.
     "Error: Directory cannot be locked"
 )
 RULE_AS_TARGET = "WorkflowError:\nTarget rules may not contain wildcards"

@@ -38,9 +38,9 @@ def unfinished(missing: Sequence[str], wanted: int, changed: str, tables: str) -
     `earlier_tables`.
     """
     count = f"{len(missing)} of {wanted} results"
-    advice = "(when the last run began or ended). Run snakemake without a target to make"
+    end = "missing (when the last run began or ended). Run snakemake without a target to make them."
     if tables:
-        first = f"{EARLIER}{changed}\n{count} of the present one are missing {advice} them."
+        first = f"{EARLIER}{changed}\n{count} of the present one are {end}"
         return f"{first}\n\n{tables}"
     names = "".join(f"- {name}\n" for name in missing)
-    return f"There are no tables yet: {count} are missing {advice} them.\n\n{names}"
+    return f"There are no tables yet: {count} are {end}\n\n{names}"

@@ -71,7 +71,7 @@ def training_memory(models: Models, job: Job) -> Memory:
     copies = _copied_weights(models, job, total)
     first = copies + activations + gradients * (job.options.gradient_accumulation_steps > 1)
     layer += weight * _largest(models, job, learned)
-    head = 2 * weight * _learned_head(models, job)
+    head = 2 * weight * _learned_head(models, job) * models.base.is_tied
     last = gradients + max(layer, head, _update_bytes(models, job, learned))
     tokenizer = TOKEN_BYTES * models.base.config["vocab_size"]
     libraries = RUNTIME * min(job.processes, 2) if job.on_gpu else RUNTIME_ON_CPU + tokenizer
