@@ -19,7 +19,7 @@ from xft.evaluation.execution import memory_bound
 from xft.evaluation.loading import trained_template
 from xft.evaluation.problems import ProblemSet, load_problems
 from xft.evaluation.prompts import task_prompts
-from xft.evaluation.result import RESULT, TEST_NAMES, build_result, caveats, measures
+from xft.evaluation.result import RESULT, TEST_NAMES, build_result, caveats, endings, measures
 from xft.evaluation.samples import read_samples, samples_path, write_samples
 from xft.evaluation.sampling import sample
 from xft.evaluation.sandbox import open_sandbox
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         samples, journal = sample(args.model, prompts, generation, run, args.out, step.full)
         write_samples(saved, samples)
     problems = {problem.task_id: problem for problem in problem_set.problems}
-    solutions = [(problems[written.task_id], written.code) for written in samples]
+    solutions = [(problems[written.task_id], written.solution) for written in samples]
     workers = usable_cpus()
     truth = truth or ground_truth.compute(problem_set, sandbox=sandbox, workers=workers)
     verdicts = score(problem_set, truth, solutions, sandbox=sandbox, workers=workers)
@@ -125,8 +125,8 @@ def _report(result: dict) -> None:
         shares = [f"{measure} {result[measure][tests]:.1%}" for measure in measures(result)]
         parts.append(f"{name}: {', '.join(shares)}, {result['passed'][tests]} of {count} pass")
     say("; ".join(parts))
-    for caveat in caveats([result]):
-        say(caveat)
+    for remark in [*endings(result), *caveats([result])]:
+        say(remark)
 
 
 if __name__ == "__main__":

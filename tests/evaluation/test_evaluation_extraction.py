@@ -14,7 +14,7 @@ from xft.data.templates import COMPLETION, make_template
 from xft.evaluation import ground_truth
 from xft.evaluation.problems import load_problems
 from xft.evaluation.prompts import task_prompts
-from xft.evaluation.scoring import PASSED, score
+from xft.evaluation.scoring import PASSED, Verdict, score
 
 STORED = Path(__file__).parent / "prompts"
 REAL = Path(__file__).parent / "answers"
@@ -131,6 +131,15 @@ def test_an_answer_passes_or_fails(sets, prompts_of, task_id, table):
     verdicts = score(problems, truth, solutions, sandbox=None, workers=2)
     passed = {case for case, found in zip(cases, verdicts, strict=True) if found.plus == PASSED}
     assert passed == {(name, style) for name, (_, styles) in table.items() for style in styles}
+
+
+@pytest.mark.parametrize("style", ALL)
+@pytest.mark.parametrize("text", ["\n", "```", "\n```\nprose", "```python\n```\n"])
+def test_an_answer_without_code_is_empty(sets, prompts_of, style, text):
+    for problems, truth in sets.values():
+        solutions = [(p, prompts_of(style)[p.task_id].solution(text)) for p in problems.problems]
+        verdicts = score(problems, truth, solutions, sandbox=None, workers=1)
+        assert verdicts == [Verdict("empty", "empty")] * len(solutions)
 
 
 # What a real model answers. EvalPlus is the judge.

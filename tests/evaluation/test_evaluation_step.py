@@ -17,6 +17,7 @@ from xft.common.errors import UserError
 from xft.config.sections import GenerationConfig
 from xft.evaluation.generation import Completion
 from xft.evaluation.journal import Journal
+from xft.evaluation.result import ADVICE, OUTCOMES, advice, endings, outcomes
 
 SETTINGS = GenerationConfig(max_new_tokens=8, batch_size=2).model_dump() | {
     "prompt": "completion",
@@ -89,7 +90,7 @@ def test_result_and_manifest_say_what_was_done(evaluated):
         assert row["prompt_sha256"] == generation["prompt_sha256"] == prompt_sha256
         assert generation["solution"].startswith(problem["prompt"])
         assert row["finish"] == generation["finish"]
-        assert {row["base"], row["plus"]} == {"failed"}
+        assert {row["base"], row["plus"]} <= {"failed", "error"}
 
     manifest = read_manifest(manifest_path(evaluated / "r.json"))
     assert (manifest.kind, manifest.parameters) == ("eval", settings)
@@ -182,7 +183,7 @@ def test_samples_and_pass_at_k(evaluated, tiny_llama, tmp_path):
         name, operator = (("add", "+"), ("subtract", "-"), ("multiply", "*"))[place // 12]
         right = place == 3 or 12 <= place < 24
         body = f"a {operator} b" if right else "2 * a"
-        row["solution"], row["completion"] = f"def {name}(a, b): return {body}", "x"
+        row["solution"] = f"def {name}(a, b): return {body}"
     write_problems(tmp_path / "r.generations.jsonl", rows)
 
     evaluate("m", evaluated / "sums.jsonl", tmp_path / "r.json", *flags, "--rescore")
@@ -195,6 +196,41 @@ def test_samples_and_pass_at_k(evaluated, tiny_llama, tmp_path):
     assert result["pass@1"] == {"base": 1, "plus": pytest.approx((1 / 12 + 1 + 0) / 3)}
     assert result["pass@10"]["plus"] == pytest.approx((10 / 12 + 1 + 0) / 3)
     assert "pass@100" not in result
+
+
+RAISES = ("a / 0", "a\nraise SystemExit", "a\ndel add", "(", "exit()", "__import__('os')._exit(0)")
+ANSWERS = [  # what follows the first prompt, why it ends there, and the status
+    *[("    return a + b", "length", "passed"), ("    return a * b", "eos", "failed")],
+    *[(f"    return {value}", "eos", "error") for value in RAISES],
+    *[(" \n", "length", "empty"), ("```\nprose", "stop", "empty"), ("    (", "length", "error")],
+]
+
+
+def test_the_outcome_of_each_answer_is_told(copy, capsys):
+    file, prompt = copy / "r.generations.jsonl", three_problems()[0]["prompt"]
+    first, rows = rows_of(file)[0], []
+    for number, (text, finish, _) in enumerate(ANSWERS):
+        solution = prompt + text.partition("```")[0]
+        rows.append(first | {"number": number, "finish": finish, "solution": solution})
+    write_problems(file, rows)
+    flags = ["--limit", "1", "--samples", "11", "--temperature", "1", "--rescore"]
+    evaluate("m", copy / "sums.jsonl", copy / "r.json", *flags)
+
+    result, told = result_of(copy / "r.json"), capsys.readouterr().err
+    assert [row["plus"] for row in result["problems"]] == [status for _, _, status in ANSWERS]
+    assert list(outcomes(result).items()) == list(zip(OUTCOMES, (1, 1, 0, 6, 2, 1), strict=True))
+    line = "1 passed, 1 failed, 6 errors, 2 empty, 1 cut off at max_new_tokens"
+    assert told.endswith(f"\nsums: 11 samples: {line}\n6 of 11 answers end with an error\n")
+
+
+def test_rows_without_a_finish_and_advice_on_most_answers():
+    statuses = ("timed out", "too costly to judge", "refused by the sandbox", "error")
+    result = {"dataset": {"name": "d"}, "problems": [{"plus": status} for status in statuses]}
+    assert endings(result) == ["d: 4 samples: 2 failed, 1 timed out, 1 error"]
+    for outcome, words in ADVICE.items():
+        counts = dict.fromkeys(OUTCOMES, 0) | {outcome: 4}
+        assert advice(counts | {"failed": 3}) == f"4 of 7 answers {words}"
+        assert advice(counts | {"failed": 4}) == ""
 
 
 def test_a_generation_that_was_cut_off_goes_on(

@@ -1,4 +1,4 @@
-# expect: failed
+# expect: error
 """Looks for any folder in which it can create a file."""
 
 written = []

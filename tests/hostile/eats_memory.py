@@ -1,2 +1,2 @@
-# expect: failed
+# expect: error
 held = bytearray(2**40)

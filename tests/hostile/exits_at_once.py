@@ -1,3 +1,3 @@
-# expect: failed
+# expect: error
 
 os._exit(0)

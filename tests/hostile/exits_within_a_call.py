@@ -1,4 +1,4 @@
-# expect: failed
+# expect: error
 
 
 def add(a, b):

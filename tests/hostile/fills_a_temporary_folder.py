@@ -1,4 +1,4 @@
-# expect: failed
+# expect: error
 """Writes a gigabyte to the temporary folder."""
 
 import tempfile

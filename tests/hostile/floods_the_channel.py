@@ -1,4 +1,4 @@
-# expect: failed
+# expect: error
 
 for descriptor in range(3, 64):
     try:

@@ -1,4 +1,4 @@
-# expect: failed
+# expect: error
 """Imports the program that judges it."""
 
 import xft

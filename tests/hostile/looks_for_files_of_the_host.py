@@ -1,4 +1,4 @@
-# expect: failed
+# expect: error
 """Looks for answers, secrets, data sets, and any package except numpy."""
 
 WANTED = ("evalplus", "lm_eval", "xft", ".env", ".git", "problems.jsonl", "passwd")

@@ -1,4 +1,4 @@
-# expect: failed
+# expect: error
 """Searches all objects for the expected values."""
 
 import gc

@@ -1,4 +1,4 @@
-# expect: failed
+# expect: error
 """Reads a file that only root may read."""
 
 open("/etc/shadow").read()

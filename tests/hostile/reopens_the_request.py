@@ -1,4 +1,4 @@
-# expect: failed
+# expect: error
 """Opens the request's file for writing, through the descriptors of other processes."""
 
 for process in ("1", "2", "self"):

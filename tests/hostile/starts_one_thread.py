@@ -1,4 +1,4 @@
-# expect: failed
+# expect: error
 """Starts one thread. The documentation says that none is allowed."""
 
 import threading

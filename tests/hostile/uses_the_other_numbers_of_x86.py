@@ -1,4 +1,4 @@
-# expect: failed
+# expect: error
 """Makes calls by their 32-bit and x32 numbers, which a filter may miss."""
 
 X32, GETPID, FORK = 0x40000000, 20, 57

@@ -1,4 +1,4 @@
-# expect: failed
+# expect: error
 """Opens the memory of its parent process, which has no filter."""
 
 with open(f"/proc/{os.getppid()}/mem", "r+b") as memory:

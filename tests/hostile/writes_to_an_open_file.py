@@ -1,4 +1,4 @@
-# expect: failed
+# expect: error
 """Looks for an open descriptor of a file, a folder or a disk."""
 
 import stat

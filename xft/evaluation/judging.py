@@ -15,7 +15,7 @@ from typing import BinaryIO
 from xft.evaluation.execution import TEST_SETS, Inputs
 from xft.evaluation.plain_data import Digest, decode, digest, dumps
 
-PASSED, FAILED, REFUSED = "passed", "failed", "refused by the sandbox"
+PASSED, FAILED, ERROR, REFUSED = "passed", "failed", "error", "refused by the sandbox"
 # Exceptions and error numbers of code that tries something that the sandbox forbids.
 REFUSALS = {"PermissionError", "ConnectionRefusedError", "gaierror"}
 REFUSAL_NUMBERS = {errno.EPERM, errno.EACCES, errno.EROFS, errno.ENETUNREACH}
@@ -132,8 +132,9 @@ class Outcome:
     """How far a program is right.
 
     passed_sets: the number of `TEST_SETS` that passed. call: of the next set, the number of the
-    first call that is not right. status: FAILED or REFUSED; None if no message is wrong, but some
-    may be missing.
+    first call that is not right. status: FAILED for a wrong value; ERROR for an exception, or a
+    process that ended before all calls; REFUSED for an exception that the sandbox caused; None if
+    no message is wrong, but some may be missing.
     """
 
     passed_sets: int
@@ -179,9 +180,9 @@ def _judge_set(
             message = json.loads(line)
             if "raised" in message:
                 refused = message["raised"] in REFUSALS or message.get("errno") in REFUSAL_NUMBERS
-                return number, REFUSED if refused else FAILED
+                return number, REFUSED if refused else ERROR
             if "set" in message:
-                return number, PASSED if number == len(calls) else FAILED
+                return number, PASSED if number == len(calls) else ERROR
             arguments, expected = calls[number]
             if not judge.accepts(arguments, read_returned(message), expected):
                 return number, FAILED

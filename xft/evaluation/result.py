@@ -1,20 +1,29 @@
 """Builds, reads and writes the result of an evaluation. Equal runs write equal bytes."""
 
 import platform
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 
 from xft.artifacts.results import ResultFormat
+from xft.common.errors import counted
 from xft.evaluation.ground_truth import TEST_SETS
-from xft.evaluation.judging import PASSED
+from xft.evaluation.judging import ERROR, FAILED, PASSED
 from xft.evaluation.problems import ProblemSet
 from xft.evaluation.samples import Sample
-from xft.evaluation.scoring import Verdict
+from xft.evaluation.scoring import NO_CODE, TIMED_OUT, Verdict
 
 RESULT = ResultFormat("eval", "eval", 2, "pass@1")
 # EvalPlus calls the first ones "base", as the tables call a model.
 TEST_NAMES = {"base": "original tests", "plus": "original + extra tests"}
 SAMPLES_OF = (1, 10, 100)  # k of pass@k
+CUT_OFF = "cut off"
+OUTCOMES = (PASSED, FAILED, TIMED_OUT, ERROR, NO_CODE, CUT_OFF)
+ADVICE = {
+    NO_CODE: "are empty: check the template",
+    CUT_OFF: "are cut off: raise max_new_tokens",
+    ERROR: "end with an error",
+}
 # EvalPlus 0.3.1 counts every solution of this problem as failed.
 FAILED_BY_EVALPLUS = "HumanEval/32"
 
@@ -79,6 +88,45 @@ def solved_shares(result: dict, tests: str) -> list[float]:
     for row in result["problems"]:
         by_problem.setdefault(row["task_id"], []).append(row[tests] == PASSED)
     return [sum(passed) / len(passed) for passed in by_problem.values()]
+
+
+def outcomes(result: dict) -> dict[str, int]:
+    """The number of samples with each of `OUTCOMES` on original + extra tests."""
+    counts = Counter(map(_outcome, result["problems"]))
+    return {outcome: counts[outcome] for outcome in OUTCOMES}
+
+
+def _outcome(row: dict) -> str:
+    """A sample's status, or CUT_OFF. Refused and too costly samples have FAILED.
+
+    row: of a result. Without `finish` it is not cut off.
+    """
+    status = row["plus"]
+    if row.get("finish") == "length" and status not in (PASSED, NO_CODE):
+        return CUT_OFF
+    return status if status in OUTCOMES else FAILED
+
+
+def advice(outcomes: dict[str, int]) -> str:
+    """How more than half of the answers ended, and what to check; "" if that is no fault.
+
+    It can follow the name of a model.
+    """
+    count = sum(outcomes.values())
+    for outcome, words in ADVICE.items():
+        if 2 * outcomes[outcome] > count:
+            return f"{outcomes[outcome]} of {count} answers {words}"
+    return ""
+
+
+def endings(result: dict) -> list[str]:
+    """How many samples have which outcome, and advice if there is any, for the reader."""
+    counts = outcomes(result)
+    words = {ERROR: ("error", "s"), CUT_OFF: ("cut off at max_new_tokens", "")}
+    parts = [counted(n, *words.get(name, (name, ""))) for name, n in counts.items() if n]
+    samples = counted(sum(counts.values()), "sample")
+    line = f"{result['dataset']['name']}: {samples}: {', '.join(parts)}"
+    return [line, *filter(None, [advice(counts)])]
 
 
 def measures(result: dict) -> list[str]:

@@ -48,11 +48,6 @@ class Sample(BaseModel):
     finish: str
     origin: Origin
 
-    @property
-    def code(self) -> str | None:
-        """The solution; None if the model wrote nothing."""
-        return self.solution if self.completion.strip() else None
-
 
 def samples_path(result: Path) -> Path:
     """The path of a result file's generations: x.generations.jsonl beside x.json."""

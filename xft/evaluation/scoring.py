@@ -1,5 +1,6 @@
 """Runs each solution in its own sandbox, and has it judged outside of the sandbox."""
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,20 +8,21 @@ from dataclasses import dataclass
 from xft.evaluation.execution import TEST_SETS, Limits
 from xft.evaluation.ground_truth import run_canonical, shown
 from xft.evaluation.judges import Judges
-from xft.evaluation.judging import FAILED, PASSED, Outcome
+from xft.evaluation.judging import ERROR, PASSED, Outcome
 from xft.evaluation.problems import Problem, ProblemSet
+from xft.evaluation.prompts import FENCE
 from xft.evaluation.sandbox import Bubblewrap
 from xft.evaluation.trials import ProblemTests, run_and_judge
 from xft.evaluation.workers import Stop, work_on
 
-TIMED_OUT, NO_CODE = "timed out", "no code"
+TIMED_OUT, NO_CODE = "timed out", "empty"
 TOO_COSTLY = "too costly to judge"
 SLOWER = 10  # a solution may take this many times as long as the canonical one
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The statuses of a solution: PASSED, FAILED, TIMED_OUT, REFUSED, TOO_COSTLY or NO_CODE.
+    """The statuses of a solution: PASSED, FAILED, TIMED_OUT, ERROR, REFUSED, TOO_COSTLY or NO_CODE.
 
     base: on the original tests. plus: on the original tests and EvalPlus's tests together.
     failed_call: the arguments of the first call that failed, if there is one.
@@ -34,12 +36,12 @@ class Verdict:
 def score(
     problem_set: ProblemSet,
     truth: dict[str, str],
-    solutions: Sequence[tuple[Problem, str | None]],
+    solutions: Sequence[tuple[Problem, str]],
     *,
     sandbox: Bubblewrap | None,
     workers: int,
 ) -> list[Verdict]:
-    """A verdict for each solution, in order. None means a solution without code.
+    """A verdict for each solution, in order.
 
     sandbox: None means no isolation. A solution that takes too long is tried again at the end, with
     no other solution at the same time, whatever it answered: it must not learn from this which
@@ -49,7 +51,7 @@ def score(
 
     def verdict(number: int, stop: Stop) -> Verdict:
         problem, code = solutions[number]
-        if code is None:
+        if _is_empty(problem, code):
             return Verdict(NO_CODE, NO_CODE)
         tests = ProblemTests(problem, problem_set.form)
         limits = _limits_here(tests, sandbox, stop) if number in late else Limits()
@@ -59,7 +61,7 @@ def score(
         )
         if timed_out:
             late.add(number)
-        return _verdict(tests, outcome, TIMED_OUT if timed_out else FAILED)
+        return _verdict(tests, outcome, TIMED_OUT if timed_out else ERROR)
 
     numbers = range(len(solutions))
     with Judges(confined=sandbox is not None) as judges:
@@ -68,6 +70,12 @@ def score(
         found = work_on(again, verdict, workers=1, desc="score again, alone", unit="solution")
     final = dict(zip(again, found, strict=True))
     return [final.get(number, verdict) for number, verdict in enumerate(verdicts)]
+
+
+def _is_empty(problem: Problem, code: str) -> bool:
+    """Whether a solution holds nothing but the prompt's code, blanks and code fences."""
+    added = code.strip().removeprefix(problem.prompt.strip())
+    return not re.sub(rf"{FENCE}\w*", "", added).strip()
 
 
 def _limits_here(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop) -> Limits:
