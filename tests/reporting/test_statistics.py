@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap
 
-from xft.reporting.statistics import holm, interval, wilson
+from xft.reporting.statistics import holm, interval, significant, wilson
 
 
 @pytest.mark.parametrize(("passed", "count"), [(0, 10), (3, 10), (94, 164), (164, 164)])
@@ -31,3 +31,8 @@ def test_holm():
     assert holm([0.02, 0.021, 0.021]) == pytest.approx([0.06, 0.06, 0.06])
     assert holm([0.4, 0.6]) == [0.8, 0.8]
     assert holm([0.5, 0.6]) == [1, 1]
+
+
+def test_a_p_value_of_5_percent_is_not_significant():
+    assert significant([0.05]) == significant([0.025, 0.9])[:1] == [False]
+    assert significant([0.0499]) == [True]

@@ -35,12 +35,18 @@ class Model:
 _merge = partial(Model, per_lambda=True)
 # In the order of the tables: from the base to the merged models.
 DECLARED = (
-    Model("base", is_untuned=True, is_reference=True),
-    Model("moe", is_untuned=True, has_experts=True),
-    Model("sft", "the base tuned without experts, by section sft", is_reference=True),
+    Model("base", "the given model, not fine-tuned", is_untuned=True, is_reference=True),
+    Model(
+        "moe", "the base as a mixture of experts, not fine-tuned", is_untuned=True, has_experts=True
+    ),
+    Model(
+        "sft",
+        "plain fine-tuning: the base tuned without experts, by section sft",
+        is_reference=True,
+    ),
     Model("sft_flops", "sft with as many FLOPs as the mixture's tuning", "sft", is_reference=True),
     Model("soup", "the mean of the sft models of all seeds", over_seeds=True, is_reference=True),
-    Model("moe_sft", has_experts=True, is_reference=True),
+    Model("moe_sft", "the mixture of experts, fine-tuned", has_experts=True, is_reference=True),
     _merge("uniform", "dense with equal shares, without step 6", "dense", is_aside=True),
     _merge("experts_only", "uniform with each routed expert alone", "dense", is_aside=True),
     _merge("dense", "the merged model of each lambda", counterpart="uniform"),

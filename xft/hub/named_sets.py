@@ -17,14 +17,15 @@ class NamedSet:
     """The release of a problem set that EvalPlus 0.3.1 uses.
 
     name: in the configuration and the results. title: its public name. release: the stem of its
-    file. sha256: of the unpacked file. variable: the environment variable that may name another
-    file to use instead.
+    file. problems: their number. sha256: of the unpacked file. variable: the environment variable
+    that may name another file to use instead.
     """
 
     name: str
     title: str
     release: str
     version: str
+    problems: int
     sha256: str
     variable: str
 
@@ -72,12 +73,12 @@ class NamedSet:
 
 
 HUMANEVAL = NamedSet(
-    *("humaneval", "HumanEval+", "HumanEvalPlus", "v0.1.10"),
+    *("humaneval", "HumanEval+", "HumanEvalPlus", "v0.1.10", 164),
     sha256="42526ec0e7d5f3ee0b06d6ced98f8c8bae3d76519151bfb3d36f79010645bd7f",
     variable="HUMANEVAL_OVERRIDE_PATH",
 )
 MBPP = NamedSet(
-    *("mbpp", "MBPP+", "MbppPlus", "v0.2.0"),
+    *("mbpp", "MBPP+", "MbppPlus", "v0.2.0", 378),
     sha256="b54e762755248ca411b523c917fa9f93c07b5ff2966bf60b3917b853926a3dad",
     variable="MBPP_OVERRIDE_PATH",
 )

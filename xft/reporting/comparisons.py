@@ -1,14 +1,15 @@
 """Compares pairs of models on each data set, on all data sets together, and on validation rows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from math import inf
 
 from xft.config.models import MODEL, MODELS, Model, family
 from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.result import solved_shares
-from xft.reporting.bootstrap import Difference, Measured, compare, measure
-from xft.reporting.runs import Result, Subject
+from xft.reporting.bootstrap import Measured, measure
+from xft.reporting.differences import Difference, compare
+from xft.reporting.runs import Result, Subject, linked
 from xft.reporting.statistics import significant
 
 POOLED = "all"
@@ -21,7 +22,10 @@ COLUMNS = [*COMPARED, *(field.name for field in fields(Difference)), "significan
 class Values:
     """The values of a model's result on units.
 
-    tests: base, plus or loss. units: what identifies them. weights: see `measure`.
+    tests: base, plus or loss.
+    units: what identifies the set, then the name of each unit. Units of two sets that have the same
+    name are drawn together.
+    weights: see `measure`.
     """
 
     subject: Subject
@@ -47,7 +51,8 @@ def loss_values(losses: Mapping[Result, dict]) -> Iterator[Values]:
     """The losses of the validation rows, in nats per token. losses: contents of the files."""
     for found, content in losses.items():
         tokens = tuple(row["tokens"] for row in content["rows"])
-        rows = content.get("tokens"), *tokens
+        known = content.get("tokens")
+        rows = known, *((known, *row) for row in enumerate(tokens))
         values = [row["loss"] for row in content["rows"]]
         yield Values(found.subject, found.seed, ROWS, LOSS, rows, values, tokens)
 
@@ -68,7 +73,10 @@ def comparison_table(values: Sequence[Values]):
         most = inf if tests == LOSS else 1.0
         here = [one for one in values if one.tests == tests]
         datasets = dict.fromkeys(one.dataset for one in here)
-        measured = {name: _measured([v for v in here if v.dataset == name]) for name in datasets}
+        names = linked(dict.fromkeys(one.units[1:] for one in here))
+        measured = {
+            name: _measured([v for v in here if v.dataset == name], names) for name in datasets
+        }
         for first, second in pairs([one.subject for one in here]):
             sets = {
                 name: [(models[units, first], models[units, second])]
@@ -94,21 +102,27 @@ def last_rows(table):
     return table.drop_duplicates(["tests", "first", "second"], keep="last")
 
 
-def _measured(values: Sequence[Values]) -> dict[tuple[tuple, Subject], Measured]:
-    """The measures of each model that has the same units with all seeds, by units and model."""
+def _measured(
+    values: Sequence[Values], names: Mapping[Hashable, Collection]
+) -> dict[tuple[tuple, Subject], Measured]:
+    """The measures of each model that has the same units with all seeds, by units and model.
+
+    names: for each unit's name, the names of all units that are drawn with it.
+    """
     models: dict[Subject, dict[int | None, Values]] = {}
-    for one in values:
-        models.setdefault(one.subject, {})[one.seed] = one
+    for of_seed in values:
+        models.setdefault(of_seed.subject, {})[of_seed.seed] = of_seed
     groups: dict[tuple, dict[Subject, dict]] = {}
     for subject, seeds in models.items():
-        units = {(one.units, one.weights) for one in seeds.values()}
+        units = {(of_seed.units, of_seed.weights) for of_seed in seeds.values()}
         if len(units) == 1:
-            of_seeds = {seed: one.values for seed, one in seeds.items()}
+            of_seeds = {seed: of_seed.values for seed, of_seed in seeds.items()}
             groups.setdefault(units.pop(), {})[subject] = of_seeds
     found = {}
     for (units, weights), group in groups.items():
-        measures = measure(list(group.values()), weights, units)
-        found |= {(units, one): m for one, m in zip(group, measures, strict=True)}
+        _, *own = units
+        measures = measure(list(group.values()), weights, own, names[own[0]])
+        found |= {(units, subject): m for subject, m in zip(group, measures, strict=True)}
     return found
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -87,7 +87,7 @@ def results_of(rows: Sequence[Row], step: str) -> list[Result]:
     for row in rows:
         if step in row.files:
             found.setdefault(row.files[step], []).append(row)
-    results, groups = [], _sharing(found.values())
+    results, groups = [], linked([row.about for row in rows] for rows in found.values())
     for file, shared in found.items():
         shared.sort(key=lambda row: row.variant != "")
         first, *_ = alike = sorted(groups[shared[0].about], key=lambda about: about[1] != "")
@@ -102,13 +102,14 @@ def results_of(rows: Sequence[Row], step: str) -> list[Result]:
     return results
 
 
-def _sharing(files: Iterable[Iterable[Row]]) -> dict[tuple[str, str], dict[tuple[str, str], None]]:
-    """What shares a file with a model of a variant, directly or indirectly. files: rows of each."""
+def linked(lists: Iterable[Iterable[Hashable]]) -> dict[Hashable, dict[Hashable, None]]:
+    """For each item, all items that share a list with it, directly or indirectly, in order."""
     groups = {}
-    for rows in files:
+    for items in lists:
         group = {}
-        for row in rows:
-            group |= groups.get(row.about, {row.about: None})
+        for item in items:
+            if item not in group:
+                group |= groups.get(item, {item: None})
         groups |= dict.fromkeys(group, group)
     return groups
 

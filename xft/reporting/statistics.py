@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from xft.reporting.bootstrap import CONFIDENCE, measure, quantiles
+from xft.reporting.bootstrap import LEVEL, measure, quantiles
 
 
 def interval(shares: Sequence[float]) -> tuple[float, float]:
@@ -21,7 +21,7 @@ def interval(shares: Sequence[float]) -> tuple[float, float]:
 
 def wilson(passed: float, count: int) -> tuple[float, float]:
     """The Wilson 95% interval of a share."""
-    share, z2 = passed / count, NormalDist().inv_cdf((1 + CONFIDENCE) / 2) ** 2
+    share, z2 = passed / count, NormalDist().inv_cdf(1 - LEVEL / 2) ** 2
     middle = share + z2 / (2 * count)
     half = math.sqrt(z2 / count * (share * (1 - share) + z2 / (4 * count)))
     low, high = ((middle + side) / (1 + z2 / count) for side in (-half, half))
@@ -39,4 +39,4 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def significant(p_values: Sequence[float]) -> list[bool]:
     """Which differences are significant: those below 5% after Holm's correction for all of them."""
-    return [p_value < 1 - CONFIDENCE for p_value in holm(p_values)]
+    return [p_value < LEVEL for p_value in holm(p_values)]

@@ -1,17 +1,17 @@
 """Makes the tables of a summary and their explanation, from a table of runs."""
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from xft.evaluation.result import TEST_NAMES, backends_note, caveats, read_result
-from xft.reporting import notes, spreads, tables, verdict
+from xft.reporting import notes, sentences, spreads, tables
 from xft.reporting.comparisons import comparison_table, loss_values, solved_values
 from xft.reporting.contamination import CONTAMINATION
 from xft.reporting.diversity import DIVERSITY
 from xft.reporting.runs import Result, Row, results_of
 from xft.reporting.templates import templates
 from xft.reporting.validation_losses import LOSS
+from xft.reporting.verdict import decide, find_candidates, known_sets
 
 MOST_LINES = 19  # of the head
 
@@ -37,11 +37,15 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
     chosen_by = chosen_by or ("validation" if losses else "benchmark")
     measured = losses if chosen_by == "validation" else evaluations
     has_seeds = any(found.seed is not None for found in evaluations)
+    candidates = find_candidates(evaluations, by_file)
     template = templates(__package__).get_template("summary.md.jinja")
     text = template.render(
         table=tables.to_markdown,
-        verdict=verdict,
-        compared=compared,
+        verdict=decide(compared, candidates, known_sets(evaluations)),
+        sentences=sentences.sentences,
+        readable=sentences.readable,
+        differences=list(sentences.quantities(compared)),
+        answers=tables.to_markdown(tables.answers_table(candidates)),
         tests=TEST_NAMES["plus"],
         scores=_scores(table, evaluations, has_seeds),
         has_seeds=has_seeds,
@@ -59,18 +63,11 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
     return table, compared, text
 
 
-def verdict_in(text: str) -> tuple[list[str], list[str]]:
-    """The sentences of the decision and the statistics in a summary's text."""
-    first, second, *_ = [*text.split("\n\n"), "", ""]
-    blocks = (first, second) if first.startswith("- Take ") else ("", first)
-    return tuple(re.findall("^- (.*)", block, re.MULTILINE) for block in blocks)
-
-
 def head(text: str) -> str:
     """The beginning of a summary's text, for a terminal: decision and scores, as much as fits."""
-    first, *blocks = text.split("\n\n")
-    table = [block for block in blocks if block.startswith("| ")][:1]
-    lines = "\n\n".join([first, *table]).splitlines()
+    blocks = text.split("\n\n")
+    table = next(block for block in blocks if block.startswith("| "))
+    lines = "\n\n".join(dict.fromkeys([blocks[0], table])).splitlines()
     if (more := len(lines) - MOST_LINES) > 0:
         lines[MOST_LINES - 1 :] = [f"... and {more + 1} more lines in summary.md"]
     return "\n".join(lines)

@@ -1,12 +1,13 @@
 """Makes the table of all evaluations, as data and as Markdown."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.result import TEST_NAMES, measures, solved_shares
 from xft.reporting.runs import Result
 from xft.reporting.statistics import interval
+from xft.reporting.verdict import Candidate
 
 LOSS = "validation loss"
 
@@ -80,6 +81,13 @@ def over_seeds(table):
             row[LOSS] = mean_text(pd.to_numeric(losses).dropna(), 4)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def answers_table(candidates: Iterable[Candidate]):
+    """The numbers of each model's answers by outcome, over all data sets and seeds."""
+    import pandas as pd
+
+    return pd.DataFrame([{"model": model.label, **model.outcomes} for model in candidates])
 
 
 def mean_text(values, digits: int, unit: str = "") -> str:

@@ -1,210 +1,348 @@
-"""Says which models differ significantly: in sentences, and in tables."""
+"""Decides which model to take, by pass@1 on original + extra tests. The base is the default.
 
-import math
-from collections.abc import Iterator, Sequence
+What is not significant is not recommended. The best of several models has the most solved problems,
+then the lowest validation loss, then the first row of the tables.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from math import inf, isnan
+from pathlib import Path
+from statistics import mean
 
-from xft.common.errors import counted
-from xft.config.models import family
-from xft.reporting.bootstrap import CONFIDENCE
-from xft.reporting.comparisons import LOSS, POOLED, last_rows
+from xft.config.models import UNTUNED
+from xft.evaluation.judging import PASSED
+from xft.evaluation.result import OUTCOMES, advice, outcomes
+from xft.hub.named_sets import NAMED_SETS
+from xft.reporting.comparisons import last_rows
+from xft.reporting.runs import Result
+from xft.reporting.sentences import (
+    BASE,
+    LOSSES,
+    NAMED,
+    PLAIN,
+    POWER,
+    SCORES,
+    SMALL,
+    label_family,
+    name_list,
+    p_text,
+    problems_needed,
+)
 
-BASE, PLAIN = "base", "sft"
-NAMED = 4  # models at most in a sentence
-MOST_PAIRS = 40  # in sentences: of more, only those with the base and with plain fine-tuning
-SMALL = 2  # percentage points
-FOUND = 0.8  # of the cases in which evidence is to show a true difference
+# The cases of `decide`, and what it says of the first one that holds.
+DECISIONS = {
+    "all models solve no problem, or all of them": (
+        "Nothing was measured: {models} solve {number} problems, so pass@1 says nothing here."
+    ),
+    "base was not evaluated": (
+        "Not decided: base was not evaluated, so nothing says whether fine-tuning helps."
+    ),
+    "all tuned models are below base": (
+        "Do not fine-tune like this: base solves more problems than {models}."
+    ),
+    "a model is significantly above base and above sft": (
+        "Take {model}: it solves significantly more problems than base and than plain fine-tuning "
+        "({plain})."
+    ),
+    "sft is significantly above base": (
+        "Take plain fine-tuning ({plain}): it solves significantly more problems than base, and no "
+        "model significantly more than it."
+    ),
+    "the best model is significantly above base, without sft": (
+        "Not decided: {model} solves significantly more problems than base, but plain fine-tuning "
+        "(sft) was not evaluated."
+    ),
+    "the best model is significantly above base": (
+        "Not decided between {model} and plain fine-tuning ({plain}): only {model} solves "
+        "significantly more problems than base."
+    ),
+    "the best model is above base": "Not decided: {model} may be better than base.",
+    "the best model is as good as base": (
+        "Not decided: no fine-tuned model solves more problems than base."
+    ),
+}
+ONE_SEED = (
+    'With one seed, "significant" is about these trained models, and another seed gives other '
+    "ones. `seeds: [42, 43, 44]` compares the methods."
+)
 
 
 @dataclass(frozen=True)
-class Quantity:
-    """What is compared, in words.
+class Candidate:
+    """An evaluated model, over its seeds and the data sets.
 
-    tests: of its rows in the table. factor: from the table's unit to the shown one. units: of a
-    lower and of a higher value. measured_on: one of what it is measured on.
+    label: its name in the tables.
+    outcomes: the numbers of its answers, see `result.outcomes`.
+    loss: the mean validation loss; infinite if it is unknown.
+    seeds: their number.
     """
 
-    tests: str
-    name: str
-    verb: str
-    factor: int
-    digits: int
-    units: tuple[str, str]
-    measured_on: str
+    label: str
+    outcomes: Mapping[str, int]
+    loss: float
+    seeds: int
 
-    def number(self, value: float, sign: str = "") -> str:
-        text = f"{self.factor * value:{sign}.{self.digits}f}"
-        return f"{self.factor * value:{sign}.1g}" if value and not float(text) else text
+    @property
+    def answers(self) -> int:
+        return sum(self.outcomes.values())
 
-
-SCORES = Quantity(
-    tests="plus",
-    name="pass@1",
-    verb="solves",
-    factor=100,
-    digits=1,
-    units=("percentage points less", "percentage points more"),
-    measured_on="problem",
-)
-LOSSES = Quantity(
-    tests=LOSS,
-    name="validation loss",
-    verb="has a validation loss",
-    factor=1,
-    digits=4,
-    units=("nats per token lower", "nats per token higher"),
-    measured_on="row",
-)
+    @property
+    def solved(self) -> float:
+        """The share of its answers that pass."""
+        return self.outcomes[PASSED] / self.answers
 
 
-def choose(table):
-    """The row of the best score against plain fine-tuning, a named tuple; None without such a row.
+@dataclass(frozen=True)
+class Verdict:
+    """Which model to take.
 
-    Take this model if it is significantly better, or else plain fine-tuning. rivals: the number of
-    such rows. pairs: of all compared pairs.
+    decision: a sentence.
+    reasons: sentences on how sure it is, and on what may be done next.
+    pair: the labels of the two models that were compared last; none if nothing was measured.
+    problems: that were evaluated.
+    needed: the number of problems that would decide; 0 if it is decided.
     """
-    scores = last_rows(table[table["tests"] == SCORES.tests])
-    rivals = scores[scores["first"].map(_family) == PLAIN].sort_values("difference", kind="stable")
-    return next(rivals[-1:].assign(rivals=len(rivals), pairs=len(scores)).itertuples(), None)
+
+    decision: str
+    reasons: tuple[str, ...]
+    pair: tuple[str, ...] = ()
+    problems: int = 0
+    needed: float = 0
 
 
-def against_base(table, model: str):
-    """The row of a model's score against the base's, a named tuple; None without such a row."""
-    scores = last_rows(table[(table["tests"] == SCORES.tests) & (table["first"] == BASE)])
-    return next(scores[scores["second"] == model].itertuples(), None)
+def find_candidates(
+    evaluations: Mapping[Result, dict], losses: Mapping[Path, Mapping]
+) -> list[Candidate]:
+    """The evaluated models, in the order of the tables.
 
-
-def problems_needed(problems: int, error: float, pairs: int) -> float:
-    """How many problems find a true difference of `SMALL` points in `FOUND` of the cases.
-
-    error: the standard error of a difference with so many problems. The correction asks for
-    5% / pairs. If two models differ on k problems, p is at least 2 / 2^k.
+    evaluations: contents of the results. losses: contents of the files of losses.
     """
-    size, normal = SMALL / SCORES.factor, NormalDist().inv_cdf
-    deviations = normal(1 - (1 - CONFIDENCE) / 2 / pairs) + normal(FOUND)
-    needed = max(problems * (deviations * error / size) ** 2, _fewest(pairs) / size)
-    return float(f"{needed:.2g}")
+    groups: dict[str, list[Result]] = {}
+    for result in evaluations:
+        groups.setdefault(result.subject.label, []).append(result)
+    candidates = []
+    for label, results in groups.items():
+        counts = [outcomes(evaluations[result]) for result in results]
+        counts = {name: sum(count[name] for count in counts) for name in OUTCOMES}
+        files = {result.row.validation_loss for result in results} & losses.keys()
+        loss = mean(losses[file]["loss"] for file in files) if files else inf
+        seeds = len({result.seed for result in results})
+        candidates.append(Candidate(label, counts, loss, seeds))
+    return candidates
 
 
-def _fewest(pairs: int) -> int:
-    """On how many problems two models must differ, so that the difference can be significant."""
-    return math.floor(math.log2(2 * pairs / (1 - CONFIDENCE))) + 1
+def known_sets(evaluations: Mapping[Result, dict]) -> dict[str, int | None]:
+    """The evaluated data sets by name, with the limit of their problems."""
+    return {
+        result.row.dataset: content["settings"].get("limit")
+        for result, content in evaluations.items()
+    }
 
 
-def _family(label: str) -> str:
-    """`sft` of `sft (sft.learning_rate 2e-05)`."""
-    return family(label.partition(" ")[0])
+class _Case:
+    """What the decision depends on: ranked models, and comparisons with base and with sft.
 
-
-def quantities(table) -> Iterator[tuple[Quantity, object]]:
-    """What was compared, with the last row of each pair of models."""
-    for quantity in (SCORES, LOSSES):
-        rows = last_rows(table[table["tests"] == quantity.tests])
-        if len(rows):
-            yield quantity, rows
-
-
-def sentences(quantity: Quantity, rows) -> Iterator[str]:
-    """Which models differ significantly, and what the problems can show.
-
-    rows: from `quantities`. A difference is significant if its p-value is below 5% after Holm's
-    correction for all pairs. Scores are by original + extra tests.
+    table: see `comparison_table`. candidates: in the order of the tables. sets: see `known_sets`.
     """
-    if len(rows) > MOST_PAIRS:
-        is_named = rows["first"].map(_family).isin((BASE, PLAIN))
-        found = int(rows[~is_named]["significant"].sum())
-        yield (
-            f"Of {(~is_named).sum()} pairs of variants, {found} differ significantly in "
-            f"{quantity.name}: comparisons.csv."
+
+    def __init__(self, table, candidates: Sequence[Candidate], sets: Mapping[str, int | None]):
+        rows = last_rows(table[table["tests"] == SCORES.tests])
+        self.pairs, self.problems = len(rows), int(rows["problems"].max()) if len(rows) else 0
+        self.sets, self.candidates = sets, candidates
+        self.labelled = {model.label: model for model in candidates}
+        self.over_base, self.over_plain = _by_second(rows, BASE), _by_second(rows, PLAIN)
+        is_compared = (self.over_base or self.over_plain).keys()
+        self.tuned = [
+            model
+            for model in sorted(candidates, key=lambda model: (-model.solved, model.loss))
+            if label_family(model.label) not in UNTUNED and model.label in is_compared
+        ]
+        self.plain = [model for model in self.tuned if label_family(model.label) == PLAIN]
+        self.rivals = [model for model in self.tuned if model.label in self.over_plain]
+
+    def better(self) -> list[Candidate]:
+        """The models that are significantly above base and above sft, and no sft is above them."""
+        most = max((model.solved for model in self.plain), default=1.0)
+        return [
+            model
+            for model in self.rivals
+            if model.solved >= most
+            and _is_above(self.over_base, model)
+            and _is_above(self.over_plain, model)
+        ]
+
+    def verdict(
+        self, kind: str, rows: Sequence[tuple], more: Iterable[str] = (), **words: str
+    ) -> Verdict:
+        """The verdict of a case, about the models of rows. More problems would decide the last one.
+
+        kind: of `DECISIONS`.
+        more: sentences about this case.
+        words: for the names in the decision.
+        """
+        needed, reasons = 0.0, [*map(self.in_words, rows), *more]
+        if rows and not rows[-1].significant and (needed := _needed(rows[-1], self.pairs)):
+            reasons += [*_more_evidence(rows[-1], needed), *_existing(self.sets)]
+        labels = [label for row in rows for label in (row.first, row.second)]
+        reasons += _advice([self.labelled[label] for label in dict.fromkeys(labels)])
+        if all(model.seeds == 1 for model in self.candidates):
+            reasons.append(ONE_SEED)
+        decision, pair = DECISIONS[kind].format(**words), tuple(labels[-2:])
+        return Verdict(decision, tuple(reasons), pair, self.problems, needed)
+
+    def in_words(self, row: tuple) -> str:
+        """A comparison in words."""
+        among = f" among {self.pairs} comparisons" if self.pairs > 1 else ""
+        ends = " to ".join(SCORES.number(end, "+") for end in (row.low, row.high))
+        return (
+            f"{row.second} against {row.first}: {SCORES.number(row.difference, '+')} percentage "
+            f"points ({'no interval' if isnan(row.low) else f'95% interval {ends}'}; p "
+            f"{p_text(row.p_value)}, {'' if row.significant else 'not '}significant{among})."
         )
-        rows = rows[is_named]
-    rows = rows.assign(unit=[quantity.units[value > 0] for value in rows["difference"]])
-    where = ["first", "dataset", "problems", "unit"]
-    for _, group in rows[rows["significant"]].groupby(where, sort=False):
-        yield _differences(quantity, group)
-    same, end = rows[~rows["significant"]], f"in {quantity.name}."
-    alike = list(same[same["first"] == BASE]["second"])
-    if alike:
-        do = "do" if len(alike) > 1 else "does"
-        models = _listed(alike) if len(alike) <= NAMED else f"{len(alike)} models"
-        yield f"{models} {do} not differ significantly from base {end}"
-    others = same[same["first"] != BASE]
-    if len(others) == 1:
-        (pair,) = others.itertuples()
-        yield f"{pair.second} does not differ significantly from {pair.first} {end}"
-    elif len(others):
-        is_all = len(others) == (rows["first"] != BASE).sum()
-        models = "The tuned models" if is_all else f"{len(others)} other pairs of tuned models"
-        yield f"{models} do not differ significantly {end}"
-    yield from _power(quantity, rows)
 
 
-def _differences(quantity: Quantity, rows) -> str:
-    """A sentence about models that differ significantly from another one, the largest first."""
-    rows = rows.sort_values("difference", key=abs, ascending=False, kind="stable")
-    parts = []
-    for row in rows[:NAMED].itertuples():
-        low, size, high = sorted(map(abs, (row.low, row.difference, row.high)))
-        low, size, high = map(quantity.number, (low, size, high))
-        verb, interval = ("", "") if parts else (f" {quantity.verb}", "95% interval ")
-        parts.append(f"{row.second}{verb} {size} ({interval}{low} to {high})")
-    seeds = max(row.seeds_first, row.seeds_second)
-    units = counted(row.problems, quantity.measured_on) + (f", {seeds} seeds" if seeds > 1 else "")
-    dataset = "all data sets" if row.dataset == POOLED else row.dataset
-    place = f"on {dataset} ({units})" if quantity is SCORES else f"({units})"
-    more = max(len(rows) - NAMED, 0)
-    do = "differs" if more == 1 else "differ"
-    others = f", and {counted(more, 'other model')} {do} less" if more else ""
-    p_value = p_text(rows["p_value"].max())
-    return (
-        f"{_listed(parts)} {row.unit} than {row.first} {place}{others}: significant, p {p_value}."
+def decide(
+    table, candidates: Sequence[Candidate], sets: Mapping[str, int | None]
+) -> Verdict | None:
+    """The verdict; None if no tuned model was compared.
+
+    table: see `comparison_table`. candidates: in the order of the tables. sets: see `known_sets`.
+    """
+    case = _Case(table, candidates, sets)
+    solved = {model.solved for model in candidates}
+    if case.pairs and (solved == {0.0} or solved == {1.0}):
+        return _nothing_measured(case, solved == {1.0})
+    if case.pairs and not any(label_family(model.label) == BASE for model in candidates):
+        rows = [case.over_plain[model.label] for model in case.rivals[:1]]
+        more = [f"Next: add {BASE} to evaluation.models."]
+        return case.verdict("base was not evaluated", rows, more)
+    if not case.over_base:
+        return None
+    if all(case.over_base[model.label].difference < 0 for model in case.tuned):
+        return _all_below(case)
+    if better := case.better():
+        return _take_rival(case, better[0].label)
+    if plain := [model for model in case.plain if _is_above(case.over_base, model)]:
+        label = plain[0].label
+        rivals = (case.over_plain[model.label] for model in case.rivals)
+        rows = [case.over_base[label], *[row for row in rivals if row.first == label][:1]]
+        return case.verdict("sft is significantly above base", rows, plain=label)
+    return _undecided(case, case.tuned[0])
+
+
+def _nothing_measured(case: _Case, is_all: bool) -> Verdict:
+    words = {"models": _all_of(len(case.candidates), "models")}
+    words["number"] = f"all {case.problems:,}" if is_all else f"0 of {case.problems:,}"
+    reasons = [*_advice(case.candidates)] or [
+        f"The problems are too {'easy' if is_all else 'hard'} for these models: take other ones."
+    ]
+    kind = "all models solve no problem, or all of them"
+    return Verdict(DECISIONS[kind].format(**words), (*reasons, *_existing(case.sets)))
+
+
+def _all_below(case: _Case) -> Verdict:
+    best, *others = case.tuned
+    row, more, models = case.over_base[best.label], [], best.label
+    if others:
+        models = _all_of(len(case.tuned), "fine-tuned models")
+        more = [f"The worst: {case.in_words(case.over_base[others[-1].label])}"]
+    more += _of_losses(case.labelled[row.first], best)
+    return case.verdict("all tuned models are below base", [row], more, models=models)
+
+
+def _take_rival(case: _Case, label: str) -> Verdict:
+    rows = [case.over_base[label], case.over_plain[label]]
+    several = f"It is the best of {len(case.rivals)}, so the true difference is probably smaller."
+    return case.verdict(
+        "a model is significantly above base and above sft",
+        rows,
+        [several] * (len(case.rivals) > 1),
+        **{"model": label, "plain": rows[1].first},
     )
 
 
-def _listed(names: Sequence[str]) -> str:
-    *others, last = names
-    return f"{', '.join(others)} and {last}" if others else last
+def _undecided(case: _Case, best: Candidate) -> Verdict:
+    rows = [case.over_base[best.label]]
+    if not _is_above(case.over_base, best):
+        place = "above base" if rows[0].difference > 0 else "as good as base"
+        return case.verdict(f"the best model is {place}", rows, model=best.label)
+    kind, plain = "the best model is significantly above base", case.over_plain.get(best.label)
+    if plain is None:
+        more = [f"Next: add {PLAIN} to evaluation.models."]
+        return case.verdict(f"{kind}, without sft", rows, more, model=best.label)
+    return case.verdict(kind, [*rows, plain], model=best.label, plain=plain.first)
 
 
-def _power(quantity: Quantity, rows) -> Iterator[str]:
-    """What the number of problems or rows can show.
+def _all_of(number: int, noun: str) -> str:
+    return f"both {noun}" if number == 2 else f"all {number} {noun}"
 
-    A true difference as large as half of its interval is found in half of the cases.
-    """
-    count, fewest = int(rows["problems"].max()), _fewest(len(rows))
-    if count < fewest:
-        about = f"{counted(count, quantity.measured_on)} and {counted(len(rows), 'pair')} of models"
-        yield f"With {about}, no difference in {quantity.name} can be significant."
-    elif quantity is SCORES:
-        needed = problems_needed(count, float(rows["error"].median()), len(rows))
-        points = 100 * max(fewest / count, float((rows["high"] - rows["low"]).median()) / 2)
+
+def _by_second(rows, family: str) -> dict[str, tuple]:
+    """The comparisons with a model of a family, by the label of the other model."""
+    return {
+        row.second: row
+        for row in rows.itertuples()
+        if label_family(row.first) == family != label_family(row.second)
+    }
+
+
+def _is_above(rows: Mapping[str, tuple], model: Candidate) -> bool:
+    row = rows.get(model.label)
+    return row is not None and bool(row.significant) and row.difference > 0
+
+
+def _size(row: tuple) -> float:
+    """The true difference that more problems are to find: the measured one if it is not small."""
+    return max(abs(row.difference), SMALL / SCORES.factor)
+
+
+def _needed(row: tuple, pairs: int) -> float:
+    """How many problems find this difference; 0 if there are enough."""
+    needed = problems_needed(row.problems, row.error, pairs, _size(row))
+    return needed if needed > row.problems else 0
+
+
+def _more_evidence(row: tuple, needed: float) -> Iterator[str]:
+    seeds = max(row.seeds_first, row.seeds_second)
+    yield (
+        f"More evidence: {'about' if row.error else 'at least'} {needed:,.0f} problems, "
+        f"{needed / row.problems:,.0f} times as many, would find a true difference of "
+        f"{SCORES.number(_size(row))} percentage points in {POWER:.0%} of the cases."
+        f"{' They would not reduce the variation between the seeds.' if seeds > 1 else ''}"
+    )
+
+
+def _existing(sets: Mapping[str, int | None]) -> Iterator[str]:
+    """The problems that exist and were not evaluated, of the benchmarks that the run has."""
+    used = [known for name, known in NAMED_SETS.items() if name in sets]
+    unused = [known for known in NAMED_SETS.values() if known not in used]
+    limits = {limit for limit in sets.values() if limit}
+    if limits:
+        sizes = name_list([f"{known.title} has {known.problems} problems" for known in used])
+        yield f"Next: remove `limit: {max(limits)}`{f': {sizes}' if sizes else ''}."
+    elif used and unused:
+        names = name_list([f"{known.name} ({known.problems} problems)" for known in unused])
+        yield f"Next: add {names} to evaluation.datasets."
+
+
+def _of_losses(base: Candidate, model: Candidate) -> Iterator[str]:
+    """What the validation losses say of models that solve fewer problems than base."""
+    losses = f"({LOSSES.number(model.loss)} against {LOSSES.number(base.loss)})"
+    if model.loss < base.loss < inf:
         yield (
-            f"With {count} problems, a true difference of {points:.1f} percentage points is "
-            "significant in at most half of the cases."
-            + f" One of {SMALL} points is in {FOUND:.0%} of them with about {needed:,.0f} problems."
-            * (needed > count and PLAIN not in set(rows["first"].map(_family)))
+            f"The validation loss of {model.label} is lower than that of base {losses}: it learned "
+            "the rows, and forgot what the problems need. Next: rows that are nearer to the "
+            "problems, fewer steps, or a lower learning rate."
+        )
+    elif model.loss < inf:
+        yield (
+            f"The validation loss of {model.label} is not lower than that of base {losses}. Next: "
+            "a lower learning rate, fewer epochs, or more rows."
         )
 
 
-def readable(quantity: Quantity, rows):
-    """Rows of the table as texts. The second model of a row comes first."""
-    texts = rows[["second", "first"]].set_axis(["model", "against"], axis=1)
-    of_losses = quantity is LOSSES
-    texts["rows" if of_losses else "dataset"] = rows["problems" if of_losses else "dataset"]
-    if (rows[["seeds_first", "seeds_second"]] > 1).any(axis=None):
-        seeds = zip(rows["seeds_second"], rows["seeds_first"], strict=True)
-        texts["seeds"] = [f"{model}, {against}" for model, against in seeds]
-    texts["difference"] = [quantity.number(value, "+") for value in rows["difference"]]
-    texts["95% interval"] = [
-        "-" if math.isnan(low) else f"{quantity.number(low, '+')} to {quantity.number(high, '+')}"
-        for low, high in zip(rows["low"], rows["high"], strict=True)
-    ]
-    texts["p"] = [p_text(value).removeprefix("= ") for value in rows["p_value"]]
-    texts["significant"] = ["yes" if significant else "no" for significant in rows["significant"]]
-    return texts
-
-
-def p_text(p_value: float) -> str:
-    """A p-value as text: `= 0.012`, or `< 0.001`."""
-    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
+def _advice(candidates: Sequence[Candidate]) -> Iterator[str]:
+    for model in candidates[:NAMED]:
+        if words := advice(model.outcomes):
+            yield f"{model.label}: {words}."

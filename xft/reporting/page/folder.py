@@ -28,6 +28,7 @@ from xft.reporting.page.made import find_made
 from xft.reporting.runs import Result, Row, read_runs, results_of
 from xft.reporting.tables import score
 from xft.reporting.validation_losses import LOSS
+from xft.reporting.verdict import Candidate, Verdict, decide, find_candidates, known_sets
 from xft.store.costs import COSTS_FILE, total_cost
 
 POINTS = 300  # about, of a training's curve: more are not seen in a chart
@@ -51,7 +52,8 @@ class Results:
 
     scores: a row for each evaluation and set of tests: label, seed, dataset, problems, tests, share
     with its interval, low to high (percent), loss. comparisons: as in comparisons.csv.
-    summary: the text of summary.md. curves: training, step, loss, smoothed, learning_rate. routers:
+    candidates, verdict: see `reporting.verdict`. summary: the text of summary.md.
+    curves: training, step, loss, smoothed, learning_rate. routers:
     training, step, entropy, noise_changed. loads: training, layer, expert, load (1: an equal part).
     shares: merge, layer, expert, share (1: an equal one). spreads: mixture, layer, spread. All are
     lists of dictionaries. solutions: by data set, problem and model. rows: the reports of the rows,
@@ -64,6 +66,8 @@ class Results:
     folder: Path
     scores: list[dict] = field(default_factory=list)
     comparisons: list[dict] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+    verdict: Verdict | None = None
     summary: str = ""
     curves: list[dict] = field(default_factory=list)
     routers: list[dict] = field(default_factory=list)
@@ -164,22 +168,30 @@ def _read_summary(results: Results) -> None:
 
 
 def _read_evaluations(results: Results) -> dict[str, str]:
-    """Take scores and solutions. Returns the SHA-256 of each data set, by its name."""
+    """Take scores, solutions and the verdict. Returns the SHA-256 of each data set, by its name."""
+    import pandas as pd
+
     table = results.folder / "runs.csv"
     if not is_own(results.folder, table):
         results.missing.append("runs.csv: nothing was evaluated, or a link leads elsewhere")
         return {}
-    rows, evaluated = read_runs(table), {}
+    rows, evaluated, contents = read_runs(table), {}, {}
     found = _own_results(results, rows, "validation_loss")
-    losses = {one.file: LOSS.read(one.file)["loss"] for one in found}
+    losses = {one.file: LOSS.read(one.file) for one in found}
     for one in _own_results(results, rows, "eval"):
         with _written_by("eval", one.file):
-            result = read_result(one.file)
+            contents[one] = result = read_result(one.file)
             evaluated[one.row.dataset] = result["dataset"]["sha256"]
             results.versions.update(result["versions"])
             results.models.setdefault(one.subject.label, set()).add(result["model"]["id"])
-            _take_scores(results, one, result, losses.get(one.row.validation_loss))
+            loss = losses.get(one.row.validation_loss)
+            _take_scores(results, one, result, loss and loss["loss"])
             _take_solutions(results, one, result)
+    results.candidates = find_candidates(contents, losses)
+    labels = [model.label for model in results.candidates]
+    compared = pd.DataFrame(results.comparisons, columns=COLUMNS)
+    compared = compared[compared[["first", "second"]].isin(labels).all(axis=1)]
+    results.verdict = decide(compared, results.candidates, known_sets(contents))
     return evaluated
 
 

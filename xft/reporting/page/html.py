@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 
-from xft.evaluation.result import TEST_NAMES
+from xft.config.models import DECLARED
+from xft.evaluation.result import OUTCOMES, TEST_NAMES
 from xft.reporting.page.folder import Results
 from xft.reporting.page.sections import MOST, find_parts
+from xft.reporting.sentences import label_family
 from xft.reporting.templates import templates
-from xft.reporting.verdict import problems_needed
 
 GENERATOR = "xft report"
 NUMBER = re.compile(r"([-+]?\d[\d,]*(\.\d+)?)?")
@@ -38,9 +39,24 @@ def build_page(runs: Sequence[Results]) -> str:
         runs=runs,
         dumps=json.dumps,
         is_numeric=lambda cells: all(NUMBER.fullmatch(str(cell)) for cell in cells),
-        needed=problems_needed,
+        meanings=_meanings(runs),
+        outcomes=OUTCOMES,
+        with_code=_with_code,
         **{name: Markup(text) for name, text in scripts.items()},
     )
+
+
+def _meanings(runs: Iterable[Results]) -> dict[str, str]:
+    """What the names of the evaluated models mean."""
+    names = {label_family(model.label) for run in runs for model in run.candidates}
+    return {model.name: model.meaning for model in DECLARED if model.name in names}
+
+
+def _with_code(text: str):
+    """A text as HTML. What stands between two ` is code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _file(name: str) -> str:

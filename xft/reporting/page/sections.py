@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from math import isnan
 from operator import itemgetter
 from statistics import mean, median
 
@@ -13,8 +14,8 @@ from xft.reporting.comparisons import COLUMNS, LOSS
 from xft.reporting.page.charts import chart
 from xft.reporting.page.folder import Results, Solution
 from xft.reporting.page.made import seconds_to_make
-from xft.reporting.summary import verdict_in
-from xft.reporting.verdict import BASE, choose
+from xft.reporting.sentences import BASE, label_family, quantities, sentences
+from xft.reporting.verdict import Verdict
 
 MIXING = "weighted_trained"
 NOT_EVALUATED = Solution("not evaluated", "", None)
@@ -30,11 +31,13 @@ class Part:
     """A part of a section: sentences, a chart, a text, or problems.
 
     problems: name, prompt (may be unknown) and solutions of all models, in their order. solved: a
-    table of these models and the families of problems. spent: the best rival of plain fine-tuning,
-    and the seconds that both models and their evaluations took. is_folded: shown by a click alone.
+    table of these models and the families of problems. spent: the seconds that the tuned models of
+    the verdict took, by name. is_folded: shown by a click alone.
     """
 
     title: str = ""
+    run: Results | None = None
+    verdict: Verdict | None = None
     lines: list[str] = field(default_factory=list)
     chart: dict | None = None
     text: str = ""
@@ -80,29 +83,33 @@ def _in_words(name: str) -> str:
 
 
 def _verdict(front: str, run: Results) -> Iterator[Part]:
-    decision, statistics = verdict_in(run.summary)
-    if decision:
-        yield Part(front.strip(": "), lines=decision, spent=_spent(run))
+    import pandas as pd
+
+    if run.verdict:
+        spent = _spent(run, run.verdict)
+        yield Part(front.strip(": "), run=run, verdict=run.verdict, spent=spent)
+    table = pd.DataFrame(run.comparisons, columns=COLUMNS)
+    statistics = [line for found in quantities(table) for line in sentences(*found)]
     if statistics:
-        yield Part(f"{front}the statistics", lines=statistics, is_folded=bool(decision))
+        yield Part(f"{front}the statistics", lines=statistics, is_folded=bool(run.verdict))
     if run.summary:
         yield Part(f"{front}the summary as text", text=run.summary, is_folded=True)
 
 
-def _spent(run: Results) -> dict:
-    """What plain fine-tuning and its best rival took; nothing if the folder does not hold it."""
-    import pandas as pd
-
-    best = choose(pd.DataFrame(run.comparisons, columns=COLUMNS))
-    labels = (best.second, best.first) if best else ()
+def _spent(run: Results, verdict: Verdict) -> dict:
+    """What the tuned models of the verdict took; nothing if the folder does not hold it."""
+    labels = [label for label in verdict.pair if label_family(label) != BASE]
     models = [run.models.get(label, set()) & run.made.keys() for label in labels]
     if not models or not all(models):
         return {}
-    both, evaluations = set.union(*models), [m for m in run.made.values() if m["kind"] == "eval"]
+    all_models = set.union(*models)
+    evaluations = [m for m in run.made.values() if m["kind"] == "eval"]
     return {
-        "best": best,
-        "seconds": [mean(seconds_to_make(run.made, one) for one in found) for found in models],
-        "evaluations": sum(m["seconds"] for m in evaluations if m["inputs"]["model"] in both),
+        "models": {
+            label: mean(seconds_to_make(run.made, artifact) for artifact in artifacts)
+            for label, artifacts in zip(labels, models, strict=True)
+        },
+        "evaluation": sum(m["seconds"] for m in evaluations if m["inputs"]["model"] in all_models),
     }
 
 
@@ -168,7 +175,11 @@ def _differences(pairs: list, tests: str, about: str, scale: int, unit: str) -> 
         drawn = [
             {"pair": f"{row['second']} vs {row['first']}"}
             | {key: row[key] for key in ("p_value", "significant")}
-            | {key: scale * row[key] for key in ("difference", "low", "high")}
+            | {
+                # Without an interval the ends are the difference.
+                key: scale * (row["difference"] if isnan(row[key]) else row[key])
+                for key in ("difference", "low", "high")
+            }
             for row in shown
             if row in rows[:MOST_PAIRS]
         ]

@@ -1,0 +1,75 @@
+"""Simulates experiments, to see how often the report's statistics are wrong.
+
+Each experiment compares two models on the same problems, whose difficulty is drawn from Beta(0.6,
+0.8): the probability that a model solves them. A seed shifts the logits of all problems of a model
+by a normal number, whose standard deviation is given in percentage points of the score. Rejected:
+the share of p-values below 5%, 1% and 0.1% without a difference of the models. Power: the share
+below 5% with one. Coverage: the share of 95% intervals that contain the true difference, with and
+without one.
+
+    python -m benchmarks.statistics
+"""
+
+import argparse
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from benchmarks.timing import markdown_table
+from xft.reporting.bootstrap import measure
+from xft.reporting.differences import Difference, compare
+
+SEEDS, SHIFTS, PROBLEMS = (1, 2, 3, 5), (0, 1, 3, 7), (164, 542)
+ALPHA, BETA = 0.6, 0.8
+# The score that a shift of the logits adds: E[p (1 - p)] of the beta distribution.
+SLOPE = ALPHA * BETA / ((ALPHA + BETA) * (ALPHA + BETA + 1))
+BATCH = 100
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--experiments", type=int, default=4000)
+    parser.add_argument("--points", type=float, default=5, help="The difference, for the power.")
+    args = parser.parse_args()
+    rows = []
+    for case in itertools.product(PROBLEMS, SEEDS, SHIFTS):
+        equal, better = (list(experiments(*case, points, args)) for points in (0, args.points))
+        p_values = np.array([difference.p_value for difference in equal])
+        power = np.mean([difference.p_value < 0.05 for difference in better])
+        truth = np.mean([difference.difference for difference in better])
+        widths = [difference.high - difference.low for difference in equal]
+        rejected = [f"{np.mean(p_values < level):.1%}" for level in (0.05, 0.01, 0.001)]
+        coverage = [f"{covered(equal, 0):.1%}", f"{covered(better, truth):.1%}"]
+        width = f"{100 * np.nanmedian(widths):.1f}"
+        rows.append([*map(str, case), *rejected, f"{power:.0%}", *coverage, width])
+    heads = ["problems", "seeds", "shift", "rejected at 5%", "1%", "0.1%"]
+    heads += [f"power, {args.points:g} points", "coverage", "with a difference", "median width"]
+    print(markdown_table(heads, rows))
+
+
+def experiments(
+    problems: int, seeds: int, shift: float, points: float, args: argparse.Namespace
+) -> Iterator[Difference]:
+    """The comparisons of many experiments. shift, points: percentage points of the score."""
+    rng = np.random.default_rng([problems, seeds, int(10 * shift), int(10 * points)])
+    for _ in range(args.experiments // BATCH):
+        difficulty = rng.beta(ALPHA, BETA, (BATCH, 1, 1, problems))
+        moved = rng.normal(0, shift, (BATCH, 2, seeds, 1))
+        moved[:, 1] += points
+        logits = np.log(difficulty / (1 - difficulty)) + moved / 100 / SLOPE
+        solved = (rng.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(float)
+        measured = measure([dict(enumerate(values)) for pair in solved for values in pair])
+        for pair in zip(measured[::2], measured[1::2], strict=True):
+            yield compare([pair], most=1)
+
+
+def covered(differences: list[Difference], truth: float) -> float:
+    """The share of the intervals that contain the true difference."""
+    return float(np.mean([found.low <= truth <= found.high for found in differences]))
+
+
+if __name__ == "__main__":
+    main()
