@@ -301,8 +301,8 @@ def test_a_significant_difference_is_not_shown_as_zero(runs):
         runs.add(model, 40, losses=[row / 50 + shift for row in range(50)])
     text, *_ = runs.summarise()
     assert "| -3e-05 " in text and "| < 0.001 | yes, negligible |" in text
-    said = "Of 1 pair of models, 1 differs significantly in validation loss, 1 negligibly: by less than"
-    assert f"- {said} 0.01, 1% of the perplexity.\n" in text
+    said = "1 differs significantly in validation loss, 1 negligibly: by less than 0.01, 1% of the"
+    assert f"- Of 1 pair of models, {said} perplexity.\n" in text
 
 
 def test_losses_of_different_held_out_rows_are_told_apart(runs):

@@ -73,14 +73,14 @@ HALF = {"base": 40, "sft": 40, "dense/lam~0.5": 60, "dense/lam~0.75": 60}
             {"base": 40, "sft": 37},
             "all tuned models are below base",
             {"models": "sft"},
-            [r"sft against base: -2.1 .* not significant\)", "More evidence"],
+            [r"sft against base: -2.1 .* not significant\)", "Next: set data.val", "More evidence"],
         ),
         (
             {"base": 60, "sft": 40, "dense/lam~0.75": 43},
             "all tuned models are below base",
             {"models": "both fine-tuned models"},
             ["dense/lam~0.75 against base: -12.1 .* p < 0.001, significant among 3 comparisons",
-             "The worst: sft against base: -14.3 "],
+             "The worst: sft against base: -14.3 ", "Next: set data.validation_rows"],
         ),
         (
             {"base": 20, "sft": 40, "moe_sft": 63, "dense/lam~0.75": 62},

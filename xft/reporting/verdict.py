@@ -329,13 +329,15 @@ def _existing(sets: Mapping[str, int | None]) -> Iterator[str]:
 def _of_losses(base: Candidate, model: Candidate) -> Iterator[str]:
     """What the validation losses say of models that solve fewer problems than base."""
     losses = f"({LOSSES.number(model.loss)} against {LOSSES.number(base.loss)})"
-    if model.loss < base.loss < inf:
+    if inf in (base.loss, model.loss):
+        yield "Next: set data.validation_rows: the loss says whether the model learned the rows."
+    elif model.loss < base.loss:
         yield (
             f"The validation loss of {model.label} is lower than that of base {losses}: it learned "
             "the rows, and forgot what the problems need. Next: rows that are nearer to the "
             "problems, fewer steps, or a lower learning rate."
         )
-    elif model.loss < inf:
+    else:
         yield (
             f"The validation loss of {model.label} is not lower than that of base {losses}. Next: "
             "a lower learning rate, fewer epochs, or more rows."
