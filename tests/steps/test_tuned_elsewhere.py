@@ -9,9 +9,8 @@ import pytest
 import torch
 from chains import Chain
 from damage import change_json, change_tensors
-from problem_files import problem, write_problems
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from working_folder import ROW, wants
+from working_folder import wants, write_inputs
 
 import xft  # noqa: F401 (registers the model type)
 from xft.artifacts.artifact import open_artifact
@@ -82,7 +81,7 @@ def routerless(tensors: dict) -> dict:
         ),
         (
             lambda _, base: change_json(base / "config.json", rms_norm_eps=1e-5),
-            "was not made of .*base: rms_norm_eps differs",
+            "was not made of .*model: rms_norm_eps differs",
         ),
     ],
 )
@@ -90,19 +89,16 @@ def test_what_no_step_can_use_is_refused(
     call_step, mixture, tiny_llama, tmp_path, monkeypatch, change, fault
 ):
     """And told before anything runs, unless values of weights are wrong."""
-    model = shutil.copytree(mixture, tmp_path / "model")
-    base = shutil.copytree(tiny_llama, tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    write_inputs(tiny_llama)
+    model, base = shutil.copytree(mixture, tmp_path / "mixture"), tmp_path / "model"
     change(model, base)
     with pytest.raises(UserError, match=fault):
         take(call_step, model, base, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    monkeypatch.chdir(tmp_path)
-    Path("rows.jsonl").write_text(json.dumps(ROW))
-    write_problems(Path("problems.jsonl"), [problem("add", "+", "Own/0")])
     moe = mixture_settings(json.loads((model / "config.json").read_text()))
     with nullcontext() if "NaN" in fault else pytest.raises(UserError, match=f"moe_sft.*{fault}"):
-        run = wants(base={"model": "base"}, moe_sft={"model": "model"}, moe=moe)
-        run.check_models()
+        wants(moe_sft={"model": "mixture"}, moe=moe).check_models()
 
 
 def test_another_end_of_texts_is_told(call_step, mixture, tiny_llama, tmp_path):

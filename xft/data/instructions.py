@@ -22,7 +22,7 @@ VALUE_BYTES = 100  # of memory that a value of a Parquet file takes beside its t
 PARQUET_MAGIC = b"PAR1"
 HEAD = 4096  # bytes that show a file's format
 INPUT = "input"  # in the form of Alpaca, the text that an instruction is about
-CSV = re.compile(r"\.csv(\.gz)?$", re.I)
+CSV = re.compile(r"\.csv(\.gz)?$", re.I)  # the names of files whose content is read as CSV
 JSON = re.compile(r"\.(jsonl?|ndjson)(\.gz)?$", re.I)
 NOT_READ = re.compile(r"\.(tsv|xlsx?|arrow|feather|zip|zst|bz2|xz|parquet\.gz)(\.gz)?$", re.I)
 
@@ -126,7 +126,7 @@ def _values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, obj
     head = _head(path)
     if head.startswith(PARQUET_MAGIC) or path.suffix.lower() == ".parquet":
         return _parquet_values(path, columns)
-    if is_csv(path):
+    if CSV.search(path.name):
         return _csv_values(path, columns)
     if head[:1] not in b"{[" and not JSON.search(path.name):
         raise UserError(
@@ -140,11 +140,6 @@ def _head(path: Path) -> bytes:
     """The first bytes of a file, without a BOM and blanks in front."""
     with open_unpacked(path) as file:
         return file.read(HEAD).removeprefix(BOM_UTF8).lstrip()
-
-
-def is_csv(path: Path) -> bool:
-    """Whether a file of rows that is not Parquet is read as CSV, by its name alone."""
-    return bool(CSV.search(path.name))
 
 
 def is_array(path: Path) -> bool:
@@ -165,7 +160,11 @@ def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, 
         wanted = dict.fromkeys([*columns.values(), *FORMS, INPUT])
         read = [column for column in wanted if column in names]
         _check_once(path, read, names)
-        _check_types(path, {column: str(schema.field(column).type) for column in read})
+        if maps := [column for column in read if "map<" in str(schema.field(column).type)]:
+            raise UserError(
+                f"{path} has maps in the column {maps[0]!r}, which are not read. Write objects "
+                "(structs) in their place, or JSON Lines"
+            )
         chunks = [
             chunk
             for group in map(metadata.row_group, range(metadata.num_row_groups))
@@ -274,19 +273,6 @@ def _check_once(path: Path, read: list[str], names: list[str]) -> None:
         raise UserError(f"{path} has the column {twice[0]!r} twice. Remove one of them")
 
 
-def _check_types(path: Path, types: dict[str, str]) -> None:
-    """Raise UserError if a column that is read has maps, which may hold a key twice.
-
-    types: of the columns, in pyarrow's words.
-    """
-    for column, kind in types.items():
-        if "map<" in kind:
-            raise UserError(
-                f"{path} has maps in the column {column!r}, which are not read. Write it with "
-                "objects (structs) in their place, or as JSON Lines"
-            )
-
-
 def _row(
     value: object, number: int, columns: dict[str, str], accept: Accept | None
 ) -> AnyRow | str:
@@ -325,8 +311,7 @@ def _fault(value: dict, columns: dict[str, str]) -> str | None:
             return f"no column {column!r} (columns: {held}; set data.{key})"
         if fault := fault_of_text(value[column]):
             return f"column {column!r} {fault}"
-    more = _input(value, columns)
-    fault = None if more is None else fault_of_text(more)
+    fault = (more := _input(value, columns)) is not None and fault_of_text(more)
     return f"column {INPUT!r} {fault}" if fault else None
 
 

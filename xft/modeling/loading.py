@@ -122,7 +122,6 @@ def _check_report(model: PreTrainedModel, report: dict, place: Path | str, reads
             )
         if reads_all:
             raise UserError(
-                f"{place} holds {name}, which nothing reads. If it belongs to the tuning, merge it "
-                "into the weights, as with peft's merge_and_unload. If not, load the model with "
-                "transformers and save it, which leaves it out"
+                f"{place} holds {name}, which nothing reads. Merge it into the weights; or load "
+                "the model with transformers and save it, which leaves it out"
             )
