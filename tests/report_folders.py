@@ -6,6 +6,7 @@ from itertools import cycle
 from evaluations import write_evaluation, write_table
 
 from workflow_scripts import summary
+from xft.reporting.validation_losses import LOSS
 
 HOSTILE = [
     "<script>document.title = 'broken in'</script>",
@@ -16,11 +17,11 @@ HOSTILE = [
 ]
 
 
-def write_results(folder, models: dict[str, int], count=20, seeds=(), families=("T",)) -> None:
+def write_results(folder, models, count=20, seeds=(), families=("T",), losses=()) -> None:
     """A results folder with its summary.
 
     models: the problems that each solves, and one more with each further seed. families: of the
-    problems.
+    problems. losses: of each model, on two validation rows with 2 tokens and 1 token.
     """
     rows = []
     for number, seed in enumerate((42, *seeds)):
@@ -37,6 +38,13 @@ def write_results(folder, models: dict[str, int], count=20, seeds=(), families=(
             ]
             lines = "".join(json.dumps(row) + "\n" for row in solutions)
             file.with_name("own.generations.jsonl").write_text(lines)
-            rows.append({"model": model, "dataset": "own", "seed": seed, "eval": place})
+            row = {"model": model, "dataset": "own", "seed": seed, "eval": place}
+            if losses:
+                row["validation_loss"] = losses_file = f"{prefix}validation/{model}.json"
+                measured = zip(losses[model], (2, 1), strict=True)
+                content = {"rows": [{"loss": loss, "tokens": tokens} for loss, tokens in measured]}
+                content["loss"] = (2 * losses[model][0] + losses[model][1]) / 3
+                LOSS.write(folder / losses_file, content, parameters={}, inputs={})
+            rows.append(row)
     table = write_table(folder / "runs.csv", rows)
     summary.main(["--runs", str(table), "--out", str(folder / "summary.csv")])

@@ -107,20 +107,20 @@ def test_the_curves_are_those_of_the_metrics(page, finished):
     lines = (finished.results / "metrics" / "moe_sft.jsonl").read_text().splitlines()
     lines = [line for line in map(json.loads, lines) if "loss" in line]
     drawn = [row for row in page.charts["Loss"] if row["training"] == "moe_sft"]
-    assert [(row["step"], row["raw"]) for row in drawn] == [(x["step"], x["loss"]) for x in lines]
+    assert [(row["step"], row["loss"]) for row in drawn] == [(x["step"], x["loss"]) for x in lines]
     weights = [0.95**age for age in reversed(range(len(lines)))]
     mean = sum(w * line["loss"] for w, line in zip(weights, lines, strict=True)) / sum(weights)
     assert drawn[-1]["smoothed"] == pytest.approx(mean)
 
 
-def test_layers_have_their_numbers_in_the_model_and_a_mean_load_and_share_of_1(page, finished):
-    """One layer is upcycled."""
+def test_one_layer_is_a_sentence_with_its_number_and_a_mean_load_and_share_of_1(page, finished):
     upcycled = json.loads((finished.results / "moe" / "config.json").read_text())["upcycled_layers"]
-    assert {bar["layer"] for bar in page.charts["Spread of the experts"]} == {*upcycled} == {3}
-    for start, key, layer in (("Load of", "load", 3), ("Learned shares", "share", "layer 3")):
-        (cells,) = [rows for title, rows in page.charts.items() if title.startswith(start)]
-        assert {cell["layer"] for cell in cells} == {layer}
-        assert np.mean([cell[key] for cell in cells]) == pytest.approx(1, abs=1e-3)
+    assert upcycled == [3]
+    assert re.search(r"spread, %: [\d.]+ \(as configured, layer 3\)", page.text)
+    for key in ("load", "share"):
+        cells = re.search(rf"{key}: (([\d.]+ \(layer 3, expert \d\)[.;] )+)", page.text)[1]
+        values = [float(value) for value in re.findall(r"([\d.]+) \(", cells)]
+        assert np.mean(values) == pytest.approx(1, abs=0.01)
 
 
 def test_the_verdict_is_that_of_the_summary(page, finished, tmp_path):
@@ -187,25 +187,36 @@ def test_costs_are_those_of_all_attempts_and_of_all_jobs_before(tmp_path):
         write_report(tmp_path)
 
 
-def test_scores_are_drawn_over_lambda_and_counted_by_family(tmp_path):
+def test_scores_and_losses_are_drawn_over_lambda_and_counted_by_family(tmp_path):
+    """The mean of losses 1 and 4 of 2 and 1 tokens is 2, its standard error sqrt(2^2 + 2^2) / 3.
+
+    The base's loss is left out if it is far away.
+    """
     models = {"base": 2, "dense/lam~0.5": 5, "dense/lam~0.75": 9, "sft": 4}
-    write_results(tmp_path, models, families=["F0", "F1"])
+    losses = {"base": (90, 90), "dense/lam~0.5": (1, 4), "dense/lam~0.75": (2, 2), "sft": (3, 3)}
+    write_results(tmp_path, models, families=["F0", "F1"], losses=losses)
     page = write_report(tmp_path)
     drawn = page.charts["own, original + extra tests, over lambda"]
     swept = {("dense", 0.5, 25), ("dense", 0.75, 45)}
     level = {(model, lam, 5 * models[model]) for model in ("base", "sft") for lam in (0.5, 0.75)}
     assert {(row["line"], row["x"], row["share"]) for row in drawn} == swept | level
-    assert "modelF0, of 10F1, of 10\nbase11dense/lam~0.532dense/lam~0.7554sft22\n" in page.text
+    drawn = page.charts["validation loss, over lambda"]
+    swept = {("dense", 0.5, 2), ("dense", 0.75, 2), ("sft", 0.5, 3), ("sft", 0.75, 3)}
+    assert {(row["line"], row["x"], row["loss"]) for row in drawn} == swept
+    (row,) = [r for r in page.charts["validation loss, 2 rows"] if r["label"] == "dense/lam~0.5"]
+    assert (row["high"] - 2, 2 - row["low"]) == pytest.approx([1.96 * 8**0.5 / 3] * 2)
+    assert "Not in the chart, because it is far away: base 90.0000." in page.text
+    assert "modelF0 of 10F1 of 10\nbase11dense/lam~0.532dense/lam~0.7554sft22\n" in page.text
     assert "seed" not in page.text.partition("All scores")[2].partition("base")[0]
     assert re.search(r"F\d/\d+", page.text)[0] == "F0/2"  # the first that not all models solve
+    write_results(tmp_path, models, losses=losses | {"base": (4, 4)})
+    assert "base" in str(write_report(tmp_path).charts["validation loss, 2 rows"])
 
 
 def test_the_page_asks_for_nothing_and_runs_its_own_scripts_alone(page):
     for tag, attributes in page.elements:
         assert tag not in ("link", "iframe", "object", "img", "svg"), attributes
-        assert not {"src", "style"} & attributes.keys() or attributes["style"].startswith(
-            "--models"
-        )
+        assert not {"src", "style"} & attributes.keys() or attributes["style"].startswith("--")
         assert not [name for name in attributes if name.startswith("on")]
     (policy,) = [a["content"] for _, a in page.elements if "http-equiv" in a]
     assert policy.startswith("default-src 'none'; ")
@@ -244,15 +255,21 @@ def test_an_unfinished_run_shows_what_there_is_and_names_what_is_missing(finishe
     write_metrics(tmp_path, metrics[: metrics.rfind("loss")])
     page = write_report(tmp_path)
     assert page.charts.keys() >= {"Loss", "Entropy of the routers"}
+    note = page.text.partition("This run is not finished")[2].partition("Trainings")[0]
     for missing in ("runs.csv", "summary.md", "data/report.json", "config.yaml"):
-        assert missing in page.text
+        assert missing in note
+    write_results(tmp_path, {"base": 3, "sft": 3})
+    assert "not finished" not in write_report(tmp_path).text
+    (tmp_path / "eval" / "sft" / "own.json").unlink()
+    assert re.search("What is missing:\n.*eval of sft, own is", write_report(tmp_path).text)
 
 
 def test_a_configuration_of_another_version_is_no_hindrance(tmp_path):
     write_results(tmp_path, {"base": 3})
     (tmp_path / "config.yaml").write_text("moe: {experts_of_tomorrow: 9}\n")
     page = write_report(tmp_path)
-    assert "experts_of_tomorrow" in page.text and OWN in page.charts
+    assert "experts_of_tomorrow" in page.text
+    assert "problems solved, %: base 15.0 (95% interval 5.2 to 36.0)." in page.text
 
 
 def by_key(text: str) -> dict[str, object]:
@@ -316,9 +333,10 @@ def test_links_into_a_store_are_followed_and_others_are_not(tmp_path):
     (entry / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
     (tmp_path / "results" / "metrics").mkdir()
     (tmp_path / "results" / "metrics" / "sft.jsonl").symlink_to(entry / "metrics.jsonl")
-    assert "Loss" not in write_report(tmp_path / "results").charts
+    point = "loss, nats per token: 0.5 (sft, optimiser step 1)."
+    assert point not in write_report(tmp_path / "results").text
     (tmp_path / "store" / MARK).write_text("{}")
-    assert "Loss" in write_report(tmp_path / "results").charts
+    assert point in write_report(tmp_path / "results").text
 
 
 def test_nan_is_a_gap(tmp_path):
@@ -329,11 +347,12 @@ def test_nan_is_a_gap(tmp_path):
         for step, loss in enumerate(losses)
     )
     write_metrics(tmp_path, "".join(json.dumps(x) + "\n" for x in lines))
-    layers = [{"layer": 0, "spread": None}, {"layer": 1, "spread": 0.5}]
+    layers = [{"layer": layer, "spread": (None, 0.5, 0.6)[layer]} for layer in range(3)]
     (tmp_path / "diversity.json").write_text(json.dumps({"layers": layers}))
     charts = write_report(tmp_path).charts
-    assert [(row["layer"], row["spread"]) for row in charts["Spread of the experts"]] == [(1, 50)]
-    assert [row["raw"] for row in charts["Loss"]] == [1, None, None, 1]
+    spreads = {row["layer"]: row["spread"] for row in charts["Spread of the experts"]}
+    assert spreads == {1: 50, 2: 60}
+    assert [row["loss"] for row in charts["Loss"]] == [1, None, None, 1]
     assert [row["smoothed"] for row in charts["Loss"]] == pytest.approx([1, None, None, 1])
     assert "Entropy of the routers" in charts
 

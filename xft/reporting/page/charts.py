@@ -4,29 +4,57 @@
 """
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Sequence
 from importlib import resources
 from string import Template
 
 from xft.common.numbers import finite
 
-ROW = 20  # pixels
+ROW, SEED = 20, 9  # pixels: of a model, and of a seed of it
+HEIGHT, TEXT_HEIGHT = 260, 14  # pixels: of a chart of lines, and of a line of text in it
+MOST_RAW = 3  # lines with their raw values
+# The lines of a long name: of 22 letters. A word that is longer ends behind / or _ if possible.
+TEXT = re.compile(r"\S.{0,21}(?=\s|$)|\S.{0,20}[/_]|\S.{0,21}")
 
 
-def chart(name: str, rows: Iterable[dict], **words: str) -> dict:
-    """The specification in `vega/<name>.json` with its rows, as wide as the page.
+def drawn(name: str, rows: Sequence[dict], note: str = "", **words: object) -> dict[str, object]:
+    """The note and the chart of a part, as wide as the page. One place of it is a sentence instead.
 
-    Without a height there, each value of the y-axis has a row. words: for the names with $ in it.
-    NaN and infinity become gaps: JSON has none, and a browser would draw no chart at all.
+    name: of the specification in `vega/`. Without a height there, each value of the y-axis has a
+    row. words: for the names with $ in it. NaN and infinity become gaps: JSON has none, and a
+    browser would draw no chart at all.
     """
-    values = [
-        {key: finite(value) if isinstance(value, float) else value for key, value in row.items()}
-        for row in rows
-    ]
-    spec = json.loads(Template(_file(name)).substitute(words))
-    row = spec["encoding"]["y"]["field"]
-    height = ROW * len({value[row] for value in values})
-    return json.loads(_file("look")) | {"height": height, "data": {"values": values}} | spec
+    known = {key: w if isinstance(w, str) else json.dumps(w) for key, w in words.items()}
+    spec = json.loads(Template(_file(name)).substitute(known))
+    about, row = spec["usermeta"], spec["encoding"]["y"]["field"]
+    places = {tuple(row[key] for key in about["along"]) for row in rows}
+    if len(places) == 1:
+        values = "; ".join(about["words"].format(**row) for row in rows)
+        return {"note": f"{about['title']}: {values}. {note}"}
+    values = [{k: finite(v) if isinstance(v, float) else v for k, v in r.items()} for r in rows]
+    height = max(ROW * len({value.get(row) for value in values}), SEED * len(places))
+    look = json.loads(_file("look")) | {"height": height, "data": {"values": values}}
+    return {"note": note, "chart": look | spec}
+
+
+def lines(
+    rows: Sequence[dict], keys: Sequence[str], titles: Sequence[str], raw: str = "", **more
+) -> dict[str, object]:
+    """As `drawn`: lines with their names at their ends, and with the intervals in the rows, if any.
+
+    keys: of the line, x and y in the rows. Rows with the same line and x are seeds. titles: of the
+    axes. raw: the key of values to draw as thin lines, if the lines are few. more: a note, and what
+    axis and scale of x have.
+    """
+    line, x, y = keys
+    names = enumerate(dict.fromkeys(row[line] for row in rows))
+    texts = [{"line": name, "text": TEXT.findall(name), "place": place} for place, name in names]
+    words = {"axis": '"tickMinStep": 1', "scale": '"type": "linear"', "line": line, "x": x, "y": y}
+    words |= {key: key if key in rows[0] else y for key in ("low", "high")} | more
+    words |= {"raw": raw if raw and len(texts) <= MOST_RAW else "mean", "texts": texts}
+    words["height"] = max(HEIGHT, TEXT_HEIGHT * sum(len(text["text"]) for text in texts))
+    return drawn("lines", rows, x_title=titles[0], y_title=titles[1], **words)
 
 
 def _file(name: str) -> str:

@@ -9,8 +9,8 @@ from xft.reporting.page.sections import find_parts
 
 SECTIONS = ("scores", "differences", "training")
 LONGEST_NAME = 100
-# The left side has room for fonts that are wider than the one that the chart was measured with.
-PADDING = {"left": 48, "right": 14, "top": 14, "bottom": 14}
+# The sides have room for fonts that are wider than the one that the chart was measured with.
+PADDING = {"left": 48, "right": 48, "top": 14, "bottom": 14}
 LOOK = {"background": "white", "padding": PADDING, "width": 520, "autosize": "pad"}  # in pixels
 
 

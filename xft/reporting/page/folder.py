@@ -22,7 +22,7 @@ from xft.evaluation.problems import load_problems
 from xft.evaluation.result import read_result
 from xft.evaluation.samples import samples_path
 from xft.hub.named_sets import NAMED_SETS
-from xft.reporting.comparisons import COLUMNS, COMPARED
+from xft.reporting.comparisons import COLUMNS, COMPARED, loss_values
 from xft.reporting.page.files import is_own, own_files
 from xft.reporting.page.made import find_made
 from xft.reporting.runs import Result, Row, read_runs, results_of
@@ -51,20 +51,23 @@ class Results:
     """The contents of a results folder. A part that the folder does not have is empty.
 
     scores: a row for each evaluation and set of tests: label, seed, dataset, problems, tests, share
-    with its interval, low to high (percent), loss. comparisons: as in comparisons.csv.
-    candidates, verdict: see `reporting.verdict`. summary: the text of summary.md.
-    curves: training, step, loss, smoothed, learning_rate. routers:
+    with its interval, low to high (percent), loss. losses: a row for each file of validation
+    losses: label, seed, model, rows, loss with its interval. comparisons: as in comparisons.csv.
+    candidates, verdict: see `reporting.verdict`. summary: the text of summary.md. curves: training,
+    step, loss, smoothed, learning_rate. routers:
     training, step, entropy, noise_changed. loads: training, layer, expert, load (1: an equal part).
     shares: merge, layer, expert, share (1: an equal one). spreads: mixture, layer, spread. All are
     lists of dictionaries. solutions: by data set, problem and model. rows: the reports of the rows,
     by name. versions: of packages. config: the configuration as YAML, without places and keys that
     change no result. prompts: by data set and problem. chosen: its values that are not the
     defaults. jobs: job, and as `total_cost` reads them. made: see `find_made`. models: the ids of
-    the evaluated models, by label. missing: sentences.
+    the evaluated models, by label. missing: sentences. unfinished: those about
+    what each finished run has.
     """
 
     folder: Path
     scores: list[dict] = field(default_factory=list)
+    losses: list[dict] = field(default_factory=list)
     comparisons: list[dict] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     verdict: Verdict | None = None
@@ -84,6 +87,7 @@ class Results:
     made: dict[str, dict] = field(default_factory=dict)
     models: dict[str, set[str]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
 
 
 def read_results(folder: Path) -> Results:
@@ -153,7 +157,7 @@ def _read_summary(results: Results) -> None:
 
     comparisons, text = results.folder / "comparisons.csv", results.folder / "summary.md"
     if not all(is_own(results.folder, file) for file in (comparisons, text)):
-        results.missing.append(
+        results.unfinished.append(
             "comparisons.csv, summary.md: the run is not finished, or a link leads elsewhere"
         )
         return
@@ -173,11 +177,10 @@ def _read_evaluations(results: Results) -> dict[str, str]:
 
     table = results.folder / "runs.csv"
     if not is_own(results.folder, table):
-        results.missing.append("runs.csv: nothing was evaluated, or a link leads elsewhere")
+        results.unfinished.append("runs.csv: nothing was evaluated, or a link leads elsewhere")
         return {}
     rows, evaluated, contents = read_runs(table), {}, {}
-    found = _own_results(results, rows, "validation_loss")
-    losses = {one.file: LOSS.read(one.file) for one in found}
+    losses = _read_losses(results, rows)
     for one in _own_results(results, rows, "eval"):
         with _written_by("eval", one.file):
             contents[one] = result = read_result(one.file)
@@ -201,11 +204,38 @@ def _own_results(results: Results, rows: Sequence[Row], step: str) -> Iterator[R
             yield found
         else:
             about = f"{found.subject.label}, {found.row.dataset}"
-            results.missing.append(f"{found.file}: {step} of {about} is not here")
+            results.unfinished.append(f"{found.file}: {step} of {about} is not here")
+
+
+def _read_losses(results: Results, rows: Sequence[Row]) -> dict[Path, dict]:
+    """Take the validation losses. Returns the contents of their files."""
+    contents = {}
+    for measured in _own_results(results, rows, "validation_loss"):
+        contents[measured.file] = content = LOSS.read(measured.file)
+        with _written_by("validation_loss", measured.file):
+            (found,) = loss_values({measured: content})
+            about = _about(measured) | {"model": found.subject.model, "rows": len(found.values)}
+            results.losses.append(about | mean_interval(found.values, found.weights))
+    return contents
+
+
+def mean_interval(values: Sequence[float], weights: Sequence[float]) -> dict[str, float]:
+    """The weighted mean m of losses x with weights w, and its 95% interval, low to high.
+
+    Half of it is 1.96 standard errors of a ratio estimate: sqrt(sum w^2 (x - m)^2) / sum w.
+    """
+    loss = np.average(values, weights=weights)
+    errors = np.multiply(weights, np.subtract(values, loss))
+    half = 1.96 * np.linalg.norm(errors) / np.sum(weights)
+    return {"loss": float(loss), "low": float(loss - half), "high": float(loss + half)}
+
+
+def _about(found: Result) -> dict[str, str]:
+    return {"label": found.subject.label, "seed": "" if found.seed is None else str(found.seed)}
 
 
 def _take_scores(results: Results, found: Result, result: dict, loss: float | None) -> None:
-    about = {"label": found.subject.label, "seed": "" if found.seed is None else str(found.seed)}
+    about = _about(found)
     about |= {"dataset": found.row.dataset, "problems": result["dataset"]["problems"]}
     for tests in TEST_SETS:
         scored = score(result, tests)
@@ -268,7 +298,7 @@ def _read_routers(results: Results, name: str, lines: Sequence[dict]) -> None:
     if lines and (layers := _layers(results.folder, name, len(lines[0]["load"]))):
         loads = np.mean([line["load"] for line in lines[-LAST_STEPS:]], axis=0)
         for (place, expert), load in np.ndenumerate(loads * loads.shape[1]):
-            cell = {"layer": layers[place], "expert": expert + 1, "load": float(load)}
+            cell = {"layer": f"layer {layers[place]}", "expert": expert + 1, "load": float(load)}
             results.loads.append({"training": name} | cell)
 
 

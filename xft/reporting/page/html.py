@@ -15,6 +15,7 @@ from xft.reporting.sentences import label_family
 from xft.reporting.templates import templates
 
 GENERATOR = "xft report"
+LONG = re.compile(r"\S{24,}")
 NUMBER = re.compile(r"([-+]?\d[\d,]*(\.\d+)?)?")
 
 
@@ -39,11 +40,20 @@ def build_page(runs: Sequence[Results]) -> str:
         runs=runs,
         dumps=json.dumps,
         is_numeric=lambda cells: all(NUMBER.fullmatch(str(cell)) for cell in cells),
+        breakable=_breakable,
         meanings=_meanings(runs),
         outcomes=OUTCOMES,
         with_code=_with_code,
         **{name: Markup(text) for name, text in scripts.items()},
     )
+
+
+def _breakable(text: object):
+    """A text as HTML. A long word may break behind / and _, and a number such as 1e-05 may not."""
+    from markupsafe import Markup, escape
+
+    parts = LONG.sub(lambda word: re.sub("[/_]", r"\g<0><wbr>", word[0]), str(escape(text)))
+    return Markup(re.sub(r"[\d.]+e-\d+", r'<span class="whole">\g<0></span>', parts))
 
 
 def _meanings(runs: Iterable[Results]) -> dict[str, str]:
@@ -54,9 +64,9 @@ def _meanings(runs: Iterable[Results]) -> dict[str, str]:
 
 def _with_code(text: str):
     """A text as HTML. What stands between two ` is code."""
-    from markupsafe import Markup, escape
+    from markupsafe import Markup
 
-    return Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(escape(text))))
+    return Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(_breakable(text))))
 
 
 def _file(name: str) -> str:

@@ -5,19 +5,23 @@ const options = {
   actions: false,
   ast: true, // without `eval`, which the page's policy forbids
   renderer: "svg",
-  config: dark ? { background: null, axis: { labelColor: "#dde4ea", titleColor: "#dde4ea", gridColor: "#37414c" }, legend: { labelColor: "#dde4ea", titleColor: "#dde4ea" }, view: { stroke: "#37414c" }, rule: { color: "#dde4ea" } } : {},
+  config: dark ? { background: null, axis: { labelColor: "#dde4ea", titleColor: "#dde4ea", gridColor: "#37414c" }, legend: { labelColor: "#dde4ea", titleColor: "#dde4ea" }, view: { stroke: "#37414c" } } : {},
 };
+// A name in lines of at most so many letters, if its words are not longer.
+const wrap = (name, most) => name.split(/(?<= )(?<!vs )/).flatMap((word) => word.length > most ? word.split(/(?<=[/_])/) : word).reduce(([...lines], word) => {
+  if ((lines.at(-1) + word).trimEnd().length > most) lines.push(word);
+  else lines[lines.length - 1] += word;
+  return lines;
+}, [""]).filter(Boolean);
 const draw = (place, number) => {
-  const spec = charts[number], { axisY, legend } = spec.config, y = spec.encoding.y;
-  axisY.labelLimit = Math.min(axisY.labelLimit, 0.5 * place.clientWidth);
-  legend.labelLimit = Math.min(legend.labelLimit, place.clientWidth - 60);
-  const names = y.type === "nominal" ? spec.data.values.map((value) => value[y.field]) : [];
-  if (Math.max(0, ...names.map((name) => name.length)) > axisY.labelLimit / 7) {
-    // A line for each part of a pair; in a narrow chart for each of `sft`, `(a,`, `rate=1)`, `vs base`.
-    const gaps = place.clientWidth > 600 ? " (?=vs )" : " (?=vs |[(])|(?<=,) ";
-    const lines = names.map((name) => name.split(new RegExp(gaps)).length);
-    y.axis = { labelExpr: `split(datum.label, regexp('${gaps}'))` };
-    spec.height = (8 + 14 * Math.max(...lines)) * new Set(names).size;
+  const spec = charts[number], { axisY } = spec.config, y = spec.encoding.y;
+  if (y.type === "nominal") {
+    axisY.labelLimit = 0.5 * place.clientWidth;
+    const names = [...new Set(spec.data.values.map((value) => value[y.field]))];
+    const lines = Object.fromEntries(names.map((name) => [name, wrap(name, axisY.labelLimit / 7)]));
+    y.axis = { labelExpr: `(${JSON.stringify(lines)})[datum.label]` };
+    const most = Math.max(...Object.values(lines).map((found) => found.length));
+    if (most > 1) spec.height = Math.max(spec.height, (8 + 14 * most) * names.length);
   }
   vegaEmbed(place, spec, options).catch((error) => {
     place.textContent = `This chart could not be drawn: ${error.message}`;

@@ -4,14 +4,14 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from math import isnan
+from math import ceil, isnan
 from operator import itemgetter
 from statistics import mean, median
 
 from xft.evaluation.judging import PASSED
 from xft.evaluation.result import TEST_NAMES
 from xft.reporting.comparisons import COLUMNS, LOSS
-from xft.reporting.page.charts import chart
+from xft.reporting.page.charts import drawn, lines
 from xft.reporting.page.folder import Results, Solution
 from xft.reporting.page.made import seconds_to_make
 from xft.reporting.sentences import BASE, label_family, quantities, sentences
@@ -24,11 +24,13 @@ SWEPT = re.compile(r"(?P<key>/lam~|[\w.]+ )(?P<value>\d[\d.e+-]*)(?=[,) ]|$)")
 MOST = 10  # lines (each has its colour), maps, and models with all solutions: 500 take 40 MB
 MOST_PAIRS = 20  # in a chart of differences, and models in an open chart of scores
 MOST_MAPS = 2  # that are open
+MOST_TICKS = 8
+FAR = 3  # The base is far away if a chart of losses would be so many times as long with it.
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a section: sentences, a chart, a text, or problems.
+    """A part of a section: a note, and sentences, a chart, a text, or problems.
 
     problems: name, prompt (may be unknown) and solutions of all models, in their order. solved: a
     table of these models and the families of problems. spent: the seconds that the tuned models of
@@ -36,6 +38,7 @@ class Part:
     """
 
     title: str = ""
+    note: str = ""
     run: Results | None = None
     verdict: Verdict | None = None
     lines: list[str] = field(default_factory=list)
@@ -64,7 +67,7 @@ def find_parts(results: Sequence[Results]) -> dict[str, list[Part]]:
     pairs = collected("comparisons", "second")
     return {
         "verdict": [part for front, run in runs for part in _verdict(front, run)],
-        "scores": list(_scores(collected("scores", "label"))),
+        "scores": [*_scores(collected("scores", "label")), *_losses(collected("losses", "label"))],
         "differences": [
             *_differences(pairs, "plus", TEST_NAMES["plus"], 100, "percentage points"),
             *_differences(pairs, LOSS, "loss of tuned models", 1, "nats per token"),
@@ -116,49 +119,79 @@ def _spent(run: Results, verdict: Verdict) -> dict:
 def _scores(scores: list[dict]) -> Iterator[Part]:
     """Charts of pass@1. The scores by the original tests stand in the table."""
     scores = [row for row in scores if row["tests"] == "plus"]
+    words = {"title": "problems solved, %", "key": "share", "format": ".1f"}
     for dataset, rows in _grouped(scores, "dataset"):
-        title = f"{dataset}, {TEST_NAMES['plus']}, {rows[0]['problems']} problems"
-        for key, points in _swept(rows).items():
-            about = f"{dataset}, {TEST_NAMES['plus']}, over {key}"
-            scale = _scale({point["x"] for point in points})
-            yield Part(about, chart=chart("sweep", points, key=key, scale=scale))
-        is_folded = len({row["label"] for row in rows}) > MOST_PAIRS
-        yield Part(title, chart=chart("scores", rows), is_folded=is_folded)
+        about = f"{dataset}, {TEST_NAMES['plus']}"
+        yield from _measured(about, f"{rows[0]['problems']} problems", rows, words)
 
 
-def _scale(values: Collection[float]) -> str:
+def _losses(losses: list[dict]) -> Iterator[Part]:
+    """Charts of the validation losses, without the base if it is far away from the others."""
+    words = {"title": "validation loss, nats per token", "key": LOSS, "format": ".4f"}
+    for count, rows in _grouped(losses, "rows"):
+        tuned, note = [row for row in rows if row["model"] != BASE], ""
+        if tuned and _span(rows) > FAR * _span(tuned):
+            far = {f"{row['label']} {row[LOSS]:.4f}": None for row in rows if row not in tuned}
+            rows, note = tuned, f"Not in the chart, because it is far away: {', '.join(far)}."
+        yield from _measured("validation loss", f"{count} rows", rows, words, note)
+
+
+def _span(rows: Collection[dict]) -> float:
+    return max(row["high"] for row in rows) - min(row["low"] for row in rows)
+
+
+def _measured(about: str, units: str, rows: list, words: dict, note="") -> Iterator[Part]:
+    """Charts of the values of models, over the swept keys and by model."""
+    key = words["key"]
+    for swept, points in _swept(rows, key).items():
+        values = sorted({point["x"] for point in points})
+        axis = f'"values": {values[:: ceil(len(values) / MOST_TICKS)]}'
+        shown = {"titles": (swept, words["title"]), "axis": axis, "scale": _scale(values)}
+        yield from _lines(f"{about}, over {swept}", points, ("line", "x", key), note=note, **shown)
+    is_folded = len({row["label"] for row in rows}) > MOST_PAIRS
+    yield Part(f"{about}, {units}", is_folded=is_folded, **drawn("scores", rows, note, **words))
+
+
+def _scale(values: Sequence[float]) -> str:
     """The scale: logarithmic if the median is nearer to the geometric mean of the ends."""
-    low, middle, high = min(values), median(values), max(values)
+    low, middle, high = values[0], median(values), values[-1]
     is_log = low > 0 and abs(middle - (low * high) ** 0.5) < abs(middle - (low + high) / 2)
-    return '"type": "log"' if is_log else '"zero": false'
+    return f'"type": "{"log" if is_log else "linear"}"'
 
 
-def _swept(scores: list[dict]) -> dict[str, list[dict]]:
-    """By swept key: the scores with its value x and a name of their line, which has no value of it.
+def _lines(heading: str, rows: list, keys: tuple, is_folded=False, **more) -> Iterator[Part]:
+    """A chart of the first lines, if there are any. keys, more: see `charts.lines`."""
+    if rows := _first_lines(rows, keys[0]):
+        yield Part(heading, is_folded=is_folded, **lines(rows, keys, **more))
 
-    Each model that does not depend on the key is a line too, at all values. Of many lines, the best
-    are kept. A key that never changes a line's value gives no chart.
+
+def _swept(rows: list[dict], value: str) -> dict[str, list[dict]]:
+    """By swept key: the rows with their value x and a name of their line, which has no value of it.
+
+    Each model that does not depend on the key is a level line, at all values, and comes first. The
+    best lines come next. A key that never changes a line's value is left out. value: low losses and
+    high other values are best.
     """
     found: dict[str, list[dict]] = {}
-    for row in scores:
+    for row in rows:
         for match in SWEPT.finditer(row["label"]):
             key = match["key"].strip() if match["key"] != "/lam~" else "lambda"
             rest = row["label"].replace(match[0], "", 1).replace("()", "").strip()
             found.setdefault(key, []).append(row | {"x": float(match["value"]), "line": rest})
-    others, charts = [row for row in scores if not SWEPT.search(row["label"])], {}
+    others, charts = [row for row in rows if not SWEPT.search(row["label"])], {}
     for key, points in found.items():
-        values = sorted({point["x"] for point in points})
-        level = [row | {"x": x, "line": row["label"]} for row in others for x in values]
+        values = {point["x"] for point in points}
+        level = [r | {"x": x, "line": r["label"], "level": True} for r in others for x in values]
         if len(values) > 1:
-            points.sort(key=itemgetter("share"), reverse=True)
-            charts[key] = _first_lines([*level, *points], "line")
+            points.sort(key=itemgetter(value), reverse=value != LOSS)
+            charts[key] = [*level, *points]
     return charts
 
 
 def _first_lines(points: list[dict], key: str) -> list[dict]:
-    """The points of the first `MOST` lines, which have the same value of a key."""
-    kept = [*dict.fromkeys(point[key] for point in points)][:MOST]
-    return [point for point in points if point[key] in kept]
+    """The points of the first `MOST` lines, which have the same value of a key, seeds last."""
+    kept = sorted(dict.fromkeys(p[key] for p in points), key=lambda name: "seed " in name)[:MOST]
+    return [point for name in kept for point in points if point[key] == name]
 
 
 def _grouped(rows: Iterable[dict], key: str) -> Iterator[tuple[str, list[dict]]]:
@@ -172,7 +205,7 @@ def _differences(pairs: list, tests: str, about: str, scale: int, unit: str) -> 
     shown = [p for p in pairs if p["tests"] == tests and (tests, p["first"]) != (LOSS, BASE)]
     for dataset, rows in _grouped(shown, "dataset"):
         rows.sort(key=lambda row: -abs(row["difference"]))
-        drawn = [
+        largest = [
             {"pair": f"{row['second']} vs {row['first']}"}
             | {key: row[key] for key in ("p_value", "significant")}
             | {
@@ -183,7 +216,7 @@ def _differences(pairs: list, tests: str, about: str, scale: int, unit: str) -> 
             for row in shown
             if row in rows[:MOST_PAIRS]
         ]
-        yield Part(f"{dataset}, {about}", chart=chart("differences", drawn, unit=unit))
+        yield Part(f"{dataset}, {about}", **drawn("differences", largest, unit=unit))
 
 
 def _trainings(curves: list[dict]) -> Iterator[Part]:
@@ -192,18 +225,13 @@ def _trainings(curves: list[dict]) -> Iterator[Part]:
         points = [p for p in curves if (MIXING in p["training"]) == is_mixing]
         rates = [point for point in points if point["learning_rate"] is not None]
         yield from _curves(f"Loss{about}", points, "smoothed", "loss, nats per token", raw="loss")
-        yield from _curves(f"Learning rate{about}", rates, "learning_rate", "learning rate")
+        yield from _curves(f"Learning rate{about}", rates, "learning_rate", "learning rate", True)
 
 
-def _curves(
-    heading: str, points: list[dict], key: str, title: str, raw: str = ""
-) -> Iterator[Part]:
-    """A chart of a value over the optimiser steps, if there are points, and faintly of another."""
-    if points:
-        points.sort(key=lambda point: "seed " in point["training"])
-        points = _first_lines(points, "training")
-        drawn = [point | {"value": point[key], "raw": point[raw or key]} for point in points]
-        yield Part(heading, chart=chart("curves", drawn, title=title))
+def _curves(heading: str, points: list, key: str, title: str, *is_folded, raw="") -> Iterator[Part]:
+    """A chart of a value over the optimiser steps, and thinly of another one."""
+    keys, titles = ("training", "step", key), ("optimiser step", title)
+    yield from _lines(heading, points, keys, *is_folded, titles=titles, raw=raw)
 
 
 def _experts(collected) -> Iterator[Part]:
@@ -216,17 +244,16 @@ def _experts(collected) -> Iterator[Part]:
     yield from _maps(
         "Learned shares of the experts", collected("shares", "merge"), "merge", "share"
     )
-    if spreads := collected("spreads", "mixture"):
-        yield Part("Spread of the experts", chart=chart("spread", _first_lines(spreads, "mixture")))
+    spreads = collected("spreads", "mixture"), ("mixture", "layer", "spread")
+    yield from _lines("Spread of the experts", *spreads, titles=("layer", "spread, %"))
 
 
 def _maps(heading: str, cells: list[dict], key: str, value: str) -> Iterator[Part]:
     """A map of layers and experts for each of the first models."""
-    cells.sort(key=lambda cell: "seed " in cell[key])
     maps = [*_grouped(_first_lines(cells, key), key)]
     for name, found in maps:
-        drawn, is_folded = chart("map", found, value=value), len(maps) > MOST_MAPS
-        yield Part(f"{heading}: {name}", chart=drawn, is_folded=is_folded)
+        is_folded, shown = len(maps) > MOST_MAPS, drawn("map", found, value=value)
+        yield Part(f"{heading}: {name}", is_folded=is_folded, **shown)
 
 
 def _problems(front: str, run: Results) -> Iterator[Part]:
@@ -238,7 +265,7 @@ def _problems(front: str, run: Results) -> Iterator[Part]:
             for name, found in problems.items()
         ]
         families = {name: [*rows] for name, rows in groupby(sorted(shown, key=_family), _family)}
-        heads = "model", *(f"{name}, of {len(rows)}" for name, rows in families.items())
+        heads = "model", *(f"{name} of {len(rows)}" for name, rows in families.items())
         solutions = ([row[2] for row in rows] for rows in families.values())
         counts = (map(_count_solved, zip(*rows, strict=True)) for rows in solutions)
         solved = [heads, *zip(models, *counts, strict=True)] * (len(families) > 1)
