@@ -18,13 +18,15 @@ def check(model, folder, batch, monkeypatch):
     models = memory.models_of(model)
     memory.make_artifacts(model, folder, batch)
     for case in memory.CASES:
-        planned = memory.planned(models, batch, *case)
+        planned, _ = memory.planned(models, batch, None, *case)
         found = memory.measured(folder, batch, *case)
         assert planned == pytest.approx(found, rel=TOLERANCE), case
 
 
 def test_the_embedded_model(tmp_path, monkeypatch):
-    check(memory.EMBEDDED, tmp_path, memory.Batch(32, 384), monkeypatch)
+    check(
+        memory.EMBEDDED, tmp_path, memory.Batch(32, 384, memory.STEPS, memory.NO_DATA), monkeypatch
+    )
 
 
 def test_a_model_of_135m(repository, tmp_path, monkeypatch):
@@ -33,4 +35,4 @@ def test_a_model_of_135m(repository, tmp_path, monkeypatch):
         pytest.skip("needs the real model's maker")
     model = tmp_path / "smollm2"
     subprocess.run([sys.executable, maker, model], check=True)
-    check(model, tmp_path, memory.Batch(2, 128), monkeypatch)
+    check(model, tmp_path, memory.Batch(2, 128, memory.STEPS, memory.NO_DATA), monkeypatch)

@@ -107,16 +107,17 @@ def average_bytes(models: Models, job: Job) -> int:
 def activation_bytes(models: Models, job: Job) -> tuple[int, int]:
     """Bytes at most of what autograd keeps at one moment, and of one layer in its backward pass.
 
-    All rows but one fill the window. With checkpointing autograd keeps the inputs of all layers,
-    and the activations of one. The backward pass of a layer needs gradients of its inner values.
+    There is padding, unless rows are packed. With checkpointing autograd keeps the inputs of all
+    layers, and the activations of one. The backward pass of a layer needs gradients of its inner
+    values.
     """
     hidden, product = models.base.config["hidden_size"], job.product_bytes
     residual = FP32 if job.autocast else product
     around = 2 * hidden * FP32 + 4 * models.base.query_width * product
     if _learned_rest(models, job):
         around += 2 * hidden * residual + (3 if job.autocast else 1) * hidden * product
-    if job.options.per_device_train_batch_size > 1:
-        around += job.length * product  # a mask for each layer
+    if job.options.per_device_train_batch_size > 1 and job.options.batching != "packed":
+        around += job.batches.longest * product  # a mask for each layer
     kept, gradients = _mlp_values(models, job)
     layers, upcycled = len(models.layers), len(models.upcycled)
     logits, dense = _logit_bytes(models, job), _plain_values(models, 1)[0]

@@ -10,6 +10,10 @@ from xft.config.sections import MoeConfig
 from xft.conversions.upcycle import chosen_layers, upcycle
 from xft.estimates.tensors import ModelTable
 
+# What the training with a section changes: the whole mixture, the base or a model of its size, or
+# the shares of the experts in a merged model.
+TRAINED = {"moe_sft": "mixture", "sft": "dense", "heal": "dense", "mixing": "shares"}
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -89,13 +93,14 @@ class Models:
         """What the training with a section of the configuration trains.
 
         lora_rank: of the products that learn beside the base's linear layers; None if its weights
-        learn.
+        learn. Raises KeyError for a section that `TRAINED` does not have.
         """
         dense = self.dense_total
-        if section == "moe_sft":
-            return self._trained_mixture
-        if section == "mixing":
-            return Trained(dense, self.ffn, dense, whole=False)
+        match TRAINED[section]:
+            case "mixture":
+                return self._trained_mixture
+            case "shares":
+                return Trained(dense, self.ffn, dense, whole=False)
         if lora_rank is None:
             return Trained(dense, dense, dense, whole=True)
         learned = self._factors_outside([], lora_rank)
