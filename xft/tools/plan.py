@@ -7,6 +7,7 @@ configuration leaves out have their documented defaults. docs/planning.md explai
 
 import argparse
 import shlex
+import sys
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -18,7 +19,7 @@ from xft.common.progress import say
 from xft.config.runs import Run, find_runs, read_overlaid
 from xft.config.section import Section
 from xft.config.sections import BaseConfig, XftConfig
-from xft.config.steps import STEPS, TRAINING_SECTIONS
+from xft.config.steps import TRAINING_SECTIONS
 from xft.config.validation import complete
 from xft.estimates.processors import CPU, DEFAULT_UTILISATION, GPUS, Processor, this_gpu
 
@@ -40,18 +41,17 @@ def main(argv: list[str] | None = None) -> None:
     experiment = find_experiment(config, runs)
     plan_of = planner(args, experiment)
     plan, jobs = plan_of(config), totals(experiment, plan_of, _is_this_machine(args, config))
-    print("\n".join(answer(plan, jobs, args.config, shlex.join(argv or ()))))
+    print("\n".join(answer(plan, jobs, args.config)))
     if args.details:
         print("\n" + report(plan), *advice(plan), "", *jobs.lines(), sep="\n")
+    else:
+        print(f"Everything else: xft plan {shlex.join(argv or sys.argv[1:])} --details")
     if plan.rows:
         check_number_of_rows(config, plan.rows)
 
 
-def answer(plan, jobs, files: list[Path], words: str) -> list[str]:
-    """The plan in five lines.
-
-    jobs: the totals. files: of the configuration. words: of the command.
-    """
+def answer(plan, jobs, files: list[Path]) -> list[str]:
+    """The plan in four lines. jobs: the totals. files: of the configuration."""
     from xft.estimates.advice import fit_line
     from xft.estimates.report import time_text
 
@@ -69,18 +69,16 @@ def answer(plan, jobs, files: list[Path], words: str) -> list[str]:
         f"Time: {time}",
         f"Slowest job: {slowest or '?'}",
         f"Disk: {jobs.disk} at most",
-        f"Everything else: xft plan --config {words} --details",
     ]
 
 
 def speed_command(plan, files: list[Path]) -> str:
     """The command that measures the speed of this machine by a short training, for later plans."""
+    rules = {section: rule for rule, section in TRAINING_SECTIONS.items()}
     section = (*plan.trainings, "moe_sft")[0]
-    rule = next(name for name, stated in TRAINING_SECTIONS.items() if stated == section)
-    few = f"{section}={{max_steps: 30, warmup_steps: 1}}"
     return (
-        f"snakemake --cores all --configfile {shlex.join(map(str, files))} --until {rule} "
-        f"--config results_dir=results/speed '{few}'"
+        f"snakemake --cores all --configfile {shlex.join(map(str, files))} --until {rules[section]}"
+        f" --config results_dir=results/speed '{section}={{max_steps: 30, warmup_steps: 1}}'"
     )
 
 
@@ -145,9 +143,7 @@ def planner(args: argparse.Namespace, experiment):
     known: dict[str, object] = {}
     found = None if args.gpu else this_gpu()
     rules = {part.rule for part in experiment.wanted}
-    trainings = tuple(
-        step.section for name, step in STEPS.items() if step.section and name in rules
-    )
+    trainings = tuple(name for rule, name in TRAINING_SECTIONS.items() if rule in rules)
 
     def once(make, section: Section, *given):
         key = repr(section)
