@@ -59,14 +59,14 @@ STEP_OF = {
 # Without the second, DeepSpeed warns that it chose it.
 ENVIRONMENT = running.ENVIRONMENT | {"DS_ACCELERATOR": "cpu"}
 MIB = 2**20
-NO_DATA = {"train": "x", "response_column": "response"}
+NO_DATA = {"train": "x", "response_column": "response"}  # rows that fill the window
 
 
 class Batch(NamedTuple):
     rows: int
     length: int
-    steps: int
-    data: dict
+    steps: int = STEPS
+    data: dict = NO_DATA
 
 
 def main() -> None:

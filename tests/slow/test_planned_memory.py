@@ -24,9 +24,7 @@ def check(model, folder, batch, monkeypatch):
 
 
 def test_the_embedded_model(tmp_path, monkeypatch):
-    check(
-        memory.EMBEDDED, tmp_path, memory.Batch(32, 384, memory.STEPS, memory.NO_DATA), monkeypatch
-    )
+    check(memory.EMBEDDED, tmp_path, memory.Batch(32, 384), monkeypatch)
 
 
 def test_a_model_of_135m(repository, tmp_path, monkeypatch):
@@ -35,4 +33,4 @@ def test_a_model_of_135m(repository, tmp_path, monkeypatch):
         pytest.skip("needs the real model's maker")
     model = tmp_path / "smollm2"
     subprocess.run([sys.executable, maker, model], check=True)
-    check(model, tmp_path, memory.Batch(2, 128, memory.STEPS, memory.NO_DATA), monkeypatch)
+    check(model, tmp_path, memory.Batch(2, 128), monkeypatch)
