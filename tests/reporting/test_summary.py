@@ -365,6 +365,14 @@ def test_the_best_merge_of_each_mixture_is_named_by_its_first_result(runs, words
     assert f":\n\n- {best}, of 2\n\n" in text
 
 
+def test_merges_that_solve_as_many_problems_are_told_apart_by_the_loss(runs):
+    write_diversity(runs, "d.json", [0.2])
+    for lam, loss in (("1", 2.0), ("0.5", 1.0)):
+        runs.add(f"dense/lam~{lam}", 40, losses=[loss] * 2, diversity="d.json")
+    text = runs.summarise("--chosen-by", "benchmark")[0]
+    assert "\n- dense/lam~0.5 (loss 1.0000), of 2\n" in text
+
+
 def write_diversity(runs: Runs, file: str, spreads: list, routing=None) -> None:
     content = {"format": 1, "spread": spreads[0], "routing": routing}
     content["layers"] = [{"layer": n, "spread": spread} for n, spread in enumerate(spreads)]

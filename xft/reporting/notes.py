@@ -1,6 +1,7 @@
 """Finds out which merges are the best ones, and which scores may be too high."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import inf
 from pathlib import Path
 
 from xft.evaluation.result import read_result
@@ -41,7 +42,8 @@ def best_merges(
 ) -> Iterator[str]:
     """The best of the merges of each mixture that has several, in words.
 
-    A merge counts once, by its first result; on a benchmark, by that on the first data set.
+    A merge counts once, by its first result; on a benchmark, by that on the first data set. Of
+    merges that solve as many problems, the one with the lowest loss is the best.
     chosen_by: one of `CHOICES`. measured: contents of the results of its step. losses: contents of
     the files of losses.
     """
@@ -55,6 +57,7 @@ def best_merges(
                 model = measured[found[row.files[step]]]["model"]
                 merges.setdefault(model["id"] or model["path"], row)
     for merges in (list(group.values()) for group in groups.values() if len(group) > 1):
+        merges.sort(key=lambda row: losses.get(row.validation_loss, {}).get("loss", inf))
         best = merges[best_merge([merge.files[step] for merge in merges], chosen_by)]
         loss = losses.get(best.validation_loss)
         words = f" (loss {loss['loss']:.4f})" if loss else ""
