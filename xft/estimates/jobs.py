@@ -9,6 +9,9 @@ from xft.training.steps import optimizer_steps
 
 LAUNCHES = ("single", "ddp", *SHARDED)
 FP32, BF16 = 4, 2  # bytes of a value
+# What the training with a section changes: the whole mixture, the base or a model of its size, or
+# the shares of the experts in a merged model.
+TRAINED = {"moe_sft": "mixture", "sft": "dense", "heal": "dense", "mixing": "shares"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,11 @@ class Job:
 
     @property
     def is_mixing(self) -> bool:
-        return self.section == "mixing"
+        return TRAINED[self.section] == "shares"
+
+    @property
+    def is_of_mixture(self) -> bool:
+        return TRAINED[self.section] == "mixture"
 
     @property
     def precision(self) -> str:

@@ -132,7 +132,7 @@ def activation_bytes(models: Models, job: Job) -> tuple[int, int]:
 def _learned_rest(models: Models, job: Job) -> bool:
     """Whether anything outside the MLPs learns, for which norms and projections keep inputs."""
     is_frozen = models.is_low_rank and models.moe.train_rest == "frozen"
-    return not (job.is_mixing or (job.section == "moe_sft" and is_frozen))
+    return not (job.is_mixing or (job.is_of_mixture and is_frozen))
 
 
 def _mlp_values(models: Models, job: Job) -> tuple[int, int]:
@@ -141,7 +141,7 @@ def _mlp_values(models: Models, job: Job) -> tuple[int, int]:
     LoRA experts keep their inputs, the base's inner values, and A x of every expert. The
     backward pass of one, which may compute all tokens, computes its inner values again.
     """
-    if job.section != "moe_sft":
+    if not job.is_of_mixture:
         return _plain_values(models, 1)
     if not models.is_low_rank:
         return _plain_values(models, models.moe.num_experts_per_tok)
@@ -209,7 +209,7 @@ def _update_bytes(models: Models, job: Job, learned: int) -> int:
 
 def _largest(models: Models, job: Job, learned: int) -> int:
     """The number of parameters of the largest tensor that learns, at most."""
-    if models.is_low_rank and job.section == "moe_sft" and models.moe.train_rest != "full":
+    if models.is_low_rank and job.is_of_mixture and models.moe.train_rest != "full":
         return learned // len(models.upcycled)
-    table = models.mixture if job.section == "moe_sft" else models.base
+    table = models.mixture if job.is_of_mixture else models.base
     return min(learned, max(map(table.size, table.names)))

@@ -8,11 +8,8 @@ from xft.checkpoints.header import TensorInfo
 from xft.checkpoints.layout import FfnLayer, dense_layers, outside
 from xft.config.sections import MoeConfig
 from xft.conversions.upcycle import chosen_layers, upcycle
+from xft.estimates.jobs import TRAINED
 from xft.estimates.tensors import ModelTable
-
-# What the training with a section changes: the whole mixture, the base or a model of its size, or
-# the shares of the experts in a merged model.
-TRAINED = {"moe_sft": "mixture", "sft": "dense", "heal": "dense", "mixing": "shares"}
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,10 @@ def sample_lengths(data: DataConfig, base: Path) -> Lengths | None:
     if not rows:
         return None
     chosen = [rows[place] for place in spread(len(rows))]
-    encode = Tokenizer.from_file(str(tokenizer)).encode_batch
+    try:
+        encode = Tokenizer.from_file(str(tokenizer)).encode_batch
+    except Exception:  # tokenizers raises no class of its own; the step says what is wrong
+        return None
     texts, added = zip(*(_text(row, data.template) for row in chosen), strict=True)
     found = [len(encoded.ids) for encoded in encode(texts, add_special_tokens=False)]
     return Lengths(np.minimum(np.add(found, added), data.max_length), number)
