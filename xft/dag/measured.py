@@ -30,11 +30,13 @@ def row_lengths(run: Wants) -> Lengths | None:
 
 @cache
 def _lengths(tokens: Wanted) -> Lengths | None:
-    """Of tokens in the store, or else of a sample of their rows."""
-    if is_whole(tokens.entry):
-        return stored_lengths(tokens.place)
+    """Of tokens in the store, or else of a sample of their rows. The steps tell what is wrong."""
     config = tokens.run.config
-    return sample_lengths(config.data, Path(config.base.model))
+    with suppress(UserError, LookupError, OSError):
+        if is_whole(tokens.entry):
+            return stored_lengths(tokens.place)
+        return sample_lengths(config.data, Path(config.base.model))
+    return None
 
 
 def hours_of(entry: Path) -> float | None:
