@@ -51,7 +51,7 @@ with told():
         check_options(sys.argv, workflow.resource_settings.overwrite_resources, RUN)
         if not DEPLOYMENT:
             RUN.require_packages()
-            RUN.check_templates()
+            RUN.check_models()
         RUN.check(workflow.configfiles)
         KEEPS_MERGES = RUN.keeps_merges
     CONFIG = RUN.config if RUN else complete(config)

@@ -61,7 +61,8 @@ FORMS = {
     "array after blanks": ("rows.jsonl", "\n " + json.dumps(ROWS)),
     "packed array": ("rows.json.gz", gzip.compress(json.dumps(ROWS).encode())),
     "CSV": ("rows.csv", "\ufeff" + CSV),
-    "packed CSV": ("rows.CSV.gz", gzip.compress(CSV.encode())),
+    "packed CSV": ("rows.csv.GZ", gzip.compress(CSV.encode())),
+    "CSV after blank lines": ("rows.csv", f"\ufeff\n  \n,,\r\n{CSV}"),
     "Parquet": ("rows.parquet", PARQUET.getvalue()),
     "Parquet without a suffix": ("rows", PARQUET.getvalue()),
 }
@@ -81,10 +82,10 @@ def test_rows_in_every_form(tmp_path, form):
 
 
 def test_a_limit_takes_the_first_rows_and_reads_no_further(tmp_path):
-    path = write(tmp_path / "rows.jsonl", jsonl(ROWS) + "broken")
+    path = write(tmp_path / "rows.jsonl", "bad\n" + jsonl(ROWS) + "broken")
     for limit in (1, 2, 3):
         rows, bad = read_rows(path, "instruction", "response", limit=limit)
-        assert (len(rows), bad) == (limit, [])
+        assert ([row.number for row in rows], len(bad)) == ([2, 3, 4][:limit], 1)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,10 @@ def test_a_limit_takes_the_first_rows_and_reads_no_further(tmp_path):
         ("[" * 100_000, "not valid JSON (it is nested too deeply)"),
         (f'{{"instruction": "i", "response": "{"r" * 10**6}"}}', "longer than 1,000,000 char"),
         (f'{{"x": "{"r" * 2**26}"}}', "not valid JSON (longer than 64 MiB)"),
-        ('{"instruction": "i", "input": [1], "response": "r"}', "column 'input' is not a string"),
+        *(
+            (f'{{"instruction": "i", "input": {json}, "response": "r"}}', "column 'input' is not a")
+            for json in ("[1]", "0", "false", "[]", "{}")
+        ),
     ],
 )
 def test_a_bad_row_is_named_with_its_line_and_fault(tmp_path, row, fault):
@@ -143,6 +147,16 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
 
 def test_a_format_that_is_not_read_is_named_with_those_that_are(tmp_path):
     assert "Parquet (.parquet), not from .TSV.gz." in refusal(tmp_path / "rows.TSV.gz")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.csv.gz"])
+def test_blank_lines_without_end_are_refused_before_all_are_read(tmp_path, monkeypatch, name):
+    """The end of the file is cut off, which would be told if it were read."""
+    path = write(tmp_path / name, gzip.compress(b"\n" * 3 * 10**6)[:-9])
+    assert "FILE holds more than 1,000,000 blank lines in succession" in refusal(path)
+    monkeypatch.setattr("xft.common.files.MOST_BLANK", 2)
+    path = write(tmp_path / "rows.jsonl", jsonl(ROWS, end="\n" * 3))
+    assert len(read_rows(path, "instruction", "response")[0]) == 3
 
 
 READING = """
@@ -227,6 +241,8 @@ NEITHER = (
     "FILE has no column 'instruction' and no column 'response'; its columns are prompt, "
     "completion: set data.instruction_column and data.response_column"
 )
+MAPS = pyarrow.map_(pyarrow.string(), pyarrow.string())
+AS_MAPS = table(["messages"], (pyarrow.scalar([[("role", "user")]], pyarrow.list_(MAPS)),))
 BAD_TABLE = table(COLUMNS, ("i", "r"), ("i", None), ("i", " "), ("i", "s"))
 BAD_ROWS = "FILE, row 2: column 'response' is not a string\nFILE, row 3: column 'response' is empty"
 
@@ -249,10 +265,12 @@ BAD_ROWS = "FILE, row 2: column 'response' is not a string\nFILE, row 3: column 
         ("rows.parquet", table(OTHERS, *[("i", "o")] * 9), NEITHER),
         ("rows.parquet", table([*COLUMNS, "response"], "irs"), "FILE has the column 'response' tw"),
         ("rows.parquet", BAD_TABLE, f"2 bad rows:\n{BAD_ROWS}"),
+        ("rows.parquet", AS_MAPS, "FILE has maps in the column 'messages'"),
+        ("rows.txt", f"{HEAD}\na,b", "FILE does not begin as JSON. If it is CSV, let its name en"),
         ("rows.parquet", DAMAGED, "FILE is not a whole Parquet file: "),
         ("rows.parquet", jsonl(ROWS), "FILE is not a whole Parquet file: "),
     ],
-    ids=range(17),
+    ids=range(19),
 )
 def test_what_is_wrong_with_a_file_is_told_with_its_place(tmp_path, name, content, message):
     assert refusal(write(tmp_path / name, content)).startswith(message)

@@ -16,6 +16,7 @@ from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common import processes
 from xft.common.errors import UserError
 from xft.config.sections import TokensConfig
+from xft.data import disk_array
 from xft.data.contamination import Detector, Fingerprint
 from xft.data.examples import tokenize_rows
 from xft.data.instructions import Row
@@ -159,6 +160,16 @@ def test_few_rows_to_train_on_are_told(tokenizer, rows, capsys):
 
 
 # The artifact
+
+
+def test_an_array_on_the_disk_is_read_in_blocks_to_its_end(monkeypatch):
+    monkeypatch.setattr(disk_array, "BLOCK", 3)
+    stored = disk_array.DiskArray(np.int32)
+    for part in (np.arange(5), np.arange(5, 7)):
+        stored.append(part)
+    for values in (stored, np.arange(7)):
+        blocks = [block.tolist() for block in disk_array.blocks(values)]
+        assert blocks == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 def test_the_artifact_holds_what_is_prepared_in_memory(tiny_llama, tokenizer, rows, tmp_path):

@@ -1,6 +1,8 @@
 """Models that another trainer tuned: which are taken in place of a training, and what follows."""
 
+import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,12 @@ import torch
 from chains import Chain
 from damage import change_json, change_tensors
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from working_folder import wants, write_inputs
 
 import xft  # noqa: F401 (registers the model type)
 from xft.artifacts.artifact import open_artifact
 from xft.common.errors import UserError
+from xft.config.sections import mixture_settings
 
 
 def tuned(source: Path, out: Path) -> Path:
@@ -55,6 +59,11 @@ def spoiled(tensors: dict) -> dict:
     return tensors
 
 
+def unmerged(tensors: dict) -> dict:
+    name = "model.layers.0.mlp.experts.down_proj"
+    return tensors | {f"{name}.lora_A": torch.zeros(2)}
+
+
 def routerless(tensors: dict) -> dict:
     return {name: tensor for name, tensor in tensors.items() if "router" not in name}
 
@@ -65,23 +74,42 @@ def routerless(tensors: dict) -> dict:
         (lambda model, _: change_json(model / "config.json", num_experts=3), "has the shape"),
         (lambda model, _: change_tensors(model, spoiled), "down_proj holds NaN"),
         (lambda model, _: change_tensors(model, routerless), "has no weights for .*router.input"),
+        (lambda model, _: change_tensors(model, unmerged), "lora_A, which nothing reads"),
         (
             lambda model, _: (model / "chat_template.jinja").write_text("{{ messages }}"),
             r"not made of .*: tokenizer \(chat template\) differs",
         ),
         (
             lambda _, base: change_json(base / "config.json", rms_norm_eps=1e-5),
-            "was not made of .*/base: rms_norm_eps differs",
+            "was not made of .*model: rms_norm_eps differs",
         ),
     ],
 )
-def test_what_no_step_can_use_is_refused(call_step, mixture, tiny_llama, tmp_path, change, fault):
-    model = shutil.copytree(mixture, tmp_path / "model")
-    base = shutil.copytree(tiny_llama, tmp_path / "base")
+def test_what_no_step_can_use_is_refused(
+    call_step, mixture, tiny_llama, tmp_path, monkeypatch, change, fault
+):
+    """And told before anything runs, unless values of weights are wrong."""
+    monkeypatch.chdir(tmp_path)
+    write_inputs(tiny_llama)
+    model, base = shutil.copytree(mixture, tmp_path / "mixture"), tmp_path / "model"
     change(model, base)
     with pytest.raises(UserError, match=fault):
         take(call_step, model, base, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    moe = mixture_settings(json.loads((model / "config.json").read_text()))
+    with nullcontext() if "NaN" in fault else pytest.raises(UserError, match=f"moe_sft.*{fault}"):
+        wants(moe_sft={"model": "mixture"}, moe=moe).check_models()
+
+
+def test_another_end_of_texts_is_told(call_step, mixture, tiny_llama, tmp_path):
+    assert "eos_token_id" not in take(call_step, mixture, tiny_llama, tmp_path / "same")
+    model = shutil.copytree(mixture, tmp_path / "model")
+    for file, ends, told in (
+        ("generation_config.json", [1, 7], "is [1] and [1, 7], in the base's [1] and [1]."),
+        ("config.json", 7, "is [7] and [1, 7], in the base's [1] and [1]."),
+    ):
+        change_json(model / file, eos_token_id=ends)
+        assert told in take(call_step, model, tiny_llama, tmp_path / file)
 
 
 def test_weights_beside_low_rank_experts_that_changed_are_told(call_step, tiny_llama, tmp_path):

@@ -102,6 +102,20 @@ def test_other_content_makes_what_is_made_from_it(happens, expected):
     assert new(wants()) == expected
 
 
+def test_a_file_of_rows_stands_for_its_content_and_csv_for_its_format_too():
+    """The ending tells CSV from JSON Lines: the same bytes may be both, with other rows."""
+
+    def content(name: str) -> str:
+        tokens = wants(data={"train": name}).experiment.by_name["tokens"]
+        return tokens.recipe.inputs["data"]
+
+    Path("rows.csv").write_text("instruction,response\na,b\n")
+    shutil.copy("rows.jsonl", "rows")
+    assert content("rows.jsonl") == content("rows") == content_hash(Path("rows"))
+    shutil.copy("rows.csv", "ROWS.CSV")
+    assert content("rows.csv") == content("ROWS.CSV") != content_hash(Path("rows.csv"))
+
+
 def test_a_job_knows_the_file_that_an_override_variable_names(monkeypatch):
     """Its result is not kept if the file changes after the run began."""
     monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", "problems.jsonl")

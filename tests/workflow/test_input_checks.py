@@ -226,11 +226,11 @@ def test_a_chat_template_is_tried_before_the_rows_are_tokenised(config, jinja, r
     config["data"] |= {"template": "chat", "bad_rows": "skip"}
     run, message = WorkflowRun(config), f"^config: the .* of base {fault}.*{ANOTHER}"
     with pytest.raises(UserError, match=message) if fault else nullcontext():
-        run.check_templates()
+        run.check_models()
     Path("base/chat_template.jinja").write_text(REFUSING)
     Path("rows.jsonl").write_text(TURNS)
     with pytest.raises(UserError, match=r"1 bad row:\nrows\.jsonl, line 1: .* of base refuses"):
-        run.check_templates()
+        run.check_models()
 
 
 def test_a_folder_that_is_no_model_is_left_to_its_step(config):

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from xft.common.errors import UserError
 
 MAX_BYTES = 4 * 2**30  # of a file that is read whole, unpacked
+MOST_BLANK = 10**6  # blank lines in succession
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -37,6 +38,11 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def is_packed(path: Path) -> bool:
+    """Whether a file is read as gzip, by its name."""
+    return path.suffix.lower() == ".gz"
+
+
 @contextmanager
 def open_unpacked(path: Path) -> Iterator[BinaryIO]:
     """A regular file for reading, unpacked if its name ends in .gz.
@@ -44,7 +50,7 @@ def open_unpacked(path: Path) -> Iterator[BinaryIO]:
     Raises UserError as `open_regular`, or, while it is read, if it is no whole gzip file.
     """
     with open_regular(path) as file:
-        if path.suffix != ".gz":
+        if not is_packed(path):
             yield file
             return
         try:
@@ -79,7 +85,7 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     with open_unpacked(path) as file:
         check_size(path, os.fstat(file.fileno()).st_size, limit)
         # Of a plain file read(limit) would reserve memory for the whole limit.
-        content = file.read(limit + 1 if path.suffix == ".gz" else -1)
+        content = file.read(limit + 1 if is_packed(path) else -1)
     check_size(path, len(content), limit)
     return content
 
@@ -99,8 +105,10 @@ def read_lines(path: Path, longest: int) -> Iterator[bytes | None]:
     """The lines of a regular file, one by one, unpacked if its name ends in .gz.
 
     None stands for a line of `longest` bytes or more. Raises UserError if all lines have more than
-    MAX_BYTES, or if the file is no whole gzip file.
+    MAX_BYTES, if there are more than MOST_BLANK blank ones in succession, or if the file is no
+    whole gzip file.
     """
+    blank = 0
     with open_unpacked(path) as file:
         while line := file.readline(longest):
             whole = line if len(line) < longest else None
@@ -108,6 +116,11 @@ def read_lines(path: Path, longest: int) -> Iterator[bytes | None]:
                 line = file.readline(longest)
                 check_size(path, file.tell())
             check_size(path, file.tell())
+            blank = blank + 1 if line.isspace() else 0
+            if blank > MOST_BLANK:
+                raise UserError(
+                    f"{path} holds more than {MOST_BLANK:,} blank lines in succession. Remove them"
+                )
             yield whole
 
 

@@ -572,6 +572,11 @@ class XftConfig(ManyRuns, RunConfig):
                 raise ValueError(
                     f"{needed}.model is no training, as {name} needs. Leave out {name}"
                 )
+        if self.moe_sft.model and self.moe.init != "copy" and "moe" not in self.evaluation.models:
+            raise ValueError(
+                f"moe.init = {self.moe.init}: no effect with moe_sft.model, unless "
+                "evaluation.models names moe. Leave out init, or name moe there"
+            )
         if self.merge.select == "validation" and not self.data.validation_rows:
             raise ValueError(
                 "merge.select = validation: there are no validation rows. Set data.validation_rows"

@@ -9,7 +9,7 @@ from xft.artifacts.artifact import TOKENIZER_PATTERNS
 from xft.checkpoints.capacity import check_rank, check_vocabulary, window
 from xft.checkpoints.model_config import read_config
 from xft.common.errors import UserError, naming
-from xft.config.sections import DataConfig, MoeConfig, mixture_settings
+from xft.config.sections import BaseConfig, DataConfig, MoeConfig, mixture_settings
 from xft.data.conversations import Conversation
 from xft.data.instructions import describe
 from xft.data.row_files import read_files
@@ -69,6 +69,18 @@ def check_tuned(folder: Path, moe: MoeConfig | None) -> None:
             f"{folder} is no mixture by section moe. Its config.json says {other}. Set this in "
             "section moe, or name another folder"
         )
+
+
+def check_made_of(model: str, base: BaseConfig) -> None:
+    """Raise UserError unless a tuned model may be one of the base, if that is on this machine.
+
+    Only the values of its weights are not looked at.
+    """
+    folder = find_local(base.model, base.revision, ["config.json", *TOKENIZER_PATTERNS])
+    if folder:
+        from xft.modeling import tuned_elsewhere  # imports torch
+
+        tuned_elsewhere.check_made_of(Path(model), folder)
 
 
 def check_chat_template(model: Path, data: DataConfig) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from xft.artifacts.manifest import json_sha256
+from xft.data.instructions import CSV
 from xft.data.templates import read_template
 from xft.hub.named_sets import NAMED_SETS, unpacked_sha256
 from xft.hub.source import check_model
@@ -20,6 +22,11 @@ class FileContents:
 
     def of_file(self, path: str) -> str:
         return self.memory.of(Path(path), content_hash)
+
+    def of_rows(self, path: str) -> str:
+        """As `of_file`. The same content has other rows as CSV than as JSON Lines."""
+        content = self.of_file(path)
+        return json_sha256(["csv", content]) if CSV.search(path) else content
 
     def of_model(self, folder: str, is_tuned: bool = False) -> dict[str, str]:
         """The hash of each file of a base, or of a model that was tuned elsewhere, by name."""

@@ -71,7 +71,7 @@ class Models(Declared):
         if fetched := self.fetched_rows:
             return {"sources": {"data": fetched}, "flags": {"data": str(fetched.place)}}
         data = self.config.data
-        content = joint_sha256([self.contents.of_file(file) for file in data.files])
+        content = joint_sha256([self.contents.of_rows(file) for file in data.files])
         about = {"contents": {"data": content}, "files": {"data": data.files}}
         return about | {"flags": {"data": data.train}}
 

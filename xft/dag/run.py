@@ -11,7 +11,7 @@ from pathlib import Path
 from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.artifacts.overlap import overlap
-from xft.common.errors import UserError
+from xft.common.errors import UserError, naming
 from xft.common.optional import require
 from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD, is_results_folder
 from xft.config.runs import find_runs
@@ -19,7 +19,7 @@ from xft.config.sections import named_paths
 from xft.config.steps import STEPS
 from xft.config.text import as_yaml
 from xft.config.validation import complete, valid_sections
-from xft.dag.base_fit import check_chat_template
+from xft.dag.base_fit import check_chat_template, check_made_of
 from xft.dag.contents import FileContents
 from xft.dag.experiment import RUNS_TABLE, Experiment
 from xft.dag.input_checks import check_all_files, faults_of_files
@@ -99,13 +99,18 @@ class WorkflowRun:
         for choice in dict.fromkeys(choice for part in self.to_make for choice in _choices(part)):
             require(choice)
 
-    def check_templates(self) -> None:
-        """Raise UserError if rows cannot be tokenised with the chat template of a local model."""
+    def check_models(self) -> None:
+        """Raise UserError if rows cannot be tokenised with the chat template of a local model, or
+        if a model that was tuned elsewhere cannot be one of the base.
+        """
         for part in self.to_make:
             base, data = part.run.config.base, part.run.config.data
             is_here = Path(base.model).is_dir() and not data.revision
             if part.rule == "tokens" and data.template == CHAT and is_here:
                 check_chat_template(Path(base.model), data)
+            if "tuned_from" in part.flags:
+                with naming(f"config: {Path(part.name).name}.model"):
+                    check_made_of(part.flags["model"], base)
 
     def folders(self) -> list[Path]:
         """The files and folders that jobs read and write, also through links."""

@@ -51,5 +51,13 @@ def generation_settings(folder: Path, config: dict) -> dict:
     return GenerationConfig.from_model_config(config).to_diff_dict()
 
 
+def stated_ends(folder: Path) -> list[list[int]]:
+    """The ids of EOS in a model's config.json, and in its generation config."""
+    config = read_json(folder / "config.json")
+    config = config.get("base_config", {}) | config
+    settings = generation_settings(folder, config)
+    return [_listed(stated.get("eos_token_id")) for stated in (config, settings)]
+
+
 def _listed(ids: int | list[int] | None) -> list[int]:
     return ids if isinstance(ids, list) else [] if ids is None else [ids]

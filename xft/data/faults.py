@@ -7,7 +7,7 @@ HALF_PAIR = "holds half of a surrogate pair, which is not a character"
 
 
 def fault_of_object(value: object) -> str | None:
-    """The fault of a value of `instructions.json_values`, if it is not an object."""
+    """The fault of a value of a file of rows, if it is not an object."""
     if isinstance(value, ValueError):
         return f"not valid JSON ({value})"
     return None if isinstance(value, dict) else "not a JSON object"

@@ -22,7 +22,8 @@ VALUE_BYTES = 100  # of memory that a value of a Parquet file takes beside its t
 PARQUET_MAGIC = b"PAR1"
 HEAD = 4096  # bytes that show a file's format
 INPUT = "input"  # in the form of Alpaca, the text that an instruction is about
-CSV = re.compile(r"\.csv(\.gz)?$", re.I)
+CSV = re.compile(r"\.csv(\.gz)?$", re.I)  # the names of files whose content is read as CSV
+JSON = re.compile(r"\.(jsonl?|ndjson)(\.gz)?$", re.I)
 NOT_READ = re.compile(r"\.(tsv|xlsx?|arrow|feather|zip|zst|bz2|xz|parquet\.gz)(\.gz)?$", re.I)
 
 
@@ -122,19 +123,28 @@ def check_format(name: str) -> None:
 def _values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, object]]:
     """Each row's number, its place (for messages) and its value; for a bad JSON line, the error."""
     check_format(str(path))
-    if _head(path).startswith(PARQUET_MAGIC) or path.suffix == ".parquet":
+    head = _head(path)
+    if head.startswith(PARQUET_MAGIC) or path.suffix.lower() == ".parquet":
         return _parquet_values(path, columns)
-    return _csv_values(path, columns) if CSV.search(path.name) else json_values(path)
+    if CSV.search(path.name):
+        return _csv_values(path, columns)
+    if head[:1] not in b"{[" and not JSON.search(path.name):
+        raise UserError(
+            f"{path} does not begin as JSON. If it is CSV, let its name end in .csv; if it is JSON "
+            "Lines with a fault, in .jsonl"
+        )
+    return _json_values(path)
 
 
 def _head(path: Path) -> bytes:
+    """The first bytes of a file, without a BOM and blanks in front."""
     with open_unpacked(path) as file:
-        return file.read(HEAD)
+        return file.read(HEAD).removeprefix(BOM_UTF8).lstrip()
 
 
 def is_array(path: Path) -> bool:
     """Whether a file of rows holds a JSON array, by its first bytes."""
-    return _head(path).removeprefix(BOM_UTF8).lstrip().startswith(b"[")
+    return _head(path).startswith(b"[")
 
 
 def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, object]]:
@@ -144,11 +154,17 @@ def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, 
 
     try:
         metadata = parquet.read_metadata(path)
-        names = metadata.schema.to_arrow_schema().names
+        schema = metadata.schema.to_arrow_schema()
+        names = schema.names
         _check_columns(path, columns, names)
         wanted = dict.fromkeys([*columns.values(), *FORMS, INPUT])
         read = [column for column in wanted if column in names]
         _check_once(path, read, names)
+        if maps := [column for column in read if "map<" in str(schema.field(column).type)]:
+            raise UserError(
+                f"{path} has maps in the column {maps[0]!r}, which are not read. Write objects "
+                "(structs) in their place, or JSON Lines"
+            )
         chunks = [
             chunk
             for group in map(metadata.row_group, range(metadata.num_row_groups))
@@ -171,11 +187,13 @@ def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, 
 
 
 def _csv_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, object]]:
-    """As `_values`. The first line names the columns, and every value is a text."""
+    """As `_values`. The first line that is not blank names the columns. All values are texts."""
     csv.field_size_limit(MAX_LINE)
     reader = csv.DictReader(_lines(path), strict=True)
     try:
-        if names := reader.fieldnames:
+        while (names := reader.fieldnames) is not None and not "".join(names).strip():
+            reader.fieldnames = None  # blank lines may be in front of the names
+        if names:
             _check_columns(path, columns, names)
             _check_once(path, names, names)
         for number, value in enumerate(reader, 1):
@@ -209,7 +227,7 @@ def _text_bytes(array) -> int:
     return array.nbytes
 
 
-def json_values(path: Path) -> Iterator[tuple[int, str, object]]:
+def _json_values(path: Path) -> Iterator[tuple[int, str, object]]:
     """Each value of a JSONL file or a JSON array: its number, its place (for messages), the value.
 
     For a line that is not valid JSON, or an object with a key twice, the error is the value. Raises
@@ -270,7 +288,7 @@ def _row(
     if fault := _fault(value, columns):
         return fault
     instruction, response = (value[name] for name in columns.values())
-    if more := _input(value, columns):
+    if (more := _input(value, columns)) is not None:
         instruction = f"{instruction}\n\n{more}"
     row = Row(instruction, response, number)
     return _fault_of_size(row) or row
@@ -293,14 +311,14 @@ def _fault(value: dict, columns: dict[str, str]) -> str | None:
             return f"no column {column!r} (columns: {held}; set data.{key})"
         if fault := fault_of_text(value[column]):
             return f"column {column!r} {fault}"
-    fault = (more := _input(value, columns)) and fault_of_text(more)
+    fault = (more := _input(value, columns)) is not None and fault_of_text(more)
     return f"column {INPUT!r} {fault}" if fault else None
 
 
 def _input(value: dict, columns: dict[str, str]) -> object:
-    """What an instruction is about, in the form of Alpaca; None or "" if there is nothing."""
+    """What an instruction is about, in the form of Alpaca; None if there is nothing."""
     more = None if INPUT in columns.values() else value.get(INPUT)
-    return more.strip() and more if isinstance(more, str) else more
+    return None if isinstance(more, str) and not more.strip() else more
 
 
 def _fault_of_size(row: AnyRow) -> str | None:

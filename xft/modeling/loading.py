@@ -14,11 +14,14 @@ from xft.common.errors import UserError
 from xft.modeling.configuration import XftConfig
 
 
-def load_whole(model_class: type, folder: Path | None, **options) -> PreTrainedModel:
+def load_whole(
+    model_class: type, folder: Path | None, reads_all: bool = False, **options
+) -> PreTrainedModel:
     """`model_class.from_pretrained(folder, **options)`, offline.
 
-    Raises UserError if a weight is missing, for which transformers would draw random values; if the
-    weights do not fit the config; or if a weight in a folder is NaN or infinite.
+    reads_all: whether the model must read all weights. Raises UserError if a weight is missing, for
+    which transformers would draw random values; if the weights do not fit the config; or if a
+    weight in a folder is NaN or infinite.
     """
     place = folder or "the model"
     if folder is not None:
@@ -33,7 +36,7 @@ def load_whole(model_class: type, folder: Path | None, **options) -> PreTrainedM
             output_loading_info=True,
             **options,
         )
-    _check_report(model, report, place)
+    _check_report(model, report, place, reads_all)
     if folder is not None:
         for name, parameter in model.named_parameters():
             if not parameter.is_meta:
@@ -41,9 +44,12 @@ def load_whole(model_class: type, folder: Path | None, **options) -> PreTrainedM
     return model
 
 
-def check_fit(folder: Path) -> None:
-    """Raise UserError if a model's config.json contradicts its weights. No values are read."""
-    load_whole(AutoModelForCausalLM, folder, device_map="meta")
+def check_fit(folder: Path, reads_all: bool = False) -> None:
+    """Raise UserError if a model's config.json contradicts its weights. No values are read.
+
+    reads_all: as for `load_whole`.
+    """
+    load_whole(AutoModelForCausalLM, folder, reads_all, device_map="meta")
 
 
 def check_loadable(config: dict) -> None:
@@ -97,7 +103,7 @@ def _check_files(folder: Path) -> None:
         )
 
 
-def _check_report(model: PreTrainedModel, report: dict, place: Path | str) -> None:
+def _check_report(model: PreTrainedModel, report: dict, place: Path | str, reads_all: bool) -> None:
     """Raise UserError if transformers reports weights that do not fit the config."""
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{place} is incomplete: it has no weights for {', '.join(missing[:5])}")
@@ -113,4 +119,9 @@ def _check_report(model: PreTrainedModel, report: dict, place: Path | str) -> No
             raise UserError(
                 f"{place} holds {name}, but its config.json says num_hidden_layers = {layers}. "
                 "One of the two belongs to another model"
+            )
+        if reads_all:
+            raise UserError(
+                f"{place} holds {name}, which nothing reads. Merge it into the weights; or load "
+                "the model with transformers and save it, which leaves it out"
             )

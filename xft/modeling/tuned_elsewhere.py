@@ -4,10 +4,12 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
+from xft.checkpoints.model_config import read_config
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.config.sections import mixture_settings
+from xft.data.endings import GENERATION_CONFIG, stated_ends
 from xft.data.tokenizers import tokenizer_identity
 from xft.modeling.loading import check_fit, loading
 
@@ -19,31 +21,46 @@ ASIDE |= {"bos_token_id", "eos_token_id", "pad_token_id"}
 def check_tuned(folder: Path, base: Checkpoint) -> str:
     """The kind of a tuned model, moe_sft or sft. Raises UserError unless it was made of the base.
 
-    The architecture and the tokenizer must be the base's, and the weights whole and finite. Weights
-    beside LoRA experts that are not the base's are told if no tuning should have changed them.
+    It must pass `check_made_of`, and its weights be finite. Another EOS is told, and weights beside
+    LoRA experts that are not the base's, if no tuning should have changed them.
     """
+    check_made_of(folder, base.folder)
     model = Checkpoint(folder)
-    own, theirs = _described(model), _described(base)
-    if different := sorted(name for name in own | theirs if own.get(name) != theirs.get(name)):
-        raise UserError(
-            f"{folder} was not made of {base.folder}: {', '.join(different)} differs. Name its own "
-            "base. If only the tokenizer differs, save the base's into the folder"
-        )
-    check_fit(folder)
     for name in model.names:
         model.get_finite(name)
+    own, theirs = (" and ".join(map(str, stated_ends(place))) for place in (folder, base.folder))
+    if own != theirs:
+        say(
+            f"WARNING: eos_token_id in config.json and {GENERATION_CONFIG} is {own}, in the base's "
+            f"{theirs}. Evaluations end texts at the tokens of {GENERATION_CONFIG}: correct them "
+            "if the tuning had others"
+        )
     if changed := _changed(model, base):
         say(f"{len(changed)} weights that should be the base's differ: {', '.join(changed[:3])}")
     return "moe_sft" if "base_config" in model.config else "sft"
 
 
-def _described(checkpoint: Checkpoint) -> dict:
+def check_made_of(folder: Path, base: Path) -> None:
+    """Raise UserError unless a tuned model may be one of the base, by all but its weights' values.
+
+    The architecture and the tokenizer must be the base's, and the weights those of its config.json.
+    """
+    own, theirs = _described(folder), _described(base)
+    if different := sorted(name for name in own | theirs if own.get(name) != theirs.get(name)):
+        raise UserError(
+            f"{folder} was not made of {base}: {', '.join(different)} differs. Name its own base. "
+            "If only the tokenizer differs, save the base's into the folder"
+        )
+    check_fit(folder, reads_all=True)
+
+
+def _described(folder: Path) -> dict:
     """The architecture's settings as transformers reads them, and the parts of the tokenizer."""
-    with loading(checkpoint.folder):
-        config = checkpoint.config.get("base_config", checkpoint.config)
-        settings = AutoConfig.for_model(**config).to_dict()
+    config = read_config(folder / "config.json")
+    with loading(folder):
+        settings = AutoConfig.for_model(**config.get("base_config", config)).to_dict()
     known = {key: settings[key] for key in settings.keys() - ASIDE}
-    parts = tokenizer_identity(checkpoint.folder).items()
+    parts = tokenizer_identity(folder).items()
     return known | {f"tokenizer ({name})": value for name, value in parts}
 
 
