@@ -19,7 +19,7 @@ SPREAD = -p no:randomly --numprocesses $(WORKERS) --dist loadfile --no-loadscope
 run: .venv/installed
 	@echo "The demonstration takes about 3 minutes on two cores of an Intel Xeon; what is made stays."
 	snakemake --cores all
-	@echo "Next: write mine.yaml for your own model (README.md). Hours: xft plan --config mine.yaml"
+	@echo "Its cost: .venv/bin/xft plan --config config.yaml. Next: mine.yaml for your model (README.md)"
 	@echo "    .venv/bin/snakemake --cores all --configfile mine.yaml"
 
 test: .venv/installed-dev lint

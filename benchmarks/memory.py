@@ -1,11 +1,12 @@
 """Compares the memory that `xft.tools.plan` expects with that of trainings on the CPU.
 
 It runs some optimiser steps of steps 2 and 6 for several precisions, each in its own process. The
-rows fill the window, except one per batch, so that there is padding. The measured memory is the
-peak of RssAnon of the whole process: the training, the libraries, and freed memory that malloc
-keeps. The planned memory is the number that the plan prints.
+rows fill the window, except one per batch, so that there is padding; with --data they are those of
+a file, padded and packed. The measured memory is the peak of RssAnon of the whole process: the
+training, the libraries, and freed memory that malloc keeps. The planned memory is the number that
+the plan prints: expected, and at most.
 
-Usage: python -m benchmarks.memory [MODEL] [--rows N] [--length N] [--steps N]
+Usage: python -m benchmarks.memory [MODEL] [--rows N] [--length N] [--steps N] [--data FILE]
 """
 
 import argparse
@@ -24,11 +25,13 @@ from benchmarks.timing import markdown_table
 from workflow_scripts import base, ffn, moe, weighted_init
 from xft.cli import running
 from xft.cli.flags import to_flags
-from xft.config.sections import MoeConfig
+from xft.config.sections import DataConfig, MoeConfig
 from xft.config.validation import complete
 from xft.estimates.jobs import configured_job
+from xft.estimates.lengths import Lengths
 from xft.estimates.memory import training_memory
 from xft.estimates.parameters import Models
+from xft.estimates.rows import sample_lengths
 from xft.estimates.tensors import read_table
 
 EMBEDDED = Path(__file__).parents[1] / "resources" / "base"
@@ -42,6 +45,12 @@ CASES = (
     ("moe_sft", {"precision": "bf16_pure", "optim": "adafactor"}),
     *(("mixing", {"precision": name}) for name in ("fp32", "bf16", "bf16_pure")),
 )
+# The same for rows of a file.
+CASES_OF_ROWS = tuple(
+    (section, {"precision": "fp32", "batching": batching})
+    for section in ("moe_sft", "mixing")
+    for batching in ("padded", "by_length", "packed")
+)
 # Of each section the step and its inputs.
 STEP_OF = {
     "moe_sft": ("moe_sft", ["moe"]),
@@ -50,11 +59,14 @@ STEP_OF = {
 # Without the second, DeepSpeed warns that it chose it.
 ENVIRONMENT = running.ENVIRONMENT | {"DS_ACCELERATOR": "cpu"}
 MIB = 2**20
+NO_DATA = {"train": "x", "response_column": "response"}  # rows that fill the window
 
 
 class Batch(NamedTuple):
     rows: int
     length: int
+    steps: int = STEPS
+    data: dict = NO_DATA
 
 
 def main() -> None:
@@ -67,34 +79,47 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32, help="Rows in a batch. Default: 32.")
     parser.add_argument("--length", type=int, default=384, help="Tokens in a row. Default: 384.")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"Default: {STEPS}.")
+    parser.add_argument("--data", type=Path, help="A file of rows, with --response-column.")
+    parser.add_argument("--response-column", default="response", help="Default: response.")
     args = parser.parse_args()
     os.environ |= ENVIRONMENT  # the processes inherit it
-    batch = Batch(args.rows, args.length)
+    data = NO_DATA | {"response_column": args.response_column}
+    data |= {"train": str(args.data)} if args.data else {}
+    batch = Batch(args.rows, args.length, args.steps, data)
+    lengths = None
+    if args.data:
+        lengths = sample_lengths(DataConfig(**data, max_length=args.length), args.model)
+        print(f"rows have {lengths.tokens.mean():.0f} tokens on average")
     models = models_of(args.model)
     print(f"{models.moe_total:,} parameters, {batch.rows} rows of {batch.length}")
     with tempfile.TemporaryDirectory() as name:
         folder = make_artifacts(args.model, Path(name), batch)
         rows = [
-            row(*case, planned(models, batch, *case), measured(folder, batch, *case, args.steps))
-            for case in CASES
+            row(*case, planned(models, batch, lengths, *case), measured(folder, batch, *case))
+            for case in (CASES_OF_ROWS if args.data else CASES)
         ]
-    print(markdown_table(("training", "planned MiB", "measured MiB", "ratio"), rows))
+    head = ("training", "expected MiB", "at most MiB", "measured MiB", "expected / measured")
+    print(markdown_table(head, rows))
 
 
-def row(section: str, keys: dict, plan: int, peak: int) -> tuple[str, ...]:
-    sizes = f"{plan / MIB:.0f}", f"{peak / MIB:.0f}"
-    return f"{section} {to_flags(keys)}", *sizes, f"{plan / peak:.2f}"
+def row(section: str, keys: dict, plans: list[int], peak: int) -> tuple[str, ...]:
+    sizes = (f"{size / MIB:.0f}" for size in (*plans, peak))
+    return f"{section} {to_flags(keys)}", *sizes, f"{plans[0] / peak:.2f}"
 
 
 def models_of(model: Path) -> Models:
     return Models(read_table(model), MoeConfig(**EXPERTS))
 
 
-def planned(models: Models, batch: Batch, section: str, keys: dict) -> int:
-    """The planned bytes of a training's process."""
+def planned(
+    models: Models, batch: Batch, lengths: Lengths | None, section: str, keys: dict
+) -> list[int]:
+    """The planned bytes of a training's process: expected, and at most."""
     sections = {"base": {"model": "x"}, "data": {"train": "x", "max_length": batch.length}}
     sections[section] = keys | {"per_device_train_batch_size": batch.rows}
-    return training_memory(models, configured_job(complete(sections), section)).peak
+    sections[section]["max_steps"] = batch.steps
+    job = configured_job(complete(sections), section)
+    return [training_memory(models, each).peak for each in (job.with_rows(lengths), job)]
 
 
 def make_artifacts(model: Path, folder: Path, batch: Batch) -> Path:
@@ -110,11 +135,13 @@ def make_artifacts(model: Path, folder: Path, batch: Batch) -> Path:
     return folder
 
 
-def measured(folder: Path, batch: Batch, section: str, keys: dict, steps: int = STEPS) -> int:
+def measured(folder: Path, batch: Batch, section: str, keys: dict) -> int:
     """The peak of a training's process, in bytes."""
     step, inputs = STEP_OF[section]
     flags = {name: folder / name for name in inputs} | keys
-    flags |= {"data": folder / "rows.jsonl", "max_steps": steps, "deduplicate": "none"}
+    rows = folder / "rows.jsonl" if batch.data == NO_DATA else batch.data["train"]
+    flags |= {"data": rows, "response_column": batch.data["response_column"]}
+    flags |= {"max_steps": batch.steps, "deduplicate": "none"}
     flags |= {"max_length": batch.length, "per_device_train_batch_size": batch.rows}
     with tempfile.TemporaryDirectory(dir=folder) as out:
         words = shlex.split(to_flags(flags | {"out": Path(out, step)}))

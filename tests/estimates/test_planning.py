@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from weakref import WeakSet
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,8 +19,9 @@ from transformers import AutoModelForCausalLM
 
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
-from xft.config.runs import overlaid
+from xft.config.runs import find_runs, overlaid
 from xft.config.sections import EvaluationConfig, HealConfig, MoeConfig, MoeSftConfig, SftConfig
+from xft.config.steps import TRAINING_SECTIONS
 from xft.config.training import MixingTraining
 from xft.config.validation import complete
 from xft.conversions.upcycle import upcycled_config
@@ -27,6 +29,7 @@ from xft.estimates import disk
 from xft.estimates.advice import advice, fits, ways
 from xft.estimates.flops import tuning_ratio
 from xft.estimates.jobs import Job
+from xft.estimates.lengths import Lengths
 from xft.estimates.memory import RUNTIME, activation_bytes, training_memory
 from xft.estimates.parameters import Models
 from xft.estimates.processors import GPUS, Processor
@@ -232,6 +235,51 @@ def test_problems_are_counted(tmp_path):
     assert count_problems(EvaluationConfig(datasets=["nowhere.jsonl"])) is None
 
 
+# Rows as they are
+
+
+@pytest.mark.parametrize("section", TRAINING_SECTIONS.values())
+def test_rows_of_a_third_of_the_window_are_planned_like_those_of_such_a_window(section, deepseek):
+    """And half of the rows in a batch of two is padding, unless they are packed. Every training of
+    a step has a plan; another one has none.
+    """
+    keys = {"max_steps": 20, "per_device_train_batch_size": 2}
+    expected = job(section, length=1200, **keys).with_rows(Lengths(np.full(50, 400), 640))
+    of_window = job(section, length=400, **keys)
+    assert training_memory(deepseek, expected) == training_memory(deepseek, of_window)
+    assert training_work(deepseek, expected, 640) == training_work(deepseek, of_window, None)
+    uneven = Lengths(np.tile([100, 1100], 50), None)
+    for batching, mean in (("padded", 850), ("by_length", 600), ("packed", 600)):
+        made = job(section, length=1200, batching=batching, **keys).with_rows(uneven)
+        tokens = training_work(deepseek, made, None).tokens / (20 * 2 * 32)
+        assert (tokens, made.tokens) == (pytest.approx(mean, rel=0.04), 2200)
+    with pytest.raises(KeyError, match="distilling"):
+        deepseek.trained("distilling")
+
+
+def test_the_plan_of_what_ran_has_no_unknown_figures(finished, monkeypatch, capsys):
+    """The hours are those that its jobs took. Another training takes as long in proportion.
+
+    A job's costs have the memory that was expected by a sample of rows, before there were tokens.
+    """
+    monkeypatch.chdir(finished.folder)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    config = overlaid(yaml.safe_load(Path("config.yaml").read_text()), finished.overlay)
+    write_config(config)
+    plan.main([*MINE, "--details"])
+    text = capsys.readouterr().out
+    assert "?" not in text and "at most: tokens" in text
+    costs = [json.loads(file.read_text()) for file in Path("store").glob("*/*/costs.json")]
+    minutes = sum(attempt["seconds"] for cost in costs for attempt in cost["attempts"]) / 60
+    assert f"Time: {max(minutes, 1):.0f} minutes, for all" in text
+    cost = json.loads(Path("results/costs/moe_sft.costs.json").read_text())
+    hours = cost["attempts"][0]["seconds"] / 3600
+    assert cost["expected"]["memory_gib"] == round(planned().peak("moe_sft", True) / 2**30, 3)
+    assert planned().training_hours("moe_sft", True) == pytest.approx(hours)
+    write_config(overlaid(config, {"moe_sft": {"max_steps": 30}}))
+    assert planned().training_hours("moe_sft", True) == pytest.approx(10 * hours, rel=0.05)
+
+
 # Memory
 
 
@@ -340,7 +388,8 @@ def test_changes_make_a_model_of_1_5b_fit(tmp_path, sections, gpu, told, absent)
 
     def plan_of(sections: dict) -> Plan:
         config = complete({"base": {"model": "x"}, "data": {"train": "x"}} | sections)
-        return Plan(config, Models(base, config.moe), 10_000, gpu, processor)
+        models, trainings = Models(base, config.moe), ("moe_sft", "sft", "mixing")
+        return Plan(config, models, 10_000, gpu, processor, None, trainings)
 
     found = list(ways(plan_of(sections), "moe_sft"))
     assert found and absent not in str([changes for changes, _ in found])
@@ -371,6 +420,9 @@ def project(tmp_path, tiny_llama, monkeypatch):
     return tmp_path
 
 
+MINE = ["--config", "mine.yaml"]
+
+
 def write_config(config: dict) -> None:
     Path("mine.yaml").write_text(yaml.safe_dump(config))
 
@@ -379,9 +431,15 @@ def change_config(**changes) -> None:
     write_config(yaml.safe_load(Path("mine.yaml").read_text()) | changes)
 
 
-def planned(*words: str):
-    args = plan._parser().parse_args(["--config", "mine.yaml", *words])
-    return plan.planner(args)(complete(yaml.safe_load(Path("mine.yaml").read_text())))
+def planned(*words: str) -> Plan:
+    args = plan._parser().parse_args([*words, "--config", *MINE[1:]])
+    return plan_of(args)
+
+
+def plan_of(args) -> Plan:
+    values = plan.read_overlaid(args.config)
+    experiment = plan.find_experiment(complete(*values), find_runs(*values))
+    return plan.planner(args, experiment)(experiment.config)
 
 
 def test_plans_and_rules_need_neither_torch_nor_transformers(project):
@@ -390,7 +448,7 @@ def test_plans_and_rules_need_neither_torch_nor_transformers(project):
         "from xft.tools import plan\n"
         "from pathlib import Path\n"
         "from xft.estimates.resources import Requests\n"
-        "plan.main(['--config', 'mine.yaml', '--gpu', 'h100', '--gpus', '2'])\n"
+        "plan.main(['--config', 'mine.yaml', '--gpu', 'h100', '--gpus', '2', '--details'])\n"
         "config = plan.complete(*plan.read_overlaid([Path('mine.yaml')]))\n"
         "asked = Requests(config, Path(config.base.model))\n"
         "assert asked.models and asked.training('moe_sft') and asked.evaluation('base')\n"
@@ -401,7 +459,7 @@ def test_plans_and_rules_need_neither_torch_nor_transformers(project):
     for part in ("dense ", "Work", "evaluation of base", "Memory", "Disk", "an h100 has 79.6 GiB"):
         assert part in text
     assert max(map(len, text.splitlines())) <= 110
-    assert re.search(r"moe_sft, zero3( +[1-9]\d* [KM]iB)+ +2.\d GiB\n", text)
+    assert re.search(r"moe_sft, zero3( +[1-9]\d* [KM]iB)+( +2.\d GiB)+\n", text)
     assert not re.search(r" 0(\.0)? [KMG]", text)
 
 
@@ -420,10 +478,11 @@ def test_the_gpu_of_this_machine_is_found(project, monkeypatch):
 
 
 def test_hours_on_a_cpu_need_a_speed(project, capsys):
-    plan.main(["--config", "mine.yaml"])
-    assert re.search(
-        r"moe_sft .* \?\n(.*\n)*.*: the speed .* give with --flops\n", capsys.readouterr().out
-    )
+    plan.main(MINE)
+    lines = capsys.readouterr().out.splitlines()
+    words = [line.split()[0] for line in lines]
+    assert words == ["Fits", "Time:", "Slowest", "Disk:", "Everything"]
+    assert "yes. moe_sft needs " in lines[0] and "? It depends on the speed" in lines[1]
     made = planned("--flops", "1e6")
     work = made.work("moe_sft")
     assert made.training_hours("moe_sft") == work.flops / 1e6 / 3600
@@ -434,8 +493,8 @@ def test_hours_on_a_cpu_need_a_speed(project, capsys):
 def test_a_plan_says_what_the_rows_are_too_few_for(project, capsys):
     change_config(moe_sft={"warmup_steps": 99})
     with pytest.raises(UserError, match="moe_sft, with at most 3 rows: warmup_steps = 99"):
-        plan.main(["--config", "mine.yaml"])
-    assert "Memory" in capsys.readouterr().out
+        plan.main(MINE)
+    assert "Fits" in capsys.readouterr().out
 
 
 def test_each_file_lies_over_the_one_before(project, capsys):
@@ -443,30 +502,24 @@ def test_each_file_lies_over_the_one_before(project, capsys):
     assert planned().models.moe == MoeConfig()  # the demonstration's lies under no other
     Path("more.yaml").write_text("moe: {num_experts: 4, num_experts_per_tok: 3}\n")
     Path("fewer.yaml").write_text("moe: {num_experts_per_tok: 2}\nseeds: [1, 2]\n")
-    plan.main(["--config", "mine.yaml", "more.yaml", "fewer.yaml"])
+    plan.main([*MINE, "more.yaml", "fewer.yaml", "--details"])
     text = capsys.readouterr().out
     assert "All jobs of 2 runs;" in text
     change_config(moe={"num_experts": 4, "num_experts_per_tok": 2})
     assert summary(planned())[1] in text
 
 
-def test_a_mixture_that_cannot_be_merged_has_no_later_steps(project, capsys):
-    change_config(moe={"shared_expert": False}, evaluation={"models": ["base"]})
-    plan.main(["--config", "mine.yaml", "--gpu", "h100"])
-    text = capsys.readouterr().out
-    assert not re.search(r"^ *(mixing|ffn) ", text, re.MULTILINE)
-
-
 @pytest.mark.parametrize(("keep", "dense", "best"), [("all", 4, 0), ("none", 0, 0), ("best", 4, 2)])
 def test_what_runs_share_counts_once(project, capsys, keep, dense, best):
     variants = {"xft": {}, "stock": {"merge": {"method": "model_stock"}}}
     change_config(seeds=[42, 43], merge={"keep": keep}, variants=variants)
-    plan.main(["--config", "mine.yaml", "--gpu", "h100"])
+    plan.main([*MINE, "--gpu", "h100", "--details"])
     table = capsys.readouterr().out.partition("All jobs of 4 runs;")[2]
     rows = [line.split() for line in table.splitlines() if re.match(r"  \w+ +\d", line)]
     jobs = {rule: int(number) for rule, number, *_ in rows}
     expected = {"base": 1, "tokens": 1, "moe_sft": 2, "weighted_trained": 2, "dense": 4}
     assert {rule: jobs[rule] for rule in expected} == expected
+    assert "contamination" not in jobs  # the rows are cleaned of all problems
     assert jobs.get("best", 0) == best
     assert jobs.pop("all") == sum(jobs.values())
     stored = planned().models.base.nbytes / 1e3
@@ -546,7 +599,7 @@ def test_recipes_headers_hold_the_plans_figures(name, repository, tmp_path, monk
     (tmp_path / "config.json").write_text(json.dumps(base_config(base)))
     words += [f"--model-config={tmp_path / 'config.json'}", "--config", *files]
     args = plan._parser().parse_args(words)
-    made = plan.planner(args)(complete(*plan.read_overlaid(args.config)))
+    made = plan_of(args)
     lines = summary(made)
     assert lines[0] == f"dense {BASES[base][2]:,} parameters"
     assert "".join(f"#   {line}\n" for line in lines) in text

@@ -148,12 +148,15 @@ def test_a_run_shows_in_its_own_report_what_its_jobs_cost(finished):
     place = finished.results / "costs"
     files = {str(file.relative_to(place)): file for file in place.rglob("*.json")}
     for name in ("moe_sft", "dense/lam~0.75", "eval/base/problems"):
-        (attempt,) = json.loads(files[f"{name}.costs.json"].read_text())["attempts"]
-        assert f"{name}{attempt['seconds']:,.0f}{attempt['memory_mb']:,.0f}" in page.text
+        costs = json.loads(files[f"{name}.costs.json"].read_text())
+        (attempt,) = costs["attempts"]
+        memory = [part["memory_gib"] for part in (attempt, costs["expected"], costs["asked"])]
+        cells = f"{attempt['seconds']:,.0f}" + "".join(f"{size:.2f}" for size in memory if size)
+        assert f"{name}{cells}" in page.text
 
 
 def add_job(folder, name: str, attempts: list[tuple], kind="", **inputs: str) -> str:
-    """Write the manifest and the costs of a job. The id of its artifact."""
+    """Write the manifest and the costs of a job, as older versions did. The id of its artifact."""
     manifest = Manifest(kind or name, {"f": {"size": 0, "sha256": "0" * 64}}, inputs=inputs)
     manifest_path(folder / name).write_text(manifest.to_json())
     names = "seconds", "processor_seconds", "memory_mb"
@@ -178,7 +181,7 @@ def test_costs_are_those_of_all_attempts_and_of_all_jobs_before(tmp_path):
             tmp_path, f"eval/{model}/own.json", [(300, 1, 1)], "eval", model=about["model"]["id"]
         )
     text = write_report(tmp_path).text
-    cells = "sft (in 3 parts)", 180, 300, 400, 10, 100
+    cells = "sft (in 3 parts)", 180, 0.29, 0.37, 10, 100  # 300 MiB, and 400 million bytes
     assert "".join(map(str, cells)) in text
     assert "all jobs that a model depends on: sft 10.0 minutes, moe_sft 45.0 minutes." in text
     assert "took 10.0 minutes, and with 160 problems it would take about 80.0 minutes." in text

@@ -18,7 +18,7 @@ def check(model, folder, batch, monkeypatch):
     models = memory.models_of(model)
     memory.make_artifacts(model, folder, batch)
     for case in memory.CASES:
-        planned = memory.planned(models, batch, *case)
+        planned, _ = memory.planned(models, batch, None, *case)
         found = memory.measured(folder, batch, *case)
         assert planned == pytest.approx(found, rel=TOLERANCE), case
 

@@ -126,9 +126,9 @@ def test_all_attempts_of_a_job_are_measured_until_it_is_made():
     wait_until(lambda: not worker(entry))
     assert run(command(entry)).returncode == 0
     failed, killed, last = json.loads((entry / COSTS_FILE).read_text())["attempts"]
-    assert failed["seconds"] >= 0.3 <= failed["processor_seconds"] and failed["memory_mb"] > 95
-    assert last["memory_mb"] < 95 and last["processor_seconds"] < failed["processor_seconds"]
-    assert killed["processor_seconds"] is None is killed["memory_mb"] and killed["seconds"] >= 0
+    assert failed["seconds"] >= 0.3 <= failed["processor_seconds"] and failed["memory_gib"] > 0.093
+    assert last["memory_gib"] < 0.093 and last["processor_seconds"] < failed["processor_seconds"]
+    assert killed["processor_seconds"] is None is killed["memory_gib"] and killed["seconds"] >= 0
 
     assert log.read_text() == ""
     log.write_text("of the entry")

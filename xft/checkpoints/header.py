@@ -64,7 +64,7 @@ def read_tensors(path: Path) -> dict[str, TensorInfo]:
 def open_safetensors(path: Path, framework: str):
     """The file as safetensors opens it: checked, and mapped into memory.
 
-    framework: "pt" for torch's tensors, "numpy" if no values are read. Raises UserError.
+    framework: "pt" for torch's tensors, "numpy" without torch. Raises UserError.
     """
     from safetensors import SafetensorError, safe_open
 

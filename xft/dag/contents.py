@@ -49,5 +49,8 @@ class NoContents(FileContents):
 
     def __init__(self):
         super().__init__()
-        self.of_file = self.of_problems = self.template = lambda name: name
+        self.of_file = self.template = lambda name: name
         self.of_model = lambda folder, is_tuned=False: {"": folder}
+
+    def of_problems(self, name: str) -> str:
+        return super().of_problems(name) if name in NAMED_SETS else name

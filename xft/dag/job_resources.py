@@ -9,16 +9,23 @@ from xft.cli.flags import to_flags
 from xft.config.sections import XftConfig
 from xft.config.steps import STEPS, Request
 from xft.config.training import TrainingConfig
+from xft.dag.measured import row_lengths
 from xft.dag.wanted import Wanted
+from xft.estimates.jobs import configured_job
+from xft.estimates.memory import training_memory
+from xft.estimates.processors import GIB
 from xft.estimates.resources import Requests
+from xft.store.store import is_whole
 from xft.training.launch import torchrun
 
 
 def resources(part: Wanted) -> dict[str, object]:
     """The resources of an artifact's job, in its first attempt.
 
-    mem_mb, minutes, threads, gpu. continues: whether a later attempt goes on, or begins again.
-    start: the program that starts the step. besides: flags that do not change the result.
+    mem_mb, minutes, threads, gpu. expected_gib: memory of the largest process, for trainings on a
+    CPU that are to run, if the rows are known. continues: whether a later attempt goes on, or
+    begins again. start: the program that starts the step. besides: flags that do not change the
+    result.
     """
     config, step = part.run.config, STEPS[part.rule]
     asked = _request(part)
@@ -29,6 +36,7 @@ def resources(part: Wanted) -> dict[str, object]:
         found["threads"] = config.threads * options.processes
         found["gpu"] = config.gpus * options.world_size
         found |= {"start": _start(config, options), "besides": _besides(part, options)}
+        found["expected_gib"] = _expected(part, step.section)
     elif step.generates:
         found |= {"threads": config.threads, "gpu": config.gpus}
         found["besides"] = to_flags({"gpus": config.gpus})
@@ -56,6 +64,15 @@ def _request(part: Wanted) -> Request:
     if step.section:
         return asked.training(step.section)
     return step.cost or asked.conversion()
+
+
+def _expected(part: Wanted, section: str) -> float | None:
+    asked = requests(part)
+    if asked.on_gpu or asked.models is None or is_whole(part.entry):
+        return None
+    lengths = row_lengths(part.run)
+    job = configured_job(part.run.config, section).with_rows(lengths)
+    return lengths and round(training_memory(asked.models, job).peak / GIB, 3)
 
 
 def nodes(options: TrainingConfig) -> dict[str, object]:

@@ -2,15 +2,16 @@
 
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from xft.common.errors import counted
 from xft.config.models import MODELS
-from xft.config.sections import XftConfig
 from xft.config.steps import TRAINING_SECTIONS
 from xft.dag.containers import nearest_folder
 from xft.dag.experiment import Experiment
 from xft.dag.job_resources import requests
+from xft.dag.measured import FindPlan, hours_of
 from xft.dag.run import WorkflowRun
 from xft.dag.wanted import Wanted
 from xft.estimates.disk import artifact_bytes, checkpoint_bytes
@@ -19,34 +20,66 @@ from xft.estimates.jobs import configured_job
 from xft.estimates.parameters import Models
 from xft.estimates.report import Plan, disk_text, duration, table
 
-FindPlan = Callable[[XftConfig], Plan]
+
+@dataclass(frozen=True)
+class Totals:
+    """The jobs of all runs. What runs share counts once.
+
+    runs: their number. hours: of each job, expected and at most, by rule; None where they are
+    unknown, 0 for jobs of minutes. space: bytes on the disk, by rule.
+    """
+
+    runs: int
+    hours: dict[str, list[tuple[float | None, float | None]]]
+    space: Counter
+
+    @property
+    def all_hours(self) -> tuple[float | None, float | None]:
+        """Hours of all jobs, one after the other: expected and at most."""
+        return _sums(pair for pairs in self.hours.values() for pair in pairs)
+
+    @property
+    def slowest(self) -> tuple[str, tuple[float, float]] | None:
+        """The rule of the longest job, and its hours; None if those of one are unknown."""
+        jobs = [(rule, pair) for rule, pairs in self.hours.items() for pair in pairs]
+        is_known = all(None not in pair for _, pair in jobs)
+        return max(jobs, key=lambda job: job[1]) if is_known else None
+
+    def lines(self) -> list[str]:
+        """The jobs of each rule, their hours and their disk space, for `xft plan`."""
+        count = sum(map(len, self.hours.values()))
+        rows = [
+            (rule, f"{len(pairs):,}", *map(duration, _sums(pairs)), disk_text(self.space[rule]))
+            for rule, pairs in self.hours.items()
+        ]
+        whole = ("all", f"{count:,}", *map(duration, self.all_hours))
+        return [
+            f"All jobs of {counted(self.runs, 'run')}; what runs share is counted once",
+            *table([("", "jobs", "hours", "at most", "disk"), *rows, (*whole, self.disk)]),
+            "  hours: one after the other, of trainings, of evaluations, and of what ran before",
+            "  disk: with the checkpoints of one training; at most (above) if several run at once",
+            "  jobs: snakemake counts one more, all, which makes nothing",
+        ]
+
+    @property
+    def disk(self) -> str:
+        return disk_text(self.space.total())
 
 
-def totals(experiment: Experiment, plan_of: FindPlan) -> list[str]:
-    """The lines of a plan about all runs: jobs of each rule, their hours and their disk space.
+def totals(experiment: Experiment, plan_of: FindPlan, is_measured: bool) -> Totals:
+    """The jobs of all runs.
 
-    Artifacts that runs share count once. plan_of: gives the plan for a run's configuration.
+    plan_of: gives the plan for a run's configuration. is_measured: whether jobs in the store count
+    as long as they took.
     """
     parts = {part: plan_of(part.run.config) for part in experiment.wanted}
-    jobs = Counter(part.rule for part in parts)
-    space = _space({part: plan.models for part, plan in parts.items()})
     hours = defaultdict(list)
     for part, plan in parts.items():
-        hours[part.rule].append(_hours(part, plan))
-    rows = [("", "jobs", "hours", "disk")]
-    rows += [
-        (rule, f"{count:,}", _sum(hours[rule]), disk_text(space[rule]))
-        for rule, count in jobs.items()
-    ]
-    whole = _sum(value for values in hours.values() for value in values)
-    rows.append(("all", f"{len(parts):,}", whole, disk_text(space.total())))
-    return [
-        f"All jobs of {counted(len(experiment.runs), 'run')}; what runs share is counted once",
-        *table(rows),
-        "  hours: trainings and evaluations, one after the other",
-        "  disk: with the checkpoints of one training; at most (above) if several run at once",
-        "  jobs: snakemake counts one more, all, which makes nothing",
-    ]
+        took = hours_of(part.entry) if is_measured else None
+        pair = (_hours(part, plan, True), _hours(part, plan, False)) if took is None else [took] * 2
+        hours[part.rule].append(tuple(pair))
+    space = _space({part: plan.models for part, plan in parts.items()})
+    return Totals(len(experiment.runs), hours, space)
 
 
 def warn_of_full_disk(run: WorkflowRun, to_make: Iterable[Wanted]) -> str | None:
@@ -67,22 +100,23 @@ def warn_of_full_disk(run: WorkflowRun, to_make: Iterable[Wanted]) -> str | None
     )
 
 
-def _sum(hours: Iterable[float | None]) -> str:
-    values = list(hours)
-    return duration(None if None in values else sum(values))
+def _sums(pairs: Iterable[tuple]) -> tuple[float | None, float | None]:
+    """The sums of the first and of the second numbers; None where one is unknown."""
+    columns = zip(*pairs, strict=True)
+    return tuple(None if None in column else sum(column) for column in columns)
 
 
 def _space(parts: dict[Wanted, Models]) -> Counter:
-    """Bytes of the artifacts of each rule, and of the largest checkpoints of moe_sft."""
-    space = Counter()
+    """Bytes of the artifacts of each rule, with the largest checkpoints of a training."""
+    space, checkpoints = Counter(), [(0, "moe_sft")]
     for part, models in parts.items():
         space[part.rule] += _nbytes(part, models)
-    checkpoints = (
-        checkpoint_bytes(models, configured_job(part.run.config, "moe_sft"))
-        for part, models in parts.items()
-        if part.rule == "moe_sft"
-    )
-    space["moe_sft"] += max(checkpoints, default=0)
+        section = TRAINING_SECTIONS.get(part.rule)
+        if section and part.rule in MODELS:
+            job = configured_job(part.run.config, section)
+            checkpoints.append((checkpoint_bytes(models, job), part.rule))
+    largest, rule = max(checkpoints)
+    space[rule] += largest
     return space
 
 
@@ -96,14 +130,14 @@ def _nbytes(part: Wanted, models: Models) -> int:
     return artifact_bytes(models, part.rule)
 
 
-def _hours(part: Wanted, plan: Plan) -> float | None:
-    """Hours at most of a job; None if they are unknown, 0 if a job takes minutes."""
+def _hours(part: Wanted, plan: Plan, expected: bool) -> float | None:
+    """Hours of a job; None if they are unknown, 0 if a job takes minutes."""
     if part.rule == "eval":  # an equal part of those on all data sets
         hours = plan.evaluation_hours(part.sources["model"].name.rpartition("/")[2])
         return hours and hours / len(plan.config.evaluation.datasets)
     if part.rule not in TRAINING_SECTIONS:
         return 0
-    hours = plan.training_hours(TRAINING_SECTIONS[part.rule])
+    hours = plan.training_hours(TRAINING_SECTIONS[part.rule], expected)
     if hours is None or "flops_of" not in part.sources:
         return hours
     options = plan.config

@@ -44,13 +44,41 @@ def advice(plan: Plan) -> list[str]:
     return lines
 
 
-def fits(plan: Plan, section: str, error: float = 0) -> bool:
+def fits(plan: Plan, section: str, error: float = 0, expected: bool = False) -> bool:
     """Whether a training fits: on a GPU for each process, or with all processes on this machine.
 
-    error: how much more than its estimate the peak is.
+    error: how much more than its estimate the peak is. expected: with rows as they are.
     """
-    together = 1 if plan.gpu else plan.job(section).processes
-    return (1 + error) * together * plan.peak(section) <= (1 - GAPS) * plan.processor.memory * GIB
+    needed = (1 + error) * _together(plan, section) * plan.peak(section, expected)
+    return needed <= (1 - GAPS) * plan.processor.memory * GIB
+
+
+def _together(plan: Plan, section: str) -> int:
+    """The number of processes that share the device."""
+    return 1 if plan.gpu else plan.job(section).processes
+
+
+def fit_line(plan: Plan) -> str:
+    """Whether all trainings fit the device, and what the largest one needs."""
+    device = f"{plan.gpu or 'this machine'} ({plan.processor.memory:.1f} GiB)"
+    if not plan.trainings:
+        return f"Fits {device}: there is no training"
+    answers = {
+        "yes": (ERROR, False),
+        f"yes, if the estimate is not {ERROR:.0%} too low": (0, False),
+        "yes, but not if every row filled the window": (ERROR, True),
+        "no": (-1, True),
+    }
+    answer = next(
+        text
+        for text, limits in answers.items()
+        if all(fits(plan, section, *limits) for section in plan.trainings)
+    )
+    largest = max(plan.trainings, key=lambda section: _together(plan, section) * plan.peak(section))
+    expected, most = (memory_text(plan.peak(largest, kind)) for kind in (True, False))
+    count = f"{_together(plan, largest)} x " if _together(plan, largest) > 1 else ""
+    needs = f"{count}{expected}" + (f", at most {most}" if plan.lengths else " at most")
+    return f"Fits {device}: {answer}. {largest} needs {needs}"
 
 
 def ways(plan: Plan, section: str) -> Iterator[tuple[dict, Plan]]:

@@ -3,6 +3,7 @@
 from xft.checkpoints.dtypes import DTYPE_BYTES
 from xft.config.models import MERGED, MIXTURES, MODELS
 from xft.config.sections import XftConfig
+from xft.config.steps import TRAINING_SECTIONS
 from xft.config.training import SHARDED
 from xft.estimates.jobs import Job, configured_job
 from xft.estimates.memory import average_bytes, optimizer_bytes
@@ -22,8 +23,8 @@ def disk_space(models: Models, config: XftConfig) -> dict[str, int]:
     if models.moe.shared_expert:
         names.append("dense")
     for name in dict.fromkeys(name for name in names if name not in linked):
-        if name in ("moe_sft", "sft"):
-            job = configured_job(config, name)
+        if name in TRAINING_SECTIONS:
+            job = configured_job(config, TRAINING_SECTIONS[name])
             spaces[f"checkpoints of {name}"] = checkpoint_bytes(models, job)
         count = len(config.merge.lambdas) if name in MERGED else 1
         spaces[name] = count * artifact_bytes(models, name)

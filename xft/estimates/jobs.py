@@ -1,12 +1,17 @@
 """The trainings of a configuration, as jobs whose memory and time can be computed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xft.config.sections import XftConfig
 from xft.config.training import SHARDED, ZERO_STAGES, TrainingConfig, precision_of
+from xft.estimates.lengths import Batches, Lengths
+from xft.training.steps import optimizer_steps
 
 LAUNCHES = ("single", "ddp", *SHARDED)
 FP32, BF16 = 4, 2  # bytes of a value
+# What the training with a section changes: the whole mixture, the base or a model of its size, or
+# the shares of the experts in a merged model.
+TRAINED = {"moe_sft": "mixture", "sft": "dense", "heal": "dense", "mixing": "shares"}
 
 
 @dataclass(frozen=True)
@@ -14,7 +19,8 @@ class Job:
     """How a training runs.
 
     section: of the configuration: moe_sft, sft, heal or mixing. options: the section's values.
-    length: of a row. processes: on all nodes. on_gpu: false for a CPU.
+    length: of the window, in tokens. processes: on all nodes. on_gpu: false for a CPU. expected:
+    the batches of rows as they are; None if every row fills the window.
     """
 
     section: str
@@ -23,10 +29,32 @@ class Job:
     launch: str
     processes: int
     on_gpu: bool
+    expected: Batches | None = None
+
+    def with_rows(self, lengths: Lengths | None) -> "Job":
+        """The same with rows as long as these; None if that is unknown."""
+        if lengths is None:
+            return self
+        passes = None
+        if self.options.max_steps or lengths.rows:
+            steps = optimizer_steps(self.options, lengths.rows or 0, self.global_batch)
+            passes = steps * self.options.gradient_accumulation_steps
+        return replace(self, expected=lengths.batches(self.options, passes))
+
+    @property
+    def batches(self) -> Batches:
+        """What a process computes at a time."""
+        size = self.options.per_device_train_batch_size
+        whole = Batches(size * self.length, self.length, self.length, self.length)
+        return self.expected or whole
 
     @property
     def is_mixing(self) -> bool:
-        return self.section == "mixing"
+        return TRAINED[self.section] == "shares"
+
+    @property
+    def is_of_mixture(self) -> bool:
+        return TRAINED[self.section] == "mixture"
 
     @property
     def precision(self) -> str:
@@ -34,8 +62,8 @@ class Job:
 
     @property
     def tokens(self) -> int:
-        """The number of tokens of a micro-batch, with padding."""
-        return self.options.per_device_train_batch_size * self.length
+        """The number of tokens of the largest micro-batch, with padding."""
+        return self.batches.largest
 
     @property
     def global_batch(self) -> int:

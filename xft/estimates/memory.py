@@ -107,16 +107,17 @@ def average_bytes(models: Models, job: Job) -> int:
 def activation_bytes(models: Models, job: Job) -> tuple[int, int]:
     """Bytes at most of what autograd keeps at one moment, and of one layer in its backward pass.
 
-    All rows but one fill the window. With checkpointing autograd keeps the inputs of all layers,
-    and the activations of one. The backward pass of a layer needs gradients of its inner values.
+    There is padding, unless rows are packed. With checkpointing autograd keeps the inputs of all
+    layers, and the activations of one. The backward pass of a layer needs gradients of its inner
+    values.
     """
     hidden, product = models.base.config["hidden_size"], job.product_bytes
     residual = FP32 if job.autocast else product
     around = 2 * hidden * FP32 + 4 * models.base.query_width * product
     if _learned_rest(models, job):
         around += 2 * hidden * residual + (3 if job.autocast else 1) * hidden * product
-    if job.options.per_device_train_batch_size > 1:
-        around += job.length * product  # a mask for each layer
+    if job.options.per_device_train_batch_size > 1 and job.options.batching != "packed":
+        around += job.batches.longest * product  # a mask for each layer
     kept, gradients = _mlp_values(models, job)
     layers, upcycled = len(models.layers), len(models.upcycled)
     logits, dense = _logit_bytes(models, job), _plain_values(models, 1)[0]
@@ -131,7 +132,7 @@ def activation_bytes(models: Models, job: Job) -> tuple[int, int]:
 def _learned_rest(models: Models, job: Job) -> bool:
     """Whether anything outside the MLPs learns, for which norms and projections keep inputs."""
     is_frozen = models.is_low_rank and models.moe.train_rest == "frozen"
-    return not (job.is_mixing or (job.section == "moe_sft" and is_frozen))
+    return not (job.is_mixing or (job.is_of_mixture and is_frozen))
 
 
 def _mlp_values(models: Models, job: Job) -> tuple[int, int]:
@@ -140,7 +141,7 @@ def _mlp_values(models: Models, job: Job) -> tuple[int, int]:
     LoRA experts keep their inputs, the base's inner values, and A x of every expert. The
     backward pass of one, which may compute all tokens, computes its inner values again.
     """
-    if job.section != "moe_sft":
+    if not job.is_of_mixture:
         return _plain_values(models, 1)
     if not models.is_low_rank:
         return _plain_values(models, models.moe.num_experts_per_tok)
@@ -208,7 +209,7 @@ def _update_bytes(models: Models, job: Job, learned: int) -> int:
 
 def _largest(models: Models, job: Job, learned: int) -> int:
     """The number of parameters of the largest tensor that learns, at most."""
-    if models.is_low_rank and job.section == "moe_sft" and models.moe.train_rest != "full":
+    if models.is_low_rank and job.is_of_mixture and models.moe.train_rest != "full":
         return learned // len(models.upcycled)
-    table = models.mixture if job.section == "moe_sft" else models.base
+    table = models.mixture if job.is_of_mixture else models.base
     return min(learned, max(map(table.size, table.names)))

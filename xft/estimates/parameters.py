@@ -8,6 +8,7 @@ from xft.checkpoints.header import TensorInfo
 from xft.checkpoints.layout import FfnLayer, dense_layers, outside
 from xft.config.sections import MoeConfig
 from xft.conversions.upcycle import chosen_layers, upcycle
+from xft.estimates.jobs import TRAINED
 from xft.estimates.tensors import ModelTable
 
 
@@ -89,13 +90,14 @@ class Models:
         """What the training with a section of the configuration trains.
 
         lora_rank: of the products that learn beside the base's linear layers; None if its weights
-        learn.
+        learn. Raises KeyError for a section that `TRAINED` does not have.
         """
         dense = self.dense_total
-        if section == "moe_sft":
-            return self._trained_mixture
-        if section == "mixing":
-            return Trained(dense, self.ffn, dense, whole=False)
+        match TRAINED[section]:
+            case "mixture":
+                return self._trained_mixture
+            case "shares":
+                return Trained(dense, self.ffn, dense, whole=False)
         if lora_rank is None:
             return Trained(dense, dense, dense, whole=True)
         learned = self._factors_outside([], lora_rank)

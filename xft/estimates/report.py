@@ -1,20 +1,24 @@
 """Computes a plan, and formats it as text for `xft plan`."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from xft.common.errors import counted
 from xft.config.models import MIXTURES
 from xft.config.sections import XftConfig
+from xft.config.steps import STEPS
 from xft.estimates.disk import disk_space
 from xft.estimates.flops import tuning_ratio
 from xft.estimates.jobs import LAUNCHES, Job, configured_job
+from xft.estimates.lengths import Lengths
 from xft.estimates.memory import training_memory
 from xft.estimates.parameters import Models
 from xft.estimates.processors import Processor
 from xft.estimates.rows import count_problems
 from xft.estimates.work import Work, generation_seconds, training_work
 
+PER_LAMBDA = [step.section for step in STEPS.values() if step.per_lambda]
+TOKENS = {True: "tokens", False: "at most: tokens"}
 COLUMNS = ("weights", "gradients", "optimizer", "extra", "activations", "host", "peak")
 
 
@@ -23,7 +27,10 @@ class Plan:
     """The figures of a plan for a complete configuration.
 
     gpu: its type; None for a CPU. processor: with the FLOPs that a process reaches. processes:
-    that train together; as configured if None.
+    that train together; as configured if None. trainings: their sections. lengths: of the rows.
+    speeds: FLOPs a second that a process reached in trainings before, by section.
+
+    Figures are the highest ones, or those that are expected: with rows as they are.
     """
 
     config: XftConfig
@@ -32,37 +39,34 @@ class Plan:
     gpu: str | None
     processor: Processor
     processes: int | None = None
+    trainings: tuple[str, ...] = ()
+    lengths: Lengths | None = None
+    speeds: Mapping[str, float] = field(default_factory=dict)
 
-    @property
-    def trainings(self) -> list[str]:
-        """The sections of the trainings of a run."""
-        evaluated = self.config.evaluation.models
-        wanted = {"moe_sft": not self.config.moe_sft.model}
-        wanted["sft"] = "sft" in evaluated and not self.config.sft.model
-        wanted |= {"mixing": self.models.moe.shared_expert, "heal": "heal" in evaluated}
-        return [section for section, is_wanted in wanted.items() if is_wanted]
-
-    def job(self, section: str) -> Job:
+    def job(self, section: str, expected: bool = False) -> Job:
         """The training with a section of the configuration."""
         job = configured_job(self.config, section, self.gpu is not None)
-        if self.processes is None:
-            return job
-        is_alone = job.launch == "single" and self.processes > 1
-        return replace(job, processes=self.processes, launch="ddp" if is_alone else job.launch)
+        if self.processes is not None:
+            is_alone = job.launch == "single" and self.processes > 1
+            launch = "ddp" if is_alone else job.launch
+            job = replace(job, processes=self.processes, launch=launch)
+        return job.with_rows(self.lengths) if expected else job
 
-    def peak(self, section: str) -> int:
+    def peak(self, section: str, expected: bool = False) -> int:
         """The bytes that a process of a training needs."""
-        return training_memory(self.models, self.job(section)).peak
+        return training_memory(self.models, self.job(section, expected)).peak
 
-    def work(self, section: str) -> Work | None:
+    def work(self, section: str, expected: bool = False) -> Work | None:
         """The work of a training, for one lambda; None if it is unknown."""
-        return training_work(self.models, self.job(section), self.rows)
+        rows = self.lengths.rows if expected and self.lengths else None
+        return training_work(self.models, self.job(section, expected), rows or self.rows)
 
-    def training_hours(self, section: str) -> float | None:
-        """Hours at most of a training, for one lambda; None if they are unknown."""
-        work = self.work(section)
-        is_known = work and self.processor.bf16
-        return work.hours(self.job(section), self.processor) if is_known else None
+    def training_hours(self, section: str, expected: bool = False) -> float | None:
+        """Hours of a training, for one lambda; None if they are unknown."""
+        work, job = self.work(section, expected), self.job(section)
+        if work and section in self.speeds:
+            return work.flops / (job.processes * self.speeds[section]) / 3600
+        return work.hours(job, self.processor) if work and self.processor.bf16 else None
 
     def evaluation_hours(self, model: str) -> float | None:
         """Hours at most of a model on all problems, on one processor; None if they are unknown."""
@@ -91,7 +95,7 @@ def summary(plan: Plan) -> list[str]:
         if hours is not None:
             is_limit = section != "moe_sft" or not models.is_low_rank
             line += f", {'about' if is_limit else 'at least'} {duration(hours)} hours"
-        lines.append(line + (", for each lambda" if section in ("mixing", "heal") else ""))
+        lines.append(line + (", for each lambda" if section in PER_LAMBDA else ""))
     return lines
 
 
@@ -103,31 +107,36 @@ def report(plan: Plan) -> str:
 
 def _work(plan: Plan) -> list[str]:
     """Rows of the trainings and the evaluations."""
-    rows = [("", "global batch", "steps", "tokens", "FLOPs", "hours")]
+    kinds = (True, False) if plan.lengths else (False,)
+    names = [name for kind in kinds for name in (TOKENS[kind], "FLOPs", "hours")]
+    rows = [("", "global batch", "steps", *names)]
     for section in plan.trainings:
-        work = plan.work(section)
-        cells = (f"{work.steps:,}", f"{work.tokens:,}", f"{work.flops:.2e}") if work else "???"
-        hours = duration(plan.training_hours(section))
-        rows.append((section, str(plan.job(section).global_batch), *cells, hours))
+        work = plan.work(section, kinds[0])
+        cells = [str(plan.job(section).global_batch), f"{work.steps:,}" if work else "?"]
+        for kind in kinds:
+            work = plan.work(section, kind)
+            cells += [f"{work.tokens:,}", f"{work.flops:.2e}"] if work else "??"
+            cells.append(duration(plan.training_hours(section, kind)))
+        rows.append((section, *cells))
+    empty = [""] * (len(rows[0]) - 2)
     for name in plan.config.evaluation.models:
-        hours = duration(plan.evaluation_hours(name))
-        rows.append((f"evaluation of {name}", "", "", "", "", hours))
+        rows.append((f"evaluation of {name}", *empty, duration(plan.evaluation_hours(name))))
     ratio = tuning_ratio(plan.models, plan.config.data.max_length, plan.config.sft.lora_rank)
     lines = [
-        "Work at most: every row fills the window, and every solution has max_new_tokens",
+        "Work. At most: every row fills the window, and every solution has max_new_tokens",
         *table(rows),
         "  hours of mixing, heal and dense: for one lambda; of evaluations: without the tests",
         f"  a token of moe_sft takes {ratio:.2f} times the FLOPs of one of sft",
     ]
+    if plan.lengths:
+        mean = f"{plan.lengths.tokens.mean():,.0f} tokens"
+        lines.append(f"  expected: with rows as they are, {mean} on average, and their padding")
     if plan.models.is_low_rank:
         lines.append("  LoRA experts have small matrix products: expect more hours than these")
     if plan.rows is None:
         lines.append("  ?: the rows are not on this machine. Give their number with --rows")
     if not plan.processor.bf16:
-        lines += [
-            "  ?: the speed of the device is unknown. A short training shows it: give with --flops",
-            "  FLOPs / tokens (above) x tokens a second (end of its log); see docs/planning.md",
-        ]
+        lines.append("  ?: the speed of the device is unknown (above)")
     return lines
 
 
@@ -136,17 +145,22 @@ def _memory(plan: Plan) -> list[str]:
     jobs = {f"{name}, {plan.job(name).launch}": plan.job(name) for name in plan.trainings}
     if "moe_sft" in plan.trainings:
         jobs = {f"moe_sft, {launch}": _launched(tuning, launch) for launch in LAUNCHES} | jobs
-    memories = {n: training_memory(plan.models, job) for n, job in jobs.items() if not job.fault}
+    allowed = {name: job for name, job in jobs.items() if not job.fault}
+    memories = {name: training_memory(plan.models, job) for name, job in allowed.items()}
     shown = [name for name in COLUMNS if any(getattr(m, name) for m in memories.values())]
-    rows = [
+    rows = [("", *shown)] + [
         (name, *(memory_text(getattr(memory, column)) for column in shown))
         for name, memory in memories.items()
     ]
+    if plan.lengths:
+        peaks = (training_memory(plan.models, j.with_rows(plan.lengths)) for j in allowed.values())
+        last = ["expected", *(memory_text(memory.peak) for memory in peaks)]
+        rows = [(*row, cell) for row, cell in zip(rows, last, strict=True)]
     return [
-        f"Memory of a process, within 25% (moe_sft: {tuning.precision}, {tuning.options.optim}, "
+        f"Memory of a process at most (moe_sft: {tuning.precision}, {tuning.options.optim}, "
         f"{counted(tuning.processes, 'process', 'es')})",
-        *table([("", *shown), *rows]),
-        "  the peak also has the libraries; the columns have their maxima at different times",
+        *table(rows),
+        "  the peaks also have the libraries; the columns have their maxima at different times",
         *(f"  {name}: {job.fault}" for name, job in jobs.items() if job.fault),
     ]
 
@@ -185,6 +199,18 @@ def duration(hours: float | None) -> str:
     if hours is None:
         return "?"
     return f"{hours:,.1f}" if hours >= 0.1 else "< 0.1"
+
+
+def time_text(expected: float | None, most: float | None) -> str:
+    """Hours as text, in minutes if they are few; ? if they are unknown."""
+    if expected is None or most is None:
+        return "?"
+    if most < 2:
+        few, many = (f"{max(60 * hours, 1):,.0f}" for hours in (expected, most))
+        unit = "minutes"
+    else:
+        few, many, unit = duration(expected), duration(most), "hours"
+    return f"{few} {unit}" + (f", at most {many}" if many != few else "")
 
 
 def table(rows: Iterable[tuple[str, ...]]) -> list[str]:

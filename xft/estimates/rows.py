@@ -1,17 +1,25 @@
-"""The numbers of rows and of problems, if they are on this machine."""
+"""The numbers and lengths of rows, and the number of problems, if they are on this machine."""
 
 from pathlib import Path
 
+import numpy as np
+
+from xft.checkpoints.header import open_safetensors
+from xft.checkpoints.reader import CheckpointHeaders
 from xft.common.errors import UserError, naming
 from xft.config.sections import DataConfig, EvaluationConfig
-from xft.data.instructions import BadRow, check_bad, is_array
+from xft.data.conversations import Conversation
+from xft.data.instructions import AnyRow, BadRow, check_bad, is_array
 from xft.data.row_files import StoredRows, named, read_files
 from xft.data.templates import CHAT, make_template, read_template
+from xft.estimates.lengths import MOST_ROWS, Lengths, spread
 from xft.hub.named_sets import unpacked
 from xft.hub.source import dataset_source, find_cached_dataset_file
 
 MOST_COUNTED = 2**24  # bytes of files whose rows a dry run reads
 LARGEST_ARRAY = 2**26  # bytes of a JSON array whose first row a dry run looks at
+READ_ROWS = 10 * MOST_ROWS  # of a larger file, for a sample
+TURN = 4  # tokens of a chat template around a turn; assumed
 NAMED_PROBLEMS = {"humaneval": 164, "mbpp": 378}
 
 
@@ -47,6 +55,52 @@ def check_rows(data: DataConfig) -> int | None:
             rows, bad = _read(part, read)
             check_bad(bad, rows, data.bad_rows)
     return len(rows) if is_counted else None
+
+
+def sample_lengths(data: DataConfig, base: Path) -> Lengths | None:
+    """The lengths of up to 1,000 rows, by the tokenizer of the base.
+
+    None if the rows or a tokenizer.json are elsewhere, or if no row can be used.
+    """
+    files, tokenizer = [Path(file) for file in data.files], base / "tokenizer.json"
+    if data.revision or not all(file.is_file() for file in [*files, tokenizer]):
+        return None
+
+    from tokenizers import Tokenizer
+
+    is_whole = sum(file.stat().st_size for file in files) <= MOST_COUNTED
+    few = [min(number or READ_ROWS, READ_ROWS) for number in data.limits(len(files))]
+    rows, _ = _read(files, data if is_whole else data.model_copy(update={"limit": few}))
+    number = max(len(rows) - data.validation_rows, 0) if is_whole else None
+    if not rows:
+        return None
+    chosen = [rows[place] for place in spread(len(rows))]
+    try:
+        encode = Tokenizer.from_file(str(tokenizer)).encode_batch
+    except Exception:  # tokenizers raises no class of its own; the step says what is wrong
+        return None
+    texts, added = zip(*(_text(row, data.template) for row in chosen), strict=True)
+    found = [len(encoded.ids) for encoded in encode(texts, add_special_tokens=False)]
+    return Lengths(np.minimum(np.add(found, added), data.max_length), number)
+
+
+def _text(row: AnyRow, template: str) -> tuple[str, int]:
+    """The text of a row with its template, and the number of special tokens besides."""
+    if isinstance(row, Conversation) or template == CHAT:
+        return row.text, TURN * len(row.turns)
+    prompt = make_template(read_template(template), tokenizer=None).render(row.instruction)
+    return prompt + row.response, 1  # EOS
+
+
+def stored_lengths(tokens: Path) -> Lengths:
+    """The lengths of the training rows of an artifact of tokens."""
+    headers = CheckpointHeaders(tokens)
+    offsets, held_out = (
+        open_safetensors(tokens / headers.file(name), "numpy").get_tensor(name)
+        for name in ("offsets", "held_out")
+    )
+    lengths = np.diff(offsets)[held_out == 0]
+    return Lengths(lengths[spread(len(lengths))], len(lengths))
 
 
 def _read(files: list[Path], data: DataConfig) -> tuple[StoredRows, list[BadRow]]:

@@ -20,8 +20,8 @@ READS = 2  # of all experts in a step of the mixing: for the merge, and for the 
 class Work:
     """The work of a training.
 
-    steps: of the optimiser. tokens: if every row fills the window. read_bytes: what each step moves
-    from the host's memory to the device.
+    steps: of the optimiser. tokens: with padding. read_bytes: what each step moves from the host's
+    memory to the device.
     """
 
     steps: int
@@ -40,17 +40,18 @@ def training_work(models: Models, job: Job, rows: int | None) -> Work | None:
     options = job.options
     if options.max_steps:
         steps = options.max_steps
-        tokens = steps * job.global_batch * job.length
+        rows = steps * job.global_batch
     elif rows is None:
         return None
     else:
         rows = math.ceil(rows * getattr(options, "share", 1))
         steps = optimizer_steps(options, rows, job.global_batch)
-        tokens = round(rows * options.num_train_epochs) * job.length
+        rows = round(rows * options.num_train_epochs)
     read_bytes = READS * expert_bytes(models) if job.is_mixing else 0
     trained = models.trained(job.section, job.lora_rank)
-    of_token = training_flops(models, trained, job.length, options.activation_checkpointing)
-    of_token += teacher_flops(models, job.length) if job.learns_from_mixture else 0
+    tokens, context = round(rows * job.batches.row), round(job.batches.context)
+    of_token = training_flops(models, trained, context, options.activation_checkpointing)
+    of_token += teacher_flops(models, context) if job.learns_from_mixture else 0
     return Work(steps, tokens, tokens * of_token, read_bytes)
 
 

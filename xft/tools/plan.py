@@ -1,11 +1,13 @@
 """Estimate the memory, disk space and time that a configuration needs.
 
 The plan reads the base's config.json, and the headers of its weights if they are on this machine.
-Keys that the configuration leaves out have their documented defaults. docs/planning.md explains
-how each figure is derived.
+Of rows that are here it takes the lengths, and of jobs in the store what they cost. Keys that the
+configuration leaves out have their documented defaults. docs/planning.md explains each figure.
 """
 
 import argparse
+import shlex
+import sys
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -14,35 +16,86 @@ from pathlib import Path
 from xft.cli import flags
 from xft.common.errors import UserError
 from xft.common.progress import say
-from xft.config.runs import find_runs, read_overlaid
+from xft.config.runs import Run, find_runs, read_overlaid
 from xft.config.section import Section
 from xft.config.sections import BaseConfig, XftConfig
+from xft.config.steps import TRAINING_SECTIONS
 from xft.config.validation import complete
 from xft.estimates.processors import CPU, DEFAULT_UTILISATION, GPUS, Processor, this_gpu
 
 DEFAULT_GPU = "h100"
 ASSUMED = f"Default: {DEFAULT_UTILISATION}, an assumption."
-MEASURED = "On a CPU hours are unknown without it. docs/planning.md says how to measure it."
+MEASURED = "Default: what jobs in the store reached, if this machine is planned for."
 
 
 def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
 
-    from xft.dag.contents import NoContents
-    from xft.dag.experiment import Experiment
     from xft.dag.input_checks import check_number_of_rows
     from xft.dag.totals import totals
     from xft.estimates.advice import advice
     from xft.estimates.report import report
 
-    say("Building the model without its weights: ten seconds to a minute.")
     values = read_overlaid(args.config)
-    runs, config, plan = find_runs(*values), complete(*values), planner(args)
-    print(report(plan(config)))
-    print("\n".join(advice(plan(config))) + "\n")
-    print("\n".join(totals(Experiment(config, runs, NoContents()), plan)) + "\n")
-    if rows := plan(config).rows:
-        check_number_of_rows(config, rows)
+    runs, config = find_runs(*values), complete(*values)
+    experiment = find_experiment(config, runs)
+    plan_of = planner(args, experiment)
+    plan, jobs = plan_of(config), totals(experiment, plan_of, _is_this_machine(args, config))
+    print("\n".join(answer(plan, jobs, args.config)))
+    if args.details:
+        print("\n" + report(plan), *advice(plan), "", *jobs.lines(), sep="\n")
+    else:
+        print(f"Everything else: xft plan {shlex.join(argv or sys.argv[1:])} --details")
+    if plan.rows:
+        check_number_of_rows(config, plan.rows)
+
+
+def answer(plan, jobs, files: list[Path]) -> list[str]:
+    """The plan in four lines. jobs: the totals. files: of the configuration."""
+    from xft.estimates.advice import fit_line
+    from xft.estimates.report import time_text
+
+    time = f"{time_text(*jobs.all_hours)}, for all jobs one after the other"
+    slowest = jobs.slowest and f"{jobs.slowest[0]}, {time_text(*jobs.slowest[1])}"
+    if None in jobs.all_hours:
+        needed = "the number of problems, which are elsewhere"
+        if plan.rows is None:
+            needed = "the number of rows: give it with --rows"
+        if not plan.processor.bf16:
+            needed = f"the speed of the device. To measure it: {speed_command(plan, files)}"
+        time = f"? It depends on {needed}"
+    return [
+        fit_line(plan),
+        f"Time: {time}",
+        f"Slowest job: {slowest or '?'}",
+        f"Disk: {jobs.disk} at most",
+    ]
+
+
+def speed_command(plan, files: list[Path]) -> str:
+    """The command that measures the speed of this machine by a short training, for later plans."""
+    rules = {section: rule for rule, section in TRAINING_SECTIONS.items()}
+    section = (*plan.trainings, "moe_sft")[0]
+    return (
+        f"snakemake --cores all --configfile {shlex.join(map(str, files))} --until {rules[section]}"
+        f" --config results_dir=results/speed '{section}={{max_steps: 30, warmup_steps: 1}}'"
+    )
+
+
+def find_experiment(config: XftConfig, runs: list[Run]):
+    """What a configuration wants. Files that are elsewhere count as unknown."""
+    from xft.dag.contents import FileContents, NoContents
+    from xft.dag.experiment import Experiment
+    from xft.dag.run import MEMORY_FILE
+    from xft.store.memory import Memory
+
+    memory = Memory(Path(config.store, MEMORY_FILE))
+    try:
+        experiment = Experiment(config, runs, FileContents(memory))
+        experiment.wanted  # noqa: B018 (it reads the files)
+    except (UserError, OSError):
+        return Experiment(config, runs, NoContents())
+    return experiment
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,17 +116,20 @@ def _parser() -> argparse.ArgumentParser:
         ("--rows", int, "Number of rows, in place of counting those of data.train."),
     ):
         parser.add_argument(flag, type=kind, help=meaning, metavar="N" if kind is int else "X")
+    parser.add_argument("--details", action="store_true", help="Print all figures.")
     parser.set_defaults(mfu=DEFAULT_UTILISATION)
     model_config = "The base's config.json, if this machine cannot reach the model."
     parser.path("--model-config", "FILE", model_config, required=False)
     return parser
 
 
-def planner(args: argparse.Namespace):
-    """A function that gives the plan for a configuration. Files are read once for all of them.
+def planner(args: argparse.Namespace, experiment):
+    """A function that gives the plan for a configuration of the experiment's.
 
-    Raises UserError.
+    Files are read once for all of them. Raises UserError.
     """
+    from xft.dag.measured import row_lengths, speeds
+    from xft.dag.wants import Wants
     from xft.estimates.parameters import Models
     from xft.estimates.report import Plan
     from xft.estimates.rows import count_rows
@@ -86,6 +142,8 @@ def planner(args: argparse.Namespace):
 
     known: dict[str, object] = {}
     found = None if args.gpu else this_gpu()
+    rules = {part.rule for part in experiment.wanted}
+    trainings = tuple(name for rule, name in TRAINING_SECTIONS.items() if rule in rules)
 
     def once(make, section: Section, *given):
         key = repr(section)
@@ -93,10 +151,30 @@ def planner(args: argparse.Namespace):
 
     def make(config: XftConfig) -> Plan:
         models = Models(once(_find_base, config.base, args.model_config), config.moe)
+        lengths = row_lengths(Wants(Run(config), experiment.shared))
         rows = once(count_rows, config.data, args.rows)
-        return Plan(config, models, rows, *_device(args, config, found), args.gpus)
+        device = _device(args, config, found)
+        return Plan(config, models, rows, *device, args.gpus, trainings, lengths)
 
-    return partial(once, make)
+    plan_of = partial(once, make)
+    if not _is_this_machine(args, experiment.config):
+        return plan_of
+    reached = speeds(experiment.wanted, plan_of)
+    speed = next(iter(reached.values()), None)
+
+    def measured(config: XftConfig) -> Plan:
+        plan = plan_of(config)
+        processor = replace(plan.processor, bf16=speed, fp32=speed) if speed else plan.processor
+        return replace(plan, processor=processor, speeds=reached)
+
+    return measured
+
+
+def _is_this_machine(args: argparse.Namespace, config: XftConfig) -> bool:
+    """Whether the plan is for this machine, so that the costs of jobs in the store count."""
+    if args.gpu or args.flops or args.gpus or args.mfu != DEFAULT_UTILISATION:
+        return False
+    return not config.gpus or this_gpu() is not None
 
 
 def _device(args, config: XftConfig, found) -> tuple[str | None, Processor]:
@@ -113,11 +191,11 @@ def _device(args, config: XftConfig, found) -> tuple[str | None, Processor]:
 
 def _find_base(base: BaseConfig, model_config: Path | None):
     """The tensors of the base, from its weights' headers or its config.json. Raises UserError."""
-    from xft.estimates.tensors import compute_table, has_weights, read_table
+    from xft.estimates.tensors import has_weights, read_table
     from xft.hub.source import find_config
 
     if model_config is not None:
-        return compute_table(model_config)
+        return _computed(model_config)
     try:
         found = find_config(base.model, base.revision)
     except UserError as error:
@@ -125,4 +203,11 @@ def _find_base(base: BaseConfig, model_config: Path | None):
             f"{error}. Without a network, name the model's config.json, a small file, with "
             "--model-config"
         ) from None
-    return read_table(found.parent) if has_weights(found.parent) else compute_table(found)
+    return read_table(found.parent) if has_weights(found.parent) else _computed(found)
+
+
+def _computed(config_file: Path):
+    from xft.estimates.tensors import compute_table
+
+    say("Building the model without its weights: ten seconds to a minute.")
+    return compute_table(config_file)
