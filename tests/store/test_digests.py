@@ -130,7 +130,7 @@ def test_two_sets_of_problems_cannot_have_one_name(changes):
 def test_a_changed_default_raises_the_version_of_the_steps_that_read_it(monkeypatch):
     """Otherwise an artifact of the old default would be taken for one of the new."""
     stated = json.loads(write_versions.VERSIONS.read_text())
-    assert write_versions.contents(stated) == stated, "run: make generated"
+    assert write_versions.contents(stated) == stated, "run: python -m tools.write_versions"
     steps = stated["steps"]
     steps["moe_sft"]["defaults"]["moe_sft.learning_rate"] = 0.5
     del steps["moe_sft"]["defaults"]["moe_sft.optim"]  # as if it were a new option
@@ -359,12 +359,17 @@ def test_a_disk_that_may_be_too_small_is_told(monkeypatch):
 # What a run does first
 
 
-def test_a_store_has_one_run_at_a_time():
-    first = wants()
+def test_a_store_and_a_results_folder_have_one_run_at_a_time(place):
+    first, other = wants(), wants(store="theirs", results_dir=str(place / "results"))
     first.begin()
+    before = Path("results", CONFIG_FILE).read_text()
     with pytest.raises(UserError, match=r"store is in use by process \d+ of .*`stores`"):
         wants(seed=1).begin()
-    first.close()
+    with pytest.raises(UserError, match=r"results is in use by process \d+ .*another results_dir"):
+        other.begin()
+    assert Path("results", CONFIG_FILE).read_text() == before
+    first.close(), other.close()
+    begin(wants(store="theirs"))  # though the file of the lock is there
     moe = first.experiment.by_name["moe"]
     with claimed(moe.entry), pytest.raises(UserError, match=rf"moe is still .*{moe.digest}\.log"):
         wants().begin()  # while a job has outlived its run
