@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from tools import write_versions
 from xft.config.steps import STEPS as DECLARED
 from xft.store import code
 from xft.store.code import LIBRARY, ROOT, STEPS, Code, read_module
@@ -76,6 +77,31 @@ def test_a_module_may_become_a_package(copied, tmp_path, monkeypatch):
     module.rename(module.with_suffix("") / "__init__.py")
     found = Code(Memory(tmp_path / "memory.json")).hashes("tokens")
     assert "xft/data/ngrams/__init__.py" in found and "xft/data/ngrams.py" not in found
+
+
+def test_edited_code_is_accepted_by_one_command_that_names_it(
+    copied, tmp_path, monkeypatch, capsys
+):
+    file = tmp_path / "versions.json"
+    shutil.copy(code.VERSIONS, file)
+    for module in (code, write_versions):
+        monkeypatch.setattr(module, "VERSIONS", file)
+    write_versions.main([])
+    assert capsys.readouterr().out == "No code has changed.\n"
+    with (tmp_path / "xft/conversions/soup.py").open("a") as module:
+        module.write("EDITED = True\n")
+    code.read_module.cache_clear()
+    assert Code().edited("soup") == ["xft/conversions/soup.py"]
+    accepted = file.read_text()
+    for steps, told in (([], "taken as unchanged, and stay: soup. "), (["soup"], "again: soup")):
+        file.write_text(accepted)
+        write_versions.main(steps)
+        first, second = capsys.readouterr().out.splitlines()
+        assert first == "xft/conversions/soup.py has changed. It belongs to: soup"
+        assert told in second and Code().edited("soup") == []
+    with pytest.raises(SystemExit, match="suop is no step"):
+        write_versions.main(["suop"])
+    assert "\tpython -m tools.write_versions" not in (ROOT / "Makefile").read_text()
 
 
 def test_the_files_that_modules_read_count_as_code(copied, tmp_path):

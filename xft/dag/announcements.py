@@ -49,7 +49,7 @@ def warnings(run: WorkflowRun, to_make: list[Wanted]) -> Iterator[str]:
         modules = dict.fromkeys(name for found in edited.values() for name in found)
         yield (
             f"Edited code makes these steps run again: {', '.join(edited)}. The modules: "
-            f"{', '.join(modules)}. If results stay the same: make generated"
+            f"{', '.join(modules)}. If results stay the same: python -m tools.write_versions"
         )
     odd = (
         f"WARNING: {key} = {value}: {why}"
