@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from shlex import quote
 
 from xft.common.errors import UserError
 from xft.config.recorded import chosen_values
@@ -106,8 +107,8 @@ def store_line(run: WorkflowRun) -> str:
     """How much the store holds, and how much of it no configuration wants."""
     held = disk_bytes(run.store.entries())
     try:
-        unwanted = disk_bytes(find_unwanted(run.store))
-        advice = f", {disk_text(unwanted)} of it for no configuration: xft gc" if unwanted else ""
+        unwanted, gc = disk_bytes(find_unwanted(run.store)), f"xft gc {quote(str(run.store.root))}"
+        advice = f", {disk_text(unwanted)} of it for no configuration: {gc}" if unwanted else ""
     except UserError as error:
         advice = f". {error}"
     return f"{run.store.root} holds {disk_text(held)}{advice}"
