@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from interpreter import python
 
 from xft.cli import flags, running
+from xft.cli.config_files import check_config_files
 from xft.common.errors import UserError
 from xft.config.section import Section, keys, schemas
 from xft.config.sections import HealConfig, MixingConfig, MoeConfig, MoeSftConfig, TokensConfig
@@ -158,6 +159,23 @@ def test_a_users_mistake_ends_in_one_message(arguments, message, call_step, tmp_
     step, *words = arguments.split()
     assert_one_message(step, message, call_step(step, *words, cwd=tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--config merge.lambdas=[0.5]", ": write --config 'merge={lambdas: [0.5]}'"),
+        ("-C seed=1 results/moe", "--config results/moe: there is no =. All words after --config "),
+        ("--configfile config.yaml docs -n", "there is no file docs. All words after --conf"),
+        ("results/moe --configfile no.yaml", "there is no file no.yaml"),
+    ],
+)
+def test_words_that_snakemake_cannot_read_are_told(words, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["snakemake", *words.split()])
+    with pytest.raises(SystemExit) as caught:
+        check_config_files()
+    assert message in caught.value.code
 
 
 @pytest.mark.parametrize("step", COMPUTING)
