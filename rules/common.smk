@@ -10,9 +10,9 @@ from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
 
-from xft.cli.running import explain
 from xft.common.devices import check_gpus
 from xft.common.errors import UserError, did_you_mean
+from xft.common.refusals import explain
 from xft.config.steps import STEPS
 from xft.config.text import read_config
 from xft.config.validation import complete

@@ -5,10 +5,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from xft.common.errors import counted
+from xft.common.refusals import nearest_folder
 from xft.config.models import MODELS
 from xft.config.sections import XftConfig
 from xft.config.steps import TRAINING_SECTIONS
-from xft.dag.containers import nearest_folder
 from xft.dag.experiment import Experiment
 from xft.dag.job_resources import requests
 from xft.dag.run import WorkflowRun
