@@ -55,6 +55,7 @@ def test_each_step_has_its_code_and_not_that_of_the_store():
         assert not [name for name in modules if name.startswith("xft/store/")] or step == "report"
     assert "xft/training/trainer.py" in of_steps.hashes("moe_sft")
     assert "xft/modeling/router.py" in of_steps.hashes("eval")
+    assert "xft/conversions/merge_methods.py" not in of_steps.hashes("diversity")
 
 
 @pytest.fixture
