@@ -111,6 +111,17 @@ def test_a_job_knows_the_file_that_an_override_variable_names(monkeypatch):
     assert job.options == "--dataset=humaneval"
 
 
+def test_a_job_waits_for_what_only_its_configuration_needs():
+    """Its rule has no such input (tests/workflow/test_rule_graph.py)."""
+    for method in ("xft", "model_stock"):
+        run = wants(merge={"method": method})
+        base, dense = (run.experiment.by_name[name] for name in ("base", "dense/lam~0.75"))
+        job = run.jobs[dense.digest]
+        expected = [str(base.entry)] if method == "model_stock" else None
+        assert job.inputs.get("base") == expected
+        assert (f"--base={base.place}" in job.options.split()) is bool(expected)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -137,6 +137,26 @@ def test_all_attempts_of_a_job_are_measured_until_it_is_made():
     assert log.read_text() == "of the entry"
 
 
+def test_an_entry_appears_after_all_that_it_holds_is_on_the_disk(monkeypatch):
+    (entry,) = plan("moe")
+    (partial(entry) / "artifact").mkdir(parents=True)
+    (partial(entry) / "artifact/weights").touch()
+    synced, fsync, rename = set(), os.fsync, Path.rename
+
+    def renamed(path, target):
+        assert synced == {path, *path.rglob("*")}
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda file: synced.add(Path(f"/proc/self/fd/{file}").readlink()) or fsync(file),
+    )
+    publish(entry.absolute(), Recipe("moe", 1, {}, {}))
+    assert is_whole(entry)
+
+
 def test_what_was_whole_when_its_parent_was_killed_is_not_made_again():
     (entry,) = plan("moe")
     partial(entry).mkdir(parents=True)

@@ -31,11 +31,12 @@ def explain(error: Exception) -> str | None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Let an OSError of the block name what it writes: that of a write itself names nothing."""
+    """Let an error of the block that finds no room name what it writes: a write itself does not."""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.errno in NO_ROOM:
+            error.filename = error.filename or str(path)
         raise
 
 
