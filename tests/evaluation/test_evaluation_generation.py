@@ -77,6 +77,16 @@ def test_what_cannot_be_generated_is_told(model, write):
         write(prompts_of(TEXTS))
 
 
+def test_the_first_batch_shows_its_tokens(write, monkeypatch, capsys):
+    for name in ("SECONDS_BEFORE_FIRST", "SECONDS_BETWEEN_LINES"):
+        monkeypatch.setattr(f"xft.common.progress.{name}", 0)
+    write(prompts_of(TEXTS))
+    shown = capsys.readouterr().err
+    assert (
+        f"generate: 0/5 problem, 00:00 elapsed, ? left, ?problem/s, token=7/{NEW_TOKENS}" in shown
+    )
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
 def test_equals_generation_one_by_one(write, tokenizer, plain, batch_size):
     expected = [Completion(tokenizer.decode(ids), "length") for ids in plain]

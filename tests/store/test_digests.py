@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,9 +21,11 @@ from xft.common.errors import UserError
 from xft.config.results_folder import CONFIG_FILE
 from xft.dag import run as module
 from xft.dag.run import WorkflowRun
+from xft.dag.time_left import time_left
 from xft.dag.totals import warn_of_full_disk
 from xft.estimates.disk import disk_space
 from xft.estimates.resources import Requests
+from xft.store.costs import COSTS_FILE
 from xft.store.memory import content_hash
 from xft.store.store import ENTRY_FILE, claimed, partial
 
@@ -368,6 +371,25 @@ def test_a_disk_that_may_be_too_small_is_told(monkeypatch):
 
 
 # What a run does first
+
+
+def test_the_time_left_is_what_jobs_of_the_same_rules_took(monkeypatch):
+    """Two jobs of the run took 60 s together, within 35 s. A third one goes on for 10 s."""
+    run = begin(wants())
+    names = ["base", "tokens", "moe", "eval/base/problems.json", "eval/moe_sft/problems.json"]
+    base, tokens, moe, *evals = (run.experiment.by_name[name].entry for name in names)
+    folders = {base: 20, tokens: 40, partial(moe): 10, evals[0].with_name("0" * 16): 400}
+    for folder, seconds in folders.items():
+        folder.mkdir(parents=True)
+        attempts = [{"seconds": 7.0}, {"seconds": float(seconds)}]
+        (folder / COSTS_FILE).write_text(json.dumps({"attempts": attempts}))
+    for entry in (base, tokens):
+        (entry / ENTRY_FILE).touch()
+    os.utime(evals[0].with_name("0" * 16) / COSTS_FILE, (1, 1))  # of an earlier run
+    monkeypatch.setattr("time.time", lambda: run.began + 35)
+    outputs = [str(entry) for entry in (base, tokens, *evals)]
+    assert time_left(run, [*outputs, "results/config.yaml"]) == ", about 8 min left"
+    assert time_left(run, [*outputs, str(moe)]) == ", more than 7 min left"
 
 
 def test_a_store_and_a_results_folder_have_one_run_at_a_time(place):
