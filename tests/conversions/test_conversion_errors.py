@@ -1,7 +1,6 @@
 """Bad input to the conversions, and disks that do not take their output."""
 
 import json
-import re
 import resource
 import shutil
 from pathlib import Path
@@ -147,17 +146,15 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(mount, call_step, chain):
     assert list(disk.iterdir()) == []
 
 
-def test_a_limit_of_the_size_of_files_is_told_with_the_file(tmp_path, call_step, chain):
+def test_a_limit_of_the_size_of_files_is_told_with_the_file(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        result = call_step("moe", "--base", chain["base"], "--out", tmp_path / "moe")
         with pytest.raises(OSError) as caught:
             write_whole(tmp_path / "table", "x" * 200_000)
         error = explain(caught.value)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    told = r"A file may have 0\.1 MB here: raise this limit \(ulimit -f\)\. Nothing was changed\."
-    for place, text in ((r": \S+/moe needs \S+ MB", result.stderr), (r" \(\S+/table\)", error)):
-        assert re.fullmatch(rf"(moe: error: )?File too large{place}\. {told}\n?", text)
+    told = "A file may have 0.1 MB here: raise this limit (ulimit -f). Nothing was changed."
+    assert error == f"File too large ({tmp_path / 'table'}). {told}"
     assert list(tmp_path.iterdir()) == []

@@ -80,22 +80,13 @@ def test_a_module_may_become_a_package(copied, tmp_path, monkeypatch):
     assert "xft/data/ngrams/__init__.py" in found and "xft/data/ngrams.py" not in found
 
 
-def test_edited_code_is_accepted_by_one_command_that_names_it(
-    copied, tmp_path, monkeypatch, capsys
-):
-    file = tmp_path / "versions.json"
-    shutil.copy(code.VERSIONS, file)
+def test_only_one_command_accepts_edited_code_and_names_it(copied, tmp_path, monkeypatch, capsys):
     for module in (code, write_versions):
-        monkeypatch.setattr(module, "VERSIONS", file)
-    write_versions.main([])
-    assert capsys.readouterr().out == "No code has changed.\n"
-    with (tmp_path / "xft/conversions/soup.py").open("a") as module:
-        module.write("EDITED = True\n")
-    code.read_module.cache_clear()
-    assert Code().edited("soup") == ["xft/conversions/soup.py"]
-    accepted = file.read_text()
-    for steps, told in (([], "taken as unchanged, and stay: soup. "), (["soup"], "again: soup")):
-        file.write_text(accepted)
+        monkeypatch.setattr(module, "VERSIONS", tmp_path / "versions.json")
+    for steps, told in (([], "unchanged, and stay: soup. "), (["soup"], "run again: soup")):
+        shutil.copy(ROOT / "xft/store/versions.json", tmp_path)
+        (tmp_path / "xft/conversions/soup.py").write_text("EDITED = True\n")
+        code.read_module.cache_clear()
         write_versions.main(steps)
         first, second = capsys.readouterr().out.splitlines()
         assert first == "xft/conversions/soup.py has changed. It belongs to: soup"

@@ -140,19 +140,10 @@ def test_all_attempts_of_a_job_are_measured_until_it_is_made():
 def test_an_entry_appears_after_all_that_it_holds_is_on_the_disk(monkeypatch):
     (entry,) = plan("moe")
     (partial(entry) / "artifact").mkdir(parents=True)
-    (partial(entry) / "artifact/weights").touch()
     synced, fsync, rename = set(), os.fsync, Path.rename
-
-    def renamed(path, target):
-        assert synced == {path, *path.rglob("*")}
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", renamed)
-    monkeypatch.setattr(
-        os,
-        "fsync",
-        lambda file: synced.add(Path(f"/proc/self/fd/{file}").readlink()) or fsync(file),
-    )
+    place = "/proc/self/fd/{}".format
+    monkeypatch.setattr(os, "fsync", lambda f: synced.add(Path(place(f)).readlink()) or fsync(f))
+    monkeypatch.setattr(Path, "rename", lambda a, b: {a, *a.rglob("*")} <= synced and rename(a, b))
     publish(entry.absolute(), Recipe("moe", 1, {}, {}))
     assert is_whole(entry)
 
