@@ -49,11 +49,11 @@ lint: .venv/installed-dev
 	check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
 
-# Files that are written from others; a test compares them.
+# Files that are written from others; a test compares them. Code is not accepted here, but by
+# `python -m tools.write_versions` alone.
 generated: .venv/installed-dev
 	python tools/write_envs.py
 	python -m tools.write_config_docs
-	python -m tools.write_versions
 
 # All packages with their hashes, but torch, what only torch needs, and setuptools, of which some
 # versions of torch need an old one. This asks the package index.

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
 
-from xft.cli.running import explain
 from xft.common.devices import check_gpus
 from xft.common.errors import UserError, did_you_mean
+from xft.common.refusals import explain
 from xft.config.steps import STEPS
 from xft.config.text import read_config
 from xft.config.validation import complete
@@ -22,6 +22,7 @@ from xft.dag.job_resources import memory, minutes, nodes
 from xft.dag.run import WorkflowRun
 from xft.dag.screen import shorten
 from xft.dag.snakemake_options import Forced, check_options, name_nodes
+from xft.dag.time_left import time_left
 from xft.reporting.summary import head
 from xft.store.plan import read_plan
 from xft.store.store import AGAIN
@@ -31,7 +32,15 @@ IN_CONTAINERS = DeploymentMethod.APPTAINER in DEPLOYMENT
 # In the processes of jobs, which read the plan of the main process.
 RUN, KEEPS_MERGES = None, True
 IS_ALONE = workflow.is_main_process and workflow.modifier.is_main_snakefile()
-shorten(workflow)
+
+
+def left():
+    """The time that the run still takes, in words."""
+    jobs = workflow.dag.needrun_jobs(exclude_finished=False)
+    return time_left(RUN, [file for job in jobs for file in job.output]) if RUN else ""
+
+
+shorten(workflow, left)
 
 
 @contextmanager

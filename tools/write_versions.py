@@ -1,8 +1,10 @@
-"""Write the versions of the steps' code: xft/store/versions.json.
+"""Accept edited code: write the versions of the steps' code, xft/store/versions.json.
 
-A step whose default of a key has changed gets the next version: a recipe does not hold defaults. To
-give a step a new version because its results have changed, name it: python -m tools.write_versions
-STEP...
+    python -m tools.write_versions STEP...
+
+The named steps, whose results the edits change, get the next version. So does a step whose default
+of a key has changed: a recipe does not hold defaults. The results of all others are taken as
+unchanged.
 """
 
 import json
@@ -32,6 +34,38 @@ def _defaults(step: str) -> dict[str, object]:
     return {key: value for key, value in found.items() if type(value) is not object}
 
 
+def changes(stated: dict, new: dict) -> list[str]:
+    """What whoever accepts a new content of the file must know, as lines."""
+    code, lines, edited = Code(), [], set()
+    for name in sorted(dict(stated["modules"].items() ^ new["modules"].items())):
+        users = [step for step in STEPS if name in code.hashes(step)]
+        edited |= {*users}
+        lines.append(f"{name} has changed. It belongs to: {_listed(users)}")
+    versions = {step: about["version"] for step, about in stated["steps"].items()}
+    raised = [step for step in STEPS if new["steps"][step]["version"] > versions.get(step, 0)]
+    if raised:
+        lines.append(f"They have a new version, so they run again: {_listed(raised)}")
+    if kept := [step for step in STEPS if step in edited and step not in raised]:
+        lines.append(
+            f"Their results are taken as unchanged, and stay: {_listed(kept)}. For those whose "
+            "results change: python -m tools.write_versions STEP..."
+        )
+    return lines or ["No code has changed."]
+
+
+def _listed(steps: list[str]) -> str:
+    return "all steps" if len(steps) == len(STEPS) else ", ".join(steps) or "no step any more"
+
+
+def main(raised: list[str]) -> None:
+    """Raises SystemExit if there is no such step."""
+    if unknown := [step for step in raised if step not in STEPS]:
+        sys.exit(f"{unknown[0]} is no step. The steps: {', '.join(STEPS)}")
+    stated = json.loads(VERSIONS.read_text())
+    new = contents(stated, raised)
+    VERSIONS.write_text(json.dumps(new, indent=1) + "\n")
+    print("\n".join(changes(stated, new)))
+
+
 if __name__ == "__main__":
-    stated = json.loads(VERSIONS.read_text()) if VERSIONS.exists() else {"steps": {}}
-    VERSIONS.write_text(json.dumps(contents(stated, sys.argv[1:]), indent=1) + "\n")
+    main(sys.argv[1:])

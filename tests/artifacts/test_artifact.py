@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,6 +106,13 @@ def test_an_exception_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == [out]
     make(out)
     open_artifact(out, "moe", full=True)
+
+
+def test_no_manifest_is_there_before_what_it_states(tmp_path, monkeypatch):
+    out, renamed, rename = tmp_path / "moe", [], Path.rename
+    monkeypatch.setattr(Path, "rename", lambda a, b: renamed.append(b) or rename(a, b))
+    make(out)
+    assert renamed == [out, manifest_path(out)]
 
 
 def test_a_killed_process_leaves_no_artifact(tmp_path):

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from interpreter import python
 
 from xft.cli import flags, running
+from xft.cli.config_files import check_config_files
 from xft.common.errors import UserError
 from xft.config.section import Section, keys, schemas
 from xft.config.sections import HealConfig, MixingConfig, MoeConfig, MoeSftConfig, TokensConfig
@@ -160,6 +161,23 @@ def test_a_users_mistake_ends_in_one_message(arguments, message, call_step, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--config merge.lambdas=[0.5]", ": write --config 'merge={lambdas: [0.5]}'"),
+        ("-C seed=1 results/moe", "--config results/moe: there is no =. All words after --config "),
+        ("--configfile config.yaml docs -n", "there is no file docs. All words after --conf"),
+        ("results/moe --configfile no.yaml", "there is no file no.yaml"),
+    ],
+)
+def test_words_that_snakemake_cannot_read_are_told(words, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["snakemake", *words.split()])
+    with pytest.raises(SystemExit) as caught:
+        check_config_files()
+    assert message in caught.value.code
+
+
 @pytest.mark.parametrize("step", COMPUTING)
 def test_a_gpu_that_is_not_there_is_told_before_anything_else(
     step, tmp_path, call_step, monkeypatch
@@ -189,7 +207,8 @@ def test_the_systems_refusals_are_messages_and_a_bug_keeps_its_stack_trace():
         text = os.strerror(number)
         with pytest.raises(SystemExit) as caught:
             run(OSError(number, text, "some/file"))
-        assert caught.value.code == f"moe: error: {text} (some/file). Nothing was changed."
+        told = rf"moe: error: {text} \(some/file\)\.{' The disk .*' * (number == errno.ENOSPC)}"
+        assert re.fullmatch(f"{told} Nothing was changed\\.", caught.value.code)
     for error in (OSError(errno.EIO, "broken"), ValueError("a bug")):
         with pytest.raises(type(error)):
             run(error)

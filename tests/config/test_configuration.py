@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Annotated
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from xft.common.errors import UserError
 from xft.config.recorded import chosen_values, values_to_change
+from xft.config.section import Needs, Section
 from xft.config.sections import (
     MixingShape,
     MoeSftConfig,
@@ -122,6 +124,13 @@ def test_a_key_without_an_effect_is_refused(section, given, needed, message):
     defaults = XftConfig.model_fields[section].annotation.model_fields
     named = {key: defaults[key].get_default() for key in given}
     complete(MINIMAL | rows | {section: own | named})
+
+
+def test_a_key_that_needs_one_of_another_class_is_no_declaration():
+    with pytest.raises(TypeError, match="Temperature lacks keys that its keys need: temperature"):
+
+        class Temperature(Section):
+            top_p: Annotated[float, Needs("temperature")] = 1.0
 
 
 def test_the_baseline_takes_over_no_key_that_has_no_effect_on_it():

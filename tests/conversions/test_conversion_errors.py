@@ -1,6 +1,7 @@
 """Bad input to the conversions, and disks that do not take their output."""
 
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import torch
 from chains import Chain, run_here
 from damage import change_tensors, flip_a_bit
 
+from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import manifest_path
 from xft.common.errors import UserError
+from xft.common.refusals import explain
 
 SINGLE = "model.safetensors"
 
@@ -141,3 +144,17 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(mount, call_step, chain):
     assert result.stderr.endswith(". Nothing was changed.\n")
     assert len(result.stderr.splitlines()) == 1
     assert list(disk.iterdir()) == []
+
+
+def test_a_limit_of_the_size_of_files_is_told_with_the_file(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            write_whole(tmp_path / "table", "x" * 200_000)
+        error = explain(caught.value)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    told = "A file may have 0.1 MB here: raise this limit (ulimit -f). Nothing was changed."
+    assert error == f"File too large ({tmp_path / 'table'}). {told}"
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections import Counter
 
@@ -75,6 +76,14 @@ def test_what_cannot_be_generated_is_told(model, write):
     model.model.norm.weight.data[0] = math.nan
     with pytest.raises(UserError, match="the logits are NaN"):
         write(prompts_of(TEXTS))
+
+
+def test_the_first_batch_shows_its_tokens(write, monkeypatch, capsys):
+    for name in ("SECONDS_BEFORE_FIRST", "SECONDS_BETWEEN_LINES"):
+        monkeypatch.setattr(f"xft.common.progress.{name}", 0)
+    write(prompts_of(TEXTS))
+    line = r"^generate: 0/5 problem, .* elapsed, \? left, .*, token=7/24$"
+    assert re.search(line, capsys.readouterr().err, re.MULTILINE)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from tools import write_versions
 from xft.config.steps import STEPS as DECLARED
 from xft.store import code
 from xft.store.code import LIBRARY, ROOT, STEPS, Code, read_module
@@ -54,6 +55,7 @@ def test_each_step_has_its_code_and_not_that_of_the_store():
         assert not [name for name in modules if name.startswith("xft/store/")] or step == "report"
     assert "xft/training/trainer.py" in of_steps.hashes("moe_sft")
     assert "xft/modeling/router.py" in of_steps.hashes("eval")
+    assert "xft/conversions/merge_methods.py" not in of_steps.hashes("diversity")
 
 
 @pytest.fixture
@@ -76,6 +78,22 @@ def test_a_module_may_become_a_package(copied, tmp_path, monkeypatch):
     module.rename(module.with_suffix("") / "__init__.py")
     found = Code(Memory(tmp_path / "memory.json")).hashes("tokens")
     assert "xft/data/ngrams/__init__.py" in found and "xft/data/ngrams.py" not in found
+
+
+def test_only_one_command_accepts_edited_code_and_names_it(copied, tmp_path, monkeypatch, capsys):
+    for module in (code, write_versions):
+        monkeypatch.setattr(module, "VERSIONS", tmp_path / "versions.json")
+    for steps, told in (([], "unchanged, and stay: soup. "), (["soup"], "run again: soup")):
+        shutil.copy(ROOT / "xft/store/versions.json", tmp_path)
+        (tmp_path / "xft/conversions/soup.py").write_text("EDITED = True\n")
+        code.read_module.cache_clear()
+        write_versions.main(steps)
+        first, second = capsys.readouterr().out.splitlines()
+        assert first == "xft/conversions/soup.py has changed. It belongs to: soup"
+        assert told in second and Code().edited("soup") == []
+    with pytest.raises(SystemExit, match="suop is no step"):
+        write_versions.main(["suop"])
+    assert "\tpython -m tools.write_versions" not in (ROOT / "Makefile").read_text()
 
 
 def test_the_files_that_modules_read_count_as_code(copied, tmp_path):

@@ -20,9 +20,11 @@ from xft.common.errors import UserError
 from xft.config.results_folder import CONFIG_FILE
 from xft.dag import run as module
 from xft.dag.run import WorkflowRun
+from xft.dag.time_left import time_left
 from xft.dag.totals import warn_of_full_disk
 from xft.estimates.disk import disk_space
 from xft.estimates.resources import Requests
+from xft.store.costs import COSTS_FILE
 from xft.store.memory import content_hash
 from xft.store.store import ENTRY_FILE, claimed, partial
 
@@ -125,6 +127,15 @@ def test_a_job_knows_the_file_that_an_override_variable_names(monkeypatch):
     assert job.options == "--dataset=humaneval"
 
 
+def test_a_job_waits_for_what_only_its_configuration_needs():
+    for method, read in (("xft", []), ("model_stock", ["base"])):
+        run = wants(merge={"method": method})
+        job = run.jobs[run.experiment.by_name["dense/lam~0.75"].digest]
+        base = run.experiment.by_name["base"].entry
+        assert [name for name in job.inputs if job.inputs[name] == [str(base)]] == read
+        assert (f"--base={base}/artifact" in job.options) is bool(read)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -144,7 +155,7 @@ def test_two_sets_of_problems_cannot_have_one_name(changes):
 def test_a_changed_default_raises_the_version_of_the_steps_that_read_it(monkeypatch):
     """Otherwise an artifact of the old default would be taken for one of the new."""
     stated = json.loads(write_versions.VERSIONS.read_text())
-    assert write_versions.contents(stated) == stated, "run: make generated"
+    assert write_versions.contents(stated) == stated, "run: python -m tools.write_versions"
     steps = stated["steps"]
     steps["moe_sft"]["defaults"]["moe_sft.learning_rate"] = 0.5
     del steps["moe_sft"]["defaults"]["moe_sft.optim"]  # as if it were a new option
@@ -373,12 +384,32 @@ def test_a_disk_that_may_be_too_small_is_told(monkeypatch):
 # What a run does first
 
 
-def test_a_store_has_one_run_at_a_time():
-    first = wants()
+def test_the_time_left_is_what_jobs_of_the_same_rules_took(monkeypatch):
+    """Two jobs of the run took 60 s within 35 s. An earlier one of a third rule took 400 s."""
+    run = begin(wants())
+    names = ["base", "tokens", "moe", "eval/base/problems.json", "eval/moe_sft/problems.json"]
+    base, tokens, moe, *evals = (run.experiment.by_name[name].entry for name in names)
+    for folder, seconds in {base: 20, tokens: 40, evals[0].with_name("0" * 16): 400}.items():
+        folder.mkdir(parents=True)
+        (folder / ENTRY_FILE).touch()
+        (folder / COSTS_FILE).write_text(json.dumps({"attempts": [{"seconds": seconds}]}))
+    monkeypatch.setattr("time.time", lambda: run.began + 35)
+    outputs = [str(entry) for entry in (base, tokens, *evals)]
+    assert time_left(run, [*outputs, "results/config.yaml"]) == ", about 8 min left"
+    assert time_left(run, [*outputs, str(moe)]) == ", more than 8 min left"
+
+
+def test_a_store_and_a_results_folder_have_one_run_at_a_time(place):
+    first, other = wants(), wants(store="theirs", results_dir=str(place / "results"))
     first.begin()
+    before = Path("results", CONFIG_FILE).read_text()
     with pytest.raises(UserError, match=r"store is in use by process \d+ of .*`stores`"):
         wants(seed=1).begin()
-    first.close()
+    with pytest.raises(UserError, match=r"results is in use by process \d+ .*another results_dir"):
+        other.begin()
+    assert Path("results", CONFIG_FILE).read_text() == before
+    first.close(), other.close()
+    begin(wants(store="theirs"))  # though the file of the lock is there
     moe = first.experiment.by_name["moe"]
     with claimed(moe.entry), pytest.raises(UserError, match=rf"moe is still .*{moe.digest}\.log"):
         wants().begin()  # while a job has outlived its run

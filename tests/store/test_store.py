@@ -137,6 +137,17 @@ def test_all_attempts_of_a_job_are_measured_until_it_is_made():
     assert log.read_text() == "of the entry"
 
 
+def test_an_entry_appears_after_all_that_it_holds_is_on_the_disk(monkeypatch):
+    (entry,) = plan("moe")
+    (partial(entry) / "artifact").mkdir(parents=True)
+    synced, fsync, rename = set(), os.fsync, Path.rename
+    place = "/proc/self/fd/{}".format
+    monkeypatch.setattr(os, "fsync", lambda f: synced.add(Path(place(f)).readlink()) or fsync(f))
+    monkeypatch.setattr(Path, "rename", lambda a, b: {a, *a.rglob("*")} <= synced and rename(a, b))
+    publish(entry.absolute(), Recipe("moe", 1, {}, {}))
+    assert is_whole(entry)
+
+
 def test_what_was_whole_when_its_parent_was_killed_is_not_made_again():
     (entry,) = plan("moe")
     partial(entry).mkdir(parents=True)

@@ -176,12 +176,13 @@ def test_a_second_training_of_the_same_output_is_refused(words, stopped):
 
 def test_the_newest_two_checkpoints_are_kept(words, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(callbacks, "SAVING_SHARE", 0)
+    monkeypatch.setattr("xft.common.progress._job", "moe_sft")
     stop_in(monkeypatch, 7)
     with pytest.raises(SystemExit):
         learn("moe_sft", tmp_path / "out", *words, "--save-minutes", 0)
     assert checkpoints(tmp_path / "out") == ["checkpoint-6", "checkpoint-7"]
     said = capfd.readouterr().err
-    assert said.count("SIGTERM: the training stops after this step\n") == 1
+    assert said.count("\nmoe_sft: SIGTERM: the training stops after this step\n") == 1
     assert said.endswith("stopped. Run the same command again to continue from step 7\n")
 
 

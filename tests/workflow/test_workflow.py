@@ -77,6 +77,7 @@ def test_another_lambda_runs_its_chain_alone_wherever_the_store_lies(
     assert re.search(r"^\[[\d:]{8}\] report: report.html \(store/report/\w{16}\)$", shown, re.M)
     assert not re.search("Select|Execute|jobid|resources:", shown)
     assert head((project.results / "summary.md").read_text()) in done.stdout
+    assert re.search("^store holds .* of it for no configuration: xft gc store$", done.stdout, re.M)
 
     done = project.snakemake()  # back to the lambda before
     assert project.rules(done) == [] and done.stdout.startswith(f"{head(earlier)}\n")
@@ -196,7 +197,7 @@ IN_CI = {"marks": pytest.mark.ci}
         ("-n -F", 0.75, sorted(ALL), r"\(store/dense/\w+\.again\)"),
         ("-n -f results/dense/lam~0.75", 0.75, ["dense"], "by_name: results/dense/lam~0.75"),
         ("--touch", 0.85, [], "--touch does nothing here"),
-        ("-n --delete-all-output", 0.75, [], "--delete-all-output: other configurations may need"),
+        ("-n --delete-a", 0.75, [], "--delete-all-output: other configurations .*`xft gc store`"),
         ("-n --set-resources dense:options=--expert=1", 0.75, [], "dense:options: it follows from"),
         ("-n dense", 0.75, [], "A rule makes several results, so its name is no target"),
         pytest.param("-n -R heal", 0.75, [], "The store holds none of the forced", **IN_CI),

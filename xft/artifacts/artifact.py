@@ -1,6 +1,5 @@
 """Opens artifacts only if they match their manifest, and writes them whole or not at all."""
 
-import errno
 import glob
 import os
 import shutil
@@ -25,6 +24,7 @@ from xft.checkpoints.reader import INDEX_FILE, Checkpoint, weight_files
 from xft.checkpoints.writer import TensorPlan, link_checkpoint, write_checkpoint
 from xft.common.errors import UserError
 from xft.common.files import check_own, link_or_copy
+from xft.common.refusals import NO_ROOM, way_out, writing
 from xft.config.models import MODEL_STEPS
 
 WORKSPACE_SUFFIX = ".tmp"
@@ -124,15 +124,16 @@ class Draft:
         self.known_files: dict[str, dict] = {}
 
     def write_tensors(self, plans: list[TensorPlan]) -> None:
-        """Write a checkpoint of the planned tensors. Raises UserError if the disk is full."""
+        """Write a checkpoint of the planned tensors. Raises UserError if there is no room."""
         try:
             self.known_files |= write_checkpoint(self.path, plans)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in NO_ROOM:
                 raise
             megabytes = sum(plan.nbytes for plan in plans) / 1e6
             raise UserError(
-                f"{error.strerror}: {self.out} needs {megabytes:,.1f} MB. Nothing was changed."
+                f"{error.strerror}: {self.out} needs {megabytes:,.1f} MB."
+                f"{way_out(error.errno, self.out)} Nothing was changed."
             ) from None
 
     def link_tensors(self, source: Artifact, names: list[str]) -> None:
@@ -176,7 +177,8 @@ def create_artifact(
     out.parent.mkdir(parents=True, exist_ok=True)
     # A hidden folder beside `out`, locked while this process lives.
     place = {"prefix": f".{out.name}.", "suffix": WORKSPACE_SUFFIX, "dir": out.parent}
-    with TemporaryDirectory(**place, ignore_cleanup_errors=True) as name, lock(Path(name)):
+    workspace = TemporaryDirectory(**place, ignore_cleanup_errors=True)
+    with writing(out), workspace as name, lock(Path(name)):
         folder = Path(name)
         draft = Draft(folder / out.name, out)
         draft.path.mkdir()

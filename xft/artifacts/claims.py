@@ -44,6 +44,32 @@ def claimed(folder: Path, work: str) -> Iterator[int]:
         raise UserError(f"{worker(folder)} {work}. Wait until it has ended, or stop it") from None
 
 
+def occupy(folder: Path, or_else: str) -> int:
+    """Lock a folder for the run of this process, by a hidden file in it.
+
+    Returns the descriptor of the lock, which holds until it is closed. Children do not inherit it.
+    Raises UserError if another process has the folder. or_else: what its user may do, as sentences.
+    """
+    owner = folder / f".{OWNER}"
+    descriptor = os.open(owner, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UserError(
+            f"{folder} is in use by {occupant(folder) or 'a process'}. Wait until it has ended. "
+            f"{or_else}".rstrip()
+        ) from None
+    owner.write_text(this_process())
+    return descriptor
+
+
+def occupant(folder: Path) -> str | None:
+    """The process that has a folder by `occupy`, in words. None if none of this machine has it."""
+    owner = folder / f".{OWNER}"
+    return holder(owner, owner) if owner.is_file() else None
+
+
 def worker(folder: Path) -> str | None:
     """The process that works in a folder, in words. None if no process does."""
     return holder(folder, folder / OWNER) if folder.is_dir() else None

@@ -1,6 +1,5 @@
 """Runs a step or tool: a user's mistake ends in one message and a non-zero exit status."""
 
-import errno
 import logging
 import os
 import re
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from xft.common import progress
 from xft.common.allocator import reuse_freed_memory
 from xft.common.errors import UserError
+from xft.common.refusals import explain
 
 ENVIRONMENT = {
     # Threads that wait in a loop for the next operation stall each other on a shared machine.
@@ -20,11 +20,6 @@ ENVIRONMENT = {
     # (docs/planning.md).
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     "LRU_CACHE_CAPACITY": "64",
-}
-# Errors that the user can correct: a full disk, missing rights, a file that has disappeared.
-USER_ERRORS = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOENT, errno.ESTALE, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
 }
 # What torchrun says of processes that end: its log, and its own stack trace, which comes last.
 TORCHRUN = re.compile(
@@ -70,13 +65,3 @@ def failure(log: str) -> str | None:
     log = without_torchrun(log)
     found = list(re.finditer(r"^\w+: error: (.*)", log, re.MULTILINE | re.DOTALL))
     return found[-1][1].rstrip() if found else None
-
-
-def explain(error: Exception) -> str | None:
-    """The message for an error that the user can correct; None for other errors."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno in USER_ERRORS:
-        place = f" ({error.filename})" if error.filename else ""
-        return f"{error.strerror}{place}. Nothing was changed."
-    return None

@@ -42,10 +42,11 @@ def say(text: str) -> None:
 
     Control characters are shown as escapes: the text may quote what a file says.
     """
-    _print(_labelled(printable(text)))
+    _print(labelled(printable(text)))
 
 
-def _labelled(text: str) -> str:
+def labelled(text: str) -> str:
+    """A line with the name of the job in front of it."""
     return f"{_job}: {text}" if _job else text
 
 
@@ -125,4 +126,4 @@ def progress(iterable=None, *, desc: str, **options) -> Bar:
 
     Use `set_postfix(..., refresh=False)`: other calls each print a line.
     """
-    return Bar(iterable, desc=_labelled(desc), **options)
+    return Bar(iterable, desc=labelled(desc), **options)

@@ -72,6 +72,13 @@ class Section(BaseModel):
         json_schema_extra=_with_needs,
     )
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_) -> None:
+        """Raise TypeError if a key needs one that this class lacks."""
+        needed = {need.key for need in needs(cls).values()} | ({cls.instead} - {None})
+        if lacking := needed - cls.model_fields.keys():
+            raise TypeError(f"{cls.__name__} lacks keys that its keys need: {', '.join(lacking)}")
+
     @field_validator("*", mode="before")
     @classmethod
     def _null_is_none(cls, value: Any, info) -> Any:

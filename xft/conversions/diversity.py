@@ -16,8 +16,7 @@ import math
 from xft.checkpoints.reader import Checkpoint
 from xft.common.progress import progress
 from xft.conversions.merge import alpha_shape
-from xft.conversions.merge_methods import name_in_base
-from xft.conversions.merged_tensors import merged_tensors, square
+from xft.conversions.merged_tensors import merged_tensors, name_in_base, square
 
 DIGITS = 6  # significant ones. The last digits of a sum in fp64 depend on the number of threads
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 
 from xft.artifacts.artifact import Artifact, open_artifact
-from xft.checkpoints.capacity import EMBEDDINGS
 from xft.checkpoints.dtypes import FLOAT_NAMES
 from xft.checkpoints.reader import TensorSource
 from xft.checkpoints.writer import TensorPlan
@@ -24,7 +23,7 @@ from xft.common.errors import UserError
 from xft.config.sections import MergeMethod
 from xft.conversions.common import computed_plan, copy_plan
 from xft.conversions.merge import merge_plans, unmerged
-from xft.conversions.merged_tensors import MergedTensor, merged_tensors
+from xft.conversions.merged_tensors import MergedTensor, merged_tensors, name_in_base
 from xft.conversions.mixing_artifact import MixingArtifact
 
 
@@ -122,19 +121,3 @@ def one_expert(mixing: MixingArtifact, expert: int) -> MixingArtifact:
     alpha = torch.full_like(mixing.alpha, -torch.inf)
     alpha[..., expert - 1] = 0
     return replace(mixing, alpha=alpha)
-
-
-def name_in_base(base: TensorSource, name: str, shape: tuple[int, ...]) -> str:
-    """The name in the base of a tensor of the mixture.
-
-    A mixture's file may hold the head of tied embeddings. In the base that is the embedding.
-    """
-    tied = [other for other in base.names if other.endswith(EMBEDDINGS)]
-    candidates = [name] if name in base else tied
-    for candidate in candidates:
-        if base.shape(candidate) == shape and base.dtype(candidate) in FLOAT_NAMES:
-            return candidate
-    raise UserError(
-        f"{base.folder} has no floating-point tensor {name} of the shape {list(shape)}: it is not "
-        "the base of this mixture. Give the base that the mixture was made from"
-    )

@@ -11,8 +11,11 @@ from itertools import islice
 
 import torch
 
+from xft.checkpoints.capacity import EMBEDDINGS
+from xft.checkpoints.dtypes import FLOAT_NAMES
 from xft.checkpoints.layout import FfnLayer, moe_layers
 from xft.checkpoints.reader import TensorSource
+from xft.common.errors import UserError
 from xft.conversions.blocks import stacked_blocks
 
 MERGE_BLOCK = 2**19  # values; their sum (2 MB) stays in a CPU's cache while experts are added
@@ -162,6 +165,22 @@ def merged_tensors(source: TensorSource, ffn: TensorSource, shape: tuple[int, ..
             else:
                 tensors.append(FullTensor(*about, ffn, layer.shared(projection, part)))
     return tensors
+
+
+def name_in_base(base: TensorSource, name: str, shape: tuple[int, ...]) -> str:
+    """The name in the base of a tensor of the mixture.
+
+    A mixture's file may hold the head of tied embeddings. In the base that is the embedding.
+    """
+    tied = [other for other in base.names if other.endswith(EMBEDDINGS)]
+    candidates = [name] if name in base else tied
+    for candidate in candidates:
+        if base.shape(candidate) == shape and base.dtype(candidate) in FLOAT_NAMES:
+            return candidate
+    raise UserError(
+        f"{base.folder} has no floating-point tensor {name} of the shape {list(shape)}: it is not "
+        "the base of this mixture. Give the base that the mixture was made from"
+    )
 
 
 def square(tensor):

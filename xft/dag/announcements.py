@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from shlex import quote
 
 from xft.common.errors import UserError
 from xft.config.recorded import chosen_values
@@ -49,7 +50,7 @@ def warnings(run: WorkflowRun, to_make: list[Wanted]) -> Iterator[str]:
         modules = dict.fromkeys(name for found in edited.values() for name in found)
         yield (
             f"Edited code makes these steps run again: {', '.join(edited)}. The modules: "
-            f"{', '.join(modules)}. If results stay the same: make generated"
+            f"{', '.join(modules)}. If results stay the same: python -m tools.write_versions"
         )
     odd = (
         f"WARNING: {key} = {value}: {why}"
@@ -106,8 +107,8 @@ def store_line(run: WorkflowRun) -> str:
     """How much the store holds, and how much of it no configuration wants."""
     held = disk_bytes(run.store.entries())
     try:
-        unwanted = disk_bytes(find_unwanted(run.store))
-        advice = f", {disk_text(unwanted)} of it for no configuration: xft gc" if unwanted else ""
+        unwanted, gc = disk_bytes(find_unwanted(run.store)), f"xft gc {quote(str(run.store.root))}"
+        advice = f", {disk_text(unwanted)} of it for no configuration: {gc}" if unwanted else ""
     except UserError as error:
         advice = f". {error}"
     return f"{run.store.root} holds {disk_text(held)}{advice}"

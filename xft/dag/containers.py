@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from xft.common.errors import UserError
+from xft.common.refusals import nearest_folder
 
 IMAGE = "xft.sif"  # in the working directory
 BIND = "APPTAINER_BIND"  # the variable by which Apptainer learns what else jobs see
@@ -45,9 +46,3 @@ def bound_folders(places: Iterable[Path]) -> list[str]:
         if {",", ":"} & set(folder):
             raise UserError(f"--sdm apptainer: {folder}: its name must hold no comma and no colon")
     return outside
-
-
-def nearest_folder(place: Path) -> Path:
-    """A folder, or the nearest one above it that exists."""
-    place = place.absolute()
-    return next(path for path in (place, *place.parents) if path.is_dir())

@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
+from xft.artifacts.claims import occupy
 from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.artifacts.overlap import overlap
@@ -174,14 +175,16 @@ class WorkflowRun:
         return [(key, path) for key, path in paths if path.exists()]
 
     def begin(self) -> None:
-        """On the first call: lock the store, lay the names, write plan and configuration.
+        """On the first call: lock store and results, lay the names, write plan and configuration.
 
-        Raises UserError if another run has the store, or if a job of an earlier one still works.
+        Raises UserError if another run has one of them, or if a job of an earlier one still works.
         """
         if self.begun:
             return
         self.begun, self.began = True, time.time()
-        self._lock = self.store.open()
+        self._locks = [self.store.open("Or use a store of your own, and name this one in `stores`")]
+        self.results.mkdir(parents=True, exist_ok=True)
+        self._locks.append(occupy(self.results, "Or name another results_dir"))
         self.store.check_idle({part.entry: part.name for part in self.to_make})
         others.take(self.config.stores, self.missing)
         self._plan = write_plan(self.store, self.results, self.jobs)
@@ -193,8 +196,9 @@ class WorkflowRun:
         self.lay_names()
 
     def close(self) -> None:
-        """Give the store to other runs. The end of the process does the same."""
-        os.close(self._lock)
+        """Give store and results to other runs. The end of the process does the same."""
+        while self._locks:
+            os.close(self._locks.pop())
 
     def lay_names(self) -> None:
         """Let the results folder show what the store holds of this configuration, and no more."""

@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from collections.abc import Callable
 
 from snakemake_interface_logger_plugins.common import LogEvent
 
@@ -24,15 +25,16 @@ INTERRUPTED = "Terminating processes on user request"
 TIME = re.compile(r"^( *)\[.* (\d\d:\d\d:\d\d) \d{4}\]\n *(?:Job \d+: )?", re.MULTILINE)
 
 
-def shorten(workflow) -> None:
+def shorten(workflow, time_left: Callable[[], str]) -> None:
     """Let the screen show one line for each job that begins, and one for the share that is done.
 
-    Handlers of the user's own logger plugins keep what they get.
+    time_left: gives the end of the latter. Handlers of the user's own logger plugins keep what they
+    get.
     """
     for handler in logging.getLogger("snakemake.logging").handlers:
         if handler.name == "DefaultStreamHandler":
             handler.addFilter(_is_shown)
-            handler.setFormatter(_Short(handler.formatter, workflow))
+            handler.setFormatter(_Short(handler.formatter, workflow, time_left))
 
 
 def _is_shown(record: logging.LogRecord) -> bool:
@@ -43,9 +45,9 @@ def _is_shown(record: logging.LogRecord) -> bool:
 class _Short(logging.Formatter):
     """Shortens what another formatter writes."""
 
-    def __init__(self, formatter: logging.Formatter, workflow):
+    def __init__(self, formatter: logging.Formatter, workflow, time_left: Callable[[], str]):
         super().__init__()
-        self.formatter, self.workflow = formatter, workflow
+        self.formatter, self.workflow, self.time_left = formatter, workflow, time_left
         self.time = "" if workflow.output_settings.dryrun else r"[\2] "
         self.counts, self.total, self.names, self.is_interrupted = "", 0, {}, False
 
@@ -53,9 +55,12 @@ class _Short(logging.Formatter):
         event = getattr(record, "event", None)
         if event == LogEvent.RUN_INFO:
             return self._counts(record.stats)
-        if event == LogEvent.PROGRESS and self.workflow.dag_settings.until:
-            # Snakemake's total holds the jobs that are left out, too.
-            record = logging.makeLogRecord(record.__dict__ | {"total": self.total})
+        if event == LogEvent.PROGRESS:
+            if self.workflow.dag_settings.until:
+                # Snakemake's total holds the jobs that are left out, too.
+                record = logging.makeLogRecord(record.__dict__ | {"total": self.total})
+            left = self.time_left() if record.done < record.total else ""
+            return self.formatter.format(record) + left
         if event == LogEvent.JOB_INFO:
             label = getattr(record.resources, "label", None)  # none has a rule of another workflow
             name = self.names[record.jobid] = label or record.rule_name

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TextIO
 
 from xft.common.errors import UserError
@@ -30,10 +31,11 @@ def check_options(words: Sequence[str], resources: Mapping, run: WorkflowRun) ->
                 f"--set-resources {rule}:{names[0]}: it follows from the configuration. Change that"
             )
     if any(word.startswith("--delete-a") for word in words):
+        store = str(run.store.root)
         raise UserError(
-            f"--delete-all-output: other configurations may need artifacts in {run.store.root}. "
-            f"Delete {run.results} instead; `xft gc` then removes what no other results folder "
-            "needs. Nothing was changed."
+            f"--delete-all-output: other configurations may need artifacts in {store}. Delete "
+            f"{run.results} instead; `xft gc {quote(store)}` then removes what no other results "
+            "folder needs. Nothing was changed."
         )
 
 

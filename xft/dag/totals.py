@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from xft.common.errors import counted
+from xft.common.refusals import nearest_folder
 from xft.config.models import MODELS
 from xft.config.steps import TRAINING_SECTIONS
-from xft.dag.containers import nearest_folder
 from xft.dag.experiment import Experiment
 from xft.dag.job_resources import requests
 from xft.dag.measured import FindPlan, hours_of

@@ -35,12 +35,17 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Writing:
-    """How a backend writes rows. batch_size: rows at a time. sampling: None for greedy."""
+    """How a backend writes rows.
+
+    batch_size: rows at a time. sampling: None for greedy. on_token(number): may be called when each
+    row of a batch has so many new tokens.
+    """
 
     eos_ids: list[int]
     max_new_tokens: int
     batch_size: int
     sampling: Sampling | None
+    on_token: Callable[[int], object] = lambda _: None
 
 
 def generate(
@@ -70,11 +75,18 @@ def generate(
     eos_ids = end_tokens(model.generation_config.eos_token_id, tokenizer, prompts[0].template)
     completions = [None] * len(prompts)
     write = write or write_rows
-    how = Writing(eos_ids, max_new_tokens, batch_size, sampling)
     look = {"desc": "generate", "total": len(rows), "unit": "problem", "at_once": batch_size}
-    for row, ids in progress(write(model, tokenizer, rows, how), **look):
-        completions[row.number] = completion_of(tokenizer, row, ids, eos_ids)
-        on_completion(row.number, completions[row.number])
+    with progress(**look) as bar:
+
+        def show(number: int) -> None:
+            bar.set_postfix(token=f"{number}/{max_new_tokens}", refresh=False)
+            bar.update(0)
+
+        how = Writing(eos_ids, max_new_tokens, batch_size, sampling, show)
+        for row, ids in write(model, tokenizer, rows, how):
+            completions[row.number] = completion_of(tokenizer, row, ids, eos_ids)
+            on_completion(row.number, completions[row.number])
+            bar.update()
     return completions
 
 
@@ -138,11 +150,11 @@ def write_rows(model, tokenizer, rows: list[Row], how: Writing) -> Iterator[tupl
     for start in range(0, len(rows), how.batch_size):
         batch = rows[start : start + how.batch_size]
         draws = how.sampling and _Draws(how.sampling, [row.number for row in batch])
-        yield from _write_batch(model, tokenizer, batch, how.eos_ids, draws)
+        yield from _write_batch(model, tokenizer, batch, how, draws)
 
 
 def _write_batch(
-    model, tokenizer, rows: list[Row], eos_ids: list[int], draws: "_Draws | None"
+    model, tokenizer, rows: list[Row], how: Writing, draws: "_Draws | None"
 ) -> Iterator[tuple[Row, list[int]]]:
     """Continue `rows` until all are done. Whenever half of them are done, these leave the batch."""
     import torch
@@ -160,7 +172,7 @@ def _write_batch(
     processors += [draws] if draws else []
     cache = None
     while rows:
-        watch = RowWatch(tokenizer, width, rows, eos_ids)
+        watch = RowWatch(tokenizer, width, rows, how)
         with torch.inference_mode():
             output = model.generate(
                 input_ids=ids,
@@ -228,11 +240,11 @@ class RowWatch:
     the number of new tokens of each row, None while it runs.
     """
 
-    def __init__(self, tokenizer, prompt_width: int, rows: list[Row], eos_ids: list[int]):
+    def __init__(self, tokenizer, prompt_width: int, rows: list[Row], how: Writing):
         self.tokenizer = tokenizer
         self.prompt_width = prompt_width
         self.rows = rows
-        self.eos_ids = eos_ids
+        self.how = how
         self.lengths: list[int | None] = [None] * len(rows)
         # A token is at least one byte long, so a stop sequence that ends in the newest token
         # begins at most this many tokens back.
@@ -241,6 +253,7 @@ class RowWatch:
     def __call__(self, input_ids, scores, **_):
         """True for each row that must end. input_ids: prompts and new tokens, [rows, width]."""
         new_tokens = input_ids.shape[1] - self.prompt_width
+        self.how.on_token(new_tokens)
         tails = input_ids[:, -min(self.tail, new_tokens) :].tolist()
         is_all = new_tokens <= self.tail
         for place, (row, tail) in enumerate(zip(self.rows, tails, strict=True)):
@@ -253,7 +266,7 @@ class RowWatch:
 
     def _ends(self, row: Row, tail: list[int], is_all: bool) -> bool:
         """is_all: whether the tail holds all new tokens. The first may repeat the prompt's end."""
-        if tail[-1] in self.eos_ids:
+        if tail[-1] in self.how.eos_ids:
             return True
         text = _text(self.tokenizer, row, tail) if is_all else _decode(self.tokenizer, tail)
         return any(stop in text for stop in row.stops)

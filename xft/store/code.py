@@ -2,7 +2,7 @@
 
 versions.json holds for each step a number, and the hash of each module. Where a module has another
 hash, somebody edited it: the recipes of the steps that use it then hold the hash of their code in
-place of the number. `make generated` accepts the edited code under the same number.
+place of the number. tools/write_versions.py accepts the edited code under the same number.
 """
 
 import ast

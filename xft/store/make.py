@@ -25,6 +25,7 @@ from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.common.progress import JOB
+from xft.common.refusals import explain
 from xft.store import names
 from xft.store.costs import COSTS_FILE, Costs
 from xft.store.memory import content_hash
@@ -186,7 +187,7 @@ def main() -> None:
     try:
         sys.exit(make(Path(sys.argv[1]), sys.argv[2:]))
     except (UserError, OSError) as error:
-        sys.exit(f"store: error: {error}")
+        sys.exit(f"store: error: {explain(error) or error}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """A store: `<step>/<digest>/` for each artifact, made elsewhere and renamed when it is whole."""
 
-import fcntl
-import os
 import re
 import shutil
 from collections import Counter
@@ -14,7 +12,7 @@ from stat import S_ISREG
 
 from xft.artifacts import claims
 from xft.artifacts.artifact import ENTRY_FILE, as_json, sync, write_json
-from xft.artifacts.claims import OWNER, this_process
+from xft.artifacts.claims import OWNER
 from xft.artifacts.manifest import hash_file
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
@@ -65,28 +63,14 @@ class Store:
                 "another folder"
             )
 
-    def open(self) -> int:
-        """Make the folder a store, and lock it for the run of this process.
-
-        Returns the descriptor of the lock, which holds until it is closed. Raises UserError if
-        another run has the store, or if it cannot be written.
-        """
+    def open(self, or_else: str = "") -> int:
+        """Make the folder a store, and lock it as `claims.occupy` does. Returns the descriptor."""
         self.check()
         mark = self.root / MARK
         if not mark.is_file():
             self.root.mkdir(parents=True, exist_ok=True)
             write_json(mark, {"format": FORMAT})
-        owner = self.root / f".{OWNER}"
-        descriptor = os.open(owner, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{self.root} is in use by {self.user() or 'a process'}. Wait until it has ended. "
-                "Or use a store of your own, and name this one in `stores`"
-            ) from None
-        owner.write_text(this_process())
-        return descriptor
+        return claims.occupy(self.root, or_else)
 
     def check_idle(self, names: Mapping[Path, str]) -> None:
         """Raise UserError if jobs that outlived their run still make entries.
@@ -102,11 +86,6 @@ class Store:
         if busy:
             lines = [*busy, "Wait until this has ended, or stop it. Nothing was changed."]
             raise UserError("\n".join(lines))
-
-    def user(self) -> str | None:
-        """The process that has the store, in words. None if no process of this machine has it."""
-        owner = self.root / f".{OWNER}"
-        return claims.holder(owner, owner) if owner.is_file() else None
 
 
 def partial(entry: Path) -> Path:

@@ -9,6 +9,7 @@ import shlex
 from collections import Counter
 from pathlib import Path
 
+from xft.artifacts.claims import occupant
 from xft.cli import flags
 from xft.common.errors import UserError
 from xft.config.recorded import recorded_config, values_to_change
@@ -81,7 +82,7 @@ def _run(args: argparse.Namespace) -> tuple[WorkflowRun, str]:
 
 def _advice(run: WorkflowRun, activities: list[Activity], start: str) -> str:
     """How to go on. start: how a run is started."""
-    if user := run.store.user():
+    if user := occupant(run.store.root):
         return f"Snakemake is running ({user}). What is listed under `next run` is still to do."
     if not run.to_make:
         return "All is finished."

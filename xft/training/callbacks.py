@@ -12,7 +12,7 @@ import torch
 from torch.distributed import ReduceOp
 from transformers import TrainerCallback
 
-from xft.common.progress import progress, say
+from xft.common.progress import labelled, progress, say
 from xft.training.processes import over_processes
 from xft.training.throughput import Throughput
 from xft.training.validation import VALIDATION_LOSS
@@ -102,7 +102,7 @@ class StopRequest:
             raise KeyboardInterrupt
         if self.first is None and self.speaks:
             with suppress(BrokenPipeError):  # print could be running already
-                os.write(2, f"{STOP_MESSAGES[number]}\n".encode())
+                os.write(2, f"{labelled(STOP_MESSAGES[number])}\n".encode())
         self.first = self.first or signal.Signals(number)
 
 
