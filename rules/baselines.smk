@@ -5,7 +5,6 @@
 rule sft:
     """Baselines: the base, fine-tuned without experts (sft, sft_flops)."""
     input:
-        unpack(besides("sft")),
         base=entry_of("base"),
         tokens=entry_of("tokens"),
     output:

@@ -133,7 +133,7 @@ STEPS = {
         cost=Request(8000, 120),
     ),
     "moe_sft": _training("moe_sft", MoeSftTraining, "moe", naming=("moe_sft.model",)),
-    "sft": _training("sft", SftTraining, "base", naming=("sft.model",)),
+    "sft": _training("sft", SftTraining, "base", naming=("sft.model",), derived={"flops_of": ()}),
     "soup": Step(over_seeds="sft"),
     "ffn": Step(inputs=("moe_sft",)),
     "contamination": Step(
