@@ -5,7 +5,6 @@
 rule sft:
     """Baselines: the base, fine-tuned without experts (sft, sft_flops)."""
     input:
-        unpack(besides("sft")),
         base=entry_of("base"),
         tokens=entry_of("tokens"),
     output:
@@ -21,7 +20,8 @@ rule sft:
     shell:
         "stored {output:q} {resources.start} -m workflow_scripts.sft --base {input.base:q}/artifact "
         "--data {input.tokens:q}/artifact {resources.options} {resources.besides} "
-        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json "
+        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
 rule soup:

@@ -96,7 +96,8 @@ rule moe_sft:
     shell:
         "stored {output:q} {resources.start} -m workflow_scripts.moe_sft --moe {input.moe:q}/artifact "
         "--data {input.tokens:q}/artifact {resources.options} {resources.besides} "
-        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json "
+        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
 rule ffn:

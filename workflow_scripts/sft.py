@@ -13,8 +13,7 @@ from functools import partial
 
 from xft.artifacts.artifact import Artifact
 from xft.cli import training
-from xft.common.errors import UserError
-from xft.config.sections import MoeConfig, SftTraining, mixture_settings
+from xft.config.sections import SHAPE_KEYS, MoeConfig, SftTraining
 from xft.training.session import Session, TrainingRequest
 
 
@@ -22,17 +21,18 @@ def main(argv: list[str] | None = None) -> None:
     step = training.TrainingStep("sft", __doc__)
     step.artifact("--base", "The dense model.")
     step.output("--out", "DIR", "The tuned dense model.")
-    step.artifact(
+    step.add_argument(
         "--match-flops",
-        "An upcycled mixture of this base. Multiplies max_steps, or num_train_epochs, and "
-        "warmup_steps, so that the training takes as many FLOPs as this mixture's would.",
-        required=False,
+        action="store_true",
+        help="Multiply max_steps, or num_train_epochs, and warmup_steps, so that the training "
+        "takes as many FLOPs as that of a mixture of this base with --num-experts and the like.",
     )
+    step.add_options(MoeConfig, SHAPE_KEYS)
     args = step.parse_args(argv)
     request = step.request(SftTraining)
     base = step.open("base", args.base, "base", "dense")
     if args.match_flops:
-        moe = step.open("flops_of", args.match_flops, "moe")
+        moe = step.options(MoeConfig)
         request = replace(request, flops_ratio=_flops_ratio(base, moe, request))
 
     from xft.reporting.cards import origin, plain_card
@@ -46,26 +46,16 @@ def main(argv: list[str] | None = None) -> None:
     tune(session, base, step.inputs, origin(base), partial(plain_card, "sft"), adapt=adapt)
 
 
-def _flops_ratio(base: Artifact, moe: Artifact, request: TrainingRequest) -> float:
-    """FLOPs of a token in the mixture's training, divided by those in the base's.
-
-    Raises UserError if the mixture has another base.
-    """
+def _flops_ratio(base: Artifact, moe: MoeConfig, request: TrainingRequest) -> float:
+    """FLOPs of a token in the tuning of a mixture of this base, divided by those in the base's."""
     from xft.estimates.flops import tuning_ratio
     from xft.estimates.parameters import Models
     from xft.estimates.tensors import check_sizes, read_table
 
-    config = moe.checkpoint.config
     table = read_table(base.path)
-    if config.get("base_config") != table.config:
-        raise UserError(
-            f"--match-flops {moe.path} was made from another base than {base.path}. Name the "
-            "mixture that step moe makes from this base"
-        )
     check_sizes(table.config, base.path / "config.json")
-    settings = MoeConfig(**mixture_settings(config))
     length, lora_rank = request.tokens.max_length, request.options.lora_rank
-    return tuning_ratio(Models(table, settings), length, lora_rank)
+    return tuning_ratio(Models(table, moe), length, lora_rank)
 
 
 if __name__ == "__main__":

@@ -1,56 +1,64 @@
-"""Measure the loss of a model on the rows that were held out of the training."""
+"""Measure the loss of a model on the rows that were held out of the training.
+
+The model's training may have measured it already (--losses): then no model is loaded.
+"""
 
 import math
+from pathlib import Path
 
+from xft.artifacts.artifact import MODEL_KINDS, Artifact
+from xft.artifacts.manifest import SAFETENSORS
+from xft.checkpoints.strict_json import read_json
 from xft.cli.step import Step, run
 from xft.common.devices import advice_on_nan, claim_gpus
 from xft.common.errors import UserError, counted
 from xft.common.progress import say
 from xft.config.sections import RunConfig
-from xft.evaluation.loading import artifact_id, computed_on, load_model
+from xft.evaluation.loading import load_model
 from xft.reporting.validation_losses import LOSS
-
-BATCH_ROWS = 8
 
 
 def main(argv: list[str] | None = None) -> None:
     step = Step("validation_loss", __doc__)
     step.artifact("--model", "The model folder.")
     step.artifact("--data", "Tokens with validation rows, from step tokens.")
+    step.path("--losses", "FILE", "What the model's training measured, if it is there.", False)
     step.output("--out", "FILE", "The loss, JSON.")
     args = step.parse_args(argv)
     run = step.options(RunConfig)
     claim_gpus(run.gpus)
-    identity = artifact_id(args.model, step.full)
+    model = step.open("model", args.model, *MODEL_KINDS)
+    tokens = step.open("tokens", args.data, "tokens")
+    about = {"tokens": tokens.id, "threads": run.threads}
+    losses = _measured(args.losses, model, about) or _measure(model, tokens, run.threads)
+    if not math.isfinite(loss := losses["loss"]):
+        raise UserError(f"{args.model}: the loss is {loss}. Its training diverged{advice_on_nan()}")
+    identity = model.known_manifest and model.id
+    description = {"model": {"path": str(args.model), "id": identity}, **about, **losses}
+    ids = {"model": identity, "tokens": tokens.id}
+    LOSS.write(args.out, description, parameters={"threads": run.threads}, inputs=ids)
+    say(f"loss {loss:.4f} on {counted(len(losses['rows']), 'validation row')}")
 
+
+def _measured(file: Path | None, model: Artifact, about: dict) -> dict | None:
+    """The losses that a training measured, if it was this model's, and all else is the same."""
+    if file is None or not file.is_file():
+        return None
+    found, files = read_json(file), model.manifest.files
+    weights = {name: files[name]["sha256"] for name in files if name.endswith(SAFETENSORS)}
+    return found["losses"] if found.get("of") == about | {"weights": weights} else None
+
+
+def _measure(model: Artifact, tokens: Artifact, threads: int) -> dict:
     from xft.data.tokens_artifact import open_tokens
-    from xft.training.batches import padded
+    from xft.training.losses import LabelledLoss
     from xft.training.validation import row_losses
 
-    held, inputs = open_tokens(args.data, args.model, step.full)
-    rows = list(held.validation)
+    rows = list(open_tokens(tokens.path, model.path)[0].validation)
     if not rows:
-        raise UserError(f"{args.data} holds no validation rows. Set data.validation_rows")
-    model, tokenizer = load_model(args.model, run.threads)
-    collate = padded(tokenizer)
-    losses = row_losses(model, rows, lambda some: collate(some).to(model.device), BATCH_ROWS)
-    total, tokens = losses.sum(dim=0).tolist()
-    loss = total / tokens
-    if not math.isfinite(loss):
-        raise UserError(f"{args.model}: the loss is {loss}. Its training diverged{advice_on_nan()}")
-    description = {
-        "model": {"path": str(args.model), "id": identity},
-        "tokens": inputs["tokens"],
-        "rows": [
-            {"loss": total / tokens, "tokens": int(tokens)} for total, tokens in losses.tolist()
-        ],
-        "loss": loss,
-        "threads": run.threads,
-        **computed_on(model),
-    }
-    ids = {"model": identity, "tokens": inputs["tokens"]}
-    LOSS.write(args.out, description, parameters={"threads": run.threads}, inputs=ids)
-    say(f"loss {loss:.4f} on {counted(len(rows), 'validation row')}")
+        raise UserError(f"{tokens.path} holds no validation rows. Set data.validation_rows")
+    loaded, tokenizer = load_model(model.path, threads)
+    return row_losses(loaded, LabelledLoss(loaded), rows, tokenizer)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def main(argv: list[str] | None = None) -> None:
     logits = MixingLogits(initial.alpha, initial.lambda_logit, initial.shared_expert_weight)
     moe, ffn = sources["moe"].checkpoint, sources["ffn"].checkpoint
     mixing = Mixing(moe, ffn, logits, device(), session.weight_dtype)
-    with session.trained(mixing.model, request.parameters, inputs, mixing, distillation) as learned:
+    about = {"mixing": mixing, "distillation": distillation}
+    with session.trained(mixing.model, request.parameters, inputs, **about) as learned:
         if not learned:
             return
         step.inputs |= sources | inputs

@@ -369,6 +369,19 @@ def test_what_the_host_holds_is_not_on_the_gpu(deepseek):
     assert peaks[1] - peaks[0] == 4 * deepseek.moe_total
 
 
+def test_both_gradients_of_a_tied_head_are_there_with_their_sum(tmp_path):
+    """At the end of the backward pass. With few tokens this is the peak."""
+    few = {"length": 1, "per_device_train_batch_size": 1, "optim": "adamw_torch_fused"}
+    added = []
+    for is_tied in (True, False):
+        config = small_config("llama", tie_word_embeddings=is_tied, vocab_size=10**5).to_dict()
+        sft = job("sft", **few, precision="fp32", gradient_accumulation_steps=1)
+        memory = training_memory(models_of(tmp_path, config), sft)
+        state = memory.weights + memory.gradients + memory.optimizer
+        added.append(memory.peak - state - RUNTIME)
+    assert added[0] == 2 * 4 * 10**5 * 32 > added[1]
+
+
 # Advice
 
 

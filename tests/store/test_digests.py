@@ -234,6 +234,20 @@ def test_sft_flops_has_the_rows_of_the_mixtures_tuning(sft, steps):
     assert "moe_sft.max_steps~8/sft_flops" in found
 
 
+def test_sft_flops_depends_on_the_mixtures_shape_alone():
+    """Its steps do not depend on the mixture's weights, which it does not read."""
+
+    def digest(**moe) -> str:
+        run = wants(evaluation={"models": ["sft", "sft_flops"]}, moe=moe)
+        assert not any(name.endswith("moe") for name in new(run))
+        return run.experiment.by_name["sft_flops"].digest
+
+    same = {"init": "noise"}, {"init": "drop", "init_drop": 0.1}, {"balance_loss_coef": 0.1}
+    assert {digest(**moe) for moe in same} == {digest()}
+    others = {"num_experts_per_tok": 2}, {"router": "linear"}, {"router_noise": False}
+    assert len({digest(), *(digest(**moe) for moe in others)}) == 4
+
+
 def test_two_names_may_stand_for_one_artifact():
     """At lambda 1 nothing is learned: the merge with learned shares is that with equal ones."""
     models = {"models": ["base", "uniform", "dense"]}

@@ -2,14 +2,16 @@
 
 import json
 import shutil
+from unittest.mock import Mock
 
 import pytest
 import torch
 from chains import Chain
 from trainings import learn, lines_of
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workflow_scripts import validation_loss
+from xft.evaluation.loading import load_model
 from xft.training.callbacks import ProgressCallback
 
 STEPS = 8
@@ -68,15 +70,37 @@ def test_an_average_changes_no_step_of_the_training(follow, chain, tmp_path):
     assert not all(torch.equal(averaged[key], weight) for key, weight in last.items())
 
 
-def test_the_last_validation_loss_is_that_of_the_artifact(chain, tmp_path):
-    base, loss = chain["base"], tmp_path / "loss.json"
-    options = {"tokens": ["--validation-rows", 3]}
-    held_out = Chain(tmp_path, options, base=base, data=chain["data"])["tokens"]
-    words = ["--base", base, "--data", held_out, *FLAGS, "--eval-steps", 5, *EMA]
-    lines = learn("sft", tmp_path / "out", *words)
-    out = str(tmp_path / "out")
-    validation_loss.main(["--model", out, "--data", str(held_out), "--out", str(loss)])
+@pytest.mark.parametrize("step", ["sft", "moe_sft"])
+def test_the_last_validation_loss_is_that_of_the_artifact(
+    step, tiny_llama, data, tmp_path, monkeypatch
+):
+    """Rounded to bf16 as the base is. Step validation_loss takes it, and computes the same bytes.
+
+    Its second batch has one row. It takes no losses of other weights or with other threads.
+    """
+    base = tmp_path / "base in bf16"
+    AutoModelForCausalLM.from_pretrained(tiny_llama, dtype="bfloat16").save_pretrained(base)
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(base)
+    held_out = Chain(tmp_path, {"tokens": ["--validation-rows", 9]}, base=base, data=data)["tokens"]
+    chain, losses = Chain(tmp_path, base=base, data=held_out), tmp_path / "losses.json"
+    words = [*chain.words(step), *FLAGS, "--eval-steps", 5, "--batching", "packed"]
+    lines = learn(step, tmp_path / "out", *words, *EMA, "--losses", losses)
     assert [line["step"] for line in lines if "validation_loss" in line] == [5, STEPS]
-    assert lines[-1]["validation_loss"] == pytest.approx(
-        json.loads(loss.read_text())["loss"], rel=1e-6
-    )
+    best = ["--keep", "best", "--losses", tmp_path / "best.json"]
+    learn(step, tmp_path / "best", *words, *best)
+    assert not (tmp_path / "best.json").exists()
+
+    def measure(name, model="out", *flags):
+        words = ["--model", tmp_path / model, "--data", held_out, "--out", tmp_path / name, *flags]
+        validation_loss.main(list(map(str, words)))
+        return (tmp_path / name).read_bytes()
+
+    computed = measure("computed")
+    assert lines[-1]["validation_loss"] == json.loads(computed)["loss"]
+    load = Mock(wraps=load_model)
+    monkeypatch.setattr(validation_loss, "load_model", load)
+    assert measure("taken", "out", "--losses", losses) == computed
+    for number, (model, *flags) in enumerate([["best"], ["out", "--threads", 2]]):
+        assert load.call_count == number
+        measure(f"other {number}", model, *flags, "--losses", losses)
+    assert load.call_count == 2

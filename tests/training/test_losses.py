@@ -64,9 +64,11 @@ def assert_same(found: tuple[torch.Tensor, dict], expected: tuple[torch.Tensor, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("backbone", FORMS)
+@pytest.mark.parametrize("backbone", [*FORMS, "mistral"])
 def test_loss_and_gradients_are_plain_transformers(backbone, kind, batch, tokenizer):
-    """Those of padded rows, also if the rows are packed."""
+    """Those of padded rows, also if the rows are packed. mistral's window of 8 ends within rows of
+    9: their last token has no label, but counts in a mixture's balance loss.
+    """
     model = KINDS[kind](backbone, **SCALED.get(backbone, {}))
     expected = loss_and_gradients(model, padded(tokenizer)(rows()) | {"row": None})
     if "attention_mask" not in batch:

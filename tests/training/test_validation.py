@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from backbones import random_dense
 from chains import Chain
 from mixtures import mixing_of
 from safetensors.torch import load_file, save_file
@@ -15,8 +16,11 @@ from transformers import AutoModelForCausalLM
 from xft.common.errors import UserError
 from xft.config.sections import MoeSftConfig
 from xft.config.training import MixingTraining
+from xft.training import validation
+from xft.training.batches import padded
 from xft.training.callbacks import ProgressCallback
 from xft.training.checkpoints import Checkpoints
+from xft.training.losses import LabelledLoss
 from xft.training.validation import VALIDATION_LOSS, validations_since_best
 
 LENGTH = 8
@@ -104,6 +108,24 @@ def test_an_early_stop_comes_at_the_same_step_after_a_cut(learn, monkeypatch):
     weights, lines, _ = learn("out", **settings)
     assert lines == expected_lines
     assert same(weights, expected)
+
+
+def test_two_processes_take_as_many_batches_and_count_each_row_once(tokenizer, monkeypatch):
+    """Of five rows one process has three, and the other one two and a row without labels."""
+    model, rows = random_dense("llama"), random_rows([9, 14, 6, 12, 7], kinds=97)
+    counts = [len(row["input_ids"]) - 4 for row in rows]
+    inputs = [{key: torch.tensor([row[key]]) for key in ("input_ids", "labels")} for row in rows]
+    expected = sum(model(**one).loss.item() * n for one, n in zip(inputs, counts, strict=True))
+    collate, shares, batches = padded(tokenizer), [], []
+    monkeypatch.setattr(validation, "over_processes", lambda sums: shares.append(sums) or sums)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        given = model, LabelledLoss(model), rows, lambda some: batches.append(1) or collate(some)
+        validation.validation_loss(*given, batch_size=1)
+        assert len(batches) == 3 * (rank + 1)
+    assert sum(shares).tolist() == [pytest.approx(expected, rel=1e-6), sum(counts)]
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from xft.common.devices import claim_gpus
 from xft.common.errors import UserError
 from xft.common.optional import require
 from xft.common.processes import end_with_parent
+from xft.config.models import MODEL_STEPS
 from xft.config.section import keys
 from xft.config.sections import RunConfig, TokensConfig
 from xft.config.training import TrainingConfig
@@ -30,6 +31,9 @@ class TrainingStep(Step):
         super().__init__(name, description)
         self.path("--data", "FILE_OR_DIR", "The rows, or tokens from step tokens.")
         self.output("--metrics", "FILE", "File for each step's loss, JSONL.", required=False)
+        if name in MODEL_STEPS:
+            meaning = "File for the model's validation losses, for step validation_loss, JSON."
+            self.output("--losses", "FILE", meaning, required=False)
         self.output(
             "--tracker-dir",
             "DIR",
@@ -60,6 +64,7 @@ class TrainingStep(Step):
             data=args.data,
             out=args.out,
             metrics=args.metrics,
+            losses=getattr(args, "losses", None),
             tracker_dir=args.tracker_dir or args.out.parent / "metrics",
             full=self.full,
             tokens=_tokens_options(args),

@@ -51,6 +51,11 @@ def describe_device(device: str, precision: str, threads: int | None) -> str:
     return f"device {device}{of_threads}, {dtype} weights"
 
 
+def computed_on(model) -> dict[str, str]:
+    """The device and the dtype of a loaded model, for its results."""
+    return {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
+
+
 def advice_on_nan() -> str:
     """The end of a message about NaN: what to try on a processor with AMX; nothing on others."""
     if not CPU_INFO.exists() or "amx_bf16" not in CPU_INFO.read_text():

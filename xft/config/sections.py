@@ -605,6 +605,9 @@ FLOPS_KEYS = tuple(
         *("gradient_accumulation_steps", "processes", "nodes"),
     )
 )
+# Keys of a mixture that change no number of FLOPs, and those that do.
+WITHOUT_FLOPS = ("normalize_routing", "balance_loss_coef", "lora_alpha")
+SHAPE_KEYS = tuple(key for key in keys(MixtureConfig) if key not in WITHOUT_FLOPS)
 # The sections of the trainings.
 TRAININGS = tuple(
     name

@@ -28,7 +28,7 @@ from xft.config.training import MixingTraining, TrainingConfig
 
 ARTIFACT, RESULT = "artifact", "result.json"  # in an entry
 COSTS, FIGURES = "costs", "figures"  # folders in the results folder
-METRICS, GENERATIONS = "metrics.jsonl", "result.generations.jsonl"
+METRICS, LOSSES, GENERATIONS = "metrics.jsonl", "losses.json", "result.generations.jsonl"
 # Flags that change no result, or that name a file, whose content decides.
 UNRECORDED = ("gpus", "report_to", "save_minutes")
 COMPUTED = ("threads", "gpus")
@@ -133,7 +133,7 @@ STEPS = {
         cost=Request(8000, 120),
     ),
     "moe_sft": _training("moe_sft", MoeSftTraining, "moe", naming=("moe_sft.model",)),
-    "sft": _training("sft", SftTraining, "base", naming=("sft.model",)),
+    "sft": _training("sft", SftTraining, "base", naming=("sft.model",), derived={"flops_of": ()}),
     "soup": Step(over_seeds="sft"),
     "ffn": Step(inputs=("moe_sft",)),
     "contamination": Step(

@@ -7,7 +7,7 @@ from xft.artifacts.artifact import TOKENIZER_PATTERNS
 from xft.artifacts.manifest import joint_sha256
 from xft.config.models import MERGED
 from xft.config.runs import Run
-from xft.config.sections import FLOPS_KEYS, learns, problem_label
+from xft.config.sections import FLOPS_KEYS, SHAPE_KEYS, learns, mixture_settings, problem_label
 from xft.config.steps import METRICS, STEPS
 from xft.dag.declared import Declared
 from xft.dag.wanted import Shared, Wanted
@@ -106,12 +106,15 @@ class Models(Declared):
         return {f"base {name}": value for name, value in (found | class_choice(place)).items()}
 
     def _make_sft_flops(self, _) -> Wanted:
-        """The tuned base at as many FLOPs as the mixture's tuning."""
+        """The tuned base at as many FLOPs as the mixture's tuning, which its shape decides."""
         config = self.config.model_copy(update={"sft": self.config.sft_flops})
-        mixture = self.of("moe")
-        about = {"sources": {"flops_of": mixture}, "flags": {"match_flops": mixture.place}}
-        about |= {"read": FLOPS_KEYS, "unread": ["sft.max_steps", "sft.num_train_epochs"]}
-        return self._wanted("sft", "sft_flops", config=config, **about)
+        settings = mixture_settings(dict(self.config.moe))
+        shape = {key: settings[key] for key in SHAPE_KEYS if key in settings}
+        options = STEPS["sft"].options(config) | {"flops_of": shape}
+        about = {"config": config, "flags": {"match_flops": True} | shape}
+        about["read"] = [*FLOPS_KEYS, *(f"moe.{key}" for key in shape)]
+        about["unread"] = ["sft.max_steps", "sft.num_train_epochs"]
+        return self._wanted("sft", "sft_flops", options, **about)
 
     def _make_dense(self, lam: str) -> Wanted:
         return self._merged(f"dense/lam~{lam}", lam)

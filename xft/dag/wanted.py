@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from xft.dag.wants import Wants
 
 # Options of recipes that are no flags with the same value: the content of a file that a flag names,
-# what a table or a page shows, and what a merge is chosen from.
-NO_FLAGS = ("prompt", "template", "rows", "config", "by")
+# what a table or a page shows, what a merge is chosen from, and several flags in one.
+NO_FLAGS = ("prompt", "template", "rows", "config", "by", "flops_of")
 
 
 @dataclass(eq=False)

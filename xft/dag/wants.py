@@ -4,7 +4,7 @@ from functools import cache, cached_property
 
 from xft.config.models import MIXTURES, OF_MIXTURE, UNTUNED, family
 from xft.config.runs import Run
-from xft.config.steps import STEPS
+from xft.config.steps import LOSSES, STEPS
 from xft.dag.declared import changed
 from xft.dag.models import Models, by_label, template_file
 from xft.dag.wanted import Shared, Wanted
@@ -79,8 +79,9 @@ class Wants(Models):
         return "transformers" if model in MIXTURES else self.config.evaluation.backend
 
     def validation_loss(self, model: str) -> Wanted:
-        sources, name = {"model": self.model(model)}, f"validation/{model}.json"
-        return self._wanted("validation_loss", name, sources=sources)
+        made, name = self.model(model), f"validation/{model}.json"
+        flags = {"losses": made.entry / LOSSES} if STEPS[made.rule].section else {}
+        return self._wanted("validation_loss", name, sources={"model": made}, flags=flags)
 
     @property
     def chosen_by(self) -> str:

@@ -2,31 +2,16 @@
 
 from pathlib import Path
 
-from xft.artifacts.artifact import MODEL_KINDS, check_artifact
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.devices import describe_device
 from xft.common.progress import say
 from xft.data.tokenizers import load_tokenizer
 
 
-def artifact_id(folder: Path, full: bool = False) -> str | None:
-    """The id in the manifest beside a model folder; None if there is no manifest.
-
-    Raises UserError if the folder is not a model or does not match its manifest.
-    """
-    manifest = check_artifact(folder, *MODEL_KINDS, full=full)
-    return manifest and manifest.id
-
-
 def trained_template(folder: Path) -> str | None:
     """The identity of the template that a model was tuned with; None if no manifest states it."""
     file = manifest_path(folder)
     return read_manifest(file).parameters.get("template") if file.exists() else None
-
-
-def computed_on(model) -> dict[str, str]:
-    """The device and the dtype of a loaded model, for its results."""
-    return {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
 
 
 def load_model(folder: Path, threads: int, precision: str = "auto"):

@@ -6,13 +6,15 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+from xft.artifacts.artifact import MODEL_KINDS, check_artifact
+from xft.common.devices import computed_on
 from xft.common.optional import installed
 from xft.common.progress import say
 from xft.config.sections import GenerationConfig, RunConfig
 from xft.evaluation import vllm_backend
 from xft.evaluation.generation import Completion, Sampling, generate, write_rows
 from xft.evaluation.journal import Journal
-from xft.evaluation.loading import artifact_id, computed_on, load_model
+from xft.evaluation.loading import load_model
 from xft.evaluation.prompts import TaskPrompt
 from xft.evaluation.result import package_versions
 from xft.evaluation.samples import Sample, journal_path
@@ -39,7 +41,8 @@ def sample(
     the model is hashed whole. Raises UserError where the model does not fit its manifest, or cannot
     be loaded.
     """
-    identity = artifact_id(model_folder, full=verify_all)
+    manifest = check_artifact(model_folder, *MODEL_KINDS, full=verify_all)
+    identity = manifest and manifest.id
     load, write = BACKENDS[generation.backend]
     threads = None if generation.backend == "vllm" else run.threads
     model, tokenizer = load(model_folder, threads, generation.precision)

@@ -30,8 +30,8 @@ class TrainingRequest:
 
     data: a file of rows, or a folder of tokens. tokens: how the rows become tokens, or became them.
     options: with the values for this machine. full: compare the hashes of all input files with
-    their manifests. flops_ratio: None, or the factor of the optimiser steps with which the training
-    takes as many FLOPs as another one.
+    their manifests. losses: a file for the artifact's validation losses. flops_ratio: None, or the
+    factor of the optimiser steps with which the training takes as many FLOPs as another one.
     """
 
     step: str
@@ -43,6 +43,7 @@ class TrainingRequest:
     options: TrainingConfig
     tokens: TokensConfig
     run: RunConfig
+    losses: Path | None = None
     flops_ratio: float | None = None
 
     @property
@@ -116,14 +117,12 @@ class Session:
         return torch.bfloat16 if self.request.options.precision == "bf16_pure" else torch.float32
 
     @contextmanager
-    def trained(
-        self, model, parameters: dict, inputs: dict[str, str], mixing=None, distillation=None
-    ) -> Iterator[dict]:
+    def trained(self, model, parameters: dict, inputs: dict[str, str], **about) -> Iterator[dict]:
         """Train a model from its newest checkpoint on. The checkpoints are removed after the block.
 
-        parameters, inputs: as in the manifest of the artifact that the block writes. mixing: the
-        `modeling.mixing.Mixing` of the model. distillation: its `training.distillation`. Yields the
-        learned tensors by name in the main process, and nothing in the others. Raises UserError.
+        parameters, inputs: as in the manifest of the artifact that the block writes. about: mixing,
+        distillation and losses, as `Training` has them. Yields the learned tensors by name in the
+        main process, and nothing in the others. Raises UserError.
         """
         from xft.training.trainer import Training, train
 
@@ -146,9 +145,8 @@ class Session:
                 seed=request.run.seed,
                 checkpoints=checkpoints,
                 metrics_file=request.metrics,
-                mixing=mixing,
-                distillation=distillation,
                 tracking=self._tracking(),
+                **about,
             )
             yield train(training)
 

@@ -37,8 +37,10 @@ class Training:
     configuration. metrics_file: gets a line for each step, with loss, learning rate, and routing or
     mixing statistics, and a line for each validation loss. mixing: the `modeling.mixing.Mixing` of
     `model`; its logits learn, and the model does not. distillation: the
-    `training.distillation.Distillation`; None if the labels alone are learned. tracking: gives
-    the callbacks of trackers for the identity of the training and what else to report.
+    `training.distillation.Distillation`; None if the labels alone are learned. losses: the
+    `training.validation.ArtifactLosses`, if the model after the last step becomes an artifact.
+    tracking: gives the callbacks of trackers for the identity of the training and what else to
+    report.
     """
 
     model: torch.nn.Module
@@ -51,6 +53,7 @@ class Training:
     metrics_file: Path | None = None
     mixing: object = None
     distillation: object = None
+    losses: object = None
     tracking: Callable | None = None
 
 
@@ -109,6 +112,7 @@ class ResumingTrainer(SavingTrainer):
         self.loss = LabelledLoss(model, options.launch != "zero3", training.distillation)
         self.checkpoints = checkpoints
         self.metrics_file = training.metrics_file
+        self.losses = training.losses
         self.tracking = training.tracking
         self.throughput = Throughput()
         self.counts = None
@@ -255,15 +259,12 @@ class ResumingTrainer(SavingTrainer):
 
     def evaluate(self, *_, **__):
         """Log the loss on the validation rows. Then keep the weights or stop, as configured."""
-        loss = validation_loss(
-            self.model,
-            self.loss,
-            self.eval_dataset,
-            lambda rows: self._prepare_inputs(self.data_collator(rows)),
-            self.args.per_device_train_batch_size,
-            silent=self.args.process_index != 0,
-        )
-        step = self.state.global_step
+        step, given = self.state.global_step, (self.model, self.loss, self.eval_dataset)
+        if self.losses is not None and step == self.state.max_steps:
+            loss = self.losses.measure(*given)
+        else:
+            make, size = self.data_collator, self.args.per_device_train_batch_size
+            loss = validation_loss(*given, lambda rows: self._prepare_inputs(make(rows)), size)
         if not math.isfinite(loss):
             raise UserError(f"step {step}: validation loss {loss}. Lower the learning rate")
         metrics = {VALIDATION_LOSS: loss}

@@ -6,12 +6,17 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from xft.artifacts.artifact import Artifact, create_artifact, write_json
+from xft.artifacts.files import write_whole
+from xft.artifacts.manifest import as_json
+from xft.checkpoints.dtypes import torch_dtype
+from xft.checkpoints.reader import Checkpoint
 from xft.conversions.common import trained_plans
 from xft.data.endings import GENERATION_CONFIG, tuned_generation_config
 from xft.data.templates import make_template
 from xft.modeling.loading import load_whole
 from xft.training.low_rank import Adapters
-from xft.training.session import Session
+from xft.training.session import Session, device
+from xft.training.validation import ArtifactLosses
 
 
 def tune(
@@ -43,7 +48,9 @@ def tune(
     if template.end_of_turn is not None:
         parameters["end_of_turn"] = template.end_of_turn
     inputs = {name: artifact.id for name, artifact in sources.items()} | session.data_ids
-    with session.trained(model, parameters, inputs, distillation=distillation) as learned:
+    losses = None if adapters else _artifact_losses(session, checkpoint)
+    about = {"distillation": distillation, "losses": losses}
+    with session.trained(model, parameters, inputs, **about) as learned:
         if not learned:
             return
         if adapters is not None:
@@ -55,3 +62,19 @@ def tune(
             draft.write_model(plans, checkpoint.config, like=source.path, card=card)
             if generation is not None:
                 write_json(draft.path / GENERATION_CONFIG, generation)
+            if request.losses and losses and losses.content:
+                weights = {name: file["sha256"] for name, file in draft.known_files.items()}
+                of = {"tokens": session.data_ids.get("tokens"), "threads": request.run.threads}
+                of["weights"] = weights
+                write_whole(request.losses, as_json({"of": of, "losses": losses.content}))
+
+
+def _artifact_losses(session: Session, checkpoint: Checkpoint) -> ArtifactLosses | None:
+    """None if the artifact is not the model after the last step, or the training does not compute
+    as step validation_loss does.
+    """
+    options, dtypes = session.request.options, {checkpoint.dtype(name) for name in checkpoint.names}
+    computes = options.launch, options.precision, options.keep, device()
+    if computes != ("single", "fp32", "last", "cpu") or len(dtypes) > 1:
+        return None
+    return ArtifactLosses(torch_dtype(*dtypes), session.tokenizer)

@@ -1,46 +1,77 @@
-"""Computes the validation loss, and the number of losses since the best one."""
+"""Computes validation losses, and the number of losses since the best one."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.distributed
 from torch import Tensor
 
+from xft.common.devices import computed_on
 from xft.common.progress import progress
 from xft.data.examples import IGNORED
+from xft.training.batches import padded
 from xft.training.losses import LabelledLoss
 from xft.training.processes import over_processes
+from xft.training.session import is_main_process
 
 VALIDATION_LOSS = "validation_loss"
+BATCH_ROWS = 8
 MakeBatch = Callable[[list[dict]], dict]  # the model's inputs, on its device, from some rows
 
 
 @torch.no_grad()
 def validation_loss(
-    model, loss: LabelledLoss, rows: list[dict], make: MakeBatch, batch_size: int, silent: bool
+    model, loss: LabelledLoss, rows: list[dict], make: MakeBatch, batch_size: int
 ) -> float:
     """The mean cross-entropy over the response tokens of all rows, the same in each process.
 
     The model is in evaluation mode. The balance loss is left out, and no random number is drawn.
     Each process takes its share of the rows, in the same number of batches as the others, because
-    all processes of a sharded model compute together. loss: the model's. silent: show no progress.
+    all processes of a sharded model compute together. loss: the model's.
     """
-    sums = _losses_and_tokens(model, loss, _share(rows), make, batch_size, silent)
+    sums = _losses_and_tokens(model, loss, _share(rows), make, batch_size)
     lost, tokens = over_processes(sums.sum(dim=0)).tolist()
     return lost / tokens
 
 
 @torch.no_grad()
-def row_losses(model, rows: list[dict], make: MakeBatch, batch_size: int) -> Tensor:
-    """For each row, in order: the sum of its losses, and its response tokens, fp64 [rows, 2].
+def row_losses(model, loss: LabelledLoss, rows: list[dict], tokenizer) -> dict:
+    """The loss, and the loss and the number of response tokens of each row, in order.
 
-    As `validation_loss`, but in one process. make: must keep each row a row of the batch.
+    As `validation_loss`, but in one process, and in batches that do not depend on the training: so
+    the same weights give the same bytes wherever they are measured.
     """
+    collate = padded(tokenizer)
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])
     order = lengths.argsort(descending=True, stable=True)
-    ordered, loss = [rows[number] for number in order], LabelledLoss(model)
-    sums = _losses_and_tokens(model, loss, ordered, make, batch_size, silent=False)
-    return sums[order.argsort()]
+    ordered = [rows[number] for number in order]
+    given = ordered, lambda some: collate(some).to(model.device), BATCH_ROWS
+    sums = _losses_and_tokens(model, loss, *given)[order.argsort()]
+    total, tokens = sums.sum(dim=0).tolist()
+    by_row = [{"loss": lost / count, "tokens": int(count)} for lost, count in sums.tolist()]
+    return {"rows": by_row, "loss": total / tokens, **computed_on(model)}
+
+
+@dataclass
+class ArtifactLosses:
+    """The validation losses of the artifact that a training makes, measured at its end.
+
+    dtype: of all weights of the artifact. tokenizer: the model's. content: as `row_losses` gives
+    it; None before the end.
+    """
+
+    dtype: torch.dtype
+    tokenizer: object
+    content: dict | None = None
+
+    @torch.no_grad()
+    def measure(self, model, loss: LabelledLoss, rows: list[dict]) -> float:
+        """Round the weights of the model to those of the artifact. Then measure their loss."""
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(self.dtype))
+        self.content = row_losses(model, loss, rows, self.tokenizer)
+        return self.content["loss"]
 
 
 def validations_since_best(history: list[dict]) -> int:
@@ -53,7 +84,7 @@ def validations_since_best(history: list[dict]) -> int:
 
 
 def _losses_and_tokens(
-    model, loss: LabelledLoss, rows: list[dict], make: MakeBatch, batch_size: int, silent: bool
+    model, loss: LabelledLoss, rows: list[dict], make: MakeBatch, batch_size: int
 ) -> Tensor:
     """The sum of losses and the number of response tokens of each row of the batches, fp64 [n, 2].
 
@@ -63,7 +94,7 @@ def _losses_and_tokens(
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     sums = [
         _loss_and_tokens(model, loss, make(batch))
-        for batch in progress(batches, desc="validate", unit="batch", disable=silent)
+        for batch in progress(batches, desc="validate", unit="batch", disable=not is_main_process())
     ]
     return torch.cat(sums)
 
