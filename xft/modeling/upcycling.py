@@ -24,7 +24,7 @@ from xft.common.errors import UserError
 from xft.modeling.experts import Experts
 from xft.modeling.low_rank import Factors, LowRankBlock
 from xft.modeling.moe import MoeBlock, RoutedBlock, TokenMask
-from xft.modeling.router import NoiseProjection, squared_variation
+from xft.modeling.router import NoiseProjection, Routing, squared_variation
 
 NO_BALANCE = (
     "the balance loss is not part of this loss: the mixture is trained without labels, or only its "
@@ -71,7 +71,7 @@ def _forward_over(base: type[nn.Module]):
             routings, self.in_forward = self.take_routings(), False
         if with_balance:
             balance = self.balance_loss(routings)
-            self.check_gradient(balance)
+            self.check_gradient(routings[0])
         elif self.training and torch.is_grad_enabled():
             warnings.warn(NO_BALANCE, stacklevel=2)
         loss = outputs.loss
@@ -181,10 +181,11 @@ class UpcycledModel:
             counts = self.complete_counts(counts)
         return self.config.balance_loss_coef * squared_variation(counts).sum()
 
-    def check_gradient(self, balance: torch.Tensor) -> None:
-        """Raise UserError if the balance loss has no gradient although a router learns."""
+    def check_gradient(self, routing: Routing) -> None:
+        """Raise UserError if a routing has no gradient although its router, the first, learns."""
         learns = any(p.requires_grad for p in self.moe_blocks[0].router.parameters())
-        if self.training and torch.is_grad_enabled() and learns and not balance.requires_grad:
+        is_lost = learns and not routing.logits.requires_grad
+        if is_lost and self.training and torch.is_grad_enabled():
             raise UserError(
                 "activations are computed again with use_reentrant=True, which loses the gradient "
                 'of the balance loss. Set gradient_checkpointing_kwargs={"use_reentrant": False}'
