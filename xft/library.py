@@ -24,6 +24,7 @@ from xft.conversions.soup import soup_plans
 from xft.modeling import mixing
 from xft.modeling.configuration import MODEL_TYPE, XftConfig
 from xft.modeling.loading import load_whole
+from xft.modeling.trainers import prepare as prepare
 
 
 def upcycle(model: PreTrainedModel, *, seed: int = 42, **options) -> PreTrainedModel:

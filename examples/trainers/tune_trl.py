@@ -2,21 +2,14 @@
 
 from datasets import Dataset
 from rows import read_rows
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 import xft  # registers the model type
 
-
-class MixtureTrainer(SFTTrainer):
-    def compute_loss(self, *args, **kwargs):
-        """The model's own loss, which has the balance loss. SFTTrainer's own one lacks it."""
-        return Trainer.compute_loss(self, *args, **kwargs)
-
-
 model = AutoModelForCausalLM.from_pretrained("other/moe", dtype="float32")
 tokenizer = AutoTokenizer.from_pretrained("other/moe")
-trainer = MixtureTrainer(
+trainer = SFTTrainer(
     model,
     SFTConfig(
         "other/checkpoints",
@@ -32,5 +25,6 @@ trainer = MixtureTrainer(
     train_dataset=Dataset.from_list(read_rows("other/tokens", "other/moe")),
     processing_class=tokenizer,
 )
+xft.prepare(trainer)  # the model's own loss, which has the balance loss
 trainer.train()
 trainer.save_model("other/trl")

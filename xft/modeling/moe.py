@@ -11,17 +11,18 @@ from xft.modeling.router import Router, Routing
 
 
 class TokenMask:
-    """Which tokens of the current forward pass are not padding. The model sets it for its blocks.
+    """Which tokens of the backbone's forward pass are not padding. The model sets it for blocks.
 
-    real [n]: the numbers of these tokens; None if no token is padding. On a GPU the host waits for
-    them once, not in each block. in_forward: whether blocks keep their routing for the model. It is
-    false in a backward pass that computes activations again: a kept routing would keep these
-    activations in memory.
+    real: the numbers of these tokens [n]; None if no token is padding. On a GPU the host waits for
+    them once, not in each block.
+    keeps_routing: whether blocks keep their routing for the model. It is false in a backward pass
+    that computes activations again, since a kept routing would keep these activations in memory,
+    and where the backbone is called alone.
     """
 
     def __init__(self):
         self.real: Tensor | None = None
-        self.in_forward = True
+        self.keeps_routing = True
 
     def set(self, attention_mask: Tensor | None, length: int) -> None:
         """Set `real` from the last `length` columns of a 2-D attention mask.
@@ -29,8 +30,7 @@ class TokenMask:
         `real` is None if no token is padding.
         """
         self.real = None
-        self.in_forward = True
-        if attention_mask is not None and attention_mask.dim() == 2:
+        if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2:
             real = attention_mask[:, -length:].flatten().nonzero()[:, 0]
             self.real = real if len(real) < length * len(attention_mask) else None
 
@@ -39,7 +39,7 @@ class RoutedBlock(ABC, nn.Module):
     """Routes tokens, and lets a subclass compute them.
 
     Padding is neither routed nor counted; its output is zero. `routing` holds the router's decision
-    in the last forward pass.
+    until the model takes it.
     """
 
     def __init__(self, config, mlp: nn.Module, token_mask: TokenMask):
@@ -63,7 +63,7 @@ class RoutedBlock(ABC, nn.Module):
     def mix(self, tokens: Tensor) -> Tensor:
         """Route and compute real tokens [T, H]."""
         routing = self.router(tokens)
-        if self.token_mask.in_forward:
+        if self.token_mask.keeps_routing:
             self.routing = routing
         return self.compute(tokens, routing).to(tokens.dtype)
 

@@ -4,6 +4,8 @@ The backbone's own classes do the rest: attention, RoPE, cache, generation.
 """
 
 import functools
+import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,12 +18,18 @@ from transformers.conversion_mapping import (
     register_checkpoint_conversion_mapping,
 )
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from xft.common.errors import UserError
 from xft.modeling.experts import Experts
 from xft.modeling.low_rank import Factors, LowRankBlock
 from xft.modeling.moe import MoeBlock, RoutedBlock, TokenMask
-from xft.modeling.router import NoiseProjection, squared_variation
+from xft.modeling.router import NoiseProjection, Routing, squared_variation
+
+NO_BALANCE = (
+    "the balance loss is not part of this loss: the mixture is trained without labels, or only its "
+    "backbone is called. Use the mixture's own loss, or add its aux_loss (docs/trainers.md)"
+)
 
 
 def model_class(config_class: type, base_config_class: type) -> type[nn.Module]:
@@ -39,25 +47,35 @@ def model_class(config_class: type, base_config_class: type) -> type[nn.Module]:
     if names:  # the checkpoint's names differ from the modules'
         register_checkpoint_conversion_mapping(f"Xft{base.__name__}", names)
     members = {"config_class": config_class, "forward": _forward_over(base), "__module__": __name__}
-    return type(f"Xft{base.__name__}", (UpcycledModel, base), members)
+    name = f"Xft{base.__name__}"
+    # The Trainer shifts labels, for label smoothing, only for the classes in this list.
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[f"xft_{base_config_class.model_type}"] = name
+    return type(name, (UpcycledModel, base), members)
 
 
 def _forward_over(base: type[nn.Module]):
-    """The backbone's forward. It masks padding in the blocks and adds the balance loss.
+    """The backbone's forward. In training its loss has the balance loss.
 
     It has the backbone's signature, because generation and training inspect that.
     """
 
     @functools.wraps(base.forward)
     def forward(self, input_ids=None, attention_mask=None, **kwargs):
-        inputs = input_ids if input_ids is not None else kwargs["inputs_embeds"]
-        self.token_mask.set(attention_mask, length=inputs.shape[1])
         with_balance = kwargs.pop("output_router_logits", False) or kwargs.get("labels") is not None
-        outputs = base.forward(self, input_ids, attention_mask, **kwargs | {"return_dict": True})
-        routings = self.take_routings()
-        balance = self.balance_loss(routings) if with_balance else None
+        self.in_forward, balance = True, None
+        try:
+            outputs = base.forward(
+                self, input_ids, attention_mask, **kwargs | {"return_dict": True}
+            )
+        finally:
+            routings, self.in_forward = self.take_routings(), False
+        if with_balance:
+            balance = self.balance_loss(routings)
+            self.check_gradient(routings[0])
+        elif self.training and torch.is_grad_enabled():
+            warnings.warn(NO_BALANCE, stacklevel=2)
         loss = outputs.loss
-        if loss is not None:
+        if loss is not None and self.training:
             share = token_share(kwargs["labels"], kwargs.get("num_items_in_batch"))
             loss = loss + balance * share
             if self.is_global_balance:  # each pass has the whole gradient of its own counts
@@ -107,12 +125,24 @@ class UpcycledModel:
         config._experts_implementation = "eager"  # the backbone, built first, knows no experts
         super().__init__(config)
         config._experts_implementation = self.get_correct_experts_implementation(requested)
-        self.token_mask = TokenMask()
+        self.token_mask, self.in_forward = TokenMask(), False
         block_class = LowRankBlock if config.experts == "lora" else MoeBlock
         layers, chosen = self.get_decoder().layers, config.upcycled_layers
         for index in range(len(layers)) if chosen is None else chosen:
             layers[index].mlp = block_class(config, layers[index].mlp, self.token_mask)
+        # Others call the backbone alone: trainers with a fused head, and probes of hidden states.
+        self.get_decoder().register_forward_pre_hook(self._before_backbone, with_kwargs=True)
         self.post_init()
+
+    def _before_backbone(self, backbone: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Set the padding of this pass."""
+        given = inspect.signature(backbone.forward).bind_partial(*args, **kwargs).arguments
+        inputs = given.get("input_ids")
+        inputs = given["inputs_embeds"] if inputs is None else inputs
+        self.token_mask.set(given.get("attention_mask"), length=inputs.shape[1])
+        self.token_mask.keeps_routing = self.in_forward
+        if self.training and not self.in_forward:
+            warnings.warn(NO_BALANCE, stacklevel=2)
 
     @property
     def moe_blocks(self) -> list[RoutedBlock]:
@@ -136,7 +166,7 @@ class UpcycledModel:
         routings = [block.routing for block in self.moe_blocks]
         for block in self.moe_blocks:
             block.routing = None
-        self.token_mask.in_forward = False
+        self.token_mask.keeps_routing = False
         return routings
 
     @property
@@ -150,6 +180,16 @@ class UpcycledModel:
         if self.is_global_balance:
             counts = self.complete_counts(counts)
         return self.config.balance_loss_coef * squared_variation(counts).sum()
+
+    def check_gradient(self, routing: Routing) -> None:
+        """Raise UserError if a routing has no gradient although its router, the first, learns."""
+        learns = any(p.requires_grad for p in self.moe_blocks[0].router.parameters())
+        is_lost = learns and not routing.logits.requires_grad
+        if is_lost and self.training and torch.is_grad_enabled():
+            raise UserError(
+                "activations are computed again with use_reentrant=True, which loses the gradient "
+                'of the balance loss. Set gradient_checkpointing_kwargs={"use_reentrant": False}'
+            )
 
     def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
         """This project's implementation by default: transformers' own ones ignore autocast."""
