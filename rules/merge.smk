@@ -92,21 +92,3 @@ rule dense:
         "stored {output:q} python -m workflow_scripts.dense --weighted {input.weighted:q}/artifact "
         "--moe {input.moe_sft:q}/artifact --ffn {input.ffn:q}/artifact {resources.options} "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
-
-
-rule best:
-    """A link to the best merged model, where the configuration keeps only that one."""
-    input:
-        model=entry_of("model"),
-        measured=entry_of("measured"),
-    output:
-        entry("best"),
-    log:
-        log_of("best"),
-    conda:
-        "../envs/conversion.yaml"
-    resources:
-        **RESOURCES,
-    shell:
-        "stored {output:q} python -m workflow_scripts.best {resources.options} "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"

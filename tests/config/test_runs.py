@@ -81,7 +81,6 @@ def test_values_have_texts_of_their_own_that_are_names_of_folders(key, values):
         ({"variants": {"a": OF_TWO}, "sweep": {"data.limit": [1, 2]}}, "variants.a: data.limit is"),
         ({"sweep": {"moe.num_experts": [8, 3]}}, "sweep with moe.num_experts = 3: moe: num_ex"),
         ({"seeds": [*range(501)], "sweep": {"data.limit": [1, 2]}}, "variants x sweep x seeds"),
-        ({"merge": {"keep": "best"}, "evaluation": {"models": ["base"]}}, "merge.keep = best: add"),
         ({"evaluation": {"models": ["soup"]}, "seeds": [3]}, "evaluation.models names soup, which"),
     ],
 )

@@ -11,11 +11,10 @@ import torch
 from backbones import BACKBONES, save_base
 from chains import Chain
 from damage import change_tensors
-from evaluations import write_evaluation
 from safetensors.torch import load_file
 
-from workflow_scripts import best, dense
-from xft.artifacts.manifest import find_faults, manifest_path, read_manifest
+from workflow_scripts import dense
+from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.conversions import blocks
 from xft.conversions import merge_methods as methods
@@ -195,20 +194,6 @@ def test_manifest_and_card_say_how_it_was_merged(plain, tmp_path, words, stated,
     inputs = {"moe", "ffn", "weighted"} | ({"base"} if "method" in stated else set())
     assert manifest.inputs.keys() == inputs
     assert card in (out / "README.md").read_text()
-
-
-def test_the_best_model_stays_without_the_others(plain, tmp_path):
-    """It is kept by links, with the manifest of the merge."""
-    models = [merged(plain, tmp_path / str(n), "--expert", n) for n in (1, 2)]
-    evals = [write_evaluation(tmp_path / f"{n}.json", base=2, plus=n) for n in (1, 2)]
-    out = tmp_path / "best"
-    best.main([str(word) for word in ("--evals", *evals, "--models", *models, "--out", out)])
-    stated = manifest_path(models[1]).read_bytes()
-    assert (out / SINGLE).samefile(models[1] / SINGLE)
-    for model in models:
-        shutil.rmtree(model)
-    assert manifest_path(out).read_bytes() == stated
-    assert find_faults(out, read_manifest(manifest_path(out)), full=True) == []
 
 
 @pytest.mark.parametrize(

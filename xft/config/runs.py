@@ -85,10 +85,6 @@ def _check_models(whole: XftConfig, runs: list[Run], where: str) -> None:
             f"{where}: evaluation.models names {pooled[0]}, which is made from all seeds. List at "
             "least two seeds in `seeds`, or leave it out"
         )
-    if whole.merge.keep == "best" and "dense" not in models:
-        raise UserError(
-            f"{where}: merge.keep = best: add dense to evaluation.models, to find the best model"
-        )
 
 
 def _check_count(whole: XftConfig, where: str) -> None:

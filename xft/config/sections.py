@@ -398,10 +398,9 @@ class MergeConfig(MergeMethod):
     All steps before the merge run once for all of them. At 1 the routed experts have no weight, and
     step 6 has nothing to learn."""
 
-    keep: Literal["all", "best", "none"] = "all"
-    """Dense models that stay after their evaluation. best: the best one of each tuned mixture, by
-    merge.select, as results/best; until it is known, all of them are on the disk. A model that was
-    not kept is merged again if a later run needs it."""
+    keep: Literal["all", "none"] = "all"
+    """Dense models that stay after their evaluation. A model that was not kept is merged again if a
+    later run needs it."""
 
     select: Literal["auto", "validation", "benchmark"] = "auto"
     """What the best merge is chosen by, among the lambdas and all values of mixing and merge in

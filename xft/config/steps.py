@@ -157,7 +157,6 @@ STEPS = {
         optional={"base": ("base", lambda config: config.merge.needs_base)},
         per_lambda=True,
     ),
-    "best": Step(),
     "heal": _training(
         "heal",
         HealConfig,

@@ -1,7 +1,6 @@
 """All runs of a configuration, and the artifacts that they share."""
 
 import os
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -18,19 +17,6 @@ from xft.store.code import Code
 from xft.store.store import Store
 
 RUNS_TABLE = "runs.csv"
-
-
-@dataclass
-class Choice:
-    """The merges of one tuned mixture, each with the result that it is chosen by.
-
-    by: validation, for the validation loss, or benchmark, for the problems that are solved.
-    problems: the set of these problems.
-    """
-
-    by: str
-    problems: str
-    merges: dict[Wanted, Wanted] = field(default_factory=dict)
 
 
 class Experiment:
@@ -75,8 +61,8 @@ class Experiment:
 
     @cached_property
     def targets(self) -> list[Wanted]:
-        """The artifacts that no other one is made from: the report, and the best merges."""
-        return [self.report, *self.best]
+        """The artifacts that no other one is made from: the report."""
+        return [self.report]
 
     @cached_property
     def known(self) -> list[Wanted]:
@@ -160,40 +146,3 @@ class Experiment:
         file = STEPS[step].file
         about = {"file": file, "names": [file], "flags": flags}
         return self.shared.artifact(self._own, step, options, sources, **about)
-
-    @cached_property
-    def best(self) -> list[Wanted]:
-        """The best merge of each tuned mixture, if no other merges are kept.
-
-        The first run that measures a merge decides about it. Raises UserError if the runs of a
-        mixture would choose by different problems.
-        """
-        if self.config.merge.keep != "best":
-            return []
-        choices: dict[str, Choice] = {}
-        for run in self._in_order:
-            name = run.prefix(run.of("moe_sft").keys) + "best"
-            problems = next(iter(run.problem_sets))
-            choice = choices.setdefault(name, Choice(run.chosen_by, problems))
-            if choice.by == "benchmark" and choice.problems != problems:
-                raise UserError(
-                    "config: merge.keep = best: the best merge of a mixture is chosen by one set "
-                    f"of problems, not by {choice.problems} and {problems}. Put the same one first "
-                    "in evaluation.datasets of all variants"
-                )
-            for merge, measured in run.measured_merges().items():
-                choice.merges.setdefault(merge, measured)
-        return [_best(name, choice) for name, choice in choices.items() if choice.merges]
-
-
-def _best(name: str, choice: Choice) -> Wanted:
-    """The artifact of the best of some merges. It is made from all that decides about it."""
-    first, measured = next(iter(choice.merges)), choice.merges.values()
-    sources = {f"model {number}": merge for number, merge in enumerate(choice.merges)}
-    sources |= {f"measured {number}": one for number, one in enumerate(measured)}
-    flags = {
-        "losses" if choice.by == "validation" else "evals": [str(one.place) for one in measured],
-        "models": [str(merge.place) for merge in choice.merges],
-    }
-    about = {"file": first.file, "keys": first.keys, "flags": flags, "names": [name]}
-    return first.run.shared.artifact(first.run, "best", {"by": choice.by}, sources, **about)

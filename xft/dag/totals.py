@@ -121,10 +121,7 @@ def _space(parts: dict[Wanted, Models]) -> Counter:
 
 
 def _nbytes(part: Wanted, models: Models) -> int:
-    """Bytes of an artifact. A merge that is not kept takes none in the end.
-
-    The best one is kept, and until it is known all of them are.
-    """
+    """Bytes of an artifact. A merge that is not kept takes none in the end."""
     if part.rule == "dense" and part.run.config.merge.keep == "none":
         return 0
     return artifact_bytes(models, part.rule)

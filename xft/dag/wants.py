@@ -90,19 +90,6 @@ class Wants(Models):
         automatic = "validation" if self.config.data.validation_rows else "benchmark"
         return automatic if select == "auto" else select
 
-    def measured_merges(self) -> dict[Wanted, Wanted]:
-        """The dense models to evaluate, each with the result that the best is chosen by."""
-        first = next(iter(self.problem_sets))
-        return {
-            self.model(name): (
-                self.validation_loss(name)
-                if self.chosen_by == "validation"
-                else self.evaluation(name, first)
-            )
-            for name in self.model_names()
-            if name.startswith("dense/")
-        }
-
     def measured(self, model: str, label: str) -> dict[str, Wanted]:
         """What the config asks to measure of a model on a problem set, by step."""
         found = {"eval": self.evaluation(model, label)}

@@ -1,28 +1,13 @@
 """Finds out which merges are the best ones, and which scores may be too high."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from pathlib import Path
 
-from xft.evaluation.result import read_result
 from xft.reporting.runs import Result, Row
-from xft.reporting.validation_losses import LOSS
 
 # What a merge is chosen by, and the step whose result says it.
 CHOICES = {"validation": "validation_loss", "benchmark": "eval"}
-
-
-def best_merge(files: Sequence[Path], by: str) -> int:
-    """The number of the best result; the first one of equals.
-
-    files: losses on validation rows if by is validation, and the lowest is the best; results of
-    evaluations if by is benchmark, and the one with the most solved problems is the best.
-    """
-    if by == "validation":
-        values = [-LOSS.read(file)["loss"] for file in files]
-    else:
-        values = [read_result(file)["pass@1"]["plus"] for file in files]
-    return values.index(max(values))
 
 
 def learned_from(results: Iterable[Result]) -> dict[tuple[str, Path], dict[str, None]]:
@@ -57,11 +42,16 @@ def best_merges(
                 model = measured[found[row.files[step]]]["model"]
                 merges.setdefault(model["id"] or model["path"], row)
     for merges in (list(group.values()) for group in groups.values() if len(group) > 1):
-        merges.sort(key=lambda row: losses.get(row.validation_loss, {}).get("loss", inf))
-        best = merges[best_merge([merge.files[step] for merge in merges], chosen_by)]
+        best = min(merges, key=lambda row: _rank(measured[found[row.files[step]]], row, losses))
         loss = losses.get(best.validation_loss)
         words = f" (loss {loss['loss']:.4f})" if loss else ""
         result = found[best.files[step]]
         about = result.subject.variation(result.seed)
         name = f"{best.model} ({about})" if about else best.model
         yield f"{name}{words}, of {len(merges)}"
+
+
+def _rank(result: Mapping, row: Row, losses: Mapping[Path, Mapping]) -> tuple[float, float]:
+    """By what the best merge comes first: solved problems if they were measured, then the loss."""
+    score = result["pass@1"]["plus"] if "pass@1" in result else 0.0
+    return -score, losses.get(row.validation_loss, {}).get("loss", inf)
