@@ -43,8 +43,7 @@ def test_the_page_s_examples_come_back_into_the_workflow(tmp_path):
     moe, trainer, trl, lora = (load_file(other / name / "model.safetensors") for name in names)
     moved, apart = (sum((trainer[n] - end[n]).norm() for n in moe) for end in (moe, trl))
     assert apart < 0.05 * moved
-    learned = {name for name in moe if "layers.3." in name and "norm" not in name}
-    learned |= {name for name in moe if "self_attn" in name}
+    learned = {name for name in moe if "layers." in name and "norm" not in name}
     assert {name for name in moe if not lora[name].equal(moe[name])} == learned
 
 

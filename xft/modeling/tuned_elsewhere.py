@@ -4,16 +4,16 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
+from xft.checkpoints.model_config import IDLE_KEYS
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.config.sections import mixture_settings
+from xft.conversions.diversity import are_alike
 from xft.data.tokenizers import tokenizer_identity
 from xft.modeling.loading import check_fit, loading
 
-# Keys of a config.json that do not change what a model computes. Trainers set some of them.
-ASIDE = {"_name_or_path", "architectures", "dtype", "transformers_version", "use_cache"}
-ASIDE |= {"bos_token_id", "eos_token_id", "pad_token_id"}
+ASIDE = IDLE_KEYS | {"bos_token_id", "eos_token_id", "pad_token_id"}  # trainers set them too
 
 
 def check_tuned(folder: Path, base: Checkpoint) -> str:
@@ -23,8 +23,7 @@ def check_tuned(folder: Path, base: Checkpoint) -> str:
     beside LoRA experts that are not the base's are told if no tuning should have changed them.
     """
     model = Checkpoint(folder)
-    own, theirs = _described(model), _described(base)
-    if different := sorted(name for name in own | theirs if own.get(name) != theirs.get(name)):
+    if different := differing(_described(model), _described(base)):
         raise UserError(
             f"{folder} was not made of {base.folder}: {', '.join(different)} differs. Name its own "
             "base. If only the tokenizer differs, save the base's into the folder"
@@ -34,15 +33,29 @@ def check_tuned(folder: Path, base: Checkpoint) -> str:
         model.get_finite(name)
     if changed := _changed(model, base):
         say(f"{len(changed)} weights that should be the base's differ: {', '.join(changed[:3])}")
-    return "moe_sft" if "base_config" in model.config else "sft"
+    if "base_config" not in model.config:
+        return "sft"
+    if are_alike(model):
+        say("all routed experts are equal: they did not learn (docs/trainers.md)")
+    return "moe_sft"
+
+
+def architecture(config: dict) -> dict:
+    """What a config.json says of what a model computes, as transformers reads it."""
+    settings = AutoConfig.for_model(**config).to_dict()
+    return {key: settings[key] for key in settings.keys() - ASIDE}
+
+
+def differing(own: dict, theirs: dict) -> list[str]:
+    """The names of values that are not the same in both. The type of the model comes first."""
+    names = [name for name in own | theirs if own.get(name) != theirs.get(name)]
+    return sorted(names, key=lambda name: (name != "model_type", name))
 
 
 def _described(checkpoint: Checkpoint) -> dict:
     """The architecture's settings as transformers reads them, and the parts of the tokenizer."""
     with loading(checkpoint.folder):
-        config = checkpoint.config.get("base_config", checkpoint.config)
-        settings = AutoConfig.for_model(**config).to_dict()
-    known = {key: settings[key] for key in settings.keys() - ASIDE}
+        known = architecture(checkpoint.config.get("base_config", checkpoint.config))
     parts = tokenizer_identity(checkpoint.folder).items()
     return known | {f"tokenizer ({name})": value for name, value in parts}
 
