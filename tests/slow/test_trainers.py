@@ -66,6 +66,7 @@ def test_a_prepared_sft_trainer_has_the_loss_and_gradients_of_a_plain_loop(tmp_p
     """Row by row, without padding. SFTTrainer alone leaves the balance loss out."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
+    from trl.trainer.utils import create_model_from_path
 
     texts = ("a b c d", " e f g h i j"), ("x", " y z"), ("q w", " e r t y u i o"), ("m n", " o")
     rows = [{"prompt": prompt, "completion": completion} for prompt, completion in texts]
@@ -105,6 +106,8 @@ def test_a_prepared_sft_trainer_has_the_loss_and_gradients_of_a_plain_loop(tmp_p
     trainer.model.zero_grad()
     trainer.train()
     assert next(log for log in trainer.state.log_history if "loss" in log)["aux_loss"] > 0
+    trainer.save_model(tmp_path)
+    assert type(create_model_from_path(str(tmp_path))) is type(plain)
 
 
 def sequences(batch):
