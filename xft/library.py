@@ -6,7 +6,10 @@ dtype of the model that it is made from. Wrong options and models raise `xft.Use
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,17 +17,23 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrain
 
 from xft.checkpoints.in_memory import LoadedModel
 from xft.checkpoints.writer import TensorPlan
-from xft.common.errors import UserError
-from xft.config.sections import MergeMethod, MixingShape, MoeConfig
-from xft.config.validation import check_lambda, validated
+from xft.common.errors import UserError, did_you_mean
+from xft.config.section import keys
+from xft.config.sections import MergeMethod, MixingShape, MoeConfig, RunConfig
+from xft.config.validation import SectionType, check_lambda, validated
+from xft.conversions import diversity as experts
 from xft.conversions import upcycle as upcycling
-from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, initial_logits
+from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, alpha_shape, initial_logits
 from xft.conversions.merge_methods import dense_plans
 from xft.conversions.soup import soup_plans
 from xft.modeling import mixing
 from xft.modeling.configuration import MODEL_TYPE, XftConfig
 from xft.modeling.loading import load_whole
 from xft.modeling.trainers import prepare as prepare
+from xft.modeling.tuned_elsewhere import architecture, differing
+
+LAMBDA = 0.75
+ROUNDING = 1e-4  # of a sum of coefficients
 
 
 def upcycle(model: PreTrainedModel, *, seed: int = 42, **options) -> PreTrainedModel:
@@ -35,13 +44,24 @@ def upcycle(model: PreTrainedModel, *, seed: int = 42, **options) -> PreTrainedM
     experts only what `train_rest` says learns; with "lora" the products outside of the MLPs are to
     be added with PEFT.
     """
-    settings = validated(MoeConfig, options, "upcycle")
+    settings = _options(upcycle, MoeConfig, options)
+    seed = validated(RunConfig, {"seed": seed}, "upcycle").seed
     dense = LoadedModel(model)
     config = upcycling.upcycled_config(dense.config, settings, upcycling.weights_dtype(dense))
     mixture = _built(XftConfig.from_dict(config), upcycling.upcycle(dense, settings, seed), model)
     if settings.experts == "lora":
         mixture.choose_trainable(freeze_rest=settings.train_rest != "full")
     return mixture
+
+
+def diversity(mixture: PreTrainedModel, base: PreTrainedModel) -> dict:
+    """How far the experts have moved apart, compared with how far they moved from the base.
+
+    spread, deviation and shift of the whole model, and of each layer in `layers`. None: nothing
+    moved.
+    """
+    source = _mixture(mixture)
+    return experts.diversity(source, _base(base, source))
 
 
 class Mixing(mixing.Mixing):
@@ -52,11 +72,28 @@ class Mixing(mixing.Mixing):
     mixture is not copied, and must not change meanwhile.
     """
 
-    def __init__(self, mixture: PreTrainedModel, lam: float = 0.75, **options):
+    def __init__(self, mixture: PreTrainedModel, lam: float = LAMBDA, **options):
         """options: keys of section `mixing`: granularity, learn_lambda."""
-        source = _mixture(mixture)
-        logits = _logits(source, lam, **options)
+        shape, source = _options(Mixing, MixingShape, options), _mixture(mixture)
+        _warn_of_equal_experts(source)
+        logits = _logits(source, lam, shape)
         super().__init__(source, source, logits, mixture.device, mixture.dtype)
+
+    def take_gradients(self, max_norm: float | None = None) -> None:
+        """As in the workflow. Raises UserError if a gradient is not finite."""
+        super().take_gradients(max_norm)
+        if not math.isfinite(self.gradient_norm):
+            self.logits.zero_grad()
+            raise UserError(
+                f"the norm of the coefficients' gradient is {self.gradient_norm}. Nothing was "
+                "changed. Leave out batches whose loss is not finite"
+            )
+
+    def merge(self) -> None:
+        """As in the workflow. Raises UserError if a coefficient is not finite."""
+        if not self.coefficients.isfinite().all():
+            raise UserError("the coefficients are not finite any more. Lower the learning rate")
+        super().merge()
 
     @property
     def coefficients(self) -> Tensor:
@@ -66,7 +103,7 @@ class Mixing(mixing.Mixing):
 
 def merge(
     mixture: PreTrainedModel,
-    lam: float = 0.75,
+    lam: float | None = None,
     *,
     coefficients: Tensor | None = None,
     base: PreTrainedModel | None = None,
@@ -74,29 +111,65 @@ def merge(
 ) -> PreTrainedModel:
     """Step 7: the dense model of the base's own class, W = c_0 W_0 + sum_i c_i W_i for each tensor.
 
-    lam: c_0, the weight of the shared expert; the others have equal shares of the rest.
-    coefficients: `Mixing.coefficients`, in place of both. options: keys of section `merge`: method,
-    scale. base: the dense model, for methods that need it.
+    lam: c_0, the weight of the shared expert, 0.75 if it is left out; the others have equal shares
+    of the rest. coefficients: `Mixing.coefficients`, in place of both. options: keys of section
+    `merge`: method, scale. base: the dense model, only for methods that need it.
     """
-    method, source = validated(MergeMethod, options, "merge"), _mixture(mixture)
-    if method.needs_base and base is None:
-        raise UserError(f"merge: method = {method.method}: give the dense model as base, too")
+    method, source = _options(merge, MergeMethod, options), _mixture(mixture)
+    if method.needs_base != (base is not None):
+        need = "give the dense model as base, too" if base is None else "leave out base"
+        raise UserError(f"merge: method = {method.method}: {need}")
+    _warn_of_equal_experts(source)
     if coefficients is None:
-        coefficients = _logits(source, lam).coefficients().detach()
-    known = LoadedModel(base, "base") if method.needs_base else None
-    plans = dense_plans(source, source, coefficients.to(mixture.device), method, known)
+        logits = _logits(source, LAMBDA if lam is None else lam, MixingShape())
+        coefficients = logits.coefficients()
+    elif lam is not None:
+        raise UserError(f"merge: lam = {lam}: no effect beside coefficients. Leave out one of them")
+    coefficients = _checked(coefficients, source).detach().to(mixture.device, torch.float32)
+    known = None if base is None else _base(base, source)
+    plans = dense_plans(source, source, coefficients, method, known)
     return _built(mixing.dense_config(source), plans, mixture)
 
 
 def soup(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
     """The mean of dense models' weights (arXiv 2203.05482), computed in fp64 and rounded once."""
+    if not isinstance(models, Sequence):
+        raise UserError(f"soup: models is a {type(models).__name__}. Give a list of models")
     plans = soup_plans([LoadedModel(one, f"model {n}") for n, one in enumerate(models, 1)])
     return _built(copy.deepcopy(models[0].config), plans, models[0])
 
 
-def _logits(source: LoadedModel, lam: float, **options) -> mixing.MixingLogits:
-    """The logits at the start: equal shares. options: keys of section `mixing`."""
-    shape = validated(MixingShape, options, "Mixing")
+def _options(
+    function: Callable, section: type[SectionType], options: dict[str, object]
+) -> SectionType:
+    """Arguments of a function as an object of a section. Raises UserError with every fault."""
+    known = {*keys(section), *inspect.signature(function).parameters} - {"options"}
+    for name in options.keys() - known:
+        near = did_you_mean(name, known) or f": known are {', '.join(sorted(known))}"
+        raise UserError(f"{function.__name__} has no argument {name}{near}")
+    return validated(section, options, function.__name__)
+
+
+def _checked(coefficients: Tensor, source: LoadedModel) -> Tensor:
+    """The coefficients of a mixture's experts. Raises UserError if they cannot be."""
+    layers, projections, routed = alpha_shape("projection", source)
+    if not isinstance(coefficients, Tensor):
+        fault = f"are a {type(coefficients).__name__}"
+    else:
+        shape, sums = list(coefficients.shape), coefficients.double().sum(-1).flatten()
+        fits = shape in ([a, b, 1 + routed] for a in (1, layers) for b in (1, projections))
+        far = (sums - 1).abs()
+        if fits and bool((far < ROUNDING).all()):
+            return coefficients
+        fault = f"have the shape {shape} and a sum of {sums[far.argmax()].item():.6g}"
+    raise UserError(
+        f"merge: coefficients {fault}. They must be a tensor [{layers} or 1, {projections} or 1, "
+        f"{1 + routed}] with a sum of 1 in its last axis, such as Mixing.coefficients"
+    )
+
+
+def _logits(source: LoadedModel, lam: float, shape: MixingShape) -> mixing.MixingLogits:
+    """The logits at the start: equal shares."""
     lam = check_lambda(str(lam), shape, "lam")
     start = initial_logits(source, shared_expert_weight=lam, **shape.model_dump())
     return mixing.MixingLogits(start[ALPHA], start.get(LAMBDA_LOGIT), lam)
@@ -107,6 +180,23 @@ def _mixture(model: PreTrainedModel) -> LoadedModel:
     if source.config["model_type"] != MODEL_TYPE:
         raise UserError("the model is no mixture. Make one of it with xft.upcycle")
     return source
+
+
+def _warn_of_equal_experts(source: LoadedModel) -> None:
+    """Warn the caller of the calling function."""
+    if experts.are_alike(source):
+        text = "all routed experts are equal, so no shares differ: they did not learn"
+        warnings.warn(f"{text} (docs/trainers.md)", stacklevel=3)
+
+
+def _base(model: PreTrainedModel, source: LoadedModel) -> LoadedModel:
+    """The base of a mixture. Raises UserError if the mixture has another one."""
+    base = LoadedModel(model, "base")
+    if different := differing(*map(architecture, (base.config, source.config["base_config"]))):
+        raise UserError(
+            f"base is not what the mixture was made from: {', '.join(different[:5])} differs"
+        )
+    return base
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Fine-tune a mixture with LoRA by PEFT in the attention. Experts and routers learn as they are."""
+"""Fine-tune a mixture with LoRA by PEFT in attention and experts. Routers learn as they are."""
 
 from peft import LoraConfig, get_peft_model
 from rows import read_rows
@@ -14,10 +14,15 @@ import xft  # registers the model type
 
 model = AutoModelForCausalLM.from_pretrained("other/moe", dtype="float32")
 tokenizer = AutoTokenizer.from_pretrained("other/moe")
-attention = ["q_proj", "k_proj", "v_proj", "o_proj"]
-adapted = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=attention))
-for block in model.moe_blocks:  # or no expert would learn, and all would stay the same
-    block.requires_grad_(True)
+settings = LoraConfig(
+    r=8,
+    lora_alpha=16,
+    target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    target_parameters=["experts.gate_up_proj", "experts.down_proj"],  # no linear layers
+)
+adapted = get_peft_model(model, settings)
+for block in model.moe_blocks:
+    block.router.requires_grad_(True)
 trainer = Trainer(
     adapted,
     TrainingArguments(

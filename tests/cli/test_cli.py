@@ -309,6 +309,15 @@ def test_the_command_xft_names_its_tools_and_runs_them():
     assert "plan" in xft("plam", status=2).stderr
 
 
+def test_a_program_and_what_it_starts_can_load_mixtures(tmp_path):
+    script, show = tmp_path / "script.py", "print('xft' in t.CONFIG_MAPPING, sys.argv[1:])"
+    script.write_text(f"import sys, transformers as t; {show}")
+    run = partial(python, "-m", "xft.tools.xft", "with-mixtures", cwd=ROOT)
+    assert run(script, "--help").stdout == "True ['--help']\n"
+    assert run("sh", "-c", f"{sys.executable} {script}").stdout == "True []\n"
+    assert "is no program" in run("lm_evil", status=1).stderr
+
+
 def test_a_reader_who_has_seen_enough_is_no_error(tmp_path, repository):
     pipeline = f"{sys.executable} -m workflow_scripts.eval --help | head -c 1"
     done = subprocess.run(

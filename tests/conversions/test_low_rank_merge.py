@@ -183,7 +183,7 @@ def test_the_ffn_weights_are_the_factors_alone(chain):
 @pytest.mark.parametrize(
     ("made", "flags", "message"),
     [
-        ("moe", ["--rank", "33"], r"moe.rank = 33: .*gate_proj.weight has at most rank 32"),
+        ("moe", ["--rank", "33"], r"rank = 33: .*gate_proj.weight has at most rank 32"),
         ("moe", ["--init", "noise"], "init = noise: no effect with experts = lora. Leave out"),
         ("ffn", ["--no-shared-expert"], "layer 0 has no shared expert"),
     ],

@@ -7,13 +7,15 @@ import pytest
 import torch
 from backbones import random_dense
 from documents import ROOT, blocks
-from mixtures import random_mixture
+from mixtures import random_mixture, tokens
 from peft import LoraConfig, get_peft_model
 from test_memory import peak_memory
+from torch.nn.utils import prune
 
 import xft
 
 SIZES = {"num_experts": 4, "num_experts_per_tok": 3}
+EQUAL = torch.full((2, 1, 4), 0.25)
 LARGER = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 8}
 
 
@@ -21,7 +23,7 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("resources").symlink_to(ROOT / "resources")
     names = {}
-    assert {"upcycle", "Mixing", "merge", "soup"} <= {*dir(xft)}
+    assert {"upcycle", "diversity", "Mixing", "merge", "soup"} <= {*dir(xft)}
     for block in blocks(ROOT / "docs" / "library.md"):
         if block.language == "python":
             exec(compile(block.text, block.where, "exec"), names)
@@ -37,6 +39,45 @@ def test_task_arithmetic_goes_beyond_the_merged_model():
     beyond = xft.merge(mixture, base=base, method="task_arithmetic", scale=2.0).state_dict()
     for name, start in base.state_dict().items():
         torch.testing.assert_close(beyond[name], 2 * plain[name] - start)
+
+
+@pytest.mark.parametrize("experts", ["full", "lora"])
+def test_experts_that_did_not_learn_are_told(experts, recwarn):
+    mixture = xft.upcycle(random_dense("llama"), **SIZES, experts=experts)
+    for function in (xft.merge, xft.Mixing):
+        with pytest.warns(UserWarning, match="all routed experts are equal"):
+            function(mixture)
+    for weight in mixture.moe_blocks[1].experts.parameters():
+        torch.nn.init.normal_(weight[-1])
+    single = xft.upcycle(random_dense("llama"), num_experts=2, num_experts_per_tok=2)
+    _ = xft.merge(mixture), xft.merge(single)
+    assert not recwarn
+
+
+def test_experts_with_adapters_of_peft_become_experts(capsys):
+    mixture = xft.upcycle(random_dense("llama"), **SIZES).eval()
+    names = ["experts.gate_up_proj", "experts.down_proj"]
+    adapted = get_peft_model(mixture, LoraConfig(target_modules=[], target_parameters=names))
+    adapted.print_trainable_parameters(), mixture.print_trainable_parameters()
+    assert len({*capsys.readouterr().out.splitlines()}) == 1
+    for name, weight in adapted.named_parameters():
+        torch.nn.init.normal_(weight, std=0.5 if "lora_B" in name else weight.std().item())
+    expected = adapted(tokens()).logits
+    with pytest.raises(xft.UserError, match=r"adapters of PEFT, .* merge_and_unload\(\)"):
+        xft.merge(mixture)
+    merged = adapted.merge_and_unload()(tokens()).logits
+    torch.testing.assert_close(merged, expected, rtol=0, atol=1e-5)
+
+
+def test_what_is_not_finite_changes_no_coefficient():
+    mixing = xft.Mixing(random_mixture("llama"))
+    optimizer = mixing.build_optimizer(torch.optim.SGD, {"lr": torch.inf})
+    start = mixing.coefficients
+    for factor, fault in ((torch.nan, "gradient is nan"), (1, "not finite any more")):
+        assert mixing.coefficients.equal(start)
+        (mixing.model(tokens(), labels=tokens()).loss * factor).backward()
+        with pytest.raises(xft.UserError, match=fault):
+            optimizer.step()
 
 
 def test_dtype_mode_and_generation_stay_and_no_model_is_there_twice():
@@ -64,24 +105,38 @@ def test_of_low_rank_experts_only_what_the_settings_say_learns():
             assert parameter.requires_grad == learns, (train_rest, name)
 
 
+def merge(**options):
+    return xft.merge(random_mixture("llama"), **options)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda dense: xft.upcycle(dense, num_expert=4), "did you mean num_experts"),
-        (lambda dense: xft.upcycle(xft.upcycle(dense)), "is a mixture of experts already"),
+        (lambda dense: xft.upcycle(dense, num_expert=4), "no argument num_expert: did you mean nu"),
+        (lambda dense: merge(lamda=0.5), "merge has no argument lamda: did you mean lam?"),
+        (lambda dense: xft.upcycle(dense, rank=2), "rank = 2: .* or set experts = lora too$"),
+        (lambda dense: xft.upcycle(dense, experts="lora", rank=99), "^rank = 99: .* most rank 32"),
+        (lambda dense: xft.upcycle(dense, seed=-1), "seed = -1: should be greater"),
+        (lambda dense: merge(coefficients=EQUAL.tolist()), "are a list. They must be a tensor"),
+        (lambda dense: merge(coefficients=EQUAL[0]), r"the shape \[1, 4\] .* \[2 or 1, 3 or 1, 4"),
+        (lambda dense: merge(coefficients=EQUAL.repeat(2, 1, 1)), r"the shape \[4, 1, 4\]"),
+        (lambda dense: merge(coefficients=EQUAL * 3), "sum of 3. .* with a sum of 1"),
+        (lambda dense: merge(coefficients=EQUAL * torch.nan), "sum of nan"),
+        (lambda dense: merge(coefficients=EQUAL, lam=0.5), "lam = 0.5: no effect beside coeffici"),
+        (lambda dense: merge(base=dense), "method = xft: leave out base"),
+        (lambda _: merge(base=random_dense("qwen2"), method="model_stock"), "from: model_type,"),
+        (lambda m: xft.upcycle(prune.identity(m.lm_head, "weight") and m), "lm_head.* is missing"),
+        (lambda _: xft.upcycle(random_dense("llama", quantization_config={})), "is quantised"),
+        (lambda dense: xft.upcycle(dense.to("meta")), "no values for .*: it is offloaded, or on"),
+        (lambda dense: xft.soup(model for model in [dense] * 2), "is a generator. Give a list"),
         (lambda dense: xft.upcycle(get_peft_model(dense, LoraConfig())), r"merge_and_unload\(\)"),
-        (lambda dense: xft.upcycle(torch.nn.Linear(2, 2)), "is a Linear, not a model of transf"),
         (lambda dense: xft.upcycle(dense.to(torch.float8_e5m2)), "Load the model without quantis"),
         (lambda dense: xft.merge(dense), "no mixture. Make one of it with xft.upcycle"),
         (lambda dense: xft.Mixing(xft.upcycle(dense), lam=2), "lam = 2: must be a decimal number"),
-        (lambda dense: xft.merge(xft.upcycle(dense, shared_expert=False)), "no shared expert"),
-        (
-            lambda dense: xft.merge(xft.upcycle(dense), method="model_stock"),
-            "method = model_stock: give the dense model as base",
-        ),
+        (lambda _: merge(method="model_stock"), "model_stock: give the dense model as base, too"),
         (lambda dense: xft.soup([dense]), "a mean needs at least two models"),
     ],
-    ids=range(10),
+    ids=range(23),
 )
 def test_what_cannot_be_done_is_told(call, message):
     with pytest.raises(xft.UserError, match=message):

@@ -175,6 +175,29 @@ def test_an_optimiser_step_moves_the_logits_and_merges_once(sources, monkeypatch
     torch.testing.assert_close((moved - alpha).norm(dim=-1), expected, rtol=0.01, atol=0)
 
 
+def test_zero_grad_and_closures_are_as_torch_means_them(sources):
+    ids = torch.randint(3, 290, (2, 20))
+
+    def step(kind, options, is_closed=True) -> tuple:
+        mixing = mixing_model(sources, torch.zeros(GRANULARITIES["layer"]))
+        optimizer = mixing.build_optimizer(kind, options)
+
+        def closure():
+            optimizer.zero_grad()
+            loss = mixing.model(ids, labels=ids).loss
+            loss.backward()
+            return loss
+
+        mixing.model(ids.flip(1), labels=ids).loss.backward()  # dropped by zero_grad
+        before = optimizer.step(closure) if is_closed else (closure(), optimizer.step())[0]
+        return before, mixing.logits.tensors()[ALPHA], closure()
+
+    plain, closed = (step(torch.optim.SGD, {"lr": 100.0}, is_closed) for is_closed in (0, 1))
+    assert all(map(torch.equal, plain, closed)) and plain[2] < plain[0]
+    options = {"lr": 100.0, "max_iter": 4, "line_search_fn": "strong_wolfe"}
+    assert step(torch.optim.LBFGS, options)[2] < plain[2]
+
+
 def test_a_learned_lambda_starts_where_it_was_set_and_reaches_the_dense_model(
     mixture, sources, tmp_path
 ):

@@ -13,6 +13,7 @@ from trainings import random_rows
 
 import xft
 from xft import library
+from xft.checkpoints import in_memory
 from xft.modeling import experts, mixing
 from xft.modeling.loading import load_whole
 from xft.modeling.packed_attention import use_packed_attention
@@ -94,6 +95,7 @@ def test_models_are_made_mixed_and_merged_where_they_are(monkeypatch):
             state = {name: getattr(one, "on_cpu", one) for name, one in state_dict.items()}
             return load_whole(*given, state_dict=state, **options)
 
+    monkeypatch.setattr(in_memory, "fault_of", lambda *_: None)  # it uses the device meta, too
     for module in (library, mixing):
         monkeypatch.setattr(module, "load_whole", load)
 
@@ -116,7 +118,8 @@ def test_models_are_made_mixed_and_merged_where_they_are(monkeypatch):
                 if name.endswith("lora_B"):
                     weight.data.normal_()
             found = learned(mixture, batch)
-            made += [mixture, xft.merge(mixture, base=base, method=method, coefficients=found)]
+            given = {"base": None if method == "xft" else base, "coefficients": found}
+            made += [mixture, xft.merge(mixture, method=method, **given)]
         return [model.state_dict() for model in (*made, xft.soup(made[1::2]))]
 
     waits_of(make, random_dense("llama", num_hidden_layers=1), batch_of("whole"))

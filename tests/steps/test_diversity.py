@@ -9,7 +9,9 @@ import torch
 from chains import Chain
 from damage import change_tensors
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
+import xft
 from workflow_scripts import diversity
 from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
 from xft.common.errors import UserError
@@ -78,6 +80,8 @@ def test_the_values_are_their_equations(untrained, tmp_path, monkeypatch):
         found = dict(result["layers"][layer])
         assert found.pop("layer") == layer
         assert found == pytest.approx(expected(*own), rel=1e-5)
+    models = (AutoModelForCausalLM.from_pretrained(chain[name]) for name in ("moe_sft", "base"))
+    assert xft.diversity(*models).items() <= result.items()
 
 
 def test_in_an_untrained_mixture_nothing_has_a_spread(untrained, tmp_path, capsys):

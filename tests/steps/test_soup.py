@@ -41,6 +41,7 @@ def test_each_tensor_is_the_mean_in_its_dtype(tmp_path, tiny_llama, monkeypatch,
         return made | {POSITIONS: torch.arange(5)}
 
     models = [variant(tiny_llama, tmp_path / f"model{number}", noisy) for number in range(3)]
+    change_json(models[1] / "config.json", use_cache=False, dtype="float16")
     made = average(tmp_path / "out", *models)
     parts = [load_file(model / SINGLE) for model in models]
     assert made.keys() == parts[0].keys()

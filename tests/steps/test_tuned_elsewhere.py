@@ -121,4 +121,6 @@ def test_weights_beside_low_rank_experts_that_changed_are_told(call_step, tiny_l
     assert "should be the base's" not in take(call_step, plain, tiny_llama, tmp_path / "kept")
     told = take(call_step, tuned(moe, tmp_path / "changed"), tiny_llama, tmp_path / "out")
     weights = 2 * (4 + 3 + 2) + 3  # attention, MLP and norms of two layers; the others
+    untuned = take(call_step, moe, tiny_llama, tmp_path / "untuned")
+    assert ["all routed experts are equal" in text for text in (told, untuned)] == [False, True]
     assert f"{weights} weights that should be the base's differ: model.layers.0.mlp.dense." in told

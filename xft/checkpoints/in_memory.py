@@ -1,5 +1,8 @@
 """The tensors and the config of a model in memory, in the form that checkpoints have."""
 
+import copy
+
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
@@ -16,8 +19,8 @@ class LoadedModel(TensorSource):
     """A loaded model as a source of tensors. They are the model's own, not copies.
 
     They have the names that the model's files would have. Tied weights are there once. Raises
-    UserError if the model is not one of transformers', or if its weights have a type that is not
-    supported, as those of quantised models.
+    UserError if the model is not one of transformers', or if its tensors are not all weights of its
+    class, with values, and of a type that is supported.
     """
 
     def __init__(self, model: PreTrainedModel, name: str = "the model"):
@@ -27,11 +30,14 @@ class LoadedModel(TensorSource):
                 f"{name} is a {type(model).__name__}, not a model of transformers. Take the model "
                 "out of its wrapper; an adapter of PEFT becomes part of it by merge_and_unload()"
             )
+        held = model.state_dict()
+        if fault := fault_of(model, held):
+            raise UserError(f"{name} {fault}")
         self.config = model.config.to_dict()
         self.config.pop("_name_or_path", None)
         tied = dict(model.named_parameters(remove_duplicate=False)).keys()
         tied -= dict(model.named_parameters()).keys()
-        state = {name: value for name, value in model.state_dict().items() if name not in tied}
+        state = {name: value for name, value in held.items() if name not in tied}
         self._tensors = revert_weight_conversion(model, state)
         self.tensors = {n: self._info(n, tensor) for n, tensor in self._tensors.items()}
 
@@ -45,3 +51,26 @@ class LoadedModel(TensorSource):
                 "Load the model without quantisation"
             )
         return TensorInfo(SPELLINGS[str(tensor.dtype)], tuple(tensor.shape))
+
+
+def fault_of(model: PreTrainedModel, held: dict) -> str | None:
+    """Why the values in a model's state are not all weights of its class, and what to do."""
+    is_quantised = getattr(model.config, "quantization_config", None) is not None
+    if is_quantised or not all(isinstance(value, Tensor) for value in held.values()):
+        return "is quantised. Load it without quantisation"
+    if inside := next((name for name in held if ".base_layer." in name), None):
+        return (
+            f"holds adapters of PEFT, such as that around {inside.partition('.base_layer.')[0]}. "
+            "They become part of it by merge_and_unload() of the PEFT model"
+        )
+    with torch.device("meta"):
+        whole = type(model)(copy.deepcopy(model.config)).state_dict()
+    shapes = [{(name, value.shape) for name, value in state.items()} for state in (held, whole)]
+    if different := sorted(name for name, _ in shapes[0] ^ shapes[1]):
+        return (
+            f"is not as its config says: {different[0]} is missing, new or of another shape. Give "
+            "a whole model; torch.nn.utils.prune.remove makes pruned weights final"
+        )
+    if unset := next((name for name, value in held.items() if value.is_meta), None):
+        return f"has no values for {unset}: it is offloaded, or on the device meta. Load it whole"
+    return None

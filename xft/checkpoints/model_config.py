@@ -12,6 +12,8 @@ MOST_LAYERS = 1000
 # Other values name kernels on the hub, which are programs.
 IMPLEMENTATION = re.compile(r"_?(attn|experts)_implementation(_internal)?")
 OWN_IMPLEMENTATION = re.compile(r"\w+(\|\w+)?")
+# Keys that do not change what a model computes. Trainers set some of them.
+IDLE_KEYS = {"_name_or_path", "architectures", "dtype", "transformers_version", "use_cache"}
 
 
 def read_config(file: Path) -> dict:

@@ -102,11 +102,15 @@ class Section(BaseModel):
             return self
         need = next(iter(given.values()))
         names = [key for key in given if given[key] == need]
-        raise ValueError(
+        raise NoEffect(
             f"{', '.join(_equation(key, values[key]) for key in names)}: no effect with "
             f"{_equation(need.key, values[need.key])}. Leave out {' and '.join(names)}, or set "
-            f"{need} too. If only some runs have it, set all of this in variants"
+            f"{need} too"
         )
+
+
+class NoEffect(ValueError):
+    """Says that a key has no effect beside the others."""
 
 
 def _unique(values: list) -> list:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from xft.common.errors import UserError, did_you_mean
-from xft.config.section import ONE, SEVERAL, Section, keys
+from xft.config.section import ONE, SEVERAL, NoEffect, Section, keys
 from xft.config.sections import MixingShape, XftConfig, fault_of_learned, lambda_token
 
 # Added to the message if `base` is missing.
@@ -73,7 +73,9 @@ def _explain(section: type[Section], fault: dict) -> str:
     if kind == "extra_forbidden":
         return f"{name} is not a known key{_hint(section, place)}"
     if kind == "value_error":
-        message = str(fault["ctx"]["error"])
+        message = str(error := fault["ctx"]["error"])
+        if isinstance(error, NoEffect) and section is XftConfig:
+            message += ". If only some runs have it, set all of this in variants"
         is_whole = isinstance(fault["input"], dict | Section)
         return f"{name}: {message}".removeprefix(": ") if is_whole else f"{_set(fault)}{message}"
     if kind == "string_pattern_mismatch":

@@ -13,7 +13,7 @@ The values of the whole model are those of the vectors over all upcycled layers.
 
 import math
 
-from xft.checkpoints.reader import Checkpoint
+from xft.checkpoints.reader import TensorSource
 from xft.common.progress import progress
 from xft.conversions.merge import alpha_shape
 from xft.conversions.merged_tensors import merged_tensors, name_in_base, square
@@ -21,7 +21,7 @@ from xft.conversions.merged_tensors import merged_tensors, name_in_base, square
 DIGITS = 6  # significant ones. The last digits of a sum in fp64 depend on the number of threads
 
 
-def diversity(ffn: Checkpoint, base: Checkpoint) -> dict:
+def diversity(ffn: TensorSource, base: TensorSource) -> dict:
     """spread, deviation and shift of the whole model, and of each layer in `layers`.
 
     experts: E. A value is None if its denominator is 0: in an untrained mixture nothing has a
@@ -41,6 +41,21 @@ def diversity(ffn: Checkpoint, base: Checkpoint) -> dict:
         "experts": 1 + shape[-1],
         "layers": [{"layer": index} | _values(*sums) for index, sums in layers.items()],
     }
+
+
+def are_alike(mixture: TensorSource) -> bool:
+    """Whether each layer has several routed experts, which are all equal: they did not learn."""
+    config = mixture.config
+    first = int(config.get("experts") == "lora" and config["shared_expert"])
+    for name in mixture.names:
+        if ".mlp.experts." in name:
+            experts = mixture.get(name)[first:]
+            if len(experts) < 2:
+                return False
+            differ = not all(expert.equal(experts[0]) for expert in experts[1:])
+            if differ and mixture.get(name.replace("lora_A", "lora_B"))[first:].any():
+                return False  # any A is the same beside a B of zeros
+    return True
 
 
 def _values(apart: float, moved: float, size: float) -> dict[str, float | None]:

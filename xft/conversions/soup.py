@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from xft.checkpoints.dtypes import FLOAT_NAMES, torch_dtype
+from xft.checkpoints.model_config import IDLE_KEYS
 from xft.checkpoints.reader import TensorSource
 from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError
@@ -16,8 +17,8 @@ def soup_plans(models: list[TensorSource]) -> list[TensorPlan]:
     """Plan W = (W_1 + ... + W_n) / n for each tensor, computed in fp64 and rounded once.
 
     Tensors of other than floating-point numbers, such as positions, are copied. Raises UserError
-    unless there are two or more, and all have the same config, the same tensors with the same
-    shapes and dtypes, and equal values where these are copied.
+    unless there are two or more, and all have the same config but for IDLE_KEYS, the same tensors
+    with the same shapes and dtypes, and equal values where these are copied.
     """
     if len(models) < 2:
         raise UserError("a mean needs at least two models. Name another one")
@@ -45,7 +46,7 @@ def _mean_plan(models: list[TensorSource], name: str) -> TensorPlan:
 
 
 def _config_fault(first: dict, other: dict) -> str | None:
-    keys = sorted(first.keys() | other.keys())
+    keys = sorted((first.keys() | other.keys()) - IDLE_KEYS - {"torch_dtype"})
     differing = [key for key in keys if first.get(key, ...) != other.get(key, ...)]
     return f"config.json differs in {', '.join(differing)}" if differing else None
 

@@ -33,7 +33,7 @@ def upcycle(base: TensorSource, moe: MoeConfig, seed: int) -> list[TensorPlan]:
     expert_plans = _expert_plans
     if moe.experts == "lora":
         names = [layer.dense(name) for layer in layers for name in layer.form.projections]
-        check_rank("moe.rank", moe.rank, {name: min(base.shape(name)) for name in names})
+        check_rank("rank", moe.rank, {name: min(base.shape(name)) for name in names})
         expert_plans = low_rank_plans
     plans = [copy_plan(base, name) for name in outside(base.names, layers)]
     for layer in layers:

@@ -32,6 +32,7 @@ class UpcycledConfig:
     """Mixin over the backbone's config class. It adds MOE_SETTINGS to the base's attributes."""
 
     keys_to_ignore_at_inference = ["past_key_values", "aux_loss", "router_logits", "routing"]
+    auto_map = {}  # trl asks for it
     experts = "full"
     num_routed_experts = MixtureConfig.num_routed_experts
 

@@ -139,9 +139,34 @@ class Mixing:
         options: dict,
         max_norm: float | None = None,
     ) -> torch.optim.Optimizer:
-        """An optimiser of the logits. It takes their gradients before a step and merges after."""
+        """An optimiser of the logits. It takes their gradients before a step and merges after.
+
+        A closure computes the loss of the logits at hand, as often as the optimiser asks for it.
+        `zero_grad` also drops what the merged weights have collected.
+        """
         optimizer = optimizer_class(self.logits.parameters(), **options)
-        optimizer.register_step_pre_hook(lambda *_: self.take_gradients(max_norm))
+        zero_grad = optimizer.zero_grad
+
+        def before_step(_, args: tuple, kwargs: dict) -> tuple | None:
+            closure = kwargs.get("closure", args[1] if args[1:] else None)
+            if closure is None:
+                return self.take_gradients(max_norm)
+
+            def evaluate():
+                self.merge()
+                loss = closure()
+                self.take_gradients(max_norm)
+                return loss
+
+            return (optimizer, evaluate), {}
+
+        def zero_all(set_to_none: bool = True) -> None:
+            for _, weight in self._merged:
+                weight.grad = None
+            zero_grad(set_to_none)
+
+        optimizer.zero_grad = zero_all
+        optimizer.register_step_pre_hook(before_step)
         optimizer.register_step_post_hook(lambda *_: self.merge())
         return optimizer
 

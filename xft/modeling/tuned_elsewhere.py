@@ -4,18 +4,17 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
-from xft.checkpoints.model_config import read_config
+from xft.checkpoints.model_config import IDLE_KEYS, read_config
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.config.sections import mixture_settings
+from xft.conversions.diversity import are_alike
 from xft.data.endings import GENERATION_CONFIG, stated_ends
 from xft.data.tokenizers import tokenizer_identity
 from xft.modeling.loading import check_fit, loading
 
-# Keys of a config.json that do not change what a model computes. Trainers set some of them.
-ASIDE = {"_name_or_path", "architectures", "dtype", "transformers_version", "use_cache"}
-ASIDE |= {"bos_token_id", "eos_token_id", "pad_token_id"}
+ASIDE = IDLE_KEYS | {"bos_token_id", "eos_token_id", "pad_token_id"}  # trainers set them too
 
 
 def check_tuned(folder: Path, base: Checkpoint) -> str:
@@ -37,7 +36,23 @@ def check_tuned(folder: Path, base: Checkpoint) -> str:
         )
     if changed := _changed(model, base):
         say(f"{len(changed)} weights that should be the base's differ: {', '.join(changed[:3])}")
-    return "moe_sft" if "base_config" in model.config else "sft"
+    if "base_config" not in model.config:
+        return "sft"
+    if are_alike(model):
+        say("all routed experts are equal: they did not learn (docs/trainers.md)")
+    return "moe_sft"
+
+
+def architecture(config: dict) -> dict:
+    """What a config.json says of what a model computes, as transformers reads it."""
+    settings = AutoConfig.for_model(**config).to_dict()
+    return {key: settings[key] for key in settings.keys() - ASIDE}
+
+
+def differing(own: dict, theirs: dict) -> list[str]:
+    """The names of values that are not the same in both. The type of the model comes first."""
+    names = [name for name in own | theirs if own.get(name) != theirs.get(name)]
+    return sorted(names, key=lambda name: (name != "model_type", name))
 
 
 def check_made_of(folder: Path, base: Path) -> None:
@@ -46,7 +61,7 @@ def check_made_of(folder: Path, base: Path) -> None:
     The architecture and the tokenizer must be the base's, and the weights those of its config.json.
     """
     own, theirs = _described(folder), _described(base)
-    if different := sorted(name for name in own | theirs if own.get(name) != theirs.get(name)):
+    if different := differing(own, theirs):
         raise UserError(
             f"{folder} was not made of {base}: {', '.join(different)} differs. Name its own base. "
             "If only the tokenizer differs, save the base's into the folder"
@@ -58,8 +73,7 @@ def _described(folder: Path) -> dict:
     """The architecture's settings as transformers reads them, and the parts of the tokenizer."""
     config = read_config(folder / "config.json")
     with loading(folder):
-        settings = AutoConfig.for_model(**config.get("base_config", config)).to_dict()
-    known = {key: settings[key] for key in settings.keys() - ASIDE}
+        known = architecture(config.get("base_config", config))
     parts = tokenizer_identity(folder).items()
     return known | {f"tokenizer ({name})": value for name, value in parts}
 

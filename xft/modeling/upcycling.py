@@ -161,6 +161,12 @@ class UpcycledModel:
             block.experts.requires_grad_(True)
             block.router.requires_grad_(True)
 
+    def print_trainable_parameters(self) -> None:
+        """Print how many parameters learn, as models of PEFT do."""
+        learn, all = self.num_parameters(only_trainable=True), self.num_parameters()
+        share = 100 * learn / all
+        print(f"trainable params: {learn:,} || all params: {all:,} || trainable%: {share:.4f}")
+
     def take_routings(self) -> list:
         """Take the routing of the last forward pass from each block."""
         routings = [block.routing for block in self.moe_blocks]
