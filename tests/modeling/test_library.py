@@ -1,5 +1,6 @@
 """The functions on models in memory. tests/modeling/test_backbones.py has every form of a model."""
 
+import copy
 from itertools import chain
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 from backbones import random_dense
 from documents import ROOT, blocks
-from mixtures import random_mixture
+from interpreter import python
+from mixtures import random_mixture, tokens
 from peft import LoraConfig, get_peft_model
 from test_memory import peak_memory
 
@@ -86,3 +88,27 @@ def test_of_low_rank_experts_only_what_the_settings_say_learns():
 def test_what_cannot_be_done_is_told(call, message):
     with pytest.raises(xft.UserError, match=message):
         call(random_dense("llama"))
+
+
+def test_a_mixture_is_pickled_and_copied_like_its_base(tmp_path):
+    """Another process, which knows nothing of it, reads it and pads as it does."""
+    mixture, mask = random_mixture("llama").eval(), torch.ones_like(tokens())
+    mask[0, :9] = 0
+    program = (
+        "import sys, torch; model, ids, mask = torch.load(sys.argv[1], weights_only=False)\n"
+        "torch.save(model(ids, attention_mask=mask).logits, sys.argv[1])"
+    )
+    torch.save((copy.deepcopy(mixture), tokens(), mask), tmp_path / "given")
+    python("-c", program, tmp_path / "given")
+    assert torch.load(tmp_path / "given").equal(mixture(tokens(), attention_mask=mask).logits)
+
+
+@pytest.mark.parametrize("backbone", ["llama-tied", "starcoder2"])
+def test_a_mixing_model_is_saved_whole(backbone, tmp_path):
+    mixing, dense = xft.Mixing(random_mixture(backbone)), random_dense(backbone)
+    mixing.model.save_pretrained(tmp_path)
+    saved, info = type(dense).from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and saved.state_dict().keys() == dense.state_dict().keys()
+    with torch.no_grad():
+        for model in (saved, copy.deepcopy(mixing.model)):
+            assert model(tokens()).logits.equal(mixing.model(tokens()).logits)

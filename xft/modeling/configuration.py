@@ -6,6 +6,7 @@ Their config.json has `model_type` "xft", and the base's config.json unchanged u
 import copy
 from functools import cache
 
+import transformers
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
@@ -52,6 +53,14 @@ class UpcycledConfig:
 
     def to_diff_dict(self) -> dict:
         return self.to_dict()
+
+
+def __getattr__(name: str) -> type[PreTrainedConfig]:
+    """The class of a name such as XftLlamaConfig. Unpickling asks for it before it is made."""
+    base = getattr(transformers, name[3:], None) if name.startswith("Xft") else None
+    if not hasattr(base, "model_type"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return upcycled_config_class(base.model_type)
 
 
 @cache

@@ -7,6 +7,8 @@ expert i, and then the gradients of the logits. The experts, or the factors of l
 memory-mapped in their stored dtype, and are read layer by layer.
 """
 
+from functools import partial
+
 import torch
 import torch.distributed
 from torch import Tensor, nn
@@ -163,7 +165,13 @@ class Mixing:
         weight = getattr(linear, tensor.part).detach().requires_grad_()
         delattr(linear, tensor.part)
         setattr(linear, tensor.part, weight)
+        linear.register_state_dict_post_hook(partial(_add_merged, tensor.part))
         return weight
+
+
+def _add_merged(part: str, linear: nn.Linear, state: dict, prefix: str, _) -> None:
+    """Let the state of a layer hold its merged tensor, so that the model is saved whole."""
+    state[f"{prefix}{part}"] = getattr(linear, part).detach()
 
 
 def dense_config(moe: TensorSource) -> PretrainedConfig:
