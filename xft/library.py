@@ -22,7 +22,7 @@ from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, initial_logits
 from xft.conversions.merge_methods import dense_plans
 from xft.conversions.soup import soup_plans
 from xft.modeling import mixing
-from xft.modeling.configuration import MODEL_TYPE, XftConfig
+from xft.modeling.configuration import MODEL_TYPE, XftConfig, dense_config
 from xft.modeling.loading import load_whole
 from xft.modeling.trainers import prepare as prepare
 
@@ -85,7 +85,7 @@ def merge(
         coefficients = _logits(source, lam).coefficients().detach()
     known = LoadedModel(base, "base") if method.needs_base else None
     plans = dense_plans(source, source, coefficients.to(mixture.device), method, known)
-    return _built(mixing.dense_config(source), plans, mixture)
+    return _built(dense_config(source.config), plans, mixture)
 
 
 def soup(models: Sequence[PreTrainedModel]) -> PreTrainedModel:

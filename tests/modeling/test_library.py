@@ -12,6 +12,7 @@ from interpreter import python
 from mixtures import random_mixture, tokens
 from peft import LoraConfig, get_peft_model
 from test_memory import peak_memory
+from transformers import AutoModelForCausalLM
 
 import xft
 
@@ -112,3 +113,23 @@ def test_a_mixing_model_is_saved_whole(backbone, tmp_path):
     with torch.no_grad():
         for model in (saved, copy.deepcopy(mixing.model)):
             assert model(tokens()).logits.equal(mixing.model(tokens()).logits)
+
+
+def test_a_changed_config_outlives_saving_and_merging_as_in_a_dense_model(tmp_path):
+    dense = random_dense("llama").eval()
+    mixture = xft.upcycle(dense, **SIZES)
+    for model in (dense, mixture):
+        model.config.use_cache, model.config.pad_token_id, model.config.mine = False, 5, {"a": [1]}
+        model.config.rope_parameters = {**model.config.rope_parameters, "factor": 8.0}
+        model.resize_token_embeddings(101)
+    for name in ("model.embed_tokens", "lm_head"):  # the rows that were added are random
+        mixture.get_submodule(name).load_state_dict(dense.get_submodule(name).state_dict())
+    for model, folder in ((dense, tmp_path / "dense"), (mixture, tmp_path / "mixture")):
+        model.save_pretrained(folder)
+    dense, mixture = map(AutoModelForCausalLM.from_pretrained, sorted(tmp_path.iterdir()))
+    merged, aside = xft.merge(mixture), {"_name_or_path": None, "architectures": None}
+    assert merged.config.to_dict() | aside == dense.config.to_dict() | aside
+    for name, value in dense.state_dict().items():
+        torch.testing.assert_close(merged.state_dict()[name], value)
+    with torch.no_grad():
+        torch.testing.assert_close(mixture(tokens()).logits, dense(tokens()).logits)
