@@ -1,5 +1,6 @@
 """Models that another trainer tuned: which are taken in place of a training, and what follows."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -82,6 +83,27 @@ def test_what_no_step_can_use_is_refused(call_step, mixture, tiny_llama, tmp_pat
     with pytest.raises(UserError, match=fault):
         take(call_step, model, base, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_padding_token_that_was_added_can_be_taken_away_again(
+    call_step, mixture, tiny_llama, tmp_path
+):
+    """As the messages say: with rows for it, and without."""
+    model, tokenizer = (c.from_pretrained(mixture) for c in (AutoModelForCausalLM, AutoTokenizer))
+    tokenizer.add_special_tokens({"pad_token": "<added>"})
+    for saved in (model, tokenizer):
+        saved.save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match=r"own tokenizer, where .*pad_token = tokenizer\.eos"):
+        take(call_step, tmp_path / "model", tiny_llama, tmp_path / "out")
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path / "model")
+    fault = r"vocab_size differs.*resize_token_embeddings\((\d+)\), and save the base's"
+    with pytest.raises(UserError, match=fault) as told:
+        take(call_step, tmp_path / "model", tiny_llama, tmp_path / "out")
+    model.resize_token_embeddings(int(re.search(fault, str(told.value))[1]))
+    for saved in (model, AutoTokenizer.from_pretrained(tiny_llama)):
+        saved.save_pretrained(tmp_path / "model")
+    take(call_step, tmp_path / "model", tiny_llama, tmp_path / "out")
 
 
 def test_weights_beside_low_rank_experts_that_changed_are_told(call_step, tiny_llama, tmp_path):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
+from xft.checkpoints.capacity import embedding_rows
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 from xft.common.progress import say
@@ -27,7 +28,9 @@ def check_tuned(folder: Path, base: Checkpoint) -> str:
     if different := sorted(name for name in own | theirs if own.get(name) != theirs.get(name)):
         raise UserError(
             f"{folder} was not made of {base.folder}: {', '.join(different)} differs. Name its own "
-            "base. If only the tokenizer differs, save the base's into the folder"
+            "base. Or if tokens were added, as for padding, save the model again after "
+            f"model.resize_token_embeddings({embedding_rows(base.folder)}), and save the base's "
+            "tokenizer into the folder. EOS can pad: tokenizer.pad_token = tokenizer.eos_token"
         )
     check_fit(folder)
     for name in model.names:
