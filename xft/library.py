@@ -1,8 +1,9 @@
 """XFT around models in memory: upcycle a dense one, mix its experts, merge them back.
 
 Options have the names, defaults and meanings of the configuration's sections `moe`, `mixing` and
-`merge` (docs/configuration.md). What comes out has memory of its own, on the device and in the
-dtype of the model that it is made from. Wrong options and models raise `xft.UserError`.
+`merge` (docs/configuration.md). What comes out has memory of its own, on the device of the model
+that it is made from. Each tensor has the dtype of those that it is made from. Wrong options and
+models raise `xft.UserError`.
 """
 
 import copy
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from xft.checkpoints.in_memory import LoadedModel
 from xft.checkpoints.writer import TensorPlan
@@ -113,10 +115,12 @@ def _mixture(model: PreTrainedModel) -> LoadedModel:
 def _built(
     config: PretrainedConfig, plans: Iterable[TensorPlan], like: PreTrainedModel
 ) -> PreTrainedModel:
-    """The model of planned tensors, with generation config, mode, device and dtype of `like`."""
+    """The model of planned tensors, with generation config, mode and device of `like`."""
     state = {plan.name: plan.tensor(like.device) for plan in plans}
     config._attn_implementation = like.config._attn_implementation
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     model = load_whole(model_class, None, config=config, state_dict=state, dtype=like.dtype)
+    for name, weight in revert_weight_conversion(model, dict(model.named_parameters())).items():
+        weight.data = state[name].to(weight.device)  # loading rounded all to one dtype
     model.generation_config = copy.deepcopy(like.generation_config)
     return model.train(like.training).to(like.device)

@@ -55,6 +55,26 @@ def test_dtype_mode_and_generation_stay_and_no_model_is_there_twice():
     assert peak < 1.25 * nbytes(made[1])
 
 
+@pytest.mark.parametrize("backbone", ["llama", "gpt_neox"])  # whose head has another name in files
+def test_each_tensor_keeps_its_dtype(backbone):
+    """Norms in fp32 beside bf16, and experts that were tuned in fp32."""
+    base = random_dense(backbone).to(torch.bfloat16)
+    for name, parameter in base.named_parameters():
+        if "norm" in name or parameter is base.get_output_embeddings().weight:
+            parameter.data = torch.randn_like(parameter, dtype=torch.float32)
+    mixture = xft.upcycle(base, **SIZES)
+    for block in mixture.moe_blocks:
+        torch.nn.init.normal_(block.float().experts.down_proj)
+    merged = xft.merge(mixture, lam=0.5).state_dict()
+    for name, value in base.state_dict().items():
+        if ".mlp." not in name:
+            assert mixture.state_dict()[name].dtype == value.dtype, name
+            assert merged[name].dtype == value.dtype and merged[name].equal(value), name
+    block, down = mixture.moe_blocks[0], next(n for n in merged if "4h_to_h.w" in n or "down" in n)
+    shared = block.shared_expert.get_parameter(down.partition(".mlp.")[2])
+    torch.testing.assert_close(merged[down], shared / 2 + block.experts.down_proj.mean(0) / 2)
+
+
 def nbytes(model) -> int:
     return sum(value.nbytes for value in chain(model.parameters(), model.buffers()))
 
