@@ -1,6 +1,6 @@
 """The library of the XFT workflow.
 
-`xft.upcycle`, `xft.Mixing`, `xft.merge` and `xft.soup` work on models in memory (docs/library.md).
+`xft.upcycle`, `Mixing`, `merge`, `soup` and `save` work on models in memory (docs/library.md).
 `xft.prepare` lets a trainer of another library train a mixture (docs/trainers.md).
 
 After `import xft`, transformers' Auto classes load mixtures. The model type is registered as soon
@@ -13,7 +13,7 @@ import wrapt
 
 from xft.common.errors import UserError as UserError
 
-IN_MEMORY = ("Mixing", "merge", "prepare", "soup", "upcycle")
+IN_MEMORY = ("Mixing", "merge", "prepare", "save", "soup", "upcycle")
 
 wrapt.register_post_import_hook(
     lambda _: import_module("xft.modeling.configuration"),

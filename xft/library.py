@@ -7,13 +7,16 @@ models raise `xft.UserError`.
 """
 
 import copy
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
+from xft.checkpoints.card_facts import fact_of_card
 from xft.checkpoints.in_memory import LoadedModel
 from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError
@@ -27,6 +30,20 @@ from xft.modeling import mixing
 from xft.modeling.configuration import MODEL_TYPE, XftConfig, dense_config
 from xft.modeling.loading import load_whole
 from xft.modeling.trainers import prepare as prepare
+
+CARD = """---
+library_name: transformers
+pipeline_tag: text-generation
+{facts}tags: [xft]
+---
+
+# A {kind} made with XFT
+
+[XFT](https://arxiv.org/abs/2404.15247) upcycles a dense model to a mixture of experts, tunes it,
+and merges it back. This model loads with transformers{after}.
+"""
+MIXTURE = {"kind": "mixture of experts", "after": " after `import xft`"}
+DENSE = {"kind": "dense model", "after": ""}
 
 
 def upcycle(model: PreTrainedModel, *, seed: int = 42, **options) -> PreTrainedModel:
@@ -96,6 +113,20 @@ def soup(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
     return _built(copy.deepcopy(models[0].config), plans, models[0])
 
 
+def save(model: PreTrainedModel, tokenizer, folder: Path | str) -> None:
+    """Write a model, its tokenizer, and a card that states what is known of its base."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    source = model.config._name_or_path or "None"  # the base, or what the model was loaded from
+    facts = {key: fact_of_card(source, key) for key in ("base_model", "license")}
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists():
+        facts["base_model"] = source
+    lines = (f"{key}: {value}\n" for key, value in facts.items() if value)
+    words = MIXTURE if model.config.model_type == MODEL_TYPE else DENSE
+    card = CARD.format(facts="".join(lines), **words)
+    (Path(folder) / "README.md").write_text(card, encoding="utf-8")
+
+
 def _logits(source: LoadedModel, lam: float, **options) -> mixing.MixingLogits:
     """The logits at the start: equal shares. options: keys of section `mixing`."""
     shape = validated(MixingShape, options, "Mixing")
@@ -122,5 +153,6 @@ def _built(
     model = load_whole(model_class, None, config=config, state_dict=state, dtype=like.dtype)
     for name, weight in revert_weight_conversion(model, dict(model.named_parameters())).items():
         weight.data = state[name].to(weight.device)  # loading rounded all to one dtype
+    model.config._name_or_path = like.config._name_or_path
     model.generation_config = copy.deepcopy(like.generation_config)
     return model.train(like.training).to(like.device)

@@ -24,7 +24,7 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("resources").symlink_to(ROOT / "resources")
     names = {}
-    assert {"upcycle", "Mixing", "merge", "soup"} <= {*dir(xft)}
+    assert {"upcycle", "Mixing", "merge", "save", "soup"} <= {*dir(xft)}
     for block in blocks(ROOT / "docs" / "library.md"):
         if block.language == "python":
             exec(compile(block.text, block.where, "exec"), names)
