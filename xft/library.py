@@ -37,13 +37,11 @@ pipeline_tag: text-generation
 {facts}tags: [xft]
 ---
 
-# A {kind} made with XFT
+# A model made with XFT
 
 [XFT](https://arxiv.org/abs/2404.15247) upcycles a dense model to a mixture of experts, tunes it,
-and merges it back. This model loads with transformers{after}.
+and merges it back. transformers loads a dense model alone, and a mixture after `import xft`.
 """
-MIXTURE = {"kind": "mixture of experts", "after": " after `import xft`"}
-DENSE = {"kind": "dense model", "after": ""}
 
 
 def upcycle(model: PreTrainedModel, *, seed: int = 42, **options) -> PreTrainedModel:
@@ -121,10 +119,8 @@ def save(model: PreTrainedModel, tokenizer, folder: Path | str) -> None:
     facts = {key: fact_of_card(source, key) for key in ("base_model", "license")}
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists():
         facts["base_model"] = source
-    lines = (f"{key}: {value}\n" for key, value in facts.items() if value)
-    words = MIXTURE if model.config.model_type == MODEL_TYPE else DENSE
-    card = CARD.format(facts="".join(lines), **words)
-    (Path(folder) / "README.md").write_text(card, encoding="utf-8")
+    stated = "".join(f"{key}: {value}\n" for key, value in facts.items() if value)
+    (Path(folder) / "README.md").write_text(CARD.format(facts=stated), encoding="utf-8")
 
 
 def _logits(source: LoadedModel, lam: float, **options) -> mixing.MixingLogits:

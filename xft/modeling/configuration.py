@@ -59,11 +59,8 @@ class UpcycledConfig:
         """The mixture's settings, and the config of its base with all that was changed since."""
         everything = super().to_dict()
         base = dense_config(everything).to_dict()
-        changed = {
-            key: value
-            for key, value in everything.items()
-            if key not in OF_MIXTURES and (key not in base or base[key] != value)
-        }
+        names = everything.keys() - OF_MIXTURES
+        changed = {key: everything[key] for key in names if everything[key] != base.get(key, ...)}
         if changed:
             everything["base_config"] = base | changed
         kept = ("architectures", "base_config", "dtype", "eos_token_id", "model_type")
