@@ -12,6 +12,7 @@ from pathlib import Path
 
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import hash_files
+from xft.checkpoints.card_facts import fact_of_card
 from xft.cli.step import Step, run
 from xft.config.sections import BaseConfig
 from xft.hub.source import check_model, find_model
@@ -36,6 +37,8 @@ def main(argv: list[str] | None = None) -> None:
         untuned = step.open("base", args.tuned_from, "base", "dense")
         kind = check_tuned(source, untuned.checkpoint)
         parameters |= {"base": origin(untuned)}
+    elif known := fact_of_card(source, "license"):
+        parameters |= {"license": known}
     with create_artifact(args.out, kind, parameters, step.ids) as draft:
         names = {file.relative_to(source).as_posix(): file for file in files}
         draft.known_files = hash_files(names)

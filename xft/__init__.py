@@ -1,6 +1,6 @@
 """The library of the XFT workflow.
 
-`xft.upcycle`, `xft.diversity`, `xft.Mixing`, `xft.merge` and `xft.soup` work on models in memory
+`xft.upcycle`, `diversity`, `Mixing`, `merge`, `soup` and `save` work on models in memory
 (docs/library.md). `xft.prepare` lets a trainer of another library train a mixture
 (docs/trainers.md).
 
@@ -14,7 +14,7 @@ import wrapt
 
 from xft.common.errors import UserError as UserError
 
-IN_MEMORY = ("Mixing", "diversity", "merge", "prepare", "soup", "upcycle")
+IN_MEMORY = ("Mixing", "diversity", "merge", "prepare", "save", "soup", "upcycle")
 
 wrapt.register_post_import_hook(
     lambda _: import_module("xft.modeling.configuration"),

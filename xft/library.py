@@ -1,20 +1,25 @@
 """XFT around models in memory: upcycle a dense one, mix its experts, merge them back.
 
 Options have the names, defaults and meanings of the configuration's sections `moe`, `mixing` and
-`merge` (docs/configuration.md). What comes out has memory of its own, on the device and in the
-dtype of the model that it is made from. Wrong options and models raise `xft.UserError`.
+`merge` (docs/configuration.md). What comes out has memory of its own, on the device of the model
+that it is made from. Each tensor has the dtype of those that it is made from. Wrong options and
+models raise `xft.UserError`.
 """
 
 import copy
 import inspect
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
+from xft.checkpoints.card_facts import fact_of_card
 from xft.checkpoints.in_memory import LoadedModel
 from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError, did_you_mean
@@ -27,13 +32,25 @@ from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, alpha_shape, initial_logi
 from xft.conversions.merge_methods import dense_plans
 from xft.conversions.soup import soup_plans
 from xft.modeling import mixing
-from xft.modeling.configuration import MODEL_TYPE, XftConfig
+from xft.modeling.configuration import MODEL_TYPE, XftConfig, dense_config
 from xft.modeling.loading import load_whole
 from xft.modeling.trainers import prepare as prepare
 from xft.modeling.tuned_elsewhere import architecture, differing
 
 LAMBDA = 0.75
 ROUNDING = 1e-4  # of a sum of coefficients
+
+CARD = """---
+library_name: transformers
+pipeline_tag: text-generation
+{facts}tags: [xft]
+---
+
+# A model made with XFT
+
+[XFT](https://arxiv.org/abs/2404.15247) upcycles a dense model to a mixture of experts, tunes it,
+and merges it back. transformers loads a dense model alone, and a mixture after `import xft`.
+"""
 
 
 def upcycle(model: PreTrainedModel, *, seed: int = 42, **options) -> PreTrainedModel:
@@ -128,7 +145,7 @@ def merge(
     coefficients = _checked(coefficients, source).detach().to(mixture.device, torch.float32)
     known = None if base is None else _base(base, source)
     plans = dense_plans(source, source, coefficients, method, known)
-    return _built(mixing.dense_config(source), plans, mixture)
+    return _built(dense_config(source.config), plans, mixture)
 
 
 def soup(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
@@ -137,6 +154,18 @@ def soup(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
         raise UserError(f"soup: models is a {type(models).__name__}. Give a list of models")
     plans = soup_plans([LoadedModel(one, f"model {n}") for n, one in enumerate(models, 1)])
     return _built(copy.deepcopy(models[0].config), plans, models[0])
+
+
+def save(model: PreTrainedModel, tokenizer, folder: Path | str) -> None:
+    """Write a model, its tokenizer, and a card that states what is known of its base."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    source = model.config._name_or_path or "None"  # the base, or what the model was loaded from
+    facts = {key: fact_of_card(source, key) for key in ("base_model", "license")}
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists():
+        facts["base_model"] = source
+    stated = "".join(f"{key}: {value}\n" for key, value in facts.items() if value)
+    (Path(folder) / "README.md").write_text(CARD.format(facts=stated), encoding="utf-8")
 
 
 def _options(
@@ -203,10 +232,13 @@ def _base(model: PreTrainedModel, source: LoadedModel) -> LoadedModel:
 def _built(
     config: PretrainedConfig, plans: Iterable[TensorPlan], like: PreTrainedModel
 ) -> PreTrainedModel:
-    """The model of planned tensors, with generation config, mode, device and dtype of `like`."""
+    """The model of planned tensors, with generation config, mode and device of `like`."""
     state = {plan.name: plan.tensor(like.device) for plan in plans}
     config._attn_implementation = like.config._attn_implementation
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     model = load_whole(model_class, None, config=config, state_dict=state, dtype=like.dtype)
+    for name, weight in revert_weight_conversion(model, dict(model.named_parameters())).items():
+        weight.data = state[name].to(weight.device)  # loading rounded all to one dtype
+    model.config._name_or_path = like.config._name_or_path
     model.generation_config = copy.deepcopy(like.generation_config)
     return model.train(like.training).to(like.device)

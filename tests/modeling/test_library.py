@@ -1,16 +1,19 @@
 """The functions on models in memory. tests/modeling/test_backbones.py has every form of a model."""
 
+import copy
 from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
-from backbones import random_dense
+from backbones import ROPES, random_dense
 from documents import ROOT, blocks
+from interpreter import python
 from mixtures import random_mixture, tokens
 from peft import LoraConfig, get_peft_model
 from test_memory import peak_memory
 from torch.nn.utils import prune
+from transformers import AutoModelForCausalLM
 
 import xft
 
@@ -23,7 +26,7 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("resources").symlink_to(ROOT / "resources")
     names = {}
-    assert {"upcycle", "diversity", "Mixing", "merge", "soup"} <= {*dir(xft)}
+    assert {"upcycle", "diversity", "Mixing", "merge", "save", "soup"} <= {*dir(xft)}
     for block in blocks(ROOT / "docs" / "library.md"):
         if block.language == "python":
             exec(compile(block.text, block.where, "exec"), names)
@@ -93,6 +96,23 @@ def test_dtype_mode_and_generation_stay_and_no_model_is_there_twice():
     assert peak < 1.25 * nbytes(made[1])
 
 
+@pytest.mark.parametrize("backbone", ["llama", "gpt_neox"])  # whose head has another name in files
+def test_each_tensor_keeps_its_dtype(backbone):
+    """Norms in fp32 beside bf16, and experts that were tuned in fp32."""
+    base = random_dense(backbone).to(torch.bfloat16)
+    for name, parameter in base.named_parameters():
+        if "norm" in name or parameter is base.get_output_embeddings().weight:
+            parameter.data = torch.randn_like(parameter, dtype=torch.float32)
+    mixture = xft.upcycle(base, **SIZES)
+    for weight in chain(*(block.float().experts.parameters() for block in mixture.moe_blocks)):
+        torch.nn.init.normal_(weight)
+    state, merged = base.state_dict(), xft.merge(mixture).state_dict()
+    wide = {name for name in state if ".mlp." in name or state[name].dtype == torch.float32}
+    assert {name for name in merged if merged[name].dtype == torch.float32} == wide
+    assert all((merged[name].bfloat16() - merged[name]).any() for name in wide)  # never rounded
+    assert all(mixture.state_dict()[n].equal(state[n]) for n in state if ".mlp." not in n)
+
+
 def nbytes(model) -> int:
     return sum(value.nbytes for value in chain(model.parameters(), model.buffers()))
 
@@ -141,3 +161,30 @@ def merge(**options):
 def test_what_cannot_be_done_is_told(call, message):
     with pytest.raises(xft.UserError, match=message):
         call(random_dense("llama"))
+
+
+def test_a_mixture_is_pickled_and_copied_like_its_base(tmp_path):
+    """Another process, which knows nothing of it, reads it and pads as it does."""
+    mixture, mask = random_mixture("llama").eval(), (tokens() > 9).long()
+    logits = mixture(tokens(), mask).logits.detach()
+    torch.save((copy.deepcopy(mixture), tokens(), mask, logits), tmp_path / "given")
+    program = (
+        "import sys, torch; model, *inputs, logits = torch.load(sys.argv[1], weights_only=False)\n"
+        "torch.testing.assert_close(model(*inputs).logits, logits)"
+    )
+    python("-c", program, tmp_path / "given")
+
+
+def test_a_changed_config_outlives_saving_and_merging_as_in_a_dense_model(tmp_path):
+    mixture = xft.upcycle(dense := random_dense("llama-tied").eval(), **SIZES)
+    for model, folder in ((dense, tmp_path / "dense"), (mixture, tmp_path / "mixture")):
+        model.config.use_cache, model.config.pad_token_id, model.config.mine = False, 5, {"a": [1]}
+        model.config.rope_parameters = ROPES["linear"]
+        model.resize_token_embeddings(101)
+        torch.nn.init.eye_(model.get_input_embeddings().weight)  # the rows that are new are random
+        model.save_pretrained(folder)
+    dense, mixture = map(AutoModelForCausalLM.from_pretrained, sorted(tmp_path.iterdir()))
+    merged, aside = xft.merge(mixture), {"_name_or_path": None, "architectures": None}
+    assert merged.config.to_dict() | aside == dense.config.to_dict() | aside
+    for model in (mixture, merged):
+        torch.testing.assert_close(model(tokens()).logits, dense(tokens()).logits)

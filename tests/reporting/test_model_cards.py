@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from chains import Chain
+from huggingface_hub import ModelCard
 from trainings import write_rows
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import xft
 from xft.artifacts.manifest import hash_file, manifest_path, read_manifest, short
 from xft.reporting.cards import imported_card
 
@@ -32,7 +34,7 @@ def model(tmp_path_factory, tiny_llama) -> Path:
     (folder / "additional_chat_templates").mkdir()
     for name, text in TRAVELLERS.items():
         (folder / name).write_text(text)
-    (folder / "README.md").write_text("the base's card")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
     return folder
 
 
@@ -90,7 +92,8 @@ def test_cards_licences_and_templates_travel(made, model, name):
     text = card(made, name)
     for said in CARDS[name]:
         assert re.search(said.replace("{rows}", hash_file(made / "rows.jsonl")), text)
-    assert text.startswith("---\nlibrary_name: transformers\nbase_model: org/name\ntags: [")
+    facts = {"base_model": "org/name", "license": "mit", "pipeline_tag": "text-generation"}
+    assert facts.items() <= ModelCard(text).data.to_dict().items()
     assert f"- base: [org/name](https://huggingface.co/org/name), {REVISION}\n" in text
     assert without_places_and_times(text, made, model.parent)
 
@@ -115,6 +118,19 @@ def test_a_mixture_loads_as_its_card_says(made, name):
     known: dict = {}
     exec(code.replace("this/folder", str(made / name)), known)
     assert type(known["model"]).__name__ == "XftLlamaForCausalLM"
+
+
+def test_the_library_saves_a_card_of_what_is_known(made, model, tmp_path):
+    """By the card in the folder that a model came from, or by its name on the hub."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    base, named, mixture = map(AutoModelForCausalLM.from_pretrained, (model, model, made / "moe"))
+    named.config._name_or_path = "org/other"
+    mixtures = (xft.upcycle(base), None, "mit"), (xft.upcycle(named), "org/other", None)
+    for saved, *facts in (*mixtures, (xft.merge(mixture), "org/name", "mit")):
+        xft.save(saved, tokenizer, tmp_path)
+        stated = ModelCard.load(tmp_path / "README.md").data
+        assert [stated.base_model, stated.license] == facts
+        assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == tokenizer.get_vocab()
 
 
 def test_an_imported_mixture_has_a_card_of_what_is_known(made):

@@ -1,6 +1,7 @@
 """Models that another trainer tuned: which are taken in place of a training, and what follows."""
 
 import json
+import re
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -110,6 +111,24 @@ def test_another_end_of_texts_is_told(call_step, mixture, tiny_llama, tmp_path):
     ):
         change_json(model / file, eos_token_id=ends)
         assert told in take(call_step, model, tiny_llama, tmp_path / file)
+
+
+def test_a_padding_token_that_was_added_can_be_taken_away(call_step, mixture, tiny_llama, tmp_path):
+    """As the message says. tests/checkpoints/test_capacity.py: without a row for it."""
+    model, given = AutoModelForCausalLM.from_pretrained(mixture), tmp_path / "model"
+    tokenizer = AutoTokenizer.from_pretrained(mixture, pad_token="<added>")
+    model.resize_token_embeddings(len(tokenizer))
+    for saved in (model, tokenizer):
+        saved.save_pretrained(given)
+    fault = (
+        r"vocab_size differs.*embeddings\((\d+)\), and save the base's tokenizer into the folder"
+    )
+    with pytest.raises(UserError, match=fault) as told:
+        take(call_step, given, tiny_llama, tmp_path / "out")
+    model.resize_token_embeddings(int(re.search(fault, str(told.value))[1]))
+    for saved in (model, AutoTokenizer.from_pretrained(tiny_llama)):
+        saved.save_pretrained(given)
+    take(call_step, given, tiny_llama, tmp_path / "out")
 
 
 def test_weights_beside_low_rank_experts_that_changed_are_told(call_step, tiny_llama, tmp_path):

@@ -56,8 +56,9 @@ def check_vocabulary(folder: Path) -> None:
         token, number = highest
         raise UserError(
             f"{folder}: the token {token!r:.80} has the id {number}, but the embedding has {rows} "
-            f"rows, for ids up to {rows - 1}. Use the tokenizer that belongs to the model, or add "
-            "rows with transformers' resize_token_embeddings"
+            f"rows, for ids up to {rows - 1}. Use the model's own tokenizer, where EOS can pad: "
+            "tokenizer.pad_token = tokenizer.eos_token. Or add rows to the base, before tuning, by "
+            "resize_token_embeddings"
         )
 
 

@@ -1,11 +1,13 @@
 """The configs of upcycled models.
 
-Their config.json has `model_type` "xft", and the base's config.json unchanged under `base_config`.
+Their config.json has `model_type` "xft", and under `base_config` the base's config.json: unchanged,
+or as transformers writes it if a value was changed in the mixture.
 """
 
 import copy
 from functools import cache
 
+import transformers
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
@@ -15,6 +17,9 @@ from xft.config.sections import MixtureConfig
 
 MODEL_TYPE = "xft"
 MOE_SETTINGS = keys(MixtureConfig)
+# What differs from the base's config although nobody changed it.
+OF_MIXTURES = {"_name_or_path", "architectures", "base_config", "dtype", "model_type"}
+OF_MIXTURES |= {"transformers_version", *MOE_SETTINGS}
 
 
 class XftConfig(PreTrainedConfig):
@@ -26,6 +31,12 @@ class XftConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict, **kwargs):
         base_type = config_dict["base_config"]["model_type"]
         return upcycled_config_class(base_type).from_dict(config_dict, **kwargs)
+
+
+def dense_config(config: dict) -> PreTrainedConfig:
+    """The config of a mixture's base, of the base's own class. config: the mixture's."""
+    base = copy.deepcopy(config["base_config"])
+    return CONFIG_MAPPING[base.pop("model_type")].from_dict(base)
 
 
 class UpcycledConfig:
@@ -46,13 +57,27 @@ class UpcycledConfig:
         return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict:
+        """The mixture's settings, and the config of its base with all that was changed since."""
         everything = super().to_dict()
+        base = dense_config(everything).to_dict()
+        names = everything.keys() - OF_MIXTURES
+        changed = {key: everything[key] for key in names if everything[key] != base.get(key, ...)}
+        if changed:
+            everything["base_config"] = base | changed
         kept = ("architectures", "base_config", "dtype", "eos_token_id", "model_type")
         kept += MOE_SETTINGS
         return {key: everything[key] for key in kept if key in everything}
 
     def to_diff_dict(self) -> dict:
         return self.to_dict()
+
+
+def __getattr__(name: str) -> type[PreTrainedConfig]:
+    """The class of a name such as XftLlamaConfig. Unpickling asks for it before it is made."""
+    base = getattr(transformers, name[3:], None) if name.startswith("Xft") else None
+    if not hasattr(base, "model_type"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return upcycled_config_class(base.model_type)
 
 
 @cache

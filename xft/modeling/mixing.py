@@ -7,19 +7,17 @@ expert i, and then the gradients of the logits. The experts, or the factors of l
 memory-mapped in their stored dtype, and are read layer by layer.
 """
 
+from functools import partial
+
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from transformers import (
-    CONFIG_MAPPING,
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
 from xft.checkpoints.reader import TensorSource
 from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, mixing_coefficients, unmerged
 from xft.conversions.merged_tensors import MergedTensor, merged_tensors
+from xft.modeling.configuration import dense_config
 from xft.modeling.loading import load_whole
 
 
@@ -188,13 +186,13 @@ class Mixing:
         weight = getattr(linear, tensor.part).detach().requires_grad_()
         delattr(linear, tensor.part)
         setattr(linear, tensor.part, weight)
+        linear.register_state_dict_post_hook(partial(_add_merged, tensor.part))
         return weight
 
 
-def dense_config(moe: TensorSource) -> PretrainedConfig:
-    """The config of a mixture's base, of the base's own class."""
-    base_config = dict(moe.config["base_config"])
-    return CONFIG_MAPPING[base_config.pop("model_type")].from_dict(base_config)
+def _add_merged(part: str, linear: nn.Linear, state: dict, prefix: str, _) -> None:
+    """Let the state of a layer hold its merged tensor, so that the model is saved whole."""
+    state[f"{prefix}{part}"] = getattr(linear, part).detach()
 
 
 def _backbone(
@@ -204,7 +202,7 @@ def _backbone(
 
     Other tensors may stay memory-mapped in the mixture's files if the dtype is the same.
     """
-    config = dense_config(moe)
+    config = dense_config(moe.config)
     state = {new_name: moe.get(name) for new_name, name in unmerged(moe).items()}
     state |= {tensor.name: torch.empty(tensor.shape, dtype=dtype) for tensor in tensors}
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]

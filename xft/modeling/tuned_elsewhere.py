@@ -4,6 +4,7 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
+from xft.checkpoints.capacity import embedding_rows
 from xft.checkpoints.model_config import IDLE_KEYS, read_config
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
@@ -64,7 +65,9 @@ def check_made_of(folder: Path, base: Path) -> None:
     if different := differing(own, theirs):
         raise UserError(
             f"{folder} was not made of {base}: {', '.join(different)} differs. Name its own base. "
-            "If only the tokenizer differs, save the base's into the folder"
+            "Or if tokens were added, as for padding, save the model again after "
+            f"model.resize_token_embeddings({embedding_rows(base)}), and save the base's tokenizer "
+            "into the folder. EOS can pad: tokenizer.pad_token = tokenizer.eos_token"
         )
     check_fit(folder, reads_all=True)
 

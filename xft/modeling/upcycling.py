@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import transformers
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers import initialization as init
@@ -30,6 +31,16 @@ NO_BALANCE = (
     "the balance loss is not part of this loss: the mixture is trained without labels, or only its "
     "backbone is called. Use the mixture's own loss, or add its aux_loss (docs/trainers.md)"
 )
+
+
+def __getattr__(name: str) -> type[nn.Module]:
+    """The class of a name such as XftLlamaForCausalLM. Unpickling asks for it before it is made."""
+    from xft.modeling import configuration
+
+    base = getattr(transformers, name[3:], None) if name.startswith("Xft") else None
+    if not hasattr(base, "config_class"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return MODEL_FOR_CAUSAL_LM_MAPPING[getattr(configuration, f"Xft{base.config_class.__name__}")]
 
 
 def model_class(config_class: type, base_config_class: type) -> type[nn.Module]:

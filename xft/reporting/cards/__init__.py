@@ -9,11 +9,11 @@ from xft.config.sections import MergeMethod, mixture_settings
 from xft.conversions.mixing_artifact import MixingArtifact
 from xft.reporting.templates import templates
 
-HUB_KEYS = ("model", "revision")
+HUB_KEYS = ("model", "revision", "license")
 
 
 def origin(base: Artifact) -> dict:
-    """A base's entry in the manifests of its descendants: its id, and its place on the hub."""
+    """A base's entry in the manifests of its descendants: its id, place on the hub, licence."""
     known = base.manifest.parameters
     return {"id": base.id} | {key: known[key] for key in HUB_KEYS if key in known}
 
