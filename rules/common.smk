@@ -36,7 +36,9 @@ IS_ALONE = workflow.is_main_process and workflow.modifier.is_main_snakefile()
 
 def left():
     """The time that the run still takes, in words."""
-    jobs = workflow.dag.needrun_jobs(exclude_finished=False)
+    # With --until, the graph also holds jobs that the targets do not need.
+    graph = workflow.dag
+    jobs = filter(graph.needrun, graph.bfs(graph.dependencies, *graph.targetjobs))
     return time_left(RUN, [file for job in jobs for file in job.output]) if RUN else ""
 
 

@@ -297,7 +297,7 @@ def artifact_hashes(file_hashes):
             name: sha
             for name, sha in file_hashes(project.results).items()
             if not name.startswith(
-                ("logs/", "metrics/", "costs/", "report.", "figures", "config.yaml")
+                ("logs/", "metrics/", "costs/", "report.", "figures", "config.yaml", ".owner")
             )
             and ".snakemake_timestamp" not in name
         }

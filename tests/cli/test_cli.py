@@ -196,19 +196,21 @@ def assert_one_message(step: str, message: str, done: subprocess.CompletedProces
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_systems_refusals_are_messages_and_a_bug_keeps_its_stack_trace():
+def test_the_systems_refusals_are_messages_and_a_bug_keeps_its_stack_trace(monkeypatch):
     def run(error: BaseException) -> None:
         def main(argv):
             raise error
 
         running.run("moe", main)
 
-    for number in (errno.ENOSPC, errno.EACCES):
+    monkeypatch.setattr("resource.getrlimit", lambda _: (1_500_000, -1))
+    limit = r" A file may have 1\.5 MB here: raise this limit \(ulimit -f\)\."
+    for number, more in ((errno.EACCES, ""), (errno.ENOSPC, " The disk .*"), (errno.EFBIG, limit)):
         text = os.strerror(number)
         with pytest.raises(SystemExit) as caught:
             run(OSError(number, text, "some/file"))
-        told = rf"moe: error: {text} \(some/file\)\.{' The disk .*' * (number == errno.ENOSPC)}"
-        assert re.fullmatch(f"{told} Nothing was changed\\.", caught.value.code)
+        told = rf"moe: error: {text} \(some/file\)\.{more} Nothing was changed\."
+        assert re.fullmatch(told, caught.value.code)
     for error in (OSError(errno.EIO, "broken"), ValueError("a bug")):
         with pytest.raises(type(error)):
             run(error)
