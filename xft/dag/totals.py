@@ -57,7 +57,7 @@ class Totals:
             f"All jobs of {counted(self.runs, 'run')}; what runs share is counted once",
             *table([("", "jobs", "hours", "at most", "disk"), *rows, (*whole, self.disk)]),
             "  hours: one after the other, of trainings, of evaluations, and of what ran before",
-            "  disk: with the checkpoints of one training; at most (above) if several run at once",
+            "  disk: with checkpoints of the largest training; more if several run at once",
             "  jobs: snakemake counts one more, all, which makes nothing",
         ]
 

@@ -31,7 +31,7 @@ def advice(plan: Plan) -> list[str]:
     large = [section for section in plan.trainings if not fits(plan, section)]
     fitting = ", ".join(section for section in plan.trainings if section not in large)
     lines = [
-        f"Fit: {device} has {plan.processor.memory:.1f} GiB; leave {GAPS:.0%} of it free for gaps."
+        f"Fit: {device} has {plan.processor.memory:.1f} GiB; keep {GAPS:.0%} of it free."
         f" It fits: {fitting or 'none'}. Too large: {', '.join(large) or 'none'}"
     ]
     if tight := [s for s in plan.trainings if s not in large and not fits(plan, s, ERROR)]:
