@@ -38,7 +38,7 @@
   for (const name of all(".role-mark text")) {
     const lines = all("tspan", name).map((line) => line.textContent).join(" ");
     const whole = JSON.stringify(lines.replace(/(?<=[/_]) /g, ""));
-    if (lines && !known.includes(whole)) broken.push(lines);
+    if (!name.textContent || (lines && !known.includes(whole))) broken.push(`name: ${lines}`);
   }
   const isNumber = ({ textContent }) => /^(layer )?[\d.e−,-]+$/.test(textContent);
   const axes = all(".role-axis").filter((axis) => {

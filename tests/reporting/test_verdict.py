@@ -121,7 +121,7 @@ HALF = {"base": 40, "sft": 40, "dense/lam~0.5": 60, "dense/lam~0.75": 60}
             "the best model is above base",
             {"model": "sft"},
             [r"sft against base: \+3.6 .* p = 0.0\d\d, not significant\)",
-             "More evidence: about .* a true difference of 3.6 percentage points"],
+             "More evidence: about .* 1.5 times as many, would find a true difference of 3.6 "],
         ),
         (
             {"base": 40, "sft": 40, "dense/lam~0.75": 30},

@@ -304,11 +304,11 @@ def _needed(row: tuple, pairs: int) -> float:
 
 
 def _more_evidence(row: tuple, needed: float) -> Iterator[str]:
-    seeds = max(row.seeds_first, row.seeds_second)
+    seeds, times = max(row.seeds_first, row.seeds_second), needed / row.problems
     yield (
         f"More evidence: {'about' if row.error else 'at least'} {needed:,.0f} problems, "
-        f"{needed / row.problems:,.0f} times as many, would find a true difference of "
-        f"{SCORES.number(_size(row))} percentage points in {POWER:.0%} of the cases."
+        f"{f'{times:,.0f}' if times >= 10 else f'{times:.2g}'} times as many, would find a true "
+        f"difference of {SCORES.number(_size(row))} percentage points in {POWER:.0%} of the cases."
         f"{' They would not reduce the variation between the seeds.' if seeds > 1 else ''}"
     )
 
