@@ -70,7 +70,7 @@ def test_checkpointing_keeps_the_gradient_of_the_balance_loss_or_is_refused(reen
     mixture(IDS, labels=IDS).loss.backward()
     expected = {name: p.grad.clone() for name, p in mixture.named_parameters()}
     mixture.zero_grad()
-    mixture.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    mixture.activation_checkpointing_enable({"use_reentrant": reentrant})
     mixture.enable_input_require_grads()
     if reentrant:
         with pytest.raises(xft.UserError, match="use_reentrant"):
