@@ -47,20 +47,21 @@ def test_where_seeds_or_problems_alone_vary_it_is_a_t_test(axis):
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
 
 
-@pytest.mark.parametrize("shift", [0.5, 0.05])
-def test_random_effects_are_those_of_the_analysis_of_variance(shift):
+@pytest.mark.parametrize(("shift", "alike"), [(0.5, 0), (0.05, 0), (0.5, 0.9)])
+def test_random_effects_are_those_of_the_analysis_of_variance(shift, alike):
     """The mean squares of a table of 3 seeds and 50 problems. A small shift leaves the seeds'
-    smaller than the residual's.
+    smaller than the residual's, and so do problems that are nearly alike.
     """
     rng = np.random.default_rng(4)
     table = rng.normal(0, 1, (3, 50)) + rng.normal(0, 0.7, 50)
     table += 0.2 + shift * np.array([[1], [0], [2]]) - table.mean(axis=1, keepdims=True)
+    table -= alike * (table.mean(axis=0) - table.mean())
     mean, by_problem, by_seed = table.mean(), table.mean(axis=0), table.mean(axis=1, keepdims=True)
     problems = 3 * ((by_problem - mean) ** 2).sum() / 49
     seeds = 50 * ((by_seed - mean) ** 2).sum() / 2
     residual = ((table - by_problem - by_seed + mean) ** 2).sum() / 98
-    assert problems > residual and (seeds > residual) == (shift == 0.5)
-    variance = problems + max(seeds - residual, 0)
+    assert (problems > residual) == (alike == 0) and (seeds > residual) == (shift == 0.5)
+    variance = max(problems, residual) + max(seeds - residual, 0)
     freedom = variance**2 / (
         problems**2 / 49 + (1 if shift == 0.5 else 0.5) * seeds**2 / 2 + residual**2 / 98
     )
