@@ -73,7 +73,7 @@ def score(
 
 
 def _is_empty(problem: Problem, code: str) -> bool:
-    """Whether a solution holds nothing but the prompt's code, blanks and code fences."""
+    """Whether the model added no code: only blanks and code fences."""
     added = code.strip().removeprefix(problem.prompt.strip())
     return not re.sub(rf"{FENCE}\w*", "", added).strip()
 
