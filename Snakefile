@@ -43,12 +43,12 @@ rule by_name:
     localrule: True
     conda:
         "envs/conversion.yaml"
-    resources:
+    params:
         target=target_of,
     message:
         "by_name: {output}"
     shell:
-        "ln -sfn {resources.target:q} {output:q} > {log:q} 2>&1"
+        "ln -sfn {params.target:q} {output:q} > {log:q} 2>&1"
 
 
 use rule by_name as file_by_name with:

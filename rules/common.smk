@@ -10,10 +10,10 @@ from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
 
+from xft.cli.flags import to_flags
 from xft.common.devices import check_gpus
 from xft.common.errors import UserError, did_you_mean
 from xft.common.refusals import explain
-from xft.config.steps import STEPS
 from xft.config.text import read_config
 from xft.config.validation import complete
 from xft.dag.announcements import beginning, failures, store_line, warnings
@@ -59,7 +59,7 @@ with told():
         read_config(Path(file))  # two equal keys are refused
     if workflow.is_main_process:
         RUN = WorkflowRun(config)
-        check_options(sys.argv, workflow.resource_settings.overwrite_resources, RUN)
+        check_options(sys.argv, RUN)
         if not DEPLOYMENT:
             RUN.require_packages()
             RUN.check_models()
@@ -160,13 +160,26 @@ def entry_of(name):
     return lambda wildcards: fixed(inputs(wildcards)[name])
 
 
-def besides(step):
-    """The inputs of a job that only some configurations need: files, and further entries."""
-    return lambda wildcards: {
-        name: fixed(paths)
-        for name, paths in inputs(wildcards).items()
-        if name not in STEPS[step].inputs
-    }
+def optional(name):
+    """The same for an input that only some jobs of the rule read."""
+    return lambda wildcards: fixed(inputs(wildcards).get(name, []))
+
+
+def place_of(name):
+    """The file or folder in the entry of an input, or the user's own files."""
+    return lambda wildcards: JOBS[wildcards.digest].places[name]
+
+
+def flag_of(name):
+    """The flag of the same name with the place of an optional input; empty without it."""
+    return lambda wildcards: to_flags(
+        {name: JOBS[wildcards.digest].places.get(name, [])}
+    )
+
+
+def flags(wildcards):
+    """The other flags of a job."""
+    return JOBS[wildcards.digest].flags
 
 
 def asked(what):
@@ -175,17 +188,15 @@ def asked(what):
 
 
 def resource(name):
-    """A resource of a job. Resources, unlike params, may differ where the result does not."""
+    """A resource of a job."""
     return lambda wildcards: JOBS[wildcards.digest].resources.get(name)
 
 
-threads_of = resource("threads")
+threads_of, start, file_of = map(resource, ("threads", "start", "file"))
 RESOURCES = {
     "mem_mb": asked(memory),
     "runtime": asked(minutes),
-    **{name: resource(name) for name in ("gpu", "start", "besides", "file")},
-    # The flags of a job's command for what is not an input of every job of the rule.
-    "options": lambda wildcards: JOBS[wildcards.digest].options,
+    "gpu": resource("gpu"),
     "label": lambda wildcards: JOBS[wildcards.digest].name,
 }
 
@@ -214,11 +225,11 @@ def check_rule_names():
                 sys.exit(f"--{option} {name}: there is no such rule{hint}")
 
 
-def announce(parts):
+def announce(nodes):
     """Begin a run that makes these artifacts, with warnings."""
     check_rule_names()
     begin()
-    for line in warnings(RUN, RUN.needed(parts)):
+    for line in warnings(RUN, RUN.needed(nodes)):
         warn(line)
 
 
@@ -238,16 +249,16 @@ def forced():
     return Forced(RUN, workflow.dag)
 
 
-def copies_of(parts):
+def copies_of(nodes):
     """Copies of what is forced of some artifacts, in the store beside them."""
     with told():
-        return forced().copies_of(parts)
+        return forced().copies_of(nodes)
 
 
 def targets(wildcards):
     """The entries of what a run makes in the end, and copies of what is forced."""
     announce(RUN.experiment.targets)
-    entries = [ancient(str(part.entry)) for part in RUN.experiment.targets]
+    entries = [ancient(str(node.entry)) for node in RUN.experiment.targets]
     copies = copies_of(RUN.experiment.wanted)
     if RUN.begun and not RUN.to_make and not copies:
         show_results()  # Snakemake calls no onsuccess where nothing is to be done
@@ -260,30 +271,30 @@ FILE_NAME = r"(?!(.*/)?ground_truth/).+\.[a-z]+"
 
 def named(wildcards):
     """The entry of an artifact by its name in the results folder."""
-    part = RUN.experiment.by_name.get(wildcards.name)
-    if part is None:
+    node = RUN.experiment.by_name.get(wildcards.name)
+    if node is None:
         known = RUN.experiment.by_name
         sys.exit(
             f"{RESULTS}/{wildcards.name} is no result of this configuration"
             f"{did_you_mean(wildcards.name, known)}\nIts results:"
             + "".join(f"\n  {RESULTS}/{name}" for name in known)
         )
-    announce([part])
+    announce([node])
     link = Path(RESULTS, wildcards.name)
-    if workflow.dryrun and link.is_symlink() and link.resolve() != part.place.resolve():
+    if workflow.dryrun and link.is_symlink() and link.resolve() != node.place.resolve():
         # Snakemake takes the link, which a run would replace, for the result.
-        made = "\n  ".join(job.name for job in RUN.needed([part])) or "nothing"
+        made = "\n  ".join(job.name for job in RUN.needed([node])) or "nothing"
         print(f"{link} is of another configuration. A run makes:\n  {made}")
-    copies = copies_of(part.chain())
+    copies = copies_of(node.ancestors())
     if copies:
         workflow.dag.forcefiles.add(f"{RESULTS}/{wildcards.name}")
-    return [ancient(str(part.entry)), *copies]
+    return [ancient(str(node.entry)), *copies]
 
 
 def target_of(wildcards):
     """Where the link with a name leads."""
-    part = RUN.experiment.by_name[wildcards.name]
-    return os.path.relpath(part.place, Path(RESULTS, wildcards.name).parent)
+    node = RUN.experiment.by_name[wildcards.name]
+    return os.path.relpath(node.place, Path(RESULTS, wildcards.name).parent)
 
 
 def check_machine():

@@ -5,7 +5,7 @@
 rule fetch_problems:
     """HumanEval+ or MBPP+."""
     input:
-        unpack(besides("fetch_problems")),
+        override=optional("override"),
     output:
         entry("fetch_problems"),
     log:
@@ -15,15 +15,18 @@ rule fetch_problems:
         "../envs/data.yaml"
     resources:
         **RESOURCES,
+    params:
+        file=file_of,
+        flags=flags,
     shell:
-        "online stored {output:q} python -m workflow_scripts.fetch_problems {resources.options} "
-        "--out {output:q}.partial/{resources.file:q} 2>&1 | logged {log:q}"
+        "online stored {output:q} python -m workflow_scripts.fetch_problems {params.flags} "
+        "--out {output:q}.partial/{params.file:q} 2>&1 | logged {log:q}"
 
 
 rule ground_truth:
     """The expected results of the problems, from their canonical solutions."""
     input:
-        unpack(besides("ground_truth")),
+        problems=entry_of("problems"),
     output:
         entry("ground_truth"),
     log:
@@ -33,17 +36,22 @@ rule ground_truth:
     threads: threads_of
     resources:
         **RESOURCES,
+    params:
+        problems=place_of("problems"),
+        flags=flags,
     shell:
-        "stored {output:q} python -m workflow_scripts.ground_truth {resources.options} "
+        "stored {output:q} python -m workflow_scripts.ground_truth --dataset {params.problems:q} "
+        "{params.flags} "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
 rule eval:
     """A model's solutions of the problems, and its pass@1."""
     input:
-        unpack(besides("eval")),
         model=entry_of("model"),
         ground_truth=entry_of("ground_truth"),
+        problems=entry_of("problems"),
+        template=optional("template"),
     output:
         entry("eval"),
     log:
@@ -53,9 +61,12 @@ rule eval:
     threads: threads_of
     resources:
         **RESOURCES,
+    params:
+        problems=place_of("problems"),
+        flags=flags,
     shell:
         "stored {output:q} python -m workflow_scripts.eval --model {input.model:q}/artifact "
-        "--ground-truth {input.ground_truth:q}/artifact {resources.options} {resources.besides} "
+        "--ground-truth {input.ground_truth:q}/artifact --dataset {params.problems:q} {params.flags} "
         "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
 
 
@@ -74,17 +85,20 @@ rule validation_loss:
     threads: threads_of
     resources:
         **RESOURCES,
+    params:
+        flags=flags,
     shell:
         "stored {output:q} python -m workflow_scripts.validation_loss --model {input.model:q}/artifact "
-        "--data {input.tokens:q}/artifact {resources.options} {resources.besides} "
+        "--data {input.tokens:q}/artifact {params.flags} "
         "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
 
 
 rule contamination:
     """The number of training rows that contain a problem."""
     input:
-        unpack(besides("contamination")),
         tokens=entry_of("tokens"),
+        problems=entry_of("problems"),
+        data=entry_of("data"),
     output:
         entry("contamination"),
     log:
@@ -94,9 +108,13 @@ rule contamination:
     threads: threads_of
     resources:
         **RESOURCES,
+    params:
+        data=place_of("data"),
+        problems=place_of("problems"),
     shell:
         "stored {output:q} python -m workflow_scripts.contamination --tokens {input.tokens:q}/artifact "
-        "{resources.options} --out {output:q}.partial/result.json 2>&1 | logged {log:q}"
+        "--data {params.data:q} --dataset {params.problems:q} "
+        "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
 
 
 rule diversity:
@@ -113,9 +131,11 @@ rule diversity:
         "../envs/conversion.yaml"
     resources:
         **RESOURCES,
+    params:
+        flags=flags,
     shell:
         "stored {output:q} python -m workflow_scripts.diversity --base {input.base:q}/artifact "
-        "--ffn {input.ffn:q}/artifact {resources.options} "
+        "--ffn {input.ffn:q}/artifact {params.flags} "
         "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
 
 
@@ -138,16 +158,18 @@ rule summary:
         "../envs/summary.yaml"
     resources:
         **RESOURCES,
+    params:
+        flags=flags,
     shell:
         "stored {output:q} python -m workflow_scripts.summary --runs {output:q}.partial/runs.csv "
-        "{resources.options} --out {output:q}.partial/summary.csv 2>&1 | logged {log:q} > /dev/null"
+        "{params.flags} --out {output:q}.partial/summary.csv 2>&1 | logged {log:q} > /dev/null"
 
 
 rule report:
     """The page with charts, losses and solutions."""
     input:
-        unpack(besides("report")),
         summary=entry_of("summary"),
+        shown=optional("shown"),
     output:
         report(
             entry("report"),

@@ -62,7 +62,7 @@ def plan(*steps: str, results: str = "results", **about) -> list[Path]:
         links = {f"{results}/{step}.txt": str(entry / "result.txt")}
         file = {"file": "result.txt"}
         texts = {"read.txt": "given"}
-        jobs[recipe.digest] = Job(step, recipe, {}, "", file, links, {}, texts, **about)
+        jobs[recipe.digest] = Job(step, recipe, {}, {}, "", file, links, {}, texts, **about)
         entries.append(entry)
     write_plan(store, Path(results), jobs)
     return entries

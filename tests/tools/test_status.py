@@ -15,7 +15,7 @@ from xft.artifacts.claims import OWNER
 from xft.common.errors import UserError
 from xft.common.progress import LINE_FORMAT
 from xft.config.runs import overlaid
-from xft.dag.wanted import Wanted
+from xft.dag.node import Node
 from xft.evaluation.samples import journal_path
 from xft.store.store import again, claimed, partial
 from xft.tools import status
@@ -34,11 +34,11 @@ def told(capsys):
     return told
 
 
-def begun(name: str) -> Wanted:
+def begun(name: str) -> Node:
     """A job of a run that has begun, with a line of progress in its log."""
     run = begin(wants())
     part = run.experiment.by_name[name]
-    log = run.store.log(part.rule, part.digest)
+    log = run.store.log(part.step, part.digest)
     log.parent.mkdir(parents=True, exist_ok=True)
     values = {"desc": name, "n_fmt": 3, "total_fmt": 40, "unit": "step", "elapsed": "00:06"}
     values |= {"remaining": "01:14", "rate_fmt": "0.50step/s", "postfix": ""}

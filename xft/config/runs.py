@@ -37,7 +37,7 @@ LISTS = ("evaluation.models", "evaluation.datasets", "merge.lambdas")
 PLAIN_TEXT = re.compile(r"(?!(true|false|null)$)[A-Za-z][A-Za-z0-9_-]{,39}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One run: its configuration, and how it differs from the file's own values.
 

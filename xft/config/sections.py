@@ -21,6 +21,7 @@ from xft.config.section import (
     PathText,
     Section,
     UniqueList,
+    Unrecorded,
     keys,
     without_effect,
 )
@@ -84,23 +85,23 @@ class RunConfig(Section):
     """CPU threads of one training or generation job. On a CPU the result depends on this number,
     because rounding does."""
 
-    gpus: int = Field(0, ge=0)
+    gpus: Annotated[int, Unrecorded] = Field(0, ge=0)
     """GPUs for each generation job and for each process of a training. With 1 or more they stop if
     there is no GPU. With 0 they use a GPU if there is one. A change makes no step run again."""
 
-    store: PathText = "store"
+    store: Annotated[PathText, Unrecorded] = "store"
     """Folder of all artifacts, each under the digest of what it is made from, relative to the
     working directory. Several configurations can use it, one run at a time."""
 
-    stores: list[PathText] = []
+    stores: Annotated[list[PathText], Unrecorded] = []
     """Stores of others, which are only read: an artifact that one of them holds is linked into
     `store`, once all of its files are compared with their hashes."""
 
-    results_dir: PathText = "results"
+    results_dir: Annotated[PathText, Unrecorded] = "results"
     """Folder of links to the artifacts, metrics, evaluations and logs of this configuration, and of
     its tables and its report. It is relative to the working directory."""
 
-    report_to: UniqueList[Literal["tensorboard", "wandb"]] = []
+    report_to: Annotated[UniqueList[Literal["tensorboard", "wandb"]], Unrecorded] = []
     """Trackers that get the metrics of the trainings in addition to the JSONL files: TensorBoard,
     Weights & Biases. Each must be installed. A change makes no step run again."""
 
@@ -303,6 +304,8 @@ class TunedElsewhere(Section):
 class MoeSftTraining(TuningConfig):
     """The tuning of the mixture."""
 
+    trains: ClassVar[str] = "mixture"
+
     balance_loss_batch: Literal["micro", "global"] = "micro"
     """The batch of the balance loss. micro: each forward pass of each process, as published.
     global: the whole global batch. This needs one more forward pass if gradients are
@@ -412,6 +415,7 @@ class MergeConfig(MergeMethod):
 class HealConfig(DistillationConfig, TuningConfig):
     """Tuning of the merged model itself, after the merge, on a share of the rows."""
 
+    per_lambda: ClassVar[bool] = True
     balance_loss_batch: ClassVar[str] = "micro"
 
     num_train_epochs: float = Field(1.0, gt=0)
@@ -607,12 +611,13 @@ FLOPS_KEYS = tuple(
 # Keys of a mixture that change no number of FLOPs, and those that do.
 WITHOUT_FLOPS = ("normalize_routing", "balance_loss_coef", "lora_alpha")
 SHAPE_KEYS = tuple(key for key in keys(MixtureConfig) if key not in WITHOUT_FLOPS)
-# The sections of the trainings.
-TRAININGS = tuple(
-    name
+# The sections of the trainings, with their classes.
+TRAINING: dict[str, type[TrainingConfig]] = {
+    name: field.annotation
     for name, field in XftConfig.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, TrainingConfig)
-)
+}
+TRAININGS = tuple(TRAINING)
 # Keys with files and folders that are read.
 PATHS = (
     *("base.model", "moe_sft.model", "sft.model"),

@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -11,25 +11,16 @@ from typing import TextIO
 
 from xft.common.errors import UserError
 from xft.common.progress import say
+from xft.dag.node import Node
 from xft.dag.run import WorkflowRun
-from xft.dag.wanted import Wanted
 from xft.store.plan import Jobs
 from xft.store.store import again, is_whole, partial
 
-OF_COMMANDS = {"options", "start", "besides", "file", "target"}  # resources that commands hold
 NODE = re.compile(r"(\w+)(\\n| - )digest: ([0-9a-f]+)")  # of a graph in dot, or in mermaid
 
 
-def check_options(words: Sequence[str], resources: Mapping, run: WorkflowRun) -> None:
-    """Raise UserError if a command line would delete what others need, or change what a job does.
-
-    resources: those that the user sets, by rule and name.
-    """
-    for rule, given in resources.items():
-        if names := sorted(given.keys() & OF_COMMANDS):
-            raise UserError(
-                f"--set-resources {rule}:{names[0]}: it follows from the configuration. Change that"
-            )
+def check_options(words: Sequence[str], run: WorkflowRun) -> None:
+    """Raise UserError if a command line would delete what others need."""
     if any(word.startswith("--delete-a") for word in words):
         store = str(run.store.root)
         raise UserError(
@@ -39,9 +30,9 @@ def check_options(words: Sequence[str], resources: Mapping, run: WorkflowRun) ->
         )
 
 
-def copy_of(part: Wanted) -> Wanted:
+def copy_of(node: Node) -> Node:
     """An artifact as it is made again."""
-    return replace(part, entry=again(part.entry))
+    return replace(node, entry=again(node.entry))
 
 
 class Forced:
@@ -54,7 +45,7 @@ class Forced:
     def __init__(self, run: WorkflowRun, graph):
         """graph: Snakemake's, which is being built."""
         self.run = run
-        self.copies: dict[Path, Wanted] = {}
+        self.copies: dict[Path, Node] = {}
         self.steps = {Path(file).parent.name for rule in graph.forcerules for file in rule.output}
         self.files = set(map(os.path.normpath, graph.forcefiles))
         if (self.steps or self.files) and not any(map(self._is_forced, run.experiment.known)):
@@ -62,16 +53,16 @@ class Forced:
         graph.forcerules.clear()
         graph.forcefiles.clear()
         omitted = set(map(os.path.normpath, graph.omitfiles))
-        parts = filter(lambda part: self._is_named(part, omitted), run.experiment.known)
-        graph.omitfiles.update(str(part.entry) for part in parts)
+        nodes = filter(lambda node: self._is_named(node, omitted), run.experiment.known)
+        graph.omitfiles.update(str(node.entry) for node in nodes)
 
-    def copies_of(self, parts: Iterable[Wanted]) -> list[str]:
+    def copies_of(self, nodes: Iterable[Node]) -> list[str]:
         """The places of copies of those of some artifacts that are forced and whole.
 
         If the run has begun, copies of earlier runs are removed. Raises UserError if one of their
         jobs still works.
         """
-        found = [copy_of(part) for part in parts if self._is_forced(part)]
+        found = [copy_of(node) for node in nodes if self._is_forced(node)]
         new = {copy.entry: copy for copy in found if copy.entry not in self.copies}
         if self.run.begun:
             self.run.store.check_idle({entry: copy.name for entry, copy in new.items()})
@@ -86,14 +77,14 @@ class Forced:
         for entry in self.copies:
             shutil.rmtree(entry, ignore_errors=True)
 
-    def _is_forced(self, part: Wanted) -> bool:
-        is_named = part.rule in self.steps or self._is_named(part, self.files)
-        return is_named and is_whole(part.entry)
+    def _is_forced(self, node: Node) -> bool:
+        is_named = node.step in self.steps or self._is_named(node, self.files)
+        return is_named and is_whole(node.entry)
 
-    def _is_named(self, part: Wanted, words: set[str]) -> bool:
+    def _is_named(self, node: Node, words: set[str]) -> bool:
         """Whether a command line names an artifact: by its entry, or in the results folder."""
-        names = (os.path.normpath(self.run.results / name) for name in part.names)
-        return bool(words) and not words.isdisjoint([str(part.entry), *names])
+        names = (os.path.normpath(self.run.results / name) for name in node.names)
+        return bool(words) and not words.isdisjoint([str(node.entry), *names])
 
 
 def name_nodes(stream: TextIO, jobs: Jobs) -> None:

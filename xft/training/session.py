@@ -14,8 +14,8 @@ from xft.common.devices import describe_device
 from xft.common.errors import UserError, counted
 from xft.common.optional import is_installed
 from xft.common.progress import job_name, say
+from xft.config.section import unrecorded
 from xft.config.sections import RunConfig, TokensConfig
-from xft.config.steps import UNRECORDED
 from xft.config.training import TrainingConfig, fault_of_devices, precision_of
 from xft.training.checkpoints import Checkpoints
 from xft.training.launch import torchrun
@@ -49,7 +49,7 @@ class TrainingRequest:
     @property
     def parameters(self) -> dict:
         """Everything that the trained weights depend on, except for the inputs."""
-        training = self.options.model_dump(exclude=set(UNRECORDED))
+        training = self.options.model_dump(exclude=set(unrecorded(type(self.options))))
         if self.flops_ratio is not None:
             training["flops_ratio"] = self.flops_ratio
         run = self.run.model_dump(include={"seed", "threads"})
