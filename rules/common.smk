@@ -1,6 +1,7 @@
 # The plan of the run, and helpers of the rules. An artifact lies in store/STEP/DIGEST: the digest of
 # its recipe. A rule's jobs have a digest as their only wildcard, and find all else in the plan.
 
+import logging
 import os
 import shlex
 import sys
@@ -301,3 +302,4 @@ onerror:
     for message in failures(RUN):
         print(f"\n{message}", file=sys.stderr)
     print("To go on: run the same command again.", file=sys.stderr)
+    logging.disable()  # Snakemake only adds that a job failed
