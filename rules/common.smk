@@ -1,6 +1,7 @@
 # The plan of the run, and helpers of the rules. An artifact lies in store/STEP/DIGEST: the digest of
 # its recipe. A rule's jobs have a digest as their only wildcard, and find all else in the plan.
 
+import logging
 import os
 import shlex
 import sys
@@ -21,11 +22,16 @@ from xft.dag.containers import IMAGE, bind_folders, check_image
 from xft.dag.job_resources import memory, minutes, nodes
 from xft.dag.run import WorkflowRun
 from xft.dag.screen import shorten
-from xft.dag.snakemake_options import Forced, check_options, name_nodes
+from xft.dag.snakemake_options import (
+    check_not_forced,
+    check_options,
+    name_nodes,
+    with_entries,
+)
 from xft.dag.time_left import time_left
 from xft.reporting.summary import head
 from xft.store.plan import read_plan
-from xft.store.store import AGAIN
+from xft.store.store import DIGEST
 
 DEPLOYMENT = workflow.deployment_settings.deployment_method
 IN_CONTAINERS = DeploymentMethod.APPTAINER in DEPLOYMENT
@@ -67,6 +73,7 @@ with told():
         KEEPS_MERGES = RUN.keeps_merges
     CONFIG = RUN.config if RUN else complete(config)
     JOBS = RUN.jobs if RUN else read_plan()
+    name_nodes(sys.stdout, JOBS)
     if IN_CONTAINERS:
         check_image()
         if RUN:
@@ -115,7 +122,7 @@ STORE, RESULTS = CONFIG.store, CONFIG.results_dir
 
 
 wildcard_constraints:
-    digest=rf"[0-9a-f]{{16}}(?:\{AGAIN})?",
+    digest=DIGEST.pattern,
 
 
 def entry(step):
@@ -136,6 +143,9 @@ def begin():
     """Lock the store and write the plan, if this process is to run jobs: not for -n or --dag."""
     # Existence alone decides what runs: an entry is whole, though its job may have been cut off.
     workflow.dag.ignore_incomplete |= IS_ALONE
+    if IS_ALONE:
+        with told():
+            check_not_forced(workflow.dag_settings, RUN)
     if RUN and workflow.executor_plugin and not workflow.dryrun:
         if workflow.touch:
             print("--touch does nothing here: the times of artifacts do not matter")
@@ -218,7 +228,7 @@ warn = cache(partial(print, file=sys.stderr))  # a line, once
 def check_rule_names():
     """End the run if an option names no rule. Snakemake would look for such a file, or do nothing."""
     asked, rules = workflow.dag_settings, [rule.name for rule in workflow.rules]
-    for option in ("until", "omit-from", "forcerun"):
+    for option in ("until", "omit-from"):
         for name in getattr(asked, option.replace("-", "_")):
             if "/" not in name and name not in rules:
                 hint = did_you_mean(name, rules) or f". The rules: {', '.join(rules)}"
@@ -241,28 +251,13 @@ def show_results():
         print(f"Charts and solutions, for a browser: {RESULTS}/report.html", flush=True)
 
 
-@cache
-def forced():
-    """What the user forces."""
-    if workflow.dag_settings.print_dag_as:
-        name_nodes(sys.stdout, JOBS)
-    return Forced(RUN, workflow.dag)
-
-
-def copies_of(nodes):
-    """Copies of what is forced of some artifacts, in the store beside them."""
-    with told():
-        return forced().copies_of(nodes)
-
-
 def targets(wildcards):
-    """The entries of what a run makes in the end, and copies of what is forced."""
+    """The entries of what a run makes in the end."""
     announce(RUN.experiment.targets)
-    entries = [ancient(str(node.entry)) for node in RUN.experiment.targets]
-    copies = copies_of(RUN.experiment.wanted)
-    if RUN.begun and not RUN.to_make and not copies:
+    workflow.dag.omitfiles |= with_entries(workflow.dag_settings.omit_from, RUN)
+    if RUN.begun and not RUN.to_make:
         show_results()  # Snakemake calls no onsuccess where nothing is to be done
-    return entries + copies
+    return [ancient(str(node.entry)) for node in RUN.experiment.targets]
 
 
 # The name of a result that is a file, not a folder such as dense/lam~0.75.
@@ -285,10 +280,7 @@ def named(wildcards):
         # Snakemake takes the link, which a run would replace, for the result.
         made = "\n  ".join(job.name for job in RUN.needed([node])) or "nothing"
         print(f"{link} is of another configuration. A run makes:\n  {made}")
-    copies = copies_of(node.ancestors())
-    if copies:
-        workflow.dag.forcefiles.add(f"{RESULTS}/{wildcards.name}")
-    return [ancient(str(node.entry)), *copies]
+    return ancient(str(node.entry))
 
 
 def target_of(wildcards):
@@ -311,15 +303,14 @@ onstart:
 
 
 onsuccess:
-    forced().end()
     RUN.lay_names()
     show_results()
     print(store_line(RUN))
 
 
 onerror:
-    forced().end()
     RUN.lay_names()
-    for message in failures(RUN, forced().copies.values()):
+    for message in failures(RUN):
         print(f"\n{message}", file=sys.stderr)
     print("To go on: run the same command again.", file=sys.stderr)
+    logging.disable()  # Snakemake only adds that a job failed

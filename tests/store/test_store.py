@@ -30,7 +30,6 @@ from xft.store.store import (
     ENTRY_FILE,
     MARK,
     Store,
-    again,
     claimed,
     is_whole,
     partial,
@@ -187,40 +186,6 @@ def test_an_interrupt_ends_the_command_first():
     told = started.communicate()[1]
     assert started.returncode == 128 + signal.SIGINT
     assert told.count("KeyboardInterrupt") == 1 and "xft/store" not in told
-
-
-def test_what_is_made_again_is_compared_with_its_entry_which_stays():
-    """In all files but for those that tell of the attempts to make it."""
-    (entry,) = plan("moe")
-    copy, code = again(entry), f"{WRITES}; f = pathlib.Path(sys.argv[1]).with_name('a'); f.mkdir();"
-    code += "(f / 'b').write_text('1')"
-    told = run(command(copy, code)).stderr
-    assert told == f"store: error: {entry} is not there: nothing can be compared with it\n"
-    assert run(command(entry, code)).returncode == 0
-    Path("results/moe.txt").unlink()
-
-    def state() -> dict[str, tuple[float, bytes]]:
-        files = (file for file in entry.rglob("*") if file.is_file())
-        return {str(file): (file.stat().st_mtime, file.read_bytes()) for file in files}
-
-    before = state()
-    done = run(command(copy, code))
-    assert (done.returncode, done.stdout) == (0, "moe: made again: the same bytes\n")
-    assert list(copy.iterdir()) == [] and not partial(copy).exists()
-    assert run(command(copy, "raise SystemExit(3)")).returncode == 3
-    for other, differ in (
-        (code.replace("'1'", "'2'"), "a/b"),
-        (WRITES.replace("made", "more"), "a/b, result.txt"),
-        (f"{code}; (f.parent / 'c').touch()", "c"),
-    ):
-        done = run(command(copy, other))
-        assert done.returncode == 1 and done.stderr == (
-            f"store: error: moe was made again, and is not the same as {entry}, which was kept. "
-            f"Compare with {partial(copy)}: {differ}\n"
-        )
-        assert (partial(copy) / "result.txt").exists()
-        shutil.rmtree(partial(copy))
-    assert state() == before and not Path("results/moe.txt").is_symlink()
 
 
 def test_names_replace_and_remove_nothing_but_links_into_a_store(place):

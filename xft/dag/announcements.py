@@ -1,6 +1,6 @@
 """What a run says at its start and at its end."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 
@@ -92,12 +92,9 @@ def _odd(key: str, value: object, config: XftConfig) -> str | None:
     return None
 
 
-def failures(run: WorkflowRun, copies: Iterable[Node]) -> Iterator[str]:
-    """What became of each job that failed or was cut off in this run, by its log.
-
-    copies: of whole entries, as the run makes them again.
-    """
-    for found in find_activities([*run.to_make, *copies], run.store):
+def failures(run: WorkflowRun) -> Iterator[str]:
+    """What became of each job that failed or was cut off in this run, by its log."""
+    for found in find_activities(run.to_make, run.store):
         log = run.store.log(found.job.step, found.job.entry.name)
         if log.is_file() and log.stat().st_mtime >= run.began:
             yield f"{found.job.name} {found.phase.value}: {found.text}"

@@ -2,19 +2,14 @@
 
 import os
 import re
-import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from pathlib import Path
 from shlex import quote
 from typing import TextIO
 
 from xft.common.errors import UserError
-from xft.common.progress import say
-from xft.dag.node import Node
 from xft.dag.run import WorkflowRun
 from xft.store.plan import Jobs
-from xft.store.store import again, is_whole, partial
+from xft.store.store import is_whole
 
 NODE = re.compile(r"(\w+)(\\n| - )digest: ([0-9a-f]+)")  # of a graph in dot, or in mermaid
 
@@ -30,61 +25,31 @@ def check_options(words: Sequence[str], run: WorkflowRun) -> None:
         )
 
 
-def copy_of(node: Node) -> Node:
-    """An artifact as it is made again."""
-    return replace(node, entry=again(node.entry))
+def check_not_forced(settings, run: WorkflowRun) -> None:
+    """Raise UserError if -R, -f or -F is given: a job would delete its entry before it starts.
 
-
-class Forced:
-    """What -R, -F and -f force. Of whole entries copies are made beside them, and compared.
-
-    Snakemake would copy the whole entry, start its job, and put the copy in its place if the job
-    fails. So its own graph forces nothing any more. It also learns which entries --omit-from names.
+    settings: of Snakemake's graph.
     """
+    if not (settings.forcerun or settings.forcetargets or settings.forceall):
+        return
+    named = with_entries({*settings.forcerun, *settings.targets}, run)
+    entries = [
+        str(node.entry)
+        for node in run.experiment.known
+        if (node.step in named or str(node.entry) in named) and is_whole(node.entry)
+    ]
+    shown = ", ".join(entries) or f"which `readlink -f {run.results}/NAME` shows"
+    raise UserError(
+        "-R, -f, -F: an artifact is made once. To make it again, name it without such an option, "
+        f"after deleting its entry: {shown}. To make all again, name another store"
+    )
 
-    def __init__(self, run: WorkflowRun, graph):
-        """graph: Snakemake's, which is being built."""
-        self.run = run
-        self.copies: dict[Path, Node] = {}
-        self.steps = {Path(file).parent.name for rule in graph.forcerules for file in rule.output}
-        self.files = set(map(os.path.normpath, graph.forcefiles))
-        if (self.steps or self.files) and not any(map(self._is_forced, run.experiment.known)):
-            say("The store holds none of the forced results, so none is made again and compared.")
-        graph.forcerules.clear()
-        graph.forcefiles.clear()
-        omitted = set(map(os.path.normpath, graph.omitfiles))
-        nodes = filter(lambda node: self._is_named(node, omitted), run.experiment.known)
-        graph.omitfiles.update(str(node.entry) for node in nodes)
 
-    def copies_of(self, nodes: Iterable[Node]) -> list[str]:
-        """The places of copies of those of some artifacts that are forced and whole.
-
-        If the run has begun, copies of earlier runs are removed. Raises UserError if one of their
-        jobs still works.
-        """
-        found = [copy_of(node) for node in nodes if self._is_forced(node)]
-        new = {copy.entry: copy for copy in found if copy.entry not in self.copies}
-        if self.run.begun:
-            self.run.store.check_idle({entry: copy.name for entry, copy in new.items()})
-            for entry in new:
-                for folder in (entry, partial(entry)):
-                    shutil.rmtree(folder, ignore_errors=True)
-        self.copies |= new
-        return [str(copy.entry) for copy in found]
-
-    def end(self) -> None:
-        """Remove the copies. Those that differ are not whole, and stay."""
-        for entry in self.copies:
-            shutil.rmtree(entry, ignore_errors=True)
-
-    def _is_forced(self, node: Node) -> bool:
-        is_named = node.step in self.steps or self._is_named(node, self.files)
-        return is_named and is_whole(node.entry)
-
-    def _is_named(self, node: Node, words: set[str]) -> bool:
-        """Whether a command line names an artifact: by its entry, or in the results folder."""
-        names = (os.path.normpath(self.run.results / name) for name in node.names)
-        return bool(words) and not words.isdisjoint([str(node.entry), *names])
+def with_entries(words: Iterable[str], run: WorkflowRun) -> set[str]:
+    """Some words, and the entries of those that are names in the results folder."""
+    known, results = run.experiment.by_name, os.path.normpath(run.results)
+    names = (os.path.relpath(os.path.normpath(word), results) for word in words)
+    return {*words, *(str(known[name].entry) for name in names if name in known)}
 
 
 def name_nodes(stream: TextIO, jobs: Jobs) -> None:

@@ -6,11 +6,8 @@ The command writes into STORE/STEP/DIGEST.partial. If it succeeds, this folder b
 it fails, the folder stays, so that the next attempt can continue. The plan of the run, which
 XFT_PLAN names, holds the entry's recipe and names. XFT_JOB names the job in the command's lines.
 What each attempt costs is measured, and stays with the entry.
-
-STORE/STEP/DIGEST.again stands for what a whole entry, which does not change, is compared with.
 """
 
-import filecmp
 import os
 import shutil
 import signal
@@ -30,19 +27,13 @@ from xft.store import names
 from xft.store.costs import COSTS_FILE, Costs
 from xft.store.memory import content_hash
 from xft.store.plan import VIEW, Job, Jobs, read_plan
-from xft.store.store import AGAIN, ENTRY_FILE, Store, claimed, is_whole, partial, publish
-
-# Files right in an entry that tell of the attempts to make it: times, memory, processes, and the
-# hashes of these files. All others are determined by the recipe.
-OF_ATTEMPTS = {OWNER, COSTS_FILE, ENTRY_FILE}
+from xft.store.store import Store, claimed, is_whole, partial, publish
 
 
 def make(entry: Path, command: list[str]) -> int:
     """Run a command and put what it makes into the store. Returns the command's exit status."""
     jobs = read_plan()
     job = jobs[entry.name]
-    if entry.suffix == AGAIN:
-        return _make_again(entry, command, jobs)
     names.lay(job.logs)
     if not is_whole(entry):
         _check_unchanged(job)
@@ -56,42 +47,6 @@ def make(entry: Path, command: list[str]) -> int:
             publish(entry, job.recipe)
     names.lay(job.links | job.logs)
     return 0
-
-
-def _make_again(copy: Path, command: list[str], jobs: Jobs) -> int:
-    """Make the artifact of a whole entry again beside it, compare the two, and keep the entry.
-
-    Raises UserError if files differ. They then stay, for the user.
-    """
-    entry, job = copy.with_suffix(""), jobs[copy.name]
-    if not is_whole(entry):
-        raise UserError(f"{entry} is not there: nothing can be compared with it")
-    _check_unchanged(job)
-    with claimed(copy) as lock:
-        if status := _make_partial(copy, command, jobs, lock):
-            return status
-        if differ := _differences(entry, partial(copy)):
-            raise UserError(
-                f"{job.name} was made again, and is not the same as {entry}, which was kept. "
-                f"Compare with {partial(copy)}: {', '.join(differ)}"
-            )
-        shutil.rmtree(partial(copy))
-        copy.mkdir(exist_ok=True)  # for Snakemake, which expects what the rule declares
-    print(f"{job.name}: made again: the same bytes")
-    return 0
-
-
-def _differences(entry: Path, other: Path) -> list[str]:
-    """The files that two folders of the same recipe do not both have with the same bytes."""
-    found = {
-        file.relative_to(folder).as_posix()
-        for folder in (entry, other)
-        for top in folder.glob("[!.]*")
-        for file in (top, *top.rglob("*"))
-        if top.name not in OF_ATTEMPTS and not file.is_dir()
-    }
-    _, differ, absent = filecmp.cmpfiles(entry, other, sorted(found), shallow=False)
-    return sorted(differ + absent)
 
 
 def _make_partial(entry: Path, command: list[str], jobs: Jobs, lock: int) -> int:

@@ -9,15 +9,15 @@ from xft.common.progress import say
 from xft.store.store import MARK, entry_faults, is_whole
 
 
-def take(stores: Sequence[str], parts: Iterable) -> None:
+def take(stores: Sequence[str], nodes: Iterable) -> None:
     """Link each missing artifact that one of the stores holds, after a check of all its bytes.
 
     A damaged one is told and not taken.
     """
-    for part in parts:
-        for found in find(stores, part):
-            if not is_whole(part.entry):
-                _link(found, part.entry, part.name)
+    for node in nodes:
+        for found in find(stores, node):
+            if not is_whole(node.entry):
+                _link(found, node.entry, node.name)
 
 
 def check(stores: Sequence[str]) -> None:
@@ -27,9 +27,9 @@ def check(stores: Sequence[str]) -> None:
             raise UserError(f"config: stores: {store} is no store: it has no {MARK}")
 
 
-def find(stores: Sequence[str], part) -> list[Path]:
+def find(stores: Sequence[str], node) -> list[Path]:
     """The entries of an artifact in these stores."""
-    entries = [Path(store, part.rule, part.digest) for store in stores]
+    entries = [Path(store, node.step, node.digest) for store in stores]
     return [entry for entry in entries if is_whole(entry)]
 
 

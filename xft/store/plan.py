@@ -15,7 +15,7 @@ from xft.artifacts.files import write_whole
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 from xft.store.recipe import Recipe
-from xft.store.store import AGAIN, PLANS, Store
+from xft.store.store import PLANS, Store
 
 VIEW = ".results"
 PLAN = "XFT_PLAN"  # the environment variable with the plan's path
@@ -50,14 +50,7 @@ class Job:
     shows: str | None = None
 
 
-class Jobs(dict[str, Job]):
-    """Jobs by digest. What is made again has the same job."""
-
-    def __missing__(self, name: str) -> Job:
-        digest = name.removesuffix(AGAIN)
-        if digest == name:
-            raise KeyError(name)
-        return self[digest]
+Jobs = dict[str, Job]  # by the digest of what they make
 
 
 def write_plan(store: Store, results: Path, jobs: Mapping[str, Job]) -> Path:

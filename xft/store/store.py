@@ -21,7 +21,6 @@ from xft.store.recipe import DIGITS, Recipe
 MARK = "xft-store.json"  # identifies a store
 FORMAT = 1
 PARTIAL = ".partial"
-AGAIN = ".again"
 LOGS, PLANS = "logs", "plans"
 DIGEST = re.compile(f"[0-9a-f]{{{DIGITS}}}")
 ENTRY = re.compile(rf"/\w+/({DIGEST.pattern})(?=[/.]|$)")  # in the path of an entry or its log
@@ -91,11 +90,6 @@ class Store:
 def partial(entry: Path) -> Path:
     """Where an entry is made."""
     return entry.with_name(entry.name + PARTIAL)
-
-
-def again(entry: Path) -> Path:
-    """Where a whole entry is made again, to be compared with it."""
-    return entry.with_name(entry.name + AGAIN)
 
 
 def claimed(entry: Path) -> AbstractContextManager[int]:

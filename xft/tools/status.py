@@ -19,8 +19,6 @@ from xft.config.validation import complete
 from xft.dag.activity import Activity, Phase, find_activities
 from xft.dag.node import Node
 from xft.dag.run import WorkflowRun
-from xft.dag.snakemake_options import copy_of
-from xft.store.store import partial
 
 LOCKS = Path(".snakemake/locks")
 MOST_LINES = 40  # of one kind. More are counted by rule
@@ -34,8 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     run, start = _run(args)
     wanted, jobs = run.experiment.wanted, run.to_make
-    copies = [copy for copy in map(copy_of, wanted) if partial(copy.entry).exists()]
-    activities = find_activities([*jobs, *copies], run.store)
+    activities = find_activities(jobs, run.store)
     counts, left = (Counter(node.step for node in nodes) for nodes in (wanted, jobs))
     done = [(rule, f"{count - left[rule]} of {count}") for rule, count in counts.items()]
     _show(f"finished: {len(wanted) - len(jobs)} of {len(wanted)}", done)
