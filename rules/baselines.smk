@@ -1,5 +1,4 @@
 # Baselines for the merged models: the dense base tuned without experts, and the mean of such models.
-# `stored`, `online` and `logged` are shell functions of common.smk.
 
 
 rule sft:
@@ -21,10 +20,10 @@ rule sft:
         start=start,
         flags=flags,
     shell:
-        "stored {output:q} {params.start} -m workflow_scripts.sft --base {input.base:q}/artifact "
+        "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.sft --base {input.base:q}/artifact "
         "--data {input.tokens:q}/artifact {params.flags} "
         "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "--out {output:q}.partial/artifact"
 
 
 rule soup:
@@ -42,5 +41,5 @@ rule soup:
     params:
         models=place_of("models"),
     shell:
-        "stored {output:q} python -m workflow_scripts.soup --models {params.models:q} "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.soup --models {params.models:q} "
+        "--out {output:q}.partial/artifact"

@@ -30,6 +30,7 @@ from xft.dag.snakemake_options import (
 )
 from xft.dag.time_left import time_left
 from xft.reporting.summary import head
+from xft.store.job_log import HIDE_ERRORS
 from xft.store.plan import read_plan
 from xft.store.store import DIGEST
 
@@ -87,35 +88,12 @@ if IN_CONTAINERS:
 # The environment of each step. Steps import xft from ROOT, and nothing from the user's own
 # site-packages. Without conda and containers they run in the environment of snakemake.
 PYTHON_PATH = "" if DEPLOYMENT else Path(sys.executable).parent
-# What stands before each shell command. These are the environment and three shell functions.
-#
-#   online COMMAND
-#       runs a command with the user's own HF_HUB_OFFLINE. For all others it is 1, so that only the
-#       rules base, fetch_data and fetch_problems use the network. They are local rules, because
-#       compute nodes often have no network.
-#   stored ENTRY COMMAND
-#       makes an entry of the store (xft/store/make.py): it locks ENTRY.partial, runs the command,
-#       which writes into that folder, and renames the folder to ENTRY. If the entry is complete
-#       already, it runs nothing.
-#   COMMAND 2>&1 | logged LOG
-#       appends what a command prints to its log, and shows it on the screen, up to an error: the end
-#       of the run shows all errors. A job on a cluster and a module, whose onerror is not called,
-#       show errors too. LOG is the declared log, `<digest>.job.log`, which becomes a link to
-#       `<digest>.log`: Snakemake deletes what is declared as a log when a job starts, and the real
-#       one must stay.
-#
-# At the end of a job a cluster sends SIGTERM to all its processes. Only the step handles it: the
-# shell and `tee` ignore it, so the log has the step's last lines.
+# `onerror` shows errors where it is called: neither for a job on a cluster nor for a module.
 shell.prefix(
-    "set -euo pipefail; trap '' TERM; "
+    "set -euo pipefail; "
     f"export PYTHONPATH={shlex.quote(str(ROOT))} PYTHONNOUSERSITE=1 "
-    + (f'PATH={shlex.quote(str(PYTHON_PATH))}:"$PATH"; ' if PYTHON_PATH else "; ")
-    + 'users_offline="${{HF_HUB_OFFLINE:-}}"; export HF_HUB_OFFLINE=1; '
-    + 'online() {{ HF_HUB_OFFLINE="$users_offline" "$@"; }}; '
-    + 'stored() {{ python -m xft.store.make "$@"; }}; '
-    + "logged() {{ trap '' INT; log=\"${{1%.job.log}}.log\"; "
-    + 'ln -sfn "${{log##*/}}" "$1"; tee -a "$log" | '
-    + ("sed -u '\\%^[a-z_]*: error: %,$d'; }}; " if IS_ALONE else "cat; }}; ")
+    + (f'PATH={shlex.quote(str(PYTHON_PATH))}:"$PATH" ' if PYTHON_PATH else "")
+    + (f"{HIDE_ERRORS}=1; " if IS_ALONE else "; ")
 )
 
 STORE, RESULTS = CONFIG.store, CONFIG.results_dir

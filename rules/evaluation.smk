@@ -1,5 +1,4 @@
 # The problems with their expected results, the evaluation and loss of each model, and the tables.
-# `stored`, `online` and `logged` are shell functions of common.smk.
 
 
 rule fetch_problems:
@@ -19,8 +18,8 @@ rule fetch_problems:
         file=file_of,
         flags=flags,
     shell:
-        "online stored {output:q} python -m workflow_scripts.fetch_problems {params.flags} "
-        "--out {output:q}.partial/{params.file:q} 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.fetch_problems {params.flags} "
+        "--out {output:q}.partial/{params.file:q}"
 
 
 rule ground_truth:
@@ -40,9 +39,9 @@ rule ground_truth:
         problems=place_of("problems"),
         flags=flags,
     shell:
-        "stored {output:q} python -m workflow_scripts.ground_truth --dataset {params.problems:q} "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.ground_truth --dataset {params.problems:q} "
         "{params.flags} "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "--out {output:q}.partial/artifact"
 
 
 rule eval:
@@ -65,9 +64,9 @@ rule eval:
         problems=place_of("problems"),
         flags=flags,
     shell:
-        "stored {output:q} python -m workflow_scripts.eval --model {input.model:q}/artifact "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.eval --model {input.model:q}/artifact "
         "--ground-truth {input.ground_truth:q}/artifact --dataset {params.problems:q} {params.flags} "
-        "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
+        "--out {output:q}.partial/result.json"
 
 
 rule validation_loss:
@@ -88,9 +87,9 @@ rule validation_loss:
     params:
         flags=flags,
     shell:
-        "stored {output:q} python -m workflow_scripts.validation_loss --model {input.model:q}/artifact "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.validation_loss --model {input.model:q}/artifact "
         "--data {input.tokens:q}/artifact {params.flags} "
-        "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
+        "--out {output:q}.partial/result.json"
 
 
 rule contamination:
@@ -112,9 +111,9 @@ rule contamination:
         data=place_of("data"),
         problems=place_of("problems"),
     shell:
-        "stored {output:q} python -m workflow_scripts.contamination --tokens {input.tokens:q}/artifact "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.contamination --tokens {input.tokens:q}/artifact "
         "--data {params.data:q} --dataset {params.problems:q} "
-        "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
+        "--out {output:q}.partial/result.json"
 
 
 rule diversity:
@@ -134,9 +133,9 @@ rule diversity:
     params:
         flags=flags,
     shell:
-        "stored {output:q} python -m workflow_scripts.diversity --base {input.base:q}/artifact "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.diversity --base {input.base:q}/artifact "
         "--ffn {input.ffn:q}/artifact {params.flags} "
-        "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
+        "--out {output:q}.partial/result.json"
 
 
 rule summary:
@@ -161,8 +160,8 @@ rule summary:
     params:
         flags=flags,
     shell:
-        "stored {output:q} python -m workflow_scripts.summary --runs {output:q}.partial/runs.csv "
-        "{params.flags} --out {output:q}.partial/summary.csv 2>&1 | logged {log:q} > /dev/null"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.summary --runs {output:q}.partial/runs.csv "
+        "{params.flags} --out {output:q}.partial/summary.csv > /dev/null"
 
 
 rule report:
@@ -186,5 +185,5 @@ rule report:
     resources:
         **RESOURCES,
     shell:
-        "stored {output:q} python -m workflow_scripts.report --summary {output:q}.partial/.results/summary.csv "
-        "--out {output:q}.partial/report.html 2>&1 | logged {log:q} > /dev/null"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.report --summary {output:q}.partial/.results/summary.csv "
+        "--out {output:q}.partial/report.html > /dev/null"

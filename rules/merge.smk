@@ -1,5 +1,4 @@
 # Steps 4 to 7, once for each lambda: the mixing coefficients, their training, the dense model.
-# `stored`, `online` and `logged` are shell functions of common.smk.
 
 
 rule weighted_init:
@@ -19,9 +18,9 @@ rule weighted_init:
     params:
         flags=flags,
     shell:
-        "stored {output:q} python -m workflow_scripts.weighted_init --moe {input.moe_sft:q}/artifact "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.weighted_init --moe {input.moe_sft:q}/artifact "
         "--ffn {input.ffn:q}/artifact {params.flags} "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "--out {output:q}.partial/artifact"
 
 
 rule weighted_trained:
@@ -46,11 +45,11 @@ rule weighted_trained:
         start=start,
         flags=flags,
     shell:
-        "stored {output:q} {params.start} -m workflow_scripts.weighted_trained "
+        "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.weighted_trained "
         "--weighted {input.weighted_init:q}/artifact --moe {input.moe_sft:q}/artifact "
         "--ffn {input.ffn:q}/artifact --data {input.tokens:q}/artifact "
         "{params.flags} "
-        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact"
 
 
 rule heal:
@@ -74,10 +73,10 @@ rule heal:
         teacher=flag_of("teacher"),
         flags=flags,
     shell:
-        "stored {output:q} {params.start} -m workflow_scripts.heal --model {input.dense:q}/artifact "
+        "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.heal --model {input.dense:q}/artifact "
         "--data {input.tokens:q}/artifact {params.teacher} {params.flags} "
         "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "--out {output:q}.partial/artifact"
 
 
 rule dense:
@@ -100,6 +99,6 @@ rule dense:
         base=flag_of("base"),
         flags=flags,
     shell:
-        "stored {output:q} python -m workflow_scripts.dense --weighted {input.weighted:q}/artifact "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.dense --weighted {input.weighted:q}/artifact "
         "--moe {input.moe_sft:q}/artifact --ffn {input.ffn:q}/artifact {params.base} {params.flags} "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "--out {output:q}.partial/artifact"

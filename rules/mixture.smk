@@ -1,6 +1,5 @@
 # Steps 0 to 3: the base, its upcycled mixture, the tokens, the tuned mixture, the experts' FFN
 # weights.
-# `stored`, `online` and `logged` are shell functions of common.smk.
 
 
 rule base:
@@ -21,8 +20,8 @@ rule base:
         tuned_from=flag_of("tuned_from"),
         flags=flags,
     shell:
-        "online stored {output:q} python -m workflow_scripts.base {params.tuned_from} {params.flags} "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.base {params.tuned_from} {params.flags} "
+        "--out {output:q}.partial/artifact"
 
 
 rule moe:
@@ -41,8 +40,8 @@ rule moe:
     params:
         flags=flags,
     shell:
-        "stored {output:q} python -m workflow_scripts.moe --base {input.base:q}/artifact {params.flags} "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.moe --base {input.base:q}/artifact {params.flags} "
+        "--out {output:q}.partial/artifact"
 
 
 rule fetch_data:
@@ -60,8 +59,8 @@ rule fetch_data:
         file=file_of,
         flags=flags,
     shell:
-        "online stored {output:q} python -m workflow_scripts.fetch_data {params.flags} "
-        "--out {output:q}.partial/{params.file:q} 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.fetch_data {params.flags} "
+        "--out {output:q}.partial/{params.file:q}"
 
 
 rule tokens:
@@ -85,9 +84,9 @@ rule tokens:
         data=place_of("data"),
         flags=flags,
     shell:
-        "stored {output:q} python -m workflow_scripts.tokens --model {input.base:q}/artifact "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.tokens --model {input.base:q}/artifact "
         "--data {params.data:q} {params.flags} "
-        "--report {output:q}.partial/report.json --out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "--report {output:q}.partial/report.json --out {output:q}.partial/artifact"
 
 
 rule moe_sft:
@@ -110,10 +109,10 @@ rule moe_sft:
         start=start,
         flags=flags,
     shell:
-        "stored {output:q} {params.start} -m workflow_scripts.moe_sft --moe {input.moe:q}/artifact "
+        "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.moe_sft --moe {input.moe:q}/artifact "
         "--data {input.tokens:q}/artifact {params.flags} "
         "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "--out {output:q}.partial/artifact"
 
 
 rule ffn:
@@ -130,5 +129,5 @@ rule ffn:
     resources:
         **RESOURCES,
     shell:
-        "stored {output:q} python -m workflow_scripts.ffn --moe {input.moe_sft:q}/artifact "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.ffn --moe {input.moe_sft:q}/artifact "
+        "--out {output:q}.partial/artifact"

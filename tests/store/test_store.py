@@ -23,6 +23,7 @@ from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD
 from xft.store import names, others
 from xft.store.costs import COSTS_FILE
 from xft.store.garbage import find_unwanted
+from xft.store.job_log import HIDE_ERRORS
 from xft.store.memory import Memory, content_hash
 from xft.store.plan import Job, read_plan, write_plan
 from xft.store.recipe import Recipe
@@ -59,9 +60,9 @@ def plan(*steps: str, results: str = "results", **about) -> list[Path]:
         recipe = Recipe(step, 1, {}, {})
         entry = store.entry(step, recipe.digest)
         links = {f"{results}/{step}.txt": str(entry / "result.txt")}
-        file = {"file": "result.txt"}
+        asked = {"file": "result.txt", "online": False}
         texts = {"read.txt": "given"}
-        jobs[recipe.digest] = Job(step, recipe, {}, {}, "", file, links, {}, texts, **about)
+        jobs[recipe.digest] = Job(step, recipe, {}, {}, "", asked, links, {}, texts, **about)
         entries.append(entry)
     write_plan(store, Path(results), jobs)
     return entries
@@ -162,7 +163,7 @@ def test_an_orphan_keeps_its_entry_to_itself():
     """Its parent was killed. The next start of the job refuses, and later takes what it made."""
     (entry,) = plan("moe")
     ends = Path("ends")
-    code = f"{WRITES}\nwhile not pathlib.Path({str(ends)!r}).exists(): pass"
+    code = f"{WRITES}\nwhile not pathlib.Path({str(ends)!r}).exists(): pass\nprint('the end')"
     started = subprocess.Popen(command(entry, code), start_new_session=True)
     wait_until((partial(entry) / "result.txt").exists)
     started.kill()
@@ -172,18 +173,32 @@ def test_an_orphan_keeps_its_entry_to_itself():
     assert done.returncode == 1 and f"is making {entry}. Wait" in done.stderr
     ends.touch()
     wait_until(lambda: not worker(entry))
+    assert "the end" in Store(Path("store")).log("moe", entry.name).read_text()
     assert run(command(entry)).returncode == 0  # its command goes on
     assert is_whole(entry) and worker(entry) is None
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_the_screen_shows_what_a_command_prints_and_the_log_keeps_it(hidden):
+    """The end of a run shows errors. Where it does not, the screen shows them too."""
+    (entry,) = plan("moe")
+    before, error = "50%\nan error: no\n", "moe: error: two\nlines\n"
+    code = f"import os; os.write(1, {before!r}.encode()); os.write(2, {error!r}.encode()); exit(1)"
+    environment = os.environ | ({HIDE_ERRORS: "1"} if hidden else {})
+    done = run(command(entry, code), env=environment)
+    assert done.stdout == before + ("" if hidden else error) and done.stderr == ""
+    declared = Path(f"store/logs/moe/{entry.name}.job.log")
+    assert declared.is_symlink() and declared.read_text() == before + error
 
 
 def test_an_interrupt_ends_the_command_first():
     (entry,) = plan("moe")
     started = subprocess.Popen(
-        command(entry, WAITS), start_new_session=True, stderr=subprocess.PIPE, text=True
+        command(entry, WAITS), start_new_session=True, stdout=subprocess.PIPE, text=True
     )
     wait_until((partial(entry) / "result.txt").exists)
     os.killpg(started.pid, signal.SIGINT)
-    told = started.communicate()[1]
+    told = started.communicate()[0]
     assert started.returncode == 128 + signal.SIGINT
     assert told.count("KeyboardInterrupt") == 1 and "xft/store" not in told
 
@@ -324,7 +339,7 @@ def test_another_store_gives_what_is_undamaged(capsys):
         os.truncate(draft.path / "a.bin", 2**26 + 1)  # more than is hashed whenever one is opened
     metrics = partial(theirs) / "metrics.jsonl"  # in no manifest
     metrics.write_text("a loss")
-    part = SimpleNamespace(entry=ours, rule="moe", digest=ours.name, name="moe")
+    part = SimpleNamespace(entry=ours, step="moe", digest=ours.name, name="moe")
     (Path("theirs") / MARK).touch()
 
     def taken() -> str | None:

@@ -52,6 +52,7 @@ class Step:
         name: {name} is the artifact's, {stem} the same without a suffix, {prefix} the folders of a
         run's own values.
     cost: of a job; None if it follows from the size of the model.
+    online: whether its job may use the network.
     threads: whether its job uses the configured number of threads.
     generates: whether a job loads a model to evaluate it.
     minutes: of this, if they do not follow from its size.
@@ -65,6 +66,7 @@ class Step:
     file: str = ARTIFACT
     beside: Mapping[str, str] = field(default_factory=dict)
     cost: Request | None = None
+    online: bool = False
     threads: bool = False
     generates: bool = False
     minutes: int | None = None
@@ -109,10 +111,10 @@ def _training(section: str, options: type[TrainingConfig], *naming: str) -> Step
 
 
 STEPS = {
-    "base": Step({"base": keys(BaseConfig)}, cost=Request(4000, 120)),
+    "base": Step({"base": keys(BaseConfig)}, cost=Request(4000, 120), online=True),
     "moe": Step({None: ("seed",), "moe": keys(MoeConfig)}),
-    "fetch_data": Step({"data": keys(RowsSource)}, cost=Request(1000, 60)),
-    "fetch_problems": Step(cost=Request(1000, 60)),
+    "fetch_data": Step({"data": keys(RowsSource)}, cost=Request(1000, 60), online=True),
+    "fetch_problems": Step(cost=Request(1000, 60), online=True),
     "tokens": Step(
         {"data": keys(TokensConfig)},
         naming=("data.train", "data.revision", "data.split", "data.decontaminate_against"),

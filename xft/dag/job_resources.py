@@ -25,12 +25,13 @@ def resources(node: Node) -> dict[str, object]:
 
     mem_mb, minutes, threads, gpu. expected_gib: memory of the largest process, for trainings on a
     CPU that are to run, if the rows are known. continues: whether a later attempt goes on, or
-    begins again. start: the program that starts the step.
+    begins again. start: the program that starts the step. online: whether it may use the network.
     """
     config, step = node.config, STEPS[node.step]
     asked = _request(node)
     found = {"mem_mb": asked.mem_mb, "minutes": asked.minutes, "threads": 1, "gpu": 0}
     found |= {"continues": step.continues, "start": "python", "file": node.file}
+    found["online"] = step.online
     if step.section:
         options = getattr(config, step.section)
         found["threads"] = config.threads * options.processes

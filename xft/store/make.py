@@ -2,10 +2,10 @@
 
     python -m xft.store.make STORE/STEP/DIGEST COMMAND...
 
-The command writes into STORE/STEP/DIGEST.partial. If it succeeds, this folder becomes the entry. If
-it fails, the folder stays, so that the next attempt can continue. The plan of the run, which
-XFT_PLAN names, holds the entry's recipe and names. XFT_JOB names the job in the command's lines.
-What each attempt costs is measured, and stays with the entry.
+The command writes into STORE/STEP/DIGEST.partial, and what it prints stands in the job's log. If it
+succeeds, the folder becomes the entry. If it fails, the folder stays, so that the next attempt can
+continue. The plan of the run, which XFT_PLAN names, holds the entry's recipe and names. XFT_JOB
+names the job in the command's lines. What each attempt costs is measured, and stays with the entry.
 """
 
 import os
@@ -23,7 +23,7 @@ from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.common.progress import JOB
 from xft.common.refusals import explain
-from xft.store import names
+from xft.store import job_log, names
 from xft.store.costs import COSTS_FILE, Costs
 from xft.store.memory import content_hash
 from xft.store.plan import VIEW, Job, Jobs, read_plan
@@ -112,25 +112,28 @@ def _is_finished(artifact: Path) -> bool:
 def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
     """Run the command. It inherits the lock, and so keeps it if this process is killed.
 
-    It overwrites the log of an earlier run.
+    Only the jobs of `online` steps may use the network.
     """
     for name, text in job.texts.items():
         write_whole(partial(entry) / name, text)
-    log = Store(entry.parents[1]).log(job.recipe.step, entry.name)
-    if log.exists():
-        os.truncate(log, 0)
-    # The command gets the same signals from the terminal, and ends first.
-    signal.signal(signal.SIGINT, lambda *_: None)
     environment = os.environ | {JOB: job.name}
-    with subprocess.Popen(command, env=environment, pass_fds=[lock]) as process:
+    if not job.resources["online"]:
+        environment["HF_HUB_OFFLINE"] = "1"
+    log = log_of(entry)
+    with (
+        job_log.shown(log) as output,
+        subprocess.Popen(
+            command, env=environment, pass_fds=[lock], stdout=output, stderr=output
+        ) as process,
+    ):
         write_whole(partial(entry) / OWNER, this_process(process.pid))
         Costs(partial(entry), job.resources).measure(process)
     status = process.returncode
     if status == -signal.SIGKILL:
-        print(
+        job_log.tell(
+            log,
             "store: error: the step was killed by SIGKILL, as when memory runs out. "
             "docs/troubleshooting.md says what to do",
-            file=sys.stderr,
         )
     nothing_kept = {OWNER, COSTS_FILE, *(Path(name).parts[0] for name in job.texts)}
     if status and {path.name for path in partial(entry).iterdir()} <= nothing_kept:
@@ -138,11 +141,21 @@ def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
     return status if status >= 0 else 128 - status
 
 
+def log_of(entry: Path) -> Path:
+    return Store(entry.parents[1]).log(entry.parent.name, entry.name)
+
+
 def main() -> None:
+    """Run the command of the arguments. It gets the same signals, and ends first."""
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a step handles it itself
+    entry, command = Path(sys.argv[1]), sys.argv[2:]
     try:
-        sys.exit(make(Path(sys.argv[1]), sys.argv[2:]))
+        job_log.link_declared(log_of(entry))
+        sys.exit(make(entry, command))
     except (UserError, OSError) as error:
-        sys.exit(f"store: error: {explain(error) or error}")
+        job_log.tell(log_of(entry), f"store: error: {explain(error) or error}")
+        sys.exit(1)
 
 
 if __name__ == "__main__":
