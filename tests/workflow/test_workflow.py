@@ -197,7 +197,6 @@ IN_CI = {"marks": pytest.mark.ci}
         ("-n -f results/dense/lam~0.75", 0.75, [], r"deleting its entry: store/dense/\w{16}\. To"),
         ("--touch", 0.85, [], "--touch does nothing here"),
         ("-n --delete-a", 0.75, [], "--delete-all-output: other configurations .*`xft gc store`"),
-        ("-n --set-resources dense:options=--expert=1", 0.75, [], "dense:options: it follows from"),
         ("-n dense", 0.75, [], "Target rules may not contain wildcards"),
         pytest.param("-R moe_sft", 0.75, [], r"its entry: store/moe_sft/\w{16}\. To", **IN_CI),
         pytest.param("--rulegraph", 0.75, [], r'label = "dense"', **IN_CI),
