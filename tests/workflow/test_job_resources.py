@@ -81,7 +81,7 @@ def test_the_messages_of_this_runs_failures_are_shown():
         log.parent.mkdir(parents=True)
         log.write_text(text)
         os.utime(log, (1000 + age, 1000 + age))
-    (message,) = failures(run, ())
+    (message,) = failures(run)
     part = run.experiment.by_name["moe_sft"]
     log = run.store.log("moe_sft", part.digest)
     assert message == f"moe_sft failed: two\nlines\n(log: {log})"
