@@ -216,6 +216,7 @@ def check_rule_names():
 def announce(nodes):
     """Begin a run that makes these artifacts, with warnings."""
     check_rule_names()
+    workflow.dag.omitfiles |= with_entries(workflow.dag_settings.omit_from, RUN)
     begin()
     for line in warnings(RUN, RUN.needed(nodes)):
         warn(line)
@@ -232,7 +233,6 @@ def show_results():
 def targets(wildcards):
     """The entries of what a run makes in the end."""
     announce(RUN.experiment.targets)
-    workflow.dag.omitfiles |= with_entries(workflow.dag_settings.omit_from, RUN)
     if RUN.begun and not RUN.to_make:
         show_results()  # Snakemake calls no onsuccess where nothing is to be done
     return [ancient(str(node.entry)) for node in RUN.experiment.targets]

@@ -66,10 +66,6 @@ def _described(meanings: Mapping[str, str]) -> str:
     return " ".join(f"{value}: {meaning}." for value, meaning in meanings.items())
 
 
-def _sorted(layers: list[int] | None) -> list[int] | None:
-    return layers and sorted(layers)
-
-
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # numpy takes no larger one
 LAMBDA_SCHEMA = {"type": ["number", "string"], "minimum": 0, "maximum": 1}
 Lambda = Annotated[str, BeforeValidator(lambda_token), WithJsonSchema(LAMBDA_SCHEMA)]
@@ -143,7 +139,9 @@ class MixtureConfig(Section):
     """Weight of the balance loss of one layer."""
 
     upcycled_layers: Annotated[
-        UniqueList[Annotated[int, Field(ge=0)]] | None, NOT_EMPTY, AfterValidator(_sorted)
+        UniqueList[Annotated[int, Field(ge=0)]] | None,
+        NOT_EMPTY,
+        AfterValidator(lambda layers: layers and sorted(layers)),
     ] = None
     """Numbers of the decoder layers, from 0, whose MLP becomes a mixture. null: all."""
 

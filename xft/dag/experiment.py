@@ -86,21 +86,18 @@ class Experiment:
             for node in run.measured(model, label).values()
         }
 
-    @property
-    def _in_order(self) -> list[Graph]:
-        """The runs, first those with the configuration's own values: references of the others."""
-        return sorted(self.runs, key=lambda graph: not graph.run.changes.keys() <= {"seed"})
-
     @cached_property
     def rows(self) -> list[Row]:
         """The rows of the table of runs, which name the files of the store.
 
-        A run has a row for each model that it shares with another run which evaluates it, too.
+        A run has a row for each model that it shares with another run which evaluates it, too. The
+        runs with the configuration's own values come first: they are references of the others.
         """
+        runs = sorted(self.runs, key=lambda graph: not graph.run.changes.keys() <= {"seed"})
         models = dict.fromkeys(model for run in self.runs for model in run.model_names())
         return [
             self._row(run, model, label, files)
-            for run in self._in_order
+            for run in runs
             for label in run.problem_sets
             for model in models
             if (files := run.measured(model, label))["eval"] in self.shown

@@ -26,7 +26,7 @@ def check_options(words: Sequence[str], run: WorkflowRun) -> None:
 
 
 def check_not_forced(settings, run: WorkflowRun) -> None:
-    """Raise UserError if -R, -f or -F is given: a job would delete its entry before it starts.
+    """Raise UserError if -R, -f or -F is given: a job that finds its entry whole makes nothing.
 
     settings: of Snakemake's graph.
     """

@@ -41,16 +41,14 @@ def make(entry: Path, command: list[str]) -> int:
         if is_whole(entry):  # by a process of an earlier run
             partial(entry).joinpath(OWNER).unlink()
             partial(entry).rmdir()
-        elif status := _make_partial(entry, command, jobs, lock):
+        elif status := _make(entry, command, jobs, lock):
             return status
-        else:
-            publish(entry, job.recipe)
     names.lay(job.links | job.logs)
     return 0
 
 
-def _make_partial(entry: Path, command: list[str], jobs: Jobs, lock: int) -> int:
-    """Let the command make an unfinished entry. Returns its exit status."""
+def _make(entry: Path, command: list[str], jobs: Jobs, lock: int) -> int:
+    """Let the command make the entry. Returns its exit status."""
     job = jobs[entry.name]
     made = partial(entry) / job.resources["file"]
     names.lay(_view(entry, job, jobs.values()))
@@ -61,6 +59,7 @@ def _make_partial(entry: Path, command: list[str], jobs: Jobs, lock: int) -> int
     except UserError:
         shutil.rmtree(partial(entry))
         raise
+    publish(entry, job.recipe)
     return 0
 
 
