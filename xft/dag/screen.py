@@ -47,9 +47,10 @@ class _Screen(logging.Formatter):
         event = getattr(record, "event", None)
         if event == LogEvent.ERROR:
             return not (self.names and record.exception == "RuleException")
-        if event or not self.workflow.executor_plugin or self._is_interrupt():
-            return event not in HIDDEN_EVENTS
         is_remark = logging.DEBUG < record.levelno < logging.ERROR
+        runs_jobs = self.workflow.executor_plugin or record.module == "api"
+        if event or not runs_jobs or self._is_interrupt():
+            return event not in HIDDEN_EVENTS
         is_inner = is_remark and Path(record.pathname).parent.name in FOLDERS
         return not is_inner or record.msg == NOTHING_TO_BE_DONE_MSG
 
