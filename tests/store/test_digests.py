@@ -24,7 +24,7 @@ from xft.dag.totals import warn_of_full_disk
 from xft.estimates.disk import disk_space
 from xft.estimates.resources import Requests
 from xft.store.costs import COSTS_FILE
-from xft.store.memory import content_hash
+from xft.store.file_hashes import content_hash
 from xft.store.store import ENTRY_FILE, claimed, partial
 
 TRAINED = {"moe_sft", "ffn", "weighted_init/lam~0.75", "weighted_trained/lam~0.75"}

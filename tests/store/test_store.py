@@ -22,10 +22,10 @@ from xft.common.errors import UserError
 from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD
 from xft.store import names, others
 from xft.store.costs import COSTS_FILE
+from xft.store.file_hashes import FileHashCache, content_hash
 from xft.store.garbage import find_unwanted
 from xft.store.job_log import HIDE_ERRORS
-from xft.store.memory import Memory, content_hash
-from xft.store.plan import Job, read_plan, write_plan
+from xft.store.job_plan import Job, read_plan, write_plan
 from xft.store.recipe import Recipe
 from xft.store.store import (
     ENTRY_FILE,
@@ -382,34 +382,34 @@ def test_what_is_remembered_of_a_file_holds_until_it_changes(place, monkeypatch)
         time.sleep(0.05)  # a tick of the file system's clock
 
     write("a")
-    memory = Memory(place / "memory.json")
-    assert [memory.of(file, compute) for _ in range(2)] == ["a", "a"]
+    hashes = FileHashCache(place / "memory.json")
+    assert [hashes.of(file, compute) for _ in range(2)] == ["a", "a"]
     assert len(calls) == 2  # it may change again within a tick
-    monkeypatch.setattr("xft.store.memory.SETTLED_SECONDS", 0.01)
-    assert [memory.of(file, compute) for _ in range(2)] == ["a", "a"] and len(calls) == 3
-    memory.save()
-    memory = Memory(place / "memory.json")
-    assert memory.of(file, compute) == "a" and len(calls) == 3
+    monkeypatch.setattr("xft.store.file_hashes.SETTLED_SECONDS", 0.01)
+    assert [hashes.of(file, compute) for _ in range(2)] == ["a", "a"] and len(calls) == 3
+    hashes.save()
+    hashes = FileHashCache(place / "memory.json")
+    assert hashes.of(file, compute) == "a" and len(calls) == 3
     write("b")
-    assert memory.of(file, compute) == "b"
+    assert hashes.of(file, compute) == "b"
 
 
 @pytest.mark.parametrize("damaged", ["[1]", "null", "[" * 100_000, '{"content_hash FILE": 1}'])
-def test_a_memory_that_is_damaged_starts_empty(place, damaged):
+def test_a_cache_that_is_damaged_starts_empty(place, damaged):
     file, rows = place / "memory.json", place / "rows.jsonl"
     rows.write_text("a")
     file.write_text(damaged.replace("FILE", str(rows)))
-    assert Memory(file).of(rows, content_hash) == hashlib.sha256(b"a").hexdigest()
+    assert FileHashCache(file).of(rows, content_hash) == hashlib.sha256(b"a").hexdigest()
 
 
 def test_a_large_file_is_known_by_samples(tmp_path, monkeypatch):
-    from xft.store import memory
+    from xft.store import file_hashes
 
     file = tmp_path / "weights"
     file.write_bytes(bytes(2**20))
     whole = content_hash(file)
-    monkeypatch.setattr(memory, "HASHED_WHOLE", 2**19)
-    monkeypatch.setattr(memory, "SAMPLE_BYTES", 2**8)
+    monkeypatch.setattr(file_hashes, "HASHED_WHOLE", 2**19)
+    monkeypatch.setattr(file_hashes, "SAMPLE_BYTES", 2**8)
     sampled = content_hash(file)
     assert sampled != whole
     with file.open("r+b") as opened:

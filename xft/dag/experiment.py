@@ -27,7 +27,7 @@ class Experiment:
         self.config = config
         self.results, self.store = Path(config.results_dir), Store(Path(config.store))
         contents = contents or FileContents()
-        self.code = Code(contents.memory)
+        self.code = Code(contents.file_hashes)
         self.nodes = Nodes(self.store, contents, self.code)
         self.runs = [Graph(run, self.nodes) for run in runs]
         self._find_seeds()

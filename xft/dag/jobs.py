@@ -13,7 +13,7 @@ from xft.dag.experiment import RUNS_TABLE, Experiment
 from xft.dag.job_resources import computing_flags, resources
 from xft.dag.node import Node
 from xft.store.costs import COSTS_FILE
-from xft.store.plan import VIEW, Job
+from xft.store.job_plan import VIEW, Job
 from xft.store.store import PARTIAL, is_whole
 
 

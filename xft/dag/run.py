@@ -30,12 +30,12 @@ from xft.dag.unfinished import earlier_tables, unfinished
 from xft.data.templates import CHAT
 from xft.store import names, others
 from xft.store.code import ROOT
+from xft.store.file_hashes import FileHashCache
 from xft.store.garbage import wanted_digests
-from xft.store.memory import Memory
-from xft.store.plan import Jobs, write_plan
+from xft.store.job_plan import Jobs, write_plan
 from xft.store.store import ENTRY_FILE, is_whole
 
-MEMORY_FILE = ".memory.json"  # in the store
+HASHES_FILE = ".memory.json"  # in the store
 
 
 class WorkflowRun:
@@ -53,8 +53,8 @@ class WorkflowRun:
             faults = faults_of_files(valid_sections(values))
             raise UserError("\n".join([str(error), *faults])) from None
         check_all_files([self.config, *(run.config for run in self.runs)])
-        self.memory = Memory(Path(self.config.store) / MEMORY_FILE)
-        contents = FileContents(self.memory)
+        self.hashes = FileHashCache(Path(self.config.store) / HASHES_FILE)
+        contents = FileContents(self.hashes)
         self.experiment = Experiment(self.config, self.runs, contents)
         self.store, self.results = self.experiment.store, self.experiment.results
         self.begun, self.began = False, time.time()
@@ -188,7 +188,7 @@ class WorkflowRun:
         self.store.check_idle({node.entry: node.name for node in self.to_make})
         others.take(self.config.stores, self.missing)
         self._plan = write_plan(self.store, self.results, self.jobs)
-        self.memory.save()
+        self.hashes.save()
         self._earlier = earlier_tables(self.results, self.config)
         text = CONFIG_HEAD + _commit() + as_yaml(self.config.model_dump())
         write_whole(self.results / CONFIG_FILE, text)

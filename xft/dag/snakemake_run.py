@@ -28,7 +28,7 @@ from xft.dag.screen import shorten
 from xft.dag.snakemake_options import check_not_forced, check_options, name_nodes, with_entries
 from xft.dag.time_left import time_left
 from xft.reporting.summary import head
-from xft.store.plan import read_plan
+from xft.store.job_plan import read_plan
 
 warn = cache(partial(print, file=sys.stderr))  # a line, once
 

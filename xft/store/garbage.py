@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from xft.config.results_folder import CONFIG_FILE, is_results_folder
+from xft.store.job_plan import jobs_of, reading
 from xft.store.names import links_in
-from xft.store.plan import jobs_of, reading
 from xft.store.store import ENTRY, PARTIAL, PLANS, Store
 
 SECONDS_PER_DAY = 24 * 3600

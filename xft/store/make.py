@@ -25,8 +25,8 @@ from xft.common.progress import JOB
 from xft.common.refusals import explain
 from xft.store import job_log, names
 from xft.store.costs import COSTS_FILE, Costs
-from xft.store.memory import content_hash
-from xft.store.plan import VIEW, Job, Jobs, read_plan
+from xft.store.file_hashes import content_hash
+from xft.store.job_plan import VIEW, Job, Jobs, read_plan
 from xft.store.store import Store, claimed, is_whole, partial, publish
 
 

@@ -86,12 +86,12 @@ def find_experiment(config: XftConfig, runs: list[Run]):
     """What a configuration wants. Files that are elsewhere count as unknown."""
     from xft.dag.contents import FileContents, NoContents
     from xft.dag.experiment import Experiment
-    from xft.dag.run import MEMORY_FILE
-    from xft.store.memory import Memory
+    from xft.dag.run import HASHES_FILE
+    from xft.store.file_hashes import FileHashCache
 
-    memory = Memory(Path(config.store, MEMORY_FILE))
+    hashes = FileHashCache(Path(config.store, HASHES_FILE))
     try:
-        experiment = Experiment(config, runs, FileContents(memory))
+        experiment = Experiment(config, runs, FileContents(hashes))
         experiment.wanted  # noqa: B018 (it reads the files)
     except (UserError, OSError):
         return Experiment(config, runs, NoContents())
