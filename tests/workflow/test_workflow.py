@@ -199,8 +199,6 @@ IN_CI = {"marks": pytest.mark.ci}
         ("-n --delete-a", 0.75, [], "--delete-all-output: other configurations .*`xft gc store`"),
         ("-n dense", 0.75, [], "Target rules may not contain wildcards"),
         pytest.param("-R moe_sft", 0.75, [], r"its entry: store/moe_sft/\w{16}\. To", **IN_CI),
-        pytest.param("--rulegraph", 0.75, [], r'label = "dense"', **IN_CI),
-        pytest.param("-n --until weighted_init", 0.85, ["weighted_init"], "lam~0.85", **IN_CI),
         pytest.param("-n --omit-from dense", 0.85, BEFORE_DENSE, "lam~0.85", **IN_CI),
         pytest.param("-n --omit-from results/dense/lam~0.85", 0.85, BEFORE_DENSE, "", **IN_CI),
     ],
