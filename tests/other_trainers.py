@@ -4,9 +4,12 @@ from functools import partial
 
 import pytest
 import torch
-from mixtures import random_mixture, squared_variation
+from backbones import random_dense
+from mixtures import squared_variation
 from torch.nn.functional import cross_entropy
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+
+import xft
 
 ONE_STEP = {
     **{"use_cpu": True, "max_steps": 1, "learning_rate": 0.0, "max_grad_norm": 0},
@@ -16,10 +19,14 @@ ONE_STEP = {
 unbalanced = partial(pytest.warns, UserWarning, match="the balance loss is not part of this loss")
 
 
-def balanced():
-    """A mixture of random weights, of whose loss the balance loss is a large part."""
-    mixture = random_mixture("llama").train()
-    mixture.config.balance_loss_coef = 1.0
+def balanced(experts: str = "full"):
+    """A mixture of experts that differ, with a balance loss that is a large part of the loss."""
+    sizes = {"num_experts": 4, "num_experts_per_tok": 3, "experts": experts}
+    options = {"router_noise": False, "balance_loss_coef": 1.0}
+    mixture = xft.upcycle(random_dense("llama"), **sizes, **options).train()
+    for block in mixture.moe_blocks:
+        for weight in block.experts.parameters():
+            torch.nn.init.normal_(weight, std=0.2)
     return mixture
 
 

@@ -6,7 +6,16 @@ from contextlib import nullcontext
 import pytest
 import torch
 from mixtures import random_mixture
-from other_trainers import alone, balanced, furthest, gradients_of, learn, trainer_of, unbalanced
+from other_trainers import (
+    alone,
+    balanced,
+    furthest,
+    gradients_of,
+    learn,
+    sequences,
+    trainer_of,
+    unbalanced,
+)
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 
@@ -36,14 +45,17 @@ def test_a_training_of_the_backbone_alone_is_told(recwarn):
         mixture.train().get_decoder()(IDS)
 
 
-def test_only_a_training_adds_the_balance_loss(tiny_llama):
-    mixture = random_mixture("llama", router_noise=False)
-    trained, measured = (mixture.train(mode)(IDS, labels=IDS) for mode in (True, False))
-    logits = measured.logits[:, :-1].flatten(0, 1)
-    expected = torch.nn.functional.cross_entropy(logits, IDS[:, 1:].flatten())
-    torch.testing.assert_close(measured.loss, expected)
-    assert measured.aux_loss > 0
-    torch.testing.assert_close(trained.loss, expected + trained.aux_loss)
+def test_a_loop_has_the_balance_loss_and_an_evaluation_has_not():
+    """Of rows one by one, without padding, in a formula."""
+    mixture, plain = balanced(), balanced()
+    labels = IDS.masked_fill(PADDED == 0, -100)
+    batch = {"input_ids": IDS, "attention_mask": PADDED, "labels": labels}
+    loss, expected = mixture(**batch).loss, alone(plain, [sequences(batch)])
+    loss.backward(), expected.backward()
+    torch.testing.assert_close(loss, expected)
+    assert furthest(gradients_of(mixture), gradients_of(plain)) < 1e-5
+    entropy = alone(plain, [sequences(batch)], with_balance=False)
+    torch.testing.assert_close(mixture.eval()(**batch).loss, entropy)
 
 
 def test_a_trainer_computes_metrics(tmp_path, tokenizer):
@@ -59,14 +71,16 @@ MODES = {
     "checkpointing": ({"activation_checkpointing": True}, 1e-5),
     "label smoothing": ({"label_smoothing_factor": 0.1}, 1e-5),
     "autocast": ({"bf16": True}, 0.05),
+    "LoRA experts": ({}, 1e-5),
 }
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_trainer_has_the_loss_and_gradients_of_a_plain_loop(tmp_path, tokenizer, mode):
-    """Of rows one by one, without padding, in a formula. Label smoothing has no balance loss."""
+    """With label smoothing it has no balance loss, and the mixture warns."""
     options, tolerance = MODES[mode]
-    mixture, plain, smoothing = balanced(), balanced(), options.get("label_smoothing_factor", 0.0)
+    smoothing = options.get("label_smoothing_factor", 0.0)
+    mixture, plain = (balanced("lora" if "LoRA" in mode else "full") for _ in range(2))
     with unbalanced() if smoothing else nullcontext():
         loss, gradients, batches = learn(trainer_of(mixture, tmp_path, tokenizer, **options))
     assert len(batches) == (1 if mode == "whole batch" else 2)
