@@ -206,7 +206,7 @@ def time_text(expected: float | None, most: float | None) -> str:
         return "?"
     if most < 2:
         few, many = (f"{max(60 * hours, 1):,.0f}" for hours in (expected, most))
-        unit = "minutes"
+        unit = "minute" if few == "1" else "minutes"
     else:
         few, many, unit = duration(expected), duration(most), "hours"
     return f"{few} {unit}" + (f", at most {many}" if many != few else "")

@@ -61,7 +61,7 @@ class Session:
 
     request: with the steps that follow from its `flops_ratio`. tokenizer: the model's. examples,
     validation: tokenised rows, to train on and held out. data_ids: the ids of the rows ("data"), of
-    the tokens and of the texts, for the manifest.
+    the tokens and of the texts, for the manifest. datasets: as `datasets_of` gives them.
     """
 
     def __init__(self, request: TrainingRequest, model_folder: Path):
@@ -88,9 +88,10 @@ class Session:
     def _read_examples(self, model_folder: Path) -> None:
         from xft.data.preparation import prepare, summary
         from xft.data.tokenizers import load_tokenizer
-        from xft.data.tokens_artifact import open_tokens
+        from xft.data.tokens_artifact import datasets_of, open_tokens
 
         request = self.request
+        self.datasets = datasets_of([request.data])
         self.tokenizer = load_tokenizer(model_folder)
         if request.data.is_dir():
             tokens, self.data_ids = open_tokens(request.data, model_folder, request.full)
