@@ -65,7 +65,7 @@ class Experiment:
 
     @cached_property
     def known(self) -> list[Node]:
-        """The same, and the models of each run that only a user who names them wants."""
+        """All wanted artifacts, and the models of each run, which a user may ask for by name."""
         models = [model for run in self.runs for model in run.main_models()]
         nodes = (node for model in models for node in model.ancestors())
         return list(dict.fromkeys([*self.wanted, *nodes]))
