@@ -1,0 +1,159 @@
+"""The languages of problems that are programs, and where their compilers and runtimes are."""
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from xft.common.errors import UserError
+
+# Of a JVM, which otherwise sizes itself by the machine.
+SMALL = "-Xmx1g -XX:+UseSerialGC -XX:-UsePerfData -XX:ActiveProcessorCount=2"
+JAVAC = " ".join(f"-J{option}" for option in f"{SMALL} -XX:TieredStopAtLevel=1".split())
+
+
+@dataclass(frozen=True)
+class Language:
+    """How to run a program. compile: the command, "" for none.
+
+    name: MultiPL-E's. fence: behind the code fence of an answer. file: of the program, in which
+    {main} is Java's class. debian, conda: the packages that have the commands; "" for none.
+    """
+
+    name: str
+    fence: str
+    file: str
+    compile: str
+    run: str
+    version: str
+    debian: str
+    conda: str
+
+    @property
+    def packages(self) -> str:
+        """What to install, in words."""
+        debian = self.debian and f"apt install {self.debian}"
+        conda = self.conda and f"conda install -c conda-forge {self.conda}"
+        return " or ".join(filter(None, (debian, conda)))
+
+
+# Name, fence, file, compile, run, version, package of Debian, package of conda-forge.
+LANGUAGES = {
+    row[0]: Language(*row)
+    for row in (
+        ("py", "python", "main.py", "", "python3 main.py", "python3 -VV", "python3", "python"),
+        ("js", "javascript", "main.js", "", "node main.js", "node -v", "nodejs", "nodejs"),
+        (
+            *("ts", "typescript", "main.ts", "tsc --target esnext main.ts", "node main.js"),
+            *("tsc -v", "node-typescript", "typescript"),
+        ),
+        (
+            *("cpp", "cpp", "main.cpp", "g++ -std=c++17 -o main main.cpp", "./main"),
+            *("g++ --version", "g++", "gxx"),
+        ),
+        (
+            *("java", "java", "{main}.java", f"javac {JAVAC} -encoding UTF-8 {{main}}.java"),
+            *(f"java {SMALL} -ea {{main}}", "javac -version", "default-jdk-headless", "openjdk"),
+        ),
+        ("php", "php", "main.php", "", "php main.php", "php -v", "php-cli", "php"),
+        ("rs", "rust", "main.rs", "rustc -o main main.rs", "./main", "rustc -V", "rustc", "rust"),
+        ("go", "go", "main.go", "go build -o main main.go", "./main", *("go version", "golang-go", "go")),
+        (
+            *("go_test.go", "go", "main_test.go", "go test -c -o main main_test.go", "./main"),
+            *("go version", "golang-go", "go"),
+        ),
+        ("sh", "bash", "main.sh", "", "bash main.sh", "bash --version", "bash", "bash"),
+        ("pl", "perl", "main.pl", "", "perl main.pl", "perl -v", "perl", "perl"),
+        ("rb", "ruby", "main.rb", "", "ruby main.rb", "ruby -v", "ruby", "ruby"),
+        ("lua", "lua", "main.lua", "", "lua main.lua", "lua -v", "lua5.4", "lua"),
+        ("r", "r", "main.r", "", "Rscript main.r", "Rscript --version", "r-base-core", "r-base"),
+        ("jl", "julia", "main.jl", "", "julia main.jl", "julia -v", "", "julia"),
+        ("d", "d", "main.d", "ldmd2 -unittest -of=main main.d", "./main", *("ldmd2 --version", "ldc", "ldc")),
+        (
+            *("swift", "swift", "main.swift", "swiftc -o main main.swift", "./main"),
+            *("swiftc --version", "swiftlang", ""),
+        ),
+    )
+}
+OTHER_NAMES = {"python": "py", "javascript": "js", "typescript": "ts", "c++": "cpp", "rust": "rs"}
+OTHER_NAMES |= {"bash": "sh", "perl": "pl", "ruby": "rb", "julia": "jl"}
+# What a Java program is outside of its texts and comments.
+JAVA_TEXTS = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', re.DOTALL)
+JAVA_PARTS = re.compile(r"[{}]|\b(?:class|enum|record|interface)\s+(\w+)|\bvoid\s+main\s*\(")
+JAVATUPLES = "org.javatuples"
+JARS = Path("/usr/share/java")
+# A call that can end a program with status 0.
+ENDS_ITSELF = re.compile(r"\b(?:_*exit|_?Exit|quick_exit|halt|quit|exec[lv]?\w?|SystemExit)\b")
+
+
+def find_language(name: str) -> Language:
+    """A language by MultiPL-E's name or another usual one. Raises UserError."""
+    known = OTHER_NAMES.get(name.lower(), name.lower())
+    if known not in LANGUAGES:
+        raise UserError(f"there is no language {name!r} here, only {', '.join(LANGUAGES)}")
+    return LANGUAGES[known]
+
+
+def variant(language: Language, program: str) -> Language:
+    """The language of a program: Go's tests are no program, and have a command of their own."""
+    is_go_test = language.name == "go" and "func Test" in program
+    return LANGUAGES["go_test.go"] if is_go_test else language
+
+
+def main_class(program: str) -> str:
+    """The outermost Java class that holds `main`."""
+    name, depth = "Main", 0
+    for part in JAVA_PARTS.finditer(JAVA_TEXTS.sub(" ", program)):
+        if part[1]:
+            name = name if depth else part[1]
+        elif part[0] in "{}":
+            depth += 1 if part[0] == "{" else -1
+        else:
+            break
+    return name
+
+
+def class_path(programs: str) -> list[Path]:
+    """The jars for Java programs: the files that the variable CLASSPATH names, else javatuples.
+
+    Raises UserError if the programs need javatuples and there is none.
+    """
+    jars = [Path(name) for name in os.environ.get("CLASSPATH", "").split(":") if name]
+    jars = [jar.absolute() for jar in jars if jar.is_file()] or sorted(JARS.glob("javatuples*.jar"))
+    if JAVATUPLES in programs and not any("javatuples" in jar.name for jar in jars):
+        raise UserError(
+            f"these Java problems import {JAVATUPLES}, which is not on this machine; nothing was "
+            "run. Install it (apt install libjavatuples-java), or fetch javatuples-1.2.jar from "
+            "Maven Central (org.javatuples:javatuples:1.2) and set CLASSPATH to its path"
+        )
+    return jars
+
+
+@cache
+def find_program(name: str) -> Path | None:
+    """A program on PATH: the file behind its links, if that has the same name."""
+    found = shutil.which(name)
+    if found is None:
+        return None
+    real = Path(found).resolve()
+    if real.name == "rustup":  # it stands for the programs of a toolchain
+        words = [found, "--print", "sysroot"]
+        root = subprocess.run(words, capture_output=True, text=True).stdout.strip()
+        return Path(root, "bin", name)
+    same = real.with_name(name)
+    return same if same.exists() else Path(found).absolute()
+
+
+def find_toolchain(language: Language) -> list[Path]:
+    """The programs of a language. Raises UserError if one is missing."""
+    words = [command.split()[0] for command in (language.compile, language.run) if command]
+    programs = {word: find_program(word) for word in words if not word.startswith("./")}
+    if missing := [word for word, program in programs.items() if program is None]:
+        raise UserError(
+            f"{' and '.join(missing)} for problems in {language.name} not found on PATH; nothing "
+            f"was run. Install it: {language.packages}"
+        )
+    return list(programs.values())
