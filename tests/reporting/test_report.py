@@ -365,10 +365,8 @@ BEYOND_FLOATS = f'{{"step": 1, "loss": {"9" * 4000}}}\n'
     ("prepare", "message"),
     [
         (lambda folder: write_metrics(folder, BEYOND_FLOATS), "what step sft writes"),
-        (lambda folder: (folder / "diversity.json").write_text('{"layers": [1]}'), "step divers"),
         (lambda folder: shutil.rmtree(folder), "there is no folder"),
         (lambda folder: (folder / "report.html").write_text("mine"), "is no report"),
-        (lambda folder: (folder / "report.html").mkdir(), "is no report"),
         (lambda folder: (folder / "comparisons.csv").write_text("a\n1\n"), "step summary writes"),
         (
             lambda folder: (folder / "eval/base/own.generations.jsonl").write_text("{\n"),

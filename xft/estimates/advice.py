@@ -29,18 +29,19 @@ def advice(plan: Plan) -> list[str]:
     """Which trainings fit the device, and changes with which the others do."""
     device = f"an {plan.gpu}" if plan.gpu else "this machine"
     large = [section for section in plan.trainings if not fits(plan, section)]
-    fitting = ", ".join(section for section in plan.trainings if section not in large)
+    small = ", ".join(section for section in plan.trainings if section not in large)
     lines = [
         f"Fit: {device} has {plan.processor.memory:.1f} GiB; keep {GAPS:.0%} of it free."
-        f" It fits: {fitting or 'none'}. Too large: {', '.join(large) or 'none'}"
+        f" It fits: {small or 'none'}. Too large: {', '.join(large) or 'none'}"
     ]
     if tight := [s for s in plan.trainings if s not in large and not fits(plan, s, ERROR)]:
         lines.append(f"  {', '.join(tight)}: not if the peak is {ERROR:.0%} above its estimate")
     for section in large:
-        found = sorted(ways(plan, section), key=lambda way: _order(section, *way))
-        found = [_described(section, *way) for way in found]
-        end = EACH if found else NO_CHANGE
-        lines += [f"  {section} fits with {end}", *found]
+        fitting = [*ways(plan, section)]
+        # The fastest first; LoRA experts, whose hours are a lower limit, last.
+        fitting.sort(key=lambda way: ("moe" in way[0], way[1].training_hours(section) or 0))
+        lines.append(f"  {section} fits with {EACH if fitting else NO_CHANGE}")
+        lines += [_described(section, *way) for way in fitting]
     return lines
 
 
@@ -128,11 +129,6 @@ def _changed(plan: Plan, values: dict, changes: dict) -> Plan | None:
         config = complete(overlaid(values, changes))
         models = Models(plan.models.base, config.moe)
         return replace(plan, config=config, models=models, processes=None)
-
-
-def _order(section: str, changes: dict, plan: Plan) -> tuple[bool, float]:
-    """The fastest first; LoRA experts, whose hours are a lower limit, last."""
-    return "moe" in changes, plan.training_hours(section) or 0
 
 
 def _described(section: str, changes: dict, plan: Plan) -> str:

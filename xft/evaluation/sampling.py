@@ -46,11 +46,11 @@ def sample(
     load, write = BACKENDS[generation.backend]
     threads = None if generation.backend == "vllm" else run.threads
     model, tokenizer = load(model_folder, threads, generation.precision)
-    own = {"prompt": prompts[0].template.identity, "threads": threads}
-    own["seed"] = run.seed if generation.temperature else None
+    used = {"prompt": prompts[0].template.identity, "threads": threads}
+    used["seed"] = run.seed if generation.temperature else None
     origin = {
         "model": {"path": str(model_folder), "id": identity},
-        "settings": generation.model_dump() | own | computed_on(model),
+        "settings": generation.model_dump() | used | computed_on(model),
         "versions": package_versions("torch", "transformers", *installed(generation.backend)),
     }
     requests = list(product(prompts, range(generation.samples)))
@@ -79,23 +79,22 @@ def _complete(
     seed: int,
     journal: Journal,
 ) -> list[Completion]:
-    finished = dict(journal.finished)
-    left = [place for place in range(len(requests)) if place not in finished]
-    if finished:
-        say(f"continuing: {len(finished)} of {len(requests)} are written")
+    """The completions of all requests, of which the journal may have some already."""
+    left = [place for place in range(len(requests)) if place not in journal.finished]
+    if journal.finished:
+        say(f"continuing: {len(journal.finished)} of {len(requests)} are written")
     sampling = None
     if generation.temperature:
         seeds = [_seed(seed, *requests[place]) for place in left]
         sampling = Sampling(generation.temperature, generation.top_p, seeds)
 
     def keep(number: int, completion: Completion) -> None:
-        finished[left[number]] = completion
         journal.add(left[number], completion)
 
     limits = generation.model_dump(include={"max_new_tokens", "batch_size", "token_healing"})
     chosen = [requests[place][0] for place in left]
     write_all(chosen, **limits, sampling=sampling, on_completion=keep)
-    return [finished[place] for place in range(len(requests))]
+    return [journal.finished[place] for place in range(len(requests))]
 
 
 def _seed(seed: int, prompt: TaskPrompt, number: int) -> int:

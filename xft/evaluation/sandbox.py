@@ -188,16 +188,10 @@ def _candidates() -> list[str]:
 def _probe(bubblewrap: Bubblewrap) -> str | None:
     """The sandbox's own error message; None if the sandbox works."""
     command = bubblewrap.wrap(["-c", CHANGE_A_DEVICE], readable=[CONFINEMENT])
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "env": CLEAN_ENVIRONMENT}
+    options |= {"text": True, "errors": "replace", "timeout": PROBE_SECONDS}
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PROBE_SECONDS,
-            env=CLEAN_ENVIRONMENT,
-        )
+        done = subprocess.run(command, **options)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     if done.returncode == 0:

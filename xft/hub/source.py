@@ -86,10 +86,17 @@ def find_local(model: str, revision: str | None, patterns: Iterable[str]) -> Pat
 
     None if a file is missing there, or if no file is known. Nothing is fetched.
     """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     patterns, folder = list(patterns), Path(model)
     if not folder.is_dir():
-        folder = hub.find_cached(model, revision, patterns)
-    if folder and any(path.is_file() for pattern in patterns for path in folder.glob(pattern)):
+        options = {"allow_patterns": patterns, "local_files_only": True}
+        try:
+            folder = Path(snapshot_download(model, revision=revision, **options))
+        except LocalEntryNotFoundError:
+            return None
+    if any(path.is_file() for pattern in patterns for path in folder.glob(pattern)):
         return folder
     return None
 

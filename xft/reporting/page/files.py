@@ -1,8 +1,13 @@
-"""Finds the files of a results folder. What leads elsewhere is not part of it."""
+"""Finds the files of a results folder, and what its artifacts are made from.
+
+What leads elsewhere is not part of the folder.
+"""
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.store.store import in_store
 
 
@@ -15,3 +20,26 @@ def is_own(folder: Path, file: Path) -> bool:
 def own_files(folder: Path, pattern: str) -> list[Path]:
     """The files of a results folder that fit a pattern."""
     return [file for file in sorted(folder.glob(pattern)) if is_own(folder, file)]
+
+
+def find_made(folder: Path, jobs: Iterable[dict]) -> dict[str, dict]:
+    """The kind and the inputs (ids) of each artifact in a results folder, with its job, by id.
+
+    Raises UserError if a manifest is broken.
+    """
+    found = {}
+    for job in jobs:
+        for name in (job["job"], f"{job['job']}.json"):
+            file = manifest_path(folder / name)
+            if is_own(folder, file):
+                manifest = read_manifest(file)
+                found[manifest.id] = job | {"kind": manifest.kind, "inputs": manifest.inputs}
+    return found
+
+
+def seconds_to_make(made: Mapping[str, dict], artifact: str) -> float:
+    """Those of an artifact's job and of all jobs that it depends on. artifact: its id."""
+    chain = [artifact]
+    for one in chain:  # it grows
+        chain += [i for i in made[one]["inputs"].values() if i in made and i not in chain]
+    return sum(made[one]["seconds"] for one in chain)

@@ -23,8 +23,7 @@ from xft.evaluation.result import read_result
 from xft.evaluation.samples import samples_path
 from xft.hub.named_sets import NAMED_SETS
 from xft.reporting.comparisons import COLUMNS, COMPARED, loss_values
-from xft.reporting.page.files import is_own, own_files
-from xft.reporting.page.made import find_made
+from xft.reporting.page.files import find_made, is_own, own_files
 from xft.reporting.runs import Result, Row, read_runs, results_of
 from xft.reporting.tables import score
 from xft.reporting.validation_losses import LOSS

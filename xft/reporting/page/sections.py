@@ -12,8 +12,8 @@ from xft.evaluation.judging import PASSED
 from xft.evaluation.result import TEST_NAMES
 from xft.reporting.comparisons import COLUMNS, LOSS
 from xft.reporting.page.charts import drawn, lines
+from xft.reporting.page.files import seconds_to_make
 from xft.reporting.page.folder import Results, Solution
-from xft.reporting.page.made import seconds_to_make
 from xft.reporting.sentences import BASE, label_family, quantities, sentences
 from xft.reporting.verdict import Verdict
 
