@@ -93,7 +93,6 @@ def test_a_limit_takes_the_first_rows_and_reads_no_further(tmp_path):
     ("row", "fault"),
     [
         ('{"a": tru}', "not valid JSON (Expecting value, column 7)"),
-        ('{"a": [', "not valid JSON (Expecting value, column 8)"),
         ('{"b": 1, "a": 1, "instruction": "i"}', "no column 'response' (columns: a, b, instruct"),
         ('{"instruction": "i", "response": "r", "response": ""}', "not valid JSON (the key 'resp"),
         ('{"instruction": "i", "response": ""}', "column 'response' is empty"),
@@ -102,10 +101,8 @@ def test_a_limit_takes_the_first_rows_and_reads_no_further(tmp_path):
         ("[" * 100_000, "not valid JSON (it is nested too deeply)"),
         (f'{{"instruction": "i", "response": "{"r" * 10**6}"}}', "longer than 1,000,000 char"),
         (f'{{"x": "{"r" * 2**26}"}}', "not valid JSON (longer than 64 MiB)"),
-        *(
-            (f'{{"instruction": "i", "input": {json}, "response": "r"}}', "column 'input' is not a")
-            for json in ("[1]", "0", "false", "[]", "{}")
-        ),
+        ('{"instruction": "i", "input": 0, "response": "r"}', "column 'input' is not a string"),
+        ('{"instruction": "i", "input": [], "response": "r"}', "column 'input' is not a string"),
     ],
 )
 def test_a_bad_row_is_named_with_its_line_and_fault(tmp_path, row, fault):
@@ -267,9 +264,8 @@ BAD_ROWS = "FILE, row 2: column 'response' is not a string\nFILE, row 3: column 
         ("rows.parquet", BAD_TABLE, f"2 bad rows:\n{BAD_ROWS}"),
         ("rows.txt", f"{HEAD}\na,b", "FILE does not begin as JSON. If it is CSV, let its name en"),
         ("rows.parquet", DAMAGED, "FILE is not a whole Parquet file: "),
-        ("rows.parquet", jsonl(ROWS), "FILE is not a whole Parquet file: "),
     ],
-    ids=range(18),
+    ids=range(17),
 )
 def test_what_is_wrong_with_a_file_is_told_with_its_place(tmp_path, name, content, message):
     assert refusal(write(tmp_path / name, content)).startswith(message)

@@ -264,19 +264,15 @@ def _row(
     """The row that a value holds, or the value's fault."""
     if fault := fault_of_object(value):
         return fault
-    if column := _conversation_column(value, columns):
-        row = read_conversation(value[column], column, number)
-        row = row if isinstance(row, str) else _fault_of_size(row) or row
-        if accept and not isinstance(row, str):
-            row = accept(row)
-        return f"column {column!r}: {row}" if isinstance(row, str) else row
-    if fault := _fault(value, columns):
-        return fault
-    instruction, response = (value[name] for name in columns.values())
-    if (more := _input(value, columns)) is not None:
-        instruction = f"{instruction}\n\n{more}"
-    row = Row(instruction, response, number)
-    return _fault_of_size(row) or row
+    column = _conversation_column(value, columns)
+    if column is None:
+        row = _read_instruction(value, number, columns)
+        return row if isinstance(row, str) else _fault_of_size(row) or row
+    row = read_conversation(value[column], column, number)
+    row = row if isinstance(row, str) else _fault_of_size(row) or row
+    if accept and not isinstance(row, str):
+        row = accept(row)
+    return f"column {column!r}: {row}" if isinstance(row, str) else row
 
 
 def _conversation_column(value: dict, columns: dict[str, str]) -> str | None:
@@ -289,21 +285,22 @@ def _conversation_column(value: dict, columns: dict[str, str]) -> str | None:
     return next((column for column in FORMS if value.get(column) is not None), None)
 
 
-def _fault(value: dict, columns: dict[str, str]) -> str | None:
-    for key, column in columns.items():
+def _read_instruction(value: dict, number: int, columns: dict[str, str]) -> Row | str:
+    """The instruction and the response that a value holds, or the value's fault.
+
+    In the form of Alpaca, the text that the instruction is about follows it.
+    """
+    more = None if INPUT in columns.values() else value.get(INPUT)
+    is_blank = more is None or (isinstance(more, str) and not more.strip())
+    read = columns if is_blank else columns | {"": INPUT}
+    for key, column in read.items():
         if column not in value:
-            held = ", ".join(sorted(value)) or "none"
-            return f"no column {column!r} (columns: {held}; set data.{key})"
+            names = ", ".join(sorted(value)) or "none"
+            return f"no column {column!r} (columns: {names}; set data.{key})"
         if fault := fault_of_text(value[column]):
             return f"column {column!r} {fault}"
-    fault = (more := _input(value, columns)) is not None and fault_of_text(more)
-    return f"column {INPUT!r} {fault}" if fault else None
-
-
-def _input(value: dict, columns: dict[str, str]) -> object:
-    """What an instruction is about, in the form of Alpaca; None if there is nothing."""
-    more = None if INPUT in columns.values() else value.get(INPUT)
-    return None if isinstance(more, str) and not more.strip() else more
+    instruction, response, *texts = (value[column] for column in read.values())
+    return Row("\n\n".join([instruction, *texts]), response, number)
 
 
 def _fault_of_size(row: AnyRow) -> str | None:

@@ -7,10 +7,9 @@ from math import inf
 from xft.config.models import MODEL, MODELS, Model, family
 from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.result import solved_shares
-from xft.reporting.bootstrap import Measured, measure
+from xft.reporting.bootstrap import Measured, measure, significant
 from xft.reporting.differences import Difference, compare
 from xft.reporting.runs import Result, Subject, linked
-from xft.reporting.statistics import significant
 
 POOLED = "all"
 ROWS, LOSS = "validation rows", "loss"  # dataset and tests of a comparison of losses

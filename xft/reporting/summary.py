@@ -6,11 +6,9 @@ from pathlib import Path
 from xft.evaluation.result import TEST_NAMES, backends_note, caveats, read_result
 from xft.reporting import notes, sentences, spreads, tables
 from xft.reporting.comparisons import comparison_table, loss_values, solved_values
-from xft.reporting.contamination import CONTAMINATION
-from xft.reporting.diversity import DIVERSITY
+from xft.reporting.formats import CONTAMINATION, DIVERSITY, LOSS
 from xft.reporting.runs import Result, Row, results_of
 from xft.reporting.templates import templates
-from xft.reporting.validation_losses import LOSS
 from xft.reporting.verdict import decide, find_candidates, known_sets
 
 MOST_LINES = 19  # of the head

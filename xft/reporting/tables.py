@@ -5,8 +5,8 @@ from pathlib import Path
 
 from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.result import TEST_NAMES, measures, solved_shares
+from xft.reporting.bootstrap import interval
 from xft.reporting.runs import Result
-from xft.reporting.statistics import interval
 from xft.reporting.verdict import Candidate
 
 LOSS = "validation loss"

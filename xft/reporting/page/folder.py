@@ -23,10 +23,10 @@ from xft.evaluation.result import read_result
 from xft.evaluation.samples import samples_path
 from xft.hub.named_sets import NAMED_SETS
 from xft.reporting.comparisons import COLUMNS, COMPARED, loss_values
+from xft.reporting.formats import LOSS
 from xft.reporting.page.files import find_made, is_own, own_files
 from xft.reporting.runs import Result, Row, read_runs, results_of
 from xft.reporting.tables import score
-from xft.reporting.validation_losses import LOSS
 from xft.reporting.verdict import Candidate, Verdict, decide, find_candidates, known_sets
 from xft.store.costs import COSTS_FILE, total_cost
 
