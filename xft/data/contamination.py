@@ -30,11 +30,16 @@ SHIPPED = Path(__file__).with_name("humaneval_mbpp.json")  # by tools/write_fing
 class Fingerprint:
     """The hashes of a text of a problem that no training row may hold.
 
-    kind: such as "docstring". ngrams: uint64, of its n-grams in order. anchor: the hash of `size`
-    inner words, among them the longest; size is 0 if the text is too short to be searched for as a
-    whole. before: the number of these words before the longest. start: where the longest begins in
-    the text. length: of the text, in characters. digest: of the whole text. The text has one blank
-    for each run of whitespace.
+    The text has a single blank for each run of whitespace.
+
+    kind: such as "docstring".
+    ngrams: uint64, of its n-grams in order.
+    anchor: the hash of `size` inner words, among them the longest; size is 0 if the text is too
+    short to be searched for as a whole.
+    before: the number of these words before the longest.
+    start: where the longest begins in the text.
+    length: of the text, in characters.
+    digest: of the whole text.
     """
 
     problem: str
@@ -73,8 +78,8 @@ def read_shipped(name: str) -> list[Fingerprint]:
 class Trace:
     """The part of a problem that a row holds.
 
-    match: for example "solution" or "13 words of its solution". text: as the row holds it, with one
-    blank for each run of whitespace, or the words alone.
+    match: for example "solution" or "13 words of its solution".
+    text: as the row holds it, with one blank for each run of whitespace, or the words alone.
     """
 
     problem: str

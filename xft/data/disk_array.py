@@ -13,8 +13,9 @@ BLOCK = 2**21  # values that are read at a time
 class DiskArray:
     """A one-dimensional array in a temporary file. A slice of it is a numpy array.
 
-    Parts are appended to it. A part takes eight bytes of memory. offsets: part i is
-    [offsets[i] : offsets[i + 1]].
+    Parts are appended to it. A part takes eight bytes of memory.
+
+    offsets: part i is [offsets[i] : offsets[i + 1]].
     """
 
     def __init__(self, dtype):

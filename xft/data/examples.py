@@ -23,10 +23,11 @@ BATCH_CHARACTERS = 1_000_000  # a tokenizer takes 300 bytes of memory for each
 class Tokens:
     """Tokenised rows, one after the other: prompt, response, EOS; or the turns of a conversation.
 
-    input_ids: int32 [tokens]. trained: uint8 [tokens], 1 for the tokens of responses, which have a
-    loss. offsets: int64 [rows + 1]; row i is input_ids[offsets[i] : offsets[i + 1]]. numbers: int64
-    [rows], the rows' numbers in their file. held_out: uint8 [rows], 1 for a row of the validation
-    split.
+    input_ids: int32 [tokens].
+    trained: uint8 [tokens], 1 for the tokens of responses, which have a loss.
+    offsets: int64 [rows + 1]; row i is input_ids[offsets[i] : offsets[i + 1]].
+    numbers: int64 [rows], the rows' numbers in their file.
+    held_out: uint8 [rows], 1 for a row of the validation split.
     """
 
     input_ids: np.ndarray | DiskArray
@@ -47,7 +48,8 @@ class Tokens:
 class Examples(Sequence):
     """Some rows of `tokens` as a torch dataset. Each item is {"input_ids", "labels", "row"}.
 
-    labels: the ids of responses, and IGNORED for all others. row: the row's number in its file.
+    labels: the ids of responses, and IGNORED for all others.
+    row: the row's number in its file.
     """
 
     def __init__(self, tokens: Tokens, places: np.ndarray):

@@ -54,7 +54,11 @@ Accept = Callable[[Conversation], AnyRow | str]
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used. place: its file and its line or row. fault: the reason."""
+    """A row that cannot be used.
+
+    place: its file and its line or row.
+    fault: the reason.
+    """
 
     number: int
     place: str

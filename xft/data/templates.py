@@ -49,9 +49,11 @@ FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}{{ '' }}"
 
 
 def read_template(name_or_file: str, names: tuple[str, ...] = NAMES) -> str:
-    """The identity of a template. names: templates that are not files.
+    """The identity of a template.
 
     Raises UserError if a file is missing, is not text, or does not hold {instruction} exactly once.
+
+    names: templates that are not files.
     """
     if name_or_file in names:
         return name_or_file
@@ -203,7 +205,10 @@ class ChatTemplate:
         return self.tokenizer.convert_ids_to_tokens(ids[-1])
 
     def _part(self, prompt: list[int], whole: list[int]) -> tuple[int, int]:
-        """The part of `whole` that is a response. prompt: the token ids of the text in front."""
+        """The part of `whole` that is a response.
+
+        prompt: the token ids of the text in front.
+        """
         pairs = zip(prompt, whole, strict=False)
         begin = next((i for i, (one, other) in enumerate(pairs) if one != other), len(prompt))
         end = len(whole)
@@ -269,9 +274,10 @@ def _render(
 ) -> str:
     """The text that a chat template makes of a chat.
 
-    is_marked: names of special tokens in the chat are marked, for the tokenizer, as plain text.
     Raises TemplateFault if the template fails, and UserError if it takes too much time or memory or
     writes too much.
+
+    is_marked: names of special tokens in the chat are marked, for the tokenizer, as plain text.
     """
     name = tokenizer.name_or_path
     try:

@@ -26,8 +26,9 @@ def write_tokens(
 ) -> None:
     """Write tokens as an artifact.
 
-    options: as for `preparation.prepare`. model: the tokenizer's folder. data_hash: the hash of
-    the files of rows.
+    options: as for `preparation.prepare`.
+    model: the tokenizer's folder.
+    data_hash: the hash of the files of rows.
     """
     import torch
 
@@ -81,7 +82,9 @@ def _open(path: Path, full: bool = False) -> Artifact:
 def read_training_rows(files: Sequence[Path], tokens: Artifact) -> StoredRows:
     """The rows that a training on these tokens learns from, without those that are held out.
 
-    files: that the tokens were made from, in order. Raises UserError if they are others.
+    Raises UserError if they are others.
+
+    files: that the tokens were made from, in order.
     """
     options, checkpoint = read_options(tokens.path), tokens.checkpoint
     if joint_sha256([*map(hash_file, files)]) != tokens.manifest.inputs["data"]:

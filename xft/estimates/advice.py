@@ -48,7 +48,8 @@ def advice(plan: Plan) -> list[str]:
 def fits(plan: Plan, section: str, error: float = 0, expected: bool = False) -> bool:
     """Whether a training fits: on a GPU for each process, or with all processes on this machine.
 
-    error: how much more than its estimate the peak is. expected: with rows as they are.
+    error: how much more than its estimate the peak is.
+    expected: with rows as they are.
     """
     needed = (1 + error) * _together(plan, section) * plan.peak(section, expected)
     return needed <= (1 - GAPS) * plan.processor.memory * GIB
@@ -103,7 +104,9 @@ def _changes(
 ) -> Iterator[dict]:
     """Changed keys of these kinds, the fastest first. The kinds stand from the slowest on.
 
-    fewer: rows in a forward pass. again: the computation of activations. pure: bf16.
+    fewer: rows in a forward pass.
+    again: the computation of activations.
+    pure: bf16.
     """
     job, options = plan.job(section), dict(getattr(plan.config, section))
     others = {"moe": {"experts": "lora"}} if low_rank else {}

@@ -58,7 +58,10 @@ def compute(problem_set: ProblemSet, *, sandbox: Bubblewrap | None, workers: int
 
 
 def _fault(tests: ProblemTests, line: str, outcome: Outcome | None) -> str | None:
-    """Why a canonical solution does not pass; None if it does. line: what it returned before."""
+    """Why a canonical solution does not pass; None if it does.
+
+    line: what it returned before.
+    """
     if outcome and outcome.passed_sets == len(TEST_SETS):
         return None
     failed = outcome and tests.failed_call(outcome)
@@ -72,7 +75,10 @@ def _fault(tests: ProblemTests, line: str, outcome: Outcome | None) -> str | Non
 def _returned(
     tests: ProblemTests, place: str, sandbox: Bubblewrap | None, stop: Stop
 ) -> dict[str, list[dict]]:
-    """The runner's messages of the canonical solution, by set. place: the problem's, in words."""
+    """The runner's messages of the canonical solution, by set.
+
+    place: the problem's, in words.
+    """
     base, plus = tests.sets
     calls, returned = [*base, *plus], []
     fault = "ends its process"

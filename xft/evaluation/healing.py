@@ -42,8 +42,9 @@ class Vocabulary:
 def restrict_first(width: int, allowed: list[list[int]], input_ids, scores):
     """A logits processor: the first new token of each row is one of those that it may be.
 
-    width: tokens of the prompts. allowed: the ids for each row; if empty, any token. scores [rows,
-    vocabulary].
+    width: tokens of the prompts.
+    allowed: the ids for each row; if empty, any token.
+    scores: [rows, vocabulary].
     """
     import torch
 

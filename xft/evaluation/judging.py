@@ -131,10 +131,11 @@ def _is_numeric(value) -> bool:
 class Outcome:
     """How far a program is right.
 
-    passed_sets: the number of `TEST_SETS` that passed. call: of the next set, the number of the
-    first call that is not right. status: FAILED for a wrong value; ERROR for an exception, or a
-    process that ended before all calls; REFUSED for an exception that the sandbox caused; None if
-    no message is wrong, but some may be missing.
+    passed_sets: the number of `TEST_SETS` that passed.
+    call: of the next set, the number of the first call that is not right.
+    status: FAILED for a wrong value; ERROR for an exception, or a process that ended before all
+    calls; REFUSED for an exception that the sandbox caused; None if no message is wrong, but some
+    may be missing.
     """
 
     passed_sets: int
@@ -147,7 +148,8 @@ def write_trial(
 ) -> None:
     """Write what `judge` needs beside the messages, which follow in the file.
 
-    task_id, entry_point, atol: see `Judge`. expected: the problem's line of the ground truth.
+    task_id, entry_point, atol: see `Judge`.
+    expected: the problem's line of the ground truth.
     """
     about = {"task_id": task_id, "entry_point": entry_point, "atol": atol}
     file.write(f"{dumps(about)}\n{inputs.encoded}\n{expected}\n".encode())

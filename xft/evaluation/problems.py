@@ -54,9 +54,10 @@ class Problem(BaseModel):
 class ProblemSet:
     """The problems of a file.
 
-    name: the label in results. form: "humaneval" or "mbpp"; it decides how EvalPlus reads and
-    judges the problems. sha256: of the unpacked content. lines: the number of each problem's line,
-    by its task id.
+    name: the label in results.
+    form: "humaneval" or "mbpp"; it decides how EvalPlus reads and judges the problems.
+    sha256: of the unpacked content.
+    lines: the number of each problem's line, by its task id.
     """
 
     name: str
@@ -128,7 +129,10 @@ def _locate_file(name: str) -> Path:
 
 
 def _parse(fields: object, where: str) -> Problem:
-    """The problem of a row. fields: the values of the row, or the ValueError of a bad line."""
+    """The problem of a row.
+
+    fields: the values of the row, or the ValueError of a bad line.
+    """
     if isinstance(fields, ValueError):
         raise UserError(f"{where}: not JSON: {fields}")
     if isinstance(fields, dict) and "test" in fields and "base_input" not in fields:

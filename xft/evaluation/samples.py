@@ -34,8 +34,9 @@ class Origin(BaseModel):
 class Sample(BaseModel):
     """A generation.
 
-    number: counts the samples of a problem from 0. completion: the raw text. solution: the program
-    in it.
+    number: counts the samples of a problem from 0.
+    completion: the raw text.
+    solution: the program in it.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")

@@ -36,10 +36,12 @@ def sample(
 ) -> tuple[list[Sample], Journal]:
     """`samples` samples for each prompt, in the order of the prompts, and the journal.
 
-    prompts: all of one template. The samples' settings state no seed if nothing is drawn, and no
-    threads if the backend chooses them. result: the file beside which the journal is. verify_all:
-    the model is hashed whole. Raises UserError where the model does not fit its manifest, or cannot
-    be loaded.
+    The samples' settings state no seed if nothing is drawn, and no threads if the backend chooses
+    them. Raises UserError where the model does not fit its manifest, or cannot be loaded.
+
+    prompts: all of one template.
+    result: the file beside which the journal is.
+    verify_all: the model is hashed whole.
     """
     manifest = check_artifact(model_folder, *MODEL_KINDS, full=verify_all)
     identity = manifest and manifest.id

@@ -24,7 +24,8 @@ SLOWER = 10  # a solution may take this many times as long as the canonical one
 class Verdict:
     """The statuses of a solution: PASSED, FAILED, TIMED_OUT, ERROR, REFUSED, TOO_COSTLY or NO_CODE.
 
-    base: on the original tests. plus: on the original tests and EvalPlus's tests together.
+    base: on the original tests.
+    plus: on the original tests and EvalPlus's tests together.
     failed_call: the arguments of the first call that failed, if there is one.
     """
 
@@ -94,7 +95,10 @@ def _limits_here(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop) ->
 
 
 def _verdict(tests: ProblemTests, outcome: Outcome | None, end: str) -> Verdict:
-    """The verdict. end: the status if no message is wrong but some are missing."""
+    """The verdict.
+
+    end: the status if no message is wrong but some are missing.
+    """
     if outcome is None:
         return Verdict(TOO_COSTLY, TOO_COSTLY)
     statuses = [PASSED] * outcome.passed_sets + [outcome.status or end] * len(TEST_SETS)

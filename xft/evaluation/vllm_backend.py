@@ -32,9 +32,11 @@ def load_model(folder: Path, threads: int | None, precision: str = "auto"):
 
     `write_rows` loads the weights, because vLLM needs the length of the sequences. The model is its
     name_or_path, transformers' config and generation_config, and torch's device and dtype of the
-    weights. threads: not used, because vLLM chooses the number. precision: as for
-    `computing_dtype`. Raises UserError if vLLM is not installed, if the folder is missing or
-    broken, or if it is a mixture, which vLLM cannot load.
+    weights. Raises UserError if vLLM is not installed, if the folder is missing or broken, or if it
+    is a mixture, which vLLM cannot load.
+
+    threads: not used, because vLLM chooses the number.
+    precision: as for `computing_dtype`.
     """
     checkpoint = CheckpointHeaders(folder)
     if "base_config" in checkpoint.config:
@@ -87,9 +89,11 @@ def write_rows(model, tokenizer, rows: list[Row], how: Writing) -> Iterator[tupl
 
 
 def _start(model, longest: int, batch_size: int):
-    """An engine with the loaded model. longest: the most tokens of a prompt and its completion.
+    """An engine with the loaded model.
 
     Raises UserError if vLLM cannot load it.
+
+    longest: the most tokens of a prompt and its completion.
     """
     from vllm import EngineArgs, LLMEngine
 

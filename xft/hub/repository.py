@@ -20,7 +20,9 @@ def fetch_files(
 ) -> Path:
     """Fetch the files of a commit that fit a pattern. Returns its folder in the hub's cache.
 
-    kind: model or dataset. Raises UserError if it fails.
+    Raises UserError if it fails.
+
+    kind: model or dataset.
     """
     from huggingface_hub import snapshot_download
 

@@ -103,7 +103,10 @@ def find_local(model: str, revision: str | None, patterns: Iterable[str]) -> Pat
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """A data set on the hub, or one of its files. repository: organisation/name."""
+    """A data set on the hub, or one of its files.
+
+    repository: organisation/name.
+    """
 
     repository: str
     file: str | None

@@ -37,7 +37,10 @@ class Values:
 
 
 def solved_values(results: Mapping[Result, dict]) -> Iterator[Values]:
-    """The shares of samples that solve each problem. results: contents of the evaluations."""
+    """The shares of samples that solve each problem.
+
+    results: contents of the evaluations.
+    """
     for found, content in results.items():
         ids = dict.fromkeys(row["task_id"] for row in content["problems"])
         problems = (content["dataset"]["sha256"], *ids)
@@ -47,7 +50,10 @@ def solved_values(results: Mapping[Result, dict]) -> Iterator[Values]:
 
 
 def loss_values(losses: Mapping[Result, dict]) -> Iterator[Values]:
-    """The losses of the validation rows, in nats per token. losses: contents of the files."""
+    """The losses of the validation rows, in nats per token.
+
+    losses: contents of the files.
+    """
     for found, content in losses.items():
         tokens = tuple(row["tokens"] for row in content["rows"])
         known = content.get("tokens")

@@ -56,12 +56,18 @@ class Units:
         self.freedom = min((sizes - 1).sum(), self.names - 1)
 
     def mean(self, values: Sequence[np.ndarray]) -> np.ndarray:
-        """The mean over all units, [seeds]. values: for each set [seeds, units]."""
+        """The mean over all units, [seeds].
+
+        values: for each set [seeds, units].
+        """
         pairs = zip(values, self.weights, strict=True)
         return sum(of_set @ weights for of_set, weights in pairs)
 
     def differing(self, values: Sequence[np.ndarray]) -> int:
-        """On how many names a value is not 0. values: for each set [units]."""
+        """On how many names a value is not 0.
+
+        values: for each set [units].
+        """
         pairs = zip(self.places, values, strict=True)
         return len({place for places, of in pairs for place in places[~np.isclose(of, 0)]})
 
@@ -69,6 +75,7 @@ class Units:
         """The sum over seeds of the variance of the mean over units, as a ratio estimate.
 
         The deviations of units with the same name are added before they are squared.
+
         values: for each set [seeds, units].
         """
         sums = np.zeros((self.names, len(values[0])))
@@ -81,7 +88,7 @@ class Units:
 
 
 def compare(pairs: Sequence[tuple[Measured, Measured]], most: float = inf) -> Difference:
-    """Compare two models. pairs: their measures on each set of units. most: the largest difference.
+    """Compare two models.
 
     With one seed of each model: a paired bootstrap over the units, with sets of units as strata.
     With several: random effects of units and seeds, and Student's t. If both models have the same
@@ -89,6 +96,9 @@ def compare(pairs: Sequence[tuple[Measured, Measured]], most: float = inf) -> Di
 
     p is at least 2 / 2^k if the models differ on k units, since no test that exchanges the models
     on each unit gives less.
+
+    pairs: their measures on each set of units.
+    most: the largest difference.
     """
     first, second = pairs[0]
     units = Units([(measured.names, measured.shares) for measured, _ in pairs])
@@ -138,12 +148,12 @@ def _error_and_freedom(
     """The standard error of the sum of the sources' means, and its degrees of freedom.
 
     Searle, Casella, McCulloch, Variance Components (1992), section 4.3: with the mean squares MS of
-    P units, S seeds and the residual, the variance of a mean is (MS_units + MS_seeds -
-    MS_residual) / (S P), with negative components 0. The degrees of freedom are Satterthwaite's
-    (Biometrics Bulletin 2 (1946) 110-114): V^2 / sum(V_i^2 / f_i) for mean squares V_i with f_i.
-    The term of a mean square of seeds that is smaller than the residual's counts `NEGATIVE`. It
-    holds the tests near their level (`benchmarks.statistics`): left out, 3 seeds that shift a
-    score by 3 points make 2% of the p-values smaller than 0.001.
+    P units, S seeds and the residual, the variance of a mean is (MS_units + MS_seeds - MS_residual)
+    / (S P), with negative components 0. The degrees of freedom are Satterthwaite's (Biometrics
+    Bulletin 2 (1946) 110-114): V^2 / sum(V_i^2 / f_i) for mean squares V_i with f_i. The term of a
+    mean square of seeds that is smaller than the residual's counts `NEGATIVE`. It holds the tests
+    near their level (`benchmarks.statistics`): left out, 3 seeds that shift a score by 3 points
+    make 2% of the p-values smaller than 0.001.
 
     sources: what the seeds of a model add to the difference, for each set [seeds, units]: the
     paired differences, or each model alone if their seeds differ. A source with one seed shows no

@@ -29,8 +29,10 @@ def best_merges(
 
     A merge counts once, by its first result; on a benchmark, by that on the first data set. Of
     merges that solve as many problems, the one with the lowest loss is the best.
-    chosen_by: one of `CHOICES`. measured: contents of the results of its step. losses: contents of
-    the files of losses.
+
+    chosen_by: one of `CHOICES`.
+    measured: contents of the results of its step.
+    losses: contents of the files of losses.
     """
     step, found = CHOICES[chosen_by], {result.file: result for result in measured}
     groups: dict[Path, dict[str, Row]] = {}

@@ -19,10 +19,13 @@ MEASURED = ("eval", "validation_loss", "diversity", "contamination")
 class Row(Section, strict=False):
     """What was measured of a model in a run, on a set of problems.
 
-    Runs that share a result name the same file. variant: empty for the configuration's own values.
-    The columns of MEASURED are the files of these steps. diversity: of the tuned mixture that the
-    model is or comes from. contamination: of the rows that the model learned from, if they were not
-    cleaned of the problems.
+    Runs that share a result name the same file. The columns of MEASURED are the files of these
+    steps.
+
+    variant: empty for the configuration's own values.
+    diversity: of the tuned mixture that the model is or comes from.
+    contamination: of the rows that the model learned from, if they were not cleaned of the
+    problems.
     """
 
     model: str
@@ -49,8 +52,8 @@ class Row(Section, strict=False):
 class Subject:
     """A model with all its seeds, on all sets of problems.
 
-    variants: those that share one of its files, the configuration's own first. variant: in words;
-    empty if all variants share the model, and for the configuration's own.
+    variants: those that share one of its files, the configuration's own first.
+    variant: in words; empty if all variants share the model, and for the configuration's own.
     """
 
     model: str
@@ -69,8 +72,9 @@ class Subject:
 
 @dataclass(frozen=True)
 class Result:
-    """A file with a result. row: the first one that names it; no loss if the rows name several.
+    """A file with a result.
 
+    row: the first one that names it; no loss if the rows name several.
     seed: None if the result does not depend on it, or if there is one seed in the table.
     """
 

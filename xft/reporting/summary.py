@@ -17,8 +17,9 @@ MOST_LINES = 19  # of the head
 def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
     """The summary of what a table of runs names: table, comparisons (pandas data frames), Markdown.
 
-    chosen_by: one of `notes.CHOICES`; None for the validation loss if there is one. Raises
-    UserError if a file is missing or is no result of its step.
+    Raises UserError if a file is missing or is no result of its step.
+
+    chosen_by: one of `notes.CHOICES`; None for the validation loss if there is one.
     """
     evaluations = _read(rows, "eval", read_result)
     losses = _read(rows, "validation_loss", LOSS.read)

@@ -15,9 +15,11 @@ LOSS = "validation loss"
 def summary_table(results: Mapping[Result, dict], losses: Mapping[Path, Mapping]):
     """A pandas data frame with a row for each evaluation, in order.
 
-    results: contents of the evaluations. losses: contents of the files of losses. pass@1 and its
-    95% interval, low to high, are in percent. passed: the number of samples. The table has columns
-    for losses, variants and seeds only if there are any.
+    pass@1 and its 95% interval, low to high, are in percent, and passed is the number of samples.
+    The table has columns for losses, variants and seeds only if there are any.
+
+    results: contents of the evaluations.
+    losses: contents of the files of losses.
     """
     import pandas as pd
 
@@ -26,7 +28,10 @@ def summary_table(results: Mapping[Result, dict], losses: Mapping[Path, Mapping]
 
 
 def score(result: dict, tests: str) -> dict[str, float]:
-    """pass@1 and its 95% interval, low to high, in percent. tests: base or plus."""
+    """pass@1 and its 95% interval, low to high, in percent.
+
+    tests: base or plus.
+    """
     low, high = interval(solved_shares(result, tests))
     return {"pass@1": 100 * result["pass@1"][tests], "low": 100 * low, "high": 100 * high}
 

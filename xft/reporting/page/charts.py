@@ -43,9 +43,10 @@ def lines(
 ) -> dict[str, object]:
     """As `drawn`: lines with their names at their ends, and with the intervals in the rows, if any.
 
-    keys: of the line, x and y in the rows. Rows with the same line and x are seeds. titles: of the
-    axes. raw: the key of values to draw as thin lines, if the lines are few. more: a note, and what
-    axis and scale of x have.
+    keys: of the line, x and y in the rows. Rows with the same line and x are seeds.
+    titles: of the axes.
+    raw: the key of values to draw as thin lines, if the lines are few.
+    more: a note, and what axis and scale of x have.
     """
     line, x, y = keys
     names = enumerate(dict.fromkeys(row[line] for row in rows))

@@ -38,7 +38,10 @@ def find_made(folder: Path, jobs: Iterable[dict]) -> dict[str, dict]:
 
 
 def seconds_to_make(made: Mapping[str, dict], artifact: str) -> float:
-    """Those of an artifact's job and of all jobs that it depends on. artifact: its id."""
+    """Those of an artifact's job and of all jobs that it depends on.
+
+    artifact: its id.
+    """
     chain = [artifact]
     for one in chain:  # it grows
         chain += [i for i in made[one]["inputs"].values() if i in made and i not in chain]

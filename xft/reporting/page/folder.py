@@ -38,7 +38,10 @@ LAST_STEPS = 10  # of a tuning: over these, a router's load is averaged
 
 @dataclass(frozen=True)
 class Solution:
-    """What a model wrote for a problem. failed_call: the first call that went wrong, or None."""
+    """What a model wrote for a problem.
+
+    failed_call: the first call that went wrong, or None.
+    """
 
     status: str
     code: str
@@ -49,19 +52,31 @@ class Solution:
 class Results:
     """The contents of a results folder. A part that the folder does not have is empty.
 
+    Parts whose keys are listed are lists of dictionaries.
+
     scores: a row for each evaluation and set of tests: label, seed, dataset, problems, tests, share
-    with its interval, low to high (percent), loss. losses: a row for each file of validation
-    losses: label, seed, model, rows, loss with its interval. comparisons: as in comparisons.csv.
-    candidates, verdict: see `reporting.verdict`. summary: the text of summary.md. curves: training,
-    step, loss, smoothed, learning_rate. routers:
-    training, step, entropy, noise_changed. loads: training, layer, expert, load (1: an equal part).
-    shares: merge, layer, expert, share (1: an equal one). spreads: mixture, layer, spread. All are
-    lists of dictionaries. solutions: by data set, problem and model. rows: the reports of the rows,
-    by name. versions: of packages. config: the configuration as YAML, without places and keys that
-    change no result. prompts: by data set and problem. chosen: its values that are not the
-    defaults. jobs: job, and as `total_cost` reads them. made: see `find_made`. models: the ids of
-    the evaluated models, by label. missing: sentences. unfinished: those about
-    what each finished run has.
+    with its interval, low to high (percent), loss.
+    losses: a row for each file of validation losses: label, seed, model, rows, loss with its
+    interval.
+    comparisons: as in comparisons.csv.
+    candidates, verdict: see `reporting.verdict`.
+    summary: the text of summary.md.
+    curves: training, step, loss, smoothed, learning_rate.
+    routers: training, step, entropy, noise_changed.
+    loads: training, layer, expert, load (1: an equal part).
+    shares: merge, layer, expert, share (1: an equal one).
+    spreads: mixture, layer, spread.
+    solutions: by data set, problem and model.
+    rows: the reports of the rows, by name.
+    versions: of packages.
+    config: the configuration as YAML, without places and keys that change no result.
+    prompts: by data set and problem.
+    chosen: its values that are not the defaults.
+    jobs: job, and as `total_cost` reads them.
+    made: see `find_made`.
+    models: the ids of the evaluated models, by label.
+    missing: sentences.
+    unfinished: those about what each finished run has.
     """
 
     folder: Path

@@ -32,9 +32,10 @@ FAR = 3  # The base is far away if a chart of losses would be so many times as l
 class Part:
     """A part of a section: a note, and sentences, a chart, a text, or problems.
 
-    problems: name, prompt (may be unknown) and solutions of all models, in their order. solved: a
-    table of these models and the families of problems. spent: the seconds that the tuned models of
-    the verdict took, by name. is_folded: shown by a click alone.
+    problems: name, prompt (may be unknown) and solutions of all models, in their order.
+    solved: a table of these models and the families of problems.
+    spent: the seconds that the tuned models of the verdict took, by name.
+    is_folded: shown by a click alone.
     """
 
     title: str = ""
@@ -169,8 +170,9 @@ def _swept(rows: list[dict], value: str) -> dict[str, list[dict]]:
     """By swept key: the rows with their value x and a name of their line, which has no value of it.
 
     Each model that does not depend on the key is a level line, at all values, and comes first. The
-    best lines come next. A key that never changes a line's value is left out. value: low losses and
-    high other values are best.
+    best lines come next. A key that never changes a line's value is left out.
+
+    value: low losses and high other values are best.
     """
     found: dict[str, list[dict]] = {}
     for row in rows:
