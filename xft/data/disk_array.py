@@ -41,10 +41,10 @@ class DiskArray:
     def __getitem__(self, places: slice) -> np.ndarray:
         begin, end, _ = places.indices(len(self))
         self._file.flush()
-        found = np.empty(max(end - begin, 0), self.dtype)
-        if len(found):
-            os.preadv(self._file.fileno(), [found.data], begin * self.dtype.itemsize)
-        return found
+        values = np.empty(max(end - begin, 0), self.dtype)
+        if len(values):
+            os.preadv(self._file.fileno(), [values.data], begin * self.dtype.itemsize)
+        return values
 
 
 def blocks(values: np.ndarray | DiskArray) -> Iterator[np.ndarray]:

@@ -44,9 +44,9 @@ def prepare(
         say(f"left out {describe(bad)}")
     removed = [{"row": row.number, "reason": "bad", "fault": row.fault} for row in bad]
     for find in _filters(options.deduplicate, find_trace):
-        found = list(find(rows)) if rows else []
-        removed += found
-        rows = _without(rows, {entry["row"] for entry in found})
+        entries = list(find(rows)) if rows else []
+        removed += entries
+        rows = _without(rows, {entry["row"] for entry in entries})
     if not rows:
         raise UserError(f"no row of {named(files)} is left: {_counts(removed)}")
     tokens, cut = tokenize_rows(rows, tokenizer, template, options.max_length)

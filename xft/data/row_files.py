@@ -75,5 +75,5 @@ def named(files: Sequence[Path]) -> str:
 
 def place_of(number: int, files: Sequence[Path]) -> int | str:
     """The number of a row in its file, with the name of the file if there are several."""
-    place, own = divmod(number, FILE_ROWS)
-    return own if len(files) == 1 else f"{files[place]}: {own}"
+    place, row = divmod(number, FILE_ROWS)
+    return row if len(files) == 1 else f"{files[place]}: {row}"

@@ -101,8 +101,8 @@ class TextTemplate:
 
     def encode(self, tokenizer, instructions: list[str]) -> list[list[int]]:
         """Token ids of each prompt. Special tokens in the template's own text stay special."""
-        added, own = tokenizer.added_tokens_decoder.values(), self.head + self.tail
-        if any(token.special and token.content in own for token in added):
+        added, text = tokenizer.added_tokens_decoder.values(), self.head + self.tail
+        if any(token.special and token.content in text for token in added):
             # JSON strings are valid Jinja strings, so Jinja runs no command in them.
             head, tail = (json.dumps(text, ensure_ascii=False) for text in (self.head, self.tail))
             jinja = f"{{{{ {head} }}}}{{{{ messages[0].content }}}}{{{{ {tail} }}}}"
@@ -210,7 +210,7 @@ class ChatTemplate:
         prompt: the token ids of the text in front.
         """
         pairs = zip(prompt, whole, strict=False)
-        begin = next((i for i, (one, other) in enumerate(pairs) if one != other), len(prompt))
+        begin = next((i for i, (first, second) in enumerate(pairs) if first != second), len(prompt))
         end = len(whole)
         while end > begin and whole[end - 1] not in self._special:
             end -= 1

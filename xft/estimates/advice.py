@@ -88,13 +88,13 @@ def ways(plan: Plan, section: str) -> Iterator[tuple[dict, Plan]]:
 
     Each needs all of its kinds of changes. The global batch stays the same.
     """
-    values, found = values_to_change(plan.config), []
+    values, sufficient = values_to_change(plan.config), []
     for kinds in product((False, True), repeat=5):
-        if not any(all(map(ge, kinds, fewer)) for fewer in found):
+        if not any(all(map(ge, kinds, fewer)) for fewer in sufficient):
             for changes in _changes(plan, section, *kinds):
                 changed = _changed(plan, values, changes)
                 if changed and fits(changed, section):
-                    found.append(kinds)
+                    sufficient.append(kinds)
                     yield changes, changed
                     break
 

@@ -80,8 +80,8 @@ def sample_lengths(data: DataConfig, base: Path) -> Lengths | None:
     except Exception:  # tokenizers raises no class of its own; the step says what is wrong
         return None
     texts, added = zip(*(_text(row, data.template) for row in chosen), strict=True)
-    found = [len(encoded.ids) for encoded in encode(texts, add_special_tokens=False)]
-    return Lengths(np.minimum(np.add(found, added), data.max_length), number)
+    lengths = [len(encoded.ids) for encoded in encode(texts, add_special_tokens=False)]
+    return Lengths(np.minimum(np.add(lengths, added), data.max_length), number)
 
 
 def _text(row: AnyRow, template: str) -> tuple[str, int]:

@@ -103,8 +103,8 @@ def split_mbpp(problem: Problem) -> tuple[str, str]:
 
 
 def _locate_named(chosen: NamedSet) -> Path:
-    found = chosen.find()
-    if found is None:
+    file = chosen.find()
+    if file is None:
         name = chosen.name
         instead = " in place of the file there" if chosen.cached.is_file() else ""
         raise UserError(
@@ -113,7 +113,7 @@ def _locate_named(chosen: NamedSet) -> Path:
             f"name that file, or put it, unpacked, at {chosen.cached}{instead}, or set "
             f"{chosen.variable} to the path of its .jsonl or .jsonl.gz file"
         )
-    return found
+    return file
 
 
 def _locate_file(name: str) -> Path:

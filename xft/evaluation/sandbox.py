@@ -104,7 +104,7 @@ def _python() -> tuple[list[str], list[str]]:
     covered = [p for p in (Path(sys.prefix), PROJECT) if any(map(p.is_relative_to, libraries))]
     for folder in libraries:
         covered += filter(Path.is_dir, folder.glob("py*" if folder in system else "*"))
-    packages = [found for folder in standard for found in Path(folder).glob("*-packages")]
+    packages = [place for folder in standard for place in Path(folder).glob("*-packages")]
     shown = [
         *(*_bind(libraries), *_links(), "--ro-bind-try", *["/etc/ld.so.cache"] * 2),
         *(*_cover(covered), *_bind([_interpreter(), *standard])),

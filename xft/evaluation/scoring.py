@@ -68,8 +68,8 @@ def score(
     with Judges(confined=sandbox is not None) as judges:
         verdicts = work_on(numbers, verdict, workers=workers, desc="score", unit="solution")
         again = sorted(late)
-        found = work_on(again, verdict, workers=1, desc="score again, alone", unit="solution")
-    final = dict(zip(again, found, strict=True))
+        judged = work_on(again, verdict, workers=1, desc="score again, alone", unit="solution")
+    final = dict(zip(again, judged, strict=True))
     return [final.get(number, verdict) for number, verdict in enumerate(verdicts)]
 
 

@@ -23,15 +23,15 @@ def fetch(chosen: NamedSet, out: Path) -> None:
     The source is the variable's file, else EvalPlus's cache, else EvalPlus's release. The latter
     two must have the pinned content. Prints the source. Raises UserError.
     """
-    found = chosen.find()
-    if found is None and chosen.cached.is_file():
+    file = chosen.find()
+    if file is None and chosen.cached.is_file():
         say(f"{chosen.cached} is not {chosen}, so it is not used")
-    content = unpacked(found) if found else _download(chosen)
+    content = unpacked(file) if file else _download(chosen)
     is_release = hashlib.sha256(content).hexdigest() == chosen.sha256
     if is_release:
-        say(f"{chosen} from {found or chosen.url}")
+        say(f"{chosen} from {file or chosen.url}")
     else:
-        say(f"{found}, set by {chosen.variable}, is not {chosen}: scores are for other problems")
+        say(f"{file}, set by {chosen.variable}, is not {chosen}: scores are for other problems")
     write_whole(out, content)
     parameters = {"dataset": chosen.name, "release": str(chosen) if is_release else None}
     write_manifest(out, "problems", parameters)

@@ -190,10 +190,10 @@ def find_cached_dataset_file(source: DatasetSource) -> Path | None:
 
     if source.file is None:
         return None
-    found = try_to_load_from_cache(
+    file = try_to_load_from_cache(
         source.repository, source.file, repo_type="dataset", revision=source.revision
     )
-    return Path(found) if isinstance(found, str) else None
+    return Path(file) if isinstance(file, str) else None
 
 
 def check_model(folder: Path, is_base: bool = True) -> list[Path]:

@@ -114,8 +114,8 @@ def interval(shares: Sequence[float]) -> tuple[float, float]:
     # Where all shares are equal, all resamples are too: their interval would have no width.
     if set(shares) <= {0.0, 1.0} or len(set(shares)) == 1:
         return wilson(sum(shares), len(shares))
-    (found,) = measure([{None: shares}])
-    return quantiles(found.means)
+    (measured,) = measure([{None: shares}])
+    return quantiles(measured.means)
 
 
 def wilson(passed: float, count: int) -> tuple[float, float]:

@@ -23,7 +23,9 @@ def summary_table(results: Mapping[Result, dict], losses: Mapping[Path, Mapping]
     """
     import pandas as pd
 
-    varied = any(one.subject.variant or one.seed is not None for one in results)
+    varied = any(
+        evaluation.subject.variant or evaluation.seed is not None for evaluation in results
+    )
     return pd.DataFrame([_row(*result, losses, varied) for result in results.items()])
 
 
@@ -36,21 +38,21 @@ def score(result: dict, tests: str) -> dict[str, float]:
     return {"pass@1": 100 * result["pass@1"][tests], "low": 100 * low, "high": 100 * high}
 
 
-def _row(found: Result, result: dict, losses: Mapping[Path, Mapping], varied: bool) -> dict:
-    row = {"model": found.row.model}
+def _row(evaluation: Result, result: dict, losses: Mapping[Path, Mapping], varied: bool) -> dict:
+    row = {"model": evaluation.row.model}
     if varied:
-        row["variant"] = found.subject.variant
-        row["seed"] = "" if found.seed is None else found.seed
-    row |= {"dataset": found.row.dataset, "problems": result["dataset"]["problems"]}
+        row["variant"] = evaluation.subject.variant
+        row["seed"] = "" if evaluation.seed is None else evaluation.seed
+    row |= {"dataset": evaluation.row.dataset, "problems": result["dataset"]["problems"]}
     for tests in TEST_SETS:
         row |= {f"{name} {tests}": value for name, value in score(result, tests).items()}
         row[f"passed {tests}"] = result["passed"][tests]
         for measure in measures(result)[1:]:
             row[f"{measure} {tests}"] = 100 * result[measure][tests]
     if losses:
-        known = losses.get(found.row.validation_loss)
+        known = losses.get(evaluation.row.validation_loss)
         row[LOSS] = f"{known['loss']:.4f}" if known else ""
-    return row | {"model folder": result["model"]["path"], "eval file": str(found.file)}
+    return row | {"model folder": result["model"]["path"], "eval file": str(evaluation.file)}
 
 
 def readable(table):

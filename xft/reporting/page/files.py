@@ -13,8 +13,8 @@ from xft.store.store import in_store
 
 def is_own(folder: Path, file: Path) -> bool:
     """Whether a file lies in a results folder, or is a link from there into a store."""
-    found = Path(os.path.realpath(file))
-    return found.is_file() and (found.is_relative_to(os.path.realpath(folder)) or in_store(found))
+    place = Path(os.path.realpath(file))
+    return place.is_file() and (place.is_relative_to(os.path.realpath(folder)) or in_store(place))
 
 
 def own_files(folder: Path, pattern: str) -> list[Path]:
@@ -27,22 +27,23 @@ def find_made(folder: Path, jobs: Iterable[dict]) -> dict[str, dict]:
 
     Raises UserError if a manifest is broken.
     """
-    found = {}
+    artifacts = {}
     for job in jobs:
         for name in (job["job"], f"{job['job']}.json"):
             file = manifest_path(folder / name)
             if is_own(folder, file):
                 manifest = read_manifest(file)
-                found[manifest.id] = job | {"kind": manifest.kind, "inputs": manifest.inputs}
-    return found
+                artifacts[manifest.id] = job | {"kind": manifest.kind, "inputs": manifest.inputs}
+    return artifacts
 
 
-def seconds_to_make(made: Mapping[str, dict], artifact: str) -> float:
+def seconds_to_make(artifacts: Mapping[str, dict], artifact: str) -> float:
     """Those of an artifact's job and of all jobs that it depends on.
 
     artifact: its id.
     """
     chain = [artifact]
-    for one in chain:  # it grows
-        chain += [i for i in made[one]["inputs"].values() if i in made and i not in chain]
-    return sum(made[one]["seconds"] for one in chain)
+    for key in chain:  # it grows
+        inputs = artifacts[key]["inputs"].values()
+        chain += [i for i in inputs if i in artifacts and i not in chain]
+    return sum(artifacts[key]["seconds"] for key in chain)

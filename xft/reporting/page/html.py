@@ -25,7 +25,7 @@ def build_page(runs: Sequence[Results]) -> str:
     from markupsafe import Markup
 
     parts = find_parts(runs)
-    drawn = [part.chart for found in parts.values() for part in found if part.chart]
+    drawn = [part.chart for section in parts.values() for part in section if part.chart]
     scripts = {"vega": vl_convert.javascript_bundle(), "script": _file("report.js")}
     scripts = {name: text.replace("</script", "<\\/script") for name, text in scripts.items()}
     template = templates(__package__, is_html=True).get_template("report.html.jinja")
