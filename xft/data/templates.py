@@ -266,11 +266,7 @@ def _encode_chats(
 
 
 def _render(
-    tokenizer,
-    jinja: str,
-    chat: list[dict],
-    add_generation_prompt: bool = True,
-    is_marked: bool = False,
+    tokenizer, jinja: str, chat: list, add_generation_prompt: bool = True, is_marked: bool = False
 ) -> str:
     """The text that a chat template makes of a chat.
 
@@ -286,12 +282,8 @@ def _render(
                 ((chat,), *_) = tokenizer._mark_chat_inputs(
                     jinja, [chat], None, None, {}, tokenize=True, assistant_mask=False
                 )
-            text = tokenizer.apply_chat_template(
-                chat,
-                chat_template=jinja,
-                add_generation_prompt=add_generation_prompt,
-                tokenize=False,
-            )
+            options = {"add_generation_prompt": add_generation_prompt, "tokenize": False}
+            text = tokenizer.apply_chat_template(chat, chat_template=jinja, **options)
     except TimeoutError:
         fault = f"takes more than {MOST_SECONDS} s"
     except MemoryError:

@@ -75,13 +75,13 @@ def sample(
 
 
 def _complete(
-    write_all: Callable,
-    requests: list[tuple[TaskPrompt, int]],
-    generation: GenerationConfig,
-    seed: int,
-    journal: Journal,
+    write_all: Callable, requests: list, generation: GenerationConfig, seed: int, journal: Journal
 ) -> list[Completion]:
-    """The completions of all requests, of which the journal may have some already."""
+    """The completions of all requests, of which the journal may have some already.
+
+    write_all: `generate` with a loaded model.
+    requests: for each the prompt, and the number of its sample.
+    """
     left = [place for place in range(len(requests)) if place not in journal.finished]
     if journal.finished:
         say(f"continuing: {len(journal.finished)} of {len(requests)} are written")

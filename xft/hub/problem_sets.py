@@ -44,26 +44,25 @@ def _download(chosen: NamedSet) -> bytes:
         f"{chosen.variable} to its path, or unpack it to {chosen.cached}"
     )
     with hub_errors(f"{chosen} could not be fetched from {chosen.url}", advice):
-        content = _unpack(_get(chosen.url))
+        content = _get(chosen.url)
         if hashlib.sha256(content).hexdigest() != chosen.sha256:
             raise ValueError("the fetched file is not that release (its SHA-256 differs)")
     return content
 
 
-def _unpack(packed: bytes) -> bytes:
-    """The content, up to a limit; nothing if this is not a whole gzip file."""
-    try:
-        return gzip.GzipFile(fileobj=io.BytesIO(packed)).read(MAX_BYTES)
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        return b""
-
-
 def _get(url: str) -> bytes:
-    """The bytes at a URL, up to a limit. A busy server is asked again. Raises httpx2.HTTPError."""
+    """The unpacked file at a URL, up to a limit; nothing if there is no whole gzip file.
+
+    A busy server is asked again. Raises httpx2.HTTPError.
+    """
     from huggingface_hub.utils import http_stream_backoff
 
     # The file is already packed: a server must not pack or unpack it.
     options = {"headers": {"Accept-Encoding": "identity"}, "timeout": TIMEOUT}
     with http_stream_backoff("GET", url, retry_on_exceptions=(), **options) as response:
         response.raise_for_status()
-        return b"".join(islice(response.iter_raw(CHUNK_BYTES), MAX_BYTES // CHUNK_BYTES))
+        packed = b"".join(islice(response.iter_raw(CHUNK_BYTES), MAX_BYTES // CHUNK_BYTES))
+    try:
+        return gzip.GzipFile(fileobj=io.BytesIO(packed)).read(MAX_BYTES)
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        return b""

@@ -20,10 +20,7 @@ def learned_from(results: Iterable[Result]) -> dict[tuple[str, Path], dict[str, 
 
 
 def best_merges(
-    chosen_by: str,
-    rows: Iterable[Row],
-    measured: Mapping[Result, Mapping],
-    losses: Mapping[Path, Mapping],
+    chosen_by: str, rows: Iterable[Row], measured: Mapping[Result, dict], losses: Mapping
 ) -> Iterator[str]:
     """The best of the merges of each mixture that has several, in words.
 
@@ -32,7 +29,7 @@ def best_merges(
 
     chosen_by: one of `CHOICES`.
     measured: contents of the results of its step.
-    losses: contents of the files of losses.
+    losses: contents of the files of losses, by path.
     """
     step, results = CHOICES[chosen_by], {result.file: result for result in measured}
     groups: dict[Path, dict[str, Row]] = {}
