@@ -240,6 +240,8 @@ NEITHER = (
     "FILE has no column 'instruction' and no column 'response'; its columns are prompt, "
     "completion: set data.instruction_column and data.response_column"
 )
+MAPS = pyarrow.map_(pyarrow.string(), pyarrow.string())
+AS_MAPS = table(["messages"], (pyarrow.scalar([[("role", "user")]], pyarrow.list_(MAPS)),))
 BAD_TABLE = table(COLUMNS, ("i", "r"), ("i", None), ("i", " "), ("i", "s"))
 BAD_ROWS = "FILE, row 2: column 'response' is not a string\nFILE, row 3: column 'response' is empty"
 
@@ -262,10 +264,11 @@ BAD_ROWS = "FILE, row 2: column 'response' is not a string\nFILE, row 3: column 
         ("rows.parquet", table(OTHERS, *[("i", "o")] * 9), NEITHER),
         ("rows.parquet", table([*COLUMNS, "response"], "irs"), "FILE has the column 'response' tw"),
         ("rows.parquet", BAD_TABLE, f"2 bad rows:\n{BAD_ROWS}"),
+        ("rows.parquet", AS_MAPS, "FILE has maps in the column 'messages'"),
         ("rows.txt", f"{HEAD}\na,b", "FILE does not begin as JSON. If it is CSV, let its name en"),
         ("rows.parquet", DAMAGED, "FILE is not a whole Parquet file: "),
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_what_is_wrong_with_a_file_is_told_with_its_place(tmp_path, name, content, message):
     assert refusal(write(tmp_path / name, content)).startswith(message)

@@ -161,11 +161,17 @@ def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[dict]:
 
     try:
         metadata = parquet.read_metadata(path)
-        names = metadata.schema.to_arrow_schema().names
+        schema = metadata.schema.to_arrow_schema()
+        names = schema.names
         _check_columns(path, columns, names)
         wanted = dict.fromkeys([*columns.values(), *FORMS, INPUT])
         read = [column for column in wanted if column in names]
         _check_once(path, read, names)
+        if maps := [column for column in read if "map<" in str(schema.field(column).type)]:
+            raise UserError(
+                f"{path} has maps in the column {maps[0]!r}, which are not read. Write objects "
+                "(structs) in their place, or JSON Lines"
+            )
         chunks = [
             chunk
             for group in map(metadata.row_group, range(metadata.num_row_groups))

@@ -65,17 +65,17 @@ def fit_line(plan: Plan) -> str:
     device = f"{plan.gpu or 'this machine'} ({plan.processor.memory:.1f} GiB)"
     if not plan.trainings:
         return f"Fits {device}: there is no training"
-    answers = {
-        "yes": (ERROR, False),
-        f"yes, if the estimate is not {ERROR:.0%} too low": (0, False),
-        "yes, but not if every row filled the window": (ERROR, True),
-        "no": (-1, True),
-    }
-    answer = next(
-        text
-        for text, limits in answers.items()
-        if all(fits(plan, section, *limits) for section in plan.trainings)
-    )
+
+    def all_fit(error: float, expected: bool = False) -> bool:
+        return all(fits(plan, section, error, expected) for section in plan.trainings)
+
+    answer = "no"
+    if all_fit(ERROR):
+        answer = "yes"
+    elif all_fit(0):
+        answer = f"yes, if the estimate is not {ERROR:.0%} too low"
+    elif all_fit(ERROR, expected=True):
+        answer = "yes, but not if every row filled the window"
     largest = max(plan.trainings, key=lambda section: _together(plan, section) * plan.peak(section))
     expected, most = (memory_text(plan.peak(largest, kind)) for kind in (True, False))
     count = f"{_together(plan, largest)} x " if _together(plan, largest) > 1 else ""
