@@ -36,10 +36,12 @@ def package_versions(*names: str) -> dict[str, str]:
 def build_result(
     problem_set: ProblemSet, samples: Sequence[Sample], verdicts: Sequence[Verdict], settings: dict
 ) -> dict:
-    """The content of the result file. settings: of the scoring; the samples have their own.
+    """The content of the result file.
 
     pass@k is the unbiased estimate of the share of problems with a passing sample among k samples.
     With one sample each, pass@1 is the share of problems that pass. passed: the number of samples.
+
+    settings: of the scoring; the samples have their own.
     """
     origin = samples[0].origin.model_dump()
     scoring_versions = {"python": platform.python_version()} | package_versions("evalplus", "numpy")

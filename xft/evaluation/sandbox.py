@@ -104,7 +104,7 @@ def _python() -> tuple[list[str], list[str]]:
     covered = [p for p in (Path(sys.prefix), PROJECT) if any(map(p.is_relative_to, libraries))]
     for folder in libraries:
         covered += filter(Path.is_dir, folder.glob("py*" if folder in system else "*"))
-    packages = [found for folder in standard for found in Path(folder).glob("*-packages")]
+    packages = [place for folder in standard for place in Path(folder).glob("*-packages")]
     shown = [
         *(*_bind(libraries), *_links(), "--ro-bind-try", *["/etc/ld.so.cache"] * 2),
         *(*_cover(covered), *_bind([_interpreter(), *standard])),
@@ -188,16 +188,10 @@ def _candidates() -> list[str]:
 def _probe(bubblewrap: Bubblewrap) -> str | None:
     """The sandbox's own error message; None if the sandbox works."""
     command = bubblewrap.wrap(["-c", CHANGE_A_DEVICE], readable=[CONFINEMENT])
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "env": CLEAN_ENVIRONMENT}
+    options |= {"text": True, "errors": "replace", "timeout": PROBE_SECONDS}
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PROBE_SECONDS,
-            env=CLEAN_ENVIRONMENT,
-        )
+        done = subprocess.run(command, **options)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     if done.returncode == 0:
