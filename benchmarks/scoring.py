@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.peak import observe
 from benchmarks.timing import markdown_table
-from xft.evaluation import ground_truth, problems, scoring
+from xft.evaluation import ground_truth, problem_sets, scoring
 from xft.evaluation.sandbox import find_bubblewrap
 
 MEMORY_LIMIT = str(8 * 2**30)
@@ -56,7 +56,7 @@ def main() -> None:
 
 def prepare_inputs(dataset: Path, folder: Path, workers: int) -> None:
     """Write the canonical solutions for EvalPlus, and this project's ground truth."""
-    found = problems.load_problems(str(dataset))
+    found = problem_sets.load_problems(str(dataset))
     rows = (
         json.dumps({"task_id": p.task_id, "solution": p.canonical_program}) + "\n"
         for p in found.problems
@@ -68,19 +68,18 @@ def prepare_inputs(dataset: Path, folder: Path, workers: int) -> None:
 
 def ours(dataset: Path, folder: Path, workers: int) -> Callable[[], None]:
     def work() -> None:
-        found = problems.load_problems(str(dataset))
+        found = problem_sets.load_problems(str(dataset))
         truth = ground_truth.read(folder)
         solutions = [(p, p.canonical_program) for p in found.problems]
-        verdicts = scoring.score(
-            found, truth, solutions, sandbox=find_bubblewrap(), workers=workers
-        )
+        verdicts = scoring.score(truth, solutions, sandbox=find_bubblewrap(), workers=workers)
         (folder / "ours").write_text(str(sum(v.plus == scoring.PASSED for v in verdicts)))
 
     return work
 
 
 def evalplus(dataset: Path, folder: Path, workers: int) -> Callable[[], None]:
-    form = problems.load_problems(str(dataset)).form
+    first, *_ = problem_sets.load_problems(str(dataset)).problems
+    form = "mbpp" if first.is_mbpp else "humaneval"
     os.environ |= {
         OVERRIDES[form]: str(dataset),
         "XDG_CACHE_HOME": str(folder),

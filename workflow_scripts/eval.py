@@ -15,15 +15,15 @@ from xft.config.sections import EvaluatedConfig, GenerationConfig, RunConfig, Sc
 from xft.data.templates import CHAT, PROMPT_NAMES, make_template, read_template
 from xft.data.tokenizers import load_tokenizer
 from xft.evaluation import ground_truth
-from xft.evaluation.execution import memory_bound
 from xft.evaluation.loading import trained_template
-from xft.evaluation.problems import ProblemSet, load_problems
+from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.problems import ProblemSet
 from xft.evaluation.prompts import task_prompts
 from xft.evaluation.result import RESULT, TEST_NAMES, build_result, caveats, endings, measures
 from xft.evaluation.samples import read_samples, samples_path, write_samples
 from xft.evaluation.sampling import sample
 from xft.evaluation.sandbox import open_sandbox
-from xft.evaluation.scoring import score
+from xft.evaluation.scorers import open_scorer
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     say(f"the prompt is {ground_truth.shown(prompt)}")
     sandbox = open_sandbox(scoring.sandbox)
     problem_set = load_problems(args.dataset).first(scoring.limit)
+    scorer = open_scorer(problem_set, sandbox, usable_cpus())
     truth = _read_ground_truth(step, problem_set)
     tokenizer = load_tokenizer(args.model) if prompt == CHAT else None
     prompts = task_prompts(problem_set, make_template(prompt, tokenizer))
@@ -67,11 +68,9 @@ def main(argv: list[str] | None = None) -> None:
         write_samples(saved, samples)
     problems = {problem.task_id: problem for problem in problem_set.problems}
     solutions = [(problems[written.task_id], written.solution) for written in samples]
-    workers = usable_cpus()
-    truth = truth or ground_truth.compute(problem_set, sandbox=sandbox, workers=workers)
-    verdicts = score(problem_set, truth, solutions, sandbox=sandbox, workers=workers)
-    judged = scoring.model_dump() | {"memory_bound": memory_bound(sandbox)}
-    result = build_result(problem_set, samples, verdicts, judged)
+    verdicts = scorer.score(scorer.expected() if truth is None else truth, solutions)
+    judged = scoring.model_dump() | {"memory_bound": scorer.memory_bound}
+    result = build_result(problem_set, samples, verdicts, judged, scorer.versions)
     inputs = step.ids | {"model": result["model"]["id"], "dataset": problem_set.sha256}
     about = {"parameters": result["settings"], "inputs": inputs, "beside": [saved]}
     RESULT.write(args.out, result, **about)

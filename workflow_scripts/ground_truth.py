@@ -1,11 +1,15 @@
-"""Compute the expected results of each problem's calls from its canonical solution."""
+"""Compute the expected results of each problem's calls from its canonical solution.
+
+Of problems whose tests are a program, the canonical solutions are only judged.
+"""
 
 from xft.cli.step import Step, run
 from xft.common.processes import usable_cpus
 from xft.config.sections import ScoringConfig
 from xft.evaluation import ground_truth
-from xft.evaluation.problems import load_problems
+from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.sandbox import open_sandbox
+from xft.evaluation.scorers import open_scorer
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -16,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     options = step.options(ScoringConfig)
     sandbox = open_sandbox(options.sandbox)
     problem_set = load_problems(args.dataset).first(options.limit)
-    truth = ground_truth.compute(problem_set, sandbox=sandbox, workers=usable_cpus())
+    truth = open_scorer(problem_set, sandbox, usable_cpus()).expected()
     step.inputs["dataset"] = problem_set.sha256
     with step.draft(options.model_dump()) as draft:
         ground_truth.write(draft.path, truth)

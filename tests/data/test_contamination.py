@@ -9,7 +9,7 @@ from problem_files import three_problems, write_problems
 
 from tools.write_fingerprints import content
 from xft.data.contamination import SHIPPED, Detector, Fingerprint, read_shipped
-from xft.evaluation.problems import load_problems
+from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.references import fingerprints, load_references
 from xft.hub.named_sets import NAMED_SETS
 

@@ -6,8 +6,8 @@ import pytest
 
 from xft.common.errors import UserError
 from xft.data.templates import SAMPLE, SLOT, encode_literally, make_template, read_template
+from xft.evaluation.forms import calls
 from xft.evaluation.problems import Problem
-from xft.evaluation.prompts import task_prompt
 
 # Written out from the paper's appendix and the published code.
 PROMPT = (
@@ -165,9 +165,8 @@ def test_rows_bring_no_special_tokens(chatty, name):
 def test_evaluation_gives_the_tokens_of_training(chatty, identity):
     template = make_template(identity, chatty)
     code = 'def last(xs):\n    """Last."""'
-    prompt = task_prompt(
+    prompt = calls.prompt(
         Problem.model_construct(task_id="T/0", prompt=code + "\n", entry_point="last"),
-        "humaneval",
         template,
     )
     instruction = f"Write a solution to the following problem:\n```python\n{code}\n```"

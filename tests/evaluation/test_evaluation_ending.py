@@ -17,7 +17,7 @@ from workflow_scripts import ground_truth as step
 from xft.common.errors import UserError
 from xft.evaluation import ground_truth
 from xft.evaluation.execution import Limits
-from xft.evaluation.problems import load_problems
+from xft.evaluation.problem_sets import load_problems
 
 ENDLESS = "    while True: pass\n"
 # Steps without time limits, and a model that writes endless loops.

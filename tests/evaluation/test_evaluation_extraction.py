@@ -13,8 +13,10 @@ from evalplus.sanitize import sanitize
 from xft.common.errors import UserError
 from xft.data.templates import COMPLETION, make_template
 from xft.evaluation import ground_truth
-from xft.evaluation.problems import Problem, load_problems
-from xft.evaluation.prompts import COMPLETION_STOPS, cut, task_prompt, task_prompts
+from xft.evaluation.forms import calls
+from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.problems import Problem
+from xft.evaluation.prompts import cut, task_prompts
 from xft.evaluation.scoring import PASSED, Verdict, score
 
 STORED = Path(__file__).parent / "prompts"
@@ -76,8 +78,8 @@ DOCSTRING = '"""\nWrite a function to find the last item\nassert last([1]) == 1\
 
 
 def mbpp_prompt(text: str):
-    problem = Problem.model_construct(task_id="Task/0", prompt=text, entry_point="last")
-    return task_prompt(problem, "mbpp", make_template("magicoder", None))
+    problem = Problem.model_construct(task_id="Mbpp/0", prompt=text, entry_point="last")
+    return calls.prompt(problem, make_template("magicoder", None))
 
 
 def test_an_mbpp_prompt_is_a_request_with_one_full_stop_and_an_assertion():
@@ -100,7 +102,7 @@ ENDS = (
 
 def test_a_humaneval_completion_ends_at_the_next_top_level_statement():
     for rest in ENDS:
-        assert cut(INDENTED + rest, COMPLETION_STOPS["humaneval"]).rstrip("\n") == INDENTED
+        assert cut(INDENTED + rest, calls.STOPS_IN_FUNCTION).rstrip("\n") == INDENTED
     assert cut("a\nprint(1)\ndef f", ("\ndef ", "\nprint(")) == "a"  # the earliest
     for body in (
         *("    return [\n        i\n    for i in xs]", "    iffy = 1\n    return iffy", ""),
@@ -109,7 +111,7 @@ def test_a_humaneval_completion_ends_at_the_next_top_level_statement():
             "    x = 'print(1)'  # def f",
         ),
     ):
-        assert cut(body, COMPLETION_STOPS["humaneval"]) == body
+        assert cut(body, calls.STOPS_IN_FUNCTION) == body
 
 
 # Answers
@@ -169,7 +171,7 @@ def test_an_answer_passes_or_fails(sets, prompts_of, task_id, table):
     solutions = [
         (problem, prompts_of(style)[task_id].solution(table[name][0])) for name, style in cases
     ]
-    verdicts = score(problems, truth, solutions, sandbox=None, workers=2)
+    verdicts = score(truth, solutions, sandbox=None, workers=2)
     passed = {case for case, found in zip(cases, verdicts, strict=True) if found.plus == PASSED}
     assert passed == {(name, style) for name, (_, styles) in table.items() for style in styles}
 
@@ -179,7 +181,7 @@ def test_an_answer_passes_or_fails(sets, prompts_of, task_id, table):
 def test_an_answer_without_code_is_empty(sets, prompts_of, style, text):
     for problems, truth in sets.values():
         solutions = [(p, prompts_of(style)[p.task_id].solution(text)) for p in problems.problems]
-        verdicts = score(problems, truth, solutions, sandbox=None, workers=1)
+        verdicts = score(truth, solutions, sandbox=None, workers=1)
         assert verdicts == [Verdict("empty", "empty")] * len(solutions)
 
 
@@ -207,6 +209,6 @@ def test_real_answers_get_evalplus_s_verdicts(form, chat_tokenizer, tmp_path, bu
         expected += [answer["verdicts"]["us"], answer["verdicts"]["sanitize"]]
     found = [
         ["pass" if status == PASSED else "fail" for status in (verdict.base, verdict.plus)]
-        for verdict in score(problems, truth, solutions, sandbox=bubblewrap, workers=2)
+        for verdict in score(truth, solutions, sandbox=bubblewrap, workers=2)
     ]
     assert found == expected

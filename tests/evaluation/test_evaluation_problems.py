@@ -10,7 +10,8 @@ import pytest
 from problem_files import problem, three_problems, write_problems
 
 from xft.common.errors import UserError
-from xft.evaluation.problems import load_problems
+from xft.evaluation.forms import calls
+from xft.evaluation.problem_sets import load_problems
 from xft.hub import named_sets
 from xft.hub.named_sets import NAMED_SETS
 
@@ -23,15 +24,13 @@ def test_a_set_has_the_rows_of_its_file_plain_or_compressed(tmp_path):
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     marked.write_bytes(codecs.BOM_UTF8 + plain.read_bytes())
     found = load_problems(str(plain))
-    assert (found.name, found.form) == ("sums", "humaneval")
+    assert (found.name, found.form) == ("sums", calls)
     assert found.sha256 == hashlib.sha256(plain.read_bytes()).hexdigest()
     assert [p.model_dump() for p in found.problems] == three_problems()
     assert load_problems(str(packed)) == replace(found, file=packed)
     assert load_problems(str(marked)).problems == found.problems
     assert found.first(2) == replace(found, problems=found.problems[:2])
     assert found.first(None) == found
-    mbpp = [problem("add", "+", "Mbpp/7"), problem("subtract", "-", "Mbpp/8")]
-    assert load_problems(str(write_problems(plain, mbpp))).form == "mbpp"
 
 
 def test_a_named_set_comes_from_evalplus_s_cache(tmp_path, monkeypatch):
@@ -55,7 +54,6 @@ BAD = [  # the number of a row, what is changed in it, and the message
     (2, {"entry_point": GONE}, "line 2: entry_point: Field required$"),
     (1, {"base_input": [[1, 2], {"a": 1}]}, "line 1: base_input.1: .*, each the list of the fun"),
     (2, {"task_id": "Arithmetic/0"}, "more than once: Arithmetic/0"),
-    (2, {"task_id": "Mbpp/1"}, "mixes task ids .*Arithmetic/0"),
     (2, {"base_input": [], "plus_input": {}}, "line 2: .* hold no call"),
     (3, {"entry_point": "f"}, "line 3: .* define no f, .* entry_point"),
     (1, {"canonical_solution": "    def inner(): 0", "entry_point": "inner"}, "define no inner"),

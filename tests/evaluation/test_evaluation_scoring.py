@@ -17,7 +17,7 @@ from xft.common.errors import UserError
 from xft.evaluation import execution, ground_truth, scoring, trials
 from xft.evaluation.execution import Limits
 from xft.evaluation.judging import read_returned
-from xft.evaluation.problems import load_problems
+from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.scoring import Verdict
 from xft.hub.named_sets import NAMED_SETS
 
@@ -39,7 +39,7 @@ def sums(make):
 def verdicts(problem_set, codes, sandbox, workers=2):
     truth = ground_truth.compute(problem_set, sandbox=sandbox, workers=workers)
     solutions = list(zip(problem_set.problems, codes, strict=True))
-    return scoring.score(problem_set, truth, solutions, sandbox=sandbox, workers=workers)
+    return scoring.score(truth, solutions, sandbox=sandbox, workers=workers)
 
 
 @pytest.mark.parametrize("confined", [True, False])
@@ -144,7 +144,7 @@ def test_all_calls_are_made_whatever_the_answers_are(sums, bubblewrap, monkeypat
     truth = ground_truth.compute(sums, sandbox=bubblewrap, workers=1)
     monkeypatch.setattr(trials, "execute", listen)
     wrong = [(sums.problems[0], "def add(a, b):\n    return None\n")]
-    assert scoring.score(sums, truth, wrong, sandbox=bubblewrap, workers=1) == [FAIL]
+    assert scoring.score(truth, wrong, sandbox=bubblewrap, workers=1) == [FAIL]
     assert [b"value" in line for line in told] == [True, False, True, True, False]
 
 
@@ -161,7 +161,7 @@ def test_a_late_program_runs_again_whatever_it_answered(sums, bubblewrap, monkey
     monkeypatch.setattr(scoring, "Limits", lambda **_: Limits(call=1))
     loop = "def add(a, b):\n    while a == 3: pass\n    return "
     solutions = [(sums.problems[0], loop + answer) for answer in ("a + b", "None")]
-    found = scoring.score(sums, truth, solutions, sandbox=bubblewrap, workers=2)
+    found = scoring.score(truth, solutions, sandbox=bubblewrap, workers=2)
     assert found == [Verdict("passed", "timed out", "[3, 5]"), FAIL]
     assert [runs.count(code) for _, code in solutions] == [2, 2]
     left = []
@@ -176,7 +176,7 @@ def test_a_program_that_does_not_start_is_no_fault_of_the_model(sums, bubblewrap
     monkeypatch.setattr(execution, "RUNNER_FILES", [Path("/nonexistent")])
     solutions = list(zip(sums.problems, right_solutions(), strict=True))
     with pytest.raises(UserError, match=r"does not start on this machine, tried 3 times: .*exist"):
-        scoring.score(sums, truth, solutions, sandbox=bubblewrap, workers=1)
+        scoring.score(truth, solutions, sandbox=bubblewrap, workers=1)
 
 
 def test_nothing_prolongs_a_program(make, bubblewrap, monkeypatch):

@@ -20,7 +20,7 @@ from xft.data.templates import COMPLETION, TextTemplate, make_template
 from xft.data.tokenizers import load_tokenizer
 from xft.evaluation import generation, loading, vllm_backend
 from xft.evaluation.generation import Completion, Sampling
-from xft.evaluation.problems import load_problems
+from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.prompts import task_prompts
 
 generate_with_vllm = partial(generation.generate, write=vllm_backend.write_rows)

@@ -21,7 +21,7 @@ from problem_files import problem, right_solutions, write_problems
 from xft.common.processes import usable_cpus
 from xft.evaluation import ground_truth, scoring
 from xft.evaluation.execution import Limits
-from xft.evaluation.problems import load_problems
+from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.sandbox import find_bubblewrap
 
 PRELUDE = FOLDER / "prelude.py"
@@ -53,7 +53,7 @@ def main() -> None:
     sandbox, workers = find_bubblewrap(), usable_cpus()
     truth = ground_truth.compute(problems, sandbox=sandbox, workers=workers)
     pairs = list(zip(problems.problems, solutions, strict=True))
-    verdicts = scoring.score(problems, truth, pairs, sandbox=sandbox, workers=workers)
+    verdicts = scoring.score(truth, pairs, sandbox=sandbox, workers=workers)
     statuses = [verdict.plus for verdict in verdicts]
     neighbours = statuses[:: BETWEEN + 1]
     del statuses[:: BETWEEN + 1]

@@ -7,7 +7,7 @@ from interpreter import python
 from xft.common.errors import UserError
 from xft.common.processes import usable_cpus
 from xft.evaluation import ground_truth
-from xft.evaluation.problems import load_problems
+from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.sandbox import find_bubblewrap
 
 AS_MACOS = """

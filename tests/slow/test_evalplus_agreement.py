@@ -14,7 +14,7 @@ import pytest
 
 from xft.evaluation import ground_truth, scoring
 from xft.evaluation.execution import TEST_SETS
-from xft.evaluation.problems import load_problems
+from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.result import FAILED_BY_EVALPLUS
 from xft.evaluation.sandbox import find_bubblewrap
 from xft.evaluation.trials import ProblemTests
@@ -74,19 +74,19 @@ def test_verdicts_are_evalplus_s(name, monkeypatch):
     sandbox, workers = find_bubblewrap(), len(os.sched_getaffinity(0))
     truth = ground_truth.compute(problem_set, sandbox=sandbox, workers=workers)
     right = [(p, p.canonical_program) for p in problem_set.problems]
-    passed = scoring.score(problem_set, truth, right, sandbox=sandbox, workers=workers)
+    passed = scoring.score(truth, right, sandbox=sandbox, workers=workers)
     failed = {p.task_id for (p, _), v in zip(right, passed, strict=True) if v.plus != "passed"}
     assert failed == (FAILS_ITSELF if name == "humaneval" else set())
 
     small = [(problem, code) for problem, code in right if problem.task_id not in TOO_LARGE]
     wrong = [(problem, mutant(code, chooser)) for problem, code in chooser.sample(small, WRONG)]
-    ours = scoring.score(problem_set, truth, wrong, sandbox=sandbox, workers=workers)
+    ours = scoring.score(truth, wrong, sandbox=sandbox, workers=workers)
     differing = []
     for (problem, code), verdict in zip(wrong, ours, strict=True):
         if problem.task_id == FAILED_BY_EVALPLUS:
             continue
-        form = problem_set.form
-        theirs = evalplus_verdict(ProblemTests(problem, form), form, code)
+        form = "mbpp" if problem.is_mbpp else "humaneval"
+        theirs = evalplus_verdict(ProblemTests(problem), form, code)
         mine = [getattr(verdict, tests) for tests in TEST_SETS]
         if [s == "pass" for s in theirs] != [s == "passed" for s in mine]:
             differing.append((problem.task_id, theirs, verdict, code))

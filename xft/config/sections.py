@@ -3,6 +3,7 @@
 A class holds the keys that one step reads. A section consists of one or more such classes.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -58,7 +59,7 @@ def learns(lam: str) -> bool:
 
 def problem_label(name_or_file: str) -> str:
     """The label of a problem set in results: its name, or its file's name without the ending."""
-    return Path(name_or_file).name.removesuffix(".gz").removesuffix(".jsonl")
+    return re.sub(r"\.jsonl(\.gz)?$|\.parquet$", "", Path(name_or_file).name)
 
 
 def _described(meanings: Mapping[str, str]) -> str:

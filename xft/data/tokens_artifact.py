@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from xft.artifacts.artifact import Artifact, create_artifact, open_artifact
-from xft.artifacts.manifest import hash_file, joint_sha256
+from xft.artifacts.manifest import hash_file, joint_sha256, manifest_path, read_manifest
 from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError
 from xft.config.section import keys

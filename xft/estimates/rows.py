@@ -13,7 +13,8 @@ from xft.data.instructions import AnyRow, BadRow, check_bad, is_array
 from xft.data.row_files import StoredRows, named, read_files
 from xft.data.templates import CHAT, make_template, read_template
 from xft.estimates.lengths import MOST_ROWS, Lengths, spread
-from xft.hub.named_sets import NAMED_SETS, unpacked
+from xft.evaluation.problem_sets import read_rows
+from xft.hub.named_sets import NAMED_SETS
 from xft.hub.source import dataset_source, find_cached_dataset_file
 
 MOST_COUNTED = 2**24  # bytes of files whose rows a dry run reads
@@ -120,7 +121,7 @@ def count_problems(evaluation: EvaluationConfig) -> int | None:
         if dataset in NAMED_SETS:
             number = NAMED_SETS[dataset].problems
         elif file.is_file():
-            number = sum(bool(line.strip()) for line in unpacked(file).splitlines())
+            number = sum(1 for _ in read_rows(file))
         else:
             return None
         numbers.append(min(number, evaluation.limit or number))

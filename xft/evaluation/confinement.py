@@ -109,46 +109,59 @@ def forbid_system_calls() -> None:
             raise OSError(number, os.strerror(number))
 
 
-def allowed() -> dict[str, list[int | None]]:
-    """The numbers of each allowed call on x86_64 and on aarch64."""
-    rows = (entry.split() for entry in ALLOWED.split(","))
+def numbers_of(table: str) -> dict[str, list[int | None]]:
+    """The numbers of each call of a table on x86_64 and on aarch64."""
+    rows = (entry.split() for entry in table.split(","))
     return {name: [None if n == "-" else int(n) for n in numbers] for name, *numbers in rows}
+
+
+def calls_on(table: str, column: int) -> list[int]:
+    """The numbers of the calls of a table that an architecture has."""
+    return [row[column] for row in numbers_of(table).values() if row[column] is not None]
 
 
 def _filter(architecture: int, column: int) -> list[bytes]:
     """The instructions of the filter, each a struct sock_filter."""
-    refuse = _instruction(RETURN, FAIL_WITH | errno.EPERM)
-    unknown = _instruction(RETURN, FAIL_WITH | errno.ENOSYS)
-    allow = _instruction(RETURN, ALLOW)
-    numbers = [row[column] for row in allowed().values() if row[column] is not None]
+    numbers = calls_on(ALLOWED, column)
     return [
-        _instruction(LOAD_WORD, ARCHITECTURE_OFFSET),
-        *(_unless(JUMP_EQUAL, architecture, skip_if=True), refuse),
-        _instruction(LOAD_WORD, NUMBER_OFFSET),
-        *(_unless(JUMP_BITS, X32_BIT), refuse),
-        *(_unless(JUMP_GREATER, NEWEST), unknown),
-        *(_unless(JUMP_EQUAL, CLONE3), unknown),
-        *(part for number in numbers for part in (_unless(JUMP_EQUAL, number), allow)),
+        *load_number(architecture),
+        *(part for number in numbers for part in (unless(JUMP_EQUAL, number), PERMIT)),
         *(part for row in IN_PART.values() for part in _in_part(row[0][column], *row[1:])),
-        refuse,
+        REFUSE,
+    ]
+
+
+def load_number(architecture: int) -> list[bytes]:
+    """The start of a filter, which ends calls of other architectures and unknown ones."""
+    return [
+        instruction(LOAD_WORD, ARCHITECTURE_OFFSET),
+        *(unless(JUMP_EQUAL, architecture, skip_if=True), REFUSE),
+        instruction(LOAD_WORD, NUMBER_OFFSET),
+        *(unless(JUMP_BITS, X32_BIT), REFUSE),
+        *(unless(JUMP_GREATER, NEWEST), UNKNOWN),
+        *(unless(JUMP_EQUAL, CLONE3), UNKNOWN),
     ]
 
 
 def _in_part(number: int, position: int, values: tuple[int, ...]) -> list[bytes]:
     """Allow a call if its argument has one of these values. Refuse it otherwise."""
-    allow = _instruction(RETURN, ALLOW)
     block = [
-        _instruction(LOAD_WORD, ARGUMENTS_OFFSET + 8 * position),
-        *(part for value in values for part in (_unless(JUMP_EQUAL, value), allow)),
-        _instruction(RETURN, FAIL_WITH | errno.EPERM),
+        instruction(LOAD_WORD, ARGUMENTS_OFFSET + 8 * position),
+        *(part for value in values for part in (unless(JUMP_EQUAL, value), PERMIT)),
+        REFUSE,
     ]
-    return [_instruction(JUMP_EQUAL, number, if_false=len(block)), *block]
+    return [instruction(JUMP_EQUAL, number, if_false=len(block)), *block]
 
 
-def _unless(test: int, constant: int, skip_if: bool = False) -> bytes:
+def unless(test: int, constant: int, skip_if: bool = False) -> bytes:
     """Skip the next instruction unless the test holds, or (`skip_if`) if it does."""
-    return _instruction(test, constant, if_true=int(skip_if), if_false=int(not skip_if))
+    return instruction(test, constant, if_true=int(skip_if), if_false=int(not skip_if))
 
 
-def _instruction(code: int, constant: int, if_true: int = 0, if_false: int = 0) -> bytes:
+def instruction(code: int, constant: int, if_true: int = 0, if_false: int = 0) -> bytes:
     return struct.pack("=HBBI", code, if_true, if_false, constant)
+
+
+PERMIT = instruction(RETURN, ALLOW)
+REFUSE = instruction(RETURN, FAIL_WITH | errno.EPERM)
+UNKNOWN = instruction(RETURN, FAIL_WITH | errno.ENOSYS)

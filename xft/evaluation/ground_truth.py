@@ -37,7 +37,7 @@ def compute(problem_set: ProblemSet, *, sandbox: Bubblewrap | None, workers: int
 
     def run(problem: Problem, stop: Stop) -> tuple[str, str | None]:
         place = f"line {problem_set.lines[problem.task_id]}"
-        tests = ProblemTests(problem, problem_set.form)
+        tests = ProblemTests(problem)
         line = dumps(_returned(tests, f"{problem_set.file}, {place}", sandbox, stop))
         options = {"sandbox": sandbox, "limits": REFERENCE_LIMITS, "hash_seed": OTHER_HASH_SEED}
         program = problem.canonical_program

@@ -10,17 +10,45 @@ from pathlib import Path
 
 from xft.common.errors import UserError
 
-# Of a JVM, which otherwise sizes itself by the machine.
+# Options for a JVM, which otherwise sizes itself by the machine. They are {small} below, and
+# {javac} for the compiler.
 SMALL = "-Xmx1g -XX:+UseSerialGC -XX:-UsePerfData -XX:ActiveProcessorCount=2"
 JAVAC = " ".join(f"-J{option}" for option in f"{SMALL} -XX:TieredStopAtLevel=1".split())
+# For each language: its name, fence, file, commands that compile it, run it and print a version,
+# the package of Debian and that of conda-forge.
+TABLE = """
+py | python | main.py | | python3 main.py | python3 -VV | python3 | python
+js | javascript | main.js | | node main.js | node -v | nodejs | nodejs
+ts | typescript | main.ts | tsc --target esnext main.ts | node main.js | tsc -v \
+   | nodejs node-typescript | nodejs typescript
+cpp | cpp | main.cpp | g++ -std=c++17 -o main main.cpp | ./main | g++ --version | g++ | gxx
+java | java | {main}.java | javac {javac} -encoding UTF-8 {main}.java | java {small} -ea {main} \
+   | javac -version | default-jdk-headless | openjdk
+php | php | main.php | | php main.php | php -v | php-cli | php
+rs | rust | main.rs | rustc -o main main.rs | ./main | rustc -V | rustc | rust
+go | go | main.go | go build -o main main.go | ./main | go version | golang-go | go
+go_test.go | go | main_test.go | go test -c -o main main_test.go | ./main | go version \
+   | golang-go | go
+sh | bash | main.sh | | bash main.sh | bash --version | bash | bash
+pl | perl | main.pl | | perl main.pl | perl -v | perl | perl
+rb | ruby | main.rb | | ruby main.rb | ruby -v | ruby | ruby
+lua | lua | main.lua | | lua main.lua | lua -v | lua5.4 | lua
+r | r | main.r | | Rscript main.r | Rscript --version | r-base-core | r-base
+jl | julia | main.jl | | julia main.jl | julia -v | | julia
+d | d | main.d | ldmd2 -unittest -of=main main.d | ./main | ldmd2 --version | ldc | ldc
+swift | swift | main.swift | swiftc -o main main.swift | ./main | swiftc --version | swiftlang |
+"""
 
 
 @dataclass(frozen=True)
 class Language:
-    """How to run a program. compile: the command, "" for none.
+    """How to run a program.
 
-    name: MultiPL-E's. fence: behind the code fence of an answer. file: of the program, in which
-    {main} is Java's class. debian, conda: the packages that have the commands; "" for none.
+    name: MultiPL-E's.
+    fence: behind the code fence of an answer.
+    file: of the program.
+    compile, run, version: commands; compile is "" if there is none. {main} is Java's class.
+    debian, conda: the packages that have the commands; "" for none.
     """
 
     name: str
@@ -40,44 +68,8 @@ class Language:
         return " or ".join(filter(None, (debian, conda)))
 
 
-# Name, fence, file, compile, run, version, package of Debian, package of conda-forge.
-LANGUAGES = {
-    row[0]: Language(*row)
-    for row in (
-        ("py", "python", "main.py", "", "python3 main.py", "python3 -VV", "python3", "python"),
-        ("js", "javascript", "main.js", "", "node main.js", "node -v", "nodejs", "nodejs"),
-        (
-            *("ts", "typescript", "main.ts", "tsc --target esnext main.ts", "node main.js"),
-            *("tsc -v", "node-typescript", "typescript"),
-        ),
-        (
-            *("cpp", "cpp", "main.cpp", "g++ -std=c++17 -o main main.cpp", "./main"),
-            *("g++ --version", "g++", "gxx"),
-        ),
-        (
-            *("java", "java", "{main}.java", f"javac {JAVAC} -encoding UTF-8 {{main}}.java"),
-            *(f"java {SMALL} -ea {{main}}", "javac -version", "default-jdk-headless", "openjdk"),
-        ),
-        ("php", "php", "main.php", "", "php main.php", "php -v", "php-cli", "php"),
-        ("rs", "rust", "main.rs", "rustc -o main main.rs", "./main", "rustc -V", "rustc", "rust"),
-        ("go", "go", "main.go", "go build -o main main.go", "./main", *("go version", "golang-go", "go")),
-        (
-            *("go_test.go", "go", "main_test.go", "go test -c -o main main_test.go", "./main"),
-            *("go version", "golang-go", "go"),
-        ),
-        ("sh", "bash", "main.sh", "", "bash main.sh", "bash --version", "bash", "bash"),
-        ("pl", "perl", "main.pl", "", "perl main.pl", "perl -v", "perl", "perl"),
-        ("rb", "ruby", "main.rb", "", "ruby main.rb", "ruby -v", "ruby", "ruby"),
-        ("lua", "lua", "main.lua", "", "lua main.lua", "lua -v", "lua5.4", "lua"),
-        ("r", "r", "main.r", "", "Rscript main.r", "Rscript --version", "r-base-core", "r-base"),
-        ("jl", "julia", "main.jl", "", "julia main.jl", "julia -v", "", "julia"),
-        ("d", "d", "main.d", "ldmd2 -unittest -of=main main.d", "./main", *("ldmd2 --version", "ldc", "ldc")),
-        (
-            *("swift", "swift", "main.swift", "swiftc -o main main.swift", "./main"),
-            *("swiftc --version", "swiftlang", ""),
-        ),
-    )
-}
+ROWS = [Language(*map(str.strip, line.split("|"))) for line in TABLE.strip().splitlines()]
+LANGUAGES = {language.name: language for language in ROWS}
 OTHER_NAMES = {"python": "py", "javascript": "js", "typescript": "ts", "c++": "cpp", "rust": "rs"}
 OTHER_NAMES |= {"bash": "sh", "perl": "pl", "ruby": "rb", "julia": "jl"}
 # What a Java program is outside of its texts and comments.

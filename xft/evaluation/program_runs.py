@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,33 +16,40 @@ from pathlib import Path
 from xft.common.errors import UserError
 from xft.evaluation.execution import STARTS, Stopped
 from xft.evaluation.judging import FAILED, PASSED
-from xft.evaluation.languages import Language, find_toolchain, main_class
+from xft.evaluation.languages import (
+    JAVAC,
+    SMALL,
+    Language,
+    find_toolchain,
+    main_class,
+    variant,
+)
 from xft.evaluation.sandbox import (
     CLEAN_ENVIRONMENT,
     DEVICES,
     ISOLATION,
     PROJECT,
     Bubblewrap,
-    _bind,
-    _cover,
-    _links,
+    bind,
+    cover,
+    links,
 )
-from xft.evaluation.scoring import TIMED_OUT, TOO_COSTLY
+from xft.evaluation.scoring import COMPILE_ERROR, TIMED_OUT, TOO_COSTLY
 from xft.evaluation.system_calls import program_filter
 from xft.evaluation.workers import Stop
 
-COMPILE_ERROR = "compile error"
 MEMORY_BYTES = 2 * 2**30  # of a process's data, and of all processes together
 FOLDER = "/tmp"  # the one writable folder, in memory
 FOLDER_BYTES = 2**29
 MOST_FILES = 20_000  # in it
 MOST_PROCESSES = 128
 MOST_OUTPUT = 2**20  # bytes of error messages
-LOOK_EACH = 0.05  # seconds, at the processes
+LOOK_EACH = 0.05  # seconds, at what a program uses
+CHUNK_BYTES = 2**16
 PROBE_SECONDS = 60
 NOT_COMPILED = 97  # the script's status if the compiler fails
 READY = b"ready\n"
-# For dash or bash, which have -p or -u for the number of processes.
+# sh is dash or bash, where the number of processes is -p or -u.
 SCRIPT = """
 ulimit -c 0; ulimit -n 512; ulimit -t {processor_seconds}; ulimit -d {kilobytes}
 ulimit -u 1024 2>/dev/null || ulimit -p 1024
@@ -49,14 +57,19 @@ echo ready >&2
 exec </dev/null >{output}
 {compile}exec {run}
 """
+SYSTEM = ("/bin", "/lib", "/lib64")
+# Below /etc, what programs of /usr read.
 SETTINGS = ("alternatives", "ld.so.cache", "java*", "php", "perl", "lua", "R", "ldc*")
+IN_DEV = {"/dev/fd": "/proc/self/fd", "/dev/stdin": "fd/0", "/dev/stdout": "fd/1"}
+IN_DEV |= {"/dev/stderr": "fd/2"}
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a program ended, and what it wrote to its standard error.
+    """How a program ended.
 
     status: PASSED if it ended with status 0, FAILED, COMPILE_ERROR, TIMED_OUT or TOO_COSTLY.
+    text: what it wrote to its standard error.
     """
 
     status: str
@@ -65,7 +78,11 @@ class Ended:
 
 @dataclass(frozen=True)
 class Toolchain:
-    """The programs of a language on this machine. jars: for Java. version: as it says itself."""
+    """The programs of a language on this machine.
+
+    jars: for Java.
+    version: as it says itself.
+    """
 
     language: Language
     programs: tuple[Path, ...]
@@ -77,18 +94,31 @@ class Toolchain:
         """All variables that a program has."""
         folders = [str(program.parent) for program in self.programs]
         path = ":".join(dict.fromkeys([*folders, *CLEAN_ENVIRONMENT["PATH"].split(":")]))
-        jars = ":".join(map(str, [*self.jars, "."]))
-        return CLEAN_ENVIRONMENT | {"PATH": path, "CLASSPATH": jars}
+        return CLEAN_ENVIRONMENT | {
+            "PATH": path,
+            "CLASSPATH": ":".join([*map(str, self.jars), "."]),
+        }
 
     @property
     def folders(self) -> list[Path]:
-        """What the programs need outside of /usr. Never the user's files: there, only themselves."""
-        found = [*self.jars]
+        """What the programs need beside the system. Of the user's own folders, only programs."""
+        needed = [*self.jars]
         for program in self.programs:
             folder = program.parent.parent if program.parent.name == "bin" else program.parent
             is_wide = Path.home().is_relative_to(folder) or folder == Path.home() / ".local"
-            found.append(program if is_wide else folder)
-        return [path for path in dict.fromkeys(found) if not path.is_relative_to("/usr")]
+            needed.append(program if is_wide else folder)
+        return [path for path in dict.fromkeys(needed) if not path.is_relative_to("/usr")]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A script to run in the sandbox, beside a file with a text."""
+
+    toolchain: Toolchain
+    script: str
+    seconds: float
+    file: str = "nothing"
+    text: str = ""
 
 
 class _NotStarted(Exception):
@@ -100,32 +130,34 @@ def open_toolchain(
 ) -> Toolchain:
     """The toolchain of a language, which was started in the sandbox. Raises UserError."""
     toolchain = Toolchain(language, tuple(find_toolchain(language)), jars)
+    script = _script("", language.version, PROBE_SECONDS, output="&2")
     stop, end = socket.socketpair()
     with stop, end:
-        script = _script("", language.version, PROBE_SECONDS, output="&2")
-        ended = _run(toolchain, "", "", script, sandbox, PROBE_SECONDS, stop)
+        ended = _run(_Job(toolchain, script, PROBE_SECONDS), sandbox, stop)
+    said = ended.text.strip()
     if ended.status != PASSED:
         raise UserError(
-            f"{language.version} for problems in {language.name} {ended.status} in the sandbox; "
-            f"nothing was run. It says: {ended.text.strip()[-500:]}"
+            f"{language.version}, for problems in {language.name}, {ended.status} in the sandbox; "
+            f"nothing was run. It says: {said[-500:]}"
         )
-    return replace(toolchain, version=ended.text.strip().partition("\n")[0])
+    return replace(toolchain, version=said.partition("\n")[0])
 
 
 def run_program(
     toolchain: Toolchain, program: str, *, sandbox: Bubblewrap | None, seconds: float, stop: Stop
 ) -> Ended:
-    """Compile and run a program, together within `seconds`. sandbox: None: with the user's rights.
+    """Compile and run a program, together within `seconds`.
 
-    Raises Stopped once `stop` is readable, and UserError if the sandbox does not start.
+    sandbox: None means with the user's rights. Raises Stopped once `stop` is readable, and
+    UserError if the sandbox does not start.
     """
-    language, main = toolchain.language, main_class(program)
+    language = variant(toolchain.language, program)
+    words = {"main": main_class(program), "small": SMALL, "javac": JAVAC}
     compile, run, file = (
-        text.format(main=main) for text in (language.compile, language.run, language.file)
+        text.format(**words) for text in (language.compile, language.run, language.file)
     )
     script = _script(compile, run, seconds)
-    ended = _run(toolchain, file, program, script, sandbox, seconds, stop)
-    return ended
+    return _run(_Job(toolchain, script, seconds, file, program), sandbox, stop)
 
 
 def _script(compile: str, run: str, seconds: float, output: str = "/dev/null") -> str:
@@ -138,12 +170,10 @@ def _script(compile: str, run: str, seconds: float, output: str = "/dev/null") -
     )
 
 
-def _run(
-    toolchain: Toolchain, file: str, program: str, script: str, sandbox, seconds: float, stop: Stop
-) -> Ended:
+def _run(job: _Job, sandbox: Bubblewrap | None, stop: Stop) -> Ended:
     for _ in range(STARTS):
         try:
-            return _attempt(toolchain, file, program, script, sandbox, seconds, stop)
+            return _attempt(job, sandbox, stop)
         except _NotStarted as error:
             reason = error
     raise UserError(
@@ -152,69 +182,85 @@ def _run(
     )
 
 
-def _attempt(toolchain, file: str, program: str, script: str, sandbox, seconds, stop) -> Ended:
+def _attempt(job: _Job, sandbox: Bubblewrap | None, stop: Stop) -> Ended:
     with ExitStack() as stack:
-        folder, command, kept, info = "/", ["/bin/sh", "-c", script], [], None
+        command, given, info = ["/bin/sh", "-c", job.script], [], None
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         if sandbox:
             info, tell = os.pipe()
-            kept = [tell, _in_memory(program_filter()), _in_memory(program.encode())]
-            for descriptor in (info, *kept):
+            given = [tell, _in_memory(program_filter()), _in_memory(job.text.encode())]
+            for descriptor in (info, *given):
                 stack.callback(os.close, descriptor)
-            command = [*_walls(sandbox, toolchain, file, *kept), *command]
+            command = [*_walls(sandbox, job, *given), *command]
         else:
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            Path(folder, file or "none").write_text(program)
+            Path(folder, job.file).write_text(job.text)
         child = stack.enter_context(
             subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,  # no device of this machine
+                stdin=subprocess.PIPE,  # not a device, whose mode a program could change
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env=toolchain.environment,
+                env=job.toolchain.environment,
                 cwd=folder,
-                pass_fds=kept,
+                pass_fds=given,
                 start_new_session=True,
             )
         )
         child.stdin.close()
         try:
-            return _watch(child, info, seconds, stop)
+            return _watch(child, info, job.seconds, stop)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
 
 
 def _watch(child: subprocess.Popen, info: int | None, seconds: float, stop: Stop) -> Ended:
-    """Wait for a program, and look at what it uses. info: where bubblewrap says its process."""
-    ends, pipe, text, root, limit = time.monotonic() + seconds, child.stdout, b"", None, None
-    while limit is None and child.poll() is None:
-        readable = select.select([stop, *([pipe] if pipe else [])], [], [], LOOK_EACH if pipe else 0)[0]
-        if stop in readable:
-            raise Stopped
-        if pipe in readable:
-            chunk = os.read(pipe.fileno(), 2**16)
-            text, pipe = text + chunk, pipe if chunk else None
-        elif not pipe:
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(LOOK_EACH)
+    """Wait for a program, and see that it stays within its limits.
+
+    info: where bubblewrap says which process it started.
+    """
+    ends, text, root = time.monotonic() + seconds, b"", None
+    for chunk in _output(child, stop):
+        text += chunk
         if info is not None and root is None and text.startswith(READY):
-            root = Path(f"/proc/{json.loads(os.read(info, 2**12))['child-pid']}/root")
+            root = Path(f"/proc/{json.loads(os.read(info, CHUNK_BYTES))['child-pid']}/root")
         if time.monotonic() > ends:
-            limit = TIMED_OUT
-        elif len(text) > MOST_OUTPUT or (root and _uses_too_much(root)):
-            limit = TOO_COSTLY
-    if limit is None and pipe:
-        text += pipe.read(MOST_OUTPUT)
+            status = TIMED_OUT
+            break
+        if len(text) > MOST_OUTPUT or (root and _uses_too_much(root)):
+            status = TOO_COSTLY
+            break
+    else:
+        status = {0: PASSED, NOT_COMPILED: COMPILE_ERROR}.get(child.returncode, FAILED)
     said = text.removeprefix(READY).decode(errors="replace")
     if not text.startswith(READY):
         raise _NotStarted(said.strip() or "it ended without a message")
-    if limit is None:
-        limit = {0: PASSED, NOT_COMPILED: COMPILE_ERROR}.get(child.returncode, FAILED)
-    return Ended(limit, said)
+    return Ended(status, said)
+
+
+def _output(child: subprocess.Popen, stop: Stop) -> Iterator[bytes]:
+    """What a program writes, until it has ended: b"" if it is nothing for `LOOK_EACH` seconds."""
+    descriptor, is_open = child.stdout.fileno(), True
+    while child.poll() is None:
+        chunk = b""
+        readable = select.select([stop, *[descriptor] * is_open], [], [], LOOK_EACH * is_open)[0]
+        if stop in readable:
+            raise Stopped
+        if descriptor in readable:
+            chunk = os.read(descriptor, CHUNK_BYTES)
+            is_open = bool(chunk)
+        if not is_open:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(LOOK_EACH)
+        yield chunk
+    while is_open and select.select([descriptor], [], [], 0)[0]:
+        chunk = os.read(descriptor, CHUNK_BYTES)
+        is_open = bool(chunk)
+        yield chunk
 
 
 def _uses_too_much(root: Path) -> bool:
-    """Whether all processes below the sandbox's root together exceed a limit."""
+    """Whether the processes that see this as their root exceed a limit together."""
     pages = processes = 0
     with suppress(FileNotFoundError, ProcessLookupError, NotADirectoryError):  # they end now
         files = os.statvfs(root / FOLDER[1:])
@@ -235,26 +281,21 @@ def _in_memory(content: bytes) -> int:
     return descriptor
 
 
-def _walls(
-    sandbox: Bubblewrap, toolchain: Toolchain, file: str, info: int, calls: int, source: int
-) -> list[str]:
+def _walls(sandbox: Bubblewrap, job: _Job, info: int, calls: int, text: int) -> list[str]:
     """The command line of the sandbox, without the program.
 
-    info, calls, source: descriptors of where it tells its process, the filter and the file.
+    info, calls, text: descriptors of where it tells its process, of the filter, and of the text.
     """
-    settings = [path for name in SETTINGS for path in Path("/etc").glob(name)]
-    shown = [Path("/usr"), *toolchain.folders]
+    shown = [Path("/usr"), *job.toolchain.folders]
     hidden = [PROJECT] if any(map(PROJECT.is_relative_to, shown)) else []
-    links = [("usr/bin", "/bin"), ("/proc/self/fd", "/dev/fd")]
-    links += [(f"/proc/self/fd/{n}", f"/dev/{name}") for n, name in enumerate(("stdin", "stdout", "stderr"))]
+    settings = [path for name in SETTINGS for path in Path("/etc").glob(name)]
     return [
-        *(sandbox.program, *(word for word in ISOLATION if word != "--as-pid-1")),
-        *("--info-fd", str(info), "--seccomp", str(calls)),
-        *(*_bind(shown), *_links(), *_bind(settings), *_cover([*hidden, "/dev"])),
+        *(sandbox.program, *ISOLATION, "--info-fd", str(info), "--seccomp", str(calls)),
+        *(*bind(shown), *links(*SYSTEM), *bind(settings), *cover([*hidden, "/dev"])),
         *(word for path in DEVICES for word in ("--dev-bind", path, path)),
-        *(word for link in links for word in ("--symlink", *link)),
+        *(word for path, target in IN_DEV.items() for word in ("--symlink", target, path)),
         *("--proc", "/proc", "--size", str(FOLDER_BYTES), "--tmpfs", FOLDER),
-        *(("--file", str(source), f"{FOLDER}/{file}") if file else ()),
+        *("--file", str(text), f"{FOLDER}/{job.file}"),
         *(word for path in [*hidden, "/dev", "/proc", "/"] for word in ("--remount-ro", str(path))),
         *("--chdir", FOLDER, "--"),
     ]

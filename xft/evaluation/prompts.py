@@ -4,18 +4,9 @@ import hashlib
 from dataclasses import dataclass
 
 from xft.data.templates import COMPLETION, ChatTemplate, Template, encode_literally
-from xft.evaluation.problems import Problem, ProblemSet, split_mbpp
+from xft.evaluation.problems import ProblemSet
 
 FENCE = "```"
-# A base model's completion ends before these. An MBPP prompt holds no function, so helpers and
-# imports at the top level are part of the solution.
-COMPLETION_STOPS = {
-    "humaneval": (
-        *("\ndef ", "\nasync def ", "\nclass ", "\n@", "\nimport ", "\nfrom ", "\nif "),
-        *("\nassert ", "\nprint(", "\n#", '\n"""', FENCE),
-    ),
-    "mbpp": ("\nif ", "\nassert ", "\nprint(", '\n"""', FENCE),
-}
 
 
 @dataclass(frozen=True)
@@ -58,26 +49,32 @@ def cut(text: str, stops: tuple[str, ...]) -> str:
 
 def task_prompts(problem_set: ProblemSet, template: Template) -> list[TaskPrompt]:
     """A prompt for each problem, in order."""
-    return [task_prompt(p, problem_set.form, template) for p in problem_set.problems]
+    return [problem_set.form.prompt(problem, template) for problem in problem_set.problems]
 
 
-def task_prompt(problem: Problem, form: str, template: Template) -> TaskPrompt:
-    """The prompt for a problem of a set of this form."""
-    task_id, code = problem.task_id, problem.prompt
-    if template == COMPLETION:
-        return TaskPrompt(task_id, code, code, COMPLETION_STOPS[form], template)
-    # The response ends at the first fence, as in the published evaluation. No evaluation with chats
-    # is published. There it ends at the first fence at the start of a line, as in EvalPlus, because
-    # docstrings and strings may hold other fences.
-    stops = ("\n" + FENCE,) if isinstance(template, ChatTemplate) else (FENCE,)
-    if form == "mbpp":
-        request, assertion = split_mbpp(problem)
-        lines = f"{request} Your code should satisfy the following assertion:", assertion
-        return TaskPrompt(task_id, _with_code(*lines), "", stops, template, start="```python")
-    code = code.strip()
-    instruction = _with_code("Write a solution to the following problem:", code)
-    return TaskPrompt(task_id, instruction, code, stops, template, start=f"```python\n{code}")
+def instructed(
+    problem, template: Template, language: str, stops: tuple[str, ...] = ()
+) -> TaskPrompt:
+    """The prompt of a template, in which the response begins with the problem's own text.
+
+    language: behind the code fence.
+    stops: the solution also ends before these.
+    """
+    code = problem.prompt.strip()
+    instruction = with_code("Write a solution to the following problem:", language, code)
+    start = f"{FENCE}{language}\n{code}"
+    stops = *ends_of_code(template), *stops
+    return TaskPrompt(problem.task_id, instruction, code, stops, template, start)
 
 
-def _with_code(request: str, code: str) -> str:
-    return f"{request}\n```python\n{code}\n```"
+def ends_of_code(template: Template) -> tuple[str]:
+    """A response ends at the first fence, as in the published evaluation.
+
+    No evaluation with chats is published. There it ends at the first fence at the start of a line,
+    as in EvalPlus, because docstrings and strings may hold other fences.
+    """
+    return ("\n" + FENCE if isinstance(template, ChatTemplate) else FENCE,)
+
+
+def with_code(request: str, language: str, code: str) -> str:
+    return f"{request}\n{FENCE}{language}\n{code}\n{FENCE}"

@@ -1,9 +1,8 @@
 """Collects the hashes of evaluation problems that no training row may hold."""
 
-import ast
-
 from xft.data.contamination import Fingerprint, read_shipped
-from xft.evaluation.problems import Problem, ProblemSet, load_problems, split_mbpp
+from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.problems import ProblemSet
 from xft.hub.named_sets import NAMED_SETS
 
 
@@ -24,26 +23,10 @@ def load_references(names_or_files: list[str]) -> tuple[list[Fingerprint], dict[
     return collected, hashes
 
 
-def fingerprints(problems: ProblemSet) -> list[Fingerprint]:
-    """The fingerprints of the docstring and the canonical solution of each problem."""
-    collected = []
-    for problem in problems.problems:
-        is_mbpp = problems.form == "mbpp"
-        docstring = split_mbpp(problem)[0].removesuffix(".") if is_mbpp else _docstring(problem)
-        collected.append(Fingerprint.of(problem.task_id, "docstring", docstring))
-        collected.append(Fingerprint.of(problem.task_id, "solution", problem.canonical_solution))
-    return collected
-
-
-def _docstring(problem: Problem) -> str:
-    """The docstring of the function to write, as in the source; the prompt if there is none."""
-    try:
-        tree = ast.parse(problem.prompt)
-    except SyntaxError:
-        return problem.prompt
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name == problem.entry_point:
-            first = node.body[0]
-            if ast.get_docstring(node) is not None:
-                return ast.get_source_segment(problem.prompt, first).lstrip("rRuU").strip("\"'")
-    return problem.prompt
+def fingerprints(problem_set: ProblemSet) -> list[Fingerprint]:
+    """The fingerprints of the texts of each problem."""
+    return [
+        Fingerprint.of(problem.task_id, kind, text)
+        for problem in problem_set.problems
+        for kind, text in problem_set.form.texts(problem).items()
+    ]

@@ -11,21 +11,23 @@ from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.judging import ERROR, FAILED, PASSED
 from xft.evaluation.problems import ProblemSet
 from xft.evaluation.samples import Sample
-from xft.evaluation.scoring import NO_CODE, TIMED_OUT, Verdict
+from xft.evaluation.scoring import COMPILE_ERROR, NO_CODE, TIMED_OUT, Verdict
 
 RESULT = ResultFormat("eval", "eval", 2, "pass@1")
 # EvalPlus calls the first ones "base", as the tables call a model.
 TEST_NAMES = {"base": "original tests", "plus": "original + extra tests"}
 SAMPLES_OF = (1, 10, 100)  # k of pass@k
 CUT_OFF = "cut off"
-OUTCOMES = (PASSED, FAILED, TIMED_OUT, ERROR, NO_CODE, CUT_OFF)
+OUTCOMES = (PASSED, FAILED, TIMED_OUT, ERROR, COMPILE_ERROR, NO_CODE, CUT_OFF)
 ADVICE = {
     NO_CODE: "are empty: check the template",
     CUT_OFF: "are cut off: raise max_new_tokens",
     ERROR: "end with an error",
+    COMPILE_ERROR: "do not compile: check the template",
 }
 # EvalPlus 0.3.1 counts every solution of this problem as failed.
 FAILED_BY_EVALPLUS = "HumanEval/32"
+NAMED = 5  # solutions in a remark
 
 
 def package_versions(*names: str) -> dict[str, str]:
@@ -34,17 +36,22 @@ def package_versions(*names: str) -> dict[str, str]:
 
 
 def build_result(
-    problem_set: ProblemSet, samples: Sequence[Sample], verdicts: Sequence[Verdict], settings: dict
+    problem_set: ProblemSet,
+    samples: Sequence[Sample],
+    verdicts: Sequence[Verdict],
+    settings: dict,
+    versions: Mapping[str, str],
 ) -> dict:
     """The content of the result file.
 
     pass@k is the unbiased estimate of the share of problems with a passing sample among k samples.
     With one sample each, pass@1 is the share of problems that pass. passed: the number of samples.
 
-    settings: of the scoring; the samples have their own.
+    settings, versions: of the scoring; the samples have their own.
     """
     origin = samples[0].origin.model_dump()
-    scoring_versions = {"python": platform.python_version()} | package_versions("evalplus", "numpy")
+    here = {"python": platform.python_version()} | package_versions("evalplus", "numpy")
+    units = {problem.task_id: problem.unit for problem in problem_set.problems}
     passed = {tests: sum(_passed(verdicts, tests)) for tests in TEST_SETS}
     return {
         "model": origin["model"],
@@ -55,12 +62,14 @@ def build_result(
             "problems": len(problem_set.problems),
         },
         "settings": origin["settings"] | settings,
-        "versions": origin["versions"] | scoring_versions,
+        "versions": origin["versions"] | here | versions,
         **_pass_at_k(samples, verdicts),
         "passed": passed,
         "problems": [
             sample.model_dump(include={"task_id", "prompt_sha256", "finish"})
-            | {"sample": sample.number, **vars(verdict)}
+            | {"sample": sample.number}
+            | {key: value for key, value in vars(verdict).items() if value is not False}
+            | ({"unit": units[sample.task_id]} if units[sample.task_id] else {})
             for sample, verdict in zip(samples, verdicts, strict=True)
         ],
     }
@@ -138,16 +147,28 @@ def measures(result: dict) -> list[str]:
 
 def caveats(results: Iterable[dict]) -> list[str]:
     """Remarks that a reader of the scores must know, one sentence each."""
+    results = list(results)
     count = sum(
         any(row["task_id"] == FAILED_BY_EVALPLUS and row["base"] == PASSED for row in rows)
         for rows in (result["problems"] for result in results)
     )
-    if not count:
-        return []
-    return [
-        f"EvalPlus itself fails every solution of {FAILED_BY_EVALPLUS}. {count} of these results "
-        "count it as passed."
+    ending = [
+        f"{row['task_id']} ({result['model']['path']})"
+        for result in results
+        for row in result["problems"]
+        if row.get("may_end_itself") and row["base"] == PASSED
     ]
+    remarks = []
+    if count:
+        remarks.append(
+            f"EvalPlus itself fails every solution of {FAILED_BY_EVALPLUS}. {count} of these "
+            "results count it as passed."
+        )
+    if ending:
+        solutions = counted(len(ending), "solution")
+        names = ", ".join(ending[:NAMED]) + (", ..." if len(ending) > NAMED else "")
+        remarks.append(f"{solutions} may have ended with status 0 before the tests: {names}.")
+    return remarks
 
 
 def backends_note(results: Mapping[str, dict]) -> list[str]:

@@ -30,7 +30,7 @@ CLEAN_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
 CLEAN_ENVIRONMENT |= {"OMP_NUM_THREADS": "1"}  # so that numpy starts no threads
 
 ISOLATION = shlex.split("""
-    --unshare-all --unshare-user --disable-userns --cap-drop ALL --as-pid-1
+    --unshare-all --unshare-user --disable-userns --cap-drop ALL
     --die-with-parent --new-session --hostname evalbox
 """)
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
@@ -76,9 +76,9 @@ class Bubblewrap:
         shown, covered = _python()
         seals = [word for path in ("/dev", *covered, "/") for word in ("--remount-ro", path)]
         devices = [word for path in DEVICES for word in ("--dev-bind", path, path)]
-        mounts = [*_cover(["/dev"]), *devices, *shown, *_bind(readable), *seals, "--chdir", "/"]
+        mounts = [*cover(["/dev"]), *devices, *shown, *bind(readable), *seals, "--chdir", "/"]
         python = [_interpreter(), "-P", "-S", "-B", "-X", "utf8"]
-        return [self.program, *ISOLATION, *mounts, "--", *python, *script]
+        return [self.program, *ISOLATION, "--as-pid-1", *mounts, "--", *python, *script]
 
 
 def package_folders() -> list[str]:
@@ -106,30 +106,30 @@ def _python() -> tuple[list[str], list[str]]:
         covered += filter(Path.is_dir, folder.glob("py*" if folder in system else "*"))
     packages = [place for folder in standard for place in Path(folder).glob("*-packages")]
     shown = [
-        *(*_bind(libraries), *_links(), "--ro-bind-try", *["/etc/ld.so.cache"] * 2),
-        *(*_cover(covered), *_bind([_interpreter(), *standard])),
-        *(*_cover(packages), *_bind(_packages())),
+        *(*bind(libraries), *links("/lib", "/lib64"), "--ro-bind-try", *["/etc/ld.so.cache"] * 2),
+        *(*cover(covered), *bind([_interpreter(), *standard])),
+        *(*cover(packages), *bind(_packages())),
     ]
     return shown, [str(path) for path in (*covered, *packages) if str(path) not in standard]
 
 
-def _bind(paths: Iterable) -> list[str]:
+def bind(paths: Iterable) -> list[str]:
     return [word for path in paths for word in ("--ro-bind", str(path), str(path))]
 
 
-def _cover(paths: Iterable) -> list[str]:
+def cover(paths: Iterable) -> list[str]:
     """Mount empty folders without room for a file."""
     return [word for path in paths for word in ("--size", "4096", "--tmpfs", str(path))]
 
 
-def _links() -> list[str]:
-    """Mount /lib and /lib64 as on this machine: as links into /usr, or as folders."""
+def links(*names: str) -> list[str]:
+    """Mount folders as on this machine: as links into /usr, or as folders."""
     words = []
-    for path in (Path("/lib"), Path("/lib64")):
+    for path in map(Path, names):
         if path.is_symlink():
             words += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
-            words += _bind([path])
+            words += bind([path])
     return words
 
 

@@ -9,33 +9,35 @@ from xft.evaluation.execution import TEST_SETS, Limits
 from xft.evaluation.ground_truth import run_canonical, shown
 from xft.evaluation.judges import Judges
 from xft.evaluation.judging import ERROR, PASSED, Outcome
-from xft.evaluation.problems import Problem, ProblemSet
+from xft.evaluation.problems import Problem
 from xft.evaluation.prompts import FENCE
 from xft.evaluation.sandbox import Bubblewrap
 from xft.evaluation.trials import ProblemTests, run_and_judge
 from xft.evaluation.workers import Stop, work_on
 
 TIMED_OUT, NO_CODE = "timed out", "empty"
-TOO_COSTLY = "too costly to judge"
+TOO_COSTLY, COMPILE_ERROR = "too costly to judge", "compile error"
 SLOWER = 10  # a solution may take this many times as long as the canonical one
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The statuses of a solution: PASSED, FAILED, TIMED_OUT, ERROR, REFUSED, TOO_COSTLY or NO_CODE.
+    """The statuses of a solution: PASSED, FAILED, TIMED_OUT, ERROR, REFUSED, TOO_COSTLY,
+    COMPILE_ERROR or NO_CODE.
 
     base: on the original tests.
     plus: on the original tests and EvalPlus's tests together.
     failed_call: the arguments of the first call that failed, if there is one.
+    may_end_itself: whether a program of tests may end with status 0 before its tests.
     """
 
     base: str
     plus: str
     failed_call: str | None = None
+    may_end_itself: bool = False
 
 
 def score(
-    problem_set: ProblemSet,
     truth: dict[str, str],
     solutions: Sequence[tuple[Problem, str]],
     *,
@@ -52,9 +54,9 @@ def score(
 
     def verdict(number: int, stop: Stop) -> Verdict:
         problem, code = solutions[number]
-        if _is_empty(problem, code):
+        if is_empty(problem, code):
             return Verdict(NO_CODE, NO_CODE)
-        tests = ProblemTests(problem, problem_set.form)
+        tests = ProblemTests(problem)
         limits = _limits_here(tests, sandbox, stop) if number in late else Limits()
         expected = truth[problem.task_id]
         outcome, timed_out = run_and_judge(
@@ -73,7 +75,7 @@ def score(
     return [final.get(number, verdict) for number, verdict in enumerate(verdicts)]
 
 
-def _is_empty(problem: Problem, code: str) -> bool:
+def is_empty(problem, code: str) -> bool:
     """Whether the model added no code: only blanks and code fences."""
     added = code.strip().removeprefix(problem.prompt.strip())
     return not re.sub(rf"{FENCE}\w*", "", added).strip()

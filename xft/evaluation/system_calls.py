@@ -4,26 +4,20 @@ It refuses what reaches the kernel's rarer parts, other processes, keys, namespa
 and memory that no process shows.
 """
 
-import errno
 import os
 
 from xft.evaluation.confinement import (
-    ALLOW,
-    ARCHITECTURE_OFFSET,
     ARCHITECTURES,
     ARGUMENTS_OFFSET,
-    CLONE3,
-    FAIL_WITH,
     JUMP_BITS,
     JUMP_EQUAL,
-    JUMP_GREATER,
     LOAD_WORD,
-    NEWEST,
-    NUMBER_OFFSET,
-    RETURN,
-    X32_BIT,
-    _instruction,
-    _unless,
+    PERMIT,
+    REFUSE,
+    calls_on,
+    instruction,
+    load_number,
+    unless,
 )
 
 # Names, with their numbers on x86_64 and on aarch64. "-": the architecture lacks the call.
@@ -46,8 +40,8 @@ settimeofday 164 170, clock_settime 227 112, clock_adjtime 305 266, adjtimex 159
 shmget 29 194, semget 64 190, msgget 68 186, mq_open 240 180, memfd_create 319 279
 """
 NAMESPACES = 0x7E020000  # the flags of clone
-# Calls with their numbers, the position of one argument, and what it is compared with. The call is
-# refused if the comparison holds, or else if it does not.
+# Calls with their numbers, the position of one argument, what it is compared with, and whether the
+# call is refused if the comparison holds. If not, all others are.
 BY_ARGUMENT = {
     "clone": ((56, 220), 0, JUMP_BITS, NAMESPACES, True),
     "fcntl": ((72, 25), 1, JUMP_EQUAL, 1031, True),  # widen a pipe
@@ -56,32 +50,16 @@ BY_ARGUMENT = {
 }
 
 
-def refused() -> dict[str, list[int | None]]:
-    """The numbers of each refused call on x86_64 and on aarch64."""
-    rows = (entry.split() for entry in REFUSED.split(","))
-    return {name: [None if n == "-" else int(n) for n in numbers] for name, *numbers in rows}
-
-
 def program_filter() -> bytes:
     """The filter as bubblewrap takes it. Refused calls fail with EPERM, newer ones with ENOSYS."""
     architecture, column, _ = ARCHITECTURES[os.uname().machine]
-    refuse = _instruction(RETURN, FAIL_WITH | errno.EPERM)
-    unknown = _instruction(RETURN, FAIL_WITH | errno.ENOSYS)
-    allow = _instruction(RETURN, ALLOW)
-    numbers = [row[column] for row in refused().values() if row[column] is not None]
-    parts = [
-        _instruction(LOAD_WORD, ARCHITECTURE_OFFSET),
-        *(_unless(JUMP_EQUAL, architecture, skip_if=True), refuse),
-        _instruction(LOAD_WORD, NUMBER_OFFSET),
-        *(_unless(JUMP_BITS, X32_BIT), refuse),
-        *(_unless(JUMP_GREATER, NEWEST), unknown),
-        *(_unless(JUMP_EQUAL, CLONE3), unknown),
-        *(part for number in numbers for part in (_unless(JUMP_EQUAL, number), refuse)),
-    ]
-    for choices, position, test, constant, if_true in BY_ARGUMENT.values():
+    parts = load_number(architecture)
+    for number in calls_on(REFUSED, column):
+        parts += unless(JUMP_EQUAL, number), REFUSE
+    for numbers, position, test, constant, is_refused in BY_ARGUMENT.values():
         parts += [
-            _instruction(JUMP_EQUAL, choices[column], if_false=4),
-            _instruction(LOAD_WORD, ARGUMENTS_OFFSET + 8 * position),
-            *(_unless(test, constant, skip_if=not if_true), refuse, allow),
+            instruction(JUMP_EQUAL, numbers[column], if_false=4),
+            instruction(LOAD_WORD, ARGUMENTS_OFFSET + 8 * position),
+            *(unless(test, constant, skip_if=not is_refused), REFUSE, PERMIT),
         ]
-    return b"".join([*parts, allow])
+    return b"".join([*parts, PERMIT])

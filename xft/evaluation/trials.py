@@ -18,10 +18,10 @@ class ProblemTests:
     Raises UserError if the task id is one of MBPP's, and the calls are not of its form.
     """
 
-    def __init__(self, problem: Problem, form: str):
+    def __init__(self, problem: Problem):
         self.problem = problem
         self.sets = [problem.base_input, problem.plus_input]
-        if form == "mbpp":
+        if problem.is_mbpp:
             from evalplus.data.mbpp import mbpp_deserialize_inputs
 
             name = problem.task_id

@@ -5,32 +5,15 @@ status 0 in time.
 """
 
 import re
-from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field
 
-from xft.common.errors import UserError, counted, listed
-from xft.common.progress import say
 from xft.data.templates import COMPLETION, Template
-from xft.evaluation.judging import PASSED
-from xft.evaluation.languages import ENDS_ITSELF, class_path, find_language
-from xft.evaluation.problems import ProblemSet, validated_row
-from xft.evaluation.program_runs import (
-    FOLDER_BYTES,
-    MEMORY_BYTES,
-    Ended,
-    open_toolchain,
-    run_program,
-)
+from xft.evaluation.languages import find_language
+from xft.evaluation.problems import validated_row
 from xft.evaluation.prompts import FENCE, TaskPrompt, instructed
-from xft.evaluation.sandbox import Bubblewrap
-from xft.evaluation.scoring import NO_CODE, TIMED_OUT, Verdict, is_empty
-from xft.evaluation.workers import Stop, work_on
 
-KEYS = "prompt, tests, language and stop_tokens"
-SECONDS = 15.0  # to compile and run a program
-SECONDS_ALONE = 30.0  # if that was too short
 # HumanEval's and MBPP's problems in MultiPL-E's names, such as mbpp_3_is_not_prime.
 ORIGINAL = re.compile(r"(HumanEval|mbpp)_(\d+)_")
 
@@ -70,9 +53,9 @@ def fits(fields: object) -> bool:
     return isinstance(fields, dict) and "tests" in fields
 
 
-def parse(fields: object, place: str) -> Program:
-    """The problem of a row. Raises UserError."""
-    return validated_row(Program, fields, place)
+def parse(fields: object) -> Program:
+    """The problem of a row, as `validated_row`."""
+    return validated_row(Program, fields)
 
 
 def prompt(problem: Program, template: Template) -> TaskPrompt:
@@ -88,75 +71,3 @@ def texts(problem: Program) -> dict[str, str]:
     """What no training row may hold, by kind."""
     solution = problem.canonical_solution
     return {"prompt": problem.prompt} | ({"solution": solution} if solution else {})
-
-
-class Scorer:
-    """Runs the programs of a set of problems.
-
-    versions: of the languages, as their compilers or runtimes say. Raises UserError if one does not
-    run on this machine.
-    """
-
-    def __init__(self, problem_set: ProblemSet, sandbox: Bubblewrap | None, workers: int):
-        self.problem_set, self.sandbox, self.workers = problem_set, sandbox, workers
-        names = dict.fromkeys(problem.language for problem in problem_set.problems)
-        java = [p.prompt + p.tests for p in problem_set.problems if p.language == "java"]
-        jars = tuple(class_path("".join(java))) if java else ()
-        self.toolchains = {
-            name: open_toolchain(find_language(name), jars if name == "java" else (), sandbox)
-            for name in names
-        }
-        self.versions = {name: chain.version for name, chain in self.toolchains.items()}
-        memory = f"{MEMORY_BYTES // 2**30} GiB of data for each process"
-        inside = f", and for all of a program; {FOLDER_BYTES // 2**20} MiB of files"
-        self.memory_bound = memory + inside if sandbox else memory
-
-    def expected(self) -> dict[str, str]:
-        """No results, since none are needed. Tells which canonical solutions do not pass."""
-        known = [p for p in self.problem_set.problems if p.canonical_solution is not None]
-        ends = self._ends([(p.language, p.program(p.canonical_program)) for p in known])
-        faults = [
-            f"line {self.problem_set.lines[problem.task_id]}, {problem.task_id}: {ended.status}: "
-            f"{ended.text.strip()[-200:]}"
-            for problem, ended in zip(known, ends, strict=True)
-            if ended.status != PASSED
-        ]
-        if faults:
-            solutions = counted(len(faults), "canonical solution")
-            say(f"{solutions} of {self.problem_set.file} would fail:\n{listed(faults)}")
-        return {}
-
-    def score(
-        self, expected: dict[str, str], solutions: Sequence[tuple[Program, str]]
-    ) -> list[Verdict]:
-        """A verdict for each solution, in order. Both sets of tests are the problem's one.
-
-        Equal programs run once. One that takes too long is tried again, alone.
-        """
-        filled = [(p, code) for p, code in solutions if not is_empty(p, code)]
-        programs = [(problem.language, problem.program(code)) for problem, code in filled]
-        ends = dict(zip(programs, self._ends(programs), strict=True))
-        verdicts = []
-        for problem, code in solutions:
-            ended = ends.get((problem.language, problem.program(code)))
-            status = ended.status if ended and not is_empty(problem, code) else NO_CODE
-            added = code.removeprefix(problem.prompt.strip())
-            verdicts.append(Verdict(status, status, ends_itself=bool(ENDS_ITSELF.search(added))))
-        return verdicts
-
-    def _ends(self, programs: Sequence[tuple[str, str]]) -> list[Ended]:
-        """How each program ends, in order. programs: language and text."""
-        seconds = SECONDS
-
-        def run(program: tuple[str, str], stop: Stop) -> Ended:
-            name, text = program
-            chain = self.toolchains[name]
-            return run_program(chain, text, sandbox=self.sandbox, seconds=seconds, stop=stop)
-
-        todo = list(dict.fromkeys(programs))
-        shown = {"desc": "score", "unit": "program"}
-        ends = dict(zip(todo, work_on(todo, run, workers=self.workers, **shown), strict=True))
-        late = [program for program, ended in ends.items() if ended.status == TIMED_OUT]
-        shown["desc"], seconds = "score again, alone", SECONDS_ALONE
-        ends |= zip(late, work_on(late, run, workers=1, **shown), strict=True)
-        return [ends[program] for program in programs]

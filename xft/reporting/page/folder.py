@@ -18,7 +18,7 @@ from xft.config.sections import XftConfig, problem_label
 from xft.config.steps import COSTS
 from xft.config.text import as_yaml
 from xft.evaluation.ground_truth import TEST_SETS
-from xft.evaluation.problems import load_problems
+from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.result import read_result
 from xft.evaluation.samples import samples_path
 from xft.hub.named_sets import NAMED_SETS

@@ -1,0 +1,80 @@
+"""Reads and checks sets of problems: HumanEval+, MBPP+ and the user's own files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from xft.common.errors import UserError, did_you_mean, naming
+from xft.common.json_lines import read_json_lines
+from xft.config.sections import problem_label
+from xft.evaluation.forms import calls, programs
+from xft.evaluation.problems import ProblemSet
+from xft.hub.named_sets import NAMED_SETS, NamedSet, unpacked_sha256
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+
+
+def load_problems(name_or_file: str) -> ProblemSet:
+    """Read `humaneval`, `mbpp`, or a `.jsonl`, `.jsonl.gz` or `.parquet` file of problems.
+
+    The first row decides which form all have. Raises UserError if there is no such set or file, or
+    if a row is bad. The message names the line and the key.
+    """
+    chosen = NAMED_SETS.get(name_or_file)
+    file = _locate_named(chosen) if chosen else _locate_file(name_or_file)
+    sha256 = unpacked_sha256(file)  # first: it bounds what is read
+    rows = list(read_rows(file))
+    if not rows:
+        raise UserError(f"{file} holds no problem")
+    form = programs if programs.fits(rows[0][1]) else calls
+    problems = []
+    for number, fields in rows:
+        with naming(f"{file}, line {number}"):
+            problems.append(form.parse(fields))
+    task_ids = [problem.task_id for problem in problems]
+    lines = {name: number for name, (number, _) in zip(task_ids, rows, strict=True)}
+    if repeated := {task_id for task_id in task_ids if task_ids.count(task_id) > 1}:
+        raise UserError(f"{file} holds a task_id more than once: {', '.join(sorted(repeated))}")
+    return ProblemSet(problem_label(name_or_file), form, file, sha256, tuple(problems), lines)
+
+
+def read_rows(file: Path) -> Iterator[tuple[int, object]]:
+    """The number and the values of each row; for a bad line of JSON, a ValueError."""
+    if file.suffix != ".parquet":
+        return read_json_lines(file)
+
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return enumerate(parquet.read_table(file).to_pylist(), 1)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{file} cannot be read as Parquet: {error}") from None
+
+
+def _locate_named(chosen: NamedSet) -> Path:
+    found = chosen.find()
+    if found is None:
+        name = chosen.name
+        instead = " in place of the file there" if chosen.cached.is_file() else ""
+        raise UserError(
+            f"the data set {name} ({chosen}) is not on this machine. Fetch it with "
+            f"python -m workflow_scripts.fetch_problems --dataset {name} --out {name}.jsonl and "
+            f"name that file, or put it, unpacked, at {chosen.cached}{instead}, or set "
+            f"{chosen.variable} to the path of its .jsonl or .jsonl.gz file"
+        )
+    return found
+
+
+def _locate_file(name: str) -> Path:
+    file = Path(name)
+    if not file.exists() and not file.is_symlink():
+        raise UserError(
+            f"{name} is neither a data set ({', '.join(NAMED_SETS)}) nor a file"
+            f"{did_you_mean(name, NAMED_SETS)}"
+        )
+    if not name.endswith(SUFFIXES):
+        *some, last = SUFFIXES
+        raise UserError(
+            f"{name}: the name of a file of problems ends in {', '.join(some)} or {last}"
+        )
+    return file
