@@ -87,7 +87,7 @@ def test_an_mbpp_prompt_is_a_request_with_one_full_stop_and_an_assertion():
         text = mbpp_prompt(docstring).text
         assert "Write a function to find the last item. Your code should satisfy the" in text
     for docstring in ("def last(xs):\n", '"""\nWrite a function.\n"""\n', '"""assert'):
-        with pytest.raises(UserError, match="Task/0"):
+        with pytest.raises(UserError, match="Mbpp/0"):
             mbpp_prompt(docstring)
 
 
