@@ -4,10 +4,12 @@
 
 Each file is an attack. Its first line says the expected status. Behind prelude.py it is a solution
 of `add`, and a right one only if the attack succeeds. Correct solutions run between the attacks and
-must pass. The output is JSON: the status of each attack by name, and of the correct solutions.
+must pass. A program in programs/ is an attack in another language, which ends with status 0 if it
+succeeds. The output is JSON: the status of each attack by name, and of the correct solutions.
 """
 
 import json
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -16,12 +18,15 @@ FOLDER = Path(__file__).parent
 sys.path[:0] = [str(FOLDER.parents[1]), str(FOLDER.parent)]
 sys.dont_write_bytecode = True
 
+import psutil
 from problem_files import problem, right_solutions, write_problems
 
 from xft.common.processes import usable_cpus
 from xft.evaluation import ground_truth, scoring
 from xft.evaluation.execution import Limits
+from xft.evaluation.languages import find_language, find_program
 from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.program_runs import open_toolchain, run_program
 from xft.evaluation.sandbox import find_bubblewrap
 
 PRELUDE = FOLDER / "prelude.py"
@@ -36,9 +41,31 @@ def attacks() -> dict[str, str]:
     return {path.stem: path.read_text() for path in files}
 
 
+def programs() -> dict[str, str]:
+    """The text of each attack in another language by its file's name."""
+    return {path.name: path.read_text() for path in sorted((FOLDER / "programs").iterdir())}
+
+
 def expected(code: str) -> str:
     """The status in the attack's first line."""
-    return code.splitlines()[0].removeprefix("# expect: ")
+    return code.splitlines()[0].partition(" expect: ")[2]
+
+
+def run_programs(sandbox) -> dict[str, str]:
+    """The status of each attack in a language of this machine."""
+    statuses = {}
+    stop, end = socket.socketpair()
+    with stop, end, socket.create_server(("127.0.0.1", 0)) as server:
+        for name, code in programs().items():
+            language = find_language(name.partition(".")[2])
+            if find_program(language.version.split()[0]) is None:
+                continue
+            code = code.replace("PORT", str(server.getsockname()[1]))
+            code = code.replace("PROJECT", str(FOLDER.parents[1]))
+            toolchain = open_toolchain(language, (), sandbox)
+            ended = run_program(toolchain, code, sandbox=sandbox, seconds=60, stop=stop)
+            statuses[name] = ended.status
+    return statuses
 
 
 def main() -> None:
@@ -58,6 +85,9 @@ def main() -> None:
     neighbours = statuses[:: BETWEEN + 1]
     del statuses[:: BETWEEN + 1]
     found = {"statuses": dict(zip(codes, statuses, strict=True)), "neighbours": neighbours}
+    found["programs"] = run_programs(sandbox)
+    lines = (process.info["cmdline"] for process in psutil.process_iter(["cmdline"]))
+    found["left"] = [line for line in lines if line and "stays_behind" in line]
     print(json.dumps(found))
 
 

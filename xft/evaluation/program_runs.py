@@ -51,10 +51,10 @@ CHUNK_BYTES = 2**16
 PROBE_SECONDS = 60
 NOT_COMPILED = 97  # the script's status if the compiler fails
 READY = b"ready\n"
-# sh is dash or bash, where the number of processes is -p or -u.
+# sh is dash or bash, where the number of processes is -p or -u. A limit may be lower already.
 SCRIPT = """
-ulimit -c 0; ulimit -n 512; ulimit -t {processor_seconds}; ulimit -d {kilobytes}
-ulimit -u 1024 2>/dev/null || ulimit -p 1024
+{{ ulimit -c 0; ulimit -n 512; ulimit -t {processor_seconds}; ulimit -d {kilobytes}
+ulimit -u 1024 || ulimit -p 1024; }} 2>/dev/null
 echo ready >&2
 exec </dev/null >{output}
 {compile}exec {run}

@@ -1,0 +1,2 @@
+# expect: failed
+head -c 700M /dev/zero >large || exit 1
