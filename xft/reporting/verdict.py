@@ -135,8 +135,9 @@ class _Case:
         more: sentences about this case.
         """
         needed, reasons = 0.0, [*map(self.in_words, rows), *more]
-        if rows and not rows[-1].significant and (needed := _needed(rows[-1], self.pairs)):
-            reasons += [_more_evidence(rows[-1], needed), *_existing(self.sets)]
+        if rows and not rows[-1].significant:
+            needed, evidence = _more_evidence(rows[-1], self.pairs)
+            reasons += [evidence, *_existing(self.sets)] if needed else []
         labels = [label for row in rows for label in (row.first, row.second)]
         labelled = {model.label: model for model in self.candidates}
         reasons += _advice([labelled[label] for label in dict.fromkeys(labels)])
@@ -269,25 +270,21 @@ def _is_above(rows: Mapping[str, tuple], model: Candidate) -> bool:
     return row is not None and bool(row.significant) and row.difference > 0
 
 
-def _size(row: tuple) -> float:
-    """The true difference that more problems are to find: the measured one if it is not small."""
-    return max(abs(row.difference), sentences.SMALL / SCORES.factor)
+def _more_evidence(row: tuple, pairs: int) -> tuple[float, str]:
+    """How many problems would find the difference of a comparison, and a sentence about them.
 
-
-def _needed(row: tuple, pairs: int) -> float:
-    """How many problems find this difference; 0 if there are enough."""
-    needed = sentences.problems_needed(row.problems, row.error, pairs, _size(row))
-    return needed if needed > row.problems else 0
-
-
-def _more_evidence(row: tuple, needed: float) -> str:
+    The difference is the measured one if it is not small. The number is 0 if there are enough.
+    """
+    size = max(abs(row.difference), sentences.SMALL / SCORES.factor)
+    needed = sentences.problems_needed(row.problems, row.error, pairs, size)
+    if needed <= row.problems:
+        return 0, ""
     seeds, times = max(row.seeds_first, row.seeds_second), needed / row.problems
-    return (
+    return needed, (
         f"More evidence: {'about' if row.error else 'at least'} {needed:,.0f} problems, "
         f"{f'{times:,.0f}' if times >= 10 else f'{times:.2g}'} times as many, would find a true "
-        f"difference of {SCORES.number(_size(row))} percentage points in {sentences.POWER:.0%} of "
-        "the cases."
-        f"{' They would not reduce the variation between the seeds.' if seeds > 1 else ''}"
+        f"difference of {SCORES.number(size)} percentage points in {sentences.POWER:.0%} of the "
+        f"cases.{' They would not reduce the variation between the seeds.' if seeds > 1 else ''}"
     )
 
 
