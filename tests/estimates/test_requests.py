@@ -102,13 +102,13 @@ def test_conversions_stream_and_evaluations_load(deepseek):
     cache = 8 * 1024 * 24 * 2 * 2048 * 4
     on_gpu = requests(deepseek, gpus=1, evaluation=evaluation)
     in_fp32 = requests(deepseek, gpus=1, evaluation=evaluation | {"precision": "fp32"})
-    for one, model, needed in (
-        (asked, "dense/lam~0.75", 4 * DENSE + cache),
-        (asked, "moe_sft", 4 * MIXTURE + cache),
-        (on_gpu, "moe_sft", 2 * MIXTURE),
-        (in_fp32, "moe_sft", 4 * MIXTURE),
+    for asked_for, is_mixture, needed in (
+        (asked, False, 4 * DENSE + cache),
+        (asked, True, 4 * MIXTURE + cache),
+        (on_gpu, True, 2 * MIXTURE),
+        (in_fp32, True, 4 * MIXTURE),
     ):
-        assert_about(one.evaluation(model == "moe_sft").mem_mb * 10**6, needed)
+        assert_about(asked_for.evaluation(is_mixture).mem_mb * 10**6, needed)
     assert in_fp32.evaluation(is_mixture=True).minutes >= on_gpu.evaluation(is_mixture=True).minutes
 
 
