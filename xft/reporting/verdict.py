@@ -218,7 +218,8 @@ def _take_rival(case: _Case, label: str) -> Verdict:
         f"({rows[1].first})."
     )
     several = f"It is the best of {len(case.rivals)}, so the true difference is probably smaller."
-    return case.verdict(decision, rows, *[several] * (len(case.rivals) > 1))
+    more = [several] if len(case.rivals) > 1 else []
+    return case.verdict(decision, rows, *more)
 
 
 def _take_plain(case: _Case, label: str) -> Verdict:

@@ -258,8 +258,8 @@ def _take_scores(results: Results, evaluation: Result, result: dict, loss: float
 
 
 def _take_solutions(results: Results, evaluation: Result, result: dict) -> None:
-    seed = [] if evaluation.seed is None else [f"seed {evaluation.seed}"]
-    name = ", ".join([evaluation.subject.label, *seed])
+    seed = "" if evaluation.seed is None else f", seed {evaluation.seed}"
+    name = evaluation.subject.label + seed
     file = samples_path(evaluation.file)
     samples = read_json_objects(file) if is_own(results.folder, file) else ()
     codes = {line["task_id"]: line["solution"] for line in samples if line.get("number") == 0}
