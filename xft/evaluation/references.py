@@ -1,6 +1,7 @@
 """Collects the hashes of evaluation problems that no training row may hold."""
 
 import ast
+from collections.abc import Iterator
 
 from xft.data.contamination import Fingerprint, read_shipped
 from xft.evaluation.problems import Problem, ProblemSet, load_problems, split_mbpp
@@ -24,15 +25,13 @@ def load_references(names_or_files: list[str]) -> tuple[list[Fingerprint], dict[
     return collected, hashes
 
 
-def fingerprints(problems: ProblemSet) -> list[Fingerprint]:
+def fingerprints(problems: ProblemSet) -> Iterator[Fingerprint]:
     """The fingerprints of the docstring and the canonical solution of each problem."""
-    collected = []
     for problem in problems.problems:
         is_mbpp = problems.form == "mbpp"
         docstring = split_mbpp(problem)[0].removesuffix(".") if is_mbpp else _docstring(problem)
-        collected.append(Fingerprint.of(problem.task_id, "docstring", docstring))
-        collected.append(Fingerprint.of(problem.task_id, "solution", problem.canonical_solution))
-    return collected
+        yield Fingerprint.of(problem.task_id, "docstring", docstring)
+        yield Fingerprint.of(problem.task_id, "solution", problem.canonical_solution)
 
 
 def _docstring(problem: Problem) -> str:

@@ -67,7 +67,7 @@ class Verdict:
 
 def find_candidates(
     evaluations: Mapping[Result, dict], losses: Mapping[Path, Mapping]
-) -> list[Candidate]:
+) -> Iterator[Candidate]:
     """The evaluated models, in the order of the tables.
 
     evaluations: contents of the results.
@@ -76,15 +76,13 @@ def find_candidates(
     groups: dict[str, list[Result]] = {}
     for result in evaluations:
         groups.setdefault(result.subject.label, []).append(result)
-    candidates = []
     for label, results in groups.items():
         counts = [outcomes(evaluations[result]) for result in results]
         counts = {name: sum(count[name] for count in counts) for name in OUTCOMES}
         files = {result.row.validation_loss for result in results} & losses.keys()
         loss = mean(losses[file]["loss"] for file in files) if files else inf
         seeds = len({result.seed for result in results})
-        candidates.append(Candidate(label, counts, loss, seeds))
-    return candidates
+        yield Candidate(label, counts, loss, seeds)
 
 
 def known_sets(evaluations: Mapping[Result, dict]) -> dict[str, int | None]:
