@@ -31,10 +31,10 @@ def chosen_values(config: XftConfig) -> dict[str, object]:
 
     Those of section sft are left out if they follow from sections moe and moe_sft.
     """
-    chosen, own = {}, _own_of_sft(config)
+    chosen, own_of_sft = {}, _own_of_sft(config)
     for name, value in config.model_dump(exclude_defaults=True).items():
         if isinstance(getattr(config, name), Section):
-            keys = [key for key in value if name != "sft" or key in own]
+            keys = [key for key in value if name != "sft" or key in own_of_sft]
             chosen |= {f"{name}.{key}": value[key] for key in keys}
         else:
             chosen[name] = value

@@ -177,7 +177,7 @@ def schemas(section: type[Section], key: str) -> list[dict]:
 
 def _flat(schema: dict) -> list[dict]:
     parts = schema.get("anyOf") or schema.get("oneOf")
-    return [one for part in parts for one in _flat(part)] if parts else [schema]
+    return [form for part in parts for form in _flat(part)] if parts else [schema]
 
 
 @cache

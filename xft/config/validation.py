@@ -36,8 +36,8 @@ def validated(section: type[SectionType], values: dict, where: str) -> SectionTy
     except ValidationError as error:
         faults = [_explain(section, fault) for fault in error.errors(include_url=False)]
         # What moe_sft has is not told of sft again, which takes its values.
-        own = [each for each in faults if not each.startswith("sft") or f"moe_{each}" not in faults]
-        raise UserError("\n".join(f"{where}: {fault}" for fault in own)) from None
+        shown = [f for f in faults if not f.startswith("sft") or f"moe_{f}" not in faults]
+        raise UserError("\n".join(f"{where}: {fault}" for fault in shown)) from None
 
 
 def sections() -> Iterator[tuple[str, type[Section]]]:

@@ -47,8 +47,8 @@ class Activity:
 
 def find_activities(jobs: Iterable[Node], store: Store) -> list[Activity]:
     """The jobs that have begun. Those that left no sign of it are left out."""
-    found = (_find_activity(job, store.log(job.step, job.entry.name)) for job in jobs)
-    return [activity for activity in found if activity]
+    activities = (_find_activity(job, store.log(job.step, job.entry.name)) for job in jobs)
+    return [activity for activity in activities if activity]
 
 
 def _find_activity(job: Node, log: Path) -> Activity | None:
@@ -68,9 +68,9 @@ def _find_activity(job: Node, log: Path) -> Activity | None:
 
 def _kept(folder: Path) -> str | None:
     """What an unfinished entry holds, from which its job goes on; None if that is nothing."""
-    found = [path for path in folder.glob(".*/*/checkpoint-*") if manifest_path(path).is_file()]
-    if found:
-        return f"checkpoint of step {step_of(max(found, key=lambda path: path.stat().st_mtime))}"
+    saved = [path for path in folder.glob(".*/*/checkpoint-*") if manifest_path(path).is_file()]
+    if saved:
+        return f"checkpoint of step {step_of(max(saved, key=lambda path: path.stat().st_mtime))}"
     if journal_path(folder / RESULT).is_file():
         count = _read(journal_path(folder / RESULT)).count("\n") - 1  # the first line names the run
         return f"{counted(max(count, 0), 'solution')} kept"

@@ -45,9 +45,9 @@ def warnings(run: WorkflowRun, to_make: list[Node]) -> Iterator[str]:
             "takes them from there if their bytes are intact"
         )
     rules = dict.fromkeys(node.step for node in to_make)
-    edited = {rule: found for rule in rules if (found := run.experiment.code.edited(rule))}
+    edited = {rule: names for rule in rules if (names := run.experiment.code.edited(rule))}
     if edited:
-        modules = dict.fromkeys(name for found in edited.values() for name in found)
+        modules = dict.fromkeys(name for names in edited.values() for name in names)
         yield (
             f"Edited code makes these steps run again: {', '.join(edited)}. The modules: "
             f"{', '.join(modules)}. If results stay the same: python -m tools.write_versions"
@@ -94,10 +94,10 @@ def _odd(key: str, value: object, config: XftConfig) -> str | None:
 
 def failures(run: WorkflowRun) -> Iterator[str]:
     """What became of each job that failed or was cut off in this run, by its log."""
-    for found in find_activities(run.to_make, run.store):
-        log = run.store.log(found.job.step, found.job.entry.name)
+    for activity in find_activities(run.to_make, run.store):
+        log = run.store.log(activity.job.step, activity.job.entry.name)
         if log.is_file() and log.stat().st_mtime >= run.began:
-            yield f"{found.job.name} {found.phase.value}: {found.text}"
+            yield f"{activity.job.name} {activity.phase.value}: {activity.text}"
 
 
 def store_line(run: WorkflowRun) -> str:

@@ -42,13 +42,13 @@ class Experiment:
             run.of_seeds.append(run)
 
     def _check_problem_sets(self) -> None:
-        found: dict[str, str] = {}
+        names: dict[str, str] = {}
         for config in (self.config, *(run.config for run in self.runs)):
             for name in [*config.evaluation.datasets, *config.data.decontaminate_against]:
                 label = problem_label(name)
-                if found.setdefault(label, name) != name:
+                if names.setdefault(label, name) != name:
                     raise UserError(
-                        f"config: the problems {found[label]} and {name} would both have the name "
+                        f"config: the problems {names[label]} and {name} would both have the name "
                         f"{label} in the results. Rename a file"
                     )
 

@@ -352,8 +352,8 @@ class Graph:
         """
         declared, config, inputs = STEPS[step], config or self.config, list(inputs)
         options = declared.options(config) if options is None else options
-        own = (declared.keys | {*read}) - {*unread, *LISTS, *declared.idle_keys(config)}
-        keys = own.union(*(each.node.keys for each in inputs if each.node)) - {*common}
+        keys_of_step = (declared.keys | {*read}) - {*unread, *LISTS, *declared.idle_keys(config)}
+        keys = keys_of_step.union(*(each.node.keys for each in inputs if each.node)) - {*common}
         node = self.nodes.get(
             step,
             _chosen({**options, **recorded}),

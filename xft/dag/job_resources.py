@@ -29,21 +29,21 @@ def resources(node: Node) -> dict[str, object]:
     """
     config, step = node.config, STEPS[node.step]
     asked = _request(node)
-    found = {"mem_mb": asked.mem_mb, "minutes": asked.minutes, "threads": 1, "gpu": 0}
-    found |= {"continues": step.continues, "start": "python", "file": node.file}
-    found["online"] = step.online
+    asks = {"mem_mb": asked.mem_mb, "minutes": asked.minutes, "threads": 1, "gpu": 0}
+    asks |= {"continues": step.continues, "start": "python", "file": node.file}
+    asks["online"] = step.online
     if step.section:
         options = getattr(config, step.section)
-        found["threads"] = config.threads * options.processes
-        found["gpu"] = config.gpus * options.world_size
-        found["start"] = _start(config, options)
-        found["expected_gib"] = _expected(node, step.section)
+        asks["threads"] = config.threads * options.processes
+        asks["gpu"] = config.gpus * options.world_size
+        asks["start"] = _start(config, options)
+        asks["expected_gib"] = _expected(node, step.section)
     elif step.generates:
-        found |= {"threads": config.threads, "gpu": config.gpus}
-        found["environment"] = node.recipe.options.get("evaluation.backend", "evaluation")
+        asks |= {"threads": config.threads, "gpu": config.gpus}
+        asks["environment"] = node.recipe.options.get("evaluation.backend", "evaluation")
     elif step.threads:
-        found["threads"] = config.threads
-    return found
+        asks["threads"] = config.threads
+    return asks
 
 
 def memory(asked: dict, attempt: int) -> int:
@@ -62,8 +62,8 @@ def _request(node: Node) -> Request:
         return step.cost
     asked = requests(node)
     if step.generates:
-        found = asked.evaluation(of_mixture(node))
-        return replace(found, minutes=step.minutes or found.minutes)
+        request = asked.evaluation(of_mixture(node))
+        return replace(request, minutes=step.minutes or request.minutes)
     if step.section:
         return asked.training(step.section)
     return asked.conversion()

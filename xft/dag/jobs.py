@@ -17,15 +17,15 @@ from xft.store.job_plan import VIEW, Job
 from xft.store.store import PARTIAL, is_whole
 
 
-def find_jobs(experiment: Experiment, made: Collection[Node]) -> dict[str, Job]:
+def find_jobs(experiment: Experiment, to_make: Collection[Node]) -> dict[str, Job]:
     """The jobs by the digest of what they make. made: what the run makes."""
     jobs = {node.digest: _job(node, experiment) for node in experiment.known}
     report = experiment.report
-    jobs[report.digest] = _report_job(jobs[report.digest], experiment, made)
+    jobs[report.digest] = _report_job(jobs[report.digest], experiment, to_make)
     return jobs
 
 
-def _report_job(job: Job, experiment: Experiment, made: Collection[Node]) -> Job:
+def _report_job(job: Job, experiment: Experiment, to_make: Collection[Node]) -> Job:
     """The job of the report, which reads what there is of the results, by their names.
 
     What somebody removed is not made again for it, nor are merges that are not kept.
@@ -34,7 +34,7 @@ def _report_job(job: Job, experiment: Experiment, made: Collection[Node]) -> Job
         str(node.entry)
         for node in experiment.report.ancestors()
         if node is not experiment.report
-        and (node in made or is_whole(node.entry))
+        and (node in to_make or is_whole(node.entry))
         and not node.is_temporary
     ]
     view = Path(f"{experiment.report.entry}{PARTIAL}", VIEW)
@@ -81,8 +81,8 @@ def _links(node: Node) -> Iterator[tuple[str, str]]:
         yield f"{COSTS}/{_stem(node, name)}.{COSTS_FILE}", str(node.entry / COSTS_FILE)
         prefix = name.removesuffix(node.step)
         for pattern, file in STEPS[node.step].beside.items():
-            found = pattern.format(name=name, prefix=prefix, stem=_stem(node, name))
-            yield found, str(node.entry / file)
+            beside = pattern.format(name=name, prefix=prefix, stem=_stem(node, name))
+            yield beside, str(node.entry / file)
 
 
 def _stem(node: Node, name: str) -> str:

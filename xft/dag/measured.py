@@ -48,7 +48,7 @@ def speeds(nodes: Iterable[Node], plan_of: FindPlan) -> dict[str, float]:
     It has the same inputs as one of these nodes, such as a training with fewer steps. The time to
     start counts. The longest job's section is first.
     """
-    found: dict[str, tuple[float, float]] = {}
+    longest: dict[str, tuple[float, float]] = {}
     recipes = cache(lambda folder: [*_recipes(folder)])
     for node in nodes:
         section = TRAINING_SECTIONS.get(node.step)
@@ -56,12 +56,13 @@ def speeds(nodes: Iterable[Node], plan_of: FindPlan) -> dict[str, float]:
             continue
         for recipe, hours in recipes(node.entry.parent):
             options = _options(recipe, node, section)
-            if options and hours > found.get(section, (0, 0))[0]:
+            if options and hours > longest.get(section, (0, 0))[0]:
                 config = node.config.model_copy(update={section: options})
                 plan = replace(plan_of(node.config), config=config, processes=None)
                 if work := plan.work(section, expected=True):
-                    found[section] = hours, work.flops / hours / plan.job(section).processes / 3600
-    return {name: speed for name, (_, speed) in sorted(found.items(), key=lambda f: -f[1][0])}
+                    seconds = 3600 * hours * plan.job(section).processes
+                    longest[section] = hours, work.flops / seconds
+    return {name: speed for name, (_, speed) in sorted(longest.items(), key=lambda f: -f[1][0])}
 
 
 def _recipes(folder: Path) -> Iterator[tuple[Recipe, float]]:
@@ -74,8 +75,8 @@ def _recipes(folder: Path) -> Iterator[tuple[Recipe, float]]:
 
 def _options(recipe: Recipe, node: Node, section: str) -> TrainingConfig | None:
     """The options of a training in the store; None if its inputs or threads are not a node's."""
-    own = node.recipe
-    if recipe.inputs != own.inputs or recipe.options.get("threads") != own.options.get("threads"):
+    threads = (each.options.get("threads") for each in (recipe, node.recipe))
+    if recipe.inputs != node.recipe.inputs or next(threads) != next(threads):
         return None
     start = f"{section}."
     keys = {

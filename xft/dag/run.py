@@ -135,11 +135,11 @@ class WorkflowRun:
                 )
         links = [name for job in self.jobs.values() for name in (job.links | job.logs)]
         names.check_free(links)
-        for own in (self.results / CONFIG_FILE, self.results / RUNS_TABLE):
-            if own.exists() and not is_results_folder(self.results):
+        for written in (self.results / CONFIG_FILE, self.results / RUNS_TABLE):
+            if written.exists() and not is_results_folder(self.results):
                 raise UserError(
-                    f"{own} is where the workflow writes, but the workflow did not make it. Move "
-                    "it away, or choose another results_dir"
+                    f"{written} is where the workflow writes, but the workflow did not make it. "
+                    "Move it away, or choose another results_dir"
                 )
 
     def _check_absent(self, node: Node) -> None:

@@ -56,8 +56,8 @@ def name_nodes(stream: TextIO, jobs: Jobs) -> None:
     """Let a stream write names of artifacts in place of digests, in a graph of jobs."""
     write = stream.write
 
-    def label(found: re.Match) -> str:
-        rule, between, digest = found.groups()
+    def label(match: re.Match) -> str:
+        rule, between, digest = match.groups()
         name = jobs[digest].name.replace('"', r"\"")
         return name if name == rule else f"{rule}{between}{name}"
 

@@ -87,11 +87,11 @@ def warn_of_full_disk(run: WorkflowRun, to_make: Iterable[Node]) -> str | None:
 
     None also while the size of the base is unknown.
     """
-    made = {node: requests(node).models for node in to_make if node.step in MODELS[1:]}
-    if None in made.values():
+    models = {node: requests(node).models for node in to_make if node.step in MODELS[1:]}
+    if None in models.values():
         return None
     store = run.store.root
-    needed, free = _space(made).total(), shutil.disk_usage(nearest_folder(store)).free
+    needed, free = _space(models).total(), shutil.disk_usage(nearest_folder(store)).free
     if needed <= free:
         return None
     return (

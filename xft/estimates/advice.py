@@ -25,24 +25,23 @@ NO_CHANGE = "no other precision, batch or launch, and not with LoRA experts"
 WIDTH = 110
 
 
-def advice(plan: Plan) -> list[str]:
+def advice(plan: Plan) -> Iterator[str]:
     """Which trainings fit the device, and changes with which the others do."""
     device = f"an {plan.gpu}" if plan.gpu else "this machine"
     large = [section for section in plan.trainings if not fits(plan, section)]
     small = ", ".join(section for section in plan.trainings if section not in large)
-    lines = [
+    yield (
         f"Fit: {device} has {plan.processor.memory:.1f} GiB; keep {GAPS:.0%} of it free."
         f" It fits: {small or 'none'}. Too large: {', '.join(large) or 'none'}"
-    ]
+    )
     if tight := [s for s in plan.trainings if s not in large and not fits(plan, s, ERROR)]:
-        lines.append(f"  {', '.join(tight)}: not if the peak is {ERROR:.0%} above its estimate")
+        yield f"  {', '.join(tight)}: not if the peak is {ERROR:.0%} above its estimate"
     for section in large:
         fitting = [*ways(plan, section)]
         # The fastest first; LoRA experts, whose hours are a lower limit, last.
         fitting.sort(key=lambda way: ("moe" in way[0], way[1].training_hours(section) or 0))
-        lines.append(f"  {section} fits with {EACH if fitting else NO_CHANGE}")
-        lines += [_described(section, *way) for way in fitting]
-    return lines
+        yield f"  {section} fits with {EACH if fitting else NO_CHANGE}"
+        yield from (_described(section, *way) for way in fitting)
 
 
 def fits(plan: Plan, section: str, error: float = 0, expected: bool = False) -> bool:

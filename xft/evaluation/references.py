@@ -1,5 +1,7 @@
 """Collects the hashes of evaluation problems that no training row may hold."""
 
+from collections.abc import Iterator
+
 from xft.data.contamination import Fingerprint, read_shipped
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.problems import ProblemSet
@@ -23,10 +25,8 @@ def load_references(names_or_files: list[str]) -> tuple[list[Fingerprint], dict[
     return collected, hashes
 
 
-def fingerprints(problem_set: ProblemSet) -> list[Fingerprint]:
+def fingerprints(problem_set: ProblemSet) -> Iterator[Fingerprint]:
     """The fingerprints of the texts of each problem."""
-    return [
-        Fingerprint.of(problem.task_id, kind, text)
-        for problem in problem_set.problems
-        for kind, text in problem_set.form.texts(problem).items()
-    ]
+    for problem in problem_set.problems:
+        for kind, text in problem_set.form.texts(problem).items():
+            yield Fingerprint.of(problem.task_id, kind, text)

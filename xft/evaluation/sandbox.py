@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -122,15 +122,13 @@ def cover(paths: Iterable) -> list[str]:
     return [word for path in paths for word in ("--size", "4096", "--tmpfs", str(path))]
 
 
-def links(*names: str) -> list[str]:
+def links(*names: str) -> Iterator[str]:
     """Mount folders as on this machine: as links into /usr, or as folders."""
-    words = []
     for path in map(Path, names):
         if path.is_symlink():
-            words += ["--symlink", str(path.readlink()), str(path)]
+            yield from ("--symlink", str(path.readlink()), str(path))
         elif path.is_dir():
-            words += bind([path])
-    return words
+            yield from bind([path])
 
 
 def _packages() -> list[Path]:

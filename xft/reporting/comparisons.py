@@ -131,7 +131,7 @@ def _measured(
     return of_models
 
 
-def pairs(subjects: Sequence[Subject]) -> list[tuple[Subject, Subject]]:
+def pairs(subjects: Sequence[Subject]) -> Iterator[tuple[Subject, Subject]]:
     """The pairs to compare, later ones of `MODELS` second.
 
     Each model is compared with the references of its variant and, if its shares are learned, with
@@ -139,17 +139,14 @@ def pairs(subjects: Sequence[Subject]) -> list[tuple[Subject, Subject]]:
     of the first variant. A model that several variants share is compared in the first of them.
     """
     models = sorted(dict.fromkeys(subjects), key=lambda subject: _rank(subject.model))
-    compared = []
     for second in models:
-        compared += [
-            (first, second)
-            for first in models
-            if _is_compared(first.model, second.model) and second.variants[0] in first.variants
-        ]
+        for first in models:
+            if _is_compared(first.model, second.model) and second.variants[0] in first.variants:
+                yield first, second
         alike = [subject for subject in models if subject.model == second.model]
         first = min(alike, key=lambda subject: "" not in subject.variants)
-        compared += [(first, second)] if first != second else []
-    return compared
+        if first != second:
+            yield first, second
 
 
 def _rank(model: str) -> int:

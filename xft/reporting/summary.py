@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from xft.evaluation.result import TEST_NAMES, backends_note, caveats, read_result
+from xft.evaluation.result import RESULT, TEST_NAMES, backends_note, caveats
 from xft.reporting import notes, sentences, spreads, tables
 from xft.reporting.comparisons import comparison_table, loss_values, solved_values
 from xft.reporting.formats import CONTAMINATION, DIVERSITY, LOSS
@@ -21,7 +21,7 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
 
     chosen_by: one of `notes.CHOICES`; None for the validation loss if there is one.
     """
-    evaluations = _read(rows, "eval", read_result)
+    evaluations = _read(rows, "eval", RESULT.read)
     losses = _read(rows, "validation_loss", LOSS.read)
     by_file = {result.file: content for result, content in losses.items()}
     by_label = {result.subject.label: content for result, content in evaluations.items()}
@@ -36,7 +36,7 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
     chosen_by = chosen_by or ("validation" if losses else "benchmark")
     measured = losses if chosen_by == "validation" else evaluations
     has_seeds = any(result.seed is not None for result in evaluations)
-    candidates = find_candidates(evaluations, by_file)
+    candidates = list(find_candidates(evaluations, by_file))
     template = templates(__package__).get_template("summary.md.jinja")
     text = template.render(
         table=tables.to_markdown,

@@ -67,7 +67,7 @@ class Verdict:
 
 def find_candidates(
     evaluations: Mapping[Result, dict], losses: Mapping[Path, Mapping]
-) -> list[Candidate]:
+) -> Iterator[Candidate]:
     """The evaluated models, in the order of the tables.
 
     evaluations: contents of the results.
@@ -76,15 +76,13 @@ def find_candidates(
     groups: dict[str, list[Result]] = {}
     for result in evaluations:
         groups.setdefault(result.subject.label, []).append(result)
-    candidates = []
     for label, results in groups.items():
         counts = [outcomes(evaluations[result]) for result in results]
         counts = {name: sum(count[name] for count in counts) for name in OUTCOMES}
         files = {result.row.validation_loss for result in results} & losses.keys()
         loss = mean(losses[file]["loss"] for file in files) if files else inf
         seeds = len({result.seed for result in results})
-        candidates.append(Candidate(label, counts, loss, seeds))
-    return candidates
+        yield Candidate(label, counts, loss, seeds)
 
 
 def known_sets(evaluations: Mapping[Result, dict]) -> dict[str, int | None]:
@@ -135,8 +133,9 @@ class _Case:
         more: sentences about this case.
         """
         needed, reasons = 0.0, [*map(self.in_words, rows), *more]
-        if rows and not rows[-1].significant and (needed := _needed(rows[-1], self.pairs)):
-            reasons += [_more_evidence(rows[-1], needed), *_existing(self.sets)]
+        if rows and not rows[-1].significant:
+            needed, evidence = _more_evidence(rows[-1], self.pairs)
+            reasons += [evidence, *_existing(self.sets)] if needed else []
         labels = [label for row in rows for label in (row.first, row.second)]
         labelled = {model.label: model for model in self.candidates}
         reasons += _advice([labelled[label] for label in dict.fromkeys(labels)])
@@ -217,7 +216,8 @@ def _take_rival(case: _Case, label: str) -> Verdict:
         f"({rows[1].first})."
     )
     several = f"It is the best of {len(case.rivals)}, so the true difference is probably smaller."
-    return case.verdict(decision, rows, *[several] * (len(case.rivals) > 1))
+    more = [several] if len(case.rivals) > 1 else []
+    return case.verdict(decision, rows, *more)
 
 
 def _take_plain(case: _Case, label: str) -> Verdict:
@@ -269,25 +269,21 @@ def _is_above(rows: Mapping[str, tuple], model: Candidate) -> bool:
     return row is not None and bool(row.significant) and row.difference > 0
 
 
-def _size(row: tuple) -> float:
-    """The true difference that more problems are to find: the measured one if it is not small."""
-    return max(abs(row.difference), sentences.SMALL / SCORES.factor)
+def _more_evidence(row: tuple, pairs: int) -> tuple[float, str]:
+    """How many problems would find the difference of a comparison, and a sentence about them.
 
-
-def _needed(row: tuple, pairs: int) -> float:
-    """How many problems find this difference; 0 if there are enough."""
-    needed = sentences.problems_needed(row.problems, row.error, pairs, _size(row))
-    return needed if needed > row.problems else 0
-
-
-def _more_evidence(row: tuple, needed: float) -> str:
+    The difference is the measured one if it is not small. The number is 0 if there are enough.
+    """
+    size = max(abs(row.difference), sentences.SMALL / SCORES.factor)
+    needed = sentences.problems_needed(row.problems, row.error, pairs, size)
+    if needed <= row.problems:
+        return 0, ""
     seeds, times = max(row.seeds_first, row.seeds_second), needed / row.problems
-    return (
+    return needed, (
         f"More evidence: {'about' if row.error else 'at least'} {needed:,.0f} problems, "
         f"{f'{times:,.0f}' if times >= 10 else f'{times:.2g}'} times as many, would find a true "
-        f"difference of {SCORES.number(_size(row))} percentage points in {sentences.POWER:.0%} of "
-        "the cases."
-        f"{' They would not reduce the variation between the seeds.' if seeds > 1 else ''}"
+        f"difference of {SCORES.number(size)} percentage points in {sentences.POWER:.0%} of the "
+        f"cases.{' They would not reduce the variation between the seeds.' if seeds > 1 else ''}"
     )
 
 

@@ -49,16 +49,16 @@ class Code:
         within functions), and files in a module's folder that the module names, such as a script or
         a template, or the files of a folder there. The wording of model cards does not count.
         """
-        found: dict[str, str] = {}
+        known: dict[str, str] = {}
         waiting = [f"{STEPS}/{step}.py"]
         while waiting:
             name = waiting.pop()
-            if name not in found:
-                found[name], used = self.file_hashes.of(ROOT / name, read_module)
+            if name not in known:
+                known[name], used = self.file_hashes.of(ROOT / name, read_module)
                 if not all((ROOT / file).is_file() for file in used):  # a module is a package now
-                    found[name], used = read_module(ROOT / name)
+                    known[name], used = read_module(ROOT / name)
                 waiting += used
-        return dict(sorted(found.items()))
+        return dict(sorted(known.items()))
 
 
 @cache

@@ -70,13 +70,13 @@ def _view(entry: Path, job: Job, jobs: Iterable[Job]) -> dict[str, str]:
     entries, folder = {*chain(*job.inputs.values())}, partial(entry) / VIEW
     return {
         str(folder / os.path.relpath(name, job.shows)): target
-        for each in jobs
-        for name, target in each.links.items()
+        for other in jobs
+        for name, target in other.links.items()
         if os.path.dirname(target) in entries  # noqa: PTH120 (there may be thousands)
     }
 
 
-def _check_unchanged(job: Job, made: Path | None = None) -> None:
+def _check_unchanged(job: Job, artifact: Path | None = None) -> None:
     """Raise UserError if a file of the user's has changed since the run began.
 
     made: by the job. A base must hold no other files than its recipe.
@@ -86,8 +86,8 @@ def _check_unchanged(job: Job, made: Path | None = None) -> None:
         for file, known in job.contents.items()
         if not Path(file).is_file() or content_hash(Path(file)) != known
     ]
-    if made and job.contents and job.recipe.step == "base":
-        added = read_manifest(manifest_path(made)).files.keys() - job.recipe.inputs.keys()
+    if artifact and job.contents and job.recipe.step == "base":
+        added = read_manifest(manifest_path(artifact)).files.keys() - job.recipe.inputs.keys()
         faults += [f"{file} was added to the model" for file in sorted(added)]
     if faults:
         raise UserError(

@@ -19,7 +19,7 @@ from xft.config.steps import COSTS
 from xft.config.text import as_yaml
 from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.problem_sets import load_problems
-from xft.evaluation.result import read_result
+from xft.evaluation.result import RESULT
 from xft.evaluation.samples import samples_path
 from xft.hub.named_sets import NAMED_SETS
 from xft.reporting.comparisons import COLUMNS, COMPARED, loss_values
@@ -197,14 +197,14 @@ def _read_evaluations(results: Results) -> dict[str, str]:
     losses = _read_losses(results, rows)
     for evaluation in _own_results(results, rows, "eval"):
         with _written_by("eval", evaluation.file):
-            contents[evaluation] = result = read_result(evaluation.file)
+            contents[evaluation] = result = RESULT.read(evaluation.file)
             evaluated[evaluation.row.dataset] = result["dataset"]["sha256"]
             results.versions.update(result["versions"])
             results.models.setdefault(evaluation.subject.label, set()).add(result["model"]["id"])
             loss = losses.get(evaluation.row.validation_loss)
             _take_scores(results, evaluation, result, loss and loss["loss"])
             _take_solutions(results, evaluation, result)
-    results.candidates = find_candidates(contents, losses)
+    results.candidates.extend(find_candidates(contents, losses))
     labels = [model.label for model in results.candidates]
     compared = pd.DataFrame(results.comparisons, columns=COLUMNS)
     compared = compared[compared[["first", "second"]].isin(labels).all(axis=1)]
@@ -258,8 +258,8 @@ def _take_scores(results: Results, evaluation: Result, result: dict, loss: float
 
 
 def _take_solutions(results: Results, evaluation: Result, result: dict) -> None:
-    seed = [] if evaluation.seed is None else [f"seed {evaluation.seed}"]
-    name = ", ".join([evaluation.subject.label, *seed])
+    seed = "" if evaluation.seed is None else f", seed {evaluation.seed}"
+    name = evaluation.subject.label + seed
     file = samples_path(evaluation.file)
     samples = read_json_objects(file) if is_own(results.folder, file) else ()
     codes = {line["task_id"]: line["solution"] for line in samples if line.get("number") == 0}
