@@ -126,6 +126,10 @@ def test_problems_with_one_name_are_drawn_together(seeds):
     width, wide, narrow = (found.high - found.low for found in (alone, both, apart))
     assert (wide, narrow) == pytest.approx((width, width / 2**0.5), rel=0.05)
     assert both.problems == 595
+    thrice = in_sets([np.tile(values, 3)], [[*range(300)] * 3], seeds)  # within a set too
+    names = ("difference", "low", "high", "p_value", "error")
+    for name in names:
+        assert getattr(thrice, name) == pytest.approx(getattr(alone, name), rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize(("differing", "p_value"), [(0, 1), (3, 0.25), (5, 0.0625), (8, 2**-7)])
@@ -197,16 +201,25 @@ def test_wilson(passed, count):
     low, high = wilson(passed, count)
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
     assert 0 <= low < high <= 1
-    assert interval([1.0] * passed + [0.0] * (count - passed)) == wilson(passed, count)
+    shares = [1.0] * passed + [0.0] * (count - passed)
+    assert interval(shares, range(count)) == wilson(passed, count)
 
 
 def test_the_interval_of_several_samples_is_a_bootstrap_over_the_problems():
     shares = np.random.default_rng(0).choice([0, 0.25, 0.5, 1], size=140)
     found = bootstrap((shares,), np.mean, n_resamples=19_999, method="percentile", rng=1)
     expected = found.confidence_interval
-    assert interval(list(shares)) == pytest.approx((expected.low, expected.high), abs=0.006)
+    ours = interval(list(shares), range(140))
+    assert ours == pytest.approx((expected.low, expected.high), abs=0.006)
+    # A problem in several languages, all or none of them solved, is one problem.
+    solved = [*np.repeat(shares > 0.5, 5).astype(float)]
+    count, passed = len(shares), sum(shares > 0.5)
+    assert interval(solved, np.repeat(range(140), 5)) == pytest.approx(
+        wilson(passed, count), abs=0.01
+    )
     # Where all problems are alike nothing is known of others, and the interval has a width.
-    assert interval([0.5] * 4) == wilson(2, 4)
+    assert interval([0.5] * 4, range(4)) == wilson(2, 4)
+    assert interval([1.0] * 8, [*range(4)] * 2) == wilson(4, 4)
 
 
 def test_holm():

@@ -101,6 +101,12 @@ def solved_shares(result: dict, tests: str) -> list[float]:
     return [sum(passed) / len(passed) for passed in by_problem.values()]
 
 
+def units_of(result: dict) -> list[str]:
+    """The name of each problem of a result, or what it has in common with others."""
+    units = {row["task_id"]: row.get("unit", row["task_id"]) for row in result["problems"]}
+    return [*units.values()]
+
+
 def outcomes(result: dict) -> dict[str, int]:
     """The number of samples with each of `OUTCOMES` on original + extra tests."""
     counts = Counter(map(_outcome, result["problems"]))

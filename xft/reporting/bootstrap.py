@@ -106,15 +106,19 @@ def tail(drawn: np.ndarray, difference: float) -> float:
     return min(p_value, 2 * NormalDist().cdf(-deviations))
 
 
-def interval(shares: Sequence[float]) -> tuple[float, float]:
+def interval(shares: Sequence[float], names: Sequence[Hashable]) -> tuple[float, float]:
     """A 95% interval for the mean over the problems of the share of samples that pass.
 
     Wilson's if each share is 0 or 1, or if all are equal; otherwise a bootstrap over the problems.
+
+    names: of the problems. Those with the same name are one.
     """
+    units = dict.fromkeys(names)
     # Where all shares are equal, all resamples are too: their interval would have no width.
-    if set(shares) <= {0.0, 1.0} or len(set(shares)) == 1:
-        return wilson(sum(shares), len(shares))
-    (measured,) = measure([{None: shares}])
+    is_single = len(units) == len(shares)
+    if (is_single and set(shares) <= {0.0, 1.0}) or len(set(shares)) == 1:
+        return wilson(sum(shares) * len(units) / len(shares), len(units))
+    (measured,) = measure([{None: shares}], None, names, units)
     return quantiles(measured.means)
 
 

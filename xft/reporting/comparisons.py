@@ -6,7 +6,7 @@ from math import inf
 
 from xft.config.models import MODEL, MODELS, Model, family
 from xft.evaluation.ground_truth import TEST_SETS
-from xft.evaluation.result import solved_shares
+from xft.evaluation.result import solved_shares, units_of
 from xft.reporting.bootstrap import Measured, measure, significant
 from xft.reporting.differences import Difference, compare
 from xft.reporting.runs import Result, Subject, linked
@@ -42,8 +42,7 @@ def solved_values(results: Mapping[Result, dict]) -> Iterator[Values]:
     results: contents of the evaluations.
     """
     for result, content in results.items():
-        ids = dict.fromkeys(row["task_id"] for row in content["problems"])
-        problems = (content["dataset"]["sha256"], *ids)
+        problems = (content["dataset"]["sha256"], *units_of(content))
         for tests in TEST_SETS:
             shares = solved_shares(content, tests)
             yield Values(result.subject, result.seed, result.row.dataset, tests, problems, shares)

@@ -52,8 +52,9 @@ class Units:
         self.weights = [
             size / sizes.sum() * shares for size, (_, shares) in zip(sizes, sets, strict=True)
         ]
-        self.scales = np.sqrt(sizes / np.maximum(sizes - 1, 1))
-        self.freedom = min((sizes - 1).sum(), self.names - 1)
+        draws = np.array([len(set(names)) for names, _ in sets])
+        self.scales = np.sqrt(draws / np.maximum(draws - 1, 1))
+        self.freedom = min((draws - 1).sum(), self.names - 1)
 
     def mean(self, values: Sequence[np.ndarray]) -> np.ndarray:
         """The mean over all units, [seeds].

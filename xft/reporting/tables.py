@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from xft.evaluation.ground_truth import TEST_SETS
-from xft.evaluation.result import TEST_NAMES, measures, solved_shares
+from xft.evaluation.result import TEST_NAMES, measures, solved_shares, units_of
 from xft.reporting.bootstrap import interval
 from xft.reporting.runs import Result
 from xft.reporting.verdict import Candidate
@@ -34,7 +34,7 @@ def score(result: dict, tests: str) -> dict[str, float]:
 
     tests: base or plus.
     """
-    low, high = interval(solved_shares(result, tests))
+    low, high = interval(solved_shares(result, tests), units_of(result))
     return {"pass@1": 100 * result["pass@1"][tests], "low": 100 * low, "high": 100 * high}
 
 
