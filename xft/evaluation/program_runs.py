@@ -310,11 +310,11 @@ def _walls(sandbox: Bubblewrap, job: _Job, info: int, calls: int, text: int) -> 
     sealed = [*hidden, "/dev", "/proc", "/"]
     return [
         *(sandbox.program, *isolation, "--info-fd", str(info), "--seccomp", str(calls)),
+        *("--size", str(FOLDER_BYTES), "--perms", "1777", "--tmpfs", FOLDER, "--proc", "/proc"),
         *(word for path in parents for word in ("--dir", str(path))),
         *(*bind(shown), *links(*SYSTEM), *bind(settings), *cover([*hidden, "/dev"])),
         *(word for path in DEVICES for word in ("--dev-bind", path, path)),
         *(word for path, target in IN_DEV.items() for word in ("--symlink", target, path)),
-        *("--proc", "/proc", "--size", str(FOLDER_BYTES), "--perms", "1777", "--tmpfs", FOLDER),
         *("--file", str(text), f"{FOLDER}/{job.file}"),
         *(word for path in sealed for word in ("--remount-ro", str(path))),
         *("--chdir", FOLDER, "--", *user),

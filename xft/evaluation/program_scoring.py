@@ -20,7 +20,7 @@ from xft.evaluation.scoring import NO_CODE, TIMED_OUT, Verdict, is_empty
 from xft.evaluation.workers import Stop, work_on
 
 SECONDS = 15.0  # to compile and run a program
-SECONDS_ALONE = 30.0  # if that was too short
+MOST_TEXT = 200  # of a program's output, in a message
 
 
 class ProgramScorer:
@@ -50,7 +50,7 @@ class ProgramScorer:
         ends = self._ends([(p.language, p.program(p.canonical_program)) for p in known])
         faults = [
             f"line {self.problem_set.lines[problem.task_id]}, {problem.task_id}: {ended.status}: "
-            f"{ended.text.strip()[-200:]}"
+            f"{_reason(ended.text)}"
             for problem, ended in zip(known, ends, strict=True)
             if ended.status != PASSED
         ]
@@ -79,17 +79,22 @@ class ProgramScorer:
 
     def _ends(self, programs: Sequence[tuple[str, str]]) -> list[Ended]:
         """How each program ends, in order. programs: language and text."""
-        seconds = SECONDS
 
         def run(program: tuple[str, str], stop: Stop) -> Ended:
             name, text = program
             chain = self.toolchains[name]
-            return run_program(chain, text, sandbox=self.sandbox, seconds=seconds, stop=stop)
+            return run_program(chain, text, sandbox=self.sandbox, seconds=SECONDS, stop=stop)
 
         todo = list(dict.fromkeys(programs))
         shown = {"desc": "score", "unit": "program"}
         ends = dict(zip(todo, work_on(todo, run, workers=self.workers, **shown), strict=True))
         late = [program for program, ended in ends.items() if ended.status == TIMED_OUT]
-        shown["desc"], seconds = "score again, alone", SECONDS_ALONE
+        shown["desc"] = "score again, alone"
         ends |= zip(late, work_on(late, run, workers=1, **shown), strict=True)
         return [ends[program] for program in programs]
+
+
+def _reason(text: str) -> str:
+    """The first line of a program's output that speaks of an error, or else the last line."""
+    lines = text.strip().splitlines() or [""]
+    return next((line for line in lines if "rror" in line), lines[-1])[:MOST_TEXT]

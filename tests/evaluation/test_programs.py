@@ -1,0 +1,306 @@
+"""Problems whose tests are a program, in any language: reading, prompts, verdicts, results."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pyarrow
+import pytest
+from problem_files import write_problems
+from pyarrow import parquet
+
+from xft.common.errors import UserError
+from xft.common.json_lines import read_json_lines
+from xft.data.templates import COMPLETION, make_template
+from xft.evaluation import languages, program_scoring
+from xft.evaluation.forms import programs
+from xft.evaluation.languages import ENDS_ITSELF, find_language, main_class
+from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.prompts import task_prompts
+from xft.evaluation.references import fingerprints
+from xft.evaluation.result import caveats
+from xft.evaluation.scorers import open_scorer
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+NEEDS_DATA = pytest.mark.skipif(not DATA.is_dir(), reason="the benchmarks' files are not here")
+DOUBLE = {
+    "name": "HumanEval_7_double",
+    "language": "sh",
+    "prompt": "# Doubles $1.\ndouble() {\n",
+    "tests": '}\nset -e\n[[ $(double 4) = "8" ]]\n[[ $(double -1) = "-2" ]]',
+    "stop_tokens": ["\n}"],
+    "original": "/originals/HumanEval_7_double.py",
+    "canonical_solution": "    echo $((2 * $1))",
+}
+
+
+@pytest.fixture
+def make(tmp_path):
+    """A set of problems of these rows."""
+    return lambda *rows: load_problems(str(write_problems(tmp_path / "own.jsonl", rows)))
+
+
+@pytest.fixture
+def statuses(make, bubblewrap):
+    """Callable (rows, completions): the status of each."""
+
+    def judge(rows: list[dict], completions: list[str]) -> list[str]:
+        problem_set = make(*rows)
+        prompts = task_prompts(problem_set, COMPLETION)
+        solutions = [
+            (problem, prompt.solution(completion))
+            for problem, prompt, completion in zip(
+                problem_set.problems, prompts, completions, strict=True
+            )
+        ]
+        return [v.plus for v in open_scorer(problem_set, bubblewrap, 2).score({}, solutions)]
+
+    return judge
+
+
+def need(*names: str) -> None:
+    for name in names:
+        if not shutil.which(name):
+            pytest.skip(f"{name} is not installed")
+
+
+def test_rows_are_read_from_json_lines_and_parquet(make, tmp_path):
+    found = make(DOUBLE)
+    (problem,) = found.problems
+    assert (found.form, problem.task_id, problem.unit) == (programs, DOUBLE["name"], "HumanEval/7")
+    parquet.write_table(pyarrow.Table.from_pylist([DOUBLE]), tmp_path / "own.parquet")
+    again = load_problems(str(tmp_path / "own.parquet"))
+    assert (again.problems, again.name) == (found.problems, "own")
+    row = DOUBLE | {"language": "Bash", "task_id": "A/1", "unit": "mbpp_3_is_not_prime"}
+    del row["name"], row["original"]
+    (problem,) = make(row).problems
+    assert (problem.task_id, problem.language, problem.unit) == ("A/1", "sh", "Mbpp/3")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"language": "cobol"}, "line 2: there is no language 'cobol' here, only py, js, "),
+        ({"tests": " \n"}, "line 2: tests: "),
+        ({"stop_tokens": [""]}, "line 2: stop_tokens.0: "),
+        ({"prompt": 1}, "line 2: prompt: "),
+        ({"task_id": DOUBLE["name"]}, "a task_id more than once: HumanEval_7_double"),
+    ],
+)
+def test_bad_rows_are_named(make, changes, message):
+    with pytest.raises(UserError, match=message):
+        make(DOUBLE, DOUBLE | {"name": "second"} | changes)
+
+
+def test_a_prompt_ends_where_the_row_says_and_a_tuned_model_gets_a_template(make):
+    problem_set = make(DOUBLE)
+    (prompt,) = task_prompts(problem_set, COMPLETION)
+    assert prompt.text == DOUBLE["prompt"]
+    assert prompt.solution("    echo 1\n}\necho 2") == DOUBLE["prompt"] + "    echo 1"
+    (prompt,) = task_prompts(problem_set, make_template("magicoder", None))
+    code = DOUBLE["prompt"].strip()
+    assert f"problem:\n```bash\n{code}\n```" in prompt.text
+    assert prompt.text.endswith(f"```bash\n{code}")
+    for end in ("\n}\nmore", "```\nprose"):
+        assert prompt.solution("\n    echo 1" + end) == code + "\n    echo 1"
+
+
+def test_no_training_row_may_hold_a_prompt_or_a_solution(make):
+    long = DOUBLE | {"canonical_solution": "    local twice=$((2 * $1)); echo $twice"}
+    assert [own.kind for own in fingerprints(make(long))] == ["prompt", "solution"]
+    del long["canonical_solution"]
+    assert [own.kind for own in fingerprints(make(long))] == ["prompt"]
+
+
+def test_verdicts_on_bash(statuses, monkeypatch):
+    monkeypatch.setattr(program_scoring, "SECONDS", 2.0)
+    completions = {
+        DOUBLE["canonical_solution"]: "passed",
+        "    echo $((3 * $1))": "failed",
+        "": "empty",
+        "    while true; do :; done": "timed out",
+        "    if": "failed",
+    }
+    rows = [DOUBLE | {"name": f"T/{number}"} for number in range(len(completions))]
+    assert statuses(rows, [*completions]) == [*completions.values()]
+
+
+def test_equal_programs_run_once(make, bubblewrap, monkeypatch):
+    ran = []
+    run = program_scoring.run_program
+    monkeypatch.setattr(
+        program_scoring, "run_program", lambda c, p, **kw: ran.append(p) or run(c, p, **kw)
+    )
+    problem_set = make(DOUBLE)
+    (problem,) = problem_set.problems
+    solutions = [(problem, problem.canonical_program)] * 3
+    verdicts = open_scorer(problem_set, bubblewrap, 2).score({}, solutions)
+    assert [verdict.base for verdict in verdicts] == ["passed"] * 3 and len(ran) == 1
+
+
+def test_canonical_solutions_that_do_not_pass_are_told(make, bubblewrap, capsys):
+    wrong = DOUBLE | {"name": "W/1", "canonical_solution": "    echo 'no error here' >&2; echo 9"}
+    without = {key: value for key, value in DOUBLE.items() if key != "canonical_solution"}
+    problem_set = make(DOUBLE, wrong, without | {"name": "W/2"})
+    assert open_scorer(problem_set, bubblewrap, 1).expected() == {}
+    told = capsys.readouterr().err
+    assert "1 canonical solution of" in told and "line 2, W/1: failed: no error here" in told
+
+
+def test_a_missing_toolchain_is_told_with_its_packages(make, bubblewrap, monkeypatch):
+    monkeypatch.setattr(languages, "find_program", lambda name: None)
+    with pytest.raises(UserError, match=r"not found on PATH; nothing was run.*apt install golang"):
+        open_scorer(make(DOUBLE | {"language": "go"}), bubblewrap, 1)
+    monkeypatch.setenv("CLASSPATH", "")
+    monkeypatch.setattr(languages, "JARS", Path("/nonexistent"))
+    java = DOUBLE | {"language": "java", "prompt": "import org.javatuples.*;\n"}
+    with pytest.raises(UserError, match=r"apt install libjavatuples-java.*set CLASSPATH"):
+        open_scorer(make(java), bubblewrap, 1)
+
+
+def test_a_java_file_is_named_by_its_outermost_class_with_main():
+    program = """
+    interface Shape { }
+    class Problem { // class Other {
+        static class Inner { String text = "}"; char quote = '"'; }
+        public static void main(String[] args) { }
+    }
+    class Last { }
+    """
+    assert main_class(program) == "Problem"
+
+
+def test_solutions_that_may_end_themselves_are_named(make, bubblewrap):
+    problem_set = make(DOUBLE)
+    (problem,) = problem_set.problems
+    code = problem.prompt + "    :\n}\nexit 0\n{"
+    (verdict,) = open_scorer(problem_set, bubblewrap, 1).score({}, [(problem, code)])
+    assert (verdict.base, verdict.may_end_itself) == ("passed", True)
+    row = {"task_id": problem.task_id, "base": "passed", "may_end_itself": True}
+    (remark,) = caveats([{"model": {"path": "m"}, "problems": [row]}])
+    assert remark == (
+        "1 solution may have ended with status 0 before the tests: HumanEval_7_double (m)."
+    )
+    ends = ("process.exit(0)", "std::quick_exit(0)", "System.exit(0)", "os._exit(0)", "_exit(0)")
+    assert all(map(ENDS_ITSELF.search, ends))
+    assert not ENDS_ITSELF.search("let exits = exit_code + quitter;")
+
+
+# MultiPL-E's own files. The solution of each is written by hand.
+SOLUTIONS = {
+    "cpp": {
+        "HumanEval_53_add": "    return x + y;",
+        "HumanEval_60_sum_to_n": "    return n * (n + 1) / 2;",
+        "HumanEval_35_max_element": "    return *std::max_element(l.begin(), l.end());",
+    },
+    "js": {
+        "HumanEval_53_add": "  return x + y;\n}",
+        "HumanEval_35_max_element": "  return Math.max(...l);\n}",
+        "HumanEval_30_get_positive": "  return l.filter(x => x > 0);\n}",
+    },
+    "sh": {
+        "HumanEval_53_add": "    echo $(($1 + $2))",
+        "HumanEval_60_sum_to_n": "    echo $(($1 * ($1 + 1) / 2))",
+        "HumanEval_35_max_element": "    tr ' ' '\\n' <<< \"$1\" | sort -n | tail -1",
+    },
+    "java": {
+        "HumanEval_53_add": "        return x + y;",
+        "HumanEval_60_sum_to_n": "        return n * (n + 1) / 2;",
+        "HumanEval_35_max_element": "        return Collections.max(l);",
+    },
+    "php": {
+        "HumanEval_53_add": "    return $x + $y;\n}",
+        "HumanEval_35_max_element": "    return max($l);\n}",
+    },
+}
+COMPILED = ("cpp", "java")
+
+
+@pytest.fixture
+def javatuples(tmp_path, monkeypatch):
+    """A jar with an empty package of that name."""
+    source = tmp_path / "Pair.java"
+    source.write_text("package org.javatuples;\npublic class Pair {}\n")
+    subprocess.run(["javac", "-d", tmp_path / "classes", source], check=True)
+    jar = tmp_path / "javatuples.jar"
+    subprocess.run(["jar", "cf", jar, "-C", tmp_path / "classes", "."], check=True)
+    monkeypatch.setenv("CLASSPATH", str(jar))
+
+
+@NEEDS_DATA
+@pytest.mark.parametrize("language", SOLUTIONS)
+def test_multipl_e_is_judged(request, statuses, language):
+    need(find_language(language).version.split()[0])
+    if language == "java":
+        request.getfixturevalue("javatuples")
+    file = DATA / "multipl-e" / f"humaneval-{language}.jsonl.gz"
+    known = {row["name"]: row for _, row in read_json_lines(file)}
+    right = SOLUTIONS[language]
+    rows = [known[name] for name in right]
+    assert statuses(rows, [*right.values()]) == ["passed"] * len(rows)
+    wrong = {"": "empty", "    ,,": "compile error" if language in COMPILED else "failed"}
+    rows = [rows[0] | {"name": f"W/{number}"} for number in range(2)]
+    assert statuses(rows, [*wrong]) == [*wrong.values()]
+
+
+# HumanEval-X. In its files console.assert does not throw, and these solutions cannot pass.
+THROWS = "console.assert = (holds) => { if (!holds) throw new Error('wrong'); };\n"
+CANNOT_PASS = {
+    "js": {
+        "JavaScript/112": "returns the second of two values",
+        "JavaScript/155": "counts no digit of 0",
+        "JavaScript/162": "needs js-md5",
+    },
+    "cpp": {
+        "CPP/22": "needs Boost",
+        "CPP/38": "its declaration is cut off",
+        "CPP/137": "needs Boost",
+        "CPP/162": "must be linked with OpenSSL",
+    },
+}
+UNSEEN = {"js": set(), "cpp": set()}
+SIGN = re.compile(r"==|!=|<=|>=|\+=|-=|%| [<>+*-] ")
+OPPOSITE = {"==": "!=", "<=": ">", ">=": "<", "+=": "-=", "%": "*", "<": ">=", ">": "<="}
+OPPOSITE |= {"+": "-", "*": "+"}
+OPPOSITE |= {sign: other for other, sign in OPPOSITE.items() if sign not in OPPOSITE}
+
+
+def humaneval_x(language: str) -> list[dict]:
+    """The rows in this project's form."""
+    file = DATA / "humaneval-x" / f"humaneval_{language}.jsonl.gz"
+    is_js = language == "js"
+    return [
+        {
+            "task_id": row["task_id"],
+            "prompt": row["prompt" if is_js else "declaration"],
+            "canonical_solution": row["canonical_solution"],
+            "tests": THROWS * is_js + row["test"],
+            "language": language,
+            "stop_tokens": ["\n}\n\n\n"],
+        }
+        for _, row in read_json_lines(file)
+    ]
+
+
+def with_a_fault(code: str) -> str:
+    """The code with its first operator changed, or its returned value if it has none."""
+    if found := SIGN.search(code):
+        sign = found[0].strip()
+        return code.replace(found[0], found[0].replace(sign, OPPOSITE[sign]), 1)
+    return code.replace("return ", "return !", 1)
+
+
+@NEEDS_DATA
+@pytest.mark.parametrize("language", CANNOT_PASS)
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.ci), 14])
+def test_humaneval_x_is_judged(statuses, monkeypatch, language, every):
+    need(find_language(language).version.split()[0])
+    rows = humaneval_x(language)[::every]
+    right = statuses(rows, [row["canonical_solution"] for row in rows])
+    failed = {row["task_id"] for row, status in zip(rows, right, strict=True) if status != "passed"}
+    assert failed == {row["task_id"] for row in rows} & CANNOT_PASS[language].keys()
+    monkeypatch.setattr(program_scoring, "SECONDS", 4.0)
+    wrong = statuses(rows, [with_a_fault(row["canonical_solution"]) for row in rows])
+    unseen = [row["task_id"] for row, status in zip(rows, wrong, strict=True) if status == "passed"]
+    assert set(unseen) <= UNSEEN[language]
