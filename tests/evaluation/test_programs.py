@@ -72,10 +72,10 @@ def test_rows_are_read_from_json_lines_and_parquet(make, tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist([DOUBLE]), tmp_path / "own.parquet")
     again = load_problems(str(tmp_path / "own.parquet"))
     assert (again.problems, again.name) == (found.problems, "own")
-    row = DOUBLE | {"language": "Bash", "task_id": "A/1", "unit": "mbpp_3_is_not_prime"}
+    row = DOUBLE | {"language": "python", "task_id": "A/1", "unit": "mbpp_3_is_not_prime"}
     del row["name"], row["original"]
     (problem,) = make(row).problems
-    assert (problem.task_id, problem.language, problem.unit) == ("A/1", "sh", "Mbpp/3")
+    assert (problem.task_id, problem.language, problem.unit) == ("A/1", "py", "Mbpp/3")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from xft.common.errors import UserError
-from xft.evaluation import confinement, execution, sandbox, system_calls
+from xft.evaluation import confinement, execution, sandbox
 from xft.evaluation.judging import read_returned
 from xft.evaluation.sandbox import CLEAN_ENVIRONMENT, find_bubblewrap
 
@@ -112,10 +112,10 @@ def test_the_numbers_are_those_of_linux(machine, header):
     found = re.findall(r"^#define __NR(?:3264)?_(\w+)\s+(\d+)$", text, re.MULTILINE)
     numbers = {name: int(number) for name, number in found}
     _, column, keyctl = confinement.ARCHITECTURES[machine]
-    tables = confinement.ALLOWED, system_calls.REFUSED
+    tables = confinement.ALLOWED, confinement.REFUSED
     rows = [row for table in tables for row in confinement.numbers_of(table).items()]
     ours = {name: row[column] for name, row in rows}
-    partly = confinement.IN_PART | system_calls.BY_ARGUMENT
+    partly = confinement.IN_PART | confinement.BY_ARGUMENT
     ours |= {name: row[0][column] for name, row in partly.items()}
     ours |= {"keyctl": keyctl, "clone3": confinement.CLONE3}
     assert {name: numbers.get(name) for name in ours} == ours

@@ -34,9 +34,7 @@ pl | perl | main.pl | | perl main.pl | perl -v | perl | perl
 rb | ruby | main.rb | | ruby main.rb | ruby -v | ruby | ruby
 lua | lua | main.lua | | lua main.lua | lua -v | lua5.4 | lua
 r | r | main.r | | Rscript main.r | Rscript --version | r-base-core | r-base
-jl | julia | main.jl | | julia main.jl | julia -v | | julia
 d | d | main.d | ldmd2 -unittest -of=main main.d | ./main | ldmd2 --version | ldc | ldc
-swift | swift | main.swift | swiftc -o main main.swift | ./main | swiftc --version | swiftlang |
 """
 
 
@@ -48,7 +46,7 @@ class Language:
     fence: behind the code fence of an answer.
     file: of the program.
     compile, run, version: commands; compile is "" if there is none. {main} is Java's class.
-    debian, conda: the packages that have the commands; "" for none.
+    debian, conda: the packages that have the commands.
     """
 
     name: str
@@ -60,18 +58,9 @@ class Language:
     debian: str
     conda: str
 
-    @property
-    def packages(self) -> str:
-        """What to install, in words."""
-        debian = self.debian and f"apt install {self.debian}"
-        conda = self.conda and f"conda install -c conda-forge {self.conda}"
-        return " or ".join(filter(None, (debian, conda)))
-
 
 ROWS = [Language(*map(str.strip, line.split("|"))) for line in TABLE.strip().splitlines()]
 LANGUAGES = {language.name: language for language in ROWS}
-OTHER_NAMES = {"python": "py", "javascript": "js", "typescript": "ts", "c++": "cpp", "rust": "rs"}
-OTHER_NAMES |= {"bash": "sh", "perl": "pl", "ruby": "rb", "julia": "jl"}
 # What a Java program is outside of its texts and comments.
 JAVA_TEXTS = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', re.DOTALL)
 JAVA_PARTS = re.compile(r"[{}]|\b(?:class|enum|record|interface)\s+(\w+)|\bvoid\s+main\s*\(")
@@ -82,17 +71,20 @@ ENDS_ITSELF = re.compile(r"\b(?:_*exit|_?Exit|quick_exit|halt|quit|exec[lv]?\w?|
 
 
 def find_language(name: str) -> Language:
-    """A language by MultiPL-E's name or another usual one. Raises UserError."""
-    known = OTHER_NAMES.get(name.lower(), name.lower())
+    """A language by MultiPL-E's name, or python. Raises UserError."""
+    known = "py" if name == "python" else name
     if known not in LANGUAGES:
         raise UserError(f"there is no language {name!r} here, only {', '.join(LANGUAGES)}")
     return LANGUAGES[known]
 
 
-def variant(language: Language, program: str) -> Language:
-    """The language of a program: Go's tests are no program, and have a command of their own."""
-    is_go_test = language.name == "go" and "func Test" in program
-    return LANGUAGES["go_test.go"] if is_go_test else language
+def commands(language: Language, program: str) -> tuple[str, str, str]:
+    """The name of a program's file, and the commands that compile and run it."""
+    if language.name == "go" and "func Test" in program:  # tests, which are no program
+        language = LANGUAGES["go_test.go"]
+    words = {"main": main_class(program), "small": SMALL, "javac": JAVAC}
+    texts = language.file, language.compile, language.run
+    return tuple(text.format(**words) for text in texts)
 
 
 def main_class(program: str) -> str:
@@ -146,6 +138,7 @@ def find_toolchain(language: Language) -> list[Path]:
     if missing := [word for word, program in programs.items() if program is None]:
         raise UserError(
             f"{' and '.join(missing)} for problems in {language.name} not found on PATH; nothing "
-            f"was run. Install it: {language.packages}"
+            f"was run. Install it: apt install {language.debian}, or conda install -c conda-forge "
+            f"{language.conda}"
         )
     return list(programs.values())

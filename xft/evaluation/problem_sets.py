@@ -73,8 +73,5 @@ def _locate_file(name: str) -> Path:
             f"{did_you_mean(name, NAMED_SETS)}"
         )
     if not name.endswith(SUFFIXES):
-        *some, last = SUFFIXES
-        raise UserError(
-            f"{name}: the name of a file of problems ends in {', '.join(some)} or {last}"
-        )
+        raise UserError(f"{name}: the name of a file of problems ends in {' or '.join(SUFFIXES)}")
     return file

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -43,6 +43,7 @@ class Problem(BaseModel):
     base_input: Calls
     plus_input: Calls
     atol: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    unit: ClassVar[None] = None  # the problem is one by itself
 
     @property
     def canonical_program(self) -> str:
@@ -52,10 +53,6 @@ class Problem(BaseModel):
     def is_mbpp(self) -> bool:
         """Whether EvalPlus reads the calls and the prompt as MBPP's."""
         return bool(MBPP_TASK_ID.fullmatch(self.task_id))
-
-    @property
-    def unit(self) -> None:
-        """The problem is one by itself."""
 
 
 @dataclass(frozen=True)

@@ -16,19 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xft.common.errors import UserError
+from xft.evaluation.confinement import program_filter
 from xft.evaluation.execution import STARTS, Stopped
 from xft.evaluation.judging import FAILED, PASSED
-from xft.evaluation.languages import (
-    JAVAC,
-    SMALL,
-    Language,
-    find_toolchain,
-    main_class,
-    variant,
-)
+from xft.evaluation.languages import Language, commands, find_toolchain
 from xft.evaluation.sandbox import (
     CLEAN_ENVIRONMENT,
-    DEVICES,
     ISOLATION,
     PROJECT,
     Bubblewrap,
@@ -37,7 +30,6 @@ from xft.evaluation.sandbox import (
     links,
 )
 from xft.evaluation.scoring import COMPILE_ERROR, TIMED_OUT, TOO_COSTLY
-from xft.evaluation.system_calls import program_filter
 from xft.evaluation.workers import Stop
 
 MEMORY_BYTES = 2 * 2**30  # of a process's data, and of all processes together
@@ -67,12 +59,13 @@ AS_ROOT = shlex.split("""
     --cap-add CAP_SETUID --cap-add CAP_SETGID --cap-add CAP_SETPCAP
     --die-with-parent --new-session --hostname evalbox
 """)
+LEAVE_ROOT = shlex.split(
+    "setpriv --clear-groups --bounding-set=-all --inh-caps=-all --no-new-privs"
+)
 NOT_AS_ROOT = ". Root needs CAP_SYS_ADMIN and the program setpriv for it: else be an ordinary user"
 USERS = range(61_184, 65_520)  # that nobody has: systemd's for a while
 # Below /etc, what programs of /usr read.
 SETTINGS = ("alternatives", "ld.so.cache", "java*", "php", "perl", "lua", "R", "ldc*")
-IN_DEV = {"/dev/fd": "/proc/self/fd", "/dev/stdin": "fd/0", "/dev/stdout": "fd/1"}
-IN_DEV |= {"/dev/stderr": "fd/2"}
 
 
 @dataclass(frozen=True)
@@ -104,11 +97,9 @@ class Toolchain:
     def environment(self) -> dict[str, str]:
         """All variables that a program has."""
         folders = [str(program.parent) for program in self.programs]
-        path = ":".join(dict.fromkeys([*folders, *CLEAN_ENVIRONMENT["PATH"].split(":")]))
-        return CLEAN_ENVIRONMENT | {
-            "PATH": path,
-            "CLASSPATH": ":".join([*map(str, self.jars), "."]),
-        }
+        path = ":".join([*folders, CLEAN_ENVIRONMENT["PATH"]])
+        jars = ":".join([*map(str, self.jars), "."])
+        return CLEAN_ENVIRONMENT | {"PATH": path, "CLASSPATH": jars}
 
     @property
     def folders(self) -> list[Path]:
@@ -162,11 +153,7 @@ def run_program(
     sandbox: None means with the user's rights. Raises Stopped once `stop` is readable, and
     UserError if the sandbox does not start.
     """
-    language = variant(toolchain.language, program)
-    words = {"main": main_class(program), "small": SMALL, "javac": JAVAC}
-    compile, run, file = (
-        text.format(**words) for text in (language.compile, language.run, language.file)
-    )
+    file, compile, run = commands(toolchain.language, program)
     script = _script(compile, run, seconds)
     return _run(_Job(toolchain, script, seconds, file, program), sandbox, stop)
 
@@ -205,18 +192,10 @@ def _attempt(job: _Job, sandbox: Bubblewrap | None, stop: Stop) -> Ended:
             command = [*_walls(sandbox, job, *given), *command]
         else:
             Path(folder, job.file).write_text(job.text)
-        child = stack.enter_context(
-            subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,  # not a device, whose mode a program could change
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=job.toolchain.environment,
-                cwd=folder,
-                pass_fds=given,
-                start_new_session=True,
-            )
-        )
+        # Pipes, and no device, whose mode a program could change.
+        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        options |= {"env": job.toolchain.environment, "cwd": folder, "start_new_session": True}
+        child = stack.enter_context(subprocess.Popen(command, pass_fds=given, **options))
         child.stdin.close()
         os.fchmod(child.stdout.fileno(), 0o666)  # /dev/stderr is opened by another user
         try:
@@ -231,46 +210,38 @@ def _watch(child: subprocess.Popen, info: int | None, seconds: float, stop: Stop
 
     info: where bubblewrap says which process it started.
     """
-    looks = time.monotonic()
-    ends, text, root = looks + seconds, b"", None
-    for chunk in _output(child, stop):
-        text, now = text + chunk, time.monotonic()
+    ends, text, root, status = time.monotonic() + seconds, b"", None, None
+    for chunk in _output(child.stdout.fileno(), stop):
+        text += chunk
         if info is not None and root is None and text.startswith(READY):
             root = Path(f"/proc/{json.loads(os.read(info, CHUNK_BYTES))['child-pid']}/root")
-        is_due, looks = now >= looks, max(looks, now + LOOK_EACH * (now >= looks))
-        if now > ends:
+        if time.monotonic() > ends:
             status = TIMED_OUT
-            break
-        if len(text) > MOST_OUTPUT or (root and is_due and _uses_too_much(root)):
+        elif len(text) > MOST_OUTPUT or (root and _uses_too_much(root)):
             status = TOO_COSTLY
+        if status:
             break
-    else:
-        status = {0: PASSED, NOT_COMPILED: COMPILE_ERROR}.get(child.returncode, FAILED)
     said = text.removeprefix(READY).decode(errors="replace")
     if not text.startswith(READY):
         raise _NotStarted(said.strip() or "it ended without a message")
+    if status is None:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(max(ends - time.monotonic(), 1))
+        ends_with = {None: TIMED_OUT, 0: PASSED, NOT_COMPILED: COMPILE_ERROR}
+        status = ends_with.get(child.returncode, FAILED)
     return Ended(status, said)
 
 
-def _output(child: subprocess.Popen, stop: Stop) -> Iterator[bytes]:
-    """What a program writes, until it has ended: b"" if it is nothing for `LOOK_EACH` seconds."""
-    descriptor, is_open = child.stdout.fileno(), True
-    while child.poll() is None:
-        chunk = b""
-        readable = select.select([stop, *[descriptor] * is_open], [], [], LOOK_EACH * is_open)[0]
+def _output(descriptor: int, stop: Stop) -> Iterator[bytes]:
+    """What comes from a descriptor, until its end. b"" if nothing comes for `LOOK_EACH` seconds."""
+    while True:
+        readable = select.select([stop, descriptor], [], [], LOOK_EACH)[0]
         if stop in readable:
             raise Stopped
-        if descriptor in readable:
-            chunk = os.read(descriptor, CHUNK_BYTES)
-            is_open = bool(chunk)
-        if not is_open:
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(LOOK_EACH)
-        yield chunk
-    while is_open and select.select([descriptor], [], [], 0)[0]:
-        chunk = os.read(descriptor, CHUNK_BYTES)
-        is_open = bool(chunk)
-        yield chunk
+        chunk = os.read(descriptor, CHUNK_BYTES) if readable else None
+        if chunk == b"":
+            return
+        yield chunk or b""
 
 
 def _uses_too_much(root: Path) -> bool:
@@ -302,7 +273,8 @@ def _walls(sandbox: Bubblewrap, job: _Job, info: int, calls: int, text: int) -> 
     """
     isolation, user = ISOLATION, []
     if os.geteuid() == 0:
-        isolation, user = AS_ROOT, _as_user(random.choice(USERS))
+        number = random.choice(USERS)
+        isolation, user = AS_ROOT, [*LEAVE_ROOT, f"--reuid={number}", f"--regid={number}", "--"]
     shown = [Path("/usr"), *job.toolchain.folders]
     hidden = [PROJECT] if any(map(PROJECT.is_relative_to, shown)) else []
     settings = [path for name in SETTINGS for path in Path("/etc").glob(name)]
@@ -312,18 +284,8 @@ def _walls(sandbox: Bubblewrap, job: _Job, info: int, calls: int, text: int) -> 
         *(sandbox.program, *isolation, "--info-fd", str(info), "--seccomp", str(calls)),
         *("--size", str(FOLDER_BYTES), "--perms", "1777", "--tmpfs", FOLDER, "--proc", "/proc"),
         *(word for path in parents for word in ("--dir", str(path))),
-        *(*bind(shown), *links(*SYSTEM), *bind(settings), *cover([*hidden, "/dev"])),
-        *(word for path in DEVICES for word in ("--dev-bind", path, path)),
-        *(word for path, target in IN_DEV.items() for word in ("--symlink", target, path)),
+        *(*bind(shown), *links(*SYSTEM), *bind(settings), *cover(hidden), "--dev", "/dev"),
         *("--file", str(text), f"{FOLDER}/{job.file}"),
         *(word for path in sealed for word in ("--remount-ro", str(path))),
         *("--chdir", FOLDER, "--", *user),
-    ]
-
-
-def _as_user(number: int) -> list[str]:
-    """In front of a command, which then runs as this user without rights."""
-    return [
-        *("setpriv", f"--reuid={number}", f"--regid={number}", "--clear-groups"),
-        *("--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--"),
     ]

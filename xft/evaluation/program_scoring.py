@@ -8,13 +8,7 @@ from xft.evaluation.forms.programs import Program
 from xft.evaluation.judging import PASSED
 from xft.evaluation.languages import ENDS_ITSELF, class_path, find_language
 from xft.evaluation.problems import ProblemSet
-from xft.evaluation.program_runs import (
-    FOLDER_BYTES,
-    MEMORY_BYTES,
-    Ended,
-    open_toolchain,
-    run_program,
-)
+from xft.evaluation.program_runs import MEMORY_BYTES, Ended, open_toolchain, run_program
 from xft.evaluation.sandbox import Bubblewrap
 from xft.evaluation.scoring import NO_CODE, TIMED_OUT, Verdict, is_empty
 from xft.evaluation.workers import Stop, work_on
@@ -40,9 +34,8 @@ class ProgramScorer:
             for name in names
         }
         self.versions = {name: chain.version for name, chain in self.toolchains.items()}
-        memory = f"{MEMORY_BYTES // 2**30} GiB of data for each process"
-        inside = f", and for all of a program; {FOLDER_BYTES // 2**20} MiB of files"
-        self.memory_bound = memory + inside if sandbox else memory
+        of_all = ", and of all of a program" if sandbox else ""
+        self.memory_bound = f"{MEMORY_BYTES // 2**30} GiB of data of each process{of_all}"
 
     def expected(self) -> dict[str, str]:
         """No results, since none are needed. Tells which canonical solutions do not pass."""
@@ -71,8 +64,8 @@ class ProgramScorer:
         ends = dict(zip(programs, self._ends(programs), strict=True))
         verdicts = []
         for problem, code in solutions:
-            ended = ends.get((problem.language, problem.program(code)))
-            status = ended.status if ended and not is_empty(problem, code) else NO_CODE
+            is_none = is_empty(problem, code)
+            status = NO_CODE if is_none else ends[problem.language, problem.program(code)].status
             added = code.removeprefix(problem.prompt.strip())
             verdicts.append(Verdict(status, status, may_end_itself=bool(ENDS_ITSELF.search(added))))
         return verdicts
@@ -81,8 +74,8 @@ class ProgramScorer:
         """How each program ends, in order. programs: language and text."""
 
         def run(program: tuple[str, str], stop: Stop) -> Ended:
-            name, text = program
-            chain = self.toolchains[name]
+            language, text = program
+            chain = self.toolchains[language]
             return run_program(chain, text, sandbox=self.sandbox, seconds=SECONDS, stop=stop)
 
         todo = list(dict.fromkeys(programs))
