@@ -12,7 +12,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "hostile"
 sys.path.append(str(FOLDER))
-from run import attacks, expected  # noqa: E402
+from run import attacks, expected, programs  # noqa: E402
 
 NOBODY = "65534"
 
@@ -71,3 +71,7 @@ def test_no_attack_gets_what_it_wants_or_changes_the_verdict_on_its_neighbours(o
     late = {name for name, status in outcome["statuses"].items() if status == "timed out"}
     assert outcome["statuses"] == wanted | dict.fromkeys(late, "timed out")  # on a busy machine
     assert set(outcome["neighbours"]) == {"passed"} and len(outcome["neighbours"]) > 10
+    wanted = {name: expected(programs()[name]) for name in outcome["programs"]}
+    late = {name for name, status in outcome["programs"].items() if status == "timed out"}
+    assert outcome["programs"] == wanted | dict.fromkeys(late, "timed out") and wanted
+    assert outcome["left"] == []

@@ -259,7 +259,8 @@ CANNOT_PASS = {
         "CPP/162": "must be linked with OpenSSL",
     },
 }
-UNSEEN = {"js": set(), "cpp": set()}
+# Faults that the tests do not see: one moves equal items, one reads what the stack held before.
+UNSEEN = {"js": {"JavaScript/145"}, "cpp": {"CPP/63"}}
 SIGN = re.compile(r"==|!=|<=|>=|\+=|-=|%| [<>+*-] ")
 OPPOSITE = {"==": "!=", "<=": ">", ">=": "<", "+=": "-=", "%": "*", "<": ">=", ">": "<="}
 OPPOSITE |= {"+": "-", "*": "+"}

@@ -434,7 +434,8 @@ class EvaluatedConfig(Section):
     )
 
     datasets: Annotated[UniqueList[NameOrFile], NOT_EMPTY] = ["humaneval"]
-    """humaneval, mbpp, or a file of problems in HumanEval+ form (.jsonl or .jsonl.gz). The two
+    """humaneval, mbpp, or a file of problems (.jsonl, .jsonl.gz or .parquet): in HumanEval+ form,
+    or with programs of tests in any language, such as MultiPL-E's (docs/evaluation.md). The two
     names are HumanEval+ v0.1.10 and MBPP+ v0.2.0. The rule fetch_problems gets them from the files
     in HUMANEVAL_OVERRIDE_PATH and MBPP_OVERRIDE_PATH, from EvalPlus's cache, or from its
     release."""
