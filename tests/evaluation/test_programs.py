@@ -1,5 +1,6 @@
 """Problems whose tests are a program, in any language: reading, prompts, verdicts, results."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ import pytest
 from problem_files import write_problems
 from pyarrow import parquet
 
+from workflow_scripts import eval as evaluate
+from workflow_scripts import ground_truth
 from xft.common.errors import UserError
 from xft.common.json_lines import read_json_lines
 from xft.data.templates import COMPLETION, make_template
@@ -19,7 +22,8 @@ from xft.evaluation.languages import ENDS_ITSELF, find_language, main_class
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.prompts import task_prompts
 from xft.evaluation.references import fingerprints
-from xft.evaluation.result import caveats
+from xft.evaluation.result import caveats, units_of
+from xft.evaluation.samples import samples_path
 from xft.evaluation.scorers import open_scorer
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -185,6 +189,30 @@ def test_solutions_that_may_end_themselves_are_named(make, bubblewrap):
     ends = ("process.exit(0)", "std::quick_exit(0)", "System.exit(0)", "os._exit(0)", "_exit(0)")
     assert all(map(ENDS_ITSELF.search, ends))
     assert not ENDS_ITSELF.search("let exits = exit_code + quitter;")
+
+
+def test_the_steps_judge_programs(tiny_llama, tmp_path, bubblewrap):
+    """From the expected results, of which there are none, to a result that is judged again."""
+    file, out, truth = (tmp_path / name for name in ("double.jsonl", "r.json", "truth"))
+    write_problems(file, [DOUBLE])
+    ground_truth.main(["--dataset", str(file), "--out", str(truth)])
+    paths = ["--model", tiny_llama, "--dataset", file, "--out", out, "--ground-truth", truth]
+    flags = ["--max-new-tokens", 4, "--samples", 2, "--temperature", 1, "--threads", 1]
+    command = [str(word) for word in (*paths, *flags, "--prompt", "completion")]
+    evaluate.main(command)
+    generations = samples_path(out)
+    first, second = map(json.loads, generations.read_text().splitlines())
+    first["solution"] = DOUBLE["prompt"] + DOUBLE["canonical_solution"]
+    write_problems(generations, [first, second])
+    evaluate.main([*command, "--rescore"])
+    result = json.loads(out.read_text())
+    assert result["pass@1"] == {"base": 0.5, "plus": 0.5}
+    assert "bash" in result["versions"]["sh"] and "2 GiB" in result["settings"]["memory_bound"]
+    assert [(row["plus"], row["unit"]) for row in result["problems"]] == [
+        ("passed", "HumanEval/7"),
+        ("failed", "HumanEval/7"),
+    ]
+    assert units_of(result) == ["HumanEval/7"]
 
 
 # MultiPL-E's own files. The solution of each is written by hand.

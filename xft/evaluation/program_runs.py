@@ -182,8 +182,7 @@ def _run(job: _Job, sandbox: Bubblewrap | None, stop: Stop) -> Ended:
 
 def _attempt(job: _Job, sandbox: Bubblewrap | None, stop: Stop) -> Ended:
     with ExitStack() as stack:
-        command, given, info = ["/bin/sh", "-c", job.script], [], None
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        command, given, info, folder = ["/bin/sh", "-c", job.script], [], None, "/"
         if sandbox:
             info, tell = os.pipe()
             given = [tell, _in_memory(program_filter()), _in_memory(job.text.encode())]
@@ -191,6 +190,7 @@ def _attempt(job: _Job, sandbox: Bubblewrap | None, stop: Stop) -> Ended:
                 stack.callback(os.close, descriptor)
             command = [*_walls(sandbox, job, *given), *command]
         else:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
             Path(folder, job.file).write_text(job.text)
         # Pipes, and no device, whose mode a program could change.
         options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
