@@ -1,4 +1,4 @@
-"""Sums for the balance loss over the whole global batch."""
+"""The balance loss over the whole global batch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from xft.training.features import Feature
 from xft.training.processes import over_processes
 
 
@@ -25,9 +26,9 @@ class GlobalCounts:
         if self._ahead is not None:
             self._ahead.append(counts.detach())
             return counts
-        own = counts.detach()
-        total = over_processes(own) if self._total is None else self._total
-        return counts + (total - own)
+        constant = counts.detach()
+        total = over_processes(constant) if self._total is None else self._total
+        return counts + (total - constant)
 
     @contextmanager
     def ahead(self) -> Iterator[None]:
@@ -36,3 +37,30 @@ class GlobalCounts:
         yield
         self._total = over_processes(torch.stack(self._ahead).sum(0))
         self._ahead = None
+
+
+class GlobalBalance(Feature):
+    """Counts all batches of an optimiser step before its first pass, if gradients are accumulated.
+
+    The passes ahead have the noise of those that follow. model: an upcycled one. accumulates:
+    whether a step may have several batches.
+    """
+
+    def __init__(self, model, accumulates: bool):
+        self.counts = model.complete_counts = GlobalCounts()
+        self.accumulates = accumulates
+
+    def on_batches(self, batches, rows):
+        self.uncounted = batches if self.accumulates else []
+
+    @torch.no_grad()
+    def on_pass(self, model, inputs):
+        if not self.uncounted:
+            return
+        device = inputs["input_ids"].device
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices), self.counts.ahead():
+            for batch in self.uncounted:
+                unlabelled = {key: value for key, value in batch.items() if key != "labels"}
+                model(**unlabelled, output_router_logits=True, logits_to_keep=1)
+        self.uncounted = []

@@ -5,10 +5,12 @@ from functools import partial
 from itertools import count
 
 import torch
-from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
+from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, PreTrainedModel
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from xft.config.training import TrainingConfig
 from xft.data.examples import IGNORED
+from xft.modeling.packed_attention import FLASH, use_packed_attention
 
 RowCollator = Callable[[list[dict]], dict]  # makes a batch of examples
 
@@ -36,6 +38,15 @@ def packed(row_bounds: bool) -> RowCollator:
         separator_id=IGNORED, return_flash_attn_kwargs=row_bounds, return_tensors="pt"
     )
     return partial(with_numbers, lambda rows: flatten(rows) | {"use_cache": False})
+
+
+def make_collator(options: TrainingConfig, tokenizer, models: list[PreTrainedModel]) -> RowCollator:
+    """Makes the batches of a training. If they are packed, the models attend within their rows."""
+    if options.batching != "packed":
+        return padded(tokenizer)
+    half_precision = options.precision != "fp32"
+    attention = [use_packed_attention(model, half_precision) for model in models]
+    return packed(row_bounds=attention[0] == FLASH)
 
 
 def without_repeats(batches: Iterable[dict], rows: int, begin: int, step: int) -> Iterator[dict]:

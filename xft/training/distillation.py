@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from xft.modeling.loading import load_whole
-from xft.training.losses import SplitModel, no_logits
+from xft.training.features import Feature
+from xft.training.losses import LabelledLoss, SplitModel, no_logits
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,32 @@ class Distillation:
         """
         wanted = logits.float().log_softmax(dim=-1)
         return torch.nn.functional.kl_div(logs, wanted, reduction="none", log_target=True).sum(-1)
+
+
+class Teaching(Feature):
+    """Lets the teacher compute each batch, and logs the cross-entropy and KL of each step.
+
+    loss: the model's, with a distillation.
+    """
+
+    def __init__(self, loss: LabelledLoss, accelerator: Accelerator):
+        self.loss = loss
+        self.accelerator = accelerator
+
+    def on_batches(self, batches, rows):
+        self.parts: list[Tensor] = []  # [2], of each batch
+
+    def on_pass(self, model, inputs):
+        self.loss.teach(inputs)
+
+    def on_outputs(self, outputs, tokens):
+        # All processes' tokens count, and the gradients are averaged over the processes.
+        share = tokens / self.accelerator.num_processes
+        self.parts.append(self.loss.parts.sum(dim=0) / share)
+
+    def on_loss(self, logs, step):
+        parts = torch.stack(self.parts).sum(0, keepdim=True)
+        logs["ce"], logs["kl"] = self.accelerator.gather(parts).mean(0).tolist()
 
 
 def load_distillation(teacher: Path, weight: float, precision: str, device: str) -> Distillation:
