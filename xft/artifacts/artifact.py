@@ -173,7 +173,7 @@ def create_artifact(
     """
     out = Path(out)
     remove_abandoned(out)
-    check_free(out)
+    check_no_artifact(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     # A hidden folder beside `out`, locked while this process lives.
     place = {"prefix": f".{out.name}.", "suffix": WORKSPACE_SUFFIX, "dir": out.parent}
@@ -188,13 +188,13 @@ def create_artifact(
         sync(draft.path)
         manifest = Manifest(kind, files, parameters or {}, inputs or {})
         write_whole(folder / NEW_MANIFEST, manifest.to_json())
-        check_free(out)
+        check_no_artifact(out)
         draft.path.rename(out)
         (folder / NEW_MANIFEST).rename(manifest_path(out))
         _sync_path(out.parent)
 
 
-def check_free(out: Path) -> None:
+def check_no_artifact(out: Path) -> None:
     """Raise UserError if something is at the place of an artifact. An empty folder may be."""
     is_empty = out.is_dir() and not any(out.iterdir())
     if os.path.lexists(out) and not is_empty:

@@ -81,7 +81,7 @@ def read_manifest(path: Path) -> Manifest:
 
     Raises UserError if it is missing, was edited, or is not a manifest of this version.
     """
-    from xft.artifacts.manifest_form import fault_of
+    from xft.artifacts.manifest_form import fault_of_form
 
     content = read_json(path)
     if content.get("format") != FORMAT:
@@ -90,7 +90,7 @@ def read_manifest(path: Path) -> Manifest:
             "version reads and writes"
         )
     stated_id = content.pop("id", None)
-    if fault := fault_of(content):
+    if fault := fault_of_form(content):
         raise UserError(f"{path} is not a manifest: {fault}")
     manifest = Manifest(**content)
     if manifest.id != stated_id:

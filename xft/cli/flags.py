@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from xft.artifacts.artifact import check_free
+from xft.artifacts.artifact import check_no_artifact
 from xft.artifacts.overlap import overlap
 from xft.common.errors import UserError
 from xft.config.section import Section, keys, meaning, schemas
@@ -40,7 +40,7 @@ class StepParser(argparse.ArgumentParser):
             check_apart(f"{_flag(name)} {given[name]}", written, self._sources(given))
         out = given.get("out")
         if out is not None and out.is_dir():
-            check_free(out)
+            check_no_artifact(out)
         return parsed
 
     def _sources(self, given: dict) -> Iterator[tuple[str, Path]]:

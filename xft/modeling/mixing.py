@@ -86,7 +86,7 @@ class Mixing:
         """Build the merged weights from the current logits."""
         coefficients = self.logits.coefficients()
         for tensor, weight in self._merged:
-            weight.copy_(tensor.merged(tensor.own(coefficients)))
+            weight.copy_(tensor.merged(tensor.coefficients_of(coefficients)))
 
     def take_gradients(self, max_norm: float | None = None) -> None:
         """Compute the logits' gradients from the collected gradients of the merged weights.

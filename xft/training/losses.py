@@ -111,8 +111,8 @@ class LabelledLoss:
         if self.split is not None:
             states, parameters = self.split.take_states(), self.split.learning()
         places = _places(following)  # a GPU is waited for
-        own = places if shift_labels is None else _places(shift_labels)
-        states = states.flatten(0, 1).index_select(0, own)
+        with_logits = places if shift_labels is None else _places(shift_labels)
+        states = states.flatten(0, 1).index_select(0, with_logits)
         others, weights = [following.flatten()[places]], [1.0]
         if self._taught is not None:
             others.append(self._taught.flatten(0, 1).index_select(0, places))
@@ -199,12 +199,13 @@ class _ChunkedSum(torch.autograd.Function):
             return (parts.sum(dim=0) * weights).sum(), parts
         parts, gradients, sums = [], [], None
         for chunk in chunks:
-            part, gradient, *own = loss.gradients_of(weights, parameters, *chunk)
+            part, gradient, *terms = loss.gradients_of(weights, parameters, *chunk)
             parts.append(part)
             gradients.append(gradient)
             if sums is not None:  # the sum may overwrite the first term: a head's weight is large
-                own = [total.float().add_(one) for total, one in zip(sums, own, strict=True)]
-            sums = own
+                pairs = zip(sums, terms, strict=True)
+                terms = [total.float().add_(term) for total, term in pairs]
+            sums = terms
         parts = torch.cat(parts)
         ctx.mark_non_differentiable(parts)
         ctx.save_for_backward(torch.cat(gradients), *sums)

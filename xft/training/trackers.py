@@ -60,11 +60,11 @@ class StatisticsCallback(TrainerCallback):
 
 def curves(statistics: dict) -> dict[str, float]:
     """The numbers in nested lists, each named by its list and its index in it."""
-    found = {}
+    numbers = {}
     waiting = [(name, value) for name, value in statistics.items() if name not in PER_EXPERT]
     for name, value in waiting:
         if isinstance(value, list):
             waiting += [(f"{name}/{index}", item) for index, item in enumerate(value)]
         else:
-            found[name] = value
-    return found
+            numbers[name] = value
+    return numbers
