@@ -152,7 +152,8 @@ def soup(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
     """The mean of dense models' weights (arXiv 2203.05482), computed in fp64 and rounded once."""
     if not isinstance(models, Sequence):
         raise UserError(f"soup: models is a {type(models).__name__}. Give a list of models")
-    plans = soup_plans([LoadedModel(one, f"model {n}") for n, one in enumerate(models, 1)])
+    numbered = enumerate(models, 1)
+    plans = soup_plans([LoadedModel(model, f"model {number}") for number, model in numbered])
     return _built(copy.deepcopy(models[0].config), plans, models[0])
 
 

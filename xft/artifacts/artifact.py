@@ -242,8 +242,8 @@ def check_own_files(model: Path) -> None:
 
 
 def _companion_places(model: Path) -> list[Path]:
-    found = {path for pattern in COMPANION_PATTERNS for path in model.glob(pattern)}
-    return sorted(path for path in found if not path.is_dir())
+    places = {path for pattern in COMPANION_PATTERNS for path in model.glob(pattern)}
+    return sorted(path for path in places if not path.is_dir())
 
 
 def _make_files_read_only(folder: Path) -> None:

@@ -29,9 +29,12 @@ BLOCK_BYTES = 2**20
 class Manifest:
     """The content of a manifest file.
 
+    kind: of the artifact.
     files: by path relative to the artifact, {"size": bytes, "sha256": hexadecimal digits}. A
     safetensors file also has "header_sha256", the digest of its length prefix and header.
+    parameters: what the artifact depends on beside its inputs.
     inputs: ids of the artifacts and SHA-256 of the files that this artifact was made from.
+    format: the version of this form.
     """
 
     kind: str
@@ -153,7 +156,7 @@ def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[
     The content of a linked file is always compared if the file was changed or moved there after the
     manifest was written.
     """
-    made = manifest_path(artifact).stat().st_mtime
+    written = manifest_path(artifact).stat().st_mtime
     if artifact.is_dir():
         present = set(list_files(artifact))
     else:
@@ -167,10 +170,10 @@ def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[
             if name not in present:
                 faults.append(f"{_named(path)} is missing")
                 continue
-            found = path.stat()
-            whole = full or (path.is_symlink() and found.st_ctime > made)
-            if found.st_size != entry["size"]:
-                faults.append(f"{_named(path)} has {found.st_size} bytes, not {entry['size']}")
+            state = path.stat()
+            whole = full or (path.is_symlink() and state.st_ctime > written)
+            if state.st_size != entry["size"]:
+                faults.append(f"{_named(path)} has {state.st_size} bytes, not {entry['size']}")
             elif fault := _content_fault(path, entry, whole, bar.update):
                 faults.append(f"{_named(path)} was altered: {fault}")
     return sorted(faults)

@@ -41,12 +41,12 @@ class TensorPlan:
         """The planned tensor in memory of its own, filled chunk by chunk."""
         import torch
 
-        made = torch.empty(self.shape, dtype=torch_dtype(self.dtype), device=device)
-        rest = made.view(-1)
+        tensor = torch.empty(self.shape, dtype=torch_dtype(self.dtype), device=device)
+        rest = tensor.view(-1)
         for chunk in self.chunks():
             part, rest = rest[: chunk.numel()], rest[chunk.numel() :]
             part.copy_(chunk.reshape(-1))
-        return made
+        return tensor
 
 
 def write_checkpoint(

@@ -52,19 +52,22 @@ class StepParser(argparse.ArgumentParser):
                 if path.is_file() or (path.is_dir() and not is_shared):
                     yield name, path
 
-    def path(self, name: str, kind: str, meaning: str, required: bool = True, **about) -> None:
+    def path(self, name: str, kind: str, meaning: str, required: bool = True, **more) -> None:
         """Add an argument for a path that is read, as `_add_path` says."""
-        self.reads |= self._add_path(name, kind, meaning, required, **about)
+        self.reads |= self._add_path(name, kind, meaning, required, **more)
 
-    def output(self, flag: str, kind: str, meaning: str, required: bool = True, **about) -> None:
+    def output(self, flag: str, kind: str, meaning: str, required: bool = True, **more) -> None:
         """Add a flag for a path that is written, as `_add_path` says."""
-        self.writes |= self._add_path(flag, kind, meaning, required, **about)
+        self.writes |= self._add_path(flag, kind, meaning, required, **more)
 
     def _add_path(self, name, kind, meaning, required, shared=False, group=None, **settings):
         """Add an argument for a path. Returns whether a folder there is shared, by its key.
 
-        name: of the flag, or of an argument without one. kind: DIR or FILE. shared: for a folder
-        that may hold inputs and outputs. group: of the parser. settings: of `add_argument`.
+        name: of the flag, or of an argument without one.
+        kind: DIR or FILE.
+        shared: for a folder that may hold inputs and outputs.
+        group: of the parser.
+        settings: of `add_argument`.
         """
         settings |= {"required": required} if name.startswith("-") else {}
         settings |= {"type": Path, "metavar": kind, "help": meaning}
@@ -127,10 +130,10 @@ def check_apart(output: str, written: Path, read: Iterable[tuple[str, Path]]) ->
 def _add_option(group, section: type[Section], name: str) -> dict:
     """Add the flag of a key. Returns the JSON schema of its values."""
     field = section.model_fields[name]
-    found, is_required = schemas(section, name), field.is_required()
-    schema = next((one for one in found if one["type"] == "array"), found[0])
-    settings = {"help": _help(field, meaning(section, name)), "required": is_required}
-    if not is_required:
+    forms = schemas(section, name)
+    schema = next((form for form in forms if form["type"] == "array"), forms[0])
+    settings = {"help": _help(field, meaning(section, name)), "required": field.is_required()}
+    if not field.is_required():
         settings["default"] = field.get_default()
     if schema["type"] == "boolean":
         settings["action"] = argparse.BooleanOptionalAction

@@ -39,30 +39,32 @@ class MixingLogits(nn.Module):
 
     def coefficients(self) -> Tensor:
         """The coefficients [layers or 1, projections or 1, 1 + R]. The first is lambda."""
-        alpha, lambda_logit = torch.stack(list(self.alpha)), None
-        if self.lambda_logit is not None:
-            lambda_logit = torch.stack(list(self.lambda_logit))
-        coefficients = mixing_coefficients(alpha, lambda_logit, self.shared_expert_weight)
-        return coefficients.unflatten(0, self.sets)
+        logits = self._stacked()
+        lambda_logit = logits.get(LAMBDA_LOGIT)
+        return mixing_coefficients(logits[ALPHA], lambda_logit, self.shared_expert_weight)
 
     def tensors(self) -> dict[str, Tensor]:
         """The current logits by name, on the CPU."""
-        tensors = {ALPHA: self.alpha}
+        return {name: values.detach().cpu() for name, values in self._stacked().items()}
+
+    def _stacked(self) -> dict[str, Tensor]:
+        vectors = {ALPHA: self.alpha}
         if self.lambda_logit is not None:
-            tensors[LAMBDA_LOGIT] = self.lambda_logit
+            vectors[LAMBDA_LOGIT] = self.lambda_logit
         return {
-            name: torch.stack(list(values)).detach().cpu().unflatten(0, self.sets)
-            for name, values in tensors.items()
+            name: torch.stack(list(values)).unflatten(0, self.sets)
+            for name, values in vectors.items()
         }
 
 
 class Mixing:
     """A mixing model and its logits.
 
-    model: the backbone's own causal LM class, in `dtype`. None of its parameters learns; its
-    merged weights are plain tensors that collect a gradient. The logits are fp32. gradient_norm:
-    of all logits in the last step, before clipping. gradient_norms [layers or 1, projections or
-    1]: the same for each set of logits.
+    model: of the backbone's own causal LM class, in `dtype`. None of its parameters learns; its
+    merged weights are plain tensors that collect a gradient.
+    logits: the `MixingLogits`, in fp32.
+    gradient_norm: of all logits in the last step, before clipping.
+    gradient_norms [layers or 1, projections or 1]: the same for each set of logits.
     """
 
     def __init__(

@@ -14,9 +14,11 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from xft.config.training import DistillationConfig
 from xft.modeling.loading import load_whole
 from xft.training.features import Feature
 from xft.training.losses import LabelledLoss, SplitModel, no_logits
+from xft.training.session import device
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,15 @@ class Teaching(Feature):
         logs["ce"], logs["kl"] = self.accelerator.gather(parts).mean(0).tolist()
 
 
-def load_distillation(teacher: Path, weight: float, precision: str, device: str) -> Distillation:
+def load_distillation(teacher: Path, options: DistillationConfig) -> Distillation | None:
     """The distillation from the model of a folder, which is frozen and in evaluation mode.
 
-    The teacher has the dtype in which the trained model computes. precision: of the training, not
-    "auto". Raises UserError if a weight is missing.
+    The teacher has the dtype in which the trained model computes. options: of its training. None
+    without objective "kl". Raises UserError if a weight is missing.
     """
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    if options.objective != "kl":
+        return None
+    dtype = torch.float32 if options.precision == "fp32" else torch.bfloat16
     model = load_whole(AutoModelForCausalLM, teacher, dtype=dtype)
-    return Distillation(SplitModel(model.eval().requires_grad_(False).to(device)), weight)
+    model = model.eval().requires_grad_(False).to(device())
+    return Distillation(SplitModel(model), options.kl_weight)

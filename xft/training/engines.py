@@ -125,21 +125,15 @@ def whole_parameters(module: nn.Module, options: TrainingConfig) -> Iterator[tup
     if options.launch in ZERO_STAGES:
         from deepspeed.utils import safe_get_full_fp32_param as whole
     if options.launch == "fsdp":
+        from torch.distributed.fsdp import FSDPModule
         from torch.distributed.tensor import DTensor
 
-        _shard_again(module)
+        for part in module.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()  # a forward pass without a backward pass left it whole
         whole = DTensor.full_tensor
     for name, parameter in learned_parameters(module):
         yield name, whole(parameter)
-
-
-def _shard_again(module: nn.Module) -> None:
-    """Let FSDP shard what a forward pass without a backward pass left whole."""
-    from torch.distributed.fsdp import FSDPModule
-
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.reshard()
 
 
 def learned_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
