@@ -129,8 +129,10 @@ def merge(
     """Step 7: the dense model of the base's own class, W = c_0 W_0 + sum_i c_i W_i for each tensor.
 
     lam: c_0, the weight of the shared expert, 0.75 if it is left out; the others have equal shares
-    of the rest. coefficients: `Mixing.coefficients`, in place of both. options: keys of section
-    `merge`: method, scale. base: the dense model, only for methods that need it.
+    of the rest.
+    coefficients: `Mixing.coefficients`, in place of both.
+    options: keys of section `merge`: method, scale.
+    base: the dense model, only for methods that need it.
     """
     method, source = _options(merge, MergeMethod, options), _mixture(mixture)
     if method.needs_base != (base is not None):

@@ -31,8 +31,8 @@ PARTS = ("weight", "bias")
 class MlpForm:
     """The names of the linear layers in the MLP of a family of backbones.
 
-    inputs: from hidden to intermediate size, the gate before the up projection. output: from
-    intermediate to hidden size.
+    inputs: from hidden to intermediate size, the gate before the up projection.
+    output: from intermediate to hidden size.
     """
 
     inputs: tuple[str, ...]

@@ -117,7 +117,8 @@ class StepParser(argparse.ArgumentParser):
 def check_apart(output: str, written: Path, read: Iterable[tuple[str, Path]]) -> None:
     """Raise UserError if the path `written` overlaps an input, also through links.
 
-    output: its flag with its value. read: keys of the flags of inputs, each with a path.
+    output: its flag with its value.
+    read: keys of the flags of inputs, each with a path.
     """
     for name, source in read:
         if overlap(written, source):

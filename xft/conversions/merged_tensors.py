@@ -152,8 +152,9 @@ class LowRankTensor(MergedTensor):
 def merged_tensors(source: TensorSource, ffn: TensorSource, shape: tuple[int, ...]) -> list:
     """All tensors to merge, FullTensor or LowRankTensor, in layer order.
 
-    source: the mixture or its base. ffn: the FFN weights of its experts. shape: of the
-    coefficients.
+    source: the mixture or its base.
+    ffn: the FFN weights of its experts.
+    shape: of the coefficients.
     """
     tensors = []
     for row, layer in enumerate(moe_layers(ffn.names)):

@@ -91,11 +91,9 @@ class LowRankBlock(RoutedBlock):
     def activate(self, part: "Operands") -> Tensor:
         """h of one expert, for its t tokens: [t, I]."""
         parts = zip(part.wide, part.low, part.expand, strict=True)
-        sums = [torch.addmm(wide, low, expand.t()) for wide, low, expand in parts]
-        if not self.shape.form.gated:
-            return self.shape.act_fn(*sums)
-        gate, up = sums if len(sums) == 2 else sums[0].chunk(2, dim=1)
-        return self.shape.act_fn(gate) * up
+        return self.shape.activate(
+            [torch.addmm(wide, low, expand.t()) for wide, low, expand in parts]
+        )
 
 
 class Operands(NamedTuple):

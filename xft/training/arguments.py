@@ -17,8 +17,11 @@ def training_arguments(
 ) -> TrainingArguments:
     """Keys of the same name are handed on as they are. None means the default, if not said here.
 
-    By default no weight decays, and nothing is reported. folder: of the checkpoints. steps: that
-    the optimiser takes. validates: whether there are validation rows.
+    By default no weight decays, and nothing is reported.
+
+    folder: of the checkpoints.
+    steps: that the optimiser takes.
+    validates: whether there are validation rows.
     """
     known = {field.name for field in fields(TrainingArguments)}
     same = options.model_dump(include=known - {"max_grad_norm", "eval_steps"}, exclude_none=True)

@@ -53,8 +53,10 @@ def without_repeats(batches: Iterable[dict], rows: int, begin: int, step: int) -
     """The batches, without the labels of rows that come a second time in an epoch of `rows` rows.
 
     If the rows do not fill the last batch of each process, accelerate adds rows of the epoch's
-    beginning. begin: the place in the epoch of the first batch's first row. step: from there to
-    that of the next batch.
+    beginning.
+
+    begin: the place in the epoch of the first batch's first row.
+    step: from there to that of the next batch.
     """
     for place, batch in zip(count(begin, step), batches, strict=False):
         new, labels = max(rows - place, 0), batch["labels"]
@@ -70,8 +72,10 @@ class LengthSampler(LengthGroupedSampler):
     """The Trainer's order by length, a new one in each epoch, from the seed and the epoch's number.
 
     So a training that continues from a checkpoint has the same order as one without a break.
+
     batch_size: rows of one process in an optimiser step; 50 times as many are sorted at a time.
-    lengths: of the rows, in tokens. epoch: gives the number of the epoch that begins.
+    lengths: of the rows, in tokens.
+    epoch: gives the number of the epoch that begins.
     """
 
     def __init__(self, lengths: list[int], batch_size: int, seed: int, epoch: Callable[[], int]):

@@ -69,9 +69,10 @@ def no_logits(ids: Tensor) -> Tensor:
 class LabelledLoss:
     """The loss function of a model: the cross-entropy of its labelled tokens, or with KL.
 
-    whole_head: false if the head's weight is whole only while the model calls it. distillation:
-    the `training.distillation.Distillation`, or None. parts: of the last batch, fp32 [tokens, 1 or
-    2], the cross-entropy and KL of each labelled token, first row first.
+    whole_head: false if the head's weight is whole only while the model calls it.
+    distillation: the `training.distillation.Distillation`, or None.
+    parts: of the last batch, fp32 [tokens, 1 or 2], the cross-entropy and KL of each labelled
+    token, first row first.
     """
 
     def __init__(self, model: PreTrainedModel, whole_head: bool = True, distillation=None):
@@ -186,8 +187,8 @@ class _ChunkedSum(torch.autograd.Function):
 
     states, others: of n tokens, for `LabelledLoss.gradients_of`, a chunk at a time. The forward
     pass computes the sum's gradient for the states and for `parameters`, and the backward pass
-    scales it, once. The parameters' gradients are summed in fp32. learns: whether a backward pass
-    follows.
+    scales it, once. The parameters' gradients are summed in fp32.
+    learns: whether a backward pass follows.
     """
 
     @staticmethod

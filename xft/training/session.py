@@ -3,7 +3,7 @@
 import atexit
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -145,8 +145,8 @@ class Session:
             "processes": request.options.world_size,
         }
         seconds = 60 * request.options.save_minutes
-        checkpoints = Checkpoints(request.out, json_sha256(known), seconds, is_main_process())
-        with checkpoints.claimed():
+        checkpoints = Checkpoints(request.out, json_sha256(known), seconds)
+        with checkpoints.claimed() if is_main_process() else nullcontext():
             training = Training(
                 model=model,
                 examples=self.examples,

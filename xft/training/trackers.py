@@ -20,8 +20,10 @@ def tracker_callbacks(
 ) -> list[TrainerCallback | type[TrainerCallback]]:
     """The callbacks of some trackers, in their order.
 
-    folder: where they write, unless the environment names another place. run: its name. training:
-    the identity of the training. statistics: gives more values to report with each loss.
+    folder: where they write, unless the environment names another place.
+    run: its name.
+    training: the identity of the training.
+    statistics: gives more values to report with each loss.
     """
     folder = folder.resolve()
     defaults = {

@@ -24,6 +24,7 @@ from xft.training.distillation import Teaching
 from xft.training.features import Feature, FiniteCheck, RoutingStatistics
 from xft.training.losses import LabelledLoss
 from xft.training.saving import METRICS_FILE, SavingTrainer
+from xft.training.session import is_main_process, say_once
 from xft.training.steps import optimizer_steps
 from xft.training.throughput import Throughput
 from xft.training.validation import VALIDATION_LOSS, ValidationCallback, validation_loss
@@ -73,14 +74,13 @@ def train(training: Training) -> dict[str, torch.Tensor]:
     trainer.report(newest)
     if newest is None:
         trainer.add_callback(engines.MastersCallback(training.model, training.options))
-    with StopRequest(trainer.args.process_index == 0) as stop:
+    with StopRequest(is_main_process()) as stop:
         saving = SaveCallback(training.checkpoints.seconds, stop)
         trainer.add_callback(saving)
         trainer.train(resume_from_checkpoint=newest and str(newest))
     if saving.stopped and not trainer.ending.stopped_early:
-        if trainer.args.process_index == 0:
-            step = trainer.state.global_step
-            say(f"stopped. Run the same command again to continue from step {step}")
+        step = trainer.state.global_step
+        say_once(f"stopped. Run the same command again to continue from step {step}")
         sys.exit(stop.status)
     return trainer.result()
 
@@ -144,7 +144,7 @@ class ResumingTrainer(SavingTrainer):
 
     def report(self, newest: Path | None) -> None:
         """Report progress and metrics. Only the main process does so."""
-        if self.args.process_index != 0:
+        if not is_main_process():
             return
         training, statistics = self.training, self.training.mixing
         self.add_callback(ProgressCallback(self.throughput))

@@ -59,8 +59,9 @@ def row_losses(model, loss: LabelledLoss, rows: list[dict], tokenizer) -> dict:
 class ArtifactLosses:
     """The validation losses of the artifact that a training makes, measured at its end.
 
-    dtype: of all weights of the artifact. tokenizer: the model's. content: as `row_losses` gives
-    it; None before the end.
+    dtype: of all weights of the artifact.
+    tokenizer: the model's.
+    content: as `row_losses` gives it; None before the end.
     """
 
     dtype: torch.dtype
@@ -79,7 +80,8 @@ class ArtifactLosses:
 class ValidationCallback(TrainerCallback):
     """Keeps the weights with the lowest validation loss, and ends a training early, as configured.
 
-    keep_as_best: saves the present weights. stopped_early: whether the training has ended early.
+    keep_as_best: saves the present weights.
+    stopped_early: whether the training has ended early.
     """
 
     def __init__(self, options: TrainingConfig, keep_as_best: Callable[[], None]):
