@@ -21,7 +21,6 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from xft.modeling.experts import as_autocast
-from xft.modeling.mlp import MlpShape
 from xft.modeling.moe import RoutedBlock, TokenMask
 from xft.modeling.router import Routing
 
@@ -48,24 +47,19 @@ class Factors(nn.Module):
         return nn.functional.linear(reduced.flatten(1), self.lora_B.transpose(0, 1).flatten(1))
 
 
-class LowRankExperts(nn.ModuleDict):
-    """The factors of all experts, by the names of the MLP's projections."""
-
-    def __init__(self, shape: MlpShape, num_experts: int, rank: int):
-        form, hidden, intermediate = shape.form, shape.hidden_size, shape.intermediate_size
-        width = intermediate * (1 + form.gated) // len(form.inputs)
-        factors = {name: Factors(num_experts, rank, hidden, width) for name in form.inputs}
-        factors[form.output] = Factors(num_experts, rank, intermediate, hidden)
-        super().__init__(factors)
-
-
 class LowRankBlock(RoutedBlock):
-    """An MLP whose experts, the shared one included, are low-rank changes of it."""
+    """An MLP whose experts, the shared one included, are low-rank changes of it.
+
+    experts: the factors of all experts, by the names of the MLP's projections.
+    """
 
     def __init__(self, config, mlp: nn.Module, token_mask: TokenMask):
         super().__init__(config, mlp, token_mask)
         self.dense = mlp
-        self.experts = LowRankExperts(self.shape, config.num_experts, config.rank)
+        self.experts = nn.ModuleDict()
+        for name in self.shape.form.projections:
+            sizes = getattr(mlp, name).in_features, getattr(mlp, name).out_features
+            self.experts[name] = Factors(config.num_experts, config.rank, *sizes)
         self.scale = config.lora_alpha / config.rank
 
     def compute(self, tokens: Tensor, routing: Routing) -> Tensor:
