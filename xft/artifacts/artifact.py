@@ -3,7 +3,7 @@
 import glob
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +23,7 @@ from xft.artifacts.manifest import (
 from xft.checkpoints.reader import INDEX_FILE, Checkpoint, weight_files
 from xft.checkpoints.writer import TensorPlan, link_checkpoint, write_checkpoint
 from xft.common.errors import UserError
-from xft.common.files import check_own, link_or_copy
+from xft.common.files import check_own
 from xft.common.refusals import NO_ROOM, way_out, writing
 from xft.config.models import MODEL_STEPS
 
@@ -56,6 +56,7 @@ COMPANION_PATTERNS = (
 class Artifact:
     """A folder that was checked against its manifest when it was opened.
 
+    path: of the folder.
     known_manifest: None if the folder has no manifest; `manifest` then hashes all files once.
     """
 
@@ -113,8 +114,10 @@ def check_artifact(path: Path, *kinds: str, full: bool = False) -> Manifest | No
 
 
 class Draft:
-    """An unfinished artifact in a temporary folder, `path`. `create_artifact` moves it to `out`.
+    """An unfinished artifact.
 
+    path: the temporary folder that holds it.
+    out: where `create_artifact` moves it.
     known_files: sizes and hashes that are already known, by file name.
     """
 
@@ -142,11 +145,6 @@ class Draft:
         linked = link_checkpoint(self.path, source.checkpoint, names)
         self.known_files |= {file: known[file] for file in linked}
 
-    def link_files(self, source: Artifact) -> None:
-        """Make all files of another artifact those of this one too, by `link_or_copy`."""
-        self.known_files |= source.manifest.files
-        _place(source.manifest.files, source.path, self.path, link_or_copy)
-
     def write_model(self, plans: list[TensorPlan], config: dict, like: Path, card: str) -> None:
         """Write a model: tensors, config, and the companion files of the model at `like`.
 
@@ -155,7 +153,10 @@ class Draft:
         travelling = companions(like)  # listed first: `like` may vanish during the writing
         self.write_tensors(plans)
         write_json(self.path / "config.json", config)
-        _place((path.relative_to(like) for path in travelling), like, self.path, shutil.copyfile)
+        for path in travelling:
+            target = self.path / path.relative_to(like)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
         (self.path / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -215,13 +216,6 @@ def seal(folder: Path, kind: str) -> None:
 def write_json(path: Path, value: dict) -> None:
     """Write a JSON object as `as_json` gives it."""
     path.write_text(as_json(value), encoding="utf-8")
-
-
-def _place(names: Iterable[str | Path], source: Path, target: Path, place: Callable) -> None:
-    """Place files below `source` at the same relative paths below `target`."""
-    for name in names:
-        (target / name).parent.mkdir(exist_ok=True)
-        place(source / name, target / name)
 
 
 def companions(source: Path) -> list[Path]:

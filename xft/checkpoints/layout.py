@@ -33,6 +33,7 @@ class MlpForm:
 
     inputs: from hidden to intermediate size, the gate before the up projection.
     output: from intermediate to hidden size.
+    gated: whether the activation is of a gate.
     """
 
     inputs: tuple[str, ...]

@@ -24,7 +24,10 @@ WRITE_BYTES = 2**18  # larger writes take Linux up to twice as long per byte
 class TensorPlan:
     """A tensor to write.
 
-    `chunks` yields torch tensors of this dtype. Their values, one after the other, are the planned
+    name: in the file.
+    dtype: in safetensors' spelling.
+    shape: of the whole tensor.
+    chunks: yields torch tensors of this dtype. Their values, one after the other, are the planned
     tensor in row-major order. A stack of experts is thus never in memory as a whole.
     """
 

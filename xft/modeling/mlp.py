@@ -16,7 +16,13 @@ ACTIVATION_NAMES = ("act_fn", "activation_fn", "act")
 
 @dataclass(frozen=True)
 class MlpShape:
-    """The form, sizes and activation that an expert takes from the MLP."""
+    """What an expert takes from the MLP.
+
+    form: the names of its projections.
+    hidden_size, intermediate_size: of its inputs, and between the projections.
+    act_fn: its activation.
+    bias: whether its projections have biases.
+    """
 
     form: MlpForm
     hidden_size: int

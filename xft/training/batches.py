@@ -40,13 +40,12 @@ def packed(row_bounds: bool) -> RowCollator:
     return partial(with_numbers, lambda rows: flatten(rows) | {"use_cache": False})
 
 
-def make_collator(options: TrainingConfig, tokenizer, models: list[PreTrainedModel]) -> RowCollator:
-    """Makes the batches of a training. If they are packed, the models attend within their rows."""
+def make_collator(options: TrainingConfig, tokenizer, model: PreTrainedModel) -> RowCollator:
+    """Makes the batches of a training. If they are packed, the model attends within their rows."""
     if options.batching != "packed":
         return padded(tokenizer)
-    half_precision = options.precision != "fp32"
-    attention = [use_packed_attention(model, half_precision) for model in models]
-    return packed(row_bounds=attention[0] == FLASH)
+    attention = use_packed_attention(model, options.precision != "fp32")
+    return packed(row_bounds=attention == FLASH)
 
 
 def without_repeats(batches: Iterable[dict], rows: int, begin: int, step: int) -> Iterator[dict]:

@@ -18,6 +18,7 @@ from xft.training.throughput import Throughput
 from xft.training.validation import VALIDATION_LOSS
 
 LOSSES = "loss", VALIDATION_LOSS
+METRICS_FILE = "metrics.jsonl"  # in a checkpoint
 STOP_MESSAGES = {
     signal.SIGTERM: "SIGTERM: the training stops after this step",
     signal.SIGINT: "Ctrl-C: the training stops after this step. A second Ctrl-C ends it at once",
@@ -51,16 +52,20 @@ class ProgressCallback(TrainerCallback):
 
 
 class MetricsCallback(TrainerCallback):
-    """Writes a line of JSON for each step and each validation.
+    """Writes a line of JSON for each step and each validation, after those of a checkpoint.
 
-    before: the lines of the training up to its checkpoint.
+    path: of the file.
+    extra: gives what else is written of a step.
+    checkpoint: from which the training continues, or None.
     """
 
-    def __init__(self, path: Path, extra: Callable[[], dict], before: str = ""):
+    def __init__(self, path: Path, extra: Callable[[], dict], checkpoint: Path | None):
         self.path = path
         self.extra = extra
+        before = checkpoint / METRICS_FILE if checkpoint else None
+        text = before.read_text(encoding="utf-8") if before and before.exists() else ""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(before, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from xft.config.training import DistillationConfig
 from xft.modeling.loading import load_whole
+from xft.modeling.packed_attention import use_packed_attention
 from xft.training.features import Feature
 from xft.training.losses import LabelledLoss, SplitModel, no_logits
 from xft.training.session import device
@@ -23,7 +24,11 @@ from xft.training.session import device
 
 @dataclass(frozen=True)
 class Distillation:
-    """A teacher in evaluation mode, and b, the weight of KL in the loss."""
+    """What a model learns from a teacher.
+
+    teacher: in evaluation mode.
+    weight: b, that of KL in the loss.
+    """
 
     teacher: SplitModel
     weight: float
@@ -81,5 +86,7 @@ def load_distillation(teacher: Path, options: DistillationConfig) -> Distillatio
         return None
     dtype = torch.float32 if options.precision == "fp32" else torch.bfloat16
     model = load_whole(AutoModelForCausalLM, teacher, dtype=dtype)
+    if options.batching == "packed":
+        use_packed_attention(model, options.precision != "fp32")
     model = model.eval().requires_grad_(False).to(device())
     return Distillation(SplitModel(model), options.kl_weight)

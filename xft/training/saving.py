@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
 from xft.common.errors import UserError
+from xft.training.callbacks import METRICS_FILE
 from xft.training.checkpoints import remove
 from xft.training.engines import by_all_names, learned_parameters, shards_weights, whole_parameters
 
 LEARNED_FILE = "learned.safetensors"
-METRICS_FILE = "metrics.jsonl"
 TORCH_WRITER = "inline_container"  # the file in torch.save's RuntimeError if the disk is full
 
 

@@ -23,7 +23,7 @@ from xft.training.checkpoints import Checkpoints, step_of
 from xft.training.distillation import Teaching
 from xft.training.features import Feature, FiniteCheck, RoutingStatistics
 from xft.training.losses import LabelledLoss
-from xft.training.saving import METRICS_FILE, SavingTrainer
+from xft.training.saving import SavingTrainer
 from xft.training.session import is_main_process, say_once
 from xft.training.steps import optimizer_steps
 from xft.training.throughput import Throughput
@@ -35,7 +35,10 @@ class Training:
     """A model to train, its rows, and the options.
 
     examples, validation: tokenised rows, to train on and held out.
+    tokenizer: the model's.
     options: the section of the configuration.
+    seed: of the order of the rows, and of the noise.
+    checkpoints: the place for them, which is claimed.
     metrics_file: gets a line for each step, with loss, learning rate, and routing or mixing
     statistics, and a line for each validation loss.
     mixing: the `modeling.mixing.Mixing` of `model`; its logits learn, and the model does not.
@@ -100,9 +103,7 @@ class ResumingTrainer(SavingTrainer):
         engines.prepare_engine(options)
         folder = str(training.checkpoints.folder)
         arguments = training_arguments(options, training.seed, folder, steps, bool(validation))
-        models, optimizer = [model], None
-        if training.distillation is not None:
-            models.append(training.distillation.teacher.model)
+        optimizer = None
         if mixing is not None:
             optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
             optimizer = mixing.build_optimizer(optimizer_class, settings, options.max_grad_norm)
@@ -113,7 +114,7 @@ class ResumingTrainer(SavingTrainer):
             optimizers=(optimizer, None),
             train_dataset=training.examples,
             eval_dataset=validation,
-            data_collator=make_collator(options, training.tokenizer, models),
+            data_collator=make_collator(options, training.tokenizer, model),
         )
         self.remove_callback(PrinterCallback)
         if mixing is not None:  # DDP refuses a model in which nothing learns
@@ -156,9 +157,7 @@ class ResumingTrainer(SavingTrainer):
             statistics = RoutingStatistics(self.accelerator)
             self.features.append(statistics)
         if training.metrics_file is not None:
-            before = newest / METRICS_FILE if newest else None
-            text = before.read_text(encoding="utf-8") if before and before.exists() else ""
-            self.add_callback(MetricsCallback(training.metrics_file, statistics.metrics, text))
+            self.add_callback(MetricsCallback(training.metrics_file, statistics.metrics, newest))
         if training.tracking is not None:
             for callback in training.tracking(training.checkpoints.folder.name, statistics.metrics):
                 self.add_callback(callback)
