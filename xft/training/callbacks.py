@@ -1,4 +1,4 @@
-"""Callbacks of the Trainer: progress, metrics, and the times of checkpoints."""
+"""Callbacks of the Trainer: progress, metrics, the times of checkpoints, and an early end."""
 
 import json
 import os
@@ -13,9 +13,11 @@ from torch.distributed import ReduceOp
 from transformers import TrainerCallback
 
 from xft.common.progress import labelled, progress, say
+from xft.config.training import TrainingConfig
 from xft.training.processes import over_processes
+from xft.training.session import say_once
 from xft.training.throughput import Throughput
-from xft.training.validation import VALIDATION_LOSS
+from xft.training.validation import VALIDATION_LOSS, validations_since_best
 
 LOSSES = "loss", VALIDATION_LOSS
 METRICS_FILE = "metrics.jsonl"  # in a checkpoint
@@ -138,3 +140,29 @@ class SaveCallback(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         now = time.monotonic()
         self.due = now + max(self.seconds, SAVING_SHARE * (now - self.began))
+
+
+class ValidationCallback(TrainerCallback):
+    """Keeps the weights with the lowest validation loss, and ends a training early, as configured.
+
+    keep_as_best: saves the present weights.
+    stopped_early: whether the training has ended early.
+    """
+
+    def __init__(self, options: TrainingConfig, keep_as_best: Callable[[], None]):
+        self.options = options
+        self.keep_as_best = keep_as_best
+        self.stopped_early = False
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        since_best = validations_since_best(state.log_history)
+        if self.options.keep == "best" and since_best == 0:
+            self.keep_as_best()
+        self.stopped_early = since_best == self.options.early_stopping_patience
+        if self.stopped_early:
+            control.should_training_stop = True
+            control.should_save = False  # the result follows
+            say_once(
+                f"step {state.global_step}: {since_best} validation losses in a row are not lower "
+                "than the lowest before. The training ends"
+            )

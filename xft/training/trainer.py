@@ -18,7 +18,13 @@ from xft.training.arguments import training_arguments
 from xft.training.averaging import WeightAverage
 from xft.training.balance import GlobalBalance
 from xft.training.batches import LengthSampler, make_collator, without_repeats
-from xft.training.callbacks import MetricsCallback, ProgressCallback, SaveCallback, StopRequest
+from xft.training.callbacks import (
+    MetricsCallback,
+    ProgressCallback,
+    SaveCallback,
+    StopRequest,
+    ValidationCallback,
+)
 from xft.training.checkpoints import Checkpoints, step_of
 from xft.training.distillation import Teaching
 from xft.training.features import Feature, FiniteCheck, RoutingStatistics
@@ -27,7 +33,7 @@ from xft.training.saving import SavingTrainer
 from xft.training.session import is_main_process, say_once
 from xft.training.steps import optimizer_steps
 from xft.training.throughput import Throughput
-from xft.training.validation import VALIDATION_LOSS, ValidationCallback, validation_loss
+from xft.training.validation import VALIDATION_LOSS, validation_loss
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 import torch
 import torch.distributed
 from torch import Tensor
-from transformers import TrainerCallback
 
 from xft.common.devices import computed_on
 from xft.common.progress import progress
-from xft.config.training import TrainingConfig
 from xft.data.examples import IGNORED
 from xft.training.batches import padded
 from xft.training.losses import LabelledLoss
 from xft.training.processes import over_processes
-from xft.training.session import is_main_process, say_once
+from xft.training.session import is_main_process
 
 VALIDATION_LOSS = "validation_loss"
 BATCH_ROWS = 8
@@ -75,32 +73,6 @@ class ArtifactLosses:
             parameter.copy_(parameter.to(self.dtype))
         self.content = row_losses(model, loss, rows, self.tokenizer)
         return self.content["loss"]
-
-
-class ValidationCallback(TrainerCallback):
-    """Keeps the weights with the lowest validation loss, and ends a training early, as configured.
-
-    keep_as_best: saves the present weights.
-    stopped_early: whether the training has ended early.
-    """
-
-    def __init__(self, options: TrainingConfig, keep_as_best: Callable[[], None]):
-        self.options = options
-        self.keep_as_best = keep_as_best
-        self.stopped_early = False
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        since_best = validations_since_best(state.log_history)
-        if self.options.keep == "best" and since_best == 0:
-            self.keep_as_best()
-        self.stopped_early = since_best == self.options.early_stopping_patience
-        if self.stopped_early:
-            control.should_training_stop = True
-            control.should_save = False  # the result follows
-            say_once(
-                f"step {state.global_step}: {since_best} validation losses in a row are not lower "
-                "than the lowest before. The training ends"
-            )
 
 
 def validations_since_best(history: list[dict]) -> int:
