@@ -10,14 +10,21 @@ from xft.training.features import Feature
 from xft.training.processes import over_processes
 
 
-class GlobalCounts:
+class GlobalBalance(Feature):
     """Turns the importance and load of a micro-batch into the sums over the global batch.
 
     Only the micro-batch's own part of a sum has a gradient. So each forward pass gives its part of
-    the gradient, and the parts of all micro-batches add up to the exact one.
+    the gradient, and the parts of all micro-batches add up to the exact one. If gradients are
+    accumulated, all batches of a step are counted before its first pass, with the noise of the
+    passes that follow.
+
+    model: an upcycled one.
+    accumulates: whether a step may have several batches.
     """
 
-    def __init__(self):
+    def __init__(self, model, accumulates: bool):
+        model.complete_counts = self
+        self.accumulates = accumulates
         self._ahead: list[Tensor] | None = None
         self._total: Tensor | None = None
 
@@ -30,26 +37,6 @@ class GlobalCounts:
         total = over_processes(constant) if self._total is None else self._total
         return counts + (total - constant)
 
-    @contextmanager
-    def ahead(self) -> Iterator[None]:
-        """Count the forward passes inside the block, which must be all of the next global batch."""
-        self._ahead = []
-        yield
-        self._total = over_processes(torch.stack(self._ahead).sum(0))
-        self._ahead = None
-
-
-class GlobalBalance(Feature):
-    """Counts all batches of an optimiser step before its first pass, if gradients are accumulated.
-
-    The passes ahead have the noise of those that follow. model: an upcycled one. accumulates:
-    whether a step may have several batches.
-    """
-
-    def __init__(self, model, accumulates: bool):
-        self.counts = model.complete_counts = GlobalCounts()
-        self.accumulates = accumulates
-
     def on_batches(self, batches, rows):
         self.uncounted = batches if self.accumulates else []
 
@@ -59,8 +46,16 @@ class GlobalBalance(Feature):
             return
         device = inputs["input_ids"].device
         devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices), self.counts.ahead():
+        with torch.random.fork_rng(devices), self.ahead():
             for batch in self.uncounted:
                 unlabelled = {key: value for key, value in batch.items() if key != "labels"}
                 model(**unlabelled, output_router_logits=True, logits_to_keep=1)
         self.uncounted = []
+
+    @contextmanager
+    def ahead(self) -> Iterator[None]:
+        """Count the forward passes inside the block, which must be all of the next global batch."""
+        self._ahead = []
+        yield
+        self._total = over_processes(torch.stack(self._ahead).sum(0))
+        self._ahead = None

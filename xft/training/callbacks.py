@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from xft.common.progress import labelled, progress, say
 from xft.config.training import TrainingConfig
 from xft.training.processes import over_processes
-from xft.training.session import say_once
+from xft.training.session import is_main_process, say_once
 from xft.training.throughput import Throughput
 from xft.training.validation import VALIDATION_LOSS, validations_since_best
 
@@ -83,13 +83,13 @@ class MetricsCallback(TrainerCallback):
 class StopRequest:
     """Inside its block, SIGTERM and Ctrl-C are noted and do not end the process.
 
-    A second Ctrl-C ends it at once; torchrun passes it on as SIGTERM. speaks: this process prints a
+    A second Ctrl-C ends it at once; torchrun passes it on as SIGTERM. The main process prints a
     message, for all processes.
+
+    first: the signal that came first, or None.
     """
 
-    def __init__(self, speaks: bool = True):
-        self.speaks = speaks
-        self.first: signal.Signals | None = None
+    first: signal.Signals | None = None
 
     def __enter__(self) -> "StopRequest":
         self._before = {number: signal.signal(number, self._note) for number in STOP_MESSAGES}
@@ -107,7 +107,7 @@ class StopRequest:
     def _note(self, number: int, _) -> None:
         if self.first == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.first is None and self.speaks:
+        if self.first is None and is_main_process():
             with suppress(BrokenPipeError):  # print could be running already
                 os.write(2, f"{labelled(STOP_MESSAGES[number])}\n".encode())
         self.first = self.first or signal.Signals(number)

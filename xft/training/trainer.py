@@ -13,18 +13,11 @@ from transformers import PrinterCallback, Trainer
 from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.config.training import TrainingConfig
-from xft.training import engines
+from xft.training import callbacks, engines
 from xft.training.arguments import training_arguments
 from xft.training.averaging import WeightAverage
 from xft.training.balance import GlobalBalance
 from xft.training.batches import LengthSampler, make_collator, without_repeats
-from xft.training.callbacks import (
-    MetricsCallback,
-    ProgressCallback,
-    SaveCallback,
-    StopRequest,
-    ValidationCallback,
-)
 from xft.training.checkpoints import Checkpoints, step_of
 from xft.training.distillation import Teaching
 from xft.training.features import Feature, FiniteCheck, RoutingStatistics
@@ -83,8 +76,8 @@ def train(training: Training) -> dict[str, torch.Tensor]:
     trainer.report(newest)
     if newest is None:
         trainer.add_callback(engines.MastersCallback(training.model, training.options))
-    with StopRequest(is_main_process()) as stop:
-        saving = SaveCallback(training.checkpoints.seconds, stop)
+    with callbacks.StopRequest() as stop:
+        saving = callbacks.SaveCallback(training.checkpoints.seconds, stop)
         trainer.add_callback(saving)
         trainer.train(resume_from_checkpoint=newest and str(newest))
     if saving.stopped and not trainer.ending.stopped_early:
@@ -132,7 +125,7 @@ class ResumingTrainer(SavingTrainer):
         self.loss = LabelledLoss(model, options.launch != "zero3", training.distillation)
         self.throughput = Throughput()
         self.features = self._make_features()
-        self.ending = ValidationCallback(options, self.keep_as_best)
+        self.ending = callbacks.ValidationCallback(options, self.keep_as_best)
         self.add_callback(self.ending)
         self.average = None
         if options.ema_decay is not None:
@@ -154,7 +147,7 @@ class ResumingTrainer(SavingTrainer):
         if not is_main_process():
             return
         training, statistics = self.training, self.training.mixing
-        self.add_callback(ProgressCallback(self.throughput))
+        self.add_callback(callbacks.ProgressCallback(self.throughput))
         if self.options.batching == "packed":
             say(f"packed rows, with attention by {self.model.config._attn_implementation}")
         if newest is not None:
@@ -163,7 +156,8 @@ class ResumingTrainer(SavingTrainer):
             statistics = RoutingStatistics(self.accelerator)
             self.features.append(statistics)
         if training.metrics_file is not None:
-            self.add_callback(MetricsCallback(training.metrics_file, statistics.metrics, newest))
+            writing = training.metrics_file, statistics.metrics, newest
+            self.add_callback(callbacks.MetricsCallback(*writing))
         if training.tracking is not None:
             for callback in training.tracking(training.checkpoints.folder.name, statistics.metrics):
                 self.add_callback(callback)

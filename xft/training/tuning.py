@@ -66,11 +66,9 @@ def tune(
             if generation is not None:
                 write_json(draft.path / GENERATION_CONFIG, generation)
             if request.losses and losses and losses.content:
-                of = {
-                    "tokens": session.data_ids.get("tokens"),
-                    "threads": request.run.threads,
-                    "weights": {name: file["sha256"] for name, file in draft.known_files.items()},
-                }
+                tokens, threads = session.data_ids.get("tokens"), request.run.threads
+                weights = {name: file["sha256"] for name, file in draft.known_files.items()}
+                of = {"tokens": tokens, "threads": threads, "weights": weights}
                 write_whole(request.losses, as_json({"of": of, "losses": losses.content}))
 
 
