@@ -60,18 +60,17 @@ class StepParser(argparse.ArgumentParser):
         """Add a flag for a path that is written, as `_add_path` says."""
         self.writes |= self._add_path(flag, kind, meaning, required, **more)
 
-    def _add_path(self, name, kind, meaning, required, shared=False, group=None, **settings):
+    def _add_path(self, name, kind, meaning, required, shared=False, **settings):
         """Add an argument for a path. Returns whether a folder there is shared, by its key.
 
         name: of the flag, or of an argument without one.
         kind: DIR or FILE.
         shared: for a folder that may hold inputs and outputs.
-        group: of the parser.
         settings: of `add_argument`.
         """
         settings |= {"required": required} if name.startswith("-") else {}
         settings |= {"type": Path, "metavar": kind, "help": meaning}
-        return {(group or self).add_argument(name, **settings).dest: shared}
+        return {self.add_argument(name, **settings).dest: shared}
 
     def artifact(self, flag: str, meaning: str, required: bool = True, **settings) -> None:
         """Add a flag for the folder of an input, and --verify: how thoroughly it is checked."""

@@ -47,14 +47,15 @@ class MixingLogits(nn.Module):
         """The current logits by name, on the CPU."""
         return {name: values.detach().cpu() for name, values in self._stacked().items()}
 
+    @property
+    def vectors(self) -> dict[str, nn.ParameterList]:
+        """The logits of each set, by name."""
+        alpha = {ALPHA: self.alpha}
+        return alpha if self.lambda_logit is None else alpha | {LAMBDA_LOGIT: self.lambda_logit}
+
     def _stacked(self) -> dict[str, Tensor]:
-        vectors = {ALPHA: self.alpha}
-        if self.lambda_logit is not None:
-            vectors[LAMBDA_LOGIT] = self.lambda_logit
-        return {
-            name: torch.stack(list(values)).unflatten(0, self.sets)
-            for name, values in vectors.items()
-        }
+        stacked = {name: torch.stack(list(vectors)) for name, vectors in self.vectors.items()}
+        return {name: logits.unflatten(0, self.sets) for name, logits in stacked.items()}
 
 
 class Mixing:
@@ -108,8 +109,9 @@ class Mixing:
             gradient /= torch.distributed.get_world_size()
         self.logits.zero_grad()
         coefficients.backward(gradient.to(coefficients.dtype))
-        norms = torch.stack([self._set_norm(number) for number in range(len(self.logits.alpha))])
-        self.gradient_norms = norms.cpu().unflatten(0, self.logits.sets)
+        sets = zip(*self.logits.vectors.values(), strict=True)
+        norms = [nn.utils.get_total_norm([vector.grad for vector in logits]) for logits in sets]
+        self.gradient_norms = torch.stack(norms).cpu().unflatten(0, self.logits.sets)
         limit = float("inf") if max_norm is None else max_norm
         norm = nn.utils.clip_grad_norm_(self.logits.parameters(), limit)
         self.gradient_norm = norm.item()
@@ -169,13 +171,6 @@ class Mixing:
         optimizer.register_step_pre_hook(before_step)
         optimizer.register_step_post_hook(lambda *_: self.merge())
         return optimizer
-
-    def _set_norm(self, number: int) -> Tensor:
-        """The norm of the gradient of one set's logits."""
-        logits = [self.logits.alpha[number]]
-        if self.logits.lambda_logit is not None:
-            logits.append(self.logits.lambda_logit[number])
-        return nn.utils.get_total_norm([vector.grad for vector in logits])
 
     def _weight(self, tensor: MergedTensor) -> Tensor:
         """Turn a parameter of the backbone into a plain tensor that collects a gradient.
