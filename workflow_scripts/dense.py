@@ -34,21 +34,20 @@ def main(argv: list[str] | None = None) -> None:
     mixing = open_mixing(args.weighted, sources, step.full)
     mixture, ffn = sources["moe"], sources["ffn"].checkpoint
     step.inputs = sources | {"weighted": mixing.artifact}
-    base = None
+    tuning, moe, base = mixture.manifest.parameters, mixture.checkpoint, None
+    kept = {key: tuning[key] for key in ("template", "end_of_turn") if key in tuning}
+    parameters = mixing.config | kept
     if method.needs_base:
         step.inputs["base"] = open_base(args.base, mixture, step.full)
         base = step.inputs["base"].checkpoint
-    single = {} if args.expert is None else {"expert": args.expert}
-    if single:
+        parameters |= method.model_dump()
+    if args.expert is not None:
         mixing = one_expert(mixing, args.expert)
-    parameters = mixing.config | (method.model_dump() if method.needs_base else {}) | single
-    tuning = mixture.manifest.parameters
-    kept = {key: tuning[key] for key in ("template", "end_of_turn") if key in tuning}
-    moe = mixture.checkpoint
+        parameters["expert"] = args.expert
     plans = dense_plans(moe, ffn, mixing.coefficients, method, base)
     layers = [layer.index for layer in moe_layers(ffn.names)]
     card = dense_card(mixture, mixing, layers, method, args.expert)
-    with step.draft(parameters | kept) as draft:
+    with step.draft(parameters) as draft:
         draft.write_model(plans, moe.config["base_config"], like=mixture.path, card=card)
 
 

@@ -129,8 +129,10 @@ def merge(
     """Step 7: the dense model of the base's own class, W = c_0 W_0 + sum_i c_i W_i for each tensor.
 
     lam: c_0, the weight of the shared expert, 0.75 if it is left out; the others have equal shares
-    of the rest. coefficients: `Mixing.coefficients`, in place of both. options: keys of section
-    `merge`: method, scale. base: the dense model, only for methods that need it.
+    of the rest.
+    coefficients: `Mixing.coefficients`, in place of both.
+    options: keys of section `merge`: method, scale.
+    base: the dense model, only for methods that need it.
     """
     method, source = _options(merge, MergeMethod, options), _mixture(mixture)
     if method.needs_base != (base is not None):
@@ -152,7 +154,8 @@ def soup(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
     """The mean of dense models' weights (arXiv 2203.05482), computed in fp64 and rounded once."""
     if not isinstance(models, Sequence):
         raise UserError(f"soup: models is a {type(models).__name__}. Give a list of models")
-    plans = soup_plans([LoadedModel(one, f"model {n}") for n, one in enumerate(models, 1)])
+    numbered = enumerate(models, 1)
+    plans = soup_plans([LoadedModel(model, f"model {number}") for number, model in numbered])
     return _built(copy.deepcopy(models[0].config), plans, models[0])
 
 

@@ -95,7 +95,9 @@ def test_models_are_made_mixed_and_merged_where_they_are(monkeypatch):
             state = {name: getattr(one, "on_cpu", one) for name, one in state_dict.items()}
             return load_whole(*given, state_dict=state, **options)
 
-    monkeypatch.setattr(in_memory, "fault_of", lambda *_: None)  # it uses the device meta, too
+    monkeypatch.setattr(
+        in_memory, "fault_of_state", lambda *_: None
+    )  # it uses the device meta, too
     for module in (library, mixing):
         monkeypatch.setattr(module, "load_whole", load)
 

@@ -1,4 +1,4 @@
-"""Step 7 with other methods than XFT's: merges that depend on the base's weights.
+"""Step 7: plans the dense model by XFT's method, or by those that depend on the base's weights.
 
 B is a tensor of the base. T is the same tensor of XFT's merged model: the experts' weighted mean C
 (conversions/merge.py) for a tensor of an upcycled MLP, else the mixture's own tensor.
@@ -22,7 +22,7 @@ from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError
 from xft.config.sections import MergeMethod
 from xft.conversions.common import computed_plan, copy_plan
-from xft.conversions.merge import merge_plans, unmerged
+from xft.conversions.merge import unmerged
 from xft.conversions.merged_tensors import MergedTensor, merged_tensors, name_in_base
 from xft.conversions.mixing_artifact import MixingArtifact
 
@@ -45,38 +45,41 @@ def dense_plans(
 ) -> list[TensorPlan]:
     """Plan the dense model. Each tensor is computed in fp32 or better, and rounded once.
 
-    moe, ffn, coefficients: as for `merge_plans`. base: None for xft, which does not depend on it.
+    moe: the mixture.
+    ffn: the FFN weights of its experts.
+    coefficients: from `mixing_coefficients`, [layers or 1, projections or 1, 1 + R].
+    base: None for xft, which does not depend on it.
+
     Raises UserError if the base lacks a tensor, or has it in another shape.
     """
-    if base is None:
-        return merge_plans(moe, ffn, coefficients)
-    plans, is_stock = [], method.method == "model_stock"
-    moved = partial(_moved_plan, base)
+    plans = []
     for new_name, name in unmerged(moe).items():
-        dtype, shape = moe.dtype(name), moe.shape(name)
-        if is_stock or dtype not in FLOAT_NAMES:
-            plans.append(copy_plan(moe, name, new_name))
+        if method.method == "task_arithmetic" and moe.dtype(name) in FLOAT_NAMES:
+            target = new_name, moe.dtype(name), moe.shape(name)
+            plans.append(_moved_plan(base, target, partial(moe.get, name), method.scale))
         else:
-            plans.append(moved(new_name, dtype, shape, partial(moe.get, name), method.scale))
+            plans.append(copy_plan(moe, name, new_name))
     for tensor in merged_tensors(moe, ffn, coefficients.shape):
-        merged = partial(tensor.merged, tensor.own(coefficients))
-        weight = tensor if is_stock else method.scale
-        plans.append(moved(tensor.name, tensor.dtype, tensor.shape, merged, weight))
+        target = tensor.name, tensor.dtype, tensor.shape
+        merged = partial(tensor.merged, tensor.coefficients_of(coefficients))
+        if base is None:
+            plans.append(computed_plan(*target, merged))
+        else:
+            weight = tensor if method.method == "model_stock" else method.scale
+            plans.append(_moved_plan(base, target, merged, weight))
     return plans
 
 
 def _moved_plan(
-    base: TensorSource,
-    name: str,
-    dtype: str,
-    shape: tuple[int, ...],
-    tuned: Callable,
-    weight: float | MergedTensor,
+    base: TensorSource, target: tuple, tuned: Callable, weight: float | MergedTensor
 ) -> TensorPlan:
     """Plan B + w (T - B), exactly T if w = 1, computed in fp32 or better.
 
-    tuned: gives T. weight: w, or the tensor whose experts give it.
+    target: the name, dtype and shape of the tensor.
+    tuned: gives T.
+    weight: w, or the tensor whose experts give it.
     """
+    name, dtype, shape = target
     base_name = name_in_base(base, name, shape)
 
     def compute():
