@@ -1,5 +1,6 @@
 """Step 7: merge the experts into a dense model with the base's architecture."""
 
+from xft.artifacts.manifest import hash_file
 from xft.checkpoints.layout import moe_layers
 from xft.cli.step import Step, run
 from xft.common.errors import UserError
@@ -26,6 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     if method.needs_base and args.base is None:
         raise UserError(f"method = {method.method} starts from the base's weights. Give --base too")
 
+    from xft.conversions.merge_function import load_function
     from xft.conversions.merge_methods import dense_plans, one_expert, open_base
     from xft.conversions.mixing_artifact import open_mixing, open_sources
     from xft.reporting.cards import dense_card
@@ -40,11 +42,15 @@ def main(argv: list[str] | None = None) -> None:
     if method.needs_base:
         step.inputs["base"] = open_base(args.base, mixture, step.full)
         base = step.inputs["base"].checkpoint
-        parameters |= method.model_dump()
+        parameters |= method.model_dump() | {"method": method.shown}
+    function = None
+    if method.function:
+        function = load_function(*method.function)
+        step.inputs["function"] = hash_file(method.function[0])
     if args.expert is not None:
         mixing = one_expert(mixing, args.expert)
         parameters["expert"] = args.expert
-    plans = dense_plans(moe, ffn, mixing.coefficients, method, base)
+    plans = dense_plans(moe, ffn, mixing.coefficients, method, base, function)
     layers = [layer.index for layer in moe_layers(ffn.names)]
     card = dense_card(mixture, mixing, layers, method, args.expert)
     with step.draft(parameters) as draft:

@@ -2,6 +2,7 @@
 
 import copy
 from itertools import chain
+from operator import mul
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,10 @@ def test_task_arithmetic_goes_beyond_the_merged_model():
     base, mixture = random_dense("llama"), random_mixture("llama")
     plain = xft.merge(mixture).state_dict()
     beyond = xft.merge(mixture, base=base, method="task_arithmetic", scale=2.0).state_dict()
+    function = xft.merge(
+        mixture, base=base, method=lambda w, c, _: sum(map(mul, c, w))
+    ).state_dict()
+    assert all(torch.allclose(function[name], plain[name], atol=1e-6) for name in plain)
     for name, start in base.state_dict().items():
         torch.testing.assert_close(beyond[name], 2 * plain[name] - start)
 

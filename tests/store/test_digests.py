@@ -117,6 +117,21 @@ def test_a_file_of_rows_stands_for_its_content_and_csv_for_its_format_too():
     assert content("rows.csv") == content("ROWS.CSV") != content_hash(Path("rows.csv"))
 
 
+def test_a_merge_by_a_function_depends_on_its_file_and_not_on_its_folder():
+    def digest(file: str, text: str) -> str:
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_text(f"def mean(tensors, coefficients, base):\n    {text}\n")
+        run = wants(merge={"method": f"{file}:mean"})
+        dense = run.experiment.by_name["dense/lam~0.75"]
+        assert dense.flags["method"] == f"{file}:mean"
+        return dense.digest
+
+    same = digest("a.py", "return base"), digest("b/a.py", "return base")
+    assert len({*same}) == 1 and digest("a.py", "return -base") not in same
+    with pytest.raises(UserError, match=r"merge.method: a.py defines no function main: did you"):
+        wants(merge={"method": "a.py:main"})
+
+
 def test_a_job_knows_the_file_that_an_override_variable_names(monkeypatch):
     """Its result is not kept if the file changes after the run began."""
     monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", "problems.jsonl")

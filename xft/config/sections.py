@@ -3,6 +3,7 @@
 A class holds the keys that one step reads. A section consists of one or more such classes.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from xft.common.errors import UserError
+from xft.common.errors import UserError, did_you_mean
 from xft.config.models import DECLARED, MERGED, MODELS
 from xft.config.section import (
     Commit,
@@ -372,10 +373,29 @@ MERGE_METHODS = {
 }
 
 
+MERGE_FUNCTION = r".+\.py:[A-Za-z_]\w*"
+METHOD_SCHEMA = {"type": "string", "pattern": f"^({'|'.join(MERGE_METHODS)}|{MERGE_FUNCTION})$"}
+
+
+def _known_method(value: str) -> str:
+    if value not in MERGE_METHODS and not re.fullmatch(MERGE_FUNCTION, value):
+        raise ValueError(
+            f"should be {', '.join(MERGE_METHODS)}, or a function in a Python file, such as "
+            f"my_merge.py:ties{did_you_mean(value, MERGE_METHODS)}"
+        )
+    return value
+
+
 class MergeMethod(Section):
     """The computation of the dense model's weights."""
 
-    method: Literal[tuple(MERGE_METHODS)] = Field("xft", description=_described(MERGE_METHODS))
+    method: Annotated[PathText, AfterValidator(_known_method), WithJsonSchema(METHOD_SCHEMA)] = (
+        Field(
+            "xft",
+            description=_described(MERGE_METHODS)
+            + " my_merge.py:ties: the function ties of this file (docs/method.md).",
+        )
+    )
 
     scale: Annotated[float, Needs("method", "task_arithmetic")] = Field(1.0, gt=0)
     """1 gives the model of method xft, more goes beyond it."""
@@ -386,9 +406,25 @@ class MergeMethod(Section):
         return self.method != "xft"
 
     @property
+    def function(self) -> tuple[Path, str] | None:
+        """The file and the name of a function of the user's; None for a method of this project."""
+        file, _, name = self.method.rpartition(":")
+        return None if self.method in MERGE_METHODS else (Path(file), name)
+
+    @property
+    def stated(self) -> dict[str, object]:
+        """The values that a card states."""
+        return self.model_dump(exclude_defaults=True) | {"method": self.shown}
+
+    @property
+    def shown(self) -> str:
+        """The method, without the folder of a file."""
+        return f"{self.function[0].name}:{self.function[1]}" if self.function else self.method
+
+    @property
     def meaning(self) -> str:
         """The method in words. C: the weighted mean of a projection's experts."""
-        return MERGE_METHODS[self.method]
+        return MERGE_METHODS.get(self.method, "a function of the user's")
 
 
 class MergeConfig(MergeMethod):

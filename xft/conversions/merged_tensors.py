@@ -110,6 +110,11 @@ class LowRankTensor(MergedTensor):
         """s = lora_alpha / rank."""
         return self.ffn.config["lora_alpha"] / self._factor("A").shape[1]
 
+    def experts(self) -> Iterator:
+        """W + s B_i A_i of each expert, the shared one first, in fp32."""
+        for a, b in zip(self._factor("A").float(), self._factor("B").float(), strict=True):
+            yield self.weight.float().addmm(b, a, alpha=self.scale)
+
     def merged(self, coefficients):
         """W + s [c_0 B_0 .. c_R B_R] [A_0; ..; A_R] in fp32, on the device of `coefficients`."""
         weight, a, b = (

@@ -311,8 +311,13 @@ class Graph:
         inputs = [made("weighted", shares), *self._experts()]
         if self.config.merge.needs_base:
             inputs.append(made("base", self.base))
-        options = STEPS["dense"].options(self.config) | options
-        return self._node("dense", inputs, name=name, options=options)
+        options, recorded = STEPS["dense"].options(self.config) | options, {}
+        method = self.config.merge
+        if method.function:
+            file = str(method.function[0])
+            inputs.append(Input("function", (file,)))
+            recorded = {"merge.method": f"{method.shown} {self.contents.of_file(file)}"}
+        return self._node("dense", inputs, name=name, options=options, recorded=recorded)
 
     def _links(self, name: str, model: str, tuned_from: Node | None = None) -> Node:
         """Links to the files of a model: the base, or one that another trainer tuned."""
