@@ -7,9 +7,10 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 # The versions are those of the lock. uv also compares the hashes. pip, which installs where uv cannot,
-# would then ask for torch's hashes too, but the machine chooses its build.
-install = uv pip install --python .venv/bin/python --constraints requirements.lock $(packages) || \
-	sed 's/ \\$$//; / --hash/d' requirements.lock | pip install --constraint /dev/stdin $(packages)
+# would then ask for torch's hashes too, but the machine chooses its build. Older ones know no groups.
+install = uv pip install --python .venv/bin/python --constraints requirements.lock $(packages) || { \
+	pip install --quiet "pip>=25.1" && \
+	sed 's/ \\$$//; / --hash/d' requirements.lock | pip install --constraint /dev/stdin $(packages); }
 # A file's tests share costly fixtures, so they stay in one process. Those that last longest are first.
 WORKERS = 3
 SPREAD = -p no:randomly --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -60,7 +61,7 @@ generated: .venv/installed-dev
 lock: .venv/bin/python
 	printf 'torch\nsetuptools\n' | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--custom-compile-command "make lock" --excludes /dev/stdin --all-extras \
-		--output-file requirements.lock pyproject.toml requirements-slow.txt requirements-docs.txt
+		--output-file requirements.lock pyproject.toml --group slow --group docs
 
 # The documents as a site in build/site. A link that leads nowhere is an error.
 docs: .venv/installed-docs
@@ -75,17 +76,17 @@ docs: .venv/installed-docs
 	$(install)
 	touch $@
 
-.venv/installed-dev: packages = --requirement requirements-dev.txt --editable ".[workflow,peft]"
-.venv/installed-dev: requirements.lock pyproject.toml requirements-dev.txt .venv/bin/python
+.venv/installed-dev: packages = --group dev --editable ".[workflow,peft]"
+.venv/installed-dev: requirements.lock pyproject.toml .venv/bin/python
 	$(install)
 	touch $@ .venv/installed
 
-.venv/installed-slow: packages = --requirement requirements-slow.txt --editable ".[all]"
-.venv/installed-slow: .venv/installed-dev requirements-slurm.txt requirements-slow.txt
+.venv/installed-slow: packages = --group slow --editable ".[all]"
+.venv/installed-slow: .venv/installed-dev
 	$(install)
 	touch $@
 
-.venv/installed-docs: packages = --requirement requirements-docs.txt
-.venv/installed-docs: requirements-docs.txt requirements.lock .venv/bin/python
+.venv/installed-docs: packages = --group docs
+.venv/installed-docs: requirements.lock pyproject.toml .venv/bin/python
 	$(install)
 	touch $@

@@ -24,16 +24,20 @@ rule all:
     """All results of the configuration: models, evaluations, tables, the report."""
     default_target: True
     input:
-        targets,
+        lambda wildcards: fixed(RUN.targets()),
     localrule: True
     message:
         f"all: {RESULTS}"
 
 
+# The name of a result that is a file, not a folder such as dense/lam~0.75.
+FILE_NAME = r"(?!(.*/)?ground_truth/).+\.[a-z]+"
+
+
 rule by_name:
     """One result by its name: snakemake --cores all results/moe_sft."""
     input:
-        named,
+        lambda wildcards: fixed([RUN.named(wildcards.name)]),
     output:
         directory(f"{RESULTS}/{{name}}"),
     log:
@@ -43,12 +47,12 @@ rule by_name:
     localrule: True
     conda:
         "envs/conversion.yaml"
-    resources:
-        target=target_of,
+    params:
+        target=lambda wildcards: RUN.target_of(wildcards.name),
     message:
         "by_name: {output}"
     shell:
-        "ln -sfn {resources.target:q} {output:q} > {log:q} 2>&1"
+        "ln -sfn {params.target:q} {output:q} > {log:q} 2>&1"
 
 
 use rule by_name as file_by_name with:

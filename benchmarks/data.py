@@ -117,7 +117,8 @@ def whole_step(file: Path):
 
     def work() -> None:
         tokens, report = prepare([file], tokenizer, OPTIONS, find)
-        write_tokens(file.with_suffix(".tokens"), tokens, OPTIONS, MODEL, report["data_sha256"])
+        known = report["data_sha256"], {}
+        write_tokens(file.with_suffix(".tokens"), tokens, OPTIONS, MODEL, *known)
 
     return work
 

@@ -79,7 +79,7 @@ def report(args: argparse.Namespace, precisions: Sequence[str] = PRECISIONS) -> 
     """Print a table with a line for each case, as soon as it is measured."""
     print(f"{args.batch} rows of at most {args.max_length} tokens, {args.threads} threads\n")
     if not is_installed("trl"):
-        print("TRL is left out: pip install --requirement requirements-slow.txt brings it\n")
+        print("TRL is left out: uv pip install --group slow brings it\n")
     print(markdown_table(HEADER, []), flush=True)
     for name, other, own, batching in CASES:
         if other is not tuned_by_trl or is_installed("trl"):

@@ -1,5 +1,4 @@
 # Baselines for the merged models: the dense base tuned without experts, and the mean of such models.
-# `stored`, `online` and `logged` are shell functions of common.smk.
 
 
 rule sft:
@@ -17,17 +16,20 @@ rule sft:
     resources:
         **RESOURCES,
         **nodes(CONFIG.sft),
+    params:
+        start=start,
+        flags=flags,
     shell:
-        "stored {output:q} {resources.start} -m workflow_scripts.sft --base {input.base:q}/artifact "
-        "--data {input.tokens:q}/artifact {resources.options} {resources.besides} "
+        "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.sft --base {input.base:q}/artifact "
+        "--data {input.tokens:q}/artifact {params.flags} "
         "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "--out {output:q}.partial/artifact"
 
 
 rule soup:
     """A baseline: the mean of the fine-tuned base models of all seeds."""
     input:
-        model=entry_of("model"),
+        models=entry_of("models"),
     output:
         entry("soup"),
     log:
@@ -36,6 +38,8 @@ rule soup:
         "../envs/conversion.yaml"
     resources:
         **RESOURCES,
+    params:
+        models=place_of("models"),
     shell:
-        "stored {output:q} python -m workflow_scripts.soup {resources.options} "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.soup --models {params.models:q} "
+        "--out {output:q}.partial/artifact"

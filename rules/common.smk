@@ -1,121 +1,40 @@
-# The plan of the run, and helpers of the rules. An artifact lies in store/STEP/DIGEST: the digest of
-# its recipe. A rule's jobs have a digest as their only wildcard, and find all else in the plan.
+# What the rules have in common. An artifact lies in store/STEP/DIGEST: the digest of its recipe. A
+# rule's jobs have a digest as their only wildcard, and find all else in the plan of the run.
 
-import os
 import shlex
 import sys
-from contextlib import contextmanager
-from functools import cache, partial
 from pathlib import Path
 
-from snakemake.settings.types import DeploymentMethod
-
-from xft.common.devices import check_gpus
-from xft.common.errors import UserError, did_you_mean
-from xft.common.refusals import explain
-from xft.config.steps import STEPS
-from xft.config.text import read_config
-from xft.config.validation import complete
-from xft.dag.announcements import beginning, failures, store_line, warnings
-from xft.dag.containers import IMAGE, bind_folders, check_image
+from xft.cli.flags import to_flags
+from xft.dag.containers import IMAGE
 from xft.dag.job_resources import memory, minutes, nodes
-from xft.dag.run import WorkflowRun
-from xft.dag.screen import shorten
-from xft.dag.snakemake_options import Forced, check_options, name_nodes
-from xft.dag.time_left import time_left
-from xft.reporting.summary import head
-from xft.store.plan import read_plan
-from xft.store.store import AGAIN
+from xft.dag.snakemake_run import SnakemakeRun
+from xft.store.job_log import HIDE_ERRORS
+from xft.store.store import DIGEST
 
-DEPLOYMENT = workflow.deployment_settings.deployment_method
-IN_CONTAINERS = DeploymentMethod.APPTAINER in DEPLOYMENT
-# In the processes of jobs, which read the plan of the main process.
-RUN, KEEPS_MERGES = None, True
-IS_ALONE = workflow.is_main_process and workflow.modifier.is_main_snakefile()
+RUN = SnakemakeRun(workflow, config, ROOT)
+CONFIG, JOBS = RUN.config, RUN.jobs
+STORE, RESULTS = CONFIG.store, CONFIG.results_dir
 
-
-def left():
-    """The time that the run still takes, in words."""
-    # With --until, the graph also holds jobs that the targets do not need.
-    graph = workflow.dag
-    jobs = filter(graph.needrun, graph.bfs(graph.dependencies, *graph.targetjobs))
-    return time_left(RUN, [file for job in jobs for file in job.output]) if RUN else ""
-
-
-shorten(workflow, left)
-
-
-@contextmanager
-def told():
-    """End the run with the message of an error that the user can correct."""
-    try:
-        yield
-    except (UserError, OSError) as error:
-        sys.exit(explain(error) or str(error))
-
-
-with told():
-    for file in workflow.configfiles if workflow.is_main_process else ():
-        read_config(Path(file))  # two equal keys are refused
-    if workflow.is_main_process:
-        RUN = WorkflowRun(config)
-        check_options(sys.argv, workflow.resource_settings.overwrite_resources, RUN)
-        if not DEPLOYMENT:
-            RUN.require_packages()
-            RUN.check_models()
-        RUN.check(workflow.configfiles)
-        KEEPS_MERGES = RUN.keeps_merges
-    CONFIG = RUN.config if RUN else complete(config)
-    JOBS = RUN.jobs if RUN else read_plan()
-    if IN_CONTAINERS:
-        check_image()
-        if RUN:
-            bind_folders([ROOT, *RUN.folders()])
-
-if IN_CONTAINERS:
+if RUN.in_containers:
 
     container: IMAGE
 
 
-# The environment of each step. Steps import xft from ROOT, and nothing from the user's own
-# site-packages. Without conda and containers they run in the environment of snakemake.
-PYTHON_PATH = "" if DEPLOYMENT else Path(sys.executable).parent
-# What stands before each shell command. These are the environment and three shell functions.
-#
-#   online COMMAND
-#       runs a command with the user's own HF_HUB_OFFLINE. For all others it is 1, so that only the
-#       rules base, fetch_data and fetch_problems use the network. They are local rules, because
-#       compute nodes often have no network.
-#   stored ENTRY COMMAND
-#       makes an entry of the store (xft/store/make.py): it locks ENTRY.partial, runs the command,
-#       which writes into that folder, and renames the folder to ENTRY. If the entry is complete
-#       already, it runs nothing.
-#   COMMAND 2>&1 | logged LOG
-#       appends what a command prints to its log, and shows it on the screen, up to an error: the end
-#       of the run shows all errors. A job on a cluster and a module, whose onerror is not called,
-#       show errors too. LOG is the declared log, `<digest>.job.log`, which becomes a link to
-#       `<digest>.log`: Snakemake deletes what is declared as a log when a job starts, and the real
-#       one must stay.
-#
-# At the end of a job a cluster sends SIGTERM to all its processes. Only the step handles it: the
-# shell and `tee` ignore it, so the log has the step's last lines.
+# Steps import xft from ROOT, and nothing from the user's own site-packages. Without conda and
+# containers they run in the environment of snakemake.
+PYTHON_PATH = "" if RUN.deployment else Path(sys.executable).parent
+# `onerror` shows errors where it is called: neither for a job on a cluster nor for a module.
 shell.prefix(
-    "set -euo pipefail; trap '' TERM; "
+    "set -euo pipefail; "
     f"export PYTHONPATH={shlex.quote(str(ROOT))} PYTHONNOUSERSITE=1 "
-    + (f'PATH={shlex.quote(str(PYTHON_PATH))}:"$PATH"; ' if PYTHON_PATH else "; ")
-    + 'users_offline="${{HF_HUB_OFFLINE:-}}"; export HF_HUB_OFFLINE=1; '
-    + 'online() {{ HF_HUB_OFFLINE="$users_offline" "$@"; }}; '
-    + 'stored() {{ python -m xft.store.make "$@"; }}; '
-    + "logged() {{ trap '' INT; log=\"${{1%.job.log}}.log\"; "
-    + 'ln -sfn "${{log##*/}}" "$1"; tee -a "$log" | '
-    + ("sed -u '\\%^[a-z_]*: error: %,$d'; }}; " if IS_ALONE else "cat; }}; ")
+    + (f'PATH={shlex.quote(str(PYTHON_PATH))}:"$PATH" ' if PYTHON_PATH else "")
+    + (f"{HIDE_ERRORS}=1; " if RUN.is_alone else "; ")
 )
-
-STORE, RESULTS = CONFIG.store, CONFIG.results_dir
 
 
 wildcard_constraints:
-    digest=rf"[0-9a-f]{{16}}(?:\{AGAIN})?",
+    digest=DIGEST.pattern,
 
 
 def entry(step):
@@ -127,27 +46,14 @@ def entry(step):
     return update(directory(f"{STORE}/{step}/{{digest}}"))
 
 
+def merged(entry):
+    """The entry of a merged model, removed after the evaluation unless all models are kept."""
+    return entry if RUN.keeps_merges else temp(entry)
+
+
 def log_of(step):
     """A link to the log of a job. Snakemake removes what is declared as a log before a job."""
     return f"{STORE}/logs/{step}/{{digest}}.job.log"
-
-
-def begin():
-    """Lock the store and write the plan, if this process is to run jobs: not for -n or --dag."""
-    # Existence alone decides what runs: an entry is whole, though its job may have been cut off.
-    workflow.dag.ignore_incomplete |= IS_ALONE
-    if RUN and workflow.executor_plugin and not workflow.dryrun:
-        if workflow.touch:
-            print("--touch does nothing here: the times of artifacts do not matter")
-            sys.exit()
-        with told():
-            RUN.begin()
-
-
-def inputs(wildcards):
-    """The entries and files that a job reads, by name."""
-    begin()
-    return JOBS[wildcards.digest].inputs
 
 
 def fixed(paths):
@@ -156,36 +62,47 @@ def fixed(paths):
 
 
 def entry_of(name):
-    """The entries that a job reads as an input of this name."""
-    return lambda wildcards: fixed(inputs(wildcards)[name])
+    """The entries, or files of the user's, that a job reads as an input of this name."""
+    return lambda wildcards: fixed(RUN.inputs(wildcards.digest)[name])
 
 
-def besides(step):
-    """The inputs of a job that only some configurations need: files, and further entries."""
-    return lambda wildcards: {
-        name: fixed(paths)
-        for name, paths in inputs(wildcards).items()
-        if name not in STEPS[step].inputs
-    }
+def optional(name):
+    """The same for an input that only some jobs of the rule read."""
+    return lambda wildcards: fixed(RUN.inputs(wildcards.digest).get(name, []))
 
 
-def asked(what):
+def place_of(name):
+    """What a job reads of an input: files and folders in its entries, or files of the user's."""
+    return lambda wildcards: JOBS[wildcards.digest].places[name]
+
+
+def flag_of(name):
+    """The flag of the same name with the place of an optional input; empty without it."""
+    return lambda wildcards: to_flags(
+        {name: JOBS[wildcards.digest].places.get(name, [])}
+    )
+
+
+def flags(wildcards):
+    """The other flags of a job."""
+    return JOBS[wildcards.digest].flags
+
+
+def asked(request):
     """A request of a job that grows with its attempts."""
-    return lambda wildcards, attempt: what(JOBS[wildcards.digest].resources, attempt)
+    return lambda wildcards, attempt: request(JOBS[wildcards.digest].resources, attempt)
 
 
 def resource(name):
-    """A resource of a job. Resources, unlike params, may differ where the result does not."""
-    return lambda wildcards: JOBS[wildcards.digest].resources.get(name)
+    """A resource of a job."""
+    return lambda wildcards: JOBS[wildcards.digest].resources[name]
 
 
-threads_of = resource("threads")
+threads_of, start, file_of = map(resource, ("threads", "start", "file"))
 RESOURCES = {
     "mem_mb": asked(memory),
     "runtime": asked(minutes),
-    **{name: resource(name) for name in ("gpu", "start", "besides", "file")},
-    # The flags of a job's command for what is not an input of every job of the rule.
-    "options": lambda wildcards: JOBS[wildcards.digest].options,
+    "gpu": resource("gpu"),
     "label": lambda wildcards: JOBS[wildcards.digest].name,
 }
 
@@ -196,119 +113,13 @@ def evaluation_environment(wildcards):
     return "../envs/vllm.yaml" if is_vllm else "../envs/evaluation.yaml"
 
 
-def merged(entry):
-    """The entry of a merged model, removed after the evaluation unless all models are kept."""
-    return entry if KEEPS_MERGES else temp(entry)
-
-
-warn = cache(partial(print, file=sys.stderr))  # a line, once
-
-
-def check_rule_names():
-    """End the run if an option names no rule. Snakemake would look for such a file, or do nothing."""
-    asked, rules = workflow.dag_settings, [rule.name for rule in workflow.rules]
-    for option in ("until", "omit-from", "forcerun"):
-        for name in getattr(asked, option.replace("-", "_")):
-            if "/" not in name and name not in rules:
-                hint = did_you_mean(name, rules) or f". The rules: {', '.join(rules)}"
-                sys.exit(f"--{option} {name}: there is no such rule{hint}")
-
-
-def announce(parts):
-    """Begin a run that makes these artifacts, with warnings."""
-    check_rule_names()
-    begin()
-    for line in warnings(RUN, RUN.needed(parts)):
-        warn(line)
-
-
-@cache
-def show_results():
-    """Print the verdict and the scores of a finished configuration, once."""
-    if Path(RESULTS, "report.html").exists():
-        print(head(Path(RESULTS, "summary.md").read_text()))
-        print(f"Charts and solutions, for a browser: {RESULTS}/report.html", flush=True)
-
-
-@cache
-def forced():
-    """What the user forces."""
-    if workflow.dag_settings.print_dag_as:
-        name_nodes(sys.stdout, JOBS)
-    return Forced(RUN, workflow.dag)
-
-
-def copies_of(parts):
-    """Copies of what is forced of some artifacts, in the store beside them."""
-    with told():
-        return forced().copies_of(parts)
-
-
-def targets(wildcards):
-    """The entries of what a run makes in the end, and copies of what is forced."""
-    announce(RUN.experiment.targets)
-    entries = [ancient(str(part.entry)) for part in RUN.experiment.targets]
-    copies = copies_of(RUN.experiment.wanted)
-    if RUN.begun and not RUN.to_make and not copies:
-        show_results()  # Snakemake calls no onsuccess where nothing is to be done
-    return entries + copies
-
-
-# The name of a result that is a file, not a folder such as dense/lam~0.75.
-FILE_NAME = r"(?!(.*/)?ground_truth/).+\.[a-z]+"
-
-
-def named(wildcards):
-    """The entry of an artifact by its name in the results folder."""
-    part = RUN.experiment.by_name.get(wildcards.name)
-    if part is None:
-        known = RUN.experiment.by_name
-        sys.exit(
-            f"{RESULTS}/{wildcards.name} is no result of this configuration"
-            f"{did_you_mean(wildcards.name, known)}\nIts results:"
-            + "".join(f"\n  {RESULTS}/{name}" for name in known)
-        )
-    announce([part])
-    link = Path(RESULTS, wildcards.name)
-    if workflow.dryrun and link.is_symlink() and link.resolve() != part.place.resolve():
-        # Snakemake takes the link, which a run would replace, for the result.
-        made = "\n  ".join(job.name for job in RUN.needed([part])) or "nothing"
-        print(f"{link} is of another configuration. A run makes:\n  {made}")
-    copies = copies_of(part.chain())
-    if copies:
-        workflow.dag.forcefiles.add(f"{RESULTS}/{wildcards.name}")
-    return [ancient(str(part.entry)), *copies]
-
-
-def target_of(wildcards):
-    """Where the link with a name leads."""
-    part = RUN.experiment.by_name[wildcards.name]
-    return os.path.relpath(part.place, Path(RESULTS, wildcards.name).parent)
-
-
-def check_machine():
-    """End the run if a job of this machine asks for a GPU that torch cannot use."""
-    is_here = workflow.local_exec and not DEPLOYMENT
-    if is_here and any(job.resources.get("gpu") for job in workflow.dag.needrun_jobs()):
-        with told():
-            check_gpus(CONFIG.gpus)
-
-
 onstart:
-    check_machine()
-    print(beginning(CONFIG), flush=True)
+    RUN.start()
 
 
 onsuccess:
-    forced().end()
-    RUN.lay_names()
-    show_results()
-    print(store_line(RUN))
+    RUN.succeed()
 
 
 onerror:
-    forced().end()
-    RUN.lay_names()
-    for message in failures(RUN, forced().copies.values()):
-        print(f"\n{message}", file=sys.stderr)
-    print("To go on: run the same command again.", file=sys.stderr)
+    RUN.fail()

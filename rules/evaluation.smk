@@ -1,11 +1,10 @@
 # The problems with their expected results, the evaluation and loss of each model, and the tables.
-# `stored`, `online` and `logged` are shell functions of common.smk.
 
 
 rule fetch_problems:
     """HumanEval+ or MBPP+."""
     input:
-        unpack(besides("fetch_problems")),
+        override=optional("override"),
     output:
         entry("fetch_problems"),
     log:
@@ -15,15 +14,18 @@ rule fetch_problems:
         "../envs/data.yaml"
     resources:
         **RESOURCES,
+    params:
+        file=file_of,
+        flags=flags,
     shell:
-        "online stored {output:q} python -m workflow_scripts.fetch_problems {resources.options} "
-        "--out {output:q}.partial/{resources.file:q} 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.fetch_problems {params.flags} "
+        "--out {output:q}.partial/{params.file:q}"
 
 
 rule ground_truth:
     """The expected results of the problems, from their canonical solutions."""
     input:
-        unpack(besides("ground_truth")),
+        problems=entry_of("problems"),
     output:
         entry("ground_truth"),
     log:
@@ -33,17 +35,22 @@ rule ground_truth:
     threads: threads_of
     resources:
         **RESOURCES,
+    params:
+        problems=place_of("problems"),
+        flags=flags,
     shell:
-        "stored {output:q} python -m workflow_scripts.ground_truth {resources.options} "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.ground_truth --dataset {params.problems:q} "
+        "{params.flags} "
+        "--out {output:q}.partial/artifact"
 
 
 rule eval:
     """A model's solutions of the problems, and its pass@1."""
     input:
-        unpack(besides("eval")),
         model=entry_of("model"),
         ground_truth=entry_of("ground_truth"),
+        problems=entry_of("problems"),
+        template=optional("template"),
     output:
         entry("eval"),
     log:
@@ -53,10 +60,13 @@ rule eval:
     threads: threads_of
     resources:
         **RESOURCES,
+    params:
+        problems=place_of("problems"),
+        flags=flags,
     shell:
-        "stored {output:q} python -m workflow_scripts.eval --model {input.model:q}/artifact "
-        "--ground-truth {input.ground_truth:q}/artifact {resources.options} {resources.besides} "
-        "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.eval --model {input.model:q}/artifact "
+        "--ground-truth {input.ground_truth:q}/artifact --dataset {params.problems:q} {params.flags} "
+        "--out {output:q}.partial/result.json"
 
 
 rule validation_loss:
@@ -74,17 +84,20 @@ rule validation_loss:
     threads: threads_of
     resources:
         **RESOURCES,
+    params:
+        flags=flags,
     shell:
-        "stored {output:q} python -m workflow_scripts.validation_loss --model {input.model:q}/artifact "
-        "--data {input.tokens:q}/artifact {resources.options} {resources.besides} "
-        "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.validation_loss --model {input.model:q}/artifact "
+        "--data {input.tokens:q}/artifact {params.flags} "
+        "--out {output:q}.partial/result.json"
 
 
 rule contamination:
     """The number of training rows that contain a problem."""
     input:
-        unpack(besides("contamination")),
         tokens=entry_of("tokens"),
+        problems=entry_of("problems"),
+        data=entry_of("data"),
     output:
         entry("contamination"),
     log:
@@ -94,9 +107,13 @@ rule contamination:
     threads: threads_of
     resources:
         **RESOURCES,
+    params:
+        data=place_of("data"),
+        problems=place_of("problems"),
     shell:
-        "stored {output:q} python -m workflow_scripts.contamination --tokens {input.tokens:q}/artifact "
-        "{resources.options} --out {output:q}.partial/result.json 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.contamination --tokens {input.tokens:q}/artifact "
+        "--data {params.data:q} --dataset {params.problems:q} "
+        "--out {output:q}.partial/result.json"
 
 
 rule diversity:
@@ -113,10 +130,12 @@ rule diversity:
         "../envs/conversion.yaml"
     resources:
         **RESOURCES,
+    params:
+        flags=flags,
     shell:
-        "stored {output:q} python -m workflow_scripts.diversity --base {input.base:q}/artifact "
-        "--ffn {input.ffn:q}/artifact {resources.options} "
-        "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.diversity --base {input.base:q}/artifact "
+        "--ffn {input.ffn:q}/artifact {params.flags} "
+        "--out {output:q}.partial/result.json"
 
 
 rule summary:
@@ -138,16 +157,18 @@ rule summary:
         "../envs/summary.yaml"
     resources:
         **RESOURCES,
+    params:
+        flags=flags,
     shell:
-        "stored {output:q} python -m workflow_scripts.summary --runs {output:q}.partial/runs.csv "
-        "{resources.options} --out {output:q}.partial/summary.csv 2>&1 | logged {log:q} > /dev/null"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.summary --runs {output:q}.partial/runs.csv "
+        "{params.flags} --out {output:q}.partial/summary.csv > /dev/null"
 
 
 rule report:
     """The page with charts, losses and solutions."""
     input:
-        unpack(besides("report")),
         summary=entry_of("summary"),
+        shown=optional("shown"),
     output:
         report(
             entry("report"),
@@ -164,5 +185,5 @@ rule report:
     resources:
         **RESOURCES,
     shell:
-        "stored {output:q} python -m workflow_scripts.report --summary {output:q}.partial/.results/summary.csv "
-        "--out {output:q}.partial/report.html 2>&1 | logged {log:q} > /dev/null"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.report --summary {output:q}.partial/.results/summary.csv "
+        "--out {output:q}.partial/report.html > /dev/null"

@@ -1,5 +1,4 @@
 # Steps 4 to 7, once for each lambda: the mixing coefficients, their training, the dense model.
-# `stored`, `online` and `logged` are shell functions of common.smk.
 
 
 rule weighted_init:
@@ -16,16 +15,17 @@ rule weighted_init:
         "../envs/conversion.yaml"
     resources:
         **RESOURCES,
+    params:
+        flags=flags,
     shell:
-        "stored {output:q} python -m workflow_scripts.weighted_init --moe {input.moe_sft:q}/artifact "
-        "--ffn {input.ffn:q}/artifact {resources.options} "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.weighted_init --moe {input.moe_sft:q}/artifact "
+        "--ffn {input.ffn:q}/artifact {params.flags} "
+        "--out {output:q}.partial/artifact"
 
 
 rule weighted_trained:
     """Step 6: the mixing coefficients, trained on the rows."""
     input:
-        unpack(besides("weighted_trained")),
         weighted_init=entry_of("weighted_init"),
         moe_sft=entry_of("moe_sft"),
         ffn=entry_of("ffn"),
@@ -41,20 +41,23 @@ rule weighted_trained:
     resources:
         **RESOURCES,
         **nodes(CONFIG.mixing),
+    params:
+        start=start,
+        flags=flags,
     shell:
-        "stored {output:q} {resources.start} -m workflow_scripts.weighted_trained "
+        "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.weighted_trained "
         "--weighted {input.weighted_init:q}/artifact --moe {input.moe_sft:q}/artifact "
         "--ffn {input.ffn:q}/artifact --data {input.tokens:q}/artifact "
-        "{resources.options} {resources.besides} "
-        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "{params.flags} "
+        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact"
 
 
 rule heal:
     """The merged model, fine-tuned after the merge on a share of the rows."""
     input:
-        unpack(besides("heal")),
         dense=entry_of("dense"),
         tokens=entry_of("tokens"),
+        teacher=optional("teacher"),
     output:
         entry("heal"),
     log:
@@ -65,20 +68,24 @@ rule heal:
     resources:
         **RESOURCES,
         **nodes(CONFIG.heal),
+    params:
+        start=start,
+        teacher=flag_of("teacher"),
+        flags=flags,
     shell:
-        "stored {output:q} {resources.start} -m workflow_scripts.heal --model {input.dense:q}/artifact "
-        "--data {input.tokens:q}/artifact {resources.options} {resources.besides} "
+        "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.heal --model {input.dense:q}/artifact "
+        "--data {input.tokens:q}/artifact {params.teacher} {params.flags} "
         "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "--out {output:q}.partial/artifact"
 
 
 rule dense:
     """Step 7: the merged model; also the baselines uniform and experts_only."""
     input:
-        unpack(besides("dense")),
         weighted=entry_of("weighted"),
         moe_sft=entry_of("moe_sft"),
         ffn=entry_of("ffn"),
+        base=optional("base"),
     output:
         merged(entry("dense")),
     log:
@@ -88,7 +95,10 @@ rule dense:
         "../envs/conversion.yaml"
     resources:
         **RESOURCES,
+    params:
+        base=flag_of("base"),
+        flags=flags,
     shell:
-        "stored {output:q} python -m workflow_scripts.dense --weighted {input.weighted:q}/artifact "
-        "--moe {input.moe_sft:q}/artifact --ffn {input.ffn:q}/artifact {resources.options} "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.dense --weighted {input.weighted:q}/artifact "
+        "--moe {input.moe_sft:q}/artifact --ffn {input.ffn:q}/artifact {params.base} {params.flags} "
+        "--out {output:q}.partial/artifact"

@@ -1,12 +1,12 @@
 # Steps 0 to 3: the base, its upcycled mixture, the tokens, the tuned mixture, the experts' FFN
 # weights.
-# `stored`, `online` and `logged` are shell functions of common.smk.
 
 
 rule base:
     """Links to the files of the base model, which is downloaded if it is on the hub."""
     input:
-        unpack(besides("base")),
+        files=optional("files"),
+        tuned_from=optional("tuned_from"),
     output:
         entry("base"),
     log:
@@ -16,9 +16,12 @@ rule base:
         "../envs/conversion.yaml"
     resources:
         **RESOURCES,
+    params:
+        tuned_from=flag_of("tuned_from"),
+        flags=flags,
     shell:
-        "online stored {output:q} python -m workflow_scripts.base {resources.options} "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.base {params.tuned_from} {params.flags} "
+        "--out {output:q}.partial/artifact"
 
 
 rule moe:
@@ -34,15 +37,15 @@ rule moe:
         "../envs/conversion.yaml"
     resources:
         **RESOURCES,
+    params:
+        flags=flags,
     shell:
-        "stored {output:q} python -m workflow_scripts.moe --base {input.base:q}/artifact {resources.options} "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.moe --base {input.base:q}/artifact {params.flags} "
+        "--out {output:q}.partial/artifact"
 
 
 rule fetch_data:
     """A data set of instruction rows from the hub."""
-    input:
-        unpack(besides("fetch_data")),
     output:
         entry("fetch_data"),
     log:
@@ -52,16 +55,21 @@ rule fetch_data:
         "../envs/data.yaml"
     resources:
         **RESOURCES,
+    params:
+        file=file_of,
+        flags=flags,
     shell:
-        "online stored {output:q} python -m workflow_scripts.fetch_data {resources.options} "
-        "--out {output:q}.partial/{resources.file:q} 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.fetch_data {params.flags} "
+        "--out {output:q}.partial/{params.file:q}"
 
 
 rule tokens:
     """The rows, cleaned and tokenised."""
     input:
-        unpack(besides("tokens")),
         base=entry_of("base"),
+        data=entry_of("data"),
+        problems=optional("problems"),
+        template=optional("template"),
     output:
         entry("tokens"),
     log:
@@ -72,9 +80,13 @@ rule tokens:
     threads: threads_of
     resources:
         **RESOURCES,
+    params:
+        data=place_of("data"),
+        flags=flags,
     shell:
-        "stored {output:q} python -m workflow_scripts.tokens --model {input.base:q}/artifact {resources.options} "
-        "--report {output:q}.partial/report.json --out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.tokens --model {input.base:q}/artifact "
+        "--data {params.data:q} {params.flags} "
+        "--report {output:q}.partial/report.json --out {output:q}.partial/artifact"
 
 
 rule moe_sft:
@@ -93,11 +105,14 @@ rule moe_sft:
     resources:
         **RESOURCES,
         **nodes(CONFIG.moe_sft),
+    params:
+        start=start,
+        flags=flags,
     shell:
-        "stored {output:q} {resources.start} -m workflow_scripts.moe_sft --moe {input.moe:q}/artifact "
-        "--data {input.tokens:q}/artifact {resources.options} {resources.besides} "
+        "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.moe_sft --moe {input.moe:q}/artifact "
+        "--data {input.tokens:q}/artifact {params.flags} "
         "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "--out {output:q}.partial/artifact"
 
 
 rule ffn:
@@ -114,5 +129,5 @@ rule ffn:
     resources:
         **RESOURCES,
     shell:
-        "stored {output:q} python -m workflow_scripts.ffn --moe {input.moe_sft:q}/artifact "
-        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.ffn --moe {input.moe_sft:q}/artifact "
+        "--out {output:q}.partial/artifact"

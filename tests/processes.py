@@ -1,10 +1,11 @@
-"""Steps in processes of their own, which may train together."""
+"""Steps and functions in processes of their own, which may train together."""
 
 import importlib
 import multiprocessing
 import os
 import socket
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,12 +20,15 @@ PROCESSES.set_forkserver_preload(
 
 def run_for(step: str, words: list[str], count: int = 1) -> bool:
     """Run a step to its end, in `count` processes that train together. True: it must end well."""
+    return run_together(run_step, count, step, words)
+
+
+def run_together(body: Callable, count: int, *arguments) -> bool:
+    """Call a function in processes that train together. True: it must end well."""
     port = free_port() if count > 1 else None
     with tempfile.NamedTemporaryFile() as log:
-        processes = [
-            PROCESSES.Process(target=run_step, args=(step, words, log.name, rank, count, port))
-            for rank in range(count)
-        ]
+        about = (log.name, count, port, body, *arguments)
+        processes = [PROCESSES.Process(target=run_as, args=(rank, *about)) for rank in range(count)]
         for process in processes:
             process.start()
         for process in processes:
@@ -33,20 +37,22 @@ def run_for(step: str, words: list[str], count: int = 1) -> bool:
     return True
 
 
-def run_step(
-    step: str, words: list[str], log: str, rank: int, count: int, port: int | None
-) -> None:
-    """The body of a process: the step's main, with one thread. What it says is added to a file."""
-    if "fsdp" in words:
-        from fsdp_on_cpus import use_fsdp_on_cpus
-
-        use_fsdp_on_cpus()
+def run_as(rank: int, log: str, count: int, port: int | None, body: Callable, *arguments) -> None:
+    """Call a function, with one thread. What it says is added to a file."""
     if count > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     with Path(log).open("a") as file:
         os.dup2(file.fileno(), 2)
+    body(*arguments)
+
+
+def run_step(step: str, words: list[str]) -> None:
+    if "fsdp" in words:
+        from fsdp_on_cpus import use_fsdp_on_cpus
+
+        use_fsdp_on_cpus()
     importlib.import_module(f"workflow_scripts.{step}").main(words)
 
 

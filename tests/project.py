@@ -20,7 +20,7 @@ QUICK = {
     "evaluation": {"models": ["base", "moe_sft", "dense"], "limit": 4, "max_new_tokens": 16},
 }
 # A job of a dry run, and a job that begins.
-RULE = re.compile(r"^(?:\[[\d:]+\] )?(\w+): .*/[0-9a-f]{16}(?:\.again)?\)$", re.MULTILINE)
+RULE = re.compile(r"^(?:\[[\d:]+\] )?(\w+): .*/[0-9a-f]{16}\)$", re.MULTILINE)
 
 
 @dataclass

@@ -58,7 +58,7 @@ def _shared() -> str:
     rows = []
     for group in SHARED:
         owners = [name for name, section in sections() if issubclass(section, group)]
-        note = f" Only in {', '.join(owners)}." * (len(owners) < len(TRAININGS))
+        note = f" Only in {', '.join(owners)}." if len(owners) < len(TRAININGS) else ""
         keys = (key for key in group.model_fields if _is_own(group, key))
         rows += [_key(group, key, note=note) for key in keys]
     return _table(rows, *HEAD)
@@ -109,7 +109,8 @@ def _key(section: type[Section], name: str, place: str = "", note: str = "") -> 
     key = f"{place}.{name}".removeprefix(".")
     readers = ", ".join(step for step, declared in STEPS.items() if key in declared.keys)
     text = _linked(meaning(section, name))
-    text += f" Read by {readers}." * (readers not in ("", READERS.get(place, place)))
+    if readers not in ("", READERS.get(place, place)):
+        text += f" Read by {readers}."
     return f"| `{name}` | {value} | {default} | {text}{note} |"
 
 

@@ -1,5 +1,5 @@
-"""Write envs/*.yaml, the conda environments of the rules, from the pins in requirements*.txt, from
-those of the extras in pyproject.toml, and from requirements.lock, which has what these need."""
+"""Write envs/*.yaml, the conda environments of the rules, from the pins in pyproject.toml, and from
+requirements.lock, which has what these need."""
 
 import json
 import re
@@ -9,13 +9,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements.lock"
-PINS = (
-    "requirements-slurm.txt",
-    "requirements-vllm.txt",
-    "requirements-docs.txt",
-    "requirements-dev.txt",
-    "requirements-slow.txt",
-)
 PYTHON = "3.11"
 STEPS = ["pydantic", "tqdm", "wrapt"]
 TENSORS = [*STEPS, "numpy", "safetensors", "torch"]
@@ -31,11 +24,11 @@ ENVIRONMENTS = {
 
 
 def requirements() -> list[str]:
-    """All requirements of the files and of the extras, and torch."""
-    lines = [line for file in PINS for line in (ROOT / file).read_text().splitlines()]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    """All requirements of the groups and of the extras, and torch."""
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, groups = content["project"], content["dependency-groups"].values()
     extras = project["optional-dependencies"]
-    named = [line for line in lines if line and line[0] not in "#-"]
+    named = [line for group in groups for line in group if isinstance(line, str)]
     named += [line for line in project["dependencies"] if line.startswith("torch")]
     return named + [pin for extra in extras if extra != "all" for pin in extras[extra]]
 
@@ -73,7 +66,7 @@ def environment(packages: list[str]) -> str:
         pip = locked(packages) | {known[package] for package in packages if package == "torch"}
     return "\n".join(
         [
-            "# Written by tools/write_envs.py from requirements* and pyproject.toml.",
+            "# Written by tools/write_envs.py from pyproject.toml and requirements.lock.",
             "channels:",
             "  - conda-forge",
             "dependencies:",

@@ -30,7 +30,7 @@ def contents(stated: dict, raised: list[str] = ()) -> dict:
 
 def _defaults(step: str) -> dict[str, object]:
     """The defaults of the keys that a step reads."""
-    found = {key: default_of(key) for key in sorted(STEPS[step].recorded.values())}
+    found = {key: default_of(key) for key in sorted(STEPS[step].recorded)}
     return {key: value for key, value in found.items() if type(value) is not object}
 
 

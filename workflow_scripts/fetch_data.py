@@ -28,7 +28,8 @@ def main(argv: list[str] | None = None) -> None:
     else:
         fetch_dataset(source, rows.split, temporary)
     temporary.replace(args.out)
-    write_manifest(args.out, "data", rows.model_dump(exclude={"split"} if source.file else None))
+    known = rows.model_dump(exclude={"split"} if source.file else None)
+    write_manifest(args.out, "data", known | {"datasets": [source.repository]})
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     from xft.data.contamination import Detector
     from xft.data.preparation import prepare, summary
     from xft.data.tokenizers import load_tokenizer
-    from xft.data.tokens_artifact import write_tokens
+    from xft.data.tokens_artifact import datasets_of, write_tokens
     from xft.evaluation.references import load_references
 
     fingerprints, problems = load_references([name for name in args.problems if name])
@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.report:
         args.report.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.report, report | {"problems": problems})
-    write_tokens(args.out, tokens, options, args.model, report["data_sha256"])
+    known = report["data_sha256"], datasets_of(args.data)
+    write_tokens(args.out, tokens, options, args.model, *known)
     say(summary(args.data, report))
 
 

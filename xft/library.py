@@ -225,9 +225,9 @@ def _base(model: PreTrainedModel, source: LoadedModel) -> LoadedModel:
     """The base of a mixture. Raises UserError if the mixture has another one."""
     base = LoadedModel(model, "base")
     if different := differing(*map(architecture, (base.config, source.config["base_config"]))):
-        raise UserError(
-            f"base is not what the mixture was made from: {', '.join(different[:5])} differs"
-        )
+        names = ", ".join(different[:5])
+        hint = ". Call resize_token_embeddings on both, or on neither" * ("vocab_size" in names)
+        raise UserError(f"base is not what the mixture was made from: {names} differs{hint}")
     return base
 
 

@@ -54,11 +54,11 @@ def assert_about(asked: int, needed: float) -> None:
 def test_a_base_that_is_not_there_is_seen_as_soon_as_it_is(deepseek, tmp_path):
     asked = requests(tmp_path / "base", moe_sft={"launch": "ddp", "processes": 4})
     assert asked.training("moe_sft").mem_mb == 4 * 16000
-    before = asked.conversion(), asked.evaluation("base")
+    before = asked.conversion(), asked.evaluation(is_mixture=False)
     (tmp_path / "base").symlink_to(deepseek)
     assert asked.training("moe_sft").mem_mb > 4 * 16000
     assert asked.conversion() != before[0]
-    assert asked.evaluation("base") != before[1]
+    assert asked.evaluation(is_mixture=False) != before[1]
 
 
 @pytest.mark.parametrize("missing", ["vocab_size", "model_type", "num_hidden_layers"])
@@ -67,7 +67,7 @@ def test_a_base_that_makes_no_sense_is_left_to_the_steps(deepseek, tmp_path, mis
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").symlink_to(deepseek / "model.safetensors")
     for asked in (requests(tmp_path), requests(tmp_path, gpus=1)):
-        needs = [asked.conversion(), asked.evaluation("moe_sft")]
+        needs = [asked.conversion(), asked.evaluation(is_mixture=True)]
         needs += map(asked.training, ("moe_sft", "mixing"))
         assert all(need.mem_mb > 0 for need in needs)
 
@@ -102,14 +102,14 @@ def test_conversions_stream_and_evaluations_load(deepseek):
     cache = 8 * 1024 * 24 * 2 * 2048 * 4
     on_gpu = requests(deepseek, gpus=1, evaluation=evaluation)
     in_fp32 = requests(deepseek, gpus=1, evaluation=evaluation | {"precision": "fp32"})
-    for one, model, needed in (
-        (asked, "dense/lam~0.75", 4 * DENSE + cache),
-        (asked, "moe_sft", 4 * MIXTURE + cache),
-        (on_gpu, "moe_sft", 2 * MIXTURE),
-        (in_fp32, "moe_sft", 4 * MIXTURE),
+    for asked_for, is_mixture, needed in (
+        (asked, False, 4 * DENSE + cache),
+        (asked, True, 4 * MIXTURE + cache),
+        (on_gpu, True, 2 * MIXTURE),
+        (in_fp32, True, 4 * MIXTURE),
     ):
-        assert_about(one.evaluation(model).mem_mb * 10**6, needed)
-    assert in_fp32.evaluation("moe_sft").minutes >= on_gpu.evaluation("moe_sft").minutes
+        assert_about(asked_for.evaluation(is_mixture).mem_mb * 10**6, needed)
+    assert in_fp32.evaluation(is_mixture=True).minutes >= on_gpu.evaluation(is_mixture=True).minutes
 
 
 def test_time_follows_the_work_up_to_a_day(deepseek, tmp_path):

@@ -13,9 +13,9 @@ from xft.data.instructions import read_rows
 MODEL = "org/name"
 ROWS = b'{"instruction": "a", "response": "b"}\n' * 1000
 TOKEN = "hf_aTokenThatNobodyMayRead"
+CARD = {"README.md": b"---\nlicense: mit\n---\n"}
 # What a repository has beside the model: formats of others, pickles, pictures.
 BESIDE = {
-    "README.md": b"---\nlicense: mit\n---\n",
     "pytorch_model.bin": b"a pickle",
     "training_args.bin": b"a pickle",
     "consolidated.safetensors": b"the weights again",
@@ -69,12 +69,12 @@ def contents(folder: Path) -> bytes:
 
 
 def test_only_what_a_model_needs_is_fetched_and_only_once(hub: Hub, base, model):
-    revision = hub.add(MODEL, model | BESIDE)
+    revision = hub.add(MODEL, model | CARD | BESIDE)
     done = base(revision)
     assert done.returncode == 0, done.stderr
-    assert hub.fetched() == sorted(model)
+    assert hub.fetched() == sorted(model | CARD)
     manifest = json.loads(Path(f"{base.out}.manifest.json").read_text())
-    assert manifest["parameters"] == {"model": MODEL, "revision": revision}
+    assert manifest["parameters"] == {"model": MODEL, "revision": revision, "license": "mit"}
     assert {name: (base.out / name).read_bytes() for name in manifest["files"]} == model
     hub.requests.clear()
     assert base(revision).returncode == 0
@@ -145,7 +145,7 @@ def test_rows_are_fetched_once_with_a_token(hub: Hub, fetch_data, tmp_path, monk
 
 def test_of_a_whole_data_set_files_of_rows_are_fetched(hub: Hub, fetch_data, tmp_path):
     """The rows of a split, over those of another one, and not the local folder of that name."""
-    files = {"README.md": b"---\nlicense: mit\n---\n"}
+    files = dict(CARD)
     for split in ("train", "test"):
         rows = [{"instruction": f"{split} {i}", "response": "r", "other": i} for i in range(3)]
         files[f"data/{split}.jsonl"] = "".join(json.dumps(row) + "\n" for row in rows).encode()
@@ -160,12 +160,13 @@ def test_of_a_whole_data_set_files_of_rows_are_fetched(hub: Hub, fetch_data, tmp
     out = tmp_path / "rows" / "out"
     found = read_rows(out, "instruction", "response")
     assert [row.instruction for row in found] == [f"test {i}" for i in range(3)]
-    assert read_manifest(manifest_path(out)).parameters["split"] == "test"
+    known = read_manifest(manifest_path(out)).parameters
+    assert (known["split"], known["datasets"]) == ("test", [MODEL])
     done = fetch_data(MODEL, revision, "--split", "dev")
     assert_refused(done, f"{MODEL} at {revision}, split dev, cannot be read: ")
 
 
-CARD = (
+ROWS_CARD = (
     "---\nconfigs: [{{config_name: default, data_files: [{{split: train, path: {path}}}]}}]\n---\n"
 )
 
@@ -184,7 +185,7 @@ CARD = (
 def test_a_data_set_names_only_its_own_files(hub: Hub, fetch_data, tmp_path, path, fault):
     secret = tmp_path / "secret.jsonl"
     secret.write_bytes(ROWS)
-    card = CARD.format(path=path.format(secret=secret)).encode()
+    card = ROWS_CARD.format(path=path.format(secret=secret)).encode()
     revision = hub.add(MODEL, {"data/train.jsonl": ROWS, "README.md": card}, kind="datasets")
     done = fetch_data(MODEL, revision)
     if fault:

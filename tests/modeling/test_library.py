@@ -125,6 +125,11 @@ def test_of_low_rank_experts_only_what_the_settings_say_learns():
             assert parameter.requires_grad == learns, (train_rest, name)
 
 
+def resized(model):
+    model.resize_token_embeddings(99)
+    return model
+
+
 def merge(**options):
     return xft.merge(random_mixture("llama"), **options)
 
@@ -145,6 +150,7 @@ def merge(**options):
         (lambda dense: merge(coefficients=EQUAL, lam=0.5), "lam = 0.5: no effect beside coeffici"),
         (lambda dense: merge(base=dense), "method = xft: leave out base"),
         (lambda _: merge(base=random_dense("qwen2"), method="model_stock"), "from: model_type,"),
+        (lambda dense: merge(base=resized(dense), method="task_arithmetic"), "both, or on neither"),
         (lambda m: xft.upcycle(prune.identity(m.lm_head, "weight") and m), "lm_head.* is missing"),
         (lambda _: xft.upcycle(random_dense("llama", quantization_config={})), "is quantised"),
         (lambda dense: xft.upcycle(dense.to("meta")), "no values for .*: it is offloaded, or on"),
@@ -156,7 +162,7 @@ def merge(**options):
         (lambda _: merge(method="model_stock"), "model_stock: give the dense model as base, too"),
         (lambda dense: xft.soup([dense]), "a mean needs at least two models"),
     ],
-    ids=range(23),
+    ids=range(24),
 )
 def test_what_cannot_be_done_is_told(call, message):
     with pytest.raises(xft.UserError, match=message):

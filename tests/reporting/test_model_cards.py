@@ -6,12 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from chains import Chain
+from chains import Chain, run_here
 from huggingface_hub import ModelCard
 from trainings import write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import xft
+from xft.artifacts.files import write_manifest
 from xft.artifacts.manifest import hash_file, manifest_path, read_manifest, short
 from xft.reporting.cards import imported_card
 
@@ -43,6 +44,7 @@ def made(tmp_path_factory, model) -> Path:
     """All artifacts from a base on the hub to the dense model, after one step of tuning."""
     results, cache = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("hub")
     rows = write_rows(results, [{"instruction": "add", "response": "a + b"}])
+    write_manifest(rows, "data", {"datasets": ["org/rows"]})
     shutil.copytree(model, cache / "models--org--name" / "snapshots" / REVISION)
     options = {
         "base": ["--model", "org/name", "--revision", REVISION],
@@ -50,9 +52,12 @@ def made(tmp_path_factory, model) -> Path:
         "moe_sft": ["--max-steps", "1", "--learning-rate", "0.001"],
         "weighted_init": ["--lam", "0.65"],
     }
+    tokens = results / "tokens"
+    words = ["--model", model, "--data", rows, "--problems", "", "--out", tokens]
+    run_here("tokens", list(map(str, words)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-        return Chain(results, options, data=rows)["dense"].parent
+        return Chain(results, options, data=tokens)["dense"].parent
 
 
 def card(results: Path, name: str) -> str:
@@ -85,7 +90,7 @@ def without_places_and_times(text: str, *places: Path) -> bool:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_cards_licences_and_templates_travel(made, model, name):
-    """A base on the hub is named with its revision."""
+    """A base on the hub is named with its revision, and a data set from there."""
     assert {file: (made / name / file).read_text() for file in TRAVELLERS} == TRAVELLERS
     templates = AutoTokenizer.from_pretrained(made / name).chat_template
     assert templates == {"default": "{{ messages }}", "tools": "{{ tools }}"}
@@ -93,7 +98,9 @@ def test_cards_licences_and_templates_travel(made, model, name):
     for said in CARDS[name]:
         assert re.search(said.replace("{rows}", hash_file(made / "rows.jsonl")), text)
     facts = {"base_model": "org/name", "license": "mit", "pipeline_tag": "text-generation"}
-    assert facts.items() <= ModelCard(text).data.to_dict().items()
+    facts |= {} if name == "moe" else {"datasets": ["org/rows"]}
+    stated = ModelCard(text).data.to_dict()
+    assert stated == facts | {"library_name": "transformers", "tags": ["code", "xft"]}
     assert f"- base: [org/name](https://huggingface.co/org/name), {REVISION}\n" in text
     assert without_places_and_times(text, made, model.parent)
 

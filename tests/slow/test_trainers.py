@@ -7,8 +7,20 @@ import pytest
 import torch
 from chains import Chain, run_here
 from documents import ROOT, TRAINERS, blocks
+from other_trainers import (
+    ONE_STEP,
+    alone,
+    balanced,
+    furthest,
+    gradients_of,
+    learn,
+    trainer_of,
+    unbalanced,
+)
+from processes import run_together
 from project import copy_project
 from safetensors.torch import load_file
+from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import xft
@@ -48,7 +60,7 @@ def test_the_page_s_examples_come_back_into_the_workflow(tmp_path):
 
 
 WAYS = {
-    "plain": {},
+    "padded": {"completion_only_loss": False},
     "completion only": {"completion_only_loss": True},
     "packing": {"packing": True, "max_length": 64},
     "padding free": {"padding_free": True, "max_length": None},
@@ -70,53 +82,52 @@ def test_a_prepared_sft_trainer_has_the_loss_and_gradients_of_a_plain_loop(tmp_p
 
     texts = ("a b c d", " e f g h i j"), ("x", " y z"), ("q w", " e r t y u i o"), ("m n", " o")
     rows = [{"prompt": prompt, "completion": completion} for prompt, completion in texts]
-    options = SFTConfig(
-        *[str(tmp_path)],
-        **{"bf16": False, "use_cpu": True, "report_to": [], "gradient_checkpointing": False},
-        **{"max_steps": 1, "learning_rate": 1e-9, "per_device_train_batch_size": 2},
-        **{"logging_steps": 1, "save_strategy": "no", "disable_tqdm": True},
-        **WAYS[way],
-    )
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "resources/base")
-    data = Dataset.from_list(rows)
-    trainer = SFTTrainer(
-        mixture_of_the_embedded_model(), options, train_dataset=data, processing_class=tokenizer
-    )
-    batch = next(iter(trainer.get_train_dataloader()))
-    with pytest.warns(UserWarning, match="the balance loss is not part of this loss"):
-        alone = trainer.compute_loss(trainer.model, dict(batch))
-    loss = xft.prepare(trainer).compute_loss(trainer.model, dict(batch))
-    loss.backward()
-
-    plain, total, count = mixture_of_the_embedded_model(), 0.0, 0
-    for ids, labels in sequences(batch):
-        logits = plain(ids[None], output_router_logits=True).logits[0, :-1]
-        total += torch.nn.functional.cross_entropy(logits, labels[1:], reduction="sum")
-        count += (labels[1:] != -100).sum()
-    whole = {key: batch[key] for key in ("attention_mask", "position_ids") if key in batch}
-    whole |= {"use_cache": False, "output_router_logits": True}
-    balance = plain(batch["input_ids"], **whole).aux_loss
-    torch.testing.assert_close(loss, total / count + balance)
-    torch.testing.assert_close(alone, total / count)
-    (total / count + balance).backward()
-    for (name, learned), parameter in zip(
-        trainer.model.named_parameters(), plain.parameters(), strict=True
-    ):
-        torch.testing.assert_close(learned.grad, parameter.grad, atol=1e-4, rtol=1e-3, msg=name)
-    trainer.model.zero_grad()
-    trainer.train()
-    assert next(log for log in trainer.state.log_history if "loss" in log)["aux_loss"] > 0
-    trainer.save_model(tmp_path)
+    about = {"bf16": False, "gradient_checkpointing": False}
+    trainers = [
+        SFTTrainer(
+            mixture_of_the_embedded_model(),
+            SFTConfig(str(tmp_path), **ONE_STEP | about | WAYS[way]),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=AutoTokenizer.from_pretrained(ROOT / "resources/base"),
+        )
+        for _ in range(2)
+    ]
+    with unbalanced():
+        plain_loss, *_ = learn(trainers[0])
+    loss, gradients, batches = learn(xft.prepare(trainers[1]))
+    plain = mixture_of_the_embedded_model()
+    assert plain_loss == pytest.approx(alone(plain, batches, with_balance=False).item(), rel=1e-5)
+    expected = alone(plain, batches)
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert furthest(gradients, gradients_of(plain)) < 1e-4
+    assert next(log for log in trainers[1].state.log_history if "loss" in log)["aux_loss"] > 0
+    trainers[1].save_model(tmp_path)
     assert type(create_model_from_path(str(tmp_path))) is type(plain)
 
 
-def sequences(batch):
-    """The ids and labels of the rows of a batch, padded or packed."""
-    if "attention_mask" in batch:
-        counts = batch["attention_mask"].sum(dim=1)
-        rows = zip(batch["input_ids"], batch["labels"], counts, strict=True)
-        return [(ids[:count], labels[:count]) for ids, labels, count in rows]
-    starts = (batch["position_ids"][0] == 0).nonzero()[:, 0].tolist()
-    sizes = torch.tensor([*starts[1:], batch["input_ids"].shape[1]]) - torch.tensor(starts)
-    parts = (batch[key][0].split(sizes.tolist()) for key in ("input_ids", "labels"))
-    return list(zip(*parts, strict=True))
+def test_two_processes_have_the_loss_and_gradients_of_a_plain_loop(tmp_path, tokenizer):
+    run_together(compare_with_a_plain_loop, 2, tmp_path, tokenizer)
+
+
+def compare_with_a_plain_loop(folder, tokenizer):
+    """As one of two processes. The Trainer counts the tokens of all micro-batches. A loop takes the
+    mean over the processes, whatever they have.
+    """
+    trainer = trainer_of(balanced(), folder, tokenizer, rows=8)
+    loss, gradients, batches = learn(trainer)
+    of_all = [None, None]
+    torch.distributed.all_gather_object(of_all, batches)
+    plain = balanced()
+    expected = alone(plain, of_all[0] + of_all[1])
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert furthest(gradients, gradients_of(plain)) < 1e-5
+
+    mixture, plain = balanced(), balanced()
+    (ids, labels), *_ = batches[0]
+    parallel = DistributedDataParallel(mixture)
+    parallel(ids[None], labels=labels[None]).loss.backward()
+    for first, *_ in of_all:
+        (alone(plain, [first[:1]]) / 2).backward()
+    assert furthest(gradients_of(mixture), gradients_of(plain)) < 1e-5

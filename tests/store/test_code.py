@@ -8,7 +8,7 @@ from tools import write_versions
 from xft.config.steps import STEPS as DECLARED
 from xft.store import code
 from xft.store.code import LIBRARY, ROOT, STEPS, Code, read_module
-from xft.store.memory import Memory
+from xft.store.file_hashes import FileHashCache
 
 SOURCE = '''
 """What it is."""
@@ -68,15 +68,15 @@ def copied(tmp_path, monkeypatch):
 
 def test_a_module_may_become_a_package(copied, tmp_path, monkeypatch):
     """Though what the module that imports it uses was remembered before."""
-    monkeypatch.setattr("xft.store.memory.SETTLED_SECONDS", -1)
-    memory = Memory(tmp_path / "memory.json")
-    assert "xft/data/ngrams.py" in Code(memory).hashes("tokens")
-    memory.save()
+    monkeypatch.setattr("xft.store.file_hashes.SETTLED_SECONDS", -1)
+    hashes = FileHashCache(tmp_path / "memory.json")
+    assert "xft/data/ngrams.py" in Code(hashes).hashes("tokens")
+    hashes.save()
     code.read_module.cache_clear()
     module = tmp_path / "xft" / "data" / "ngrams.py"
     module.with_suffix("").mkdir()
     module.rename(module.with_suffix("") / "__init__.py")
-    found = Code(Memory(tmp_path / "memory.json")).hashes("tokens")
+    found = Code(FileHashCache(tmp_path / "memory.json")).hashes("tokens")
     assert "xft/data/ngrams/__init__.py" in found and "xft/data/ngrams.py" not in found
 
 

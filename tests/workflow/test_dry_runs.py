@@ -65,7 +65,7 @@ def test_the_published_recipe_runs_the_published_steps(recipe, repository):
         *("weighted_init", "weighted_trained", "dense", "diversity", "ground_truth"),
         *("contamination", "eval", "summary", "report"),
     }
-    assert "base --model=deepseek-ai/deepseek-coder-1.3b-base --revision=c919139c" in recipe
+    assert " --model=deepseek-ai/deepseek-coder-1.3b-base --revision=c919139c" in recipe
     config = complete(read_config(repository / RECIPE))
     assert (config.seed, config.moe.num_experts, config.moe.num_experts_per_tok) == (42, 8, 6)
     assert (config.data.max_length, config.merge.lambdas) == (1024, ["0.75"])
@@ -98,11 +98,11 @@ def test_one_rule_fetches_problems_and_the_others_are_given_the_files(recipe):
     assert f"--problems {' '.join(CLEANED)} " in tokens
     (counting,) = commands(recipe, "contamination").items()
     assert counting[0] == "contamination/mbpp.json"
-    rows = re.search(r"--data=\S+", tokens)[0]
-    assert f" --dataset={fetched} {rows} " in counting[1]
+    rows = re.search(r"--data \S+", tokens)[0]
+    assert f" {rows} --dataset {fetched} " in counting[1]
     for rule in ("ground_truth", "eval"):
         for name, command in commands(recipe, rule).items():
-            assert f"--dataset={fetched if 'mbpp' in name else SETS[1]} " in command
+            assert f"--dataset {fetched if 'mbpp' in name else SETS[1]} " in command
 
 
 def test_a_launch_starts_torchrun_for_the_nodes_gpus(show):
@@ -110,7 +110,7 @@ def test_a_launch_starts_torchrun_for_the_nodes_gpus(show):
     shown = show("--cores", "8", "--resources", "gpu=8", **launches)
     command = commands(shown, "moe_sft")["moe_sft"]
     start = "python -m xft.common.gpus 4 torchrun --standalone --nproc-per-node 4 "
-    assert start in command and command.startswith("stored store/moe_sft/")
+    assert start in command and command.startswith("exec python -m xft.store.make store/moe_sft/")
 
 
 def test_a_config_file_that_cannot_be_read_is_one_message(show):

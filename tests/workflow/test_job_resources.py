@@ -10,7 +10,7 @@ from working_folder import CONFIG, ROW, wants
 from xft.config.validation import complete
 from xft.dag.announcements import beginning, failures, warnings
 from xft.dag.job_resources import memory, minutes, nodes
-from xft.store.plan import Job
+from xft.store.job_plan import Job
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +40,10 @@ def test_each_attempt_gets_more_memory_and_more_time_unless_it_goes_on():
 def test_several_nodes_have_a_task_each():
     launch = {"launch": "ddp", "nodes": 2, "processes": 4, "save_minutes": 5}
     launched = {"gpus": 1, "threads": 3, "moe_sft": launch, "report_to": ["tensorboard"]}
-    asked = jobs(**launched)["moe_sft"].resources
+    job = jobs(**launched)["moe_sft"]
+    asked = job.resources
     assert (asked["threads"], asked["gpu"]) == (12, 8)
-    assert asked["besides"] == (
+    assert job.flags.endswith(
         "--gpus=1 --report-to tensorboard --tracker-dir=results/metrics --save-minutes=5.0"
     )
     assert asked["start"].startswith(
@@ -60,7 +61,7 @@ def test_several_nodes_have_a_task_each():
         ("moe", {"threads": 1, "gpu": 0}),
         ("ground_truth/problems", {"threads": 2, "gpu": 0}),
         ("tokens", {"threads": 2, "gpu": 0}),
-        ("eval/base/problems.json", {"threads": 2, "gpu": 1, "besides": "--gpus=1"}),
+        ("eval/base/problems.json", {"threads": 2, "gpu": 1}),
     ],
 )
 def test_a_job_asks_for_what_it_uses(name, asked):
@@ -77,11 +78,11 @@ def test_the_messages_of_this_runs_failures_are_shown():
         ("ffn", "all is well\n", 10),
     ):
         part = run.experiment.by_name[name]
-        log = run.store.log(part.rule, part.digest)
+        log = run.store.log(part.step, part.digest)
         log.parent.mkdir(parents=True)
         log.write_text(text)
         os.utime(log, (1000 + age, 1000 + age))
-    (message,) = failures(run, ())
+    (message,) = failures(run)
     part = run.experiment.by_name["moe_sft"]
     log = run.store.log("moe_sft", part.digest)
     assert message == f"moe_sft failed: two\nlines\n(log: {log})"

@@ -20,8 +20,8 @@ PATHS = {"path": False, "file-path": True}  # formats of strings: whether a fold
 class StepParser(argparse.ArgumentParser):
     """A parser that refuses outputs that would overwrite inputs.
 
-    reads, writes: the flags of paths. Each has whether a folder there is shared: it may hold inputs
-    and outputs, and only what the step itself reads or writes in it counts.
+    reads, writes: the flags of paths that are read or written. The value tells whether a folder may
+        be shared: it may hold inputs and outputs, if their files differ.
     """
 
     def __init__(self, prog: str, description: str):

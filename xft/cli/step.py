@@ -25,7 +25,7 @@ class Step(flags.StepParser):
         super().__init__(f"python -m workflow_scripts.{name}", description)
         self.name = name
         self.inputs: dict[str, Artifact | str] = {}
-        for section, names in STEPS[name].sections:
+        for _, section, names in STEPS[name].sections:
             self.add_options(section, names)
 
     def parse_args(self, args=None, namespace=None):

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from xft.common.errors import UserError
+from xft.common.errors import UserError, counted
 from xft.common.gpus import take_gpus
 
 CPU_INFO = Path("/proc/cpuinfo")  # on Linux
@@ -48,7 +48,7 @@ def describe_device(device: str, precision: str, threads: int | None) -> str:
     dtype = dtype.replace("bfloat", "bf").replace("float", "fp")
     if device.startswith("cuda"):
         return f"device {device} ({torch.cuda.get_device_name(device)}), {dtype} weights"
-    of_threads = f", {threads} thread{'s' * (threads > 1)}" if threads else ""
+    of_threads = f", {counted(threads, 'thread')}" if threads else ""
     return f"device {device}{of_threads}, {dtype} weights"
 
 

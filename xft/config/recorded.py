@@ -5,14 +5,10 @@ from operator import attrgetter
 from pathlib import Path
 
 from xft.config.results_folder import CONFIG_FILE
-from xft.config.section import Section
+from xft.config.section import Section, unrecorded
 from xft.config.sections import XftConfig
-from xft.config.steps import UNRECORDED
 from xft.config.text import read_config
 from xft.config.validation import validated
-
-# Keys that a report does not show, as another results folder may have the same report.
-UNSHOWN = {"store", "stores", "results_dir", *UNRECORDED}
 
 
 def recorded_config(results: Path) -> XftConfig:
@@ -35,10 +31,10 @@ def chosen_values(config: XftConfig) -> dict[str, object]:
 
     Those of section sft are left out if they follow from sections moe and moe_sft.
     """
-    chosen, own = {}, _own_of_sft(config)
+    chosen, own_of_sft = {}, _own_of_sft(config)
     for name, value in config.model_dump(exclude_defaults=True).items():
         if isinstance(getattr(config, name), Section):
-            keys = [key for key in value if name != "sft" or key in own]
+            keys = [key for key in value if name != "sft" or key in own_of_sft]
             chosen |= {f"{name}.{key}": value[key] for key in keys}
         else:
             chosen[name] = value
@@ -47,8 +43,11 @@ def chosen_values(config: XftConfig) -> dict[str, object]:
 
 def shown_choices(config: XftConfig) -> dict[str, object]:
     """The chosen values that a report shows. Its recipe holds them."""
-    chosen = chosen_values(config).items()
-    return {key: value for key, value in chosen if key.rpartition(".")[2] not in UNSHOWN}
+    hidden = set(unrecorded(XftConfig))
+    for name, section in config:
+        if isinstance(section, Section):
+            hidden |= {f"{name}.{key}" for key in unrecorded(type(section))}
+    return {key: value for key, value in chosen_values(config).items() if key not in hidden}
 
 
 def changes(old: XftConfig, new: XftConfig) -> Iterator[str]:
@@ -61,8 +60,8 @@ def changes(old: XftConfig, new: XftConfig) -> Iterator[str]:
 
 def shown_values(config: XftConfig) -> dict:
     """The values that a report shows, by section."""
-    sections = {name: UNSHOWN for name, value in config if isinstance(value, Section)}
-    return config.model_dump(exclude=dict.fromkeys(UNSHOWN, True) | sections)
+    hidden = {name: unrecorded(type(value)) for name, value in config if isinstance(value, Section)}
+    return config.model_dump(exclude=dict.fromkeys(unrecorded(XftConfig), True) | hidden)
 
 
 def _own_of_sft(config: XftConfig) -> dict[str, object]:

@@ -37,7 +37,7 @@ LISTS = ("evaluation.models", "evaluation.datasets", "merge.lambdas")
 PLAIN_TEXT = re.compile(r"(?!(true|false|null)$)[A-Za-z][A-Za-z0-9_-]{,39}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One run: its configuration, and how it differs from the file's own values.
 
@@ -62,17 +62,18 @@ def find_runs(config: Mapping, where: str = "config") -> list[Run]:
     _check_variants(whole, where)
     _check_keys(f"{where}: sweep", whole.sweep)
     _check_swept(f"{where}: sweep", whole)
-    own = {key: value for key, value in config.items() if key not in RUN_KEYS}
-    values = leaves(complete(own, where))
+    plain = {key: value for key, value in config.items() if key not in RUN_KEYS}
+    values = leaves(complete(plain, where))
     runs, seen = [], {}
-    for variant, point, made in _completed(whole, own, where):
-        place, content = _described(where, variant, point), made.model_dump_json()
+    for variant, point, complete_run in _completed(whole, plain, where):
+        place, content = _described(where, variant, point), complete_run.model_dump_json()
         if content in seen:
             raise UserError(f"{place}: it is the same as {seen[content]}. Leave one of them out")
         seen[content] = place
-        changes = _changes(values, made)
+        changes = _changes(values, complete_run)
         is_own = not point and changes.keys() <= {"seed"}
-        runs.append(Run(made, "" if is_own else _name(variant, point, made), changes))
+        name = "" if is_own else _name(variant, point, complete_run)
+        runs.append(Run(complete_run, name, changes))
     _check_models(whole, runs, where)
     return runs
 
@@ -128,11 +129,11 @@ def _check_swept(where: str, whole: XftConfig) -> None:
     known = leaves(whole)
     for name in [key for key in whole.sweep if key not in known]:
         section, _, key = name.rpartition(".")
-        ends = dict.fromkeys(one.rpartition(".")[2] for one in known)
+        ends = dict.fromkeys(full.rpartition(".")[2] for full in known)
         near = difflib.get_close_matches(key, ends, n=1, cutoff=0.7)
         near = [*near, *(end for end in ends if key in end)][:1]
-        meant = [one for one in known if one.rpartition(".")[2] in near]
-        meant = [one for one in meant if one.startswith(f"{section}.")] or meant
+        meant = [full for full in known if full.rpartition(".")[2] in near]
+        meant = [full for full in meant if full.startswith(f"{section}.")] or meant
         hint = f": did you mean {' or '.join(meant)}?" if meant else ""
         raise UserError(
             f"{where}: {name} is not a known key{hint or '. docs/configuration.md lists all keys'}"
@@ -203,13 +204,13 @@ def _keys_of(overrides: Mapping, prefix: str = "") -> list[str]:
 
 def leaves(config: XftConfig) -> dict[str, object]:
     """The values of a configuration by key, such as moe.num_experts."""
-    found = {}
+    values = {}
     for name, value in config:
         if isinstance(value, Section):
-            found |= {f"{name}.{key}": part for key, part in value}
+            values |= {f"{name}.{key}": part for key, part in value}
         elif name not in RUN_KEYS:
-            found[name] = value
-    return found
+            values[name] = value
+    return values
 
 
 def _changes(own: dict[str, object], config: XftConfig) -> dict[str, str]:

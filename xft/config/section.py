@@ -46,6 +46,10 @@ class Needs:
         return self.key if self.value is None else f"{self.key} = {self.value}"
 
 
+class Unrecorded:
+    """Marks a key that changes no result. No recipe holds it, and no report shows it."""
+
+
 def _with_needs(schema: dict, section: type) -> None:
     """Say in the JSON schema of a section which keys need another one."""
     for key in needs(section):
@@ -173,7 +177,7 @@ def schemas(section: type[Section], key: str) -> list[dict]:
 
 def _flat(schema: dict) -> list[dict]:
     parts = schema.get("anyOf") or schema.get("oneOf")
-    return [one for part in parts for one in _flat(part)] if parts else [schema]
+    return [form for part in parts for form in _flat(part)] if parts else [schema]
 
 
 @cache
@@ -185,6 +189,13 @@ def needs(section: type[Section]) -> dict[str, Needs]:
         for mark in field.metadata
         if isinstance(mark, Needs)
     }
+
+
+@cache
+def unrecorded(section: type[Section]) -> frozenset[str]:
+    """The keys of a section that change no result."""
+    fields = section.model_fields.items()
+    return frozenset(key for key, field in fields if Unrecorded in field.metadata)
 
 
 def meaning(section: type[Section], key: str) -> str:

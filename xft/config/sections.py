@@ -21,6 +21,7 @@ from xft.config.section import (
     PathText,
     Section,
     UniqueList,
+    Unrecorded,
     keys,
     without_effect,
 )
@@ -65,10 +66,6 @@ def _described(meanings: Mapping[str, str]) -> str:
     return " ".join(f"{value}: {meaning}." for value, meaning in meanings.items())
 
 
-def _sorted(layers: list[int] | None) -> list[int] | None:
-    return layers and sorted(layers)
-
-
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # numpy takes no larger one
 LAMBDA_SCHEMA = {"type": ["number", "string"], "minimum": 0, "maximum": 1}
 Lambda = Annotated[str, BeforeValidator(lambda_token), WithJsonSchema(LAMBDA_SCHEMA)]
@@ -84,23 +81,23 @@ class RunConfig(Section):
     """CPU threads of one training or generation job. On a CPU the result depends on this number,
     because rounding does."""
 
-    gpus: int = Field(0, ge=0)
+    gpus: Annotated[int, Unrecorded] = Field(0, ge=0)
     """GPUs for each generation job and for each process of a training. With 1 or more they stop if
     there is no GPU. With 0 they use a GPU if there is one. A change makes no step run again."""
 
-    store: PathText = "store"
+    store: Annotated[PathText, Unrecorded] = "store"
     """Folder of all artifacts, each under the digest of what it is made from, relative to the
     working directory. Several configurations can use it, one run at a time."""
 
-    stores: list[PathText] = []
+    stores: Annotated[list[PathText], Unrecorded] = []
     """Stores of others, which are only read: an artifact that one of them holds is linked into
     `store`, once all of its files are compared with their hashes."""
 
-    results_dir: PathText = "results"
+    results_dir: Annotated[PathText, Unrecorded] = "results"
     """Folder of links to the artifacts, metrics, evaluations and logs of this configuration, and of
     its tables and its report. It is relative to the working directory."""
 
-    report_to: UniqueList[Literal["tensorboard", "wandb"]] = []
+    report_to: Annotated[UniqueList[Literal["tensorboard", "wandb"]], Unrecorded] = []
     """Trackers that get the metrics of the trainings in addition to the JSONL files: TensorBoard,
     Weights & Biases. Each must be installed. A change makes no step run again."""
 
@@ -142,7 +139,9 @@ class MixtureConfig(Section):
     """Weight of the balance loss of one layer."""
 
     upcycled_layers: Annotated[
-        UniqueList[Annotated[int, Field(ge=0)]] | None, NOT_EMPTY, AfterValidator(_sorted)
+        UniqueList[Annotated[int, Field(ge=0)]] | None,
+        NOT_EMPTY,
+        AfterValidator(lambda layers: layers and sorted(layers)),
     ] = None
     """Numbers of the decoder layers, from 0, whose MLP becomes a mixture. null: all."""
 
@@ -303,6 +302,8 @@ class TunedElsewhere(Section):
 class MoeSftTraining(TuningConfig):
     """The tuning of the mixture."""
 
+    trains: ClassVar[str] = "mixture"
+
     balance_loss_batch: Literal["micro", "global"] = "micro"
     """The batch of the balance loss. micro: each forward pass of each process, as published.
     global: the whole global batch. This needs one more forward pass if gradients are
@@ -412,6 +413,7 @@ class MergeConfig(MergeMethod):
 class HealConfig(DistillationConfig, TuningConfig):
     """Tuning of the merged model itself, after the merge, on a share of the rows."""
 
+    per_lambda: ClassVar[bool] = True
     balance_loss_batch: ClassVar[str] = "micro"
 
     num_train_epochs: float = Field(1.0, gt=0)
@@ -607,12 +609,13 @@ FLOPS_KEYS = tuple(
 # Keys of a mixture that change no number of FLOPs, and those that do.
 WITHOUT_FLOPS = ("normalize_routing", "balance_loss_coef", "lora_alpha")
 SHAPE_KEYS = tuple(key for key in keys(MixtureConfig) if key not in WITHOUT_FLOPS)
-# The sections of the trainings.
-TRAININGS = tuple(
-    name
+# The sections of the trainings, with their classes.
+TRAINING: dict[str, type[TrainingConfig]] = {
+    name: field.annotation
     for name, field in XftConfig.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, TrainingConfig)
-)
+}
+TRAININGS = tuple(TRAINING)
 # Keys with files and folders that are read.
 PATHS = (
     *("base.model", "moe_sft.model", "sft.model"),

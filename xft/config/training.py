@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from xft.config.section import Needs, Section
+from xft.config.section import Needs, Section, Unrecorded
 
 ZERO_STAGES = {"zero2": 2, "zero3": 3}
 SHARDED = ("fsdp", *ZERO_STAGES)  # launches that share tensors among the processes
@@ -17,7 +17,15 @@ SHARDED_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch")
 
 class TrainingConfig(Section):
     """Keys of all trainings. Their names are those of transformers' TrainingArguments, if it
-    has such a key."""
+    has such a key.
+
+    trains: what a training changes: the mixture; a dense model, the base or one of its size; or the
+        shares of the experts in a merged model.
+    per_lambda: whether there is a training for each lambda.
+    """
+
+    trains: ClassVar[Literal["mixture", "dense", "shares"]] = "dense"
+    per_lambda: ClassVar[bool] = False
 
     num_train_epochs: float = Field(4.0, gt=0)
     """Passes over the training rows."""
@@ -80,7 +88,7 @@ class TrainingConfig(Section):
     with rows of similar length in each batch. packed: the rows follow each other in one sequence
     without padding. Each row attends only to itself, and the loss is the same."""
 
-    save_minutes: float = Field(10.0, ge=0)
+    save_minutes: Annotated[float, Unrecorded] = Field(10.0, ge=0)
     """Minutes between checkpoints, or more if saving is slow. An interrupted training continues
     from the newest. A change makes no step run again."""
 
@@ -211,6 +219,8 @@ class DistillationConfig(Section):
 class MixingTraining(DistillationConfig, TrainingConfig):
     """The keys for the training of the mixing coefficients. All other weights are frozen."""
 
+    trains: ClassVar[str] = "shares"
+    per_lambda: ClassVar[bool] = True
     offload_optimizer: ClassVar[bool] = False
     ema_decay: ClassVar[None] = None
     balance_loss_batch: ClassVar[str] = "micro"

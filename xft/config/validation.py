@@ -35,18 +35,14 @@ def validated(section: type[SectionType], values: dict, where: str) -> SectionTy
         return section.model_validate(values)
     except ValidationError as error:
         faults = [_explain(section, fault) for fault in error.errors(include_url=False)]
-        own = [fault for fault in faults if not _is_inherited(fault, faults)]
-        raise UserError("\n".join(f"{where}: {fault}" for fault in own)) from None
+        # What moe_sft has is not told of sft again, which takes its values.
+        shown = [f for f in faults if not f.startswith("sft") or f"moe_{f}" not in faults]
+        raise UserError("\n".join(f"{where}: {fault}" for fault in shown)) from None
 
 
-def _is_inherited(fault: str, faults: list[str]) -> bool:
-    """Whether section sft has this fault only because section moe_sft has it."""
-    return fault.startswith("sft") and f"moe_{fault}" in faults
-
-
-def sections(owner: type[Section] = XftConfig) -> Iterator[tuple[str, type[Section]]]:
-    """The sections of a class, by name."""
-    for name, field in owner.model_fields.items():
+def sections() -> Iterator[tuple[str, type[Section]]]:
+    """The sections of the configuration, by name."""
+    for name, field in XftConfig.model_fields.items():
         if is_section(field.annotation):
             yield name, field.annotation
 

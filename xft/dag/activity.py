@@ -19,7 +19,7 @@ from xft.cli.running import failure, without_torchrun
 from xft.common.errors import counted
 from xft.common.progress import last_progress
 from xft.config.steps import RESULT
-from xft.dag.wanted import Wanted
+from xft.dag.node import Node
 from xft.evaluation.samples import journal_path
 from xft.store.store import Store, partial, worker
 from xft.training.checkpoints import step_of
@@ -40,18 +40,18 @@ class Phase(Enum):
 class Activity:
     """A job that has begun. text: its progress, or the message of its failure and its log."""
 
-    job: Wanted
+    job: Node
     phase: Phase
     text: str
 
 
-def find_activities(jobs: Iterable[Wanted], store: Store) -> list[Activity]:
+def find_activities(jobs: Iterable[Node], store: Store) -> list[Activity]:
     """The jobs that have begun. Those that left no sign of it are left out."""
-    found = (_find_activity(job, store.log(job.rule, job.entry.name)) for job in jobs)
-    return [activity for activity in found if activity]
+    activities = (_find_activity(job, store.log(job.step, job.entry.name)) for job in jobs)
+    return [activity for activity in activities if activity]
 
 
-def _find_activity(job: Wanted, log: Path) -> Activity | None:
+def _find_activity(job: Node, log: Path) -> Activity | None:
     text, folder = _read(log), partial(job.entry)
     progress = last_progress(text) or "no progress line yet"
     age = time.time() - log.stat().st_mtime if log.is_file() else FRESH_SECONDS
@@ -68,9 +68,9 @@ def _find_activity(job: Wanted, log: Path) -> Activity | None:
 
 def _kept(folder: Path) -> str | None:
     """What an unfinished entry holds, from which its job goes on; None if that is nothing."""
-    found = [path for path in folder.glob(".*/*/checkpoint-*") if manifest_path(path).is_file()]
-    if found:
-        return f"checkpoint of step {step_of(max(found, key=lambda path: path.stat().st_mtime))}"
+    saved = [path for path in folder.glob(".*/*/checkpoint-*") if manifest_path(path).is_file()]
+    if saved:
+        return f"checkpoint of step {step_of(max(saved, key=lambda path: path.stat().st_mtime))}"
     if journal_path(folder / RESULT).is_file():
         count = _read(journal_path(folder / RESULT)).count("\n") - 1  # the first line names the run
         return f"{counted(max(count, 0), 'solution')} kept"

@@ -1,6 +1,6 @@
 """What a run says at its start and at its end."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 
@@ -9,9 +9,9 @@ from xft.config.recorded import chosen_values
 from xft.config.results_folder import CONFIG_FILE
 from xft.config.sections import TRAININGS, XftConfig
 from xft.dag.activity import find_activities
+from xft.dag.node import Node
 from xft.dag.run import WorkflowRun
 from xft.dag.totals import warn_of_full_disk
-from xft.dag.wanted import Wanted
 from xft.estimates.report import disk_text
 from xft.store import others
 from xft.store.garbage import find_unwanted
@@ -31,23 +31,23 @@ def beginning(config: XftConfig) -> str:
     return "\n".join(lines)
 
 
-def warnings(run: WorkflowRun, to_make: list[Wanted]) -> Iterator[str]:
+def warnings(run: WorkflowRun, to_make: list[Node]) -> Iterator[str]:
     """Lines about the stores of others, edited code, odd values, and a disk that is too small.
 
     None if there is nothing to make.
     """
     if not to_make:
         return
-    held = [part for part in to_make if others.find(run.config.stores, part)]
+    held = [node for node in to_make if others.find(run.config.stores, node)]
     if held and not run.begun:
         yield (
             f"{len(held)} of these {len(to_make)} artifacts lie in the stores of others: a run "
             "takes them from there if their bytes are intact"
         )
-    rules = dict.fromkeys(part.rule for part in to_make)
-    edited = {rule: found for rule in rules if (found := run.experiment.code.edited(rule))}
+    rules = dict.fromkeys(node.step for node in to_make)
+    edited = {rule: names for rule in rules if (names := run.experiment.code.edited(rule))}
     if edited:
-        modules = dict.fromkeys(name for found in edited.values() for name in found)
+        modules = dict.fromkeys(name for names in edited.values() for name in names)
         yield (
             f"Edited code makes these steps run again: {', '.join(edited)}. The modules: "
             f"{', '.join(modules)}. If results stay the same: python -m tools.write_versions"
@@ -68,9 +68,9 @@ def warnings(run: WorkflowRun, to_make: list[Wanted]) -> Iterator[str]:
         yield full
 
 
-def _idle_sections(run: WorkflowRun, to_make: list[Wanted]) -> list[str]:
+def _idle_sections(run: WorkflowRun, to_make: list[Node]) -> list[str]:
     """The sections with values of the user's on which no wanted artifact depends."""
-    read = {key for part in (*run.experiment.wanted, *to_make) for key in part.keys}
+    read = {key for node in (*run.experiment.wanted, *to_make) for key in node.keys}
     chosen = {key for each in run.runs for key in chosen_values(each.config)}
     read |= {"moe" for each in run.runs if each.config.moe_sft.model}  # compared with that model
     idle = {key.partition(".")[0] for key in chosen} - {key.partition(".")[0] for key in read}
@@ -92,15 +92,12 @@ def _odd(key: str, value: object, config: XftConfig) -> str | None:
     return None
 
 
-def failures(run: WorkflowRun, copies: Iterable[Wanted]) -> Iterator[str]:
-    """What became of each job that failed or was cut off in this run, by its log.
-
-    copies: of whole entries, as the run makes them again.
-    """
-    for found in find_activities([*run.to_make, *copies], run.store):
-        log = run.store.log(found.job.rule, found.job.entry.name)
+def failures(run: WorkflowRun) -> Iterator[str]:
+    """What became of each job that failed or was cut off in this run, by its log."""
+    for activity in find_activities(run.to_make, run.store):
+        log = run.store.log(activity.job.step, activity.job.entry.name)
         if log.is_file() and log.stat().st_mtime >= run.began:
-            yield f"{found.job.name} {found.phase.value}: {found.text}"
+            yield f"{activity.job.name} {activity.phase.value}: {activity.text}"
 
 
 def store_line(run: WorkflowRun) -> str:

@@ -9,19 +9,19 @@ from xft.data.instructions import CSV
 from xft.data.templates import read_template
 from xft.hub.named_sets import NAMED_SETS, unpacked_sha256
 from xft.hub.source import check_model
-from xft.store.memory import Memory, content_hash
+from xft.store.file_hashes import FileHashCache, content_hash
 
 
 class FileContents:
-    """The hashes of files that configurations name. memory: where they are remembered."""
+    """The hashes of files that configurations name. file_hashes: their cache, between runs."""
 
-    def __init__(self, memory: Memory | None = None):
-        self.memory = memory or Memory()
+    def __init__(self, file_hashes: FileHashCache | None = None):
+        self.file_hashes = file_hashes or FileHashCache()
         self.template = read_template
         self.of_model = cache(self.of_model)
 
     def of_file(self, path: str) -> str:
-        return self.memory.of(Path(path), content_hash)
+        return self.file_hashes.of(Path(path), content_hash)
 
     def of_rows(self, path: str) -> str:
         """As `of_file`. The same content has other rows as CSV than as JSON Lines."""
@@ -41,7 +41,7 @@ class FileContents:
         """The SHA-256 of a set of problems: humaneval, mbpp, or a file."""
         if name in NAMED_SETS:
             return NAMED_SETS[name].wanted_sha256
-        return self.memory.of(Path(name), unpacked_sha256)
+        return self.file_hashes.of(Path(name), unpacked_sha256)
 
 
 class NoContents(FileContents):

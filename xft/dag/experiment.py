@@ -10,8 +10,8 @@ from xft.config.runs import Run
 from xft.config.sections import XftConfig, problem_label
 from xft.config.steps import STEPS
 from xft.dag.contents import FileContents
-from xft.dag.wanted import Shared, Wanted
-from xft.dag.wants import Wants
+from xft.dag.graph import Graph, Nodes
+from xft.dag.node import Input, Node, made
 from xft.reporting.runs import MEASURED, Row, write_runs
 from xft.store.code import Code
 from xft.store.store import Store
@@ -27,93 +27,89 @@ class Experiment:
         self.config = config
         self.results, self.store = Path(config.results_dir), Store(Path(config.store))
         contents = contents or FileContents()
-        self.code = Code(contents.memory)
-        self.shared = Shared(self.store, contents, self.code.version_of)
-        self.runs = [Wants(run, self.shared) for run in runs]
-        self._find_seeds(runs)
-        self._own = Wants(Run(config), self.shared)
+        self.code = Code(contents.file_hashes)
+        self.nodes = Nodes(self.store, contents, self.code)
+        self.runs = [Graph(run, self.nodes) for run in runs]
+        self._find_seeds()
         self._check_problem_sets()
 
-    def _find_seeds(self, runs: list[Run]) -> None:
+    def _find_seeds(self) -> None:
         """Let each run know those that differ from it in the seed alone."""
-        groups: dict[str, list[Wants]] = {}
-        for run, wants in zip(runs, self.runs, strict=True):
+        groups: dict[str, list[Graph]] = {}
+        for run in self.runs:
             key = run.config.model_copy(update={"seed": 0}).model_dump_json()
-            wants.of_seeds = groups.setdefault(key, [])
-            wants.of_seeds.append(wants)
+            run.of_seeds = groups.setdefault(key, [])
+            run.of_seeds.append(run)
 
     def _check_problem_sets(self) -> None:
-        found: dict[str, str] = {}
+        names: dict[str, str] = {}
         for config in (self.config, *(run.config for run in self.runs)):
             for name in [*config.evaluation.datasets, *config.data.decontaminate_against]:
                 label = problem_label(name)
-                if found.setdefault(label, name) != name:
+                if names.setdefault(label, name) != name:
                     raise UserError(
-                        f"config: the problems {found[label]} and {name} would both have the name "
+                        f"config: the problems {names[label]} and {name} would both have the name "
                         f"{label} in the results. Rename a file"
                     )
 
     @cached_property
-    def wanted(self) -> list[Wanted]:
+    def wanted(self) -> list[Node]:
         """All artifacts that a run of the workflow makes, each after those that it is made from."""
-        parts = (part for target in self.targets for part in target.chain())
-        return list(dict.fromkeys(parts))
+        nodes = (node for target in self.targets for node in target.ancestors())
+        return list(dict.fromkeys(nodes))
 
     @cached_property
-    def targets(self) -> list[Wanted]:
+    def targets(self) -> list[Node]:
         """The artifacts that no other one is made from: the report."""
         return [self.report]
 
     @cached_property
-    def known(self) -> list[Wanted]:
-        """The same, and the models of each run that only a user who names them wants."""
+    def known(self) -> list[Node]:
+        """All wanted artifacts, and the models of each run, which a user may ask for by name."""
         models = [model for run in self.runs for model in run.main_models()]
-        parts = (part for model in models for part in model.chain())
-        return list(dict.fromkeys([*self.wanted, *parts]))
+        nodes = (node for model in models for node in model.ancestors())
+        return list(dict.fromkeys([*self.wanted, *nodes]))
 
     @cached_property
-    def by_name(self) -> dict[str, Wanted]:
+    def by_name(self) -> dict[str, Node]:
         """The known artifacts by their names in the results folder."""
-        return {name: part for part in self.known for name in part.names}
+        return {name: node for node in self.known for name in node.names}
 
     @cached_property
-    def shown(self) -> dict[Wanted, str]:
+    def shown(self) -> dict[Node, str]:
         """The results that the summary shows, each with its name."""
         return {
-            part: part.name
+            node: node.name
             for run in self.runs
             for label in run.problem_sets
             for model in run.model_names()
-            for part in run.measured(model, label).values()
+            for node in run.measured(model, label).values()
         }
-
-    @property
-    def _in_order(self) -> list[Wants]:
-        """The runs, first those with the configuration's own values: references of the others."""
-        return sorted(self.runs, key=lambda run: not run.changes.keys() <= {"seed"})
 
     @cached_property
     def rows(self) -> list[Row]:
         """The rows of the table of runs, which name the files of the store.
 
-        A run has a row for each model that it shares with another run which evaluates it, too.
+        A run has a row for each model that it shares with another run which evaluates it, too. The
+        runs with the configuration's own values come first: they are references of the others.
         """
+        runs = sorted(self.runs, key=lambda graph: not graph.run.changes.keys() <= {"seed"})
         models = dict.fromkeys(model for run in self.runs for model in run.model_names())
         return [
             self._row(run, model, label, files)
-            for run in self._in_order
+            for run in runs
             for label in run.problem_sets
             for model in models
             if (files := run.measured(model, label))["eval"] in self.shown
         ]
 
-    def _row(self, run: Wants, model: str, label: str, files: dict[str, Wanted]) -> Row:
+    def _row(self, graph: Graph, model: str, label: str, files: dict[str, Node]) -> Row:
         return Row(
             model=model,
-            variant=run.name,
-            seed=run.config.seed,
+            variant=graph.run.name,
+            seed=graph.config.seed,
             dataset=label,
-            **{step: part.place for step, part in files.items() if part in self.shown},
+            **{step: node.place for step, node in files.items() if node in self.shown},
         )
 
     def table(self, folder: Path) -> str:
@@ -125,7 +121,7 @@ class Experiment:
         return write_runs(rows)
 
     @cached_property
-    def summary(self) -> Wanted:
+    def summary(self) -> Node:
         """The tables of results. Their recipe holds the names that they show."""
         shown = [
             row.model_dump(mode="json", exclude={*MEASURED}) | {"files": sorted(row.files)}
@@ -133,16 +129,19 @@ class Experiment:
         ]
         select = self.config.merge.select
         options = {"rows": shown, "chosen_by": None if select == "auto" else select}
-        sources = {f"results {number}": part for number, part in enumerate(self.shown)}
-        return self._of_all_runs("summary", options, sources, {"chosen_by": options["chosen_by"]})
+        inputs = [
+            made("results", node, f"results {number}") for number, node in enumerate(self.shown)
+        ]
+        return self._of_all_runs("summary", options, inputs, {"chosen_by": options["chosen_by"]})
 
     @cached_property
-    def report(self) -> Wanted:
+    def report(self) -> Node:
         """The page about the results. Its recipe holds the configuration that it shows."""
         options = {"config": shown_choices(self.config)}
-        return self._of_all_runs("report", options, {"summary": self.summary}, {})
+        return self._of_all_runs("report", options, [made("summary", self.summary)], {})
 
-    def _of_all_runs(self, step: str, options: dict, sources: dict, flags: dict) -> Wanted:
-        file = STEPS[step].file
-        about = {"file": file, "names": [file], "flags": flags}
-        return self.shared.artifact(self._own, step, options, sources, **about)
+    def _of_all_runs(self, step: str, recorded: dict, inputs: list[Input], flags: dict) -> Node:
+        run, file = Run(self.config), STEPS[step].file
+        return self.nodes.get(
+            step, recorded, inputs, run=run, file=file, options=flags, names=[file]
+        )

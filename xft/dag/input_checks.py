@@ -52,9 +52,9 @@ def faults_of_files(sections: Mapping[str, Any]) -> list[str]:
     the base supports what they ask for.
     """
     faults = []
-    own = [(key, sections[key]) for key in ("results_dir", "store") if key in sections]
-    own += [("stores", path) for path in sections.get("stores", ())]
-    for key, path in [*own, *named_paths(sections)]:
+    paths = [(key, sections[key]) for key in ("results_dir", "store") if key in sections]
+    paths += [("stores", path) for path in sections.get("stores", ())]
+    for key, path in [*paths, *named_paths(sections)]:
         with noted(faults):
             _check_path(key, path)
             _check_named(key, path, sections)

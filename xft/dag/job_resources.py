@@ -5,12 +5,13 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from xft.cli.flags import to_flags
+from xft.config.models import MIXTURES
+from xft.config.runs import Run
 from xft.config.sections import XftConfig
 from xft.config.steps import STEPS, Request
 from xft.config.training import TrainingConfig
 from xft.dag.measured import row_lengths
-from xft.dag.wanted import Wanted
+from xft.dag.node import Node
 from xft.estimates.jobs import configured_job
 from xft.estimates.memory import training_memory
 from xft.estimates.processors import GIB
@@ -19,31 +20,30 @@ from xft.store.store import is_whole
 from xft.training.launch import torchrun
 
 
-def resources(part: Wanted) -> dict[str, object]:
+def resources(node: Node) -> dict[str, object]:
     """The resources of an artifact's job, in its first attempt.
 
     mem_mb, minutes, threads, gpu. expected_gib: memory of the largest process, for trainings on a
     CPU that are to run, if the rows are known. continues: whether a later attempt goes on, or
-    begins again. start: the program that starts the step. besides: flags that do not change the
-    result.
+    begins again. start: the program that starts the step. online: whether it may use the network.
     """
-    config, step = part.run.config, STEPS[part.rule]
-    asked = _request(part)
-    found = {"mem_mb": asked.mem_mb, "minutes": asked.minutes, "threads": 1, "gpu": 0}
-    found |= {"continues": step.continues, "start": "python", "besides": "", "file": part.file}
+    config, step = node.config, STEPS[node.step]
+    asked = _request(node)
+    asks = {"mem_mb": asked.mem_mb, "minutes": asked.minutes, "threads": 1, "gpu": 0}
+    asks |= {"continues": step.continues, "start": "python", "file": node.file}
+    asks["online"] = step.online
     if step.section:
         options = getattr(config, step.section)
-        found["threads"] = config.threads * options.processes
-        found["gpu"] = config.gpus * options.world_size
-        found |= {"start": _start(config, options), "besides": _besides(part, options)}
-        found["expected_gib"] = _expected(part, step.section)
+        asks["threads"] = config.threads * options.processes
+        asks["gpu"] = config.gpus * options.world_size
+        asks["start"] = _start(config, options)
+        asks["expected_gib"] = _expected(node, step.section)
     elif step.generates:
-        found |= {"threads": config.threads, "gpu": config.gpus}
-        found["besides"] = to_flags({"gpus": config.gpus})
-        found["environment"] = part.recipe.options.get("evaluation.backend", "evaluation")
-    elif part.rule in ("ground_truth", "tokens", "contamination"):
-        found["threads"] = config.threads
-    return found
+        asks |= {"threads": config.threads, "gpu": config.gpus}
+        asks["environment"] = node.recipe.options.get("evaluation.backend", "evaluation")
+    elif step.threads:
+        asks["threads"] = config.threads
+    return asks
 
 
 def memory(asked: dict, attempt: int) -> int:
@@ -56,22 +56,25 @@ def minutes(asked: dict, attempt: int) -> int:
     return asked["minutes"] * (1 if asked["continues"] else attempt)
 
 
-def _request(part: Wanted) -> Request:
-    step, asked = STEPS[part.rule], requests(part)
+def _request(node: Node) -> Request:
+    step = STEPS[node.step]
+    if step.cost:
+        return step.cost
+    asked = requests(node)
     if step.generates:
-        found = asked.evaluation(part.sources["model"].name.rpartition("/")[2])
-        return replace(found, minutes=step.minutes or found.minutes)
+        request = asked.evaluation(of_mixture(node))
+        return replace(request, minutes=step.minutes or request.minutes)
     if step.section:
         return asked.training(step.section)
-    return step.cost or asked.conversion()
+    return asked.conversion()
 
 
-def _expected(part: Wanted, section: str) -> float | None:
-    asked = requests(part)
-    if asked.on_gpu or asked.models is None or is_whole(part.entry):
+def _expected(node: Node, section: str) -> float | None:
+    asked = requests(node)
+    if asked.on_gpu or asked.models is None or is_whole(node.entry):
         return None
-    lengths = row_lengths(part.run)
-    job = configured_job(part.run.config, section).with_rows(lengths)
+    lengths = row_lengths(node.source("tokens"))
+    job = configured_job(node.config, section).with_rows(lengths)
     return lengths and round(training_memory(asked.models, job).peak / GIB, 3)
 
 
@@ -83,15 +86,17 @@ def nodes(options: TrainingConfig) -> dict[str, object]:
     return {"nodes": options.nodes, "tasks": options.nodes, "tasks_per_gpu": 0, "mpi": "srun"}
 
 
-def _besides(part: Wanted, options: TrainingConfig) -> str:
-    config = part.run.config
-    flags = {
-        "gpus": config.gpus,
-        "report_to": config.report_to,
-        "tracker_dir": f"{config.results_dir}/metrics",
-        "save_minutes": options.save_minutes,
-    }
-    return to_flags(flags)
+def computing_flags(node: Node) -> dict[str, object]:
+    """Flags of a job that change no result: where it computes, and what it reports."""
+    config, step = node.config, STEPS[node.step]
+    if step.section:
+        return {
+            "gpus": config.gpus,
+            "report_to": config.report_to,
+            "tracker_dir": f"{config.results_dir}/metrics",
+            "save_minutes": getattr(config, step.section).save_minutes,
+        }
+    return {"gpus": config.gpus} if step.generates else {}
 
 
 def _start(config: XftConfig, options: TrainingConfig) -> str:
@@ -110,13 +115,18 @@ def _start(config: XftConfig, options: TrainingConfig) -> str:
     )
 
 
-def requests(part: Wanted) -> Requests:
+def requests(node: Node) -> Requests:
     """The requests of an artifact's job. A base on the hub has no size until it is fetched."""
-    config = part.run.config
-    model = Path(config.base.model)
-    return _requests(part.run, model if model.is_dir() else part.run.of("base").place)
+    model = Path(node.config.base.model)
+    base = next(each for each in node.ancestors() if each.step == "base").place
+    return _requests(node.run, model if model.is_dir() else base)
 
 
 @cache
-def _requests(run, base: Path) -> Requests:
+def _requests(run: Run, base: Path) -> Requests:
     return Requests(run.config, base)
+
+
+def of_mixture(evaluation: Node) -> bool:
+    """Whether an evaluation, or a validation loss, is that of a mixture."""
+    return Path(evaluation.source("model").name).name in MIXTURES

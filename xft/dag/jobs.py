@@ -1,9 +1,8 @@
 """The jobs of a configuration: one for each artifact that it wants."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 from xft.cli.flags import to_flags
@@ -11,33 +10,32 @@ from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD
 from xft.config.steps import ARTIFACT, COSTS, STEPS
 from xft.config.text import as_yaml
 from xft.dag.experiment import RUNS_TABLE, Experiment
-from xft.dag.job_resources import resources
-from xft.dag.wanted import Wanted
+from xft.dag.job_resources import computing_flags, resources
+from xft.dag.node import Node
 from xft.store.costs import COSTS_FILE
-from xft.store.plan import VIEW, Job
+from xft.store.job_plan import VIEW, Job
 from xft.store.store import PARTIAL, is_whole
 
 
-def find_jobs(experiment: Experiment, made: Collection[Wanted]) -> dict[str, Job]:
+def find_jobs(experiment: Experiment, to_make: Collection[Node]) -> dict[str, Job]:
     """The jobs by the digest of what they make. made: what the run makes."""
-    jobs = {part.digest: _job(part, experiment) for part in experiment.known}
+    jobs = {node.digest: _job(node, experiment) for node in experiment.known}
     report = experiment.report
-    jobs[report.digest] = _report_job(jobs[report.digest], experiment, made)
+    jobs[report.digest] = _report_job(jobs[report.digest], experiment, to_make)
     return jobs
 
 
-def _report_job(job: Job, experiment: Experiment, made: Collection[Wanted]) -> Job:
+def _report_job(job: Job, experiment: Experiment, to_make: Collection[Node]) -> Job:
     """The job of the report, which reads what there is of the results, by their names.
 
     What somebody removed is not made again for it, nor are merges that are not kept.
     """
-    keeps_merges = experiment.config.merge.keep == "all"
     shown = [
-        str(part.entry)
-        for part in experiment.report.chain()
-        if part is not experiment.report
-        and (part in made or is_whole(part.entry))
-        and (part.rule != "dense" or keeps_merges)
+        str(node.entry)
+        for node in experiment.report.ancestors()
+        if node is not experiment.report
+        and (node in to_make or is_whole(node.entry))
+        and not node.is_temporary
     ]
     view = Path(f"{experiment.report.entry}{PARTIAL}", VIEW)
     texts = {
@@ -48,35 +46,45 @@ def _report_job(job: Job, experiment: Experiment, made: Collection[Wanted]) -> J
     return replace(job, inputs=inputs, texts=texts, shows=experiment.config.results_dir)
 
 
-def _job(part: Wanted, experiment: Experiment) -> Job:
-    results, log = experiment.config.results_dir, experiment.store.log(part.rule, part.digest)
-    texts = {RUNS_TABLE: experiment.table(part.entry)} if part.rule == "summary" else {}
-    logs = {f"{results}/logs/{_stem(part, name)}.log": str(log) for name in part.names}
+def _job(node: Node, experiment: Experiment) -> Job:
+    files = [path for each in node.inputs if each.node is None for path in each.paths]
+    results, log = experiment.config.results_dir, experiment.store.log(node.step, node.digest)
+    texts = {RUNS_TABLE: experiment.table(node.entry)} if node.step == "summary" else {}
+    logs = {f"{results}/logs/{_stem(node, name)}.log": str(log) for name in node.names}
     return Job(
-        name=part.name,
-        recipe=part.recipe,
-        inputs=part.inputs,
-        options=to_flags(part.options),
-        resources=resources(part),
-        links={os.path.normpath(f"{results}/{name}"): place for name, place in _links(part)},
+        name=node.name,
+        recipe=node.recipe,
+        inputs=_by_name((each.name, each.paths) for each in node.inputs),
+        places=_by_name((each.name, each.places) for each in node.inputs),
+        flags=to_flags(node.flags | computing_flags(node)),
+        resources=resources(node),
+        links={os.path.normpath(f"{results}/{name}"): place for name, place in _links(node)},
         logs={os.path.normpath(name): target for name, target in logs.items()},
         texts=texts,
-        contents={file: part.run.contents.of_file(file) for file in chain(*part.files.values())},
+        contents={file: experiment.nodes.contents.of_file(file) for file in files},
     )
 
 
-def _links(part: Wanted) -> Iterator[tuple[str, str]]:
+def _by_name(inputs: Iterable[tuple[str, Iterable[str]]]) -> dict[str, list[str]]:
+    """The paths of inputs by the names in their rule."""
+    paths: dict[str, list[str]] = {}
+    for name, some in inputs:
+        paths.setdefault(name, []).extend(some)
+    return paths
+
+
+def _links(node: Node) -> Iterator[tuple[str, str]]:
     """Each name of an artifact and of what belongs to it, with its place in the store."""
-    for name in part.names:
-        yield name, str(part.place)
-        yield f"{name}.manifest.json", f"{part.place}.manifest.json"
-        yield f"{COSTS}/{_stem(part, name)}.{COSTS_FILE}", str(part.entry / COSTS_FILE)
-        prefix = name.removesuffix(part.rule)
-        for pattern, file in STEPS[part.rule].beside.items():
-            found = pattern.format(name=name, prefix=prefix, stem=_stem(part, name))
-            yield found, str(part.entry / file)
+    for name in node.names:
+        yield name, str(node.place)
+        yield f"{name}.manifest.json", f"{node.place}.manifest.json"
+        yield f"{COSTS}/{_stem(node, name)}.{COSTS_FILE}", str(node.entry / COSTS_FILE)
+        prefix = name.removesuffix(node.step)
+        for pattern, file in STEPS[node.step].beside.items():
+            beside = pattern.format(name=name, prefix=prefix, stem=_stem(node, name))
+            yield beside, str(node.entry / file)
 
 
-def _stem(part: Wanted, name: str) -> str:
+def _stem(node: Node, name: str) -> str:
     """A name without the suffix of a file."""
-    return name if part.file == ARTIFACT else name.rpartition(".")[0]
+    return name if node.file == ARTIFACT else name.rpartition(".")[0]

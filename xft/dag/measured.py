@@ -11,8 +11,7 @@ from xft.common.errors import UserError
 from xft.config.sections import XftConfig
 from xft.config.steps import TRAINING_SECTIONS
 from xft.config.training import TrainingConfig
-from xft.dag.wanted import Wanted
-from xft.dag.wants import Wants
+from xft.dag.node import Node
 from xft.estimates.lengths import Lengths
 from xft.estimates.report import Plan
 from xft.estimates.rows import sample_lengths, stored_lengths
@@ -23,14 +22,12 @@ from xft.store.store import ENTRY_FILE, is_whole
 FindPlan = Callable[[XftConfig], Plan]
 
 
-def row_lengths(run: Wants) -> Lengths | None:
-    """The lengths of the rows that a run trains on; None if they are unknown."""
-    return _lengths(run.of("tokens"))
-
-
 @cache
-def _lengths(tokens: Wanted) -> Lengths | None:
-    """Of tokens in the store, or else of a sample of their rows. The steps tell what is wrong."""
+def row_lengths(tokens: Node) -> Lengths | None:
+    """The lengths of rows: of tokens in the store, or else of a sample; None if unknown.
+
+    The steps tell what is wrong with the rows.
+    """
     config = tokens.run.config
     with suppress(UserError, LookupError, OSError):
         if is_whole(tokens.entry):
@@ -45,26 +42,27 @@ def hours_of(entry: Path) -> float | None:
         return total_cost(entry / COSTS_FILE)["seconds"] / 3600
 
 
-def speeds(parts: Iterable[Wanted], plan_of: FindPlan) -> dict[str, float]:
+def speeds(nodes: Iterable[Node], plan_of: FindPlan) -> dict[str, float]:
     """FLOPs a second of a process, by the section of a training: of the longest job in the store.
 
-    It has the same inputs as one of these parts, such as a training with fewer steps. The time to
+    It has the same inputs as one of these nodes, such as a training with fewer steps. The time to
     start counts. The longest job's section is first.
     """
-    found: dict[str, tuple[float, float]] = {}
+    longest: dict[str, tuple[float, float]] = {}
     recipes = cache(lambda folder: [*_recipes(folder)])
-    for part in parts:
-        section = TRAINING_SECTIONS.get(part.rule)
-        if section is None or "flops_of" in part.sources:
+    for node in nodes:
+        section = TRAINING_SECTIONS.get(node.step)
+        if section is None or "match_flops" in node.options:
             continue
-        for recipe, hours in recipes(part.entry.parent):
-            options = _options(recipe, part, section)
-            if options and hours > found.get(section, (0, 0))[0]:
-                config = part.run.config.model_copy(update={section: options})
-                plan = replace(plan_of(part.run.config), config=config, processes=None)
+        for recipe, hours in recipes(node.entry.parent):
+            options = _options(recipe, node, section)
+            if options and hours > longest.get(section, (0, 0))[0]:
+                config = node.config.model_copy(update={section: options})
+                plan = replace(plan_of(node.config), config=config, processes=None)
                 if work := plan.work(section, expected=True):
-                    found[section] = hours, work.flops / hours / plan.job(section).processes / 3600
-    return {name: speed for name, (_, speed) in sorted(found.items(), key=lambda f: -f[1][0])}
+                    seconds = 3600 * hours * plan.job(section).processes
+                    longest[section] = hours, work.flops / seconds
+    return {name: speed for name, (_, speed) in sorted(longest.items(), key=lambda f: -f[1][0])}
 
 
 def _recipes(folder: Path) -> Iterator[tuple[Recipe, float]]:
@@ -75,15 +73,15 @@ def _recipes(folder: Path) -> Iterator[tuple[Recipe, float]]:
             yield Recipe(**read_json(entry / ENTRY_FILE)["recipe"]), hours
 
 
-def _options(recipe: Recipe, part: Wanted, section: str) -> TrainingConfig | None:
-    """The options of a training in the store; None if its inputs or threads are not a part's."""
-    own = part.recipe
-    if recipe.inputs != own.inputs or recipe.options.get("threads") != own.options.get("threads"):
+def _options(recipe: Recipe, node: Node, section: str) -> TrainingConfig | None:
+    """The options of a training in the store; None if its inputs or threads are not a node's."""
+    threads = (each.options.get("threads") for each in (recipe, node.recipe))
+    if recipe.inputs != node.recipe.inputs or next(threads) != next(threads):
         return None
     start = f"{section}."
     keys = {
         key.removeprefix(start): v for key, v in recipe.options.items() if key.startswith(start)
     }
     with suppress(ValueError):
-        return type(getattr(part.run.config, section))(**keys)
+        return type(getattr(node.config, section))(**keys)
     return None

@@ -25,17 +25,17 @@ from xft.dag.contents import FileContents
 from xft.dag.experiment import RUNS_TABLE, Experiment
 from xft.dag.input_checks import check_all_files, faults_of_files
 from xft.dag.jobs import find_jobs
+from xft.dag.node import Node
 from xft.dag.unfinished import earlier_tables, unfinished
-from xft.dag.wanted import Wanted
 from xft.data.templates import CHAT
 from xft.store import names, others
 from xft.store.code import ROOT
+from xft.store.file_hashes import FileHashCache
 from xft.store.garbage import wanted_digests
-from xft.store.memory import Memory
-from xft.store.plan import Jobs, write_plan
+from xft.store.job_plan import Jobs, write_plan
 from xft.store.store import ENTRY_FILE, is_whole
 
-MEMORY_FILE = ".memory.json"  # in the store
+HASHES_FILE = ".memory.json"  # in the store
 
 
 class WorkflowRun:
@@ -53,8 +53,8 @@ class WorkflowRun:
             faults = faults_of_files(valid_sections(values))
             raise UserError("\n".join([str(error), *faults])) from None
         check_all_files([self.config, *(run.config for run in self.runs)])
-        self.memory = Memory(Path(self.config.store) / MEMORY_FILE)
-        contents = FileContents(self.memory)
+        self.hashes = FileHashCache(Path(self.config.store) / HASHES_FILE)
+        contents = FileContents(self.hashes)
         self.experiment = Experiment(self.config, self.runs, contents)
         self.store, self.results = self.experiment.store, self.experiment.results
         self.begun, self.began = False, time.time()
@@ -65,53 +65,53 @@ class WorkflowRun:
         return Jobs(find_jobs(self.experiment, {*self.to_make}))
 
     @property
-    def missing(self) -> list[Wanted]:
+    def missing(self) -> list[Node]:
         """The artifacts that the store does not hold."""
-        return [part for part in self.experiment.wanted if not is_whole(part.entry)]
+        return [node for node in self.experiment.wanted if not is_whole(node.entry)]
 
     @property
-    def to_make(self) -> list[Wanted]:
+    def to_make(self) -> list[Node]:
         """What a run makes, in order."""
         return self.needed(self.experiment.targets)
 
-    def needed(self, targets: Iterable[Wanted]) -> list[Wanted]:
+    def needed(self, targets: Iterable[Node]) -> list[Node]:
         """Those of some artifacts that are missing, and what is missing to make them, in order."""
-        needed: set[Wanted] = set()
+        needed: set[Node] = set()
         waiting = list(targets)
         while waiting:
-            part = waiting.pop()
-            if part not in needed and not is_whole(part.entry):
-                needed.add(part)
-                waiting += (part.sources | part.needs).values()
-        return [part for part in self.experiment.wanted if part in needed]
+            node = waiting.pop()
+            if node not in needed and not is_whole(node.entry):
+                needed.add(node)
+                waiting += node.sources
+        return [node for node in self.experiment.wanted if node in needed]
 
     @property
     def keeps_merges(self) -> bool:
         """Whether merged models stay after their evaluation: if the configuration says so, or if
         another results folder has one of them.
         """
-        merges = [part for part in self.experiment.known if part.rule == "dense"]
-        whole = {part.digest for part in merges if is_whole(part.entry)}
+        merges = [node for node in self.experiment.known if node.step == "dense"]
+        whole = {node.digest for node in merges if is_whole(node.entry)}
         theirs = wanted_digests(self.store, but=self.results.resolve()) if whole else ()
         return self.config.merge.keep == "all" or not whole.isdisjoint(theirs)
 
     def require_packages(self) -> None:
         """Raise UserError if a package that a job needs is not installed."""
-        for choice in dict.fromkeys(choice for part in self.to_make for choice in _choices(part)):
+        for choice in dict.fromkeys(choice for node in self.to_make for choice in _choices(node)):
             require(choice)
 
     def check_models(self) -> None:
         """Raise UserError if rows cannot be tokenised with the chat template of a local model, or
         if a model that was tuned elsewhere cannot be one of the base.
         """
-        for part in self.to_make:
-            base, data = part.run.config.base, part.run.config.data
+        for node in self.to_make:
+            base, data = node.config.base, node.config.data
             is_here = Path(base.model).is_dir() and not data.revision
-            if part.rule == "tokens" and data.template == CHAT and is_here:
+            if node.step == "tokens" and data.template == CHAT and is_here:
                 check_chat_template(Path(base.model), data)
-            if "tuned_from" in part.flags:
-                with naming(f"config: {Path(part.name).name}.model"):
-                    check_made_of(part.flags["model"], base)
+            if "tuned_from" in {each.name for each in node.inputs}:
+                with naming(f"config: {Path(node.name).name}.model"):
+                    check_made_of(node.flags["model"], base)
 
     def folders(self) -> list[Path]:
         """The files and folders that jobs read and write, also through links."""
@@ -119,12 +119,12 @@ class WorkflowRun:
 
     def check(self, config_files: Collection[str] = ()) -> None:
         """Raise UserError if the run would overwrite something of the user's, or if the store holds
-        a part of an artifact, or a link to nothing, where it should hold the artifact.
+        a node of an artifact, or a link to nothing, where it should hold the artifact.
         """
         self.store.check()
         others.check(self.config.stores)
-        for part in self.missing:
-            self._check_absent(part)
+        for node in self.missing:
+            self._check_absent(node)
         self._check_linked_bases()
         stated = [("this file", Path(file)) for file in config_files]
         for key, path in [*self.user_files(), ("store", self.store.root), *stated]:
@@ -135,16 +135,16 @@ class WorkflowRun:
                 )
         links = [name for job in self.jobs.values() for name in (job.links | job.logs)]
         names.check_free(links)
-        for own in (self.results / CONFIG_FILE, self.results / RUNS_TABLE):
-            if own.exists() and not is_results_folder(self.results):
+        for written in (self.results / CONFIG_FILE, self.results / RUNS_TABLE):
+            if written.exists() and not is_results_folder(self.results):
                 raise UserError(
-                    f"{own} is where the workflow writes, but the workflow did not make it. Move "
-                    "it away, or choose another results_dir"
+                    f"{written} is where the workflow writes, but the workflow did not make it. "
+                    "Move it away, or choose another results_dir"
                 )
 
-    def _check_absent(self, part: Wanted) -> None:
-        entry = part.entry
-        if entry.is_symlink() and not others.find(self.config.stores, part):
+    def _check_absent(self, node: Node) -> None:
+        entry = node.entry
+        if entry.is_symlink() and not others.find(self.config.stores, node):
             raise UserError(
                 f"{entry} leads to {entry.readlink()}, which is not there. Bring it back, or make "
                 f"it here: find {self.store.root} -maxdepth 2 -xtype l -delete removes such links"
@@ -152,11 +152,11 @@ class WorkflowRun:
         if entry.is_dir():
             raise UserError(
                 f"{entry} is no whole entry: it has no {ENTRY_FILE}. Delete it, so that "
-                f"{part.name} is made again where it is needed"
+                f"{node.name} is made again where it is needed"
             )
 
     def _check_linked_bases(self) -> None:
-        linked = (part for part in self.experiment.known if part.rule == "base")
+        linked = (node for node in self.experiment.known if node.step == "base")
         for base in (base for base in linked if is_whole(base.entry)):
             files = [base.place / name for name in read_manifest(manifest_path(base.place)).files]
             if gone := [file for file in files if not file.exists()]:
@@ -185,10 +185,10 @@ class WorkflowRun:
         self._locks = [self.store.open("Or use a store of your own, and name this one in `stores`")]
         self.results.mkdir(parents=True, exist_ok=True)
         self._locks.append(occupy(self.results, "Or name another results_dir"))
-        self.store.check_idle({part.entry: part.name for part in self.to_make})
+        self.store.check_idle({node.entry: node.name for node in self.to_make})
         others.take(self.config.stores, self.missing)
         self._plan = write_plan(self.store, self.results, self.jobs)
-        self.memory.save()
+        self.hashes.save()
         self._earlier = earlier_tables(self.results, self.config)
         text = CONFIG_HEAD + _commit() + as_yaml(self.config.model_dump())
         write_whole(self.results / CONFIG_FILE, text)
@@ -203,9 +203,9 @@ class WorkflowRun:
     def lay_names(self) -> None:
         """Let the results folder show what the store holds of this configuration, and no more."""
         links = {}
-        for part in self.experiment.known:
-            job = self.jobs[part.digest]
-            links |= job.logs | (job.links if is_whole(part.entry) else {})
+        for node in self.experiment.known:
+            job = self.jobs[node.digest]
+            links |= job.logs | (job.links if is_whole(node.entry) else {})
         if not is_whole(self.experiment.summary.entry):
             links[os.path.normpath(f"{self.results}/summary.md")] = self._write_unfinished()
         names.take_away(self.results, links)
@@ -213,21 +213,21 @@ class WorkflowRun:
 
     def _write_unfinished(self) -> str:
         """Write what stands in for the summary. Returns the file."""
-        missing = [part.name for part in self.to_make]
+        missing = [node.name for node in self.to_make]
         file = self._plan.with_suffix(".md")
         write_whole(file, unfinished(missing, len(self.experiment.wanted), *self._earlier))
         return str(file)
 
 
-def _choices(part: Wanted) -> Iterator[str]:
+def _choices(node: Node) -> Iterator[str]:
     """The values of a job's options for which a package may have to be installed."""
-    config, section = part.run.config, STEPS[part.rule].section
+    config, section = node.config, STEPS[node.step].section
     if section:
         yield from (*getattr(config, section).choices, *config.report_to)
-    if part.rule == "moe_sft":
+    if node.step == "moe_sft":
         yield f"train_rest = {config.moe.train_rest}"
-    if part.rule == "eval" and "backend" in part.options:
-        yield part.options["backend"]
+    if node.step == "eval" and "backend" in node.options:
+        yield node.options["backend"]
 
 
 def _commit() -> str:

@@ -2,26 +2,18 @@
 
 import logging
 import re
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake_interface_logger_plugins.common import LogEvent
 
 HIDDEN_EVENTS = {LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.RESOURCES_INFO}
-HIDDEN = re.compile(
-    "Select jobs to execute|Building DAG|Using shell|Assuming unrestricted|Conda environments: ign|"
-    # A rule's output is declared as `update`: an attempt that failed has nothing to restore.
-    "Reasons:|Cannot restore|Warning: the following output files of rule (file_)?by_name|"
-    # The end of the run tells what failed.
-    "RuleException:\nCalledProcessError|Shutting down|Exiting because a job|"
-    "WorkflowError:\nAt least one job did|"
-    # Digests tell what is up to date, and need no records of Snakemake's.
-    r"\d+ jobs have (missing|outdated) provenance|"
-    # With Snakemake's lock, as on a cluster: a dry run beside another run, which it leaves alone.
-    "Error: Directory cannot be locked"
-)
-RULE_AS_TARGET = "WorkflowError:\nTarget rules may not contain wildcards"
-INTERRUPTED = "Terminating processes on user request"
+# Folders of Snakemake's code, whose remarks tell how it works. What its executors say, and what
+# makes environments, lies in others.
+FOLDERS = {"snakemake", "scheduling", "persistence"}
 TIME = re.compile(r"^( *)\[.* (\d\d:\d\d:\d\d) \d{4}\]\n *(?:Job \d+: )?", re.MULTILINE)
 
 
@@ -33,23 +25,34 @@ def shorten(workflow, time_left: Callable[[], str]) -> None:
     """
     for handler in logging.getLogger("snakemake.logging").handlers:
         if handler.name == "DefaultStreamHandler":
-            handler.addFilter(_is_shown)
-            handler.setFormatter(_Short(handler.formatter, workflow, time_left))
+            screen = _Screen(handler.formatter, workflow, time_left)
+            handler.addFilter(screen)
+            handler.setFormatter(screen)
 
 
-def _is_shown(record: logging.LogRecord) -> bool:
-    is_hidden = getattr(record, "event", None) in HIDDEN_EVENTS
-    return not (is_hidden or HIDDEN.match(record.getMessage()))
-
-
-class _Short(logging.Formatter):
-    """Shortens what another formatter writes."""
+class _Screen(logging.Formatter):
+    """Leaves out messages, and shortens what another formatter writes of the others."""
 
     def __init__(self, formatter: logging.Formatter, workflow, time_left: Callable[[], str]):
         super().__init__()
         self.formatter, self.workflow, self.time_left = formatter, workflow, time_left
         self.time = "" if workflow.output_settings.dryrun else r"[\2] "
         self.counts, self.total, self.names, self.is_interrupted = "", 0, {}, False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a message is shown: events of jobs, results of commands, and errors.
+
+        The end of the run tells what failed in a job.
+        """
+        event = getattr(record, "event", None)
+        if event == LogEvent.ERROR:
+            return not (self.names and record.exception == "RuleException")
+        is_remark = logging.DEBUG < record.levelno < logging.ERROR
+        runs_jobs = self.workflow.executor_plugin or record.module == "api"
+        if event or not runs_jobs or self._is_interrupt():
+            return event not in HIDDEN_EVENTS
+        is_inner = is_remark and Path(record.pathname).parent.name in FOLDERS
+        return not is_inner or record.msg == NOTHING_TO_BE_DONE_MSG
 
     def format(self, record: logging.LogRecord) -> str:
         event = getattr(record, "event", None)
@@ -70,15 +73,14 @@ class _Short(logging.Formatter):
                 record = logging.makeLogRecord(record.__dict__ | {"rule_msg": line})
         if event == LogEvent.JOB_ERROR:
             return self._failed(record)
-        if record.getMessage().startswith(RULE_AS_TARGET):
-            return (
-                "A rule makes several results, so its name is no target. --until RULE makes all of "
-                "them. To make one, write its name, such as results/dense/lam~0.75"
-            )
-        if record.getMessage().startswith(INTERRUPTED):
+        if self._is_interrupt():
             self.is_interrupted = True
             return "Interrupted: waiting until the jobs that run have stopped."
         return TIME.sub(r"\1" + self.time, self.formatter.format(record))
+
+    def _is_interrupt(self) -> bool:
+        """Whether Snakemake begins to handle a Ctrl-C: it tells this once."""
+        return isinstance(sys.exception(), KeyboardInterrupt) and not self.is_interrupted
 
     def _counts(self, stats: dict[str, int]) -> str:
         """The number of jobs of each rule, once. A dry run sends it twice."""

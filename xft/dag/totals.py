@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from xft.common.errors import counted
 from xft.common.refusals import nearest_folder
 from xft.config.models import MODELS
-from xft.config.steps import TRAINING_SECTIONS
+from xft.config.steps import STEPS, TRAINING_SECTIONS
 from xft.dag.experiment import Experiment
-from xft.dag.job_resources import requests
+from xft.dag.job_resources import of_mixture, requests
 from xft.dag.measured import FindPlan, hours_of
+from xft.dag.node import Node
 from xft.dag.run import WorkflowRun
-from xft.dag.wanted import Wanted
 from xft.estimates.disk import artifact_bytes, checkpoint_bytes
 from xft.estimates.flops import tuning_ratio
 from xft.estimates.jobs import configured_job
@@ -72,26 +72,26 @@ def totals(experiment: Experiment, plan_of: FindPlan, is_measured: bool) -> Tota
     plan_of: gives the plan for a run's configuration. is_measured: whether jobs in the store count
     as long as they took.
     """
-    parts = {part: plan_of(part.run.config) for part in experiment.wanted}
+    nodes = {node: plan_of(node.config) for node in experiment.wanted}
     hours = defaultdict(list)
-    for part, plan in parts.items():
-        took = hours_of(part.entry) if is_measured else None
-        pair = (_hours(part, plan, True), _hours(part, plan, False)) if took is None else [took] * 2
-        hours[part.rule].append(tuple(pair))
-    space = _space({part: plan.models for part, plan in parts.items()})
+    for node, plan in nodes.items():
+        took = hours_of(node.entry) if is_measured else None
+        pair = (_hours(node, plan, True), _hours(node, plan, False)) if took is None else [took] * 2
+        hours[node.step].append(tuple(pair))
+    space = _space({node: plan.models for node, plan in nodes.items()})
     return Totals(len(experiment.runs), hours, space)
 
 
-def warn_of_full_disk(run: WorkflowRun, to_make: Iterable[Wanted]) -> str | None:
+def warn_of_full_disk(run: WorkflowRun, to_make: Iterable[Node]) -> str | None:
     """A line with both numbers if a run may need more disk space than is free, or None.
 
     None also while the size of the base is unknown.
     """
-    made = {part: requests(part).models for part in to_make if part.rule in MODELS[1:]}
-    if None in made.values():
+    models = {node: requests(node).models for node in to_make if node.step in MODELS[1:]}
+    if None in models.values():
         return None
     store = run.store.root
-    needed, free = _space(made).total(), shutil.disk_usage(nearest_folder(store)).free
+    needed, free = _space(models).total(), shutil.disk_usage(nearest_folder(store)).free
     if needed <= free:
         return None
     return (
@@ -106,36 +106,35 @@ def _sums(pairs: Iterable[tuple]) -> tuple[float | None, float | None]:
     return tuple(None if None in column else sum(column) for column in columns)
 
 
-def _space(parts: dict[Wanted, Models]) -> Counter:
+def _space(nodes: dict[Node, Models]) -> Counter:
     """Bytes of the artifacts of each rule, with the largest checkpoints of a training."""
     space, checkpoints = Counter(), [(0, "moe_sft")]
-    for part, models in parts.items():
-        space[part.rule] += _nbytes(part, models)
-        section = TRAINING_SECTIONS.get(part.rule)
-        if section and part.rule in MODELS:
-            job = configured_job(part.run.config, section)
-            checkpoints.append((checkpoint_bytes(models, job), part.rule))
+    for node, models in nodes.items():
+        space[node.step] += _nbytes(node, models)
+        section = TRAINING_SECTIONS.get(node.step)
+        if section and node.step in MODELS:
+            job = configured_job(node.config, section)
+            checkpoints.append((checkpoint_bytes(models, job), node.step))
     largest, rule = max(checkpoints)
     space[rule] += largest
     return space
 
 
-def _nbytes(part: Wanted, models: Models) -> int:
+def _nbytes(node: Node, models: Models) -> int:
     """Bytes of an artifact. A merge that is not kept takes none in the end."""
-    if part.rule == "dense" and part.run.config.merge.keep == "none":
-        return 0
-    return artifact_bytes(models, part.rule)
+    return 0 if node.is_temporary else artifact_bytes(models, node.step)
 
 
-def _hours(part: Wanted, plan: Plan, expected: bool) -> float | None:
+def _hours(node: Node, plan: Plan, expected: bool) -> float | None:
     """Hours of a job; None if they are unknown, 0 if a job takes minutes."""
-    if part.rule == "eval":  # an equal part of those on all data sets
-        hours = plan.evaluation_hours(part.sources["model"].name.rpartition("/")[2])
+    step = STEPS[node.step]
+    if step.generates and not step.minutes:  # an equal part of those on all data sets
+        hours = plan.evaluation_hours(of_mixture(node))
         return hours and hours / len(plan.config.evaluation.datasets)
-    if part.rule not in TRAINING_SECTIONS:
+    if not step.section:
         return 0
-    hours = plan.training_hours(TRAINING_SECTIONS[part.rule], expected)
-    if hours is None or "flops_of" not in part.sources:
+    hours = plan.training_hours(step.section, expected)
+    if hours is None or "match_flops" not in node.options:
         return hours
     options = plan.config
     return hours * tuning_ratio(plan.models, options.data.max_length, options.sft.lora_rank)

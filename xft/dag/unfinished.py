@@ -17,18 +17,18 @@ def earlier_tables(results: Path, config: XftConfig) -> tuple[str, str]:
 
     Both are empty if it shows none.
     """
-    file, found = results / "summary.md", []
+    file, changed = results / "summary.md", []
     if not file.is_file():
         return "", ""
     with suppress(UserError):  # of another version
-        found = list(changes(recorded_config(results), config))
+        changed = list(changes(recorded_config(results), config))
     text = file.read_text(encoding="utf-8")
     if text.startswith(EARLIER):
         first, _, rest = text.partition("\n")
-        return "; ".join([first.removeprefix(EARLIER), *found]), rest.partition("\n\n")[2]
+        return "; ".join([first.removeprefix(EARLIER), *changed]), rest.partition("\n\n")[2]
     if file.resolve().parent.name == PLANS:
         return "", ""
-    return "; ".join(found) or "a file or the code", text
+    return "; ".join(changed) or "a file or the code", text
 
 
 def unfinished(missing: Sequence[str], wanted: int, changed: str, tables: str) -> str:

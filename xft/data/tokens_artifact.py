@@ -1,6 +1,6 @@
 """Writes tokenised rows as an artifact, and opens it for trainings through memory maps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,12 +25,12 @@ DTYPES = {"input_ids": "I32", "trained": "U8", "offsets": "I64", "numbers": "I64
 
 
 def write_tokens(
-    out: Path, tokens: Tokens, options: TokensConfig, model: Path, data_hash: str
+    out: Path, tokens: Tokens, options: TokensConfig, model: Path, data_hash: str, datasets: dict
 ) -> None:
     """Write tokens as an artifact.
 
     options: as for `preparation.prepare`. model: the tokenizer's folder. data_hash: the hash of
-    the files of rows.
+    the files of rows. datasets: what `datasets_of` gives for these files.
     """
     import torch
 
@@ -39,9 +39,19 @@ def write_tokens(
         for name, dtype in DTYPES.items()
         for array in [getattr(tokens, name)]
     ]
-    parameters = options.model_dump() | {"tokenizer": tokenizer_identity(model)}
+    parameters = options.model_dump() | {"tokenizer": tokenizer_identity(model)} | datasets
     with create_artifact(out, KIND, parameters, {"data": data_hash}) as draft:
         draft.write_tensors(plans)
+
+
+def datasets_of(data: Iterable[Path]) -> dict[str, list[str]]:
+    """The data sets on the hub that rows or tokens come from, by their manifests: datasets.
+
+    Empty if there are none.
+    """
+    places = filter(Path.is_file, map(manifest_path, data))
+    found = {name for p in places for name in read_manifest(p).parameters.get("datasets", ())}
+    return {"datasets": sorted(found)} if found else {}
 
 
 def open_tokens(path: Path, model: Path, full: bool = False) -> tuple[Tokens, dict[str, str]]:

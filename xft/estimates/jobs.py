@@ -2,23 +2,20 @@
 
 from dataclasses import dataclass, replace
 
-from xft.config.sections import XftConfig
+from xft.config.sections import TRAINING, XftConfig
 from xft.config.training import SHARDED, ZERO_STAGES, TrainingConfig, precision_of
 from xft.estimates.lengths import Batches, Lengths
 from xft.training.steps import optimizer_steps
 
 LAUNCHES = ("single", "ddp", *SHARDED)
 FP32, BF16 = 4, 2  # bytes of a value
-# What the training with a section changes: the whole mixture, the base or a model of its size, or
-# the shares of the experts in a merged model.
-TRAINED = {"moe_sft": "mixture", "sft": "dense", "heal": "dense", "mixing": "shares"}
 
 
 @dataclass(frozen=True)
 class Job:
     """How a training runs.
 
-    section: of the configuration: moe_sft, sft, heal or mixing. options: the section's values.
+    section: of the configuration. options: the section's values.
     length: of the window, in tokens. processes: on all nodes. on_gpu: false for a CPU. expected:
     the batches of rows as they are; None if every row fills the window.
     """
@@ -50,11 +47,11 @@ class Job:
 
     @property
     def is_mixing(self) -> bool:
-        return TRAINED[self.section] == "shares"
+        return TRAINING[self.section].trains == "shares"
 
     @property
     def is_of_mixture(self) -> bool:
-        return TRAINED[self.section] == "mixture"
+        return TRAINING[self.section].trains == "mixture"
 
     @property
     def precision(self) -> str:

@@ -152,7 +152,7 @@ def _mlp_values(models: Models, job: Job) -> tuple[int, int]:
 
 
 def _plain_values(models: Models, experts: int) -> tuple[int, int]:
-    """The same for whole MLPs: inputs, outputs, gates, up, act(gate), and their products."""
+    """The values that whole MLPs keep for the backward pass: inputs, outputs, and inner values."""
     hidden, intermediate, inner = _widths(models)
     return experts * (2 * hidden + inner * intermediate), 2 * experts * (hidden + intermediate)
 

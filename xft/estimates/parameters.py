@@ -6,9 +6,8 @@ from functools import cached_property
 
 from xft.checkpoints.header import TensorInfo
 from xft.checkpoints.layout import FfnLayer, dense_layers, outside
-from xft.config.sections import MoeConfig
+from xft.config.sections import TRAINING, MoeConfig
 from xft.conversions.upcycle import chosen_layers, upcycle
-from xft.estimates.jobs import TRAINED
 from xft.estimates.tensors import ModelTable
 
 
@@ -90,10 +89,10 @@ class Models:
         """What the training with a section of the configuration trains.
 
         lora_rank: of the products that learn beside the base's linear layers; None if its weights
-        learn. Raises KeyError for a section that `TRAINED` does not have.
+        learn. Raises KeyError for a section that is no training's.
         """
         dense = self.dense_total
-        match TRAINED[section]:
+        match TRAINING[section].trains:
             case "mixture":
                 return self._trained_mixture
             case "shares":

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from xft.common.errors import counted
 from xft.config.models import MIXTURES
-from xft.config.sections import XftConfig
-from xft.config.steps import STEPS
+from xft.config.sections import TRAINING, XftConfig
 from xft.estimates.disk import disk_space
 from xft.estimates.flops import tuning_ratio
 from xft.estimates.jobs import LAUNCHES, Job, configured_job
@@ -17,7 +16,6 @@ from xft.estimates.processors import Processor
 from xft.estimates.rows import count_problems
 from xft.estimates.work import Work, generation_seconds, training_work
 
-PER_LAMBDA = [step.section for step in STEPS.values() if step.per_lambda]
 TOKENS = {True: "tokens", False: "at most: tokens"}
 COLUMNS = ("weights", "gradients", "optimizer", "extra", "activations", "host", "peak")
 
@@ -68,12 +66,11 @@ class Plan:
             return work.flops / (job.processes * self.speeds[section]) / 3600
         return work.hours(job, self.processor) if work and self.processor.bf16 else None
 
-    def evaluation_hours(self, model: str) -> float | None:
+    def evaluation_hours(self, is_mixture: bool) -> float | None:
         """Hours at most of a model on all problems, on one processor; None if they are unknown."""
         options, problems = self.config.evaluation, count_problems(self.config.evaluation)
         if problems is None or not self.processor.bf16:
             return None
-        is_mixture = model in MIXTURES
         return generation_seconds(self.models, is_mixture, problems, options, self.processor) / 3600
 
 
@@ -95,7 +92,7 @@ def summary(plan: Plan) -> list[str]:
         if hours is not None:
             is_limit = section != "moe_sft" or not models.is_low_rank
             line += f", {'about' if is_limit else 'at least'} {duration(hours)} hours"
-        lines.append(line + (", for each lambda" if section in PER_LAMBDA else ""))
+        lines.append(line + (", for each lambda" if TRAINING[section].per_lambda else ""))
     return lines
 
 
@@ -120,7 +117,9 @@ def _work(plan: Plan) -> list[str]:
         rows.append((section, *cells))
     empty = [""] * (len(rows[0]) - 2)
     for name in plan.config.evaluation.models:
-        rows.append((f"evaluation of {name}", *empty, duration(plan.evaluation_hours(name))))
+        rows.append(
+            (f"evaluation of {name}", *empty, duration(plan.evaluation_hours(name in MIXTURES)))
+        )
     ratio = tuning_ratio(plan.models, plan.config.data.max_length, plan.config.sft.lora_rank)
     lines = [
         "Work. At most: every row fills the window, and every solution has max_new_tokens",
@@ -207,7 +206,7 @@ def time_text(expected: float | None, most: float | None) -> str:
         return "?"
     if most < 2:
         few, many = (f"{max(60 * hours, 1):,.0f}" for hours in (expected, most))
-        unit = "minutes"
+        unit = "minute" if few == "1" else "minutes"
     else:
         few, many, unit = duration(expected), duration(most), "hours"
     return f"{few} {unit}" + (f", at most {many}" if many != few else "")

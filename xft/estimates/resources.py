@@ -120,11 +120,11 @@ class Requests:
         processor = GPUS["a10"] if self.on_gpu else Processor(speed, speed)
         return processor.reached(DEFAULT_UTILISATION)
 
-    def evaluation(self, model: str) -> Request:
-        """The request of a model's evaluation or loss. model: its name in the results."""
+    def evaluation(self, is_mixture: bool) -> Request:
+        """The request of a model's evaluation or loss."""
         if self.models is None:
             return Request(8000, MOST_MINUTES // 2)
-        is_mixture, options = model.startswith("moe"), self.config.evaluation
+        options = self.config.evaluation
         table = self.models.mixture if is_mixture else self.models.base
         length = PROMPT_TOKENS + options.max_new_tokens
         nbytes = generation_bytes(table, options.precision, self.on_gpu)

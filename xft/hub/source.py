@@ -54,7 +54,7 @@ def find_model(model: str, revision: str | None) -> Path:
     if Path(model).is_dir():
         return Path(model)
 
-    chosen = ["config.json", INDEX_FILE, *COMPANION_PATTERNS]
+    chosen = ["config.json", INDEX_FILE, "README.md", *COMPANION_PATTERNS]
     folder = hub.fetch_files(model, revision, chosen)
     weights = weight_files(folder)
     hub.fetch_files(model, revision, map(glob.escape, weights))

@@ -184,12 +184,19 @@ class Mixing:
         delattr(linear, tensor.part)
         setattr(linear, tensor.part, weight)
         linear.register_state_dict_post_hook(partial(_add_merged, tensor.part))
+        linear.register_load_state_dict_pre_hook(partial(_take_merged, tensor.part))
         return weight
 
 
 def _add_merged(part: str, linear: nn.Linear, state: dict, prefix: str, _) -> None:
     """Let the state of a layer hold its merged tensor, so that the model is saved whole."""
     state[f"{prefix}{part}"] = getattr(linear, part).detach()
+
+
+def _take_merged(part: str, linear: nn.Linear, state: dict, prefix: str, *_) -> None:
+    """Let a layer load the merged tensor that its state holds. The next merge replaces it."""
+    weight = getattr(linear, part).detach()
+    weight.copy_(state.pop(f"{prefix}{part}", weight))
 
 
 def _backbone(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-from xft.common.errors import UserError
+from xft.common.errors import UserError, counted
 from xft.common.files import read_text
 from xft.config.section import Section
 from xft.config.validation import validated
@@ -116,7 +116,7 @@ def linked(lists: Iterable[Iterable[Hashable]]) -> dict[Hashable, dict[Hashable,
 
 def _in_words(variants: Sequence[str]) -> str:
     first, *others = variants
-    count = f" and {len(others)} other{'s' * (len(others) > 1)}" if others else ""
+    count = f" and {counted(len(others), 'other')}" if others else ""
     return first and first + count
 
 

@@ -257,7 +257,7 @@ def _take_rival(case: _Case, label: str) -> Verdict:
     return case.verdict(
         "a model is significantly above base and above sft",
         rows,
-        [several] * (len(case.rivals) > 1),
+        [several] if len(case.rivals) > 1 else [],
         **{"model": label, "plain": rows[1].first},
     )
 

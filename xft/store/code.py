@@ -12,7 +12,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from xft.store.memory import Memory, content_hash
+from xft.store.file_hashes import FileHashCache, content_hash
 
 ROOT = Path(__file__).parents[2]
 STEPS, LIBRARY = "workflow_scripts", "xft"
@@ -22,10 +22,10 @@ NAME = re.compile(r"\w+(\.\w+)*")  # of a file or a folder
 
 
 class Code:
-    """The code of all steps. memory: where the hashes of modules are remembered."""
+    """The code of all steps. file_hashes: a cache, between runs."""
 
-    def __init__(self, memory: Memory | None = None):
-        self.memory = memory or Memory()
+    def __init__(self, file_hashes: FileHashCache | None = None):
+        self.file_hashes = file_hashes or FileHashCache()
         self.stated = json.loads(VERSIONS.read_text())
 
     @cache  # noqa: B019 (an object for each process)
@@ -49,16 +49,16 @@ class Code:
         within functions), and files in a module's folder that the module names, such as a script or
         a template, or the files of a folder there. The wording of model cards does not count.
         """
-        found: dict[str, str] = {}
+        known: dict[str, str] = {}
         waiting = [f"{STEPS}/{step}.py"]
         while waiting:
             name = waiting.pop()
-            if name not in found:
-                found[name], used = self.memory.of(ROOT / name, read_module)
+            if name not in known:
+                known[name], used = self.file_hashes.of(ROOT / name, read_module)
                 if not all((ROOT / file).is_file() for file in used):  # a module is a package now
-                    found[name], used = read_module(ROOT / name)
+                    known[name], used = read_module(ROOT / name)
                 waiting += used
-        return dict(sorted(found.items()))
+        return dict(sorted(known.items()))
 
 
 @cache

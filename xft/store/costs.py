@@ -67,16 +67,16 @@ def total_cost(file: Path) -> dict:
     """
     costs = read_json(file)
     attempts, asked = costs["attempts"], costs["asked"]
-    whole = [one for one in attempts if one["processor_seconds"] is not None]
-    busy = sum(one["processor_seconds"] for one in whole)
+    whole = [attempt for attempt in attempts if attempt["processor_seconds"] is not None]
+    busy = sum(attempt["processor_seconds"] for attempt in whole)
     return {
         "parts": len(attempts),
-        "seconds": sum(one["seconds"] for one in attempts),
+        "seconds": sum(attempt["seconds"] for attempt in attempts),
         "memory": max(map(_gib, whole), default=None),
         "expected": costs.get("expected", {}).get("memory_gib"),
         "asked": _gib(asked),
         "minutes": asked["minutes"],
-        "load": 100 * busy / sum(one["seconds"] for one in whole) if whole else None,
+        "load": 100 * busy / sum(attempt["seconds"] for attempt in whole) if whole else None,
     }
 
 

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from xft.config.results_folder import CONFIG_FILE, is_results_folder
+from xft.store.job_plan import jobs_of, reading
 from xft.store.names import links_in
-from xft.store.plan import jobs_of, reading
 from xft.store.store import ENTRY, PARTIAL, PLANS, Store
 
 SECONDS_PER_DAY = 24 * 3600
@@ -44,9 +44,9 @@ def results_folders(store: Store) -> dict[Path, Path | None]:
             # The store and its results may have been moved together, or the store alone.
             moved = store.root.resolve() / content.get("from_store", content["results"])
             places = [moved, Path(content["results"])]
-        found = [place.resolve() for place in places if place.is_dir()][:1]
-        newest |= dict.fromkeys(found, plan)
-        parents |= {place.resolve().parent for place in found or places}
+        there = [place.resolve() for place in places if place.is_dir()][:1]
+        newest |= dict.fromkeys(there, plan)
+        parents |= {place.resolve().parent for place in there or places}
     beside = {file.parent for parent in parents for file in parent.glob(f"*/{CONFIG_FILE}")}
     return dict.fromkeys(filter(is_results_folder, beside)) | newest
 

@@ -2,15 +2,12 @@
 
     python -m xft.store.make STORE/STEP/DIGEST COMMAND...
 
-The command writes into STORE/STEP/DIGEST.partial. If it succeeds, this folder becomes the entry. If
-it fails, the folder stays, so that the next attempt can continue. The plan of the run, which
-XFT_PLAN names, holds the entry's recipe and names. XFT_JOB names the job in the command's lines.
-What each attempt costs is measured, and stays with the entry.
-
-STORE/STEP/DIGEST.again stands for what a whole entry, which does not change, is compared with.
+The command writes into STORE/STEP/DIGEST.partial, and what it prints stands in the job's log. If it
+succeeds, the folder becomes the entry. If it fails, the folder stays, so that the next attempt can
+continue. The plan of the run, which XFT_PLAN names, holds the entry's recipe and names. XFT_JOB
+names the job in the command's lines. What each attempt costs is measured, and stays with the entry.
 """
 
-import filecmp
 import os
 import shutil
 import signal
@@ -26,23 +23,17 @@ from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.common.progress import JOB
 from xft.common.refusals import explain
-from xft.store import names
+from xft.store import job_log, names
 from xft.store.costs import COSTS_FILE, Costs
-from xft.store.memory import content_hash
-from xft.store.plan import VIEW, Job, Jobs, read_plan
-from xft.store.store import AGAIN, ENTRY_FILE, Store, claimed, is_whole, partial, publish
-
-# Files right in an entry that tell of the attempts to make it: times, memory, processes, and the
-# hashes of these files. All others are determined by the recipe.
-OF_ATTEMPTS = {OWNER, COSTS_FILE, ENTRY_FILE}
+from xft.store.file_hashes import content_hash
+from xft.store.job_plan import VIEW, Job, Jobs, read_plan
+from xft.store.store import Store, claimed, is_whole, partial, publish
 
 
 def make(entry: Path, command: list[str]) -> int:
     """Run a command and put what it makes into the store. Returns the command's exit status."""
     jobs = read_plan()
     job = jobs[entry.name]
-    if entry.suffix == AGAIN:
-        return _make_again(entry, command, jobs)
     names.lay(job.logs)
     if not is_whole(entry):
         _check_unchanged(job)
@@ -50,52 +41,14 @@ def make(entry: Path, command: list[str]) -> int:
         if is_whole(entry):  # by a process of an earlier run
             partial(entry).joinpath(OWNER).unlink()
             partial(entry).rmdir()
-        elif status := _make_partial(entry, command, jobs, lock):
+        elif status := _make(entry, command, jobs, lock):
             return status
-        else:
-            publish(entry, job.recipe)
     names.lay(job.links | job.logs)
     return 0
 
 
-def _make_again(copy: Path, command: list[str], jobs: Jobs) -> int:
-    """Make the artifact of a whole entry again beside it, compare the two, and keep the entry.
-
-    Raises UserError if files differ. They then stay, for the user.
-    """
-    entry, job = copy.with_suffix(""), jobs[copy.name]
-    if not is_whole(entry):
-        raise UserError(f"{entry} is not there: nothing can be compared with it")
-    _check_unchanged(job)
-    with claimed(copy) as lock:
-        if status := _make_partial(copy, command, jobs, lock):
-            return status
-        if differ := _differences(entry, partial(copy)):
-            raise UserError(
-                f"{job.name} was made again, and is not the same as {entry}, which was kept. "
-                f"Compare with {partial(copy)}: {', '.join(differ)}"
-            )
-        shutil.rmtree(partial(copy))
-        copy.mkdir(exist_ok=True)  # for Snakemake, which expects what the rule declares
-    print(f"{job.name}: made again: the same bytes")
-    return 0
-
-
-def _differences(entry: Path, other: Path) -> list[str]:
-    """The files that two folders of the same recipe do not both have with the same bytes."""
-    found = {
-        file.relative_to(folder).as_posix()
-        for folder in (entry, other)
-        for top in folder.glob("[!.]*")
-        for file in (top, *top.rglob("*"))
-        if top.name not in OF_ATTEMPTS and not file.is_dir()
-    }
-    _, differ, absent = filecmp.cmpfiles(entry, other, sorted(found), shallow=False)
-    return sorted(differ + absent)
-
-
-def _make_partial(entry: Path, command: list[str], jobs: Jobs, lock: int) -> int:
-    """Let the command make an unfinished entry. Returns its exit status."""
+def _make(entry: Path, command: list[str], jobs: Jobs, lock: int) -> int:
+    """Let the command make the entry. Returns its exit status."""
     job = jobs[entry.name]
     made = partial(entry) / job.resources["file"]
     names.lay(_view(entry, job, jobs.values()))
@@ -106,6 +59,7 @@ def _make_partial(entry: Path, command: list[str], jobs: Jobs, lock: int) -> int
     except UserError:
         shutil.rmtree(partial(entry))
         raise
+    publish(entry, job.recipe)
     return 0
 
 
@@ -116,13 +70,13 @@ def _view(entry: Path, job: Job, jobs: Iterable[Job]) -> dict[str, str]:
     entries, folder = {*chain(*job.inputs.values())}, partial(entry) / VIEW
     return {
         str(folder / os.path.relpath(name, job.shows)): target
-        for each in jobs
-        for name, target in each.links.items()
+        for other in jobs
+        for name, target in other.links.items()
         if os.path.dirname(target) in entries  # noqa: PTH120 (there may be thousands)
     }
 
 
-def _check_unchanged(job: Job, made: Path | None = None) -> None:
+def _check_unchanged(job: Job, artifact: Path | None = None) -> None:
     """Raise UserError if a file of the user's has changed since the run began.
 
     made: by the job. A base must hold no other files than its recipe.
@@ -132,8 +86,8 @@ def _check_unchanged(job: Job, made: Path | None = None) -> None:
         for file, known in job.contents.items()
         if not Path(file).is_file() or content_hash(Path(file)) != known
     ]
-    if made and job.contents and job.recipe.step == "base":
-        added = read_manifest(manifest_path(made)).files.keys() - job.recipe.inputs.keys()
+    if artifact and job.contents and job.recipe.step == "base":
+        added = read_manifest(manifest_path(artifact)).files.keys() - job.recipe.inputs.keys()
         faults += [f"{file} was added to the model" for file in sorted(added)]
     if faults:
         raise UserError(
@@ -157,25 +111,28 @@ def _is_finished(artifact: Path) -> bool:
 def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
     """Run the command. It inherits the lock, and so keeps it if this process is killed.
 
-    It overwrites the log of an earlier run.
+    Only the jobs of `online` steps may use the network.
     """
     for name, text in job.texts.items():
         write_whole(partial(entry) / name, text)
-    log = Store(entry.parents[1]).log(job.recipe.step, entry.name)
-    if log.exists():
-        os.truncate(log, 0)
-    # The command gets the same signals from the terminal, and ends first.
-    signal.signal(signal.SIGINT, lambda *_: None)
     environment = os.environ | {JOB: job.name}
-    with subprocess.Popen(command, env=environment, pass_fds=[lock]) as process:
+    if not job.resources["online"]:
+        environment["HF_HUB_OFFLINE"] = "1"
+    log = log_of(entry)
+    with (
+        job_log.shown(log) as output,
+        subprocess.Popen(
+            command, env=environment, pass_fds=[lock], stdout=output, stderr=output
+        ) as process,
+    ):
         write_whole(partial(entry) / OWNER, this_process(process.pid))
         Costs(partial(entry), job.resources).measure(process)
     status = process.returncode
     if status == -signal.SIGKILL:
-        print(
+        job_log.tell(
+            log,
             "store: error: the step was killed by SIGKILL, as when memory runs out. "
             "docs/troubleshooting.md says what to do",
-            file=sys.stderr,
         )
     nothing_kept = {OWNER, COSTS_FILE, *(Path(name).parts[0] for name in job.texts)}
     if status and {path.name for path in partial(entry).iterdir()} <= nothing_kept:
@@ -183,11 +140,21 @@ def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
     return status if status >= 0 else 128 - status
 
 
+def log_of(entry: Path) -> Path:
+    return Store(entry.parents[1]).log(entry.parent.name, entry.name)
+
+
 def main() -> None:
+    """Run the command of the arguments. It gets the same signals, and ends first."""
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a step handles it itself
+    entry, command = Path(sys.argv[1]), sys.argv[2:]
     try:
-        sys.exit(make(Path(sys.argv[1]), sys.argv[2:]))
+        job_log.link_declared(log_of(entry))
+        sys.exit(make(entry, command))
     except (UserError, OSError) as error:
-        sys.exit(f"store: error: {explain(error) or error}")
+        job_log.tell(log_of(entry), f"store: error: {explain(error) or error}")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ from xft.common.progress import say
 from xft.store.store import MARK, entry_faults, is_whole
 
 
-def take(stores: Sequence[str], parts: Iterable) -> None:
+def take(stores: Sequence[str], nodes: Iterable) -> None:
     """Link each missing artifact that one of the stores holds, after a check of all its bytes.
 
     A damaged one is told and not taken.
     """
-    for part in parts:
-        for found in find(stores, part):
-            if not is_whole(part.entry):
-                _link(found, part.entry, part.name)
+    for node in nodes:
+        for entry in find(stores, node):
+            if not is_whole(node.entry):
+                _link(entry, node.entry, node.name)
 
 
 def check(stores: Sequence[str]) -> None:
@@ -27,26 +27,26 @@ def check(stores: Sequence[str]) -> None:
             raise UserError(f"config: stores: {store} is no store: it has no {MARK}")
 
 
-def find(stores: Sequence[str], part) -> list[Path]:
+def find(stores: Sequence[str], node) -> list[Path]:
     """The entries of an artifact in these stores."""
-    entries = [Path(store, part.rule, part.digest) for store in stores]
+    entries = [Path(store, node.step, node.digest) for store in stores]
     return [entry for entry in entries if is_whole(entry)]
 
 
-def _link(found: Path, entry: Path, name: str) -> None:
+def _link(theirs: Path, ours: Path, name: str) -> None:
     try:
-        manifests = sorted(found.glob(f"*{MANIFEST_SUFFIX}"))
-        faults = entry_faults(found) if manifests else [f"{found} has no manifest"]
+        manifests = sorted(theirs.glob(f"*{MANIFEST_SUFFIX}"))
+        faults = entry_faults(theirs) if manifests else [f"{theirs} has no manifest"]
         for manifest in manifests:
             artifact = manifest.with_name(manifest.name.removesuffix(MANIFEST_SUFFIX))
             faults += find_faults(artifact, read_manifest(manifest), full=True)
     except (UserError, OSError) as error:
         faults = [str(error)]
     if faults:
-        say(f"{name} is not taken from {found}: {'; '.join(faults)}")
+        say(f"{name} is not taken from {theirs}: {'; '.join(faults)}")
         return
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    if entry.is_symlink():  # to what is gone
-        entry.unlink()
-    entry.symlink_to(found.absolute())
-    say(f"{name} is taken from {found}")
+    ours.parent.mkdir(parents=True, exist_ok=True)
+    if ours.is_symlink():  # to what is gone
+        ours.unlink()
+    ours.symlink_to(theirs.absolute())
+    say(f"{name} is taken from {theirs}")

@@ -21,7 +21,6 @@ from xft.store.recipe import DIGITS, Recipe
 MARK = "xft-store.json"  # identifies a store
 FORMAT = 1
 PARTIAL = ".partial"
-AGAIN = ".again"
 LOGS, PLANS = "logs", "plans"
 DIGEST = re.compile(f"[0-9a-f]{{{DIGITS}}}")
 ENTRY = re.compile(rf"/\w+/({DIGEST.pattern})(?=[/.]|$)")  # in the path of an entry or its log
@@ -93,11 +92,6 @@ def partial(entry: Path) -> Path:
     return entry.with_name(entry.name + PARTIAL)
 
 
-def again(entry: Path) -> Path:
-    """Where a whole entry is made again, to be compared with it."""
-    return entry.with_name(entry.name + AGAIN)
-
-
 def claimed(entry: Path) -> AbstractContextManager[int]:
     """The folder of an unfinished entry, as `claims.claimed` locks it."""
     return claims.claimed(partial(entry), f"is making {entry}")
@@ -143,15 +137,15 @@ def entry_faults(entry: Path) -> list[str]:
     stated = read_json(file)
     try:
         recipe = Recipe(**stated["recipe"])
-        found = _describe(entry, recipe)
-        altered = dict(stated["files"].items() ^ found["files"].items())
+        actual = _describe(entry, recipe)
+        altered = dict(stated["files"].items() ^ actual["files"].items())
     except (AttributeError, KeyError, TypeError):
         return [f"{file} is not what a store holds"]
     if altered:
         return [f"{entry / name} was altered" for name in sorted(altered)]
     if recipe.digest != entry.name:
         return [f"{entry} holds another recipe than its name says"]
-    return [] if as_json(found) == file.read_text("utf-8") else [f"{file} was edited"]
+    return [] if as_json(actual) == file.read_text("utf-8") else [f"{file} was edited"]
 
 
 def lost_inputs(entries: Iterable[Path]) -> dict[str, dict[Path, str]]:
@@ -176,8 +170,8 @@ def lost_inputs(entries: Iterable[Path]) -> dict[str, dict[Path, str]]:
 
 def in_store(path: Path) -> bool:
     """Whether a path is that of an entry of a store, of its log, or in an entry."""
-    found = ENTRY.search(str(path))
-    above = Path(str(path)[: found.start()]) if found else path
+    match = ENTRY.search(str(path))
+    above = Path(str(path)[: match.start()]) if match else path
     return any((place / MARK).is_file() for place in (above, above.parent))
 
 
@@ -191,8 +185,8 @@ def disk_bytes(entries: Iterable[Path]) -> int:
 
     A file with several hard links counts once, and only if all of them are in these entries.
     """
-    own = (entry for entry in entries if not entry.is_symlink())
-    status = (path.lstat() for entry in own for path in entry.rglob("*"))
+    copies = (entry for entry in entries if not entry.is_symlink())
+    status = (path.lstat() for entry in copies for path in entry.rglob("*"))
     links = Counter(
         (each.st_ino, each.st_nlink, each.st_size) for each in status if S_ISREG(each.st_mode)
     )

@@ -15,7 +15,7 @@ from xft.cli import flags
 from xft.common.errors import UserError
 from xft.estimates.report import disk_text
 from xft.store.garbage import SECONDS_PER_DAY, find_unwanted, results_folders, wanted_digests
-from xft.store.plan import jobs_of
+from xft.store.job_plan import jobs_of
 from xft.store.store import MARK, PARTIAL, PLANS, Store, disk_bytes
 
 PLAN_DAYS = 7  # a job in a queue may still read the plan of an earlier run
@@ -56,17 +56,17 @@ def _collect(store: Store, keep_days: float, agreed: bool) -> None:
         if plan.stem not in kept and age > PLAN_DAYS * SECONDS_PER_DAY:
             plan.unlink()
     oldest = now - keep_days * SECONDS_PER_DAY
-    found = [entry for entry in find_unwanted(store) if entry.lstat().st_mtime <= oldest]
-    sizes = {entry: disk_bytes([entry]) for entry in found}
-    for entry in sorted(found, key=sizes.get, reverse=True):
+    unwanted = [entry for entry in find_unwanted(store) if entry.lstat().st_mtime <= oldest]
+    sizes = {entry: disk_bytes([entry]) for entry in unwanted}
+    for entry in sorted(unwanted, key=sizes.get, reverse=True):
         days = (now - entry.lstat().st_mtime) / SECONDS_PER_DAY
         name = names.get(entry.name.removesuffix(PARTIAL), entry.parent.name)
         print(f"{entry}  {name}, {disk_text(sizes[entry])}, {days:.0f} days old")
-    total = disk_text(disk_bytes(found))
-    if not found:
+    total = disk_text(disk_bytes(unwanted))
+    if not unwanted:
         print("Nothing to remove: the configurations want all that the store holds.")
-    elif agreed or _agrees(f"Remove these {len(found)} entries, {total}? [y/N] "):
-        for entry in found:
+    elif agreed or _agrees(f"Remove these {len(unwanted)} entries, {total}? [y/N] "):
+        for entry in unwanted:
             _remove(entry, store)
         print(f"Removed: {total}")
 

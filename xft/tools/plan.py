@@ -86,12 +86,12 @@ def find_experiment(config: XftConfig, runs: list[Run]):
     """What a configuration wants. Files that are elsewhere count as unknown."""
     from xft.dag.contents import FileContents, NoContents
     from xft.dag.experiment import Experiment
-    from xft.dag.run import MEMORY_FILE
-    from xft.store.memory import Memory
+    from xft.dag.run import HASHES_FILE
+    from xft.store.file_hashes import FileHashCache
 
-    memory = Memory(Path(config.store, MEMORY_FILE))
+    hashes = FileHashCache(Path(config.store, HASHES_FILE))
     try:
-        experiment = Experiment(config, runs, FileContents(memory))
+        experiment = Experiment(config, runs, FileContents(hashes))
         experiment.wanted  # noqa: B018 (it reads the files)
     except (UserError, OSError):
         return Experiment(config, runs, NoContents())
@@ -128,8 +128,8 @@ def planner(args: argparse.Namespace, experiment):
 
     Files are read once for all of them. Raises UserError.
     """
+    from xft.dag.graph import Graph
     from xft.dag.measured import row_lengths, speeds
-    from xft.dag.wants import Wants
     from xft.estimates.parameters import Models
     from xft.estimates.report import Plan
     from xft.estimates.rows import count_rows
@@ -142,7 +142,7 @@ def planner(args: argparse.Namespace, experiment):
 
     known: dict[str, object] = {}
     found = None if args.gpu else this_gpu()
-    rules = {part.rule for part in experiment.wanted}
+    rules = {node.step for node in experiment.wanted}
     trainings = tuple(name for rule, name in TRAINING_SECTIONS.items() if rule in rules)
 
     def once(make, section: Section, *given):
@@ -151,7 +151,7 @@ def planner(args: argparse.Namespace, experiment):
 
     def make(config: XftConfig) -> Plan:
         models = Models(once(_find_base, config.base, args.model_config), config.moe)
-        lengths = row_lengths(Wants(Run(config), experiment.shared))
+        lengths = row_lengths(Graph(Run(config), experiment.nodes).tokens)
         rows = once(count_rows, config.data, args.rows)
         device = _device(args, config, found)
         return Plan(config, models, rows, *device, args.gpus, trainings, lengths)

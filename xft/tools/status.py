@@ -17,10 +17,8 @@ from xft.config.results_folder import CONFIG_FILE, is_results_folder
 from xft.config.runs import read_overlaid
 from xft.config.validation import complete
 from xft.dag.activity import Activity, Phase, find_activities
+from xft.dag.node import Node
 from xft.dag.run import WorkflowRun
-from xft.dag.snakemake_options import copy_of
-from xft.dag.wanted import Wanted
-from xft.store.store import partial
 
 LOCKS = Path(".snakemake/locks")
 MOST_LINES = 40  # of one kind. More are counted by rule
@@ -34,9 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     run, start = _run(args)
     wanted, jobs = run.experiment.wanted, run.to_make
-    copies = [copy for copy in map(copy_of, wanted) if partial(copy.entry).exists()]
-    activities = find_activities([*jobs, *copies], run.store)
-    counts, left = (Counter(part.rule for part in parts) for parts in (wanted, jobs))
+    activities = find_activities(jobs, run.store)
+    counts, left = (Counter(node.step for node in nodes) for nodes in (wanted, jobs))
     done = [(rule, f"{count - left[rule]} of {count}") for rule, count in counts.items()]
     _show(f"finished: {len(wanted) - len(jobs)} of {len(wanted)}", done)
     for phase in Phase:
@@ -44,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         if found:
             more = [(f"and {len(found) - MOST_LINES} more", "")] if len(found) > MOST_LINES else []
             _show(f"{phase.value}: {len(found)}", found[:MOST_LINES] + more)
-    if gone := [part for part in run.missing if part not in jobs and not _is_removed(part)]:
+    if gone := [node for node in run.missing if node not in jobs and not node.is_temporary]:
         _show(f"no longer in the store, and not needed: {len(gone)}", _listed(gone))
     _show(f"next run: {len(jobs) or 'nothing to do'}", _listed(jobs))
     print(_advice(run, activities, start))
@@ -97,20 +94,15 @@ def _advice(run: WorkflowRun, activities: list[Activity], start: str) -> str:
     return f"Snakemake does not run on this machine.\nTo go on: {', then '.join(steps)}"
 
 
-def _is_removed(part: Wanted) -> bool:
-    """Whether a run itself removes an artifact at its end."""
-    return part.rule == "dense" and part.run.config.merge.keep != "all"
-
-
-def _listed(parts: list[Wanted]) -> list[tuple[str, str]]:
+def _listed(nodes: list[Node]) -> list[tuple[str, str]]:
     """Artifacts with their entries; many are counted by rule."""
-    if len(parts) > MOST_LINES:
-        return [(rule, str(count)) for rule, count in Counter(p.rule for p in parts).items()]
-    return [(part.name, str(part.entry)) for part in parts]
+    if len(nodes) > MOST_LINES:
+        return [(rule, str(count)) for rule, count in Counter(node.step for node in nodes).items()]
+    return [(node.name, str(node.entry)) for node in nodes]
 
 
 def _show(title: str, pairs: list[tuple[str, str]]) -> None:
-    """Print a title, and indented lines whose second parts begin in the same column."""
+    """Print a title, and indented lines whose second nodes begin in the same column."""
     print(title)
     width = max((len(first) for first, _ in pairs), default=0)
     margin = "\n" + " " * (width + 4)

@@ -31,9 +31,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     faults, manifests = [], {}
     for path in chain.from_iterable(map(_find_places, args.paths)):
-        found = _find_artifacts(path)
-        faults += [] if found else [f"{path}: no manifest beside it and none below it"]
-        for artifact in found:
+        artifacts = _find_artifacts(path)
+        faults += [] if artifacts else [f"{path}: no manifest beside it and none below it"]
+        for artifact in artifacts:
             with noted(faults):
                 manifests[artifact] = read_manifest(manifest_path(artifact))
     if args.full:  # what entries of a store hold beside their artifacts

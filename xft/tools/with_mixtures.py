@@ -15,8 +15,8 @@ from xft.common.errors import UserError
 
 def main(argv: list[str] | None = None) -> None:
     parser = flags.StepParser("xft with-mixtures", __doc__)
-    about = "The command with its arguments. A name that ends in .py is a script's."
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help=about)
+    meaning = "The command with its arguments. A name that ends in .py is a script's."
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help=meaning)
     words = parser.parse_args(argv).command or [""]
     if words[0].endswith(".py"):
         words.insert(0, sys.executable)

@@ -12,20 +12,17 @@ TOOLS = {tool.__name__.rpartition(".")[2].replace("_", "-"): tool for tool in MO
 
 def main() -> None:
     """Run the tool that the command line names, with the arguments after its name."""
+    summaries = (f"  {name:18}{tool.__doc__.splitlines()[0]}" for name, tool in TOOLS.items())
     parser = argparse.ArgumentParser(
         prog="xft",
         usage="xft TOOL ...",
         description="Tools for the XFT workflow. `xft TOOL --help` shows the arguments of a tool.",
-        epilog="\n".join(["tools:", *(f"  {name:18}{_summary(TOOLS[name])}" for name in TOOLS)]),
+        epilog="\n".join(["tools:", *summaries]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("tool", choices=TOOLS, metavar="TOOL", help="One of the tools below.")
     name = parser.parse_args(sys.argv[1:2]).tool
     running.run(name, lambda _: TOOLS[name].main(sys.argv[2:]))
-
-
-def _summary(tool) -> str:
-    return tool.__doc__.splitlines()[0]
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from xft.common.devices import describe_device
 from xft.common.errors import UserError, counted
 from xft.common.optional import is_installed
 from xft.common.progress import job_name, say
+from xft.config.section import unrecorded
 from xft.config.sections import RunConfig, TokensConfig
-from xft.config.steps import UNRECORDED
 from xft.config.training import TrainingConfig, fault_of_devices, precision_of
 from xft.training.checkpoints import Checkpoints
 from xft.training.launch import torchrun
@@ -55,7 +55,7 @@ class TrainingRequest:
     @property
     def parameters(self) -> dict:
         """Everything that the trained weights depend on, except for the inputs."""
-        training = self.options.model_dump(exclude=set(UNRECORDED))
+        training = self.options.model_dump(exclude=set(unrecorded(type(self.options))))
         if self.flops_ratio is not None:
             training["flops_ratio"] = self.flops_ratio
         run = self.run.model_dump(include={"seed", "threads"})
@@ -69,6 +69,7 @@ class Session:
     tokenizer: the model's.
     examples, validation: tokenised rows, to train on and held out.
     data_ids: the ids of the rows ("data") and of the tokens, for the manifest.
+    datasets: as `datasets_of` gives them.
     """
 
     def __init__(self, request: TrainingRequest, model_folder: Path):
@@ -95,9 +96,10 @@ class Session:
     def _read_examples(self, model_folder: Path) -> None:
         from xft.data.preparation import prepare, summary
         from xft.data.tokenizers import load_tokenizer
-        from xft.data.tokens_artifact import open_tokens
+        from xft.data.tokens_artifact import datasets_of, open_tokens
 
         request = self.request
+        self.datasets = datasets_of([request.data])
         self.tokenizer = load_tokenizer(model_folder)
         if request.data.is_dir():
             tokens, self.data_ids = open_tokens(request.data, model_folder, request.full)

@@ -47,7 +47,7 @@ def tune(
     generation = tuned_generation_config(
         source.path, checkpoint.config, session.tokenizer, template
     )
-    parameters = request.parameters | {"base": base}
+    parameters = request.parameters | session.datasets | {"base": base}
     if template.end_of_turn is not None:
         parameters["end_of_turn"] = template.end_of_turn
     inputs = {name: artifact.id for name, artifact in sources.items()} | session.data_ids

@@ -244,7 +244,7 @@ def _take_scores(results: Results, found: Result, result: dict, loss: float | No
 
 
 def _take_solutions(results: Results, found: Result, result: dict) -> None:
-    name = ", ".join([found.subject.label, *[f"seed {found.seed}"] * (found.seed is not None)])
+    name = found.subject.label + ("" if found.seed is None else f", seed {found.seed}")
     file = samples_path(found.file)
     samples = read_json_objects(file) if is_own(results.folder, file) else ()
     codes = {line["task_id"]: line["solution"] for line in samples if line.get("number") == 0}

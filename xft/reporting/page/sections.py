@@ -268,7 +268,7 @@ def _problems(front: str, run: Results) -> Iterator[Part]:
         heads = "model", *(f"{name} of {len(rows)}" for name, rows in families.items())
         solutions = ([row[2] for row in rows] for rows in families.values())
         counts = (map(_count_solved, zip(*rows, strict=True)) for rows in solutions)
-        solved = [heads, *zip(models, *counts, strict=True)] * (len(families) > 1)
+        solved = [heads, *zip(models, *counts, strict=True)] if len(families) > 1 else []
         shown.sort(key=lambda problem: _count_solved(problem[2]) in (0, len(models)))
         yield Part(front + dataset, problems=shown, models=models, solved=solved)
 

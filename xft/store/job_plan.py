@@ -15,7 +15,7 @@ from xft.artifacts.files import write_whole
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 from xft.store.recipe import Recipe
-from xft.store.store import AGAIN, PLANS, Store
+from xft.store.store import PLANS, Store
 
 VIEW = ".results"
 PLAN = "XFT_PLAN"  # the environment variable with the plan's path
@@ -25,18 +25,23 @@ PLAN = "XFT_PLAN"  # the environment variable with the plan's path
 class Job:
     """A job that makes an artifact.
 
-    name: of the artifact, in the results folder. inputs: the folders and files that it reads, by
-    the names in its rule. options: flags of the step. resources: what it asks a scheduler for.
-    links, logs: paths in the results folder, each with its target in the store. texts: files that
-    the step reads, by their name in the unfinished entry. contents: the hashes of the user's files
-    that it reads, by path. shows: the results folder, if the step reads what its inputs hold by
-    their names there: as links in the folder VIEW of the unfinished entry.
+    name: of the artifact, in the results folder.
+    inputs: the entries and the user's files that it waits for, by the names in its rule.
+    places: what it reads of them: files and folders in the entries, and the user's files.
+    flags: of the step's command, beside those of its rule.
+    resources: what it asks a scheduler for.
+    links, logs: paths in the results folder, each with its target in the store.
+    texts: files that the step reads, by their name in the unfinished entry.
+    contents: the hashes of the user's files that it reads, by path.
+    shows: the results folder, if the step reads what its inputs hold by their names there: as links
+        in the folder VIEW of the unfinished entry.
     """
 
     name: str
     recipe: Recipe
     inputs: dict[str, list[str]]
-    options: str
+    places: dict[str, list[str]]
+    flags: str
     resources: dict[str, object]
     links: dict[str, str]
     logs: dict[str, str]
@@ -45,14 +50,7 @@ class Job:
     shows: str | None = None
 
 
-class Jobs(dict[str, Job]):
-    """Jobs by digest. What is made again has the same job."""
-
-    def __missing__(self, name: str) -> Job:
-        digest = name.removesuffix(AGAIN)
-        if digest == name:
-            raise KeyError(name)
-        return self[digest]
+Jobs = dict[str, Job]  # by the digest of what they make
 
 
 def write_plan(store: Store, results: Path, jobs: Mapping[str, Job]) -> Path:

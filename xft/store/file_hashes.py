@@ -17,7 +17,7 @@ SAMPLES, SAMPLE_BYTES = 256, 2**16
 SETTLED_SECONDS = 2  # a file that changed later may change again within one tick of its clock
 
 
-class Memory:
+class FileHashCache:
     """Values by file. A file's size, times and inode tell whether its value still holds.
 
     One of the times is that of its last change of status: `cp -p` and `tar` set only the other.

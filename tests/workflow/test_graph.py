@@ -1,0 +1,135 @@
+"""The graph: what each artifact is made from, beside what the rules say and what was before."""
+
+import inspect
+import json
+import re
+from functools import cached_property, wraps
+from pathlib import Path
+
+import pytest
+
+from xft.config.models import MODELS
+from xft.config.runs import find_runs, overlaid, read_overlaid
+from xft.config.validation import complete
+from xft.dag.contents import NoContents
+from xft.dag.experiment import Experiment
+from xft.dag.graph import Graph
+from xft.dag.node import Node
+from xft.store.code import ROOT, Code
+
+GOLDEN = ROOT / "tests/golden/digests.json"  # by configuration and name, with all versions 1
+RULE = re.compile(r"^rule (\w+):$(.*?)(?=^rule|\Z)", re.MULTILINE | re.DOTALL)
+INPUT = re.compile(r"^        (\w+)=(entry_of|optional)\(\"(\w+)\"\),$", re.MULTILINE)
+ELSEWHERE = {"model": "resources/base"}
+CONFIGS = {
+    "demonstration": {},
+    "everything": {
+        "evaluation": {
+            "models": list(MODELS),
+            "datasets": ["humaneval", "resources/problems.jsonl"],
+        },
+        "merge": {"lambdas": ["0.5", "1"], "method": "model_stock"},
+        "heal": {"objective": "kl"},
+        "seeds": [1, 2],
+    },
+    "from the hub": {
+        "base": {"model": "org/model", "revision": 40 * "a"},
+        "data": {
+            "train": "org/rows",
+            "revision": 40 * "b",
+            "decontaminate_against": ["mbpp"],
+            "template": "template.txt",
+        },
+    },
+    "tuned elsewhere": {"moe_sft": ELSEWHERE, "sft": ELSEWHERE},
+    "sweep": {
+        "sweep": {"moe.num_experts": [2, 4], "mixing.max_steps": [10, 20]},
+        "variants": {"lora": {"moe": {"experts": "lora", "rank": 4}}, "full": {}},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def experiments():
+    """The configurations above, each over the demonstration. No file is read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(Code, "version_of", lambda code, step: 1)
+        yield {name: _experiment(name, changes) for name, changes in CONFIGS.items()}
+
+
+def _experiment(name: str, changes: dict) -> Experiment:
+    values, _ = read_overlaid([Path("config.yaml")])
+    for section in changes:  # no other key beside a model that was tuned elsewhere
+        if changes[section] is ELSEWHERE:
+            values.pop(section, None)
+    values = overlaid(values, changes)
+    experiment = Experiment(complete(values, name), find_runs(values, name), NoContents())
+    assert experiment.known
+    return experiment
+
+
+def test_artifacts_keep_their_digests(experiments):
+    """A change of the graph makes nothing again. A new result needs no line in the file."""
+    expected = json.loads(GOLDEN.read_text())
+    digests = {
+        config: {name: experiments[config].by_name[name].digest for name in names}
+        for config, names in expected.items()
+    }
+    assert digests == expected
+
+
+def test_rules_have_the_inputs_of_their_nodes(experiments, monkeypatch):
+    """The job of the report also reads what there is of the results."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", "resources/problems.jsonl")
+    plain = {"evaluation": {"models": list(MODELS), "datasets": ["humaneval", "mbpp"]}}
+    plain["seeds"] = [1, 2]
+    every = [*experiments.values(), _experiment("plain", plain)]
+    files = [file.read_text() for file in (ROOT / "rules").glob("*.smk")]
+    rules = dict(rule for text in files for rule in RULE.findall(text))
+    read = {}
+    for node in (node for experiment in every for node in experiment.known):
+        read.setdefault(node.step, []).append({each.name for each in node.inputs if each.paths})
+    read["report"].append({"summary", "shown"})
+    for step, inputs in read.items():
+        stated = INPUT.findall(rules[step])
+        assert all(key == name for key, _, name in stated)
+        always = set.intersection(*inputs)
+        kinds = {name: "entry_of" if name in always else "optional" for name in set.union(*inputs)}
+        assert {name: kind for name, kind, _ in stated} == kinds, step
+
+
+def test_each_method_of_the_graph_is_asked_for(monkeypatch):
+    asked = set()
+
+    def noting(name: str, method):
+        @wraps(method)
+        def wrapper(*args):
+            asked.add(name)
+            return method(*args)
+
+        return wrapper
+
+    methods = {}
+    for name, member in vars(Graph).items():
+        method = member.func if isinstance(member, cached_property) else member
+        is_node = (
+            inspect.isfunction(method) and inspect.get_annotations(method).get("return") is Node
+        )
+        if is_node and not name.startswith("_"):
+            methods[name] = method
+            if method is member:
+                monkeypatch.setattr(Graph, name, noting(name, method))
+            else:
+                noted = cached_property(noting(name, method))
+                noted.__set_name__(Graph, name)
+                monkeypatch.setattr(Graph, name, noted)
+    monkeypatch.chdir(ROOT)
+    for name, changes in CONFIGS.items():
+        _experiment(name, changes)
+    idle = methods.keys() - asked
+    assert not idle, (
+        f"nothing asks for Graph.{' and Graph.'.join(sorted(idle))}: name a model in "
+        "xft/config/models.py, and a result in Graph.measured"
+    )

@@ -1,0 +1,400 @@
+"""The graph of one run: a method for each artifact, from the base to the measurements.
+
+A method says what the artifact is made from. `config.steps` says which keys are its options.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from functools import cache, cached_property
+from pathlib import Path
+
+from xft.artifacts.artifact import TOKENIZER_PATTERNS
+from xft.artifacts.manifest import joint_sha256
+from xft.config.models import MERGED, MIXTURES, OF_MIXTURE, UNTUNED, family
+from xft.config.runs import LISTS, Run
+from xft.config.sections import (
+    FLOPS_KEYS,
+    SHAPE_KEYS,
+    XftConfig,
+    learns,
+    mixture_settings,
+    problem_label,
+)
+from xft.config.steps import LOSSES, METRICS, RESULT, STEPS, default_of
+from xft.dag.contents import FileContents
+from xft.dag.node import Input, Node, made, order_only
+from xft.data.templates import COMPLETION, PROMPT_NAMES
+from xft.data.tokenizers import class_choice
+from xft.hub.named_sets import NAMED_SETS
+from xft.hub.source import dataset_source
+from xft.store.code import Code
+from xft.store.recipe import Recipe
+from xft.store.store import Store
+
+
+class Nodes:
+    """The nodes of all runs, by digest: who asks for an equal recipe gets the same node."""
+
+    def __init__(self, store: Store, contents: FileContents, code: Code):
+        self.store, self.contents, self.code = store, contents, code
+        self._by_digest: dict[str, Node] = {}
+
+    def get(self, step: str, recorded: dict, inputs: Iterable[Input], **fields) -> Node:
+        """The node of a recipe with these options. fields: the others of a new node."""
+        inputs = tuple(inputs)
+        identity = {name: value for each in inputs for name, value in each.identity.items()}
+        recipe = Recipe(step, self.code.version_of(step), recorded, identity)
+        entry = self.store.entry(step, recipe.digest)
+        node = Node(recipe, entry=entry, inputs=inputs, **fields)
+        return self._by_digest.setdefault(recipe.digest, node)
+
+
+class Graph:
+    """The artifacts of a run. of_seeds: the runs that differ from it in their seed alone."""
+
+    def __init__(self, run: Run, nodes: Nodes):
+        self.run, self.config, self.nodes, self.contents = run, run.config, nodes, nodes.contents
+        self.of_seeds = [self]
+        self.model, self.evaluation = cache(self.model), cache(self.evaluation)
+
+    # The models, in the order of the paper.
+
+    @cached_property
+    def base(self) -> Node:
+        model = self.config.base.model
+        return self._links("base", model) if Path(model).is_dir() else self._node("base")
+
+    @cached_property
+    def moe(self) -> Node:
+        return self._node("moe", [made("base", self.base)])
+
+    @cached_property
+    def moe_sft(self) -> Node:
+        if model := self.config.moe_sft.model:
+            return self._links("moe_sft", model, tuned_from=self.base)
+        return self._node("moe_sft", [made("moe", self.moe), made("tokens", self.tokens)])
+
+    @cached_property
+    def ffn(self) -> Node:
+        return self._node("ffn", [made("moe_sft", self.moe_sft)])
+
+    def weighted_init(self, lam: str) -> Node:
+        name = f"weighted_init/lam~{lam}"
+        options = STEPS["weighted_init"].options(self.config) | {"lam": lam}
+        return self._node("weighted_init", self._experts(), name=name, options=options)
+
+    def weighted_trained(self, lam: str) -> Node:
+        inputs = [
+            made("weighted_init", self.weighted_init(lam)),
+            *self._experts(),
+            made("tokens", self.tokens),
+        ]
+        return self._node("weighted_trained", inputs, name=f"weighted_trained/lam~{lam}")
+
+    def dense(self, lam: str) -> Node:
+        """The merge with learned shares. At lambda 1 there is nothing to learn."""
+        shares = self.weighted_trained(lam) if learns(lam) else self.weighted_init(lam)
+        return self._merge(f"dense/lam~{lam}", shares)
+
+    def uniform(self, lam: str) -> Node:
+        """The merge with equal shares of the routed experts."""
+        return self._merge(f"uniform/lam~{lam}", self.weighted_init(lam))
+
+    def experts_only(self, lam: str, expert: int) -> Node:
+        """The merge with a single routed expert."""
+        name = f"experts_only/expert~{expert}/lam~{lam}"
+        return self._merge(name, self.weighted_init(lam), expert=expert)
+
+    def heal(self, lam: str) -> Node:
+        inputs = [made("dense", self.dense(lam)), made("tokens", self.tokens)]
+        if self.config.heal.objective == "kl":
+            inputs.append(made("teacher", self.moe_sft, identity="moe_sft"))
+        return self._node("heal", inputs, name=f"heal/lam~{lam}")
+
+    @cached_property
+    def sft(self) -> Node:
+        if model := self.config.sft.model:
+            return self._links("sft", model, tuned_from=self.base)
+        return self._node("sft", self._base_and_tokens())
+
+    @cached_property
+    def sft_flops(self) -> Node:
+        """The tuned base at as many FLOPs as the mixture's tuning, which its shape decides."""
+        config = self.config.model_copy(update={"sft": self.config.sft_flops})
+        settings = mixture_settings(dict(self.config.moe))
+        shape = {key: settings[key] for key in SHAPE_KEYS if key in settings}
+        return self._node(
+            "sft",
+            self._base_and_tokens(),
+            name="sft_flops",
+            config=config,
+            recorded={"flops_of": shape},
+            flags={"match_flops": True} | shape,
+            read=[*FLOPS_KEYS, *(f"moe.{key}" for key in shape)],
+            unread=["sft.max_steps", "sft.num_train_epochs"],
+        )
+
+    @cached_property
+    def soup(self) -> Node:
+        """The mean of the models of all seeds. Their order in the configuration does not matter."""
+        graphs = sorted(self.of_seeds, key=lambda graph: graph.config.seed)
+        inputs = [made("models", graph.sft, f"model {n}") for n, graph in enumerate(graphs, 1)]
+        return self._node("soup", inputs, common=["seed"])
+
+    def model(self, name: str) -> Node:
+        """The model with this name in the evaluations, such as base or dense/lam~0.75."""
+        kind, _, lam = name.partition("/lam~")
+        kind, _, expert = kind.partition("/expert~")
+        if expert:
+            return self.experts_only(lam, int(expert))
+        return getattr(self, kind)(lam) if lam else getattr(self, kind)
+
+    def main_models(self) -> list[Node]:
+        """The models of the paper's steps and its baseline, whether or not they are evaluated."""
+        return [self.sft, self.moe_sft, *map(self.dense, self.config.merge.lambdas)]
+
+    def model_names(self) -> list[str]:
+        """The names of the models to evaluate, in the order of the tables."""
+        names = []
+        for model in self.config.evaluation.models:
+            kinds = [model]
+            if model == "experts_only":
+                routed = range(1, self.config.moe.num_experts)
+                kinds = [f"{model}/expert~{expert}" for expert in routed]
+            lambdas = [f"/lam~{lam}" for lam in self.config.merge.lambdas]
+            names += [
+                kind + lam for kind in kinds for lam in (lambdas if model in MERGED else [""])
+            ]
+        return names
+
+    # The rows.
+
+    @cached_property
+    def fetched_rows(self) -> Node:
+        """The rows from the hub."""
+        data = self.config.data
+        options = STEPS["fetch_data"].options(self.config)
+        source = dataset_source(data.train, data.revision)
+        if source.file:
+            del options["data.split"]
+        name = f"data/fetched/{source.file_name}"
+        return self._node("fetch_data", name=name, file=source.file_name, options=options)
+
+    @cached_property
+    def tokens(self) -> Node:
+        template = self.config.data.template
+        inputs = [self._rows(), self._forbidden_problems(), *_template(template, "template")]
+        if Path(self.config.base.model).is_dir():  # then its tokenizer's files are known
+            inputs.append(order_only("base", self.base, self._tokenizer()))
+        else:
+            inputs.append(made("base", self.base))
+        recorded = {"data.template": self.contents.template(template)}
+        return self._node("tokens", inputs, recorded=recorded)
+
+    def _rows(self) -> Input:
+        data = self.config.data
+        if data.revision:
+            return made("data", self.fetched_rows)
+        content = joint_sha256([self.contents.of_rows(file) for file in data.files])
+        return Input("data", tuple(data.files), {"data": content})
+
+    def _forbidden_problems(self) -> Input:
+        """The sets of problems that rows are cleaned of."""
+        names = {problem_label(name): name for name in self.config.data.decontaminate_against}
+        identity = {
+            f"problems {label}": (
+                NAMED_SETS[name].sha256 if name in NAMED_SETS else self.contents.of_problems(name)
+            )
+            for label, name in names.items()
+        }
+        files = tuple(name for name in names.values() if name not in NAMED_SETS)
+        return Input("problems", files, identity, flags={"problems": [*names.values()] or [""]})
+
+    def _tokenizer(self) -> dict[str, str]:
+        """What stands for the base's tokenizer in a recipe."""
+        place = Path(self.config.base.model)
+        paths = {path for pattern in TOKENIZER_PATTERNS for path in place.glob(pattern)}
+        contents = self.contents.of_files(place, filter(Path.is_file, paths))
+        return {f"base {name}": value for name, value in (contents | class_choice(place)).items()}
+
+    # The problems, and what is measured of the models.
+
+    @cached_property
+    def problem_sets(self) -> dict[str, str]:
+        """The problem sets of the evaluation, by label: names or files."""
+        return {problem_label(name): name for name in self.config.evaluation.datasets}
+
+    def fetch_problems(self, label: str) -> Node:
+        """The file of a named problem set."""
+        override = NAMED_SETS[label].override
+        content = {"content": self.contents.of_problems(label)}
+        files = (str(override),) if override else ()
+        inputs, file = [Input("override", files, content)], f"{label}.jsonl"
+        flags = {"dataset": label}
+        return self._node("fetch_problems", inputs, name=f"problems/{file}", file=file, flags=flags)
+
+    def ground_truth(self, label: str) -> Node:
+        return self._node("ground_truth", [self._problems(label)], name=f"ground_truth/{label}")
+
+    def _problems(self, label: str) -> Input:
+        """A set of problems."""
+        name = self.problem_sets[label]
+        content = {"dataset": self.contents.of_problems(name)}
+        if label in NAMED_SETS:
+            return order_only("problems", self.fetch_problems(label), content)
+        return Input("problems", (name,), content)
+
+    def evaluation(self, model: str, label: str) -> Node:
+        config, is_untuned = self.config, model in UNTUNED
+        # The prompt of a tuned model is that of its tuning.
+        prompt = config.evaluation.base_prompt if is_untuned else config.data.template
+        is_completion = prompt == COMPLETION.identity
+        content = prompt if is_completion else self.contents.template(prompt)
+        if model in MIXTURES:  # only transformers loads them
+            options = config.evaluation.model_copy(update={"backend": "transformers"})
+            config = config.model_copy(update={"evaluation": options})
+        return self._node(
+            "eval",
+            [
+                made("model", self.model(model)),
+                made("ground_truth", self.ground_truth(label)),
+                self._problems(label),
+                *_template(prompt, "prompt"),
+            ],
+            name=f"eval/{model}/{label}.json",
+            config=config,
+            recorded={"prompt": content},
+            unread=["data.template" if is_untuned else "evaluation.base_prompt"],
+        )
+
+    def validation_loss(self, model: str) -> Node:
+        """A model's validation loss. A training of this project has computed it."""
+        node = self.model(model)
+        inputs = [made("model", node), made("tokens", self.tokens)]
+        flags = {"losses": node.entry / LOSSES} if STEPS[node.step].section else {}
+        return self._node("validation_loss", inputs, name=f"validation/{model}.json", flags=flags)
+
+    def contamination(self, label: str) -> Node:
+        """The number of rows that trainings learn from and that contain a problem of a set."""
+        rows = self._rows()
+        if rows.node is None:  # the recipe of the tokens holds their content
+            rows = Input("data", rows.paths)
+        inputs = [made("tokens", self.tokens), self._problems(label), rows]
+        return self._node("contamination", inputs, name=f"contamination/{label}.json")
+
+    @cached_property
+    def diversity(self) -> Node:
+        """How much the tuned experts differ."""
+        flags = {"metrics": self.moe_sft.entry / METRICS} if self.moe_sft.step == "moe_sft" else {}
+        return self._node("diversity", [made("base", self.base), *self._experts()], flags=flags)
+
+    def measured(self, model: str, label: str) -> dict[str, Node]:
+        """What the configuration asks to measure of a model on a problem set, by step."""
+        results = {"eval": self.evaluation(model, label)}
+        if self.config.data.validation_rows:
+            results["validation_loss"] = self.validation_loss(model)
+        if _is_uncleaned(results["eval"]):
+            results["contamination"] = self.contamination(label)
+        # Experts without a shared one cannot be taken out and compared.
+        if family(model) in OF_MIXTURE and self.config.moe.shared_expert:
+            results["diversity"] = self.diversity
+        return results
+
+    # How nodes are made.
+
+    def _base_and_tokens(self) -> list[Input]:
+        return [made("base", self.base), made("tokens", self.tokens)]
+
+    def _experts(self) -> list[Input]:
+        return [made("moe_sft", self.moe_sft), made("ffn", self.ffn)]
+
+    def _merge(self, name: str, shares: Node, **options: int) -> Node:
+        inputs = [made("weighted", shares), *self._experts()]
+        if self.config.merge.needs_base:
+            inputs.append(made("base", self.base))
+        options = STEPS["dense"].options(self.config) | options
+        return self._node("dense", inputs, name=name, options=options)
+
+    def _links(self, name: str, model: str, tuned_from: Node | None = None) -> Node:
+        """Links to the files of a model: the base, or one that another trainer tuned."""
+        contents = self.contents.of_model(model, is_tuned=tuned_from is not None)
+        paths = tuple(str(Path(model, file)) for file in contents)
+        inputs, read = [Input("files", paths, contents, flags={"model": model})], []
+        if tuned_from:
+            inputs.append(made("tuned_from", tuned_from, identity="base"))
+            read = [f"{name}.model"]
+        return self._node("base", inputs, name=name, options={}, read=read)
+
+    def _node(
+        self,
+        step: str,
+        inputs: Iterable[Input] = (),
+        *,
+        name: str | None = None,
+        file: str | None = None,
+        config: XftConfig | None = None,
+        options: Mapping[str, object] | None = None,
+        recorded: Mapping[str, object] = {},
+        flags: Mapping[str, object] = {},
+        read: Collection[str] = (),
+        unread: Collection[str] = (),
+        common: Collection[str] = (),
+    ) -> Node:
+        """The node of a step with these inputs.
+
+        name: in the results folder; by default that of the step.
+        file: in the entry; by default that of the step.
+        config: in place of the run's own.
+        options: flags that its recipe holds; by default the keys that the step declares.
+        recorded: what its recipe holds and its command does not.
+        flags: of its command, that its recipe does not hold.
+        read, unread: keys that it depends on beside, or without, those that its step declares.
+        common: keys of its inputs whose values it has all of.
+        """
+        declared, config, inputs = STEPS[step], config or self.config, list(inputs)
+        options = declared.options(config) if options is None else options
+        keys_of_step = (declared.keys | {*read}) - {*unread, *LISTS, *declared.idle_keys(config)}
+        keys = keys_of_step.union(*(each.node.keys for each in inputs if each.node)) - {*common}
+        node = self.nodes.get(
+            step,
+            _chosen({**options, **recorded}),
+            inputs,
+            run=self.run,
+            file=file or declared.file,
+            keys=keys,
+            options=_flags(_chosen(options)) | dict(flags),
+        )
+        full = self.prefix(keys) + (name or step + (".json" if declared.file == RESULT else ""))
+        if full not in node.names:
+            node.names.append(full)
+        return node
+
+    def prefix(self, keys: Collection[str]) -> str:
+        """The folders, in the results folder, of what depends on these keys.
+
+        There is a folder for each of the keys in which this run differs from the configuration's
+        own values, as moe.num_experts_per_tok~2/seed~7/.
+        """
+        changes = self.run.changes.items()
+        return "".join(f"{key}~{text}/" for key, text in changes if key in keys)
+
+
+def _template(name: str, flag: str) -> list[Input]:
+    """A template as an input, with its flag. Its content is an option of the recipe."""
+    return [Input("template", () if name in PROMPT_NAMES else (name,), flags={flag: name})]
+
+
+def _chosen(options: Mapping[str, object]) -> dict[str, object]:
+    """The options that have another value than the default."""
+    return {key: value for key, value in options.items() if value != default_of(key)}
+
+
+def _flags(options: Mapping[str, object]) -> dict[str, object]:
+    """The flags of options by their keys, such as rank of moe.rank."""
+    return {key.rpartition(".")[2]: value for key, value in options.items()}
+
+
+def _is_uncleaned(evaluation: Node) -> bool:
+    """Whether the evaluated model learned from rows that were not cleaned of the problems."""
+    problems = evaluation.recipe.inputs["dataset"]
+    tokens = (node for node in evaluation.ancestors() if node.step == "tokens")
+    return any(problems not in node.recipe.inputs.values() for node in tokens)
