@@ -185,6 +185,9 @@ class TuningConfig(TrainingConfig):
     """Keep the optimiser's state in the CPU's memory. For zero2, zero3 and fsdp. fsdp moves the
     weights too."""
 
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled decay of the weights, but for biases and norms, as in transformers. 0 as published."""
+
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """The artifact holds the exponential moving average of the weights: after each optimiser step
     average = ema_decay x average + (1 - ema_decay) x weights. For launch single and ddp. null: the

@@ -68,7 +68,7 @@ class Session:
     request: with the steps that follow from its `flops_ratio`.
     tokenizer: the model's.
     examples, validation: tokenised rows, to train on and held out.
-    data_ids: the ids of the rows ("data"), of the tokens and of the texts, for the manifest.
+    data_ids: the ids of the rows ("data") and of the tokens, for the manifest.
     datasets: as `datasets_of` gives them.
     """
 
