@@ -6,7 +6,7 @@ from itertools import cycle
 from evaluations import write_evaluation, write_table
 
 from workflow_scripts import summary
-from xft.reporting.validation_losses import LOSS
+from xft.reporting.formats import LOSS
 
 HOSTILE = [
     "<script>document.title = 'broken in'</script>",

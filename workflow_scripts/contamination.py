@@ -5,7 +5,7 @@ The rows are those of the tokens, without the ones that were left out or held ou
 
 from xft.cli.step import Step, run
 from xft.common.progress import say
-from xft.reporting.contamination import CONTAMINATION
+from xft.reporting.formats import CONTAMINATION
 
 
 def main(argv: list[str] | None = None) -> None:

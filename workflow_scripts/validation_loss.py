@@ -15,7 +15,7 @@ from xft.common.errors import UserError, counted
 from xft.common.progress import say
 from xft.config.sections import RunConfig
 from xft.evaluation.loading import load_model
-from xft.reporting.validation_losses import LOSS
+from xft.reporting.formats import LOSS
 
 
 def main(argv: list[str] | None = None) -> None:

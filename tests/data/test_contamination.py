@@ -13,37 +13,8 @@ from xft.evaluation.problems import load_problems
 from xft.evaluation.references import fingerprints, load_references
 from xft.hub.named_sets import NAMED_SETS
 
-DOCSTRING = "Return the sum of the two largest of three numbers.\n    >>> f(1, 2, 3)\n    5"
-SOLUTION = "    largest = sorted((a, b, c))[1:]\n    return sum(largest)\n"
 NGRAM, SHORTEST = 13, 30  # words that are a trace, and characters of a text that is one
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-
-
-def detector(**texts: str) -> Detector:
-    return Detector([Fingerprint.of("T/0", kind, text) for kind, text in texts.items()])
-
-
-BOTH = detector(docstring=DOCSTRING, solution=SOLUTION)
-
-
-@pytest.mark.parametrize(
-    ("text", "match"),
-    [
-        (f"Do it:\n{DOCSTRING}", "docstring"),
-        (DOCSTRING.replace("\n    ", " "), "docstring"),
-        (f"def g(a, b, c):\n\t{SOLUTION.strip()}", "solution"),
-        (SOLUTION.replace("\n", "\r\n\r\n"), "solution"),
-        ("largest sum " + SOLUTION, "solution"),
-        ("Return the sum of the two smallest of three numbers. >>> f(1, 2, 3) 3", None),
-        (SOLUTION.replace("[1:]", "[:2]"), None),
-        ("sum, the two largest: " + " ".join(reversed(DOCSTRING.split())), None),
-    ],
-)
-def test_a_whole_docstring_or_solution_is_found_whatever_the_whitespace(text, match):
-    trace = BOTH.find(text)
-    assert (trace and (trace.problem, trace.match)) == (match and ("T/0", match))
-    if trace:
-        assert trace.text == " ".join({"docstring": DOCSTRING, "solution": SOLUTION}[match].split())
 
 
 def plain(texts: list[tuple[str, str, str]], row: str) -> tuple | None:
@@ -69,7 +40,9 @@ def plain(texts: list[tuple[str, str, str]], row: str) -> tuple | None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_traces_are_those_of_the_plain_search(seed):
-    """Texts of few words, which lie in each other, overlap, and repeat. Rows of their parts."""
+    """Texts of few words, which lie in each other, overlap, and repeat. Rows of their parts, with
+    any whitespace.
+    """
     rng = random.Random(seed)
     words = ["a", "of", "Sum", "sum", "list", "number", "numbers", "value", "İx", "x_1"]
 
@@ -84,7 +57,7 @@ def test_traces_are_those_of_the_plain_search(seed):
     for _ in range(300):
         parts = [text(5), *(one for _, _, one in rng.choices(texts, k=2)), text(5)]
         row = rng.choice(["", " ", "\n"]).join(parts)[rng.randint(0, 60) :]
-        row = row.upper() if rng.random() < 0.2 else row
+        row = row.upper() if rng.random() < 0.2 else row.replace(" ", rng.choice([" ", "\n\t"]))
         trace = find(row)
         assert (trace and (trace.problem, trace.match, trace.text)) == plain(texts, row)
         found.add(trace and trace.match)

@@ -14,6 +14,7 @@ from interpreter import python
 from pyarrow import parquet
 
 from xft.common.errors import UserError
+from xft.config.sections import TokensConfig
 from xft.data import instructions
 from xft.data.instructions import BadRow, Row, check_bad, describe
 
@@ -33,8 +34,8 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def read_rows(*arguments, **options) -> tuple[list[Row], list[BadRow]]:
-    found = list(instructions.read_rows(*arguments, **options))
+def read_rows(path, limit=None, **columns) -> tuple[list[Row], list[BadRow]]:
+    found = list(instructions.read_rows(path, TokensConfig(**columns), limit, accept=None))
     bad = [row for row in found if isinstance(row, BadRow)]
     return [row for row in found if row not in bad], bad
 
@@ -42,7 +43,7 @@ def read_rows(*arguments, **options) -> tuple[list[Row], list[BadRow]]:
 def refusal(path) -> str:
     """The message that a file is refused with, for a bad row too, without its path."""
     with pytest.raises(UserError) as caught:
-        check_bad(*reversed(read_rows(path, "instruction", "response")), policy="stop")
+        check_bad(*reversed(read_rows(path)), policy="stop")
     return str(caught.value).replace(str(path), "FILE")
 
 
@@ -72,7 +73,7 @@ FORMS = {
 def test_rows_in_every_form(tmp_path, form):
     name, content = FORMS[form]
     numbers = [1, 4, 7] if form == "blank lines" else [1, 2, 3]
-    assert read_rows(write(tmp_path / name, content), "instruction", "response") == (
+    assert read_rows(write(tmp_path / name, content)) == (
         [
             Row(row["instruction"], row["response"], number)
             for row, number in zip(ROWS, numbers, strict=True)
@@ -84,7 +85,7 @@ def test_rows_in_every_form(tmp_path, form):
 def test_a_limit_takes_the_first_rows_and_reads_no_further(tmp_path):
     path = write(tmp_path / "rows.jsonl", "bad\n" + jsonl(ROWS) + "broken")
     for limit in (1, 2, 3):
-        rows, bad = read_rows(path, "instruction", "response", limit=limit)
+        rows, bad = read_rows(path, limit)
         assert ([row.number for row in rows], len(bad)) == ([2, 3, 4][:limit], 1)
 
 
@@ -92,7 +93,6 @@ def test_a_limit_takes_the_first_rows_and_reads_no_further(tmp_path):
     ("row", "fault"),
     [
         ('{"a": tru}', "not valid JSON (Expecting value, column 7)"),
-        ('{"a": [', "not valid JSON (Expecting value, column 8)"),
         ('{"b": 1, "a": 1, "instruction": "i"}', "no column 'response' (columns: a, b, instruct"),
         ('{"instruction": "i", "response": "r", "response": ""}', "not valid JSON (the key 'resp"),
         ('{"instruction": "i", "response": ""}', "column 'response' is empty"),
@@ -101,10 +101,8 @@ def test_a_limit_takes_the_first_rows_and_reads_no_further(tmp_path):
         ("[" * 100_000, "not valid JSON (it is nested too deeply)"),
         (f'{{"instruction": "i", "response": "{"r" * 10**6}"}}', "longer than 1,000,000 char"),
         (f'{{"x": "{"r" * 2**26}"}}', "not valid JSON (longer than 64 MiB)"),
-        *(
-            (f'{{"instruction": "i", "input": {json}, "response": "r"}}', "column 'input' is not a")
-            for json in ("[1]", "0", "false", "[]", "{}")
-        ),
+        ('{"instruction": "i", "input": 0, "response": "r"}', "column 'input' is not a string"),
+        ('{"instruction": "i", "input": [], "response": "r"}', "column 'input' is not a string"),
     ],
 )
 def test_a_bad_row_is_named_with_its_line_and_fault(tmp_path, row, fault):
@@ -118,7 +116,7 @@ def test_a_key_that_appears_twice_is_a_fault_of_its_row_in_an_array_too(tmp_path
     rows = ['{"instruction": "i", "response": "r"}', '{"response": 1, "response": 2}']
     rows += [f'{{"messages": [{turn}]}}', f'{{"instruction": "i", "x": {turn}, "response": "r"}}']
     path.write_text(f"[{', '.join(rows)}]")
-    good, bad = read_rows(path, "instruction", "response")
+    good, bad = read_rows(path)
     assert good == [Row("i", "r", 1)]
     assert describe(bad).replace(str(path), "FILE").splitlines()[1:] == [
         "FILE, row 2: not valid JSON (the key 'response' appears twice)",
@@ -133,10 +131,10 @@ def test_the_input_of_alpaca_follows_the_instruction(tmp_path):
     expected = ["i\n\nx\n y ", "i", "i", "i"]
     path = tmp_path / "rows.jsonl"
     path.write_text(jsonl([*(row | {"input": text} for text in inputs), row]))
-    rows, bad = read_rows(path, "instruction", "response")
+    rows, bad = read_rows(path)
     assert ([one.instruction for one in rows], bad) == (expected, [])
     path.write_text(jsonl([row | {"input": "x"}]))
-    assert read_rows(path, "input", "response") == ([Row("x", "r", 1)], [])
+    assert read_rows(path, instruction_column="input") == ([Row("x", "r", 1)], [])
 
 
 @pytest.mark.timeout(60)
@@ -156,16 +154,17 @@ def test_blank_lines_without_end_are_refused_before_all_are_read(tmp_path, monke
     assert "FILE holds more than 1,000,000 blank lines in succession" in refusal(path)
     monkeypatch.setattr("xft.common.files.MOST_BLANK", 2)
     path = write(tmp_path / "rows.jsonl", jsonl(ROWS, end="\n" * 3))
-    assert len(read_rows(path, "instruction", "response")[0]) == 3
+    assert len(read_rows(path)[0]) == 3
 
 
 READING = """
 import pathlib, sys
 from xft.common import files
-from xft.data.instructions import read_rows
+from xft.config.sections import TokensConfig
+from xft.data.row_files import read_files
 files.MAX_BYTES = 2**26
 try:
-    list(read_rows(pathlib.Path(sys.argv[1]), "instruction", "response"))
+    read_files([pathlib.Path(sys.argv[1])], TokensConfig())
 except files.UserError as error:
     print(error)
 print(pathlib.Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
@@ -268,9 +267,8 @@ BAD_ROWS = "FILE, row 2: column 'response' is not a string\nFILE, row 3: column 
         ("rows.parquet", AS_MAPS, "FILE has maps in the column 'messages'"),
         ("rows.txt", f"{HEAD}\na,b", "FILE does not begin as JSON. If it is CSV, let its name en"),
         ("rows.parquet", DAMAGED, "FILE is not a whole Parquet file: "),
-        ("rows.parquet", jsonl(ROWS), "FILE is not a whole Parquet file: "),
     ],
-    ids=range(19),
+    ids=range(18),
 )
 def test_what_is_wrong_with_a_file_is_told_with_its_place(tmp_path, name, content, message):
     assert refusal(write(tmp_path / name, content)).startswith(message)

@@ -186,17 +186,14 @@ def test_the_artifact_holds_what_is_prepared_in_memory(tiny_llama, tokenizer, ro
     assert not opened.input_ids.flags.owndata  # a memory map's
 
 
-@pytest.mark.parametrize(
-    ("parameters", "name"), [({}, "/model"), ({"model": "org/name"}, "org/name")]
-)
-def test_a_message_names_the_model_of_the_user(model, tmp_path, parameters, name):
+def test_a_message_names_the_model_of_the_user(model, tmp_path):
     (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
-    with create_artifact(tmp_path / "base", "base", parameters) as draft:
+    with create_artifact(tmp_path / "base", "base", {"model": "org/name"}) as draft:
         for file in model.iterdir():
             (draft.path / file.name).symlink_to(file)
     turns = [{"role": role, "content": "a"} for role in ("user", "assistant")]
     file = write_rows(tmp_path, [{"messages": turns}])
-    with pytest.raises(UserError, match=rf"the tokenizer of \S*{name} has a chat"):
+    with pytest.raises(UserError, match="the tokenizer of org/name has a chat"):
         make(tmp_path / "base", file, tmp_path / "tokens", "--template", "chat")
 
 
@@ -290,7 +287,6 @@ ADDED = json.dumps(
         (SETTINGS, ("{", '{"chat_template": "{{ messages }}",'), "chat template"),
         (TOKENIZER, ('"normalizer": null', '"normalizer": {"type": "Lowercase"}'), "normalizer"),
         (TOKENIZER, ('"Z": ', '"ZZ": '), "model"),
-        (TOKENIZER, ('[\n        "n",\n        "s"\n      ],', ""), "model"),
         (TOKENIZER, ('"added_tokens": [', f'"added_tokens": [{ADDED},'), "added_tokens"),
     ],
 )

@@ -2,7 +2,6 @@
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from xft.common.errors import UserError
 from xft.evaluation import ground_truth
 from xft.evaluation.execution import Limits
 from xft.evaluation.problems import load_problems
-from xft.evaluation.workers import work_on
 
 ENDLESS = "    while True: pass\n"
 # Steps without time limits, and a model that writes endless loops.
@@ -130,22 +128,3 @@ def test_a_canonical_solution_that_does_not_end_is_refused(tmp_path, monkeypatch
             ground_truth.compute(problems, sandbox=bubblewrap, workers=2)
         monkeypatch.setattr(ground_truth, "REFERENCE_LIMITS", Limits(call=1))
         rows[0]["canonical_solution"] = "    return a + b\n"
-
-
-def test_results_come_in_order_and_the_first_error_ends_the_rest():
-    options = {"workers": 3, "desc": "work", "unit": "item"}
-    numbers = range(20_000)
-    assert work_on(numbers, lambda n, _: -n, **options) == [-n for n in numbers]
-    assert work_on([], lambda *_: pytest.fail("no item"), **options) == []
-
-    begun = []
-
-    def work(number, stop):
-        begun.append(number)
-        if number == 1:
-            raise KeyError
-        select.select([stop], [], [])  # for ever, unless it is told to stop
-
-    with pytest.raises(KeyError):
-        work_on(numbers, work, **options)
-    assert len(begun) < 20

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from evalplus.sanitize import sanitize
 
+from xft.common.errors import UserError
 from xft.data.templates import COMPLETION, make_template
 from xft.evaluation import ground_truth
-from xft.evaluation.problems import load_problems
-from xft.evaluation.prompts import task_prompts
+from xft.evaluation.problems import Problem, load_problems
+from xft.evaluation.prompts import COMPLETION_STOPS, cut, task_prompt, task_prompts
 from xft.evaluation.scoring import PASSED, Verdict, score
 
 STORED = Path(__file__).parent / "prompts"
@@ -69,6 +70,46 @@ def prompts_of(sets, chat_tokenizer):
 def test_a_prompt_is_the_stored_one_byte_for_byte(prompts_of, file):
     task, style = file.stem.split(".")
     assert prompts_of(style)[task.replace("_", "/")].text.encode() == file.read_bytes()
+
+
+DOCSTRING = '"""\nWrite a function to find the last item\nassert last([1]) == 1\n"""\n'
+
+
+def mbpp_prompt(text: str):
+    problem = Problem.model_construct(task_id="Task/0", prompt=text, entry_point="last")
+    return task_prompt(problem, "mbpp", make_template("magicoder", None))
+
+
+def test_an_mbpp_prompt_is_a_request_with_one_full_stop_and_an_assertion():
+    for docstring in (DOCSTRING, DOCSTRING.replace("item", "item.")):
+        text = mbpp_prompt(docstring).text
+        assert "Write a function to find the last item. Your code should satisfy the" in text
+    for docstring in ("def last(xs):\n", '"""\nWrite a function.\n"""\n', '"""assert'):
+        with pytest.raises(UserError, match="Task/0"):
+            mbpp_prompt(docstring)
+
+
+INDENTED = "    # a comment\n    if xs:\n        print(xs)\n\n    return xs[-1]"
+ENDS = (
+    *("\n\n\ndef other():\n    pass", "\nasync def other():\n    pass", "\nclass A:\n    pass"),
+    *("\n@cache\ndef other(): ...", "\nimport os", "\nfrom os import path", "\nprint(last([1]))"),
+    *("\nif __name__ == '__main__':", "\nassert last([1]) == 1", "\n# a test", '\n"""\nAnother'),
+    *("\n```\nprose", "```"),
+)
+
+
+def test_a_humaneval_completion_ends_at_the_next_top_level_statement():
+    for rest in ENDS:
+        assert cut(INDENTED + rest, COMPLETION_STOPS["humaneval"]).rstrip("\n") == INDENTED
+    assert cut("a\nprint(1)\ndef f", ("\ndef ", "\nprint(")) == "a"  # the earliest
+    for body in (
+        *("    return [\n        i\n    for i in xs]", "    iffy = 1\n    return iffy", ""),
+        *(
+            "    def inner():\n        return 1\n\n    return inner()",
+            "    x = 'print(1)'  # def f",
+        ),
+    ):
+        assert cut(body, COMPLETION_STOPS["humaneval"]) == body
 
 
 # Answers

@@ -80,15 +80,15 @@ def test_a_program_answers_the_same_each_time(bubblewrap, confined, monkeypatch,
     assert not {str(tmp_path), str(execution.RUNNER.parent)} & set(path)
 
 
-NO_TRUTH = {  # what a canonical solution returns that is no ground truth, and what it is called
-    "list({str(n) for n in range(99)})": "type list",
-    "random()": "type float",
-    "Counter([random()])": "type dict",
-    "[random()] * 99999": "more than 64 KiB",
-    "[1, {'a': __import__('datetime').date(2000, 1, 1)}]": "type date",
-    "range(a)": "type range",
-    "float": "type type",
-    "float('nan')": "type float",
+NO_TRUTH = {  # what a canonical solution returns that is no ground truth, and what is told of it
+    "list({str(n) for n in range(99)})": r"\['",
+    "random()": "[0-9]",
+    "Counter([random()])": "{'like': {'dict': ",
+    "[random()] * 99999": "of more than 64 KiB",
+    "[1, {'a': __import__('datetime').date(2000, 1, 1)}]": ".*{'other': \\['date'",
+    "range(a)": "{'items': \\['range'",
+    "float": "{'other': \\['type'",
+    "float('nan')": "nan",
 }
 TRUTH = ["{str(n) for n in range(99)}", "Counter('ab').keys()", "__import__('numpy').float32(0.1)"]
 
@@ -101,10 +101,10 @@ def test_what_no_solution_can_repeat_is_no_ground_truth(make, bubblewrap, monkey
         for number, value in enumerate([*TRUTH, *NO_TRUTH])
     ]
     rows.append(rows[0] | {"task_id": "Own/async", "prompt": "async def find_zero(a, b):\n"})
-    kinds = [*NO_TRUTH.values(), "type coroutine"]
+    values = [*NO_TRUTH.values(), r"{'other': \['coroutine'"]
     places = [f"line {n}, {row['task_id']}" for n, row in enumerate(rows, 1)][len(TRUTH) :]
-    fault = "{}: a value of {} does not pass in a second run; arguments: .*"
-    lines = map(fault.format, places, kinds)
+    fault = "{}: the value {}.* does not pass in a second run; arguments: .*"
+    lines = map(fault.format, places, values)
     message = "\n".join([r"9 canonical solutions of .*sums.jsonl would fail as a model's:", *lines])
     problem_set = make(rows)
     with pytest.raises(UserError, match=rf"^{message}\nA solution must return plain data"):

@@ -226,7 +226,7 @@ def test_the_outcome_of_each_answer_is_told(copy, capsys):
 def test_rows_without_a_finish_and_advice_on_most_answers():
     statuses = ("timed out", "too costly to judge", "refused by the sandbox", "error")
     result = {"dataset": {"name": "d"}, "problems": [{"plus": status} for status in statuses]}
-    assert endings(result) == ["d: 4 samples: 2 failed, 1 timed out, 1 error"]
+    assert [*endings(result)] == ["d: 4 samples: 2 failed, 1 timed out, 1 error"]
     for outcome, words in ADVICE.items():
         counts = dict.fromkeys(OUTCOMES, 0) | {outcome: 4}
         assert advice(counts | {"failed": 3}) == f"4 of 7 answers {words}"

@@ -8,7 +8,8 @@ import pytest
 from hub_server import Hub
 
 from xft.artifacts.manifest import manifest_path, read_manifest
-from xft.data.instructions import read_rows
+from xft.config.sections import TokensConfig
+from xft.data.row_files import read_files
 
 MODEL = "org/name"
 ROWS = b'{"instruction": "a", "response": "b"}\n' * 1000
@@ -158,8 +159,8 @@ def test_of_a_whole_data_set_files_of_rows_are_fetched(hub: Hub, fetch_data, tmp
         assert done.returncode == 0, done.stderr
     assert hub.fetched() == ["README.md", "test.jsonl", "train.jsonl"]
     out = tmp_path / "rows" / "out"
-    found = read_rows(out, "instruction", "response")
-    assert [row.instruction for row in found] == [f"test {i}" for i in range(3)]
+    rows, _ = read_files([out], TokensConfig())
+    assert [row.instruction for row in rows] == [f"test {i}" for i in range(3)]
     known = read_manifest(manifest_path(out)).parameters
     assert (known["split"], known["datasets"]) == ("test", [MODEL])
     done = fetch_data(MODEL, revision, "--split", "dev")

@@ -1,14 +1,14 @@
-"""Differences of models over seeds and problems against scipy, closed forms and counting."""
+"""Scores and differences over seeds and problems, against scipy, closed forms and counting."""
 
 from argparse import Namespace
 from statistics import NormalDist
 
 import numpy as np
 import pytest
-from scipy.stats import t, ttest_1samp
+from scipy.stats import binomtest, bootstrap, t, ttest_1samp
 
 from benchmarks.statistics import experiments
-from xft.reporting.bootstrap import measure
+from xft.reporting.bootstrap import holm, interval, measure, significant, wilson
 from xft.reporting.differences import compare
 from xft.reporting.runs import linked
 
@@ -151,11 +151,6 @@ def test_a_p_value_below_those_of_the_resamples_is_that_of_a_normal_distribution
     assert np.log10(found.p_value) == pytest.approx(np.log10(2 * NormalDist().cdf(-6)), abs=0.3)
 
 
-def test_a_difference_is_exactly_a_share_of_the_problems():
-    """13 of 80 are 16.25%: its last bit decides whether a text says what a table of shares says."""
-    assert compared(np.zeros((1, 80)), np.arange(80)[None] < 13).difference == 13 / 80
-
-
 def test_an_interval_stays_within_the_range_of_the_difference():
     """With one seed of two that solves all, the interval of a t-test reaches beyond 100%."""
     first, second = np.zeros((2, 4)), np.array([[0] * 4, [1] * 4])
@@ -191,3 +186,34 @@ def test_neither_other_models_nor_their_order_change_a_comparison():
         last, begin = measure([dict(reversed(models[2].items())), models[0]])
         assert found == compare([(begin, last)])
         assert (-mirrored.high, -mirrored.low) == pytest.approx((found.low, found.high))
+
+
+# Scores
+
+
+@pytest.mark.parametrize(("passed", "count"), [(0, 10), (3, 10), (94, 164), (164, 164)])
+def test_wilson(passed, count):
+    expected = binomtest(passed, count).proportion_ci(method="wilson")
+    low, high = wilson(passed, count)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert 0 <= low < high <= 1
+    assert interval([1.0] * passed + [0.0] * (count - passed)) == wilson(passed, count)
+
+
+def test_the_interval_of_several_samples_is_a_bootstrap_over_the_problems():
+    shares = np.random.default_rng(0).choice([0, 0.25, 0.5, 1], size=140)
+    found = bootstrap((shares,), np.mean, n_resamples=19_999, method="percentile", rng=1)
+    expected = found.confidence_interval
+    assert interval(list(shares)) == pytest.approx((expected.low, expected.high), abs=0.006)
+    # Where all problems are alike nothing is known of others, and the interval has a width.
+    assert interval([0.5] * 4) == wilson(2, 4)
+
+
+def test_holm():
+    """The smallest of three p-values counts three times, the next one twice, and none less."""
+    assert holm([0.03, 0.01, 0.5]) == pytest.approx([0.06, 0.03, 0.5])
+    assert holm([0.02, 0.021, 0.021]) == pytest.approx([0.06, 0.06, 0.06])
+    assert holm([0.4, 0.6]) == [0.8, 0.8]
+    assert holm([0.5, 0.6]) == [1, 1]
+    assert significant([0.05]) == significant([0.025, 0.9])[:1] == [False]
+    assert significant([0.0499]) == [True]

@@ -11,7 +11,7 @@ from problem_files import three_problems, write_problems
 from workflow_scripts import contamination, tokens
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
-from xft.reporting.contamination import CONTAMINATION
+from xft.reporting.formats import CONTAMINATION
 
 DOCSTRING = "Give back the larger one of two numbers."
 SOLUTION = "    return max([first, second, first])\n"

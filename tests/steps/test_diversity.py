@@ -16,7 +16,7 @@ from workflow_scripts import diversity
 from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.conversions import blocks
-from xft.reporting.diversity import DIVERSITY
+from xft.reporting.formats import DIVERSITY
 from xft.tools import verify
 
 SINGLE = "model.safetensors"

@@ -186,7 +186,7 @@ class TuningConfig(TrainingConfig):
     weights too."""
 
     weight_decay: float = Field(0.0, ge=0)
-    """Decoupled decay of the weights, but for biases and norms, as in transformers. 0 as published."""
+    """Decoupled decay of the weights except biases and norms, as in transformers. 0 as published."""
 
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """The artifact holds the exponential moving average of the weights: after each optimiser step

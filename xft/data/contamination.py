@@ -30,11 +30,16 @@ SHIPPED = Path(__file__).with_name("humaneval_mbpp.json")  # by tools/write_fing
 class Fingerprint:
     """The hashes of a text of a problem that no training row may hold.
 
-    kind: such as "docstring". ngrams: uint64, of its n-grams in order. anchor: the hash of `size`
-    inner words, among them the longest; size is 0 if the text is too short to be searched for as a
-    whole. before: the number of these words before the longest. start: where the longest begins in
-    the text. length: of the text, in characters. digest: of the whole text. The text has one blank
-    for each run of whitespace.
+    The text has a single blank for each run of whitespace.
+
+    kind: such as "docstring".
+    ngrams: uint64, of its n-grams in order.
+    anchor: the hash of `size` inner words, among them the longest; size is 0 if the text is too
+    short to be searched for as a whole.
+    before: the number of these words before the longest.
+    start: where the longest begins in the text.
+    length: of the text, in characters.
+    digest: of the whole text.
     """
 
     problem: str
@@ -55,10 +60,10 @@ class Fingerprint:
         longest = max(range(len(inner)), key=lambda place: len(inner[place][0]), default=0)
         first = max(min(longest, len(inner) - ANCHOR), 0)
         anchor = [match[0] for match in inner[first : first + ANCHOR]]
-        found = int(ngrams(hash_words(anchor), len(anchor)).sum()), len(anchor), longest - first
+        searched = int(ngrams(hash_words(anchor), len(anchor)).sum()), len(anchor), longest - first
         start = inner[longest].start() if inner else 0
         shared = _ngrams(WORD.findall(text))
-        return cls(problem, kind, shared, *found, start, len(text), _hash(text))
+        return cls(problem, kind, shared, *searched, start, len(text), _hash(text))
 
 
 def read_shipped(name: str) -> list[Fingerprint]:
@@ -73,8 +78,8 @@ def read_shipped(name: str) -> list[Fingerprint]:
 class Trace:
     """The part of a problem that a row holds.
 
-    match: for example "solution" or "13 words of its solution". text: as the row holds it, with one
-    blank for each run of whitespace, or the words alone.
+    match: for example "solution" or "13 words of its solution".
+    text: as the row holds it, with one blank for each run of whitespace, or the words alone.
     """
 
     problem: str
@@ -87,14 +92,14 @@ class Detector:
 
     def __init__(self, fingerprints: list[Fingerprint]):
         self.fingerprints = fingerprints
-        self.sizes = {own.size for own in fingerprints} - {0}
+        self.sizes = {fingerprint.size for fingerprint in fingerprints} - {0}
         self.by_anchor: dict[int, list[int]] = {}
         self.by_ngram: dict[int, Fingerprint] = {}
-        for number, own in enumerate(fingerprints):
-            if own.size:
-                self.by_anchor.setdefault(own.anchor, []).append(number)
-            for value in own.ngrams.tolist():
-                self.by_ngram.setdefault(value, own)
+        for number, fingerprint in enumerate(fingerprints):
+            if fingerprint.size:
+                self.by_anchor.setdefault(fingerprint.anchor, []).append(number)
+            for value in fingerprint.ngrams.tolist():
+                self.by_ngram.setdefault(value, fingerprint)
 
     def find(self, text: str) -> Trace | None:
         """The first trace of a problem in a text: a whole docstring or solution, else 13 words."""
@@ -109,15 +114,15 @@ class Detector:
             for number in self.by_anchor.get(value, ())
         )
         for place, number in sorted(anchors):
-            own = self.fingerprints[number]
-            begin = ends[2 * place] - own.start
-            part = squeezed[begin : begin + own.length]
-            if begin >= 0 and len(part) == own.length and _hash(part) == own.digest:
-                return Trace(own.problem, own.kind, part)
+            known = self.fingerprints[number]
+            begin = ends[2 * place] - known.start
+            part = squeezed[begin : begin + known.length]
+            if begin >= 0 and len(part) == known.length and _hash(part) == known.digest:
+                return Trace(known.problem, known.kind, part)
         for place, value in enumerate(_ngrams(words).tolist()):
-            if own := self.by_ngram.get(value):
+            if known := self.by_ngram.get(value):
                 shared = " ".join(words[place : place + NGRAM])
-                return Trace(own.problem, f"{NGRAM} words of its {own.kind}", shared)
+                return Trace(known.problem, f"{NGRAM} words of its {known.kind}", shared)
         return None
 
 

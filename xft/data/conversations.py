@@ -7,7 +7,10 @@ from xft.data.faults import fault_of_object, fault_of_text
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side says. role: "system", "user" or "assistant"."""
+    """What one side says.
+
+    role: "system", "user" or "assistant".
+    """
 
     role: str
     content: str

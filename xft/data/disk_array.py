@@ -13,8 +13,9 @@ BLOCK = 2**21  # values that are read at a time
 class DiskArray:
     """A one-dimensional array in a temporary file. A slice of it is a numpy array.
 
-    Parts are appended to it. A part takes eight bytes of memory. offsets: part i is
-    [offsets[i] : offsets[i + 1]].
+    Parts are appended to it. A part takes eight bytes of memory.
+
+    offsets: part i is [offsets[i] : offsets[i + 1]].
     """
 
     def __init__(self, dtype):
@@ -40,10 +41,10 @@ class DiskArray:
     def __getitem__(self, places: slice) -> np.ndarray:
         begin, end, _ = places.indices(len(self))
         self._file.flush()
-        found = np.empty(max(end - begin, 0), self.dtype)
-        if len(found):
-            os.preadv(self._file.fileno(), [found.data], begin * self.dtype.itemsize)
-        return found
+        values = np.empty(max(end - begin, 0), self.dtype)
+        if len(values):
+            os.preadv(self._file.fileno(), [values.data], begin * self.dtype.itemsize)
+        return values
 
 
 def blocks(values: np.ndarray | DiskArray) -> Iterator[np.ndarray]:

@@ -22,13 +22,13 @@ WORD = re.compile(r"\w+|[^\w\s]")
 
 def find_exact(rows: Sequence[AnyRow]) -> dict[int, int]:
     """For each row that equals an earlier one except for whitespace: its number and the first's."""
-    first, found = {}, {}
+    first, repeated = {}, {}
     for row in progress(rows, desc="find duplicates", unit="row"):
         turns = [(turn.role, squeeze(turn.content)) for turn in row.turns]
         key = hashlib.blake2b(json.dumps(turns).encode(), digest_size=16).digest()
         if (number := first.setdefault(key, row.number)) != row.number:
-            found[row.number] = number
-    return found
+            repeated[row.number] = number
+    return repeated
 
 
 def find_near(rows: Sequence[AnyRow]) -> dict[int, int]:
@@ -39,8 +39,8 @@ def find_near(rows: Sequence[AnyRow]) -> dict[int, int]:
     Only rows that share one of these are compared.
     """
     sets, rarest = DiskArray(np.uint64), DiskArray(np.int64)
-    for own in spread(_ngram_set, rows, desc="read for near duplicates", unit="row"):
-        sets.append(own)
+    for ngram_set in spread(_ngram_set, rows, desc="read for near duplicates", unit="row"):
+        sets.append(ngram_set)
     values, counts = _shared(sets)
     if not len(values):
         return {}
@@ -52,19 +52,19 @@ def find_near(rows: Sequence[AnyRow]) -> dict[int, int]:
     # The rows that stay and hold values[i] among their rarest: holders[begins[i] : ends[i]].
     begins = np.cumsum(sizes) - sizes
     ends, holders = begins.copy(), np.empty(sizes.sum(), np.int32)
-    lengths, found = np.diff(sets.offsets), {}
+    lengths, repeated = np.diff(sets.offsets), {}
     for place in progress(range(len(rows)), desc="find near duplicates", unit="row"):
-        own, words = rarest.part(place), sets.part(place)
-        parts = [holders[i:j] for i, j in zip(begins[own], ends[own], strict=True)]
+        rare, words = rarest.part(place), sets.part(place)
+        parts = [holders[i:j] for i, j in zip(begins[rare], ends[rare], strict=True)]
         others, shared = np.unique(np.concatenate([holders[:0], *parts]), return_counts=True)
         candidates = others[_may_be_near(len(words), lengths[others], shared)].tolist()
         near = next((other for other in candidates if _are_near(words, sets.part(other))), None)
         if near is not None:
-            found[rows[place].number] = rows[near].number
+            repeated[rows[place].number] = rows[near].number
         else:
-            holders[ends[own]] = place
-            ends[own] += 1
-    return found
+            holders[ends[rare]] = place
+            ends[rare] += 1
+    return repeated
 
 
 def _shared(ngrams: DiskArray) -> tuple[np.ndarray, np.ndarray]:
@@ -72,14 +72,14 @@ def _shared(ngrams: DiskArray) -> tuple[np.ndarray, np.ndarray]:
 
     ngrams: of all rows. They are counted in parts, by their size.
     """
-    parts, found = 1 + len(ngrams) // COUNTED_AT_ONCE, []
+    parts, counted = 1 + len(ngrams) // COUNTED_AT_ONCE, []
     width = 2**64 // parts + 1
     for low in range(0, 2**64, width):
         high = min(low + width, 2**64) - 1
-        own = [block[(block >= low) & (block <= high)] for block in blocks(ngrams)]
-        values, counts = np.unique(np.concatenate(own), return_counts=True)
-        found.append((values[counts > 1], counts[counts > 1]))
-    values, counts = zip(*found, strict=True)
+        within = [block[(block >= low) & (block <= high)] for block in blocks(ngrams)]
+        values, counts = np.unique(np.concatenate(within), return_counts=True)
+        counted.append((values[counts > 1], counts[counts > 1]))
+    values, counts = zip(*counted, strict=True)
     return np.concatenate(values), np.concatenate(counts)
 
 
@@ -94,18 +94,18 @@ def _ngram_set(row: AnyRow) -> np.ndarray:
     System prompts do not count: rows may share a long one and have little else in common.
     """
     words = WORD.findall("\n".join(turn.content for turn in row.turns if turn.role != "system"))
-    own = np.sort(ngrams(hash_words(words), min(NGRAM, len(words))))
-    return own[np.diff(own, prepend=~own[:1]) != 0]
+    hashes = np.sort(ngrams(hash_words(words), min(NGRAM, len(words))))
+    return hashes[np.diff(hashes, prepend=~hashes[:1]) != 0]
 
 
-def _rarest(own: np.ndarray, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _rarest(row: np.ndarray, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The places in `values` of the rarest n-grams of a row: a near row shares at least one.
 
     values, counts: as of `_shared`. The row's others are rarer, but no other row shares them.
     """
-    places = np.searchsorted(values[:-1], own)
-    shared = places[values[places] == own]
-    length = len(shared) - _least(len(own)) + 1
+    places = np.searchsorted(values[:-1], row)
+    shared = places[values[places] == row]
+    length = len(shared) - _least(len(row)) + 1
     return shared[np.lexsort((shared, counts[shared]))[: max(length, 0)]]
 
 
@@ -115,19 +115,19 @@ def _least(length):
     return -(-part * length // whole)
 
 
-def _may_be_near(own: int, others: np.ndarray, shared: np.ndarray) -> np.ndarray:
+def _may_be_near(length: int, others: np.ndarray, shared: np.ndarray) -> np.ndarray:
     """Whether a row may be near to others, by the sizes of the sets.
 
     shared: the numbers of n-grams that are among the rarest of both. Of one of the two rows, all
     shared n-grams but these are among the ceil(4/5 s) - 1 that are not its rarest.
     """
     part, whole = NEAR
-    others_may = np.maximum(_least(own), _least(others)) - 1
-    are_long = (own >= _least(others)) & (others >= _least(own))
-    return are_long & ((part + whole) * (shared + others_may) >= part * (own + others))
+    others_may = np.maximum(_least(length), _least(others)) - 1
+    are_long = (length >= _least(others)) & (others >= _least(length))
+    return are_long & ((part + whole) * (shared + others_may) >= part * (length + others))
 
 
-def _are_near(one: np.ndarray, other: np.ndarray) -> bool:
+def _are_near(first: np.ndarray, second: np.ndarray) -> bool:
     part, whole = NEAR
-    shared = len(np.intersect1d(one, other, assume_unique=True))
-    return whole * shared >= part * (len(one) + len(other) - shared)
+    shared = len(np.intersect1d(first, second, assume_unique=True))
+    return whole * shared >= part * (len(first) + len(second) - shared)

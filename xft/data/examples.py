@@ -1,7 +1,7 @@
 """Turns instruction rows into tokens, the examples of a training."""
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -11,7 +11,7 @@ from xft.common.errors import UserError
 from xft.common.progress import progress
 from xft.data.conversations import Conversation
 from xft.data.disk_array import DiskArray
-from xft.data.instructions import AnyRow, Row
+from xft.data.instructions import AnyRow
 from xft.data.templates import Encoded, Template, encode_literally
 
 IGNORED = -100
@@ -23,10 +23,11 @@ BATCH_CHARACTERS = 1_000_000  # a tokenizer takes 300 bytes of memory for each
 class Tokens:
     """Tokenised rows, one after the other: prompt, response, EOS; or the turns of a conversation.
 
-    input_ids: int32 [tokens]. trained: uint8 [tokens], 1 for the tokens of responses, which have a
-    loss. offsets: int64 [rows + 1]; row i is input_ids[offsets[i] : offsets[i + 1]]. numbers: int64
-    [rows], the rows' numbers in their file. held_out: uint8 [rows], 1 for a row of the validation
-    split.
+    input_ids: int32 [tokens].
+    trained: uint8 [tokens], 1 for the tokens of responses, which have a loss.
+    offsets: int64 [rows + 1]; row i is input_ids[offsets[i] : offsets[i + 1]].
+    numbers: int64 [rows], the rows' numbers in their file.
+    held_out: uint8 [rows], 1 for a row of the validation split.
     """
 
     input_ids: np.ndarray | DiskArray
@@ -47,7 +48,8 @@ class Tokens:
 class Examples(Sequence):
     """Some rows of `tokens` as a torch dataset. Each item is {"input_ids", "labels", "row"}.
 
-    labels: the ids of responses, and IGNORED for all others. row: the row's number in its file.
+    labels: the ids of responses, and IGNORED for all others.
+    row: the row's number in its file.
     """
 
     def __init__(self, tokens: Tokens, places: np.ndarray):
@@ -88,7 +90,7 @@ def tokenize_rows(
     """
     input_ids, trained_ids = DiskArray(np.int32), DiskArray(np.uint8)
     numbers, cut, window = array("q"), 0, slice(max_length)
-    for batch in batches(rows, lambda row: len(row.text), "row"):
+    for batch in _batches(rows):
         encoded = _encode(batch, tokenizer, template, max_length)
         for row, (ids, responses) in zip(batch, encoded, strict=True):
             trained = np.zeros(len(ids), np.uint8)
@@ -105,18 +107,16 @@ def tokenize_rows(
     return Tokens(input_ids, trained_ids, offsets, np.array(numbers), held_out), cut
 
 
-def batches(items: Sequence, length: Callable, unit: str) -> Iterator[list]:
-    """The items to tokenise in batches of a size that fits into memory, with a progress bar.
-
-    length: characters of an item. unit: what an item is.
-    """
+def _batches(rows: Sequence[AnyRow]) -> Iterator[list[AnyRow]]:
+    """The rows in batches that fit into memory while they are tokenised, with a progress bar."""
     batch, characters = [], 0
-    for item in progress(items, desc="tokenize", unit=unit):
-        characters += length(item)
+    for row in progress(rows, desc="tokenize", unit="row"):
+        length = len(row.text)
+        characters += length
         if batch and (len(batch) == BATCH_ROWS or characters > BATCH_CHARACTERS):
             yield batch
-            batch, characters = [], length(item)
-        batch.append(item)
+            batch, characters = [], length
+        batch.append(row)
     if batch:
         yield batch
 
@@ -124,21 +124,17 @@ def batches(items: Sequence, length: Callable, unit: str) -> Iterator[list]:
 def _encode(
     rows: list[AnyRow], tokenizer, template: Template, max_length: int
 ) -> Iterator[Encoded]:
-    """Each row as tokens.
+    """Each row as tokens: prompt, response, EOS; or the turns of a conversation.
 
     Of a conversation, what follows the response that exceeds `max_length` may be missing.
     """
     for kind, group in groupby(rows, type):
+        alike = list(group)
         if kind is Conversation:
-            yield from (template.encode_conversation(row, max_length) for row in group)
-        else:
-            yield from _encode_instructions(list(group), tokenizer, template)
-
-
-def _encode_instructions(rows: list[Row], tokenizer, template: Template) -> Iterator[Encoded]:
-    """As `_encode`: prompt, response, EOS."""
-    prompts = template.encode(tokenizer, [row.instruction for row in rows])
-    responses = encode_literally(tokenizer, [row.response for row in rows])
-    for prompt, response in zip(prompts, responses, strict=True):
-        ids = [*prompt, *response, tokenizer.eos_token_id]
-        yield ids, [(len(prompt), len(ids))]
+            yield from (template.encode_conversation(row, max_length) for row in alike)
+            continue
+        prompts = template.encode(tokenizer, [row.instruction for row in alike])
+        responses = encode_literally(tokenizer, [row.response for row in alike])
+        for prompt, response in zip(prompts, responses, strict=True):
+            ids = [*prompt, *response, tokenizer.eos_token_id]
+            yield ids, [(len(prompt), len(ids))]

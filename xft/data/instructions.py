@@ -5,12 +5,12 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 from xft.common.errors import UserError, counted, listed
 from xft.common.files import check_size, open_unpacked, read_lines, read_text
 from xft.common.json_lines import MAX_LINE, parse_json, read_json_lines, text_of_line, unique
+from xft.config.sections import TokensConfig
 from xft.data.conversations import FORMS, Conversation, Turn, read_conversation
 from xft.data.faults import fault_of_object, fault_of_text
 
@@ -54,7 +54,11 @@ Accept = Callable[[Conversation], AnyRow | str]
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used. place: its file and its line or row. fault: the reason."""
+    """A row that cannot be used.
+
+    place: its file and its line or row.
+    fault: the reason.
+    """
 
     number: int
     place: str
@@ -62,33 +66,30 @@ class BadRow:
 
 
 def read_rows(
-    path: Path,
-    instruction_column: str,
-    response_column: str,
-    limit: int | None = None,
-    accept: Accept | None = None,
-    before: int = 0,
+    path: Path, options: TokensConfig, limit: int | None, accept: Accept | None, before: int = 0
 ) -> Iterator[AnyRow | BadRow]:
     """The rows of a file in order, until `limit` of them are good.
 
     The file is JSONL, a JSON array of objects, CSV, or Parquet. A row that lacks one of the two
-    columns may hold a conversation, in a column of `conversations.FORMS`. accept: the template's
-    answer to a conversation; without it, all are good. before: is added to the rows' numbers.
-    Raises UserError if the file is in another format, is damaged, too large or holds no row, or if
-    no row has the columns.
+    columns may hold a conversation, in a column of `conversations.FORMS`. Raises UserError if the
+    file is in another format, is damaged, too large or holds no row, or if no row has the columns.
+
+    options: with the names of the columns.
+    accept: the template's answer to a conversation; without it, all are good.
+    before: is added to the rows' numbers.
     """
     good, bad, seen = 0, 0, {}
-    columns = {"instruction_column": instruction_column, "response_column": response_column}
-    for own_number, place, value in _values(Path(path), columns):
-        number = before + own_number
+    columns = {key: getattr(options, key) for key in ("instruction_column", "response_column")}
+    unit, values = _values(path, columns)
+    for number, value in values:
         if good == limit:
             break
         if isinstance(value, dict):
             seen |= dict.fromkeys(value)
-        row = _row(value, number, columns, accept)
+        row = _row(value, before + number, columns, accept)
         if isinstance(row, str):
             bad += 1
-            yield BadRow(number, place, row[:LONGEST_FAULT])
+            yield BadRow(before + number, f"{path}, {unit} {number}", row[:LONGEST_FAULT])
         else:
             good += 1
             yield row
@@ -120,20 +121,26 @@ def check_format(name: str) -> None:
         )
 
 
-def _values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, object]]:
-    """Each row's number, its place (for messages) and its value; for a bad JSON line, the error."""
+def _values(path: Path, columns: dict[str, str]) -> tuple[str, Iterator[tuple[int, object]]]:
+    """What is counted, "line" or "row", and the number and the value of each.
+
+    For a line that is not valid JSON, or an object with a key twice, the error is the value. Raises
+    UserError if the file is missing, is no regular file or is in another format.
+    """
     check_format(str(path))
     head = _head(path)
     if head.startswith(PARQUET_MAGIC) or path.suffix.lower() == ".parquet":
-        return _parquet_values(path, columns)
+        return "row", enumerate(_parquet_values(path, columns), 1)
     if CSV.search(path.name):
-        return _csv_values(path, columns)
-    if head[:1] not in b"{[" and not JSON.search(path.name):
+        return "row", enumerate(_csv_values(path, columns), 1)
+    if head.startswith(b"["):
+        return "row", enumerate(_array_values(path), 1)
+    if head[:1] not in b"{" and not JSON.search(path.name):
         raise UserError(
             f"{path} does not begin as JSON. If it is CSV, let its name end in .csv; if it is JSON "
             "Lines with a fault, in .jsonl"
         )
-    return _json_values(path)
+    return "line", read_json_lines(path)
 
 
 def _head(path: Path) -> bytes:
@@ -147,8 +154,8 @@ def is_array(path: Path) -> bool:
     return _head(path).startswith(b"[")
 
 
-def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, object]]:
-    """As `_values`. A small file may unpack to much: sizes are checked before that is in memory."""
+def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[dict]:
+    """The rows. A small file may unpack to much: sizes are checked before that is in memory."""
     import pyarrow
     from pyarrow import parquet
 
@@ -176,18 +183,17 @@ def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, 
         # A text that many rows repeat is in memory once, until the rows' texts are made.
         texts = {chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"}
         with parquet.ParquetFile(path, read_dictionary=sorted(texts)) as file:
-            numbers, size = count(1), 0
+            size = 0
             for batch in file.iter_batches(columns=read):
                 size += sum(map(_text_bytes, batch.columns))
                 check_size(path, size)
-                for value, number in zip(batch.to_pylist(), numbers, strict=False):
-                    yield number, f"{path}, row {number}", value
+                yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a whole Parquet file: {error}") from None
 
 
-def _csv_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, object]]:
-    """As `_values`. The first line that is not blank names the columns. All values are texts."""
+def _csv_values(path: Path, columns: dict[str, str]) -> Iterator[dict]:
+    """The rows. The first line that is not blank names the columns. All values are texts."""
     csv.field_size_limit(MAX_LINE)
     reader = csv.DictReader(_lines(path), strict=True)
     try:
@@ -196,10 +202,10 @@ def _csv_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str,
         if names:
             _check_columns(path, columns, names)
             _check_once(path, names, names)
-        for number, value in enumerate(reader, 1):
+        for value in reader:
             if None in value:
                 raise csv.Error("it has more values than there are columns")
-            yield number, f"{path}, row {number}", value
+            yield value
     except csv.Error as error:
         line = reader.reader.line_num
         raise UserError(f"{path} is not valid CSV: line {line}: {error}") from None
@@ -227,23 +233,12 @@ def _text_bytes(array) -> int:
     return array.nbytes
 
 
-def _json_values(path: Path) -> Iterator[tuple[int, str, object]]:
-    """Each value of a JSONL file or a JSON array: its number, its place (for messages), the value.
-
-    For a line that is not valid JSON, or an object with a key twice, the error is the value. Raises
-    UserError if the file is missing, is no regular file, holds too much or is not UTF-8, or is an
-    array that is not valid JSON.
-    """
-    if not is_array(path):
-        for number, value in read_json_lines(path):
-            yield number, f"{path}, line {number}", value
-        return
+def _array_values(path: Path) -> list:
+    """The values of a JSON array. Raises UserError if it is too large, or not valid JSON."""
     try:
-        values = parse_json(read_text(path, LARGEST_ARRAY), _object_or_fault)
+        return parse_json(read_text(path, LARGEST_ARRAY), _object_or_fault)
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
-    for number, value in enumerate(values, 1):
-        yield number, f"{path}, row {number}", value
 
 
 def _object_or_fault(pairs: list[tuple[str, object]]) -> dict | ValueError:
@@ -279,19 +274,15 @@ def _row(
     """The row that a value holds, or the value's fault."""
     if fault := fault_of_object(value):
         return fault
-    if column := _conversation_column(value, columns):
-        row = read_conversation(value[column], column, number)
-        row = row if isinstance(row, str) else _fault_of_size(row) or row
-        if accept and not isinstance(row, str):
-            row = accept(row)
-        return f"column {column!r}: {row}" if isinstance(row, str) else row
-    if fault := _fault(value, columns):
-        return fault
-    instruction, response = (value[name] for name in columns.values())
-    if (more := _input(value, columns)) is not None:
-        instruction = f"{instruction}\n\n{more}"
-    row = Row(instruction, response, number)
-    return _fault_of_size(row) or row
+    column = _conversation_column(value, columns)
+    if column is None:
+        row = _read_instruction(value, number, columns)
+        return row if isinstance(row, str) else _fault_of_size(row) or row
+    row = read_conversation(value[column], column, number)
+    row = row if isinstance(row, str) else _fault_of_size(row) or row
+    if accept and not isinstance(row, str):
+        row = accept(row)
+    return f"column {column!r}: {row}" if isinstance(row, str) else row
 
 
 def _conversation_column(value: dict, columns: dict[str, str]) -> str | None:
@@ -304,21 +295,22 @@ def _conversation_column(value: dict, columns: dict[str, str]) -> str | None:
     return next((column for column in FORMS if value.get(column) is not None), None)
 
 
-def _fault(value: dict, columns: dict[str, str]) -> str | None:
-    for key, column in columns.items():
+def _read_instruction(value: dict, number: int, columns: dict[str, str]) -> Row | str:
+    """The instruction and the response that a value holds, or the value's fault.
+
+    In the form of Alpaca, the text that the instruction is about follows it.
+    """
+    more = None if INPUT in columns.values() else value.get(INPUT)
+    is_blank = more is None or (isinstance(more, str) and not more.strip())
+    read = columns if is_blank else columns | {"": INPUT}
+    for key, column in read.items():
         if column not in value:
-            held = ", ".join(sorted(value)) or "none"
-            return f"no column {column!r} (columns: {held}; set data.{key})"
+            names = ", ".join(sorted(value)) or "none"
+            return f"no column {column!r} (columns: {names}; set data.{key})"
         if fault := fault_of_text(value[column]):
             return f"column {column!r} {fault}"
-    fault = (more := _input(value, columns)) is not None and fault_of_text(more)
-    return f"column {INPUT!r} {fault}" if fault else None
-
-
-def _input(value: dict, columns: dict[str, str]) -> object:
-    """What an instruction is about, in the form of Alpaca; None if there is nothing."""
-    more = None if INPUT in columns.values() else value.get(INPUT)
-    return None if isinstance(more, str) and not more.strip() else more
+    instruction, response, *texts = (value[column] for column in read.values())
+    return Row("\n\n".join([instruction, *texts]), response, number)
 
 
 def _fault_of_size(row: AnyRow) -> str | None:

@@ -11,8 +11,8 @@ FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no word's hash loses bits
 def ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
     """The hash of each n-gram in order, uint64 [words - n + 1]; empty for fewer words.
 
-    hashes: of the words, uint64 [words]. An n-gram's is the sum of hashes[i] * FACTOR ** i modulo
-    2 ** 64, the same in every process.
+    hashes: of the words, uint64 [words]. An n-gram's is the sum of hashes[i] * FACTOR ** i modulo 2
+    ** 64, the same in every process.
     """
     count = max(len(hashes) - n + 1, 0)
     total = np.zeros(count, np.uint64)

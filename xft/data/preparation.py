@@ -28,9 +28,11 @@ def prepare(
 ) -> tuple[Tokens, dict]:
     """The tokens of files of rows, and a report of what was left out.
 
-    options: with the template by its identity. find_trace: `contamination.Detector.find`, if rows
-    that give away evaluation problems are to be left out. Raises UserError if a row is bad and none
-    may be, or too few rows are left.
+    Raises UserError if a row is bad and none may be, or too few rows are left.
+
+    options: with the template by its identity.
+    find_trace: `contamination.Detector.find`, if rows that give away evaluation problems are to be
+    left out.
     """
     if tokenizer.eos_token_id is None:
         raise UserError(no_eos(tokenizer.name_or_path))
@@ -42,9 +44,9 @@ def prepare(
         say(f"left out {describe(bad)}")
     removed = [{"row": row.number, "reason": "bad", "fault": row.fault} for row in bad]
     for find in _filters(options.deduplicate, find_trace):
-        found = list(find(rows)) if rows else []
-        removed += found
-        rows = _without(rows, {entry["row"] for entry in found})
+        entries = list(find(rows)) if rows else []
+        removed += entries
+        rows = _without(rows, {entry["row"] for entry in entries})
     if not rows:
         raise UserError(f"no row of {named(files)} is left: {_counts(removed)}")
     tokens, cut = tokenize_rows(rows, tokenizer, template, options.max_length)
@@ -100,7 +102,10 @@ def _repeated(reason: str, find: Callable, rows: StoredRows) -> Iterator[dict]:
 
 
 def contaminated(find_trace: Callable, rows: StoredRows) -> Iterator[dict]:
-    """The entries of rows that give away evaluation problems. find_trace: as for `prepare`."""
+    """The entries of rows that give away evaluation problems.
+
+    find_trace: as for `prepare`.
+    """
     traces = spread(partial(_trace, find_trace), rows, desc="look for problems", unit="row")
     for number, trace in zip(rows.numbers, traces, strict=True):
         if trace:

@@ -60,11 +60,10 @@ def read_files(
     if `options.limit` is a list of another length.
     """
     limits = options.limits(len(files))
-    columns = (options.instruction_column, options.response_column)
     rows, bad = StoredRows(), []
     for place, (file, limit) in enumerate(zip(files, limits, strict=True)):
-        found = read_rows(file, *columns, limit, accept, place * FILE_ROWS)
-        for row in progress(found, desc=f"read {file}", unit="row"):
+        of_file = read_rows(file, options, limit, accept, place * FILE_ROWS)
+        for row in progress(of_file, desc=f"read {file}", unit="row"):
             (bad if isinstance(row, BadRow) else rows).append(row)
     return rows, bad
 
@@ -76,5 +75,5 @@ def named(files: Sequence[Path]) -> str:
 
 def place_of(number: int, files: Sequence[Path]) -> int | str:
     """The number of a row in its file, with the name of the file if there are several."""
-    place, own = divmod(number, FILE_ROWS)
-    return own if len(files) == 1 else f"{files[place]}: {own}"
+    place, row = divmod(number, FILE_ROWS)
+    return row if len(files) == 1 else f"{files[place]}: {row}"

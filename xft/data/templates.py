@@ -49,9 +49,11 @@ FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}{{ '' }}"
 
 
 def read_template(name_or_file: str, names: tuple[str, ...] = NAMES) -> str:
-    """The identity of a template. names: templates that are not files.
+    """The identity of a template.
 
     Raises UserError if a file is missing, is not text, or does not hold {instruction} exactly once.
+
+    names: templates that are not files.
     """
     if name_or_file in names:
         return name_or_file
@@ -99,8 +101,8 @@ class TextTemplate:
 
     def encode(self, tokenizer, instructions: list[str]) -> list[list[int]]:
         """Token ids of each prompt. Special tokens in the template's own text stay special."""
-        added, own = tokenizer.added_tokens_decoder.values(), self.head + self.tail
-        if any(token.special and token.content in own for token in added):
+        added, text = tokenizer.added_tokens_decoder.values(), self.head + self.tail
+        if any(token.special and token.content in text for token in added):
             # JSON strings are valid Jinja strings, so Jinja runs no command in them.
             head, tail = (json.dumps(text, ensure_ascii=False) for text in (self.head, self.tail))
             jinja = f"{{{{ {head} }}}}{{{{ messages[0].content }}}}{{{{ {tail} }}}}"
@@ -203,9 +205,12 @@ class ChatTemplate:
         return self.tokenizer.convert_ids_to_tokens(ids[-1])
 
     def _part(self, prompt: list[int], whole: list[int]) -> tuple[int, int]:
-        """The part of `whole` that is a response. prompt: the token ids of the text in front."""
+        """The part of `whole` that is a response.
+
+        prompt: the token ids of the text in front.
+        """
         pairs = zip(prompt, whole, strict=False)
-        begin = next((i for i, (one, other) in enumerate(pairs) if one != other), len(prompt))
+        begin = next((i for i, (first, second) in enumerate(pairs) if first != second), len(prompt))
         end = len(whole)
         while end > begin and whole[end - 1] not in self._special:
             end -= 1
@@ -261,17 +266,14 @@ def _encode_chats(
 
 
 def _render(
-    tokenizer,
-    jinja: str,
-    chat: list[dict],
-    add_generation_prompt: bool = True,
-    is_marked: bool = False,
+    tokenizer, jinja: str, chat: list, add_generation_prompt: bool = True, is_marked: bool = False
 ) -> str:
     """The text that a chat template makes of a chat.
 
-    is_marked: names of special tokens in the chat are marked, for the tokenizer, as plain text.
     Raises TemplateFault if the template fails, and UserError if it takes too much time or memory or
     writes too much.
+
+    is_marked: names of special tokens in the chat are marked, for the tokenizer, as plain text.
     """
     name = tokenizer.name_or_path
     try:
@@ -280,12 +282,8 @@ def _render(
                 ((chat,), *_) = tokenizer._mark_chat_inputs(
                     jinja, [chat], None, None, {}, tokenize=True, assistant_mask=False
                 )
-            text = tokenizer.apply_chat_template(
-                chat,
-                chat_template=jinja,
-                add_generation_prompt=add_generation_prompt,
-                tokenize=False,
-            )
+            options = {"add_generation_prompt": add_generation_prompt, "tokenize": False}
+            text = tokenizer.apply_chat_template(chat, chat_template=jinja, **options)
     except TimeoutError:
         fault = f"takes more than {MOST_SECONDS} s"
     except MemoryError:

@@ -83,7 +83,7 @@ def has_chat_template(folder: Path) -> bool:
         return True
     stated = read_if_there(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(stated, list):
-        return any(isinstance(one, dict) and one.get("name") == "default" for one in stated)
+        return any(isinstance(entry, dict) and entry.get("name") == "default" for entry in stated)
     return bool(stated)
 
 

@@ -17,9 +17,6 @@ from xft.data.row_files import StoredRows, named, read_files
 from xft.data.tokenizers import tokenizer_identity
 
 KIND = "tokens"
-NO_MANIFEST = (
-    "is a folder without a manifest. Name tokens that python -m workflow_scripts.tokens made"
-)
 # The tensors of an artifact, as in `Tokens`, and their dtypes.
 DTYPES = {"input_ids": "I32", "trained": "U8", "offsets": "I64", "numbers": "I64", "held_out": "U8"}
 
@@ -29,8 +26,10 @@ def write_tokens(
 ) -> None:
     """Write tokens as an artifact.
 
-    options: as for `preparation.prepare`. model: the tokenizer's folder. data_hash: the hash of
-    the files of rows. datasets: what `datasets_of` gives for these files.
+    options: as for `preparation.prepare`.
+    model: the tokenizer's folder.
+    data_hash: the hash of the files of rows.
+    datasets: what `datasets_of` gives for these files.
     """
     import torch
 
@@ -60,11 +59,10 @@ def open_tokens(path: Path, model: Path, full: bool = False) -> tuple[Tokens, di
     The inputs are the artifact and the file of rows. Raises UserError if the model has another
     tokenizer.
     """
-    artifact = open_artifact(path, KIND, full=full)
-    if artifact.known_manifest is None:
-        raise UserError(f"{path} {NO_MANIFEST}")
-    theirs, own = artifact.manifest.parameters["tokenizer"], tokenizer_identity(model)
-    if different := sorted(n for n in theirs | own if theirs.get(n) != own.get(n)):
+    artifact = _open(path, full)
+    made_with, given = artifact.manifest.parameters["tokenizer"], tokenizer_identity(model)
+    names = sorted(made_with | given)
+    if different := [name for name in names if made_with.get(name) != given.get(name)]:
         raise UserError(
             f"{path} was made with another tokenizer than that of {model}: {', '.join(different)} "
             f"differs. Give {model} the tokenizer that it was tuned with. If that is its own one, "
@@ -78,19 +76,26 @@ def open_tokens(path: Path, model: Path, full: bool = False) -> tuple[Tokens, di
 
 def read_options(path: Path) -> TokensConfig:
     """The options that tokens were made with. Raises UserError if `path` holds no tokens."""
-    if not manifest_path(path).exists():
-        raise UserError(f"{path} {NO_MANIFEST}")
-    manifest = read_manifest(manifest_path(path))
-    if manifest.kind != KIND:
-        raise UserError(f"{path} is of kind {manifest.kind}, not {KIND}")
-    held = {name: manifest.parameters[name] for name in keys(TokensConfig)}
-    return TokensConfig.model_construct(**held)
+    parameters = _open(path).manifest.parameters
+    return TokensConfig.model_construct(**{name: parameters[name] for name in keys(TokensConfig)})
+
+
+def _open(path: Path, full: bool = False) -> Artifact:
+    artifact = open_artifact(path, KIND, full=full)
+    if artifact.known_manifest is None:
+        raise UserError(
+            f"{path} is a folder without a manifest. Name tokens that python -m "
+            "workflow_scripts.tokens made"
+        )
+    return artifact
 
 
 def read_training_rows(files: Sequence[Path], tokens: Artifact) -> StoredRows:
     """The rows that a training on these tokens learns from, without those that are held out.
 
-    files: that the tokens were made from, in order. Raises UserError if they are others.
+    Raises UserError if they are others.
+
+    files: that the tokens were made from, in order.
     """
     options, checkpoint = read_options(tokens.path), tokens.checkpoint
     if joint_sha256([*map(hash_file, files)]) != tokens.manifest.inputs["data"]:

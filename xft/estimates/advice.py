@@ -25,29 +25,30 @@ NO_CHANGE = "no other precision, batch or launch, and not with LoRA experts"
 WIDTH = 110
 
 
-def advice(plan: Plan) -> list[str]:
+def advice(plan: Plan) -> Iterator[str]:
     """Which trainings fit the device, and changes with which the others do."""
     device = f"an {plan.gpu}" if plan.gpu else "this machine"
     large = [section for section in plan.trainings if not fits(plan, section)]
-    fitting = ", ".join(section for section in plan.trainings if section not in large)
-    lines = [
+    small = ", ".join(section for section in plan.trainings if section not in large)
+    yield (
         f"Fit: {device} has {plan.processor.memory:.1f} GiB; keep {GAPS:.0%} of it free."
-        f" It fits: {fitting or 'none'}. Too large: {', '.join(large) or 'none'}"
-    ]
+        f" It fits: {small or 'none'}. Too large: {', '.join(large) or 'none'}"
+    )
     if tight := [s for s in plan.trainings if s not in large and not fits(plan, s, ERROR)]:
-        lines.append(f"  {', '.join(tight)}: not if the peak is {ERROR:.0%} above its estimate")
+        yield f"  {', '.join(tight)}: not if the peak is {ERROR:.0%} above its estimate"
     for section in large:
-        found = sorted(ways(plan, section), key=lambda way: _order(section, *way))
-        found = [_described(section, *way) for way in found]
-        end = EACH if found else NO_CHANGE
-        lines += [f"  {section} fits with {end}", *found]
-    return lines
+        fitting = [*ways(plan, section)]
+        # The fastest first; LoRA experts, whose hours are a lower limit, last.
+        fitting.sort(key=lambda way: ("moe" in way[0], way[1].training_hours(section) or 0))
+        yield f"  {section} fits with {EACH if fitting else NO_CHANGE}"
+        yield from (_described(section, *way) for way in fitting)
 
 
 def fits(plan: Plan, section: str, error: float = 0, expected: bool = False) -> bool:
     """Whether a training fits: on a GPU for each process, or with all processes on this machine.
 
-    error: how much more than its estimate the peak is. expected: with rows as they are.
+    error: how much more than its estimate the peak is.
+    expected: with rows as they are.
     """
     needed = (1 + error) * _together(plan, section) * plan.peak(section, expected)
     return needed <= (1 - GAPS) * plan.processor.memory * GIB
@@ -63,17 +64,17 @@ def fit_line(plan: Plan) -> str:
     device = f"{plan.gpu or 'this machine'} ({plan.processor.memory:.1f} GiB)"
     if not plan.trainings:
         return f"Fits {device}: there is no training"
-    answers = {
-        "yes": (ERROR, False),
-        f"yes, if the estimate is not {ERROR:.0%} too low": (0, False),
-        "yes, but not if every row filled the window": (ERROR, True),
-        "no": (-1, True),
-    }
-    answer = next(
-        text
-        for text, limits in answers.items()
-        if all(fits(plan, section, *limits) for section in plan.trainings)
-    )
+
+    def all_fit(error: float, expected: bool = False) -> bool:
+        return all(fits(plan, section, error, expected) for section in plan.trainings)
+
+    answer = "no"
+    if all_fit(ERROR):
+        answer = "yes"
+    elif all_fit(0):
+        answer = f"yes, if the estimate is not {ERROR:.0%} too low"
+    elif all_fit(ERROR, expected=True):
+        answer = "yes, but not if every row filled the window"
     largest = max(plan.trainings, key=lambda section: _together(plan, section) * plan.peak(section))
     expected, most = (memory_text(plan.peak(largest, kind)) for kind in (True, False))
     count = f"{_together(plan, largest)} x " if _together(plan, largest) > 1 else ""
@@ -86,13 +87,13 @@ def ways(plan: Plan, section: str) -> Iterator[tuple[dict, Plan]]:
 
     Each needs all of its kinds of changes. The global batch stays the same.
     """
-    values, found = values_to_change(plan.config), []
+    values, sufficient = values_to_change(plan.config), []
     for kinds in product((False, True), repeat=5):
-        if not any(all(map(ge, kinds, fewer)) for fewer in found):
+        if not any(all(map(ge, kinds, fewer)) for fewer in sufficient):
             for changes in _changes(plan, section, *kinds):
                 changed = _changed(plan, values, changes)
                 if changed and fits(changed, section):
-                    found.append(kinds)
+                    sufficient.append(kinds)
                     yield changes, changed
                     break
 
@@ -102,7 +103,9 @@ def _changes(
 ) -> Iterator[dict]:
     """Changed keys of these kinds, the fastest first. The kinds stand from the slowest on.
 
-    fewer: rows in a forward pass. again: the computation of activations. pure: bf16.
+    fewer: rows in a forward pass.
+    again: the computation of activations.
+    pure: bf16.
     """
     job, options = plan.job(section), dict(getattr(plan.config, section))
     others = {"moe": {"experts": "lora"}} if low_rank else {}
@@ -128,11 +131,6 @@ def _changed(plan: Plan, values: dict, changes: dict) -> Plan | None:
         config = complete(overlaid(values, changes))
         models = Models(plan.models.base, config.moe)
         return replace(plan, config=config, models=models, processes=None)
-
-
-def _order(section: str, changes: dict, plan: Plan) -> tuple[bool, float]:
-    """The fastest first; LoRA experts, whose hours are a lower limit, last."""
-    return "moe" in changes, plan.training_hours(section) or 0
 
 
 def _described(section: str, changes: dict, plan: Plan) -> str:

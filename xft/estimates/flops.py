@@ -17,7 +17,10 @@ WITHOUT_GRADIENT = 2  # of the backward pass, which a weight that does not learn
 def training_flops(
     models: Models, trained: Trained, length: int, checkpointing: bool = False
 ) -> int:
-    """FLOPs of a token in a training. length: of a row."""
+    """FLOPs of a token in a training.
+
+    length: of a row.
+    """
     embedding = models.base.embedding
     computing = trained.active - embedding
     frozen = trained.total - trained.learned - (0 if trained.whole else embedding)
@@ -37,8 +40,10 @@ def tuning_ratio(models: Models, length: int, lora_rank: int | None = None) -> f
     Both count forward and backward pass, the attention, and all weights that compute the token,
     with those of the router and its noise. Weights that do not learn have no gradient. Both leave
     out embeddings that are only looked up, the optimiser, and what activation checkpointing
-    computes again, which is the same part of both. length: of a row. lora_rank: as for
-    `Models.trained`.
+    computes again, which is the same part of both.
+
+    length: of a row.
+    lora_rank: as for `Models.trained`.
     """
     mixture, base = models.trained("moe_sft"), models.trained("sft", lora_rank)
     return training_flops(models, mixture, length) / training_flops(models, base, length)

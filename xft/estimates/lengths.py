@@ -14,8 +14,10 @@ MOST_BATCHES = 1_000  # that are drawn from it
 class Batches:
     """What a training computes at a time.
 
-    largest: tokens of the largest forward pass, with padding. longest: those of a row in it. row:
-    the mean for a row, with padding. context: the mean width of the attention for a token.
+    largest: tokens of the largest forward pass, with padding.
+    longest: those of a row in it.
+    row: the mean for a row, with padding.
+    context: the mean width of the attention for a token.
     """
 
     largest: int
@@ -28,14 +30,18 @@ class Batches:
 class Lengths:
     """A sample of rows.
 
-    tokens: of each, at most the window. rows: the number of those to train on; None if unknown.
+    tokens: of each, at most the window.
+    rows: the number of those to train on; None if unknown.
     """
 
     tokens: np.ndarray
     rows: int | None
 
     def batches(self, options: TrainingConfig, count: int | None) -> Batches:
-        """The batches of a training. count: its forward passes in one process, if it is known."""
+        """The batches of a training.
+
+        count: its forward passes in one process, if it is known.
+        """
         size, tokens = options.per_device_train_batch_size, np.sort(self.tokens)
         passes = slice(min(count or MOST_BATCHES, MOST_BATCHES))
         drawn = np.random.default_rng(0).choice(tokens, (MOST_BATCHES, size))

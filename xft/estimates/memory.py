@@ -38,9 +38,11 @@ ZERO3_GROUP = 10**9  # parameters that ZeRO-3 updates at a time (its default sub
 class Memory:
     """Bytes of one process.
 
-    weights: with those of a teacher. optimizer: with master weights. extra: autocast's copies,
-    gathered layers, ddp's buckets and an average of the weights. host: the optimiser's state, if
-    the CPU's memory holds it. peak: at most at one moment, with libraries.
+    weights: with those of a teacher.
+    optimizer: with master weights.
+    extra: autocast's copies, gathered layers, ddp's buckets and an average of the weights.
+    host: the optimiser's state, if the CPU's memory holds it.
+    peak: at most at one moment, with libraries.
     """
 
     weights: int

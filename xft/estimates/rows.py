@@ -13,14 +13,13 @@ from xft.data.instructions import AnyRow, BadRow, check_bad, is_array
 from xft.data.row_files import StoredRows, named, read_files
 from xft.data.templates import CHAT, make_template, read_template
 from xft.estimates.lengths import MOST_ROWS, Lengths, spread
-from xft.hub.named_sets import unpacked
+from xft.hub.named_sets import NAMED_SETS, unpacked
 from xft.hub.source import dataset_source, find_cached_dataset_file
 
 MOST_COUNTED = 2**24  # bytes of files whose rows a dry run reads
 LARGEST_ARRAY = 2**26  # bytes of a JSON array whose first row a dry run looks at
 READ_ROWS = 10 * MOST_ROWS  # of a larger file, for a sample
 TURN = 4  # tokens of a chat template around a turn; assumed
-NAMED_PROBLEMS = {"humaneval": 164, "mbpp": 378}
 
 
 def count_rows(data: DataConfig, stated: int | None) -> int | None:
@@ -80,8 +79,8 @@ def sample_lengths(data: DataConfig, base: Path) -> Lengths | None:
     except Exception:  # tokenizers raises no class of its own; the step says what is wrong
         return None
     texts, added = zip(*(_text(row, data.template) for row in chosen), strict=True)
-    found = [len(encoded.ids) for encoded in encode(texts, add_special_tokens=False)]
-    return Lengths(np.minimum(np.add(found, added), data.max_length), number)
+    lengths = [len(encoded.ids) for encoded in encode(texts, add_special_tokens=False)]
+    return Lengths(np.minimum(np.add(lengths, added), data.max_length), number)
 
 
 def _text(row: AnyRow, template: str) -> tuple[str, int]:
@@ -118,8 +117,8 @@ def count_problems(evaluation: EvaluationConfig) -> int | None:
     numbers = []
     for dataset in evaluation.datasets:
         file = Path(dataset)
-        if dataset in NAMED_PROBLEMS:
-            number = NAMED_PROBLEMS[dataset]
+        if dataset in NAMED_SETS:
+            number = NAMED_SETS[dataset].problems
         elif file.is_file():
             number = sum(bool(line.strip()) for line in unpacked(file).splitlines())
         else:

@@ -20,8 +20,9 @@ READS = 2  # of all experts in a step of the mixing: for the merge, and for the 
 class Work:
     """The work of a training.
 
-    steps: of the optimiser. tokens: with padding. read_bytes: what each step moves from the host's
-    memory to the device.
+    steps: of the optimiser.
+    tokens: with padding.
+    read_bytes: what each step moves from the host's memory to the device.
     """
 
     steps: int
@@ -30,7 +31,10 @@ class Work:
     read_bytes: int
 
     def hours(self, job: Job, processor: Processor) -> float:
-        """Hours at most. processor: with the FLOPs that a process reaches."""
+        """Hours at most.
+
+        processor: with the FLOPs that a process reaches.
+        """
         seconds = self.flops / (job.processes * processor.flops(job.precision))
         return (seconds + self.steps * self.read_bytes / HOST_BANDWIDTH) / 3600
 
@@ -71,9 +75,11 @@ def generation_seconds(
 ) -> float:
     """Seconds at most that the base or the mixture takes to generate solutions.
 
-    options: the config's section `evaluation`. processor: with the FLOPs that generation reaches.
     Each solution has max_new_tokens. All weights, with those of all experts, are read once for each
     token of a batch.
+
+    options: the config's section `evaluation`.
+    processor: with the FLOPs that generation reaches.
     """
     samples = problems * options.samples
     steps = math.ceil(samples / options.batch_size) * options.max_new_tokens

@@ -118,15 +118,8 @@ def _run(
     with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as errors:
         asked.write(request.encode())
         asked.seek(0)
-        child = subprocess.Popen(
-            command,
-            stdin=asked,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=environment,
-            start_new_session=True,
-        )
-        with child:
+        options = {"stdin": asked, "stdout": subprocess.PIPE, "stderr": errors, "env": environment}
+        with subprocess.Popen(command, start_new_session=True, **options) as child:
             try:
                 lines = _lines(child.stdout.fileno(), limits, stop)
                 _wait_until_ready(lines, errors)
@@ -149,10 +142,18 @@ def _wait_until_ready(lines: Iterator[bytes], errors) -> None:
 
 
 def _lines(descriptor: int, limits: Limits, stop: Stop) -> Iterator[bytes]:
-    """The lines up to one that is too long. Raises TimedOut if the next does not come in time."""
-    clock = _Clock(limits)
-    rest = b""
-    while readable := select.select([descriptor, stop], [], [], clock.seconds_left)[0]:
+    """The lines up to one that is too long. Raises TimedOut if the next does not come in time.
+
+    The time for all calls of a set begins with the first line, and again with a line that ends a
+    set. The program may write such lines itself, so they count at most once per set.
+    """
+    rest, sets_left = b"", len(TEST_SETS)
+    call_ends = calls_end = time.monotonic() + limits.loading
+    while True:
+        seconds_left = max(min(call_ends, calls_end) - time.monotonic(), 0)
+        readable = select.select([descriptor, stop], [], [], seconds_left)[0]
+        if not readable:
+            raise TimedOut
         if stop in readable:
             raise Stopped
         chunk = os.read(descriptor, CHUNK_BYTES)
@@ -160,31 +161,9 @@ def _lines(descriptor: int, limits: Limits, stop: Stop) -> Iterator[bytes]:
         if not chunk or max(map(len, (*lines, rest))) > MAX_LINE_BYTES:
             return
         for line in lines:
-            clock.hear(line)
+            call_ends = time.monotonic() + limits.call
+            is_first = sets_left == len(TEST_SETS)
+            if is_first or (line.startswith(END_OF_SET) and sets_left):
+                calls_end = time.monotonic() + limits.calls
+                sets_left -= 1
             yield line
-    raise TimedOut
-
-
-class _Clock:
-    """The time that is left for the next line.
-
-    A line that ends a set gives more time, at most once per set. The program may write such lines
-    itself.
-    """
-
-    def __init__(self, limits: Limits):
-        self.limits = limits
-        self.sets_left = len(TEST_SETS)  # to begin, the first with the first line
-        self.call_ends = self.calls_end = time.monotonic() + limits.loading
-
-    def hear(self, line: bytes) -> None:
-        now = time.monotonic()
-        self.call_ends = now + self.limits.call
-        is_first = self.sets_left == len(TEST_SETS)
-        if is_first or (line.startswith(END_OF_SET) and self.sets_left):
-            self.calls_end = now + self.limits.calls
-            self.sets_left -= 1
-
-    @property
-    def seconds_left(self) -> float:
-        return max(min(self.call_ends, self.calls_end) - time.monotonic(), 0)

@@ -15,7 +15,10 @@ from xft.evaluation.prompts import TaskPrompt
 
 @dataclass(frozen=True)
 class Completion:
-    """A model's text after a prompt. finish: "eos", "stop" (a stop sequence) or "length"."""
+    """A model's text after a prompt.
+
+    finish: "eos", "stop" (a stop sequence) or "length".
+    """
 
     text: str
     finish: str
@@ -37,8 +40,9 @@ class Sampling:
 class Writing:
     """How a backend writes rows.
 
-    batch_size: rows at a time. sampling: None for greedy. on_token(number): may be called when each
-    row of a batch has so many new tokens.
+    batch_size: rows at a time.
+    sampling: None for greedy.
+    on_token(number): may be called when each row of a batch has so many new tokens.
     """
 
     eos_ids: list[int]
@@ -62,12 +66,13 @@ def generate(
 ) -> list[Completion]:
     """A completion for each prompt, in order; greedy without `sampling`.
 
+    The model's own sampling settings are replaced. Raises UserError if a prompt plus
+    `max_new_tokens` does not fit into the model's window, or if the model computes NaN.
+
     prompts: all of one template, which ends a completion where it ends a turn.
-    token_healing: as in `healing`; the token that is chosen again counts as a new one. The model's
-    own sampling settings are replaced. on_completion(number of the prompt, completion) is called as
-    soon as a completion is complete. write: as `write_rows`, which is the default. Raises UserError
-    if a prompt plus `max_new_tokens` does not fit into the model's window, or if the model computes
-    NaN.
+    token_healing: as in `healing`; the token that is chosen again counts as a new one.
+    on_completion(number of the prompt, completion): is called as soon as a completion is complete.
+    write: as `write_rows`, which is the default.
     """
     rows = make_rows(model.config, tokenizer, prompts, max_new_tokens, token_healing)
     if not rows:
@@ -75,8 +80,7 @@ def generate(
     eos_ids = end_tokens(model.generation_config.eos_token_id, tokenizer, prompts[0].template)
     completions = [None] * len(prompts)
     write = write or write_rows
-    look = {"desc": "generate", "total": len(rows), "unit": "problem", "at_once": batch_size}
-    with progress(**look) as bar:
+    with progress(desc="generate", total=len(rows), unit="problem", at_once=batch_size) as bar:
 
         def show(number: int) -> None:
             bar.set_postfix(token=f"{number}/{max_new_tokens}", refresh=False)
@@ -92,8 +96,10 @@ def generate(
 
 @dataclass
 class Row:
-    """An unfinished sequence. number: of its prompt. prompt_ids: of the whole prompt.
+    """An unfinished sequence.
 
+    number: of its prompt.
+    prompt_ids: of the whole prompt.
     first_ids: the first new token is one of these, and stands in the place of the prompt's last
     token. Empty: the new tokens follow the prompt.
     """
@@ -114,8 +120,9 @@ def make_rows(
 ) -> list[Row]:
     """A row for each prompt, in order.
 
-    config: of the model. Raises UserError if a prompt plus `max_new_tokens` does not fit into its
-    window.
+    Raises UserError if a prompt plus `max_new_tokens` does not fit into its window.
+
+    config: of the model.
     """
     window = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
     replacements = cache(Vocabulary(tokenizer).replacements)
@@ -162,7 +169,7 @@ def _write_batch(
     kept = [torch.tensor(row.kept_ids, device=model.device, dtype=torch.long) for row in rows]
     stack = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
     ids = stack(kept, padding_value=model.generation_config.pad_token_id)
-    mask = stack([torch.ones_like(one) for one in kept])
+    mask = stack([torch.ones_like(row) for row in kept])
     width = ids.shape[1]
     limit = width + model.generation_config.max_new_tokens
     processors = [
@@ -236,8 +243,9 @@ class _Draws:
 class RowWatch:
     """A stopping criterion for transformers.
 
-    It ends a row at EOS or at a stop sequence, and all rows once half of them have ended. lengths:
-    the number of new tokens of each row, None while it runs.
+    It ends a row at EOS or at a stop sequence, and all rows once half of them have ended.
+
+    lengths: the number of new tokens of each row, None while it runs.
     """
 
     def __init__(self, tokenizer, prompt_width: int, rows: list[Row], how: Writing):
@@ -251,7 +259,10 @@ class RowWatch:
         self.tail = max(len(stop.encode()) for row in rows for stop in row.stops)
 
     def __call__(self, input_ids, scores, **_):
-        """True for each row that must end. input_ids: prompts and new tokens, [rows, width]."""
+        """True for each row that must end.
+
+        input_ids: prompts and new tokens, [rows, width].
+        """
         new_tokens = input_ids.shape[1] - self.prompt_width
         self.how.on_token(new_tokens)
         tails = input_ids[:, -min(self.tail, new_tokens) :].tolist()

@@ -9,7 +9,7 @@ from xft.common.progress import say
 from xft.evaluation.execution import TEST_SETS, Limits, TimedOut, execute
 from xft.evaluation.judges import Judges
 from xft.evaluation.judging import Outcome
-from xft.evaluation.plain_data import dumps, type_name
+from xft.evaluation.plain_data import dumps
 from xft.evaluation.problems import Problem, ProblemSet
 from xft.evaluation.sandbox import Bubblewrap
 from xft.evaluation.trials import ProblemTests, run_and_judge
@@ -39,42 +39,48 @@ def compute(problem_set: ProblemSet, *, sandbox: Bubblewrap | None, workers: int
         place = f"line {problem_set.lines[problem.task_id]}"
         tests = ProblemTests(problem, problem_set.form)
         line = dumps(_returned(tests, f"{problem_set.file}, {place}", sandbox, stop))
-        given = {"sandbox": sandbox, "judges": judges, "limits": REFERENCE_LIMITS, "stop": stop}
+        options = {"sandbox": sandbox, "limits": REFERENCE_LIMITS, "hash_seed": OTHER_HASH_SEED}
         program = problem.canonical_program
-        outcome, _ = run_and_judge(tests, program, line, hash_seed=OTHER_HASH_SEED, **given)
+        outcome, _ = run_and_judge(tests, program, line, judges=judges, stop=stop, **options)
         fault = _fault(tests, line, outcome)
         return line, fault and f"{place}, {problem.task_id}: {fault}"
 
     problems = problem_set.problems
     with Judges(confined=sandbox is not None) as judges:
-        found = work_on(problems, run, workers=workers, desc="ground truth", unit="problem")
-    if faults := [fault for _, fault in found if fault]:
+        results = work_on(problems, run, workers=workers, desc="ground truth", unit="problem")
+    if faults := [fault for _, fault in results if fault]:
         solutions = counted(len(faults), "canonical solution")
         message = f"{solutions} of {problem_set.file} would fail as a model's:\n{listed(faults)}"
         if problem_set.sha256 not in {known.sha256 for known in NAMED_SETS.values()}:
             raise UserError(f"{message}\n{REPEATABLE}")
         say(message)
-    return {problem.task_id: line for problem, (line, _) in zip(problems, found, strict=True)}
+    return {problem.task_id: line for problem, (line, _) in zip(problems, results, strict=True)}
 
 
 def _fault(tests: ProblemTests, line: str, outcome: Outcome | None) -> str | None:
-    """Why a canonical solution does not pass; None if it does. line: what it returned before."""
+    """Why a canonical solution does not pass; None if it does.
+
+    line: what it returned before.
+    """
     if outcome and outcome.passed_sets == len(TEST_SETS):
         return None
     failed = outcome and tests.failed_call(outcome)
     if failed is None:
         return "in a second run it returns too much to be judged, or not all"
     message = json.loads(line)[TEST_SETS[outcome.passed_sets]][outcome.call]
-    kind = f"type {type_name(message['value'])}" if "value" in message else "more than 64 KiB"
-    return f"a value of {kind} does not pass in a second run; arguments: {shown(failed, 200)}"
+    value = shown(message["value"], 200) if "value" in message else "of more than 64 KiB"
+    return f"the value {value} does not pass in a second run; arguments: {shown(failed, 200)}"
 
 
 def _returned(
     tests: ProblemTests, place: str, sandbox: Bubblewrap | None, stop: Stop
 ) -> dict[str, list[dict]]:
-    """The runner's messages of the canonical solution, by set. place: the problem's, in words."""
+    """The runner's messages of the canonical solution, by set.
+
+    place: the problem's, in words.
+    """
     base, plus = tests.sets
-    returned: list[dict] = []
+    calls, returned = [*base, *plus], []
     fault = "ends its process"
     try:
         for message in run_canonical(tests, sandbox, stop):
@@ -90,12 +96,10 @@ def _returned(
             f"does not end within its limits, {REFERENCE_LIMITS.call:g} s for a call and "
             f"{REFERENCE_LIMITS.calls:g} s for all calls of a set"
         )
-    calls = [*base, *plus]
     if len(returned) < len(calls):
-        arguments = shown(calls[len(returned)])
-        name = tests.problem.task_id
         raise UserError(
-            f"{place}: the canonical solution of {name} {fault}; arguments: {arguments}"
+            f"{place}: the canonical solution of {tests.problem.task_id} {fault}; arguments: "
+            f"{shown(calls[len(returned)])}"
         )
     return dict(zip(TEST_SETS, (returned[: len(base)], returned[len(base) :]), strict=True))
 

@@ -20,7 +20,7 @@ class Vocabulary:
 
     def __init__(self, tokenizer):
         added = tokenizer.added_tokens_decoder.items()
-        special = {*tokenizer.all_special_ids, *(number for number, one in added if one.special)}
+        special = {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
         self._texts = {
             number: text
             for text, number in tokenizer.get_vocab().items()
@@ -35,15 +35,16 @@ class Vocabulary:
         text = self._texts.get(token_id)
         if text is None:
             return []
-        found = [number for number, other in self._texts.items() if other.startswith(text)]
-        return found if len(found) > 1 else []
+        ids = [number for number, other in self._texts.items() if other.startswith(text)]
+        return ids if len(ids) > 1 else []
 
 
 def restrict_first(width: int, allowed: list[list[int]], input_ids, scores):
     """A logits processor: the first new token of each row is one of those that it may be.
 
-    width: tokens of the prompts. allowed: the ids for each row; if empty, any token. scores [rows,
-    vocabulary].
+    width: tokens of the prompts.
+    allowed: the ids for each row; if empty, any token.
+    scores: [rows, vocabulary].
     """
     import torch
 

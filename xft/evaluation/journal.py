@@ -15,8 +15,10 @@ from xft.evaluation.generation import Completion
 class Journal:
     """The completions of a run, each written to the disk as soon as it is complete.
 
-    run: JSON values that determine the completions. The file of another run is replaced. Raises
-    UserError if another process writes the same file.
+    The file of another run is replaced. Raises UserError if another process writes the same file.
+
+    run: JSON values that determine the completions.
+    finished: the completions by number.
     """
 
     def __init__(self, path: Path, run: dict):
@@ -34,18 +36,19 @@ class Journal:
         """The completions by number. Text after the last complete line is removed."""
         self._file.seek(0)
         first, *lines = self._file.read().split("\n")
-        found, sound = {}, [json.dumps(run, sort_keys=True)]
+        finished, sound = {}, [json.dumps(run, sort_keys=True)]
         if first == sound[0]:
             for line in lines[:-1]:  # an incomplete line has no end
                 number, *fields = json.loads(line)
-                found[number] = Completion(*fields)
+                finished[number] = Completion(*fields)
                 sound.append(line)
         self._file.truncate(0)
         self._write("\n".join(sound))
-        return found
+        return finished
 
     def add(self, number: int, completion: Completion) -> None:
         """Keep a completion."""
+        self.finished[number] = completion
         self._write(json.dumps([number, completion.text, completion.finish]))
 
     def _write(self, line: str) -> None:

@@ -38,13 +38,10 @@ class Judges:
     def __enter__(self) -> "Judges":
         self._control, theirs = socket.socketpair()
         limits = map(str, (int(self._confined), MEMORY_BYTES, SECONDS))
+        command = [sys.executable, "-P", "-B", "-W", "ignore", SERVER, *limits]
+        options = {"env": os.environ | ENVIRONMENT, "start_new_session": True}
         with theirs:
-            self._server = subprocess.Popen(
-                [sys.executable, "-P", "-B", "-W", "ignore", SERVER, *limits],
-                stdin=theirs,
-                env=os.environ | ENVIRONMENT,
-                start_new_session=True,
-            )
+            self._server = subprocess.Popen(command, stdin=theirs, **options)
         return self
 
     def __exit__(self, *_) -> None:
@@ -58,23 +55,16 @@ class Judges:
         Raises Stopped once `stop` is readable, and UserError if the server has ended.
         """
         trial.seek(0)
-        reader, writer = os.pipe()
-        try:
-            self._send(trial.fileno(), writer)
+        reader, writer = map(os.fdopen, os.pipe(), "rw")
+        with reader:
+            try:
+                with writer:
+                    socket.send_fds(self._control, [b"\n"], [trial.fileno(), writer.fileno()])
+            except ConnectionError:
+                raise UserError(ENDED) from None
             if stop in select.select([reader, stop], [], [])[0]:
                 raise Stopped
-            reply = os.read(reader, REPLY_BYTES)
-        finally:
-            os.close(reader)
+            reply = os.read(reader.fileno(), REPLY_BYTES)
         if not reply and self._server.poll() is not None:
             raise UserError(ENDED)
         return Outcome(*json.loads(reply)) if reply else None
-
-    def _send(self, *descriptors: int) -> None:
-        """Give descriptors to the server. The last of them is closed here."""
-        try:
-            socket.send_fds(self._control, [b"\n"], descriptors)
-        except ConnectionError:
-            raise UserError(ENDED) from None
-        finally:
-            os.close(descriptors[-1])

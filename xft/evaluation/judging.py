@@ -131,10 +131,11 @@ def _is_numeric(value) -> bool:
 class Outcome:
     """How far a program is right.
 
-    passed_sets: the number of `TEST_SETS` that passed. call: of the next set, the number of the
-    first call that is not right. status: FAILED for a wrong value; ERROR for an exception, or a
-    process that ended before all calls; REFUSED for an exception that the sandbox caused; None if
-    no message is wrong, but some may be missing.
+    passed_sets: the number of `TEST_SETS` that passed.
+    call: of the next set, the number of the first call that is not right.
+    status: FAILED for a wrong value; ERROR for an exception, or a process that ended before all
+    calls; REFUSED for an exception that the sandbox caused; None if no message is wrong, but some
+    may be missing.
     """
 
     passed_sets: int
@@ -147,10 +148,11 @@ def write_trial(
 ) -> None:
     """Write what `judge` needs beside the messages, which follow in the file.
 
-    task_id, entry_point, atol: see `Judge`. expected: the problem's line of the ground truth.
+    task_id, entry_point, atol: see `Judge`.
+    expected: the problem's line of the ground truth.
     """
-    about = {"task_id": task_id, "entry_point": entry_point, "atol": atol}
-    file.write(f"{dumps(about)}\n{inputs.encoded}\n{expected}\n".encode())
+    problem = {"task_id": task_id, "entry_point": entry_point, "atol": atol}
+    file.write(f"{dumps(problem)}\n{inputs.encoded}\n{expected}\n".encode())
 
 
 def judge(file: BinaryIO) -> Outcome:
@@ -158,10 +160,10 @@ def judge(file: BinaryIO) -> Outcome:
 
     It ends at the first message that is wrong or passes the last set.
     """
-    about, sets, expected = (json.loads(file.readline()) for _ in range(3))
+    problem, sets, expected = (json.loads(file.readline()) for _ in range(3))
     for passed, (name, calls) in enumerate(zip(TEST_SETS, decode(sets), strict=True)):
         right = [read_returned(message) for message in expected[name]]
-        call, status = _judge_set(file, Judge(**about), list(zip(calls, right, strict=True)))
+        call, status = _judge_set(file, Judge(**problem), list(zip(calls, right, strict=True)))
         if status != PASSED:
             return Outcome(passed, call, status)
     return Outcome(len(TEST_SETS), 0, None)

@@ -18,8 +18,9 @@ def load_model(folder: Path, threads: int, precision: str = "auto"):
     """The causal language model and the tokenizer of a folder, ready for generation.
 
     If there is a GPU, the model is there. Otherwise it is on the CPU, with this number of threads.
-    precision: as for `computing_dtype`. Raises UserError if the folder is missing, incomplete or
-    broken.
+    Raises UserError if the folder is missing, incomplete or broken.
+
+    precision: as for `computing_dtype`.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -40,8 +41,8 @@ def load_model(folder: Path, threads: int, precision: str = "auto"):
 def computing_dtype(precision: str, stored, on_gpu: bool):
     """torch's dtype in which a model computes.
 
-    precision: "fp32", "bf16", or "auto": `stored` on a GPU, float32 on a CPU. stored: the dtype of
-    the weights in the model folder, or what stands for it.
+    precision: "fp32", "bf16", or "auto": `stored` on a GPU, float32 on a CPU.
+    stored: the dtype of the weights in the model folder, or what stands for it.
     """
     import torch
 

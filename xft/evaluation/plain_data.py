@@ -69,24 +69,6 @@ def _encode_other(value) -> dict:
     return {"other": [type(value).__name__]}
 
 
-def type_name(encoded) -> str:
-    """The name of an encoded value's type, or of one in it whose values equal no others."""
-    names, parts = [], [encoded]
-    while parts:
-        part = parts.pop()
-        name, content = type(part).__name__, part
-        if isinstance(part, dict):
-            ((name, content),) = part.items()
-        if name in ("items", "other"):
-            return content[0]
-        if name == "like":
-            parts.append(content)
-        else:
-            names.append(name)
-            parts += content if isinstance(content, list) else []
-    return names[0]
-
-
 def _is_numpy(value) -> bool:
     return type(value).__module__ == "numpy" and hasattr(value, "ndim")
 

@@ -54,9 +54,10 @@ class Problem(BaseModel):
 class ProblemSet:
     """The problems of a file.
 
-    name: the label in results. form: "humaneval" or "mbpp"; it decides how EvalPlus reads and
-    judges the problems. sha256: of the unpacked content. lines: the number of each problem's line,
-    by its task id.
+    name: the label in results.
+    form: "humaneval" or "mbpp"; it decides how EvalPlus reads and judges the problems.
+    sha256: of the unpacked content.
+    lines: the number of each problem's line, by its task id.
     """
 
     name: str
@@ -102,8 +103,8 @@ def split_mbpp(problem: Problem) -> tuple[str, str]:
 
 
 def _locate_named(chosen: NamedSet) -> Path:
-    found = chosen.find()
-    if found is None:
+    file = chosen.find()
+    if file is None:
         name = chosen.name
         instead = " in place of the file there" if chosen.cached.is_file() else ""
         raise UserError(
@@ -112,7 +113,7 @@ def _locate_named(chosen: NamedSet) -> Path:
             f"name that file, or put it, unpacked, at {chosen.cached}{instead}, or set "
             f"{chosen.variable} to the path of its .jsonl or .jsonl.gz file"
         )
-    return found
+    return file
 
 
 def _locate_file(name: str) -> Path:
@@ -128,7 +129,10 @@ def _locate_file(name: str) -> Path:
 
 
 def _parse(fields: object, where: str) -> Problem:
-    """The problem of a row. fields: the values of the row, or the ValueError of a bad line."""
+    """The problem of a row.
+
+    fields: the values of the row, or the ValueError of a bad line.
+    """
     if isinstance(fields, ValueError):
         raise UserError(f"{where}: not JSON: {fields}")
     if isinstance(fields, dict) and "test" in fields and "base_input" not in fields:

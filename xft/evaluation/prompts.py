@@ -22,7 +22,8 @@ COMPLETION_STOPS = {
 class TaskPrompt:
     """The text that a model continues: an instruction in its template, and the response's start.
 
-    stops: the solution ends before the first of these. head: the code in front of the completion.
+    stops: the solution ends before the first of these.
+    head: the code in front of the completion.
     """
 
     task_id: str

@@ -1,6 +1,7 @@
 """Collects the hashes of evaluation problems that no training row may hold."""
 
 import ast
+from collections.abc import Iterator
 
 from xft.data.contamination import Fingerprint, read_shipped
 from xft.evaluation.problems import Problem, ProblemSet, load_problems, split_mbpp
@@ -12,27 +13,25 @@ def load_references(names_or_files: list[str]) -> tuple[list[Fingerprint], dict[
 
     Those of humaneval and mbpp come with the package. Raises UserError if a file is wrong.
     """
-    found, hashes = [], {}
+    collected, hashes = [], {}
     for name in names_or_files:
         if chosen := NAMED_SETS.get(name):
-            found += read_shipped(name)
+            collected += read_shipped(name)
             hashes[name] = chosen.sha256
         else:
             problems = load_problems(name)
-            found += fingerprints(problems)
+            collected += fingerprints(problems)
             hashes[problems.name] = problems.sha256
-    return found, hashes
+    return collected, hashes
 
 
-def fingerprints(problems: ProblemSet) -> list[Fingerprint]:
+def fingerprints(problems: ProblemSet) -> Iterator[Fingerprint]:
     """The fingerprints of the docstring and the canonical solution of each problem."""
-    found = []
     for problem in problems.problems:
         is_mbpp = problems.form == "mbpp"
         docstring = split_mbpp(problem)[0].removesuffix(".") if is_mbpp else _docstring(problem)
-        found.append(Fingerprint.of(problem.task_id, "docstring", docstring))
-        found.append(Fingerprint.of(problem.task_id, "solution", problem.canonical_solution))
-    return found
+        yield Fingerprint.of(problem.task_id, "docstring", docstring)
+        yield Fingerprint.of(problem.task_id, "solution", problem.canonical_solution)
 
 
 def _docstring(problem: Problem) -> str:

@@ -2,7 +2,7 @@
 
 import platform
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 
 from xft.artifacts.results import ResultFormat
@@ -36,10 +36,12 @@ def package_versions(*names: str) -> dict[str, str]:
 def build_result(
     problem_set: ProblemSet, samples: Sequence[Sample], verdicts: Sequence[Verdict], settings: dict
 ) -> dict:
-    """The content of the result file. settings: of the scoring; the samples have their own.
+    """The content of the result file.
 
     pass@k is the unbiased estimate of the share of problems with a passing sample among k samples.
     With one sample each, pass@1 is the share of problems that pass. passed: the number of samples.
+
+    settings: of the scoring; the samples have their own.
     """
     origin = samples[0].origin.model_dump()
     scoring_versions = {"python": platform.python_version()} | package_versions("evalplus", "numpy")
@@ -119,14 +121,14 @@ def advice(outcomes: dict[str, int]) -> str:
     return ""
 
 
-def endings(result: dict) -> list[str]:
+def endings(result: dict) -> Iterator[str]:
     """How many samples have which outcome, and advice if there is any, for the reader."""
     counts = outcomes(result)
     words = {ERROR: ("error", "s"), CUT_OFF: ("cut off at max_new_tokens", "")}
     parts = [counted(n, *words.get(name, (name, ""))) for name, n in counts.items() if n]
     samples = counted(sum(counts.values()), "sample")
-    line = f"{result['dataset']['name']}: {samples}: {', '.join(parts)}"
-    return [line, *filter(None, [advice(counts)])]
+    yield f"{result['dataset']['name']}: {samples}: {', '.join(parts)}"
+    yield from filter(None, [advice(counts)])
 
 
 def measures(result: dict) -> list[str]:
@@ -134,21 +136,20 @@ def measures(result: dict) -> list[str]:
     return [f"pass@{k}" for k in SAMPLES_OF if f"pass@{k}" in result]
 
 
-def caveats(results: Iterable[dict]) -> list[str]:
+def caveats(results: Iterable[dict]) -> Iterator[str]:
     """Remarks that a reader of the scores must know, one sentence each."""
     count = sum(
         any(row["task_id"] == FAILED_BY_EVALPLUS and row["base"] == PASSED for row in rows)
         for rows in (result["problems"] for result in results)
     )
-    if not count:
-        return []
-    return [
-        f"EvalPlus itself fails every solution of {FAILED_BY_EVALPLUS}. {count} of these results "
-        "count it as passed."
-    ]
+    if count:
+        yield (
+            f"EvalPlus itself fails every solution of {FAILED_BY_EVALPLUS}. {count} of these "
+            "results count it as passed."
+        )
 
 
-def backends_note(results: Mapping[str, dict]) -> list[str]:
+def backends_note(results: Mapping[str, dict]) -> Iterator[str]:
     """A remark for the reader if different backends generated the solutions.
 
     results: by model.
@@ -157,13 +158,9 @@ def backends_note(results: Mapping[str, dict]) -> list[str]:
     for model, result in results.items():
         backend = result["settings"].get("backend", "transformers")
         models.setdefault(backend, []).append(model)
-    if len(models) < 2:
-        return []
-    parts = [f"with {backend}: {', '.join(names)}" for backend, names in models.items()]
-    return [
-        f"Generated {'; '.join(parts)}. The backends' logits differ in their last digits. In rare "
-        "cases this changes a token."
-    ]
-
-
-read_result = RESULT.read
+    if len(models) > 1:
+        parts = [f"with {backend}: {', '.join(names)}" for backend, names in models.items()]
+        yield (
+            f"Generated {'; '.join(parts)}. The backends' logits differ in their last digits. In "
+            "rare cases this changes a token."
+        )

@@ -34,8 +34,9 @@ class Origin(BaseModel):
 class Sample(BaseModel):
     """A generation.
 
-    number: counts the samples of a problem from 0. completion: the raw text. solution: the program
-    in it.
+    number: counts the samples of a problem from 0.
+    completion: the raw text.
+    solution: the program in it.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -71,9 +72,9 @@ def read_samples(path: Path, prompts: Sequence[TaskPrompt], count: int) -> list[
     """
     samples = [_sample(value, f"{path}, line {n}") for n, value in read_json_lines(path)]
     wanted = [(p.task_id, number, p.sha256) for p in prompts for number in range(count)]
-    found = [(sample.task_id, sample.number, sample.prompt_sha256) for sample in samples]
-    for line, (one, other) in enumerate(zip_longest(found, wanted), 1):
-        if one != other:
+    given = [(sample.task_id, sample.number, sample.prompt_sha256) for sample in samples]
+    for line, (identity, expected) in enumerate(zip_longest(given, wanted), 1):
+        if identity != expected:
             raise UserError(
                 f"{path}, line {line}: these are not {count} generations for each of the "
                 f"{len(prompts)} problems. Were they made with another data set, prompt, limit or "

@@ -36,21 +36,23 @@ def sample(
 ) -> tuple[list[Sample], Journal]:
     """`samples` samples for each prompt, in the order of the prompts, and the journal.
 
-    prompts: all of one template. The samples' settings state no seed if nothing is drawn, and no
-    threads if the backend chooses them. result: the file beside which the journal is. verify_all:
-    the model is hashed whole. Raises UserError where the model does not fit its manifest, or cannot
-    be loaded.
+    The samples' settings state no seed if nothing is drawn, and no threads if the backend chooses
+    them. Raises UserError where the model does not fit its manifest, or cannot be loaded.
+
+    prompts: all of one template.
+    result: the file beside which the journal is.
+    verify_all: the model is hashed whole.
     """
     manifest = check_artifact(model_folder, *MODEL_KINDS, full=verify_all)
     identity = manifest and manifest.id
     load, write = BACKENDS[generation.backend]
     threads = None if generation.backend == "vllm" else run.threads
     model, tokenizer = load(model_folder, threads, generation.precision)
-    own = {"prompt": prompts[0].template.identity, "threads": threads}
-    own["seed"] = run.seed if generation.temperature else None
+    used = {"prompt": prompts[0].template.identity, "threads": threads}
+    used["seed"] = run.seed if generation.temperature else None
     origin = {
         "model": {"path": str(model_folder), "id": identity},
-        "settings": generation.model_dump() | own | computed_on(model),
+        "settings": generation.model_dump() | used | computed_on(model),
         "versions": package_versions("torch", "transformers", *installed(generation.backend)),
     }
     requests = list(product(prompts, range(generation.samples)))
@@ -73,29 +75,28 @@ def sample(
 
 
 def _complete(
-    write_all: Callable,
-    requests: list[tuple[TaskPrompt, int]],
-    generation: GenerationConfig,
-    seed: int,
-    journal: Journal,
+    write_all: Callable, requests: list, generation: GenerationConfig, seed: int, journal: Journal
 ) -> list[Completion]:
-    finished = dict(journal.finished)
-    left = [place for place in range(len(requests)) if place not in finished]
-    if finished:
-        say(f"continuing: {len(finished)} of {len(requests)} are written")
+    """The completions of all requests, of which the journal may have some already.
+
+    write_all: `generate` with a loaded model.
+    requests: for each the prompt, and the number of its sample.
+    """
+    left = [place for place in range(len(requests)) if place not in journal.finished]
+    if journal.finished:
+        say(f"continuing: {len(journal.finished)} of {len(requests)} are written")
     sampling = None
     if generation.temperature:
         seeds = [_seed(seed, *requests[place]) for place in left]
         sampling = Sampling(generation.temperature, generation.top_p, seeds)
 
     def keep(number: int, completion: Completion) -> None:
-        finished[left[number]] = completion
         journal.add(left[number], completion)
 
     limits = generation.model_dump(include={"max_new_tokens", "batch_size", "token_healing"})
     chosen = [requests[place][0] for place in left]
     write_all(chosen, **limits, sampling=sampling, on_completion=keep)
-    return [finished[place] for place in range(len(requests))]
+    return [journal.finished[place] for place in range(len(requests))]
 
 
 def _seed(seed: int, prompt: TaskPrompt, number: int) -> int:

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -104,7 +104,7 @@ def _python() -> tuple[list[str], list[str]]:
     covered = [p for p in (Path(sys.prefix), PROJECT) if any(map(p.is_relative_to, libraries))]
     for folder in libraries:
         covered += filter(Path.is_dir, folder.glob("py*" if folder in system else "*"))
-    packages = [found for folder in standard for found in Path(folder).glob("*-packages")]
+    packages = [place for folder in standard for place in Path(folder).glob("*-packages")]
     shown = [
         *(*_bind(libraries), *_links(), "--ro-bind-try", *["/etc/ld.so.cache"] * 2),
         *(*_cover(covered), *_bind([_interpreter(), *standard])),
@@ -122,15 +122,13 @@ def _cover(paths: Iterable) -> list[str]:
     return [word for path in paths for word in ("--size", "4096", "--tmpfs", str(path))]
 
 
-def _links() -> list[str]:
+def _links() -> Iterator[str]:
     """Mount /lib and /lib64 as on this machine: as links into /usr, or as folders."""
-    words = []
     for path in (Path("/lib"), Path("/lib64")):
         if path.is_symlink():
-            words += ["--symlink", str(path.readlink()), str(path)]
+            yield from ("--symlink", str(path.readlink()), str(path))
         elif path.is_dir():
-            words += _bind([path])
-    return words
+            yield from _bind([path])
 
 
 def _packages() -> list[Path]:
@@ -188,16 +186,10 @@ def _candidates() -> list[str]:
 def _probe(bubblewrap: Bubblewrap) -> str | None:
     """The sandbox's own error message; None if the sandbox works."""
     command = bubblewrap.wrap(["-c", CHANGE_A_DEVICE], readable=[CONFINEMENT])
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "env": CLEAN_ENVIRONMENT}
+    options |= {"text": True, "errors": "replace", "timeout": PROBE_SECONDS}
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PROBE_SECONDS,
-            env=CLEAN_ENVIRONMENT,
-        )
+        done = subprocess.run(command, **options)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     if done.returncode == 0:

@@ -24,7 +24,8 @@ SLOWER = 10  # a solution may take this many times as long as the canonical one
 class Verdict:
     """The statuses of a solution: PASSED, FAILED, TIMED_OUT, ERROR, REFUSED, TOO_COSTLY or NO_CODE.
 
-    base: on the original tests. plus: on the original tests and EvalPlus's tests together.
+    base: on the original tests.
+    plus: on the original tests and EvalPlus's tests together.
     failed_call: the arguments of the first call that failed, if there is one.
     """
 
@@ -67,8 +68,8 @@ def score(
     with Judges(confined=sandbox is not None) as judges:
         verdicts = work_on(numbers, verdict, workers=workers, desc="score", unit="solution")
         again = sorted(late)
-        found = work_on(again, verdict, workers=1, desc="score again, alone", unit="solution")
-    final = dict(zip(again, found, strict=True))
+        judged = work_on(again, verdict, workers=1, desc="score again, alone", unit="solution")
+    final = dict(zip(again, judged, strict=True))
     return [final.get(number, verdict) for number, verdict in enumerate(verdicts)]
 
 
@@ -94,7 +95,10 @@ def _limits_here(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop) ->
 
 
 def _verdict(tests: ProblemTests, outcome: Outcome | None, end: str) -> Verdict:
-    """The verdict. end: the status if no message is wrong but some are missing."""
+    """The verdict.
+
+    end: the status if no message is wrong but some are missing.
+    """
     if outcome is None:
         return Verdict(TOO_COSTLY, TOO_COSTLY)
     statuses = [PASSED] * outcome.passed_sets + [outcome.status or end] * len(TEST_SETS)

@@ -32,9 +32,11 @@ def load_model(folder: Path, threads: int | None, precision: str = "auto"):
 
     `write_rows` loads the weights, because vLLM needs the length of the sequences. The model is its
     name_or_path, transformers' config and generation_config, and torch's device and dtype of the
-    weights. threads: not used, because vLLM chooses the number. precision: as for
-    `computing_dtype`. Raises UserError if vLLM is not installed, if the folder is missing or
-    broken, or if it is a mixture, which vLLM cannot load.
+    weights. Raises UserError if vLLM is not installed, if the folder is missing or broken, or if it
+    is a mixture, which vLLM cannot load.
+
+    threads: not used, because vLLM chooses the number.
+    precision: as for `computing_dtype`.
     """
     checkpoint = CheckpointHeaders(folder)
     if "base_config" in checkpoint.config:
@@ -78,23 +80,20 @@ def write_rows(model, tokenizer, rows: list[Row], how: Writing) -> Iterator[tupl
     engine = _start(model, longest, how.batch_size)
     first = _first_tokens(engine, rows, how.sampling)
     for row in rows:
-        _request(
-            engine,
-            row,
-            row.kept_ids + first[row.number],
-            max_tokens=how.max_new_tokens,
-            stop=list(row.stops),
-            stop_token_ids=how.eos_ids,
-            **_draws(how.sampling, row.number),
-        )
+        ends = {"stop": list(row.stops), "stop_token_ids": how.eos_ids}
+        draws = _draws(how.sampling, row.number)
+        kept = row.kept_ids + first[row.number]
+        _request(engine, row, kept, max_tokens=how.max_new_tokens, **ends, **draws)
     for number, token_ids in _finished(engine):
         yield rows[number], (first[number] + token_ids)[: how.max_new_tokens]
 
 
 def _start(model, longest: int, batch_size: int):
-    """An engine with the loaded model. longest: the most tokens of a prompt and its completion.
+    """An engine with the loaded model.
 
     Raises UserError if vLLM cannot load it.
+
+    longest: the most tokens of a prompt and its completion.
     """
     from vllm import EngineArgs, LLMEngine
 
@@ -121,19 +120,16 @@ def _first_tokens(engine, rows: list[Row], sampling: Sampling | None) -> list[li
         if sampling is not None:
             draws["seed"] ^= 1  # the tokens after it have the row's own seed
         _request(engine, row, row.kept_ids, max_tokens=1, allowed_token_ids=row.first_ids, **draws)
-    found = dict(_finished(engine))
-    return [found.get(row.number, []) for row in rows]
+    chosen = dict(_finished(engine))
+    return [chosen.get(row.number, []) for row in rows]
 
 
 def _draws(sampling: Sampling | None, number: int) -> dict:
     """The parameters of the random draws for a prompt."""
     if sampling is None:
         return {"temperature": 0.0}
-    return {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "seed": sampling.seeds[number],
-    }
+    seed = sampling.seeds[number]
+    return {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": seed}
 
 
 def _request(engine, row: Row, token_ids: list[int], **parameters) -> None:
@@ -142,13 +138,9 @@ def _request(engine, row: Row, token_ids: list[int], **parameters) -> None:
     from vllm.inputs import tokens_input
     from vllm.sampling_params import RequestOutputKind
 
-    settings = SamplingParams(
-        **parameters,
-        # Only the model's end tokens, not the tokenizer's if they differ.
-        ignore_eos=True,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
-    engine.add_request(str(row.number), tokens_input(token_ids), settings)
+    # Only the model's end tokens end a text, not the tokenizer's if they differ.
+    parameters |= {"ignore_eos": True, "output_kind": RequestOutputKind.FINAL_ONLY}
+    engine.add_request(str(row.number), tokens_input(token_ids), SamplingParams(**parameters))
 
 
 def _finished(engine) -> Iterator[tuple[int, list[int]]]:

@@ -16,9 +16,13 @@ MAX_BYTES = 2**28  # of a file of problems, unpacked
 class NamedSet:
     """The release of a problem set that EvalPlus 0.3.1 uses.
 
-    name: in the configuration and the results. title: its public name. release: the stem of its
-    file. problems: their number. sha256: of the unpacked file. variable: the environment variable
-    that may name another file to use instead.
+    name: in the configuration and the results.
+    title: its public name.
+    release: the stem of its file.
+    version: of the release.
+    problems: their number.
+    sha256: of the unpacked file.
+    variable: the environment variable that may name another file to use instead.
     """
 
     name: str

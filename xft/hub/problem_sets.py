@@ -23,15 +23,15 @@ def fetch(chosen: NamedSet, out: Path) -> None:
     The source is the variable's file, else EvalPlus's cache, else EvalPlus's release. The latter
     two must have the pinned content. Prints the source. Raises UserError.
     """
-    found = chosen.find()
-    if found is None and chosen.cached.is_file():
+    file = chosen.find()
+    if file is None and chosen.cached.is_file():
         say(f"{chosen.cached} is not {chosen}, so it is not used")
-    content = unpacked(found) if found else _download(chosen)
+    content = unpacked(file) if file else _download(chosen)
     is_release = hashlib.sha256(content).hexdigest() == chosen.sha256
     if is_release:
-        say(f"{chosen} from {found or chosen.url}")
+        say(f"{chosen} from {file or chosen.url}")
     else:
-        say(f"{found}, set by {chosen.variable}, is not {chosen}: scores are for other problems")
+        say(f"{file}, set by {chosen.variable}, is not {chosen}: scores are for other problems")
     write_whole(out, content)
     parameters = {"dataset": chosen.name, "release": str(chosen) if is_release else None}
     write_manifest(out, "problems", parameters)
@@ -44,26 +44,25 @@ def _download(chosen: NamedSet) -> bytes:
         f"{chosen.variable} to its path, or unpack it to {chosen.cached}"
     )
     with hub_errors(f"{chosen} could not be fetched from {chosen.url}", advice):
-        content = _unpack(_get(chosen.url))
+        content = _get(chosen.url)
         if hashlib.sha256(content).hexdigest() != chosen.sha256:
             raise ValueError("the fetched file is not that release (its SHA-256 differs)")
     return content
 
 
-def _unpack(packed: bytes) -> bytes:
-    """The content, up to a limit; nothing if this is not a whole gzip file."""
-    try:
-        return gzip.GzipFile(fileobj=io.BytesIO(packed)).read(MAX_BYTES)
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        return b""
-
-
 def _get(url: str) -> bytes:
-    """The bytes at a URL, up to a limit. A busy server is asked again. Raises httpx2.HTTPError."""
+    """The unpacked file at a URL, up to a limit; nothing if there is no whole gzip file.
+
+    A busy server is asked again. Raises httpx2.HTTPError.
+    """
     from huggingface_hub.utils import http_stream_backoff
 
     # The file is already packed: a server must not pack or unpack it.
     options = {"headers": {"Accept-Encoding": "identity"}, "timeout": TIMEOUT}
     with http_stream_backoff("GET", url, retry_on_exceptions=(), **options) as response:
         response.raise_for_status()
-        return b"".join(islice(response.iter_raw(CHUNK_BYTES), MAX_BYTES // CHUNK_BYTES))
+        packed = b"".join(islice(response.iter_raw(CHUNK_BYTES), MAX_BYTES // CHUNK_BYTES))
+    try:
+        return gzip.GzipFile(fileobj=io.BytesIO(packed)).read(MAX_BYTES)
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        return b""

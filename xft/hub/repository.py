@@ -20,16 +20,15 @@ def fetch_files(
 ) -> Path:
     """Fetch the files of a commit that fit a pattern. Returns its folder in the hub's cache.
 
-    kind: model or dataset. Raises UserError if it fails.
+    Raises UserError if it fails.
+
+    kind: model or dataset.
     """
     from huggingface_hub import snapshot_download
 
+    options = {"repo_type": kind, "revision": revision, "allow_patterns": list(patterns)}
     with hub_errors(f"{repository} at {revision} could not be fetched", OFFLINE):
-        return Path(
-            snapshot_download(
-                repository, repo_type=kind, revision=revision, allow_patterns=list(patterns)
-            )
-        )
+        return Path(snapshot_download(repository, **options))
 
 
 def fetch_file(repository: str, revision: str, name: str, kind: str = "model") -> Path:
@@ -38,21 +37,6 @@ def fetch_file(repository: str, revision: str, name: str, kind: str = "model") -
 
     with hub_errors(f"{repository}/{name} at {revision} could not be fetched", OFFLINE):
         return Path(hf_hub_download(repository, name, repo_type=kind, revision=revision))
-
-
-def find_cached(repository: str, revision: str, patterns: Iterable[str]) -> Path | None:
-    """The folder of a model's commit in the hub's cache, unless a file that fits a pattern lacks.
-
-    Nothing is fetched.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    options = {"allow_patterns": list(patterns), "local_files_only": True}
-    try:
-        return Path(snapshot_download(repository, revision=revision, **options))
-    except LocalEntryNotFoundError:
-        return None
 
 
 @contextmanager

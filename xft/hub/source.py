@@ -86,17 +86,27 @@ def find_local(model: str, revision: str | None, patterns: Iterable[str]) -> Pat
 
     None if a file is missing there, or if no file is known. Nothing is fetched.
     """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     patterns, folder = list(patterns), Path(model)
     if not folder.is_dir():
-        folder = hub.find_cached(model, revision, patterns)
-    if folder and any(path.is_file() for pattern in patterns for path in folder.glob(pattern)):
+        options = {"allow_patterns": patterns, "local_files_only": True}
+        try:
+            folder = Path(snapshot_download(model, revision=revision, **options))
+        except LocalEntryNotFoundError:
+            return None
+    if any(path.is_file() for pattern in patterns for path in folder.glob(pattern)):
         return folder
     return None
 
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """A data set on the hub, or one of its files. repository: organisation/name."""
+    """A data set on the hub, or one of its files.
+
+    repository: organisation/name.
+    """
 
     repository: str
     file: str | None
@@ -180,10 +190,10 @@ def find_cached_dataset_file(source: DatasetSource) -> Path | None:
 
     if source.file is None:
         return None
-    found = try_to_load_from_cache(
+    file = try_to_load_from_cache(
         source.repository, source.file, repo_type="dataset", revision=source.revision
     )
-    return Path(found) if isinstance(found, str) else None
+    return Path(file) if isinstance(file, str) else None
 
 
 def check_model(folder: Path, is_base: bool = True) -> list[Path]:

@@ -7,10 +7,9 @@ from math import inf
 from xft.config.models import MODEL, MODELS, Model, family
 from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.result import solved_shares
-from xft.reporting.bootstrap import Measured, measure
+from xft.reporting.bootstrap import Measured, measure, significant
 from xft.reporting.differences import Difference, compare
 from xft.reporting.runs import Result, Subject, linked
-from xft.reporting.statistics import significant
 
 POOLED = "all"
 ROWS, LOSS = "validation rows", "loss"  # dataset and tests of a comparison of losses
@@ -38,23 +37,29 @@ class Values:
 
 
 def solved_values(results: Mapping[Result, dict]) -> Iterator[Values]:
-    """The shares of samples that solve each problem. results: contents of the evaluations."""
-    for found, content in results.items():
+    """The shares of samples that solve each problem.
+
+    results: contents of the evaluations.
+    """
+    for result, content in results.items():
         ids = dict.fromkeys(row["task_id"] for row in content["problems"])
         problems = (content["dataset"]["sha256"], *ids)
         for tests in TEST_SETS:
             shares = solved_shares(content, tests)
-            yield Values(found.subject, found.seed, found.row.dataset, tests, problems, shares)
+            yield Values(result.subject, result.seed, result.row.dataset, tests, problems, shares)
 
 
 def loss_values(losses: Mapping[Result, dict]) -> Iterator[Values]:
-    """The losses of the validation rows, in nats per token. losses: contents of the files."""
-    for found, content in losses.items():
+    """The losses of the validation rows, in nats per token.
+
+    losses: contents of the files.
+    """
+    for result, content in losses.items():
         tokens = tuple(row["tokens"] for row in content["rows"])
         known = content.get("tokens")
         rows = known, *((known, *row) for row in enumerate(tokens))
         values = [row["loss"] for row in content["rows"]]
-        yield Values(found.subject, found.seed, ROWS, LOSS, rows, values, tokens)
+        yield Values(result.subject, result.seed, ROWS, LOSS, rows, values, tokens)
 
 
 def comparison_table(values: Sequence[Values]):
@@ -69,15 +74,15 @@ def comparison_table(values: Sequence[Values]):
     import pandas as pd
 
     rows = []
-    for tests in dict.fromkeys(one.tests for one in values):
+    for tests in dict.fromkeys(item.tests for item in values):
         most = inf if tests == LOSS else 1.0
-        here = [one for one in values if one.tests == tests]
-        datasets = dict.fromkeys(one.dataset for one in here)
-        names = linked(dict.fromkeys(one.units[1:] for one in here))
+        here = [item for item in values if item.tests == tests]
+        datasets = dict.fromkeys(item.dataset for item in here)
+        names = linked(dict.fromkeys(item.units[1:] for item in here))
         measured = {
             name: _measured([v for v in here if v.dataset == name], names) for name in datasets
         }
-        for first, second in pairs([one.subject for one in here]):
+        for first, second in pairs([item.subject for item in here]):
             sets = {
                 name: [(models[units, first], models[units, second])]
                 for name, models in measured.items()
@@ -85,10 +90,10 @@ def comparison_table(values: Sequence[Values]):
                 if subject == second and (units, first) in models
             }
             if len(sets) > 1:
-                sets[POOLED] = [both for found in sets.values() for both in found]
+                sets[POOLED] = [both for measures in sets.values() for both in measures]
             rows += [
-                (first.label, second.label, name, tests, *astuple(compare(found, most)))
-                for name, found in sets.items()
+                (first.label, second.label, name, tests, *astuple(compare(measures, most)))
+                for name, measures in sets.items()
             ]
     table = pd.DataFrame(rows, columns=COLUMNS[:-1])
     table["significant"] = table.groupby(["tests", "dataset"])["p_value"].transform(significant)
@@ -118,33 +123,30 @@ def _measured(
         if len(units) == 1:
             of_seeds = {seed: of_seed.values for seed, of_seed in seeds.items()}
             groups.setdefault(units.pop(), {})[subject] = of_seeds
-    found = {}
+    of_models = {}
     for (units, weights), group in groups.items():
-        _, *own = units
-        measures = measure(list(group.values()), weights, own, names[own[0]])
-        found |= {(units, subject): m for subject, m in zip(group, measures, strict=True)}
-    return found
+        _, *unit_names = units
+        measures = measure(list(group.values()), weights, unit_names, names[unit_names[0]])
+        of_models |= {(units, subject): m for subject, m in zip(group, measures, strict=True)}
+    return of_models
 
 
-def pairs(subjects: Sequence[Subject]) -> list[tuple[Subject, Subject]]:
+def pairs(subjects: Sequence[Subject]) -> Iterator[tuple[Subject, Subject]]:
     """The pairs to compare, later ones of `MODELS` second.
 
     Each model is compared with the references of its variant and, if its shares are learned, with
     equal shares for its lambda; also with the same model of the configuration's own values, or else
     of the first variant. A model that several variants share is compared in the first of them.
     """
-    models = sorted(dict.fromkeys(subjects), key=lambda one: _rank(one.model))
-    found = []
+    models = sorted(dict.fromkeys(subjects), key=lambda subject: _rank(subject.model))
     for second in models:
-        found += [
-            (first, second)
-            for first in models
-            if _is_compared(first.model, second.model) and second.variants[0] in first.variants
-        ]
-        alike = [one for one in models if one.model == second.model]
-        first = min(alike, key=lambda one: "" not in one.variants)
-        found += [(first, second)] if first != second else []
-    return found
+        for first in models:
+            if _is_compared(first.model, second.model) and second.variants[0] in first.variants:
+                yield first, second
+        alike = [subject for subject in models if subject.model == second.model]
+        first = min(alike, key=lambda subject: "" not in subject.variants)
+        if first != second:
+            yield first, second
 
 
 def _rank(model: str) -> int:

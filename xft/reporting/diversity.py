@@ -1,12 +1,9 @@
-"""Files that say how far the experts of a mixture have moved apart."""
+"""Says what the routers of a mixture did at the end of its tuning."""
 
 from pathlib import Path
 
-from xft.artifacts.results import ResultFormat
 from xft.common.json_lines import read_json_objects
 
-# spread, deviation, shift, layers, experts, ffn, base and routing.
-DIVERSITY = ResultFormat("diversity", "diversity", 1, "spread")
 LAST_STEPS = 10  # of the tuning: one step's statistics are those of one small batch
 
 

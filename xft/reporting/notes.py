@@ -20,34 +20,33 @@ def learned_from(results: Iterable[Result]) -> dict[tuple[str, Path], dict[str, 
 
 
 def best_merges(
-    chosen_by: str,
-    rows: Iterable[Row],
-    measured: Mapping[Result, Mapping],
-    losses: Mapping[Path, Mapping],
+    chosen_by: str, rows: Iterable[Row], measured: Mapping[Result, dict], losses: Mapping
 ) -> Iterator[str]:
     """The best of the merges of each mixture that has several, in words.
 
     A merge counts once, by its first result; on a benchmark, by that on the first data set. Of
     merges that solve as many problems, the one with the lowest loss is the best.
-    chosen_by: one of `CHOICES`. measured: contents of the results of its step. losses: contents of
-    the files of losses.
+
+    chosen_by: one of `CHOICES`.
+    measured: contents of the results of its step.
+    losses: contents of the files of losses, by path.
     """
-    step, found = CHOICES[chosen_by], {result.file: result for result in measured}
+    step, results = CHOICES[chosen_by], {result.file: result for result in measured}
     groups: dict[Path, dict[str, Row]] = {}
     for row in rows:
         if step in row.files and row.diversity and row.model.startswith("dense/"):
             merges = groups.setdefault(row.diversity, {})
             first = next(iter(merges.values()), row)
             if chosen_by == "validation" or row.dataset == first.dataset:
-                model = measured[found[row.files[step]]]["model"]
+                model = measured[results[row.files[step]]]["model"]
                 merges.setdefault(model["id"] or model["path"], row)
     for merges in (list(group.values()) for group in groups.values() if len(group) > 1):
-        best = min(merges, key=lambda row: _rank(measured[found[row.files[step]]], row, losses))
+        best = min(merges, key=lambda row: _rank(measured[results[row.files[step]]], row, losses))
         loss = losses.get(best.validation_loss)
         words = f" (loss {loss['loss']:.4f})" if loss else ""
-        result = found[best.files[step]]
-        about = result.subject.variation(result.seed)
-        name = f"{best.model} ({about})" if about else best.model
+        result = results[best.files[step]]
+        variation = result.subject.variation(result.seed)
+        name = f"{best.model} ({variation})" if variation else best.model
         yield f"{name}{words}, of {len(merges)}"
 
 

@@ -19,10 +19,13 @@ MEASURED = ("eval", "validation_loss", "diversity", "contamination")
 class Row(Section, strict=False):
     """What was measured of a model in a run, on a set of problems.
 
-    Runs that share a result name the same file. variant: empty for the configuration's own values.
-    The columns of MEASURED are the files of these steps. diversity: of the tuned mixture that the
-    model is or comes from. contamination: of the rows that the model learned from, if they were not
-    cleaned of the problems.
+    Runs that share a result name the same file. The columns of MEASURED are the files of these
+    steps.
+
+    variant: empty for the configuration's own values.
+    diversity: of the tuned mixture that the model is or comes from.
+    contamination: of the rows that the model learned from, if they were not cleaned of the
+    problems.
     """
 
     model: str
@@ -49,8 +52,8 @@ class Row(Section, strict=False):
 class Subject:
     """A model with all its seeds, on all sets of problems.
 
-    variants: those that share one of its files, the configuration's own first. variant: in words;
-    empty if all variants share the model, and for the configuration's own.
+    variants: those that share one of its files, the configuration's own first.
+    variant: in words; empty if all variants share the model, and for the configuration's own.
     """
 
     model: str
@@ -69,8 +72,9 @@ class Subject:
 
 @dataclass(frozen=True)
 class Result:
-    """A file with a result. row: the first one that names it; no loss if the rows name several.
+    """A file with a result.
 
+    row: the first one that names it; no loss if the rows name several.
     seed: None if the result does not depend on it, or if there is one seed in the table.
     """
 
@@ -83,16 +87,16 @@ class Result:
 def results_of(rows: Sequence[Row], step: str) -> list[Result]:
     """The files of a step, each once, in order. Variants that share a file share the model."""
     variants, seeds = {row.variant for row in rows}, {row.seed for row in rows} - {None}
-    found: dict[Path, list[Row]] = {}
+    files: dict[Path, list[Row]] = {}
     for row in rows:
         if step in row.files:
-            found.setdefault(row.files[step], []).append(row)
-    results, groups = [], linked([row.about for row in rows] for rows in found.values())
-    for file, shared in found.items():
+            files.setdefault(row.files[step], []).append(row)
+    results, groups = [], linked([row.about for row in rows] for rows in files.values())
+    for file, shared in files.items():
         shared.sort(key=lambda row: row.variant != "")
-        first, *_ = alike = sorted(groups[shared[0].about], key=lambda about: about[1] != "")
-        own = tuple(dict.fromkeys(variant for _, variant in alike))
-        subject = Subject(first[0], own, "" if {*own} == variants else _in_words(own))
+        first, *_ = alike = sorted(groups[shared[0].about], key=lambda model: model[1] != "")
+        names = tuple(dict.fromkeys(variant for _, variant in alike))
+        subject = Subject(first[0], names, "" if {*names} == variants else _in_words(names))
         of_seeds = {row.seed for row in shared}
         seed = of_seeds.pop() if len(of_seeds) == 1 < len(seeds) else None
         losses = {row.validation_loss for row in shared} - {None}
@@ -146,10 +150,10 @@ def read_runs(file: Path) -> list[Row]:
     seen: dict[tuple, Path] = {}
     subjects = {result.file: result.subject for result in results_of(rows, "eval")}
     for row in rows:
-        about = subjects[row.eval], row.seed, row.dataset
-        if seen.setdefault(about, row.eval) != row.eval:
+        key = subjects[row.eval], row.seed, row.dataset
+        if seen.setdefault(key, row.eval) != row.eval:
             raise UserError(
-                f"{file} names two results of {row.model} on {row.dataset}: {seen[about]} and "
+                f"{file} names two results of {row.model} on {row.dataset}: {seen[key]} and "
                 f"{row.eval}. Give them different variants or seeds that share no file, or leave "
                 "one of them out"
             )

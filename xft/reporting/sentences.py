@@ -82,13 +82,13 @@ def sentences(quantity: Quantity, rows) -> Iterator[str]:
     rows: from `quantities`. A true difference as large as half of its interval is found in half of
     the cases.
     """
-    found, pairs = _significance(quantity, rows), counted(len(rows), "pair")
+    significance, pairs = _significance(quantity, rows), counted(len(rows), "pair")
     count, fewest = int(rows["problems"].max()), fewest_problems(len(rows))
     if count < fewest:
         units = f"With {counted(count, quantity.measured_on)} and {pairs} of models"
         yield f"{units}, no difference in {quantity.name} can be significant."
         return
-    differ, small = len(found) - found.count(NOT), found.count(SMALL_YES)
+    differ, small = len(significance) - significance.count(NOT), significance.count(SMALL_YES)
     negligible = f", {small} negligibly: by less than {NEGLIGIBLE}, 1% of the perplexity"
     verb = "differs" if differ == 1 else "differ"
     yield (

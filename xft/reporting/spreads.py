@@ -9,7 +9,10 @@ OWN = "as configured"
 
 
 def nearly_equal(results: Mapping[str, dict]) -> Iterator[str]:
-    """The mixtures whose experts are nearly equal, and layers of other ones. results: by name."""
+    """The mixtures whose experts are nearly equal, and layers of other ones.
+
+    results: by name.
+    """
     for name, content in results.items():
         near = [row["layer"] for row in content["layers"] if _is_near_zero(row["spread"])]
         if _is_near_zero(content["spread"]):

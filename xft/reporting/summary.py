@@ -3,14 +3,12 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from xft.evaluation.result import TEST_NAMES, backends_note, caveats, read_result
+from xft.evaluation.result import RESULT, TEST_NAMES, backends_note, caveats
 from xft.reporting import notes, sentences, spreads, tables
 from xft.reporting.comparisons import comparison_table, loss_values, solved_values
-from xft.reporting.contamination import CONTAMINATION
-from xft.reporting.diversity import DIVERSITY
+from xft.reporting.formats import CONTAMINATION, DIVERSITY, LOSS
 from xft.reporting.runs import Result, Row, results_of
 from xft.reporting.templates import templates
-from xft.reporting.validation_losses import LOSS
 from xft.reporting.verdict import decide, find_candidates, known_sets
 
 MOST_LINES = 19  # of the head
@@ -19,25 +17,26 @@ MOST_LINES = 19  # of the head
 def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
     """The summary of what a table of runs names: table, comparisons (pandas data frames), Markdown.
 
-    chosen_by: one of `notes.CHOICES`; None for the validation loss if there is one. Raises
-    UserError if a file is missing or is no result of its step.
+    Raises UserError if a file is missing or is no result of its step.
+
+    chosen_by: one of `notes.CHOICES`; None for the validation loss if there is one.
     """
-    evaluations = _read(rows, "eval", read_result)
+    evaluations = _read(rows, "eval", RESULT.read)
     losses = _read(rows, "validation_loss", LOSS.read)
-    by_file = {found.file: content for found, content in losses.items()}
-    by_label = {found.subject.label: content for found, content in evaluations.items()}
+    by_file = {result.file: content for result, content in losses.items()}
+    by_label = {result.subject.label: content for result, content in evaluations.items()}
     contaminations = _read(rows, "contamination", CONTAMINATION.read)
-    counts = {found.file: content for found, content in contaminations.items()}
+    counts = {result.file: content for result, content in contaminations.items()}
     table = tables.summary_table(evaluations, by_file)
     compared = comparison_table([*solved_values(evaluations), *loss_values(losses)])
     mixtures = {
-        found.subject.variation(found.seed) or spreads.OWN: content
-        for found, content in _read(rows, "diversity", DIVERSITY.read).items()
+        result.subject.variation(result.seed) or spreads.OWN: content
+        for result, content in _read(rows, "diversity", DIVERSITY.read).items()
     }
     chosen_by = chosen_by or ("validation" if losses else "benchmark")
     measured = losses if chosen_by == "validation" else evaluations
-    has_seeds = any(found.seed is not None for found in evaluations)
-    candidates = find_candidates(evaluations, by_file)
+    has_seeds = any(result.seed is not None for result in evaluations)
+    candidates = list(find_candidates(evaluations, by_file))
     template = templates(__package__).get_template("summary.md.jinja")
     text = template.render(
         table=tables.to_markdown,
@@ -50,7 +49,7 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
         scores=_scores(table, evaluations, has_seeds),
         has_seeds=has_seeds,
         differs=len({content.get("tokens") for content in losses.values()}) > 1,
-        has_samples=any(one["settings"].get("samples", 1) > 1 for one in evaluations.values()),
+        has_samples=any(e["settings"].get("samples", 1) > 1 for e in evaluations.values()),
         chosen_by=chosen_by,
         merges=list(notes.best_merges(chosen_by, rows, measured, by_file)),
         spreads=mixtures and tables.to_markdown(spreads.spreads_table(mixtures)),
@@ -74,12 +73,12 @@ def head(text: str) -> str:
 
 
 def _read(rows: Sequence[Row], step: str, read: Callable[[Path], dict]) -> dict[Result, dict]:
-    return {found: read(found.file) for found in results_of(rows, step)}
+    return {result: read(result.file) for result in results_of(rows, step)}
 
 
 def _scores(table, results: dict[Result, dict], has_seeds: bool) -> str:
     """The table of scores, with one row for all seeds of a model."""
-    table = table.assign(model=[found.subject.label for found in results])
-    table["loss_file"] = [found.row.validation_loss for found in results]
+    table = table.assign(model=[result.subject.label for result in results])
+    table["loss_file"] = [result.row.validation_loss for result in results]
     shown = tables.over_seeds if has_seeds else tables.readable
     return tables.to_markdown(shown(table))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.result import TEST_NAMES, measures, solved_shares
+from xft.reporting.bootstrap import interval
 from xft.reporting.runs import Result
-from xft.reporting.statistics import interval
 from xft.reporting.verdict import Candidate
 
 LOSS = "validation loss"
@@ -15,37 +15,44 @@ LOSS = "validation loss"
 def summary_table(results: Mapping[Result, dict], losses: Mapping[Path, Mapping]):
     """A pandas data frame with a row for each evaluation, in order.
 
-    results: contents of the evaluations. losses: contents of the files of losses. pass@1 and its
-    95% interval, low to high, are in percent. passed: the number of samples. The table has columns
-    for losses, variants and seeds only if there are any.
+    pass@1 and its 95% interval, low to high, are in percent, and passed is the number of samples.
+    The table has columns for losses, variants and seeds only if there are any.
+
+    results: contents of the evaluations.
+    losses: contents of the files of losses.
     """
     import pandas as pd
 
-    varied = any(one.subject.variant or one.seed is not None for one in results)
+    varied = any(
+        evaluation.subject.variant or evaluation.seed is not None for evaluation in results
+    )
     return pd.DataFrame([_row(*result, losses, varied) for result in results.items()])
 
 
 def score(result: dict, tests: str) -> dict[str, float]:
-    """pass@1 and its 95% interval, low to high, in percent. tests: base or plus."""
+    """pass@1 and its 95% interval, low to high, in percent.
+
+    tests: base or plus.
+    """
     low, high = interval(solved_shares(result, tests))
     return {"pass@1": 100 * result["pass@1"][tests], "low": 100 * low, "high": 100 * high}
 
 
-def _row(found: Result, result: dict, losses: Mapping[Path, Mapping], varied: bool) -> dict:
-    row = {"model": found.row.model}
+def _row(evaluation: Result, result: dict, losses: Mapping[Path, Mapping], varied: bool) -> dict:
+    row = {"model": evaluation.row.model}
     if varied:
-        row["variant"] = found.subject.variant
-        row["seed"] = "" if found.seed is None else found.seed
-    row |= {"dataset": found.row.dataset, "problems": result["dataset"]["problems"]}
+        row["variant"] = evaluation.subject.variant
+        row["seed"] = "" if evaluation.seed is None else evaluation.seed
+    row |= {"dataset": evaluation.row.dataset, "problems": result["dataset"]["problems"]}
     for tests in TEST_SETS:
         row |= {f"{name} {tests}": value for name, value in score(result, tests).items()}
         row[f"passed {tests}"] = result["passed"][tests]
         for measure in measures(result)[1:]:
             row[f"{measure} {tests}"] = 100 * result[measure][tests]
     if losses:
-        known = losses.get(found.row.validation_loss)
+        known = losses.get(evaluation.row.validation_loss)
         row[LOSS] = f"{known['loss']:.4f}" if known else ""
-    return row | {"model folder": result["model"]["path"], "eval file": str(found.file)}
+    return row | {"model folder": result["model"]["path"], "eval file": str(evaluation.file)}
 
 
 def readable(table):

@@ -1,10 +1,11 @@
-"""Decides which model to take, by pass@1 on original + extra tests. The base is the default.
+"""Decides which model to take, by pass@1 on original + extra tests.
 
-What is not significant is not recommended. The best of several models has the most solved problems,
-then the lowest validation loss, then the first row of the tables.
+Base is the default. A model is recommended only if it is significantly above base. Of several such
+models, the best one is that with the most solved problems. If these are equal, the lowest
+validation loss decides, and then the order of the tables.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isnan
 from pathlib import Path
@@ -14,54 +15,11 @@ from xft.config.models import UNTUNED
 from xft.evaluation.judging import PASSED
 from xft.evaluation.result import OUTCOMES, advice, outcomes
 from xft.hub.named_sets import NAMED_SETS
+from xft.reporting import sentences
 from xft.reporting.comparisons import last_rows
 from xft.reporting.runs import Result
-from xft.reporting.sentences import (
-    BASE,
-    LOSSES,
-    NAMED,
-    PLAIN,
-    POWER,
-    SCORES,
-    SMALL,
-    label_family,
-    name_list,
-    p_text,
-    problems_needed,
-)
+from xft.reporting.sentences import BASE, LOSSES, NAMED, PLAIN, SCORES, label_family, name_list
 
-# The cases of `decide`, and what it says of the first one that holds.
-DECISIONS = {
-    "all models solve no problem, or all of them": (
-        "Nothing was measured: {models} solve {number} problems, so pass@1 says nothing here."
-    ),
-    "base was not evaluated": (
-        "Not decided: base was not evaluated, so nothing says whether fine-tuning helps."
-    ),
-    "all tuned models are below base": (
-        "Do not fine-tune like this: base solves more problems than {models}."
-    ),
-    "a model is significantly above base and above sft": (
-        "Take {model}: it solves significantly more problems than base and than plain fine-tuning "
-        "({plain})."
-    ),
-    "sft is significantly above base": (
-        "Take plain fine-tuning ({plain}): it solves significantly more problems than base, and no "
-        "model significantly more than it."
-    ),
-    "the best model is significantly above base, without sft": (
-        "Not decided: {model} solves significantly more problems than base, but plain fine-tuning "
-        "(sft) was not evaluated."
-    ),
-    "the best model is significantly above base": (
-        "Not decided between {model} and plain fine-tuning ({plain}): only {model} solves "
-        "significantly more problems than base."
-    ),
-    "the best model is above base": "Not decided: {model} may be better than base.",
-    "the best model is as good as base": (
-        "Not decided: no fine-tuned model solves more problems than base."
-    ),
-}
 ONE_SEED = (
     'With one seed, "significant" is about these trained models, and another seed gives other '
     "ones. `seeds: [42, 43, 44]` compares the methods."
@@ -84,13 +42,9 @@ class Candidate:
     seeds: int
 
     @property
-    def answers(self) -> int:
-        return sum(self.outcomes.values())
-
-    @property
     def solved(self) -> float:
         """The share of its answers that pass."""
-        return self.outcomes[PASSED] / self.answers
+        return self.outcomes[PASSED] / sum(self.outcomes.values())
 
 
 @dataclass(frozen=True)
@@ -113,23 +67,22 @@ class Verdict:
 
 def find_candidates(
     evaluations: Mapping[Result, dict], losses: Mapping[Path, Mapping]
-) -> list[Candidate]:
+) -> Iterator[Candidate]:
     """The evaluated models, in the order of the tables.
 
-    evaluations: contents of the results. losses: contents of the files of losses.
+    evaluations: contents of the results.
+    losses: contents of the files of losses.
     """
     groups: dict[str, list[Result]] = {}
     for result in evaluations:
         groups.setdefault(result.subject.label, []).append(result)
-    candidates = []
     for label, results in groups.items():
         counts = [outcomes(evaluations[result]) for result in results]
         counts = {name: sum(count[name] for count in counts) for name in OUTCOMES}
         files = {result.row.validation_loss for result in results} & losses.keys()
         loss = mean(losses[file]["loss"] for file in files) if files else inf
         seeds = len({result.seed for result in results})
-        candidates.append(Candidate(label, counts, loss, seeds))
-    return candidates
+        yield Candidate(label, counts, loss, seeds)
 
 
 def known_sets(evaluations: Mapping[Result, dict]) -> dict[str, int | None]:
@@ -143,14 +96,15 @@ def known_sets(evaluations: Mapping[Result, dict]) -> dict[str, int | None]:
 class _Case:
     """What the decision depends on: ranked models, and comparisons with base and with sft.
 
-    table: see `comparison_table`. candidates: in the order of the tables. sets: see `known_sets`.
+    table: see `comparison_table`.
+    candidates: in the order of the tables.
+    sets: see `known_sets`.
     """
 
     def __init__(self, table, candidates: Sequence[Candidate], sets: Mapping[str, int | None]):
         rows = last_rows(table[table["tests"] == SCORES.tests])
         self.pairs, self.problems = len(rows), int(rows["problems"].max()) if len(rows) else 0
         self.sets, self.candidates = sets, candidates
-        self.labelled = {model.label: model for model in candidates}
         self.over_base, self.over_plain = _by_second(rows, BASE), _by_second(rows, PLAIN)
         is_compared = (self.over_base or self.over_plain).keys()
         self.tuned = [
@@ -172,24 +126,22 @@ class _Case:
             and _is_above(self.over_plain, model)
         ]
 
-    def verdict(
-        self, kind: str, rows: Sequence[tuple], more: Iterable[str] = (), **words: str
-    ) -> Verdict:
-        """The verdict of a case, about the models of rows. More problems would decide the last one.
+    def verdict(self, decision: str, rows: Sequence[tuple], *more: str) -> Verdict:
+        """The verdict. More problems would decide about the models of the last row.
 
-        kind: of `DECISIONS`.
+        rows: the comparisons that the decision rests on.
         more: sentences about this case.
-        words: for the names in the decision.
         """
         needed, reasons = 0.0, [*map(self.in_words, rows), *more]
-        if rows and not rows[-1].significant and (needed := _needed(rows[-1], self.pairs)):
-            reasons += [*_more_evidence(rows[-1], needed), *_existing(self.sets)]
+        if rows and not rows[-1].significant:
+            needed, evidence = _more_evidence(rows[-1], self.pairs)
+            reasons += [evidence, *_existing(self.sets)] if needed else []
         labels = [label for row in rows for label in (row.first, row.second)]
-        reasons += _advice([self.labelled[label] for label in dict.fromkeys(labels)])
+        labelled = {model.label: model for model in self.candidates}
+        reasons += _advice([labelled[label] for label in dict.fromkeys(labels)])
         if all(model.seeds == 1 for model in self.candidates):
             reasons.append(ONE_SEED)
-        decision, pair = DECISIONS[kind].format(**words), tuple(labels[-2:])
-        return Verdict(decision, tuple(reasons), pair, self.problems, needed)
+        return Verdict(decision, tuple(reasons), tuple(labels[-2:]), self.problems, needed)
 
     def in_words(self, row: tuple) -> str:
         """A comparison in words."""
@@ -198,7 +150,8 @@ class _Case:
         return (
             f"{row.second} against {row.first}: {SCORES.number(row.difference, '+')} percentage "
             f"points ({'no interval' if isnan(row.low) else f'95% interval {ends}'}; p "
-            f"{p_text(row.p_value)}, {'' if row.significant else 'not '}significant{among})."
+            f"{sentences.p_text(row.p_value)}, {'' if row.significant else 'not '}significant"
+            f"{among})."
         )
 
 
@@ -207,71 +160,95 @@ def decide(
 ) -> Verdict | None:
     """The verdict; None if no tuned model was compared.
 
-    table: see `comparison_table`. candidates: in the order of the tables. sets: see `known_sets`.
+    table: see `comparison_table`.
+    candidates: in the order of the tables.
+    sets: see `known_sets`.
     """
     case = _Case(table, candidates, sets)
     solved = {model.solved for model in candidates}
     if case.pairs and (solved == {0.0} or solved == {1.0}):
         return _nothing_measured(case, solved == {1.0})
     if case.pairs and not any(label_family(model.label) == BASE for model in candidates):
-        rows = [case.over_plain[model.label] for model in case.rivals[:1]]
-        more = [f"Next: add {BASE} to evaluation.models."]
-        return case.verdict("base was not evaluated", rows, more)
+        return case.verdict(
+            "Not decided: base was not evaluated, so nothing says whether fine-tuning helps.",
+            [case.over_plain[model.label] for model in case.rivals[:1]],
+            f"Next: add {BASE} to evaluation.models.",
+        )
     if not case.over_base:
         return None
     if all(case.over_base[model.label].difference < 0 for model in case.tuned):
         return _all_below(case)
     if better := case.better():
         return _take_rival(case, better[0].label)
-    if plain := [model for model in case.plain if _is_above(case.over_base, model)]:
-        label = plain[0].label
-        rivals = (case.over_plain[model.label] for model in case.rivals)
-        rows = [case.over_base[label], *[row for row in rivals if row.first == label][:1]]
-        return case.verdict("sft is significantly above base", rows, plain=label)
+    for model in case.plain:
+        if _is_above(case.over_base, model):
+            return _take_plain(case, model.label)
     return _undecided(case, case.tuned[0])
 
 
 def _nothing_measured(case: _Case, is_all: bool) -> Verdict:
-    words = {"models": _all_of(len(case.candidates), "models")}
-    words["number"] = f"all {case.problems:,}" if is_all else f"0 of {case.problems:,}"
+    number = f"all {case.problems:,}" if is_all else f"0 of {case.problems:,}"
+    decision = (
+        f"Nothing was measured: {_all_of(len(case.candidates), 'models')} solve {number} problems, "
+        "so pass@1 says nothing here."
+    )
     reasons = [*_advice(case.candidates)] or [
         f"The problems are too {'easy' if is_all else 'hard'} for these models: take other ones."
     ]
-    kind = "all models solve no problem, or all of them"
-    return Verdict(DECISIONS[kind].format(**words), (*reasons, *_existing(case.sets)))
+    return Verdict(decision, (*reasons, *_existing(case.sets)))
 
 
 def _all_below(case: _Case) -> Verdict:
     best, *others = case.tuned
-    row, more, models = case.over_base[best.label], [], best.label
+    row, worst, models = case.over_base[best.label], [], best.label
     if others:
         models = _all_of(len(case.tuned), "fine-tuned models")
-        more = [f"The worst: {case.in_words(case.over_base[others[-1].label])}"]
-    more += _of_losses(case.labelled[row.first], best)
-    return case.verdict("all tuned models are below base", [row], more, models=models)
+        worst = [f"The worst: {case.in_words(case.over_base[others[-1].label])}"]
+    decision = f"Do not fine-tune like this: base solves more problems than {models}."
+    (base,) = (model for model in case.candidates if model.label == row.first)
+    return case.verdict(decision, [row], *worst, _of_losses(base, best))
 
 
 def _take_rival(case: _Case, label: str) -> Verdict:
     rows = [case.over_base[label], case.over_plain[label]]
-    several = f"It is the best of {len(case.rivals)}, so the true difference is probably smaller."
-    return case.verdict(
-        "a model is significantly above base and above sft",
-        rows,
-        [several] if len(case.rivals) > 1 else [],
-        **{"model": label, "plain": rows[1].first},
+    decision = (
+        f"Take {label}: it solves significantly more problems than base and than plain fine-tuning "
+        f"({rows[1].first})."
     )
+    several = f"It is the best of {len(case.rivals)}, so the true difference is probably smaller."
+    more = [several] if len(case.rivals) > 1 else []
+    return case.verdict(decision, rows, *more)
+
+
+def _take_plain(case: _Case, label: str) -> Verdict:
+    decision = (
+        f"Take plain fine-tuning ({label}): it solves significantly more problems than base, and "
+        "no model significantly more than it."
+    )
+    rivals = [case.over_plain[model.label] for model in case.rivals]
+    rivals = [row for row in rivals if row.first == label]
+    return case.verdict(decision, [case.over_base[label], *rivals[:1]])
 
 
 def _undecided(case: _Case, best: Candidate) -> Verdict:
-    rows = [case.over_base[best.label]]
-    if not _is_above(case.over_base, best):
-        place = "above base" if rows[0].difference > 0 else "as good as base"
-        return case.verdict(f"the best model is {place}", rows, model=best.label)
-    kind, plain = "the best model is significantly above base", case.over_plain.get(best.label)
+    row, plain = case.over_base[best.label], case.over_plain.get(best.label)
+    if row.difference <= 0:
+        decision = "Not decided: no fine-tuned model solves more problems than base."
+        return case.verdict(decision, [row])
+    if not row.significant:
+        return case.verdict(f"Not decided: {best.label} may be better than base.", [row])
     if plain is None:
-        more = [f"Next: add {PLAIN} to evaluation.models."]
-        return case.verdict(f"{kind}, without sft", rows, more, model=best.label)
-    return case.verdict(kind, [*rows, plain], model=best.label, plain=plain.first)
+        return case.verdict(
+            f"Not decided: {best.label} solves significantly more problems than base, but plain "
+            "fine-tuning (sft) was not evaluated.",
+            [row],
+            f"Next: add {PLAIN} to evaluation.models.",
+        )
+    decision = (
+        f"Not decided between {best.label} and plain fine-tuning ({plain.first}): only "
+        f"{best.label} solves significantly more problems than base."
+    )
+    return case.verdict(decision, [row, plain])
 
 
 def _all_of(number: int, noun: str) -> str:
@@ -292,24 +269,21 @@ def _is_above(rows: Mapping[str, tuple], model: Candidate) -> bool:
     return row is not None and bool(row.significant) and row.difference > 0
 
 
-def _size(row: tuple) -> float:
-    """The true difference that more problems are to find: the measured one if it is not small."""
-    return max(abs(row.difference), SMALL / SCORES.factor)
+def _more_evidence(row: tuple, pairs: int) -> tuple[float, str]:
+    """How many problems would find the difference of a comparison, and a sentence about them.
 
-
-def _needed(row: tuple, pairs: int) -> float:
-    """How many problems find this difference; 0 if there are enough."""
-    needed = problems_needed(row.problems, row.error, pairs, _size(row))
-    return needed if needed > row.problems else 0
-
-
-def _more_evidence(row: tuple, needed: float) -> Iterator[str]:
+    The difference is the measured one if it is not small. The number is 0 if there are enough.
+    """
+    size = max(abs(row.difference), sentences.SMALL / SCORES.factor)
+    needed = sentences.problems_needed(row.problems, row.error, pairs, size)
+    if needed <= row.problems:
+        return 0, ""
     seeds, times = max(row.seeds_first, row.seeds_second), needed / row.problems
-    yield (
+    return needed, (
         f"More evidence: {'about' if row.error else 'at least'} {needed:,.0f} problems, "
         f"{f'{times:,.0f}' if times >= 10 else f'{times:.2g}'} times as many, would find a true "
-        f"difference of {SCORES.number(_size(row))} percentage points in {POWER:.0%} of the cases."
-        f"{' They would not reduce the variation between the seeds.' if seeds > 1 else ''}"
+        f"difference of {SCORES.number(size)} percentage points in {sentences.POWER:.0%} of the "
+        f"cases.{' They would not reduce the variation between the seeds.' if seeds > 1 else ''}"
     )
 
 
@@ -326,22 +300,21 @@ def _existing(sets: Mapping[str, int | None]) -> Iterator[str]:
         yield f"Next: add {names} to evaluation.datasets."
 
 
-def _of_losses(base: Candidate, model: Candidate) -> Iterator[str]:
+def _of_losses(base: Candidate, model: Candidate) -> str:
     """What the validation losses say of models that solve fewer problems than base."""
     losses = f"({LOSSES.number(model.loss)} against {LOSSES.number(base.loss)})"
     if inf in (base.loss, model.loss):
-        yield "Next: set data.validation_rows: the loss says whether the model learned the rows."
-    elif model.loss < base.loss:
-        yield (
+        return "Next: set data.validation_rows: the loss says whether the model learned the rows."
+    if model.loss < base.loss:
+        return (
             f"The validation loss of {model.label} is lower than that of base {losses}: it learned "
             "the rows, and forgot what the problems need. Next: rows that are nearer to the "
             "problems, fewer steps, or a lower learning rate."
         )
-    else:
-        yield (
-            f"The validation loss of {model.label} is not lower than that of base {losses}. Next: "
-            "a lower learning rate, fewer epochs, or more rows."
-        )
+    return (
+        f"The validation loss of {model.label} is not lower than that of base {losses}. Next: "
+        "a lower learning rate, fewer epochs, or more rows."
+    )
 
 
 def _advice(candidates: Sequence[Candidate]) -> Iterator[str]:

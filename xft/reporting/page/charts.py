@@ -27,11 +27,11 @@ def drawn(name: str, rows: Sequence[dict], note: str = "", **words: object) -> d
     """
     known = {key: w if isinstance(w, str) else json.dumps(w) for key, w in words.items()}
     spec = json.loads(Template(_file(name)).substitute(known))
-    about, row = spec["usermeta"], spec["encoding"]["y"]["field"]
-    places = {tuple(row[key] for key in about["along"]) for row in rows}
+    meta, row = spec["usermeta"], spec["encoding"]["y"]["field"]
+    places = {tuple(row[key] for key in meta["along"]) for row in rows}
     if len(places) == 1:
-        values = "; ".join(about["words"].format(**row) for row in rows)
-        return {"note": f"{about['title']}: {values}. {note}"}
+        values = "; ".join(meta["words"].format(**row) for row in rows)
+        return {"note": f"{meta['title']}: {values}. {note}"}
     values = [{k: finite(v) if isinstance(v, float) else v for k, v in r.items()} for r in rows]
     height = max(ROW * len({value.get(row) for value in values}), SEED * len(places))
     look = json.loads(_file("look")) | {"height": height, "data": {"values": values}}
@@ -43,9 +43,10 @@ def lines(
 ) -> dict[str, object]:
     """As `drawn`: lines with their names at their ends, and with the intervals in the rows, if any.
 
-    keys: of the line, x and y in the rows. Rows with the same line and x are seeds. titles: of the
-    axes. raw: the key of values to draw as thin lines, if the lines are few. more: a note, and what
-    axis and scale of x have.
+    keys: of the line, x and y in the rows. Rows with the same line and x are seeds.
+    titles: of the axes.
+    raw: the key of values to draw as thin lines, if the lines are few.
+    more: a note, and what axis and scale of x have.
     """
     line, x, y = keys
     names = enumerate(dict.fromkeys(row[line] for row in rows))

@@ -19,15 +19,14 @@ from xft.config.steps import COSTS
 from xft.config.text import as_yaml
 from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.problems import load_problems
-from xft.evaluation.result import read_result
+from xft.evaluation.result import RESULT
 from xft.evaluation.samples import samples_path
 from xft.hub.named_sets import NAMED_SETS
 from xft.reporting.comparisons import COLUMNS, COMPARED, loss_values
-from xft.reporting.page.files import is_own, own_files
-from xft.reporting.page.made import find_made
+from xft.reporting.formats import LOSS
+from xft.reporting.page.files import find_made, is_own, own_files
 from xft.reporting.runs import Result, Row, read_runs, results_of
 from xft.reporting.tables import score
-from xft.reporting.validation_losses import LOSS
 from xft.reporting.verdict import Candidate, Verdict, decide, find_candidates, known_sets
 from xft.store.costs import COSTS_FILE, total_cost
 
@@ -39,7 +38,10 @@ LAST_STEPS = 10  # of a tuning: over these, a router's load is averaged
 
 @dataclass(frozen=True)
 class Solution:
-    """What a model wrote for a problem. failed_call: the first call that went wrong, or None."""
+    """What a model wrote for a problem.
+
+    failed_call: the first call that went wrong, or None.
+    """
 
     status: str
     code: str
@@ -50,19 +52,31 @@ class Solution:
 class Results:
     """The contents of a results folder. A part that the folder does not have is empty.
 
+    Parts whose keys are listed are lists of dictionaries.
+
     scores: a row for each evaluation and set of tests: label, seed, dataset, problems, tests, share
-    with its interval, low to high (percent), loss. losses: a row for each file of validation
-    losses: label, seed, model, rows, loss with its interval. comparisons: as in comparisons.csv.
-    candidates, verdict: see `reporting.verdict`. summary: the text of summary.md. curves: training,
-    step, loss, smoothed, learning_rate. routers:
-    training, step, entropy, noise_changed. loads: training, layer, expert, load (1: an equal part).
-    shares: merge, layer, expert, share (1: an equal one). spreads: mixture, layer, spread. All are
-    lists of dictionaries. solutions: by data set, problem and model. rows: the reports of the rows,
-    by name. versions: of packages. config: the configuration as YAML, without places and keys that
-    change no result. prompts: by data set and problem. chosen: its values that are not the
-    defaults. jobs: job, and as `total_cost` reads them. made: see `find_made`. models: the ids of
-    the evaluated models, by label. missing: sentences. unfinished: those about
-    what each finished run has.
+    with its interval, low to high (percent), loss.
+    losses: a row for each file of validation losses: label, seed, model, rows, loss with its
+    interval.
+    comparisons: as in comparisons.csv.
+    candidates, verdict: see `reporting.verdict`.
+    summary: the text of summary.md.
+    curves: training, step, loss, smoothed, learning_rate.
+    routers: training, step, entropy, noise_changed.
+    loads: training, layer, expert, load (1: an equal part).
+    shares: merge, layer, expert, share (1: an equal one).
+    spreads: mixture, layer, spread.
+    solutions: by data set, problem and model.
+    rows: the reports of the rows, by name.
+    versions: of packages.
+    config: the configuration as YAML, without places and keys that change no result.
+    prompts: by data set and problem.
+    chosen: its values that are not the defaults.
+    jobs: job, and as `total_cost` reads them.
+    made: see `find_made`.
+    models: the ids of the evaluated models, by label.
+    missing: sentences.
+    unfinished: those about what each finished run has.
     """
 
     folder: Path
@@ -145,10 +159,10 @@ def _read_prompts(results: Results, config: XftConfig, evaluated: dict[str, str]
         if label not in evaluated:
             continue
         with noted(results.missing), naming(f"prompts of {label}"):
-            found = load_problems(str(fetched if name in NAMED_SETS else name))
-            if found.sha256 != evaluated[label]:
+            problem_set = load_problems(str(fetched if name in NAMED_SETS else name))
+            if problem_set.sha256 != evaluated[label]:
                 raise UserError(f"{name} is not what was evaluated")
-            prompts = {problem.task_id: problem.prompt for problem in found.problems}
+            prompts = {problem.task_id: problem.prompt for problem in problem_set.problems}
             results.prompts[label] = prompts
 
 
@@ -181,16 +195,16 @@ def _read_evaluations(results: Results) -> dict[str, str]:
         return {}
     rows, evaluated, contents = read_runs(table), {}, {}
     losses = _read_losses(results, rows)
-    for one in _own_results(results, rows, "eval"):
-        with _written_by("eval", one.file):
-            contents[one] = result = read_result(one.file)
-            evaluated[one.row.dataset] = result["dataset"]["sha256"]
+    for evaluation in _own_results(results, rows, "eval"):
+        with _written_by("eval", evaluation.file):
+            contents[evaluation] = result = RESULT.read(evaluation.file)
+            evaluated[evaluation.row.dataset] = result["dataset"]["sha256"]
             results.versions.update(result["versions"])
-            results.models.setdefault(one.subject.label, set()).add(result["model"]["id"])
-            loss = losses.get(one.row.validation_loss)
-            _take_scores(results, one, result, loss and loss["loss"])
-            _take_solutions(results, one, result)
-    results.candidates = find_candidates(contents, losses)
+            results.models.setdefault(evaluation.subject.label, set()).add(result["model"]["id"])
+            loss = losses.get(evaluation.row.validation_loss)
+            _take_scores(results, evaluation, result, loss and loss["loss"])
+            _take_solutions(results, evaluation, result)
+    results.candidates.extend(find_candidates(contents, losses))
     labels = [model.label for model in results.candidates]
     compared = pd.DataFrame(results.comparisons, columns=COLUMNS)
     compared = compared[compared[["first", "second"]].isin(labels).all(axis=1)]
@@ -199,12 +213,12 @@ def _read_evaluations(results: Results) -> dict[str, str]:
 
 
 def _own_results(results: Results, rows: Sequence[Row], step: str) -> Iterator[Result]:
-    for found in results_of(rows, step):
-        if is_own(results.folder, found.file):
-            yield found
+    for result in results_of(rows, step):
+        if is_own(results.folder, result.file):
+            yield result
         else:
-            about = f"{found.subject.label}, {found.row.dataset}"
-            results.unfinished.append(f"{found.file}: {step} of {about} is not here")
+            subject = f"{result.subject.label}, {result.row.dataset}"
+            results.unfinished.append(f"{result.file}: {step} of {subject} is not here")
 
 
 def _read_losses(results: Results, rows: Sequence[Row]) -> dict[Path, dict]:
@@ -213,9 +227,9 @@ def _read_losses(results: Results, rows: Sequence[Row]) -> dict[Path, dict]:
     for measured in _own_results(results, rows, "validation_loss"):
         contents[measured.file] = content = LOSS.read(measured.file)
         with _written_by("validation_loss", measured.file):
-            (found,) = loss_values({measured: content})
-            about = _about(measured) | {"model": found.subject.model, "rows": len(found.values)}
-            results.losses.append(about | mean_interval(found.values, found.weights))
+            (values,) = loss_values({measured: content})
+            row = _about(measured) | {"model": values.subject.model, "rows": len(values.values)}
+            results.losses.append(row | mean_interval(values.values, values.weights))
     return contents
 
 
@@ -230,25 +244,26 @@ def mean_interval(values: Sequence[float], weights: Sequence[float]) -> dict[str
     return {"loss": float(loss), "low": float(loss - half), "high": float(loss + half)}
 
 
-def _about(found: Result) -> dict[str, str]:
-    return {"label": found.subject.label, "seed": "" if found.seed is None else str(found.seed)}
+def _about(result: Result) -> dict[str, str]:
+    return {"label": result.subject.label, "seed": "" if result.seed is None else str(result.seed)}
 
 
-def _take_scores(results: Results, found: Result, result: dict, loss: float | None) -> None:
-    about = _about(found)
-    about |= {"dataset": found.row.dataset, "problems": result["dataset"]["problems"]}
+def _take_scores(results: Results, evaluation: Result, result: dict, loss: float | None) -> None:
+    row = _about(evaluation)
+    row |= {"dataset": evaluation.row.dataset, "problems": result["dataset"]["problems"]}
     for tests in TEST_SETS:
         scored = score(result, tests)
         shown = {"tests": tests, "share": scored.pop("pass@1"), "loss": loss}
-        results.scores.append(about | shown | scored)
+        results.scores.append(row | shown | scored)
 
 
-def _take_solutions(results: Results, found: Result, result: dict) -> None:
-    name = found.subject.label + ("" if found.seed is None else f", seed {found.seed}")
-    file = samples_path(found.file)
+def _take_solutions(results: Results, evaluation: Result, result: dict) -> None:
+    seed = "" if evaluation.seed is None else f", seed {evaluation.seed}"
+    name = evaluation.subject.label + seed
+    file = samples_path(evaluation.file)
     samples = read_json_objects(file) if is_own(results.folder, file) else ()
     codes = {line["task_id"]: line["solution"] for line in samples if line.get("number") == 0}
-    problems = results.solutions.setdefault(found.row.dataset, {})
+    problems = results.solutions.setdefault(evaluation.row.dataset, {})
     for problem in result["problems"]:
         if problem["sample"] == 0:
             code = codes.get(problem["task_id"], "")
@@ -314,18 +329,18 @@ def _read_shares(results: Results, name: str, shares: list) -> None:
     shares: [layers, sets, experts]. A layer has one set, or one for each projection. All layers may
     have one set together.
     """
-    made = results.made
-    mixtures = (made.get(one["inputs"]["moe"]) for one in made.values() if one["job"] == name)
-    mixture, count = next(mixtures, None), len(shares) if len(shares) > 1 else 0
+    artifacts, count = results.made, len(shares) if len(shares) > 1 else 0
+    mixed = (artifact for artifact in artifacts.values() if artifact["job"] == name)
+    mixture = next((artifacts.get(artifact["inputs"]["moe"]) for artifact in mixed), None)
     layers = _layers(results.folder, mixture["job"], count) if mixture else ()
     for place, sets in enumerate(shares):
         layer = "all upcycled layers" if len(shares) == 1 else f"upcycled layer {place + 1}"
         layer = f"layer {layers[place]}" if len(layers) == len(shares) else layer
         parts = PROJECTIONS if len(sets) == len(PROJECTIONS) else range(1, len(sets) + 1)
-        for part, one in zip(parts, sets, strict=True):
+        for part, of_set in zip(parts, sets, strict=True):
             cell = {"merge": name, "layer": f"{layer}, {part}" if len(sets) > 1 else layer}
-            for expert, share in enumerate(one, start=1):
-                results.shares.append(cell | {"expert": expert, "share": share * len(one)})
+            for expert, share in enumerate(of_set, start=1):
+                results.shares.append(cell | {"expert": expert, "share": share * len(of_set)})
 
 
 def _read_jobs(results: Results) -> None:
@@ -345,9 +360,9 @@ def _read_diversity(results: Results) -> None:
         name = _variation(file.parent, results.folder)
         with _written_by("diversity", file):
             results.spreads.extend(
-                {"mixture": name, "layer": one["layer"], "spread": 100 * one["spread"]}
-                for one in read_json(file)["layers"]
-                if one["spread"] is not None
+                {"mixture": name, "layer": row["layer"], "spread": 100 * row["spread"]}
+                for row in read_json(file)["layers"]
+                if row["spread"] is not None
             )
 
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 
+from markupsafe import Markup, escape
+
 from xft.config.models import DECLARED
 from xft.evaluation.result import OUTCOMES, TEST_NAMES
 from xft.reporting.page.folder import Results
@@ -22,10 +24,9 @@ NUMBER = re.compile(r"([-+]?\d[\d,]*(\.\d+)?)?")
 def build_page(runs: Sequence[Results]) -> str:
     """The HTML page of one or more results folders."""
     import vl_convert
-    from markupsafe import Markup
 
     parts = find_parts(runs)
-    drawn = [part.chart for found in parts.values() for part in found if part.chart]
+    drawn = [part.chart for section in parts.values() for part in section if part.chart]
     scripts = {"vega": vl_convert.javascript_bundle(), "script": _file("report.js")}
     scripts = {name: text.replace("</script", "<\\/script") for name, text in scripts.items()}
     template = templates(__package__, is_html=True).get_template("report.html.jinja")
@@ -48,10 +49,8 @@ def build_page(runs: Sequence[Results]) -> str:
     )
 
 
-def _breakable(text: object):
+def _breakable(text: object) -> Markup:
     """A text as HTML. A long word may break behind / and _, and a number such as 1e-05 may not."""
-    from markupsafe import Markup, escape
-
     parts = LONG.sub(lambda word: re.sub("[/_]", r"\g<0><wbr>", word[0]), str(escape(text)))
     return Markup(re.sub(r"[\d.]+e-\d+", r'<span class="whole">\g<0></span>', parts))
 
@@ -62,10 +61,8 @@ def _meanings(runs: Iterable[Results]) -> dict[str, str]:
     return {model.name: model.meaning for model in DECLARED if model.name in names}
 
 
-def _with_code(text: str):
+def _with_code(text: str) -> Markup:
     """A text as HTML. What stands between two ` is code."""
-    from markupsafe import Markup
-
     return Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(_breakable(text))))
 
 

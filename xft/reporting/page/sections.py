@@ -12,8 +12,8 @@ from xft.evaluation.judging import PASSED
 from xft.evaluation.result import TEST_NAMES
 from xft.reporting.comparisons import COLUMNS, LOSS
 from xft.reporting.page.charts import drawn, lines
+from xft.reporting.page.files import seconds_to_make
 from xft.reporting.page.folder import Results, Solution
-from xft.reporting.page.made import seconds_to_make
 from xft.reporting.sentences import BASE, label_family, quantities, sentences
 from xft.reporting.verdict import Verdict
 
@@ -32,9 +32,10 @@ FAR = 3  # The base is far away if a chart of losses would be so many times as l
 class Part:
     """A part of a section: a note, and sentences, a chart, a text, or problems.
 
-    problems: name, prompt (may be unknown) and solutions of all models, in their order. solved: a
-    table of these models and the families of problems. spent: the seconds that the tuned models of
-    the verdict took, by name. is_folded: shown by a click alone.
+    problems: name, prompt (may be unknown) and solutions of all models, in their order.
+    solved: a table of these models and the families of problems.
+    spent: the seconds that the tuned models of the verdict took, by name.
+    is_folded: shown by a click alone.
     """
 
     title: str = ""
@@ -80,9 +81,9 @@ def find_parts(results: Sequence[Results]) -> dict[str, list[Part]]:
 
 def _in_words(name: str) -> str:
     """A name in the results folder with its own values in brackets: `sft (seed 43)`."""
-    values, about = re.match(r"((?:[^/]*~[^/]*(?:/|$))*)(.*)", name).groups()
+    values, rest = re.match(r"((?:[^/]*~[^/]*(?:/|$))*)(.*)", name).groups()
     words = values.strip("/").replace("/", ", ").replace("~", " ")
-    return f"{about} ({words})" if about and words else about or words
+    return f"{rest} ({words})" if rest and words else rest or words
 
 
 def _verdict(front: str, run: Results) -> Iterator[Part]:
@@ -92,7 +93,7 @@ def _verdict(front: str, run: Results) -> Iterator[Part]:
         spent = _spent(run, run.verdict)
         yield Part(front.strip(": "), run=run, verdict=run.verdict, spent=spent)
     table = pd.DataFrame(run.comparisons, columns=COLUMNS)
-    statistics = [line for found in quantities(table) for line in sentences(*found)]
+    statistics = [line for compared in quantities(table) for line in sentences(*compared)]
     if statistics:
         yield Part(f"{front}the statistics", lines=statistics, is_folded=bool(run.verdict))
     if run.summary:
@@ -121,8 +122,8 @@ def _scores(scores: list[dict]) -> Iterator[Part]:
     scores = [row for row in scores if row["tests"] == "plus"]
     words = {"title": "problems solved, %", "key": "share", "format": ".1f"}
     for dataset, rows in _grouped(scores, "dataset"):
-        about = f"{dataset}, {TEST_NAMES['plus']}"
-        yield from _measured(about, f"{rows[0]['problems']} problems", rows, words)
+        heading = f"{dataset}, {TEST_NAMES['plus']}"
+        yield from _measured(heading, f"{rows[0]['problems']} problems", rows, words)
 
 
 def _losses(losses: list[dict]) -> Iterator[Part]:
@@ -140,16 +141,16 @@ def _span(rows: Collection[dict]) -> float:
     return max(row["high"] for row in rows) - min(row["low"] for row in rows)
 
 
-def _measured(about: str, units: str, rows: list, words: dict, note="") -> Iterator[Part]:
+def _measured(title: str, units: str, rows: list, words: dict, note="") -> Iterator[Part]:
     """Charts of the values of models, over the swept keys and by model."""
     key = words["key"]
     for swept, points in _swept(rows, key).items():
         values = sorted({point["x"] for point in points})
         axis = f'"values": {values[:: ceil(len(values) / MOST_TICKS)]}'
         shown = {"titles": (swept, words["title"]), "axis": axis, "scale": _scale(values)}
-        yield from _lines(f"{about}, over {swept}", points, ("line", "x", key), note=note, **shown)
+        yield from _lines(f"{title}, over {swept}", points, ("line", "x", key), note=note, **shown)
     is_folded = len({row["label"] for row in rows}) > MOST_PAIRS
-    yield Part(f"{about}, {units}", is_folded=is_folded, **drawn("scores", rows, note, **words))
+    yield Part(f"{title}, {units}", is_folded=is_folded, **drawn("scores", rows, note, **words))
 
 
 def _scale(values: Sequence[float]) -> str:
@@ -169,17 +170,18 @@ def _swept(rows: list[dict], value: str) -> dict[str, list[dict]]:
     """By swept key: the rows with their value x and a name of their line, which has no value of it.
 
     Each model that does not depend on the key is a level line, at all values, and comes first. The
-    best lines come next. A key that never changes a line's value is left out. value: low losses and
-    high other values are best.
+    best lines come next. A key that never changes a line's value is left out.
+
+    value: low losses and high other values are best.
     """
-    found: dict[str, list[dict]] = {}
+    by_key: dict[str, list[dict]] = {}
     for row in rows:
         for match in SWEPT.finditer(row["label"]):
             key = match["key"].strip() if match["key"] != "/lam~" else "lambda"
             rest = row["label"].replace(match[0], "", 1).replace("()", "").strip()
-            found.setdefault(key, []).append(row | {"x": float(match["value"]), "line": rest})
+            by_key.setdefault(key, []).append(row | {"x": float(match["value"]), "line": rest})
     others, charts = [row for row in rows if not SWEPT.search(row["label"])], {}
-    for key, points in found.items():
+    for key, points in by_key.items():
         values = {point["x"] for point in points}
         level = [r | {"x": x, "line": r["label"], "level": True} for r in others for x in values]
         if len(values) > 1:
@@ -200,7 +202,7 @@ def _grouped(rows: Iterable[dict], key: str) -> Iterator[tuple[str, list[dict]]]
         yield value, list(group)
 
 
-def _differences(pairs: list, tests: str, about: str, scale: int, unit: str) -> Iterator[Part]:
+def _differences(pairs: list, tests: str, measure: str, scale: int, unit: str) -> Iterator[Part]:
     """Charts of the largest differences. The base's loss is too far away from others."""
     shown = [p for p in pairs if p["tests"] == tests and (tests, p["first"]) != (LOSS, BASE)]
     for dataset, rows in _grouped(shown, "dataset"):
@@ -216,16 +218,16 @@ def _differences(pairs: list, tests: str, about: str, scale: int, unit: str) -> 
             for row in shown
             if row in rows[:MOST_PAIRS]
         ]
-        yield Part(f"{dataset}, {about}", **drawn("differences", largest, unit=unit))
+        yield Part(f"{dataset}, {measure}", **drawn("differences", largest, unit=unit))
 
 
 def _trainings(curves: list[dict]) -> Iterator[Part]:
     """Charts of the tunings, and of the mixings, whose rates and steps are others."""
-    for about, is_mixing in (("", False), (" of the mixing", True)):
+    for ending, is_mixing in (("", False), (" of the mixing", True)):
         points = [p for p in curves if (MIXING in p["training"]) == is_mixing]
         rates = [point for point in points if point["learning_rate"] is not None]
-        yield from _curves(f"Loss{about}", points, "smoothed", "loss, nats per token", raw="loss")
-        yield from _curves(f"Learning rate{about}", rates, "learning_rate", "learning rate", True)
+        yield from _curves(f"Loss{ending}", points, "smoothed", "loss, nats per token", raw="loss")
+        yield from _curves(f"Learning rate{ending}", rates, "learning_rate", "learning rate", True)
 
 
 def _curves(heading: str, points: list, key: str, title: str, *is_folded, raw="") -> Iterator[Part]:
@@ -251,8 +253,8 @@ def _experts(collected) -> Iterator[Part]:
 def _maps(heading: str, cells: list[dict], key: str, value: str) -> Iterator[Part]:
     """A map of layers and experts for each of the first models."""
     maps = [*_grouped(_first_lines(cells, key), key)]
-    for name, found in maps:
-        is_folded, shown = len(maps) > MOST_MAPS, drawn("map", found, value=value)
+    for name, of_model in maps:
+        is_folded, shown = len(maps) > MOST_MAPS, drawn("map", of_model, value=value)
         yield Part(f"{heading}: {name}", is_folded=is_folded, **shown)
 
 
@@ -261,8 +263,8 @@ def _problems(front: str, run: Results) -> Iterator[Part]:
         models = _chosen_models(problems.values())
         prompts = run.prompts.get(dataset, {})
         shown = [
-            (name, prompts.get(name, ""), [found.get(m, NOT_EVALUATED) for m in models])
-            for name, found in problems.items()
+            (name, prompts.get(name, ""), [written.get(m, NOT_EVALUATED) for m in models])
+            for name, written in problems.items()
         ]
         families = {name: [*rows] for name, rows in groupby(sorted(shown, key=_family), _family)}
         heads = "model", *(f"{name} of {len(rows)}" for name, rows in families.items())
@@ -276,8 +278,8 @@ def _problems(front: str, run: Results) -> Iterator[Part]:
 def _chosen_models(problems: Iterable[dict[str, Solution]]) -> list[str]:
     """The base, and the models that solve most: `MOST`, in the order of the results."""
     solved: dict[str, int] = {}
-    for found in problems:
-        for model, solution in found.items():
+    for solutions in problems:
+        for model, solution in solutions.items():
             solved[model] = solved.get(model, 0) + (solution.status == PASSED)
     best = sorted(solved, key=lambda model: (model != BASE, -solved[model]))[:MOST]
     return [model for model in solved if model in best]
