@@ -310,6 +310,11 @@ class MoeSftTraining(TuningConfig):
     global: the whole global batch. This needs one more forward pass if gradients are
     accumulated."""
 
+    router_gradient: Literal["chosen", "dense"] = "chosen"
+    """What the router learns from. chosen: the outputs of the chosen experts, as published. dense:
+    those of all experts, straight through the choice (DenseMixer). The forward pass is the same,
+    and the backward pass computes every expert once more. For launch single and ddp."""
+
 
 class MoeSftConfig(TunedElsewhere, MoeSftTraining):
     """Step 2, instruction tuning of the mixture."""
@@ -319,6 +324,7 @@ class SftTraining(TuningConfig):
     """The tuning of the dense base."""
 
     balance_loss_batch: ClassVar[str] = "micro"
+    router_gradient: ClassVar[str] = "chosen"
 
     lora_rank: int | None = Field(None, ge=1)
     """Tune low-rank products of this rank beside the linear layers (LoRA, arXiv 2106.09685), apart
@@ -451,6 +457,7 @@ class HealConfig(DistillationConfig, TuningConfig):
 
     per_lambda: ClassVar[bool] = True
     balance_loss_batch: ClassVar[str] = "micro"
+    router_gradient: ClassVar[str] = "chosen"
 
     num_train_epochs: float = Field(1.0, gt=0)
     """Passes over the share of the training rows."""

@@ -138,6 +138,9 @@ class ResumingTrainer(SavingTrainer):
         if options.balance_loss_batch == "global":
             accumulates = options.gradient_accumulation_steps > 1
             features.append(GlobalBalance(training.model, accumulates))
+        if options.router_gradient == "dense":
+            for block in training.model.moe_blocks:
+                block.dense_router_gradient = True
         if training.distillation is not None:
             features.append(Teaching(self.loss, self.accelerator))
         return features
