@@ -21,7 +21,8 @@ from xft.dag import run as module
 from xft.dag.run import WorkflowRun
 from xft.dag.time_left import time_left
 from xft.dag.totals import warn_of_full_disk
-from xft.estimates.disk import disk_space
+from xft.estimates.disk import artifact_bytes, checkpoint_bytes
+from xft.estimates.jobs import configured_job
 from xft.estimates.resources import Requests
 from xft.store.costs import COSTS_FILE
 from xft.store.file_hashes import content_hash
@@ -379,9 +380,9 @@ def test_a_disk_that_may_be_too_small_is_told(monkeypatch):
 
     run = wants()
     request = Requests(run.config, Path("model"))
-    planned = disk_space(request.models, run.config)
-    written = sum(planned[name] for name in ("moe", "moe_sft", "dense"))
-    assert warning(sum(planned.values())) is None
+    written = sum(artifact_bytes(request.models, step) for step in ("moe", "moe_sft", "dense"))
+    checkpoints = checkpoint_bytes(request.models, configured_job(run.config, "moe_sft"))
+    assert warning(written + checkpoints) is None
     for free in (0, written):
         told = warning(free)
         assert re.search(r"run writes up to \d.* [KMG]B, and the disk of store has \d", told)

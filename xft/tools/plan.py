@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     plan, jobs = plan_of(config), totals(experiment, plan_of, _is_this_machine(args, config))
     print("\n".join(answer(plan, jobs, args.config)))
     if args.details:
-        print("\n" + report(plan), *advice(plan), "", *jobs.lines(), sep="\n")
+        print("\n" + report(plan, jobs.disk), *advice(plan), "", *jobs.lines(), sep="\n")
     else:
         print(f"Everything else: xft plan {shlex.join(argv or sys.argv[1:])} --details")
     if plan.rows:
