@@ -274,10 +274,12 @@ class TokensConfig(Section):
 
     def limits(self, files: int) -> list[int | None]:
         """The limit of each of so many files. Raises UserError if `limit` has other numbers."""
-        found = self.limit if isinstance(self.limit, list) else [self.limit] * files
-        if len(found) != files:
-            raise UserError(f"data.limit = {found}: give one number for each file, or one for all")
-        return found
+        numbers = self.limit if isinstance(self.limit, list) else [self.limit] * files
+        if len(numbers) != files:
+            raise UserError(
+                f"data.limit = {numbers}: give one number for each file, or one for all"
+            )
+        return numbers
 
 
 class DataConfig(TokensConfig, RowsSource):
@@ -582,25 +584,25 @@ class XftConfig(ManyRuns, RunConfig):
     @model_validator(mode="before")
     @classmethod
     def _sft_is_as_moe_sft(cls, config: dict) -> dict:
-        moe, tuning, own = (config.get(name, {}) for name in ("moe", "moe_sft", "sft"))
-        if not all(isinstance(section, dict) for section in (moe, tuning, own)):
+        moe, tuning, sft = (config.get(name, {}) for name in ("moe", "moe_sft", "sft"))
+        if not all(isinstance(section, dict) for section in (moe, tuning, sft)):
             return config
         shared = {key: tuning[key] for key in keys(SftTraining) if key in tuning}
         shared |= _low_rank_baseline(moe)
-        idle = without_effect(SftConfig, shared | own)
-        return config | {"sft": {key: shared[key] for key in shared if key not in idle} | own}
+        idle = without_effect(SftConfig, shared | sft)
+        return config | {"sft": {key: shared[key] for key in shared if key not in idle} | sft}
 
     @property
     def sft_flops(self) -> SftConfig:
         """Section sft with as many rows as moe_sft has. FLOPS_KEYS decide."""
-        tuning, own = self.moe_sft, self.sft
+        tuning, sft = self.moe_sft, self.sft
         steps = tuning.max_steps
         if steps is not None:
-            steps = max(round(steps * tuning.global_batch / own.global_batch), 1)
+            steps = max(round(steps * tuning.global_batch / sft.global_batch), 1)
         changes = {"num_train_epochs": tuning.num_train_epochs, "max_steps": steps}
         if steps is not None:
-            changes["warmup_steps"] = min(own.warmup_steps, steps)
-        return own.model_copy(update=changes)
+            changes["warmup_steps"] = min(sft.warmup_steps, steps)
+        return sft.model_copy(update=changes)
 
     @model_validator(mode="after")
     def _models_fit(self):

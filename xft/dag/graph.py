@@ -41,7 +41,7 @@ class Nodes:
     def get(self, step: str, recorded: dict, inputs: Iterable[Input], **fields) -> Node:
         """The node of a recipe with these options. fields: the others of a new node."""
         inputs = tuple(inputs)
-        identity = {name: value for each in inputs for name, value in each.identity.items()}
+        identity = {name: value for item in inputs for name, value in item.identity.items()}
         recipe = Recipe(step, self.code.version_of(step), recorded, identity)
         entry = self.store.entry(step, recipe.digest)
         node = Node(recipe, entry=entry, inputs=inputs, **fields)
@@ -358,7 +358,7 @@ class Graph:
         declared, config, inputs = STEPS[step], config or self.config, list(inputs)
         options = declared.options(config) if options is None else options
         keys_of_step = (declared.keys | {*read}) - {*unread, *LISTS, *declared.idle_keys(config)}
-        keys = keys_of_step.union(*(each.node.keys for each in inputs if each.node)) - {*common}
+        keys = keys_of_step.union(*(item.node.keys for item in inputs if item.node)) - {*common}
         node = self.nodes.get(
             step,
             _chosen({**options, **recorded}),
