@@ -229,20 +229,24 @@ def place(tmp_path, tiny_llama, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="session")
-def shared_folder(tmp_path_factory) -> Path:
-    """A folder that all processes of the tests know."""
-    own = tmp_path_factory.getbasetemp()
-    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-
-
-@pytest.fixture(scope="session")
-def fork_server(shared_folder) -> None:
-    """Let the runs of all projects be forks of one server."""
+def serve_forks(folder: Path) -> None:
     from xft.cli.running import ENVIRONMENT
 
-    os.environ["FORK_PYTHON"] = sys.executable
-    os.environ["FORK_SERVER"] = str(start_server(shared_folder, os.environ | ENVIRONMENT))
+    start_server(folder, os.environ | ENVIRONMENT)
+
+
+def pytest_xdist_setupnodes(config, specs):
+    """Let the processes of the tests be forks of the server."""
+    serve_forks(config._tmp_path_factory.getbasetemp())
+    for spec in specs:
+        spec.python = str(PYTHON)
+
+
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory) -> None:
+    """Let the runs of all projects be forks of one server."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        serve_forks(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="module")
@@ -264,13 +268,15 @@ def new_project(request, tmp_path_factory, fork_server):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, shared_folder, fork_server) -> Project:
+def finished(tmp_path_factory, fork_server) -> Project:
     """A project in which the whole workflow has run once, with the rules that ran in `ran.json`.
 
     One run serves all processes of the tests. Nothing in it may be changed.
     """
-    folder = shared_folder / "finished" / "project"
-    with (shared_folder / "finished.lock").open("w") as lock:
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    folder = shared / "finished" / "project"
+    with (shared / "finished.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "ran.json").exists():
             shutil.rmtree(folder.parent, ignore_errors=True)

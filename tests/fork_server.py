@@ -1,10 +1,10 @@
-"""A process that has imported what Snakemake and the steps import. Each run is a fork of it, which
-saves seconds of imports, and has its own arguments, folder, environment, output and signals.
+"""A process that has imported what Snakemake, the steps and the tests import. Each run, and each
+process of pytest-xdist, is a fork of it, which saves seconds of imports. It has its own arguments,
+folder, environment, output and signals.
 
-tests/forked/python asks for the forks. The server ends with the process of the tests.
+tests/forked/python asks for the forks. The server ends with the process that started it.
 """
 
-import fcntl
 import gc
 import importlib
 import json
@@ -23,20 +23,15 @@ from pathlib import Path
 PYTHON = Path(__file__).parent / "forked" / "python"
 
 
-def start_server(folder: Path, environment: dict[str, str]) -> Path:
-    """The socket, in a folder that all processes of the tests know, of the server that serves them
-    all. Starts it the first time.
-    """
+def start_server(folder: Path, environment: dict[str, str]) -> None:
+    """Start the server, with a socket in a folder. All that this process starts can ask it."""
     place = folder / "fork_server"
-    with (folder / "fork_server.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not place.exists():
-            tests = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
-            words = [sys.executable, __file__, str(place), str(tests)]
-            subprocess.Popen(words, env=environment, start_new_session=True)
-            while not place.exists():
-                time.sleep(0.05)
-    return place
+    words = [sys.executable, __file__, str(place), str(os.getpid())]
+    options = {"env": environment, "stdout": subprocess.DEVNULL, "start_new_session": True}
+    subprocess.Popen(words, **options)
+    while not place.exists():
+        time.sleep(0.05)
+    os.environ |= {"FORK_PYTHON": sys.executable, "FORK_SERVER": str(place)}
 
 
 def serve(place: str, tests: int) -> None:
@@ -92,7 +87,7 @@ def become(
 ) -> None:
     """Do in this process what `cd folder; python -m module ...` does, and end.
 
-    words: -m, the module, and its arguments.
+    words: -m, the module, and its arguments; or -u -c code, of pytest-xdist.
     """
     os.setsid()
     for number, file in enumerate(files):
@@ -116,7 +111,10 @@ def become(
         importlib.import_module("sitecustomize")
     code = 1
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if module == "-c":
+            exec(*arguments, {"__name__": "__main__"})
+        else:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
         if isinstance(end.code, str):
