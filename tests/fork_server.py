@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 PYTHON = Path(__file__).parent / "forked" / "python"
+IMPORTED_WITH = dict(os.environ)
 
 
 def start_server(folder: Path, environment: dict[str, str]) -> None:
@@ -85,9 +86,9 @@ def run_for(client: socket.socket) -> None:
 def become(
     files: list[int], words: list[str], folder: str, environment: dict[str, str], python: str
 ) -> None:
-    """Do in this process what `cd folder; python -m module ...` does, and end.
+    """Do in this process what `cd folder; python WORDS` does, and end.
 
-    words: -m, the module, and its arguments; or -u -c code, of pytest-xdist.
+    words: -m and a module, or -c and code, and arguments.
     """
     os.setsid()
     for number, file in enumerate(files):
@@ -98,12 +99,15 @@ def become(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    _, module, *arguments = words
-    if module == "snakemake":
+    option, program, *arguments = words
+    if program == "snakemake":
         sys.executable = python  # its jobs ask for forks too
     sys.orig_argv = [sys.executable, *words]
-    sys.argv = [module, *arguments]
+    sys.argv = [program if option == "-m" else option, *arguments]
     sys.path[:1] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(":"))]
+    if hub_settings(environment) != hub_settings(IMPORTED_WITH):
+        for name in ("huggingface_hub.constants", "datasets.config"):
+            importlib.reload(sys.modules[name])
     random.seed()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.modules.pop("sitecustomize", None)
@@ -111,10 +115,10 @@ def become(
         importlib.import_module("sitecustomize")
     code = 1
     try:
-        if module == "-c":
-            exec(*arguments, {"__name__": "__main__"})
+        if option == "-c":
+            exec(program, {"__name__": "__main__"})
         else:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
         if isinstance(end.code, str):
@@ -125,6 +129,11 @@ def become(
         sys.excepthook(*sys.exc_info())
     finally:
         end_process(code)
+
+
+def hub_settings(environment: dict[str, str]) -> dict[str, str]:
+    """What the hub's library reads from the environment as it is imported."""
+    return {name: value for name, value in environment.items() if name.startswith("HF_")}
 
 
 def end_process(code: int) -> None:
