@@ -47,12 +47,13 @@ def serve(place: str, tests: int) -> None:
     tests_end = os.pidfd_open(tests)
     while tests_end not in select.select([listener, tests_end], [], [])[0]:
         client = listener.accept()[0]
-        if os.fork() == 0:
-            try:
-                listener.close()
-                run_for(client)
-            finally:
-                os._exit(0)
+        with suppress(BlockingIOError):  # the machine has too many processes: the client is told
+            if os.fork() == 0:
+                try:
+                    listener.close()
+                    run_for(client)
+                finally:
+                    os._exit(0)
         client.close()
 
 
