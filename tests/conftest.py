@@ -30,14 +30,6 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 os.environ["OMP_NUM_THREADS"] = os.environ.get("TEST_THREADS", "1")
 # Without AMX: on one machine its products in bf16 were wrong at times (docs/troubleshooting.md).
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
-NUMERIC = {
-    *("test_backbones", "test_baseline", "test_batching", "test_distillation"),
-    *("test_end_of_turn", "test_evaluation_generation", "test_experts"),
-    *("test_expert_init", "test_global_balance", "test_losses", "test_low_rank"),
-    *("test_low_rank_merge", "test_low_rank_training", "test_mixing", "test_modeling"),
-    *("test_pretended_device", "test_published_defects", "test_reference", "test_token_healing"),
-    *("test_training", "test_validation"),
-}
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -50,9 +42,6 @@ def lasts_long(file: Path) -> bool:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.stem in NUMERIC:
-            item.add_marker(pytest.mark.numeric)
     items.sort(key=lambda item: not lasts_long(item.path))
     return (yield)
 

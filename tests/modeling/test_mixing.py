@@ -18,6 +18,8 @@ from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, mixing_coefficients
 from xft.conversions.merged_tensors import merge
 from xft.modeling.mixing import Mixing, MixingLogits
 
+pytestmark = pytest.mark.numeric
+
 GRANULARITIES = {"layer": (2, 1, 3), "projection": (2, 3, 3), "model": (1, 1, 3)}
 
 
