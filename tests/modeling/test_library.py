@@ -9,7 +9,7 @@ import pytest
 import torch
 from backbones import ROPES, random_dense
 from documents import ROOT, blocks
-from interpreter import python
+from interpreter import forked
 from mixtures import random_mixture, tokens
 from peft import LoraConfig, get_peft_model
 from test_memory import peak_memory
@@ -174,7 +174,7 @@ def test_what_cannot_be_done_is_told(call, message):
         call(random_dense("llama"))
 
 
-def test_a_mixture_is_pickled_and_copied_like_its_base(tmp_path):
+def test_a_mixture_is_pickled_and_copied_like_its_base(tmp_path, fork_server):
     """Another process, which knows nothing of it, reads it and pads as it does."""
     mixture, mask = random_mixture("llama").eval(), (tokens() > 9).long()
     logits = mixture(tokens(), mask).logits.detach()
@@ -183,7 +183,7 @@ def test_a_mixture_is_pickled_and_copied_like_its_base(tmp_path):
         "import sys, torch; model, *inputs, logits = torch.load(sys.argv[1], weights_only=False)\n"
         "torch.testing.assert_close(model(*inputs).logits, logits)"
     )
-    python("-c", program, tmp_path / "given")
+    forked("-c", program, tmp_path / "given")
 
 
 def test_a_changed_config_outlives_saving_and_merging_as_in_a_dense_model(tmp_path):

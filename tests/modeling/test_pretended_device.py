@@ -19,6 +19,8 @@ from xft.modeling.loading import load_whole
 from xft.modeling.packed_attention import use_packed_attention
 from xft.training.batches import packed
 
+pytestmark = pytest.mark.numeric
+
 LAYERS = 2
 # Kinds of experts, and what a block waits for in each pass: a loop needs each expert's tokens.
 BLOCKS = {"loop": ("full", ["_to_copy"]), "grouped": ("full", [])}

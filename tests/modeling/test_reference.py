@@ -25,6 +25,8 @@ from xft.modeling.mixing import Mixing, MixingLogits
 from xft.modeling.router import squared_variation
 from xft.tools import import_reference
 
+pytestmark = pytest.mark.numeric
+
 CASES = ("a_8x_top6", "e_8x_nonorm")
 # How far the vectors are from float64: in logits, in weights, and in gradients, there relative to
 # the largest entry.

@@ -5,12 +5,13 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from damage import change_json
+from fork_server import PYTHON
+from interpreter import ROOT
 from working_folder import ROW, begin, fill, wants
 
 from tools import write_versions
@@ -26,6 +27,8 @@ from xft.estimates.jobs import configured_job
 from xft.estimates.resources import Requests
 from xft.store.costs import COSTS_FILE
 from xft.store.file_hashes import content_hash
+from xft.store.job_log import link_declared
+from xft.store.make import log_of, make
 from xft.store.store import ENTRY_FILE, claimed, partial
 
 TRAINED = {"moe_sft", "ffn", "weighted_init/lam~0.75", "weighted_trained/lam~0.75"}
@@ -488,20 +491,20 @@ def test_a_run_does_not_begin_with_an_entry_that_is_gone_or_damaged(place):
     run.check()
 
 
-def test_a_base_that_gets_a_file_after_the_run_began_is_not_kept(repository, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(repository))
+def test_a_base_that_gets_a_file_after_the_run_began_is_not_kept(monkeypatch, fork_server):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     run = wants()
     run.begin()
     base, new_file = run.experiment.by_name["base"], Path("model/added_tokens.json")
     step = ["workflow_scripts.base", "--model=model", f"--out={partial(base.entry)}/artifact"]
-    start = [sys.executable, "-m"]
-    command = [*start, "xft.store.make", str(base.entry), *start, *step]
+    command = [str(PYTHON), "-m", *step]
     new_file.write_text("{}")
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert "error: added_tokens.json was added to the model while" in done.stderr
+    link_declared(log_of(base.entry))
+    with pytest.raises(UserError, match=r"^added_tokens\.json was added to the model while"):
+        make(base.entry, command)
     assert not base.entry.exists() and not partial(base.entry).exists()
     new_file.unlink()
-    assert not subprocess.run(command).returncode and base.place.is_dir()
+    assert make(base.entry, command) == 0 and base.place.is_dir()
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="needs git")

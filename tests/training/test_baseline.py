@@ -19,6 +19,8 @@ from xft.config.sections import SftConfig
 from xft.data.tokens_artifact import open_tokens
 from xft.training.steps import with_steps_times
 
+pytestmark = pytest.mark.numeric
+
 FLAGS = ["--max-steps", STEPS, "--per-device-train-batch-size", len(ROWS), "--learning-rate", RATE]
 FLAGS += ["--lr-scheduler-type", "constant_with_warmup"]
 BATCHES = ["--per-device-train-batch-size", 5, "--learning-rate", RATE]

@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM
 from xft.config.sections import MoeSftConfig
 from xft.training.balance import GlobalBalance
 
+pytestmark = pytest.mark.numeric
+
 COEFFICIENT = 0.5  # large, so that its gradient matters
 OPTIONS = {
     "max_steps": 2,
