@@ -114,7 +114,7 @@ def published_step(folder: Path) -> Callable[[], None]:
     def forward(**batch):
         coefficients = mixing_coefficients(alpha, None, LAMBDA)
         weights = {
-            tensor.name: torch.einsum("e,eoi->oi", tensor.own(coefficients), stacked)
+            tensor.name: torch.einsum("e,eoi->oi", tensor.coefficients_of(coefficients), stacked)
             for tensor, stacked in zip(tensors, experts, strict=True)
         }
         return torch.func.functional_call(model, weights, (), batch)

@@ -86,6 +86,7 @@ rule dense:
         moe_sft=entry_of("moe_sft"),
         ffn=entry_of("ffn"),
         base=optional("base"),
+        function=optional("function"),
     output:
         merged(entry("dense")),
     log:

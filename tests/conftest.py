@@ -30,14 +30,6 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 os.environ["OMP_NUM_THREADS"] = os.environ.get("TEST_THREADS", "1")
 # Without AMX: on one machine its products in bf16 were wrong at times (docs/troubleshooting.md).
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
-NUMERIC = {
-    *("test_backbones", "test_baseline", "test_batching", "test_distillation"),
-    *("test_end_of_turn", "test_evaluation_generation", "test_experts"),
-    *("test_expert_init", "test_global_balance", "test_losses", "test_low_rank"),
-    *("test_low_rank_merge", "test_low_rank_training", "test_mixing", "test_modeling"),
-    *("test_pretended_device", "test_published_defects", "test_reference", "test_token_healing"),
-    *("test_training", "test_validation"),
-}
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -50,9 +42,6 @@ def lasts_long(file: Path) -> bool:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.stem in NUMERIC:
-            item.add_marker(pytest.mark.numeric)
     items.sort(key=lambda item: not lasts_long(item.path))
     return (yield)
 
@@ -229,20 +218,24 @@ def place(tmp_path, tiny_llama, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="session")
-def shared_folder(tmp_path_factory) -> Path:
-    """A folder that all processes of the tests know."""
-    own = tmp_path_factory.getbasetemp()
-    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-
-
-@pytest.fixture(scope="session")
-def fork_server(shared_folder) -> None:
-    """Let the runs of all projects be forks of one server."""
+def serve_forks(folder: Path) -> None:
     from xft.cli.running import ENVIRONMENT
 
-    os.environ["FORK_PYTHON"] = sys.executable
-    os.environ["FORK_SERVER"] = str(start_server(shared_folder, os.environ | ENVIRONMENT))
+    start_server(folder, os.environ | ENVIRONMENT)
+
+
+def pytest_xdist_setupnodes(config, specs):
+    """Let the processes of the tests be forks of the server."""
+    serve_forks(config._tmp_path_factory.getbasetemp())
+    for spec in specs:
+        spec.python = str(PYTHON)
+
+
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory) -> None:
+    """Let the runs of all projects be forks of one server."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        serve_forks(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="module")
@@ -264,13 +257,15 @@ def new_project(request, tmp_path_factory, fork_server):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, shared_folder, fork_server) -> Project:
+def finished(tmp_path_factory, fork_server) -> Project:
     """A project in which the whole workflow has run once, with the rules that ran in `ran.json`.
 
     One run serves all processes of the tests. Nothing in it may be changed.
     """
-    folder = shared_folder / "finished" / "project"
-    with (shared_folder / "finished.lock").open("w") as lock:
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    folder = shared / "finished" / "project"
+    with (shared / "finished.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "ran.json").exists():
             shutil.rmtree(folder.parent, ignore_errors=True)

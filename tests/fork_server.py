@@ -1,10 +1,10 @@
-"""A process that has imported what Snakemake and the steps import. Each run is a fork of it, which
-saves seconds of imports, and has its own arguments, folder, environment, output and signals.
+"""A process that has imported what Snakemake, the steps and the tests import. Each run, and each
+process of pytest-xdist, is a fork of it, which saves seconds of imports. It has its own arguments,
+folder, environment, output and signals.
 
-tests/forked/python asks for the forks. The server ends with the process of the tests.
+tests/forked/python asks for the forks. The server ends with the process that started it.
 """
 
-import fcntl
 import gc
 import importlib
 import json
@@ -21,22 +21,18 @@ from contextlib import suppress
 from pathlib import Path
 
 PYTHON = Path(__file__).parent / "forked" / "python"
+IMPORTED_WITH = dict(os.environ)
 
 
-def start_server(folder: Path, environment: dict[str, str]) -> Path:
-    """The socket, in a folder that all processes of the tests know, of the server that serves them
-    all. Starts it the first time.
-    """
+def start_server(folder: Path, environment: dict[str, str]) -> None:
+    """Start the server, with a socket in a folder. All that this process starts can ask it."""
     place = folder / "fork_server"
-    with (folder / "fork_server.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not place.exists():
-            tests = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
-            words = [sys.executable, __file__, str(place), str(tests)]
-            subprocess.Popen(words, env=environment, start_new_session=True)
-            while not place.exists():
-                time.sleep(0.05)
-    return place
+    words = [sys.executable, __file__, str(place), str(os.getpid())]
+    options = {"env": environment, "stdout": subprocess.DEVNULL, "start_new_session": True}
+    subprocess.Popen(words, **options)
+    while not place.exists():
+        time.sleep(0.05)
+    os.environ |= {"FORK_PYTHON": sys.executable, "FORK_SERVER": str(place)}
 
 
 def serve(place: str, tests: int) -> None:
@@ -51,12 +47,13 @@ def serve(place: str, tests: int) -> None:
     tests_end = os.pidfd_open(tests)
     while tests_end not in select.select([listener, tests_end], [], [])[0]:
         client = listener.accept()[0]
-        if os.fork() == 0:
-            try:
-                listener.close()
-                run_for(client)
-            finally:
-                os._exit(0)
+        with suppress(BlockingIOError):  # the machine has too many processes: the client is told
+            if os.fork() == 0:
+                try:
+                    listener.close()
+                    run_for(client)
+                finally:
+                    os._exit(0)
         client.close()
 
 
@@ -90,9 +87,9 @@ def run_for(client: socket.socket) -> None:
 def become(
     files: list[int], words: list[str], folder: str, environment: dict[str, str], python: str
 ) -> None:
-    """Do in this process what `cd folder; python -m module ...` does, and end.
+    """Do in this process what `cd folder; python WORDS` does, and end.
 
-    words: -m, the module, and its arguments.
+    words: -m and a module, or -c and code, and arguments.
     """
     os.setsid()
     for number, file in enumerate(files):
@@ -103,12 +100,15 @@ def become(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    _, module, *arguments = words
-    if module == "snakemake":
+    option, program, *arguments = words
+    if program == "snakemake":
         sys.executable = python  # its jobs ask for forks too
     sys.orig_argv = [sys.executable, *words]
-    sys.argv = [module, *arguments]
+    sys.argv = [program if option == "-m" else option, *arguments]
     sys.path[:1] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(":"))]
+    if hub_settings(environment) != hub_settings(IMPORTED_WITH):
+        for name in ("huggingface_hub.constants", "datasets.config"):
+            importlib.reload(sys.modules[name])
     random.seed()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.modules.pop("sitecustomize", None)
@@ -116,7 +116,10 @@ def become(
         importlib.import_module("sitecustomize")
     code = 1
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if option == "-c":
+            exec(program, {"__name__": "__main__"})
+        else:
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
         if isinstance(end.code, str):
@@ -127,6 +130,11 @@ def become(
         sys.excepthook(*sys.exc_info())
     finally:
         end_process(code)
+
+
+def hub_settings(environment: dict[str, str]) -> dict[str, str]:
+    """What the hub's library reads from the environment as it is imported."""
+    return {name: value for name, value in environment.items() if name.startswith("HF_")}
 
 
 def end_process(code: int) -> None:

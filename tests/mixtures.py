@@ -1,7 +1,7 @@
 """Mixtures for tests."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -41,12 +41,16 @@ def varied_mixture(base: Path, root: Path) -> None:
     AutoTokenizer.from_pretrained(base).save_pretrained(root / "moe_sft")
 
 
-def random_mixture(backbone: str, **settings):
-    """An upcycled model whose weights are all random. settings: of its base's config."""
+def random_mixture(backbone: str, moe: Mapping = {}, **settings):
+    """An upcycled model whose weights are all random.
+
+    moe: settings of the mixture. settings: of its base's config.
+    """
     torch.manual_seed(0)
     base = small_config(backbone, **settings).to_dict()
-    moe = MixtureConfig(num_experts=4, num_experts_per_tok=3, router_noise=False).model_dump()
-    config = XftConfig.from_dict({"model_type": "xft", "base_config": base, **moe})
+    plain = {"num_experts": 4, "num_experts_per_tok": 3, "router_noise": False}
+    config = {"model_type": "xft", "base_config": base}
+    config = XftConfig.from_dict(config | MixtureConfig(**plain | moe).model_dump())
     model = AutoModelForCausalLM.from_config(config)
     for block in model.moe_blocks:
         torch.nn.init.normal_(block.router.input.weight)

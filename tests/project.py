@@ -32,7 +32,8 @@ class Project:
 
     @property
     def environment(self) -> dict[str, str]:
-        return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        programs = PYTHON.parent, Path(sys.executable).parent, os.environ["PATH"]
+        return os.environ | {"PATH": ":".join(map(str, programs))}
 
     @property
     def results(self) -> Path:

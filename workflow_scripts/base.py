@@ -31,11 +31,11 @@ def main(argv: list[str] | None = None) -> None:
     parameters = base.model_dump() if on_hub else {}
     kind = "base"
     if args.tuned_from:
-        from xft.modeling.tuned_elsewhere import check_tuned
+        from xft.modeling.tuned_elsewhere import kind_of_tuned
         from xft.reporting.cards import origin
 
         untuned = step.open("base", args.tuned_from, "base", "dense")
-        kind = check_tuned(source, untuned.checkpoint)
+        kind = kind_of_tuned(source, untuned.checkpoint)
         parameters |= {"base": origin(untuned)}
     elif known := fact_of_card(source, "license"):
         parameters |= {"license": known}

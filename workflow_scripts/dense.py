@@ -1,5 +1,6 @@
 """Step 7: merge the experts into a dense model with the base's architecture."""
 
+from xft.artifacts.manifest import hash_file
 from xft.checkpoints.layout import moe_layers
 from xft.cli.step import Step, run
 from xft.common.errors import UserError
@@ -26,6 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     if method.needs_base and args.base is None:
         raise UserError(f"method = {method.method} starts from the base's weights. Give --base too")
 
+    from xft.conversions.merge_function import load_function
     from xft.conversions.merge_methods import dense_plans, one_expert, open_base
     from xft.conversions.mixing_artifact import open_mixing, open_sources
     from xft.reporting.cards import dense_card
@@ -34,21 +36,24 @@ def main(argv: list[str] | None = None) -> None:
     mixing = open_mixing(args.weighted, sources, step.full)
     mixture, ffn = sources["moe"], sources["ffn"].checkpoint
     step.inputs = sources | {"weighted": mixing.artifact}
-    base = None
+    tuning, moe, base = mixture.manifest.parameters, mixture.checkpoint, None
+    kept = {key: tuning[key] for key in ("template", "end_of_turn") if key in tuning}
+    parameters = mixing.config | kept
     if method.needs_base:
         step.inputs["base"] = open_base(args.base, mixture, step.full)
         base = step.inputs["base"].checkpoint
-    single = {} if args.expert is None else {"expert": args.expert}
-    if single:
+        parameters |= method.model_dump() | {"method": method.shown}
+    function = None
+    if method.function:
+        function = load_function(*method.function)
+        step.inputs["function"] = hash_file(method.function[0])
+    if args.expert is not None:
         mixing = one_expert(mixing, args.expert)
-    parameters = mixing.config | (method.model_dump() if method.needs_base else {}) | single
-    tuning = mixture.manifest.parameters
-    kept = {key: tuning[key] for key in ("template", "end_of_turn") if key in tuning}
-    moe = mixture.checkpoint
-    plans = dense_plans(moe, ffn, mixing.coefficients, method, base)
+        parameters["expert"] = args.expert
+    plans = dense_plans(moe, ffn, mixing.coefficients, method, base, function)
     layers = [layer.index for layer in moe_layers(ffn.names)]
     card = dense_card(mixture, mixing, layers, method, args.expert)
-    with step.draft(parameters | kept) as draft:
+    with step.draft(parameters) as draft:
         draft.write_model(plans, moe.config["base_config"], like=mixture.path, card=card)
 
 

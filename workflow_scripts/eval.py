@@ -72,8 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     judged = scoring.model_dump() | {"memory_bound": scorer.memory_bound}
     result = build_result(problem_set, samples, verdicts, judged, scorer.versions)
     inputs = step.ids | {"model": result["model"]["id"], "dataset": problem_set.sha256}
-    about = {"parameters": result["settings"], "inputs": inputs, "beside": [saved]}
-    RESULT.write(args.out, result, **about)
+    RESULT.write(args.out, result, parameters=result["settings"], inputs=inputs, beside=[saved])
     if journal is not None:
         journal.remove()
     _report(result)

@@ -10,7 +10,7 @@ from xft.artifacts.manifest import short
 from xft.cli import training
 from xft.common.errors import UserError
 from xft.config.sections import HealConfig
-from xft.training.session import Session, device, say_once
+from xft.training.session import Session, say_once
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,15 +34,11 @@ def main(argv: list[str] | None = None) -> None:
     from xft.training.distillation import load_distillation
     from xft.training.tuning import tune
 
-    options, base, distillation = request.options, {}, None
     session = Session(request, model.path)
-    session.examples = session.examples.drawn(options.share, request.run.seed)
+    session.examples = session.examples.drawn(request.options.share, request.run.seed)
     say_once(f"{len(session.examples)} of these rows are trained on")
-    if args.teacher is not None:
-        base = teacher.manifest.parameters.get("base", {})
-        distillation = load_distillation(
-            args.teacher, options.kl_weight, options.precision, device()
-        )
+    distillation = load_distillation(args.teacher, request.options)
+    base = teacher.manifest.parameters.get("base", {}) if distillation else {}
     merged = {"merged": short(model.id), "merge": model.manifest.parameters}
     tune(session, model, step.inputs, base, partial(plain_card, "heal", **merged), distillation)
 

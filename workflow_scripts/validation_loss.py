@@ -29,24 +29,24 @@ def main(argv: list[str] | None = None) -> None:
     claim_gpus(run.gpus)
     model = step.open("model", args.model, *MODEL_KINDS)
     tokens = step.open("tokens", args.data, "tokens")
-    about = {"tokens": tokens.id, "threads": run.threads}
-    losses = _measured(args.losses, model, about) or _measure(model, tokens, run.threads)
+    given = {"tokens": tokens.id, "threads": run.threads}
+    losses = _measured(args.losses, model, given) or _measure(model, tokens, run.threads)
     if not math.isfinite(loss := losses["loss"]):
         raise UserError(f"{args.model}: the loss is {loss}. Its training diverged{advice_on_nan()}")
     identity = model.known_manifest and model.id
-    description = {"model": {"path": str(args.model), "id": identity}, **about, **losses}
+    description = {"model": {"path": str(args.model), "id": identity}, **given, **losses}
     ids = {"model": identity, "tokens": tokens.id}
     LOSS.write(args.out, description, parameters={"threads": run.threads}, inputs=ids)
     say(f"loss {loss:.4f} on {counted(len(losses['rows']), 'validation row')}")
 
 
-def _measured(file: Path | None, model: Artifact, about: dict) -> dict | None:
+def _measured(file: Path | None, model: Artifact, given: dict) -> dict | None:
     """The losses that a training measured, if it was this model's, and all else is the same."""
     if file is None or not file.is_file():
         return None
-    found, files = read_json(file), model.manifest.files
+    measured, files = read_json(file), model.manifest.files
     weights = {name: files[name]["sha256"] for name in files if name.endswith(SAFETENSORS)}
-    return found["losses"] if found.get("of") == about | {"weights": weights} else None
+    return measured["losses"] if measured.get("of") == given | {"weights": weights} else None
 
 
 def _measure(model: Artifact, tokens: Artifact, threads: int) -> dict:

@@ -20,17 +20,14 @@ def main(argv: list[str] | None = None) -> None:
 
     sources = mixing_artifact.open_sources(args.moe, args.ffn, request.full)
     initial = mixing_artifact.open_mixing(args.weighted, sources, request.full)
-    options = request.options
     session = Session(request, args.moe)
     inputs = {"weighted": initial.artifact.id, **session.data_ids}
-    distillation = None
-    if options.objective == "kl":
-        distillation = load_distillation(args.moe, options.kl_weight, options.precision, device())
+    distillation = load_distillation(args.moe, request.options)
     logits = MixingLogits(initial.alpha, initial.lambda_logit, initial.shared_expert_weight)
     moe, ffn = sources["moe"].checkpoint, sources["ffn"].checkpoint
     mixing = Mixing(moe, ffn, logits, device(), session.weight_dtype)
-    about = {"mixing": mixing, "distillation": distillation}
-    with session.trained(mixing.model, request.parameters, inputs, **about) as learned:
+    features = {"mixing": mixing, "distillation": distillation}
+    with session.trained(mixing.model, request.parameters, inputs, **features) as learned:
         if not learned:
             return
         step.inputs |= sources | inputs

@@ -29,6 +29,7 @@ from xft.config.validation import SectionType, check_lambda, validated
 from xft.conversions import diversity as experts
 from xft.conversions import upcycle as upcycling
 from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, alpha_shape, initial_logits
+from xft.conversions.merge_function import load_function
 from xft.conversions.merge_methods import dense_plans
 from xft.conversions.soup import soup_plans
 from xft.modeling import mixing
@@ -129,10 +130,18 @@ def merge(
     """Step 7: the dense model of the base's own class, W = c_0 W_0 + sum_i c_i W_i for each tensor.
 
     lam: c_0, the weight of the shared expert, 0.75 if it is left out; the others have equal shares
-    of the rest. coefficients: `Mixing.coefficients`, in place of both. options: keys of section
-    `merge`: method, scale. base: the dense model, only for methods that need it.
+    of the rest.
+    coefficients: `Mixing.coefficients`, in place of both.
+    options: keys of section `merge`: method, scale. method may also be a function of the tensors of
+    the experts, their shares and the base's tensor (conversions/merge_function.py).
+    base: the dense model, only for methods that need it.
     """
+    function = options.get("method") if callable(options.get("method")) else None
+    if function:
+        options["method"] = "memory.py:function"
     method, source = _options(merge, MergeMethod, options), _mixture(mixture)
+    if method.function and not function:
+        function = load_function(*method.function)
     if method.needs_base != (base is not None):
         need = "give the dense model as base, too" if base is None else "leave out base"
         raise UserError(f"merge: method = {method.method}: {need}")
@@ -144,7 +153,7 @@ def merge(
         raise UserError(f"merge: lam = {lam}: no effect beside coefficients. Leave out one of them")
     coefficients = _checked(coefficients, source).detach().to(mixture.device, torch.float32)
     known = None if base is None else _base(base, source)
-    plans = dense_plans(source, source, coefficients, method, known)
+    plans = dense_plans(source, source, coefficients, method, known, function)
     return _built(dense_config(source.config), plans, mixture)
 
 
@@ -152,7 +161,8 @@ def soup(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
     """The mean of dense models' weights (arXiv 2203.05482), computed in fp64 and rounded once."""
     if not isinstance(models, Sequence):
         raise UserError(f"soup: models is a {type(models).__name__}. Give a list of models")
-    plans = soup_plans([LoadedModel(one, f"model {n}") for n, one in enumerate(models, 1)])
+    numbered = enumerate(models, 1)
+    plans = soup_plans([LoadedModel(model, f"model {number}") for number, model in numbered])
     return _built(copy.deepcopy(models[0].config), plans, models[0])
 
 

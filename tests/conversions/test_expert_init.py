@@ -15,6 +15,8 @@ from scipy.stats import kstest
 from xft.conversions.common import seeded_generator
 from xft.conversions.expert_init import mean_and_std
 
+pytestmark = pytest.mark.numeric
+
 NOISE = ["--init", "noise", "--init-noise", "0.1"]
 DROP = ["--init", "drop", "--init-drop", "0.4"]
 SIZE, HIDDEN, DROPPED = 48, 32, 19  # floor(0.4 x 48)

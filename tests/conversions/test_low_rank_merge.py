@@ -18,6 +18,8 @@ from xft.common.errors import UserError
 from xft.conversions.diversity import diversity
 from xft.conversions.merged_tensors import merged_tensors
 
+pytestmark = pytest.mark.numeric
+
 RANK, ALPHA, EXPERTS = 4, 12.0, 4
 FLAGS = ["--experts", "lora", "--rank", RANK, "--lora-alpha", ALPHA]
 SIZES_OF_MIXTURE = ["--num-experts", EXPERTS, "--num-experts-per-tok", 3]

@@ -18,6 +18,7 @@ from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.conversions import blocks
 from xft.conversions import merge_methods as methods
+from xft.conversions.merge_function import load_function
 
 SINGLE = "model.safetensors"
 LAMBDA, SCALE = 0.6, 1.5
@@ -132,6 +133,78 @@ def test_one_expert_alone(case, tmp_path):
         mixed = experts and LAMBDA * experts[0] + (1 - LAMBDA) * experts[2]
         expected[name] = case.tuned(name) if experts is None else mixed
     assert_near(made, expected)
+
+
+# Functions of the user's
+
+MEAN = """
+def mean(tensors, coefficients, base):
+    assert base.shape == tensors[0].shape
+    return sum(share * tensor for share, tensor in zip(coefficients, tensors))
+
+def fails(tensors, coefficients, base):
+    return 1 / 0
+
+def flat(tensors, coefficients, base):
+    return base.flatten()
+
+def other(tensors):
+    return tensors
+"""
+
+
+@pytest.fixture
+def function(tmp_path) -> str:
+    """The start of a method that names a function of a file."""
+    file = tmp_path / "my_merge.py"
+    file.write_text(MEAN)
+    return f"{file}:"
+
+
+def test_a_function_of_the_users_merges_the_experts(case, tmp_path, function):
+    words = ["--method", f"{function}mean", "--base", case.folder / "base"]
+    made = case.merge(tmp_path / "out", *words)
+    assert_near(made, {name: case.tuned(name) for name in made})
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert 'method "my_merge.py:mean": a function of the user\'s' in card
+    assert str(tmp_path) not in manifest_path(tmp_path / "out").read_text() + card
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("fails", r"fails, model.layers.\S+: .*my_merge.py, line 7: ZeroDivisionError: division"),
+        ("flat", r"it returned \[\d+\], not a tensor of \["),
+        ("other", "other must have the parameters tensors, coefficients, base"),
+        ("means", "defines no function means: did you mean mean?"),
+    ],
+)
+def test_a_function_that_is_wrong_is_told(plain, tmp_path, function, name, message):
+    with pytest.raises(UserError, match=message):
+        merged(plain, tmp_path / "out", "--method", function + name, "--base", plain["base"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_examples_are_their_equations():
+    """Two experts, whose changes are 4, -1, 0 and 2, 3, 1, with the shares 1/4 and 3/4."""
+    base = torch.tensor([[1.0, 2.0, 3.0]])
+    changes = torch.tensor([[4.0, -1.0, 0.0]]), torch.tensor([[2.0, 3.0, 1.0]])
+    given = [base + change for change in changes], torch.tensor([0.25, 0.75]), base
+    folder = Path(__file__).parents[2] / "examples" / "merges"
+    functions = {
+        name: load_function(folder / f"{name}.py", name) for name in ("ties", "dare", "by_column")
+    }
+    # The largest fifth of three values: 4, and 3.
+    expected = torch.tensor([[1 + 4.0, 2 + 3.0, 3.0]])
+    torch.testing.assert_close(functions["ties"](*given), expected)
+    dropped = functions["dare"](*given) - base
+    possible = torch.cartesian_prod(*[torch.tensor([0.0, 2.0])] * 2)
+    for value, first, second in zip(dropped[0], *(change[0] for change in changes), strict=True):
+        sums = possible[:, 0] * first / 4 + possible[:, 1] * second * 3 / 4
+        assert (sums - value).abs().min() < 1e-6
+    weights = 0.25 * changes[0] ** 2, 0.75 * changes[1] ** 2
+    moved = sum(w * change for w, change in zip(weights, changes, strict=True)) / sum(weights)
+    torch.testing.assert_close(functions["by_column"](*given), base + moved)
 
 
 # The ratio of Model Stock

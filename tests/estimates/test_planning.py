@@ -25,6 +25,7 @@ from xft.config.steps import TRAINING_SECTIONS
 from xft.config.training import MixingTraining
 from xft.config.validation import complete
 from xft.conversions.upcycle import upcycled_config
+from xft.dag.totals import totals
 from xft.estimates import disk
 from xft.estimates.advice import advice, fits, ways
 from xft.estimates.flops import tuning_ratio
@@ -132,11 +133,10 @@ def test_disk_space_is_what_the_steps_write(settings, tmp_path):
     assert models.mixture.tensors == read_table(chain["moe"]).tensors
     ffn = Checkpoint(chain["ffn"])
     own = sum(ffn.get(name).nbytes for name in ffn.names)
-    lambdas = {"merge": {"lambdas": [0.5, 0.75]}}
-    config = complete({"base": {"model": "x"}, "data": {"train": "x"}} | lambdas)
-    spaces = disk.disk_space(models, config)
-    assert spaces["moe"] == read_table(chain["moe"]).nbytes and "ffn" not in spaces
-    assert spaces["dense"] == 2 * models.base.nbytes
+    steps = ("moe", "moe_sft", "sft", "dense", "ffn")
+    spaces = [disk.artifact_bytes(models, step) for step in steps]
+    mixture, base = read_table(chain["moe"]).nbytes, models.base.nbytes
+    assert spaces == [mixture, mixture, base, base, 0]
     assert disk.expert_bytes(models) == own + 4 * models.is_low_rank * models.ffn
 
 
@@ -451,9 +451,15 @@ def planned(*words: str) -> Plan:
 
 
 def plan_of(args) -> Plan:
+    return plan_and_disk(args)[0]
+
+
+def plan_and_disk(args) -> tuple[Plan, str]:
+    """The plan of a configuration, and the disk space of all runs in words."""
     values = plan.read_overlaid(args.config)
     experiment = plan.find_experiment(complete(*values), find_runs(*values))
-    return plan.planner(args, experiment)(experiment.config)
+    plans = plan.planner(args, experiment)
+    return plans(experiment.config), totals(experiment, plans, is_measured=False).disk
 
 
 def test_plans_and_rules_need_neither_torch_nor_transformers(project):
@@ -520,7 +526,7 @@ def test_each_file_lies_over_the_one_before(project, capsys):
     text = capsys.readouterr().out
     assert "All jobs of 2 runs;" in text
     change_config(moe={"num_experts": 4, "num_experts_per_tok": 2})
-    assert summary(planned())[1] in text
+    assert summary(planned(), "")[1] in text
 
 
 @pytest.mark.parametrize(("keep", "dense"), [("all", 4), ("none", 0)])
@@ -608,8 +614,8 @@ def test_recipes_headers_hold_the_plans_figures(name, repository, tmp_path, monk
     (tmp_path / "config.json").write_text(json.dumps(base_config(base)))
     words += [f"--model-config={tmp_path / 'config.json'}", "--config", *files]
     args = plan._parser().parse_args(words)
-    made = plan_of(args)
-    lines = summary(made)
+    made, space = plan_and_disk(args)
+    lines = summary(made, space)
     assert lines[0] == f"dense {BASES[base][2]:,} parameters"
     assert "".join(f"#   {line}\n" for line in lines) in text
     assert not made.gpu or all(fits(made, section) for section in made.trainings)

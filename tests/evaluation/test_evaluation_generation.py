@@ -13,6 +13,8 @@ from xft.evaluation.generation import Completion, Sampling, generate
 from xft.evaluation.loading import computing_dtype, load_model
 from xft.evaluation.prompts import TaskPrompt
 
+pytestmark = pytest.mark.numeric
+
 NEW_TOKENS = 24
 TEXTS = [
     "def add(a, b):\n",

@@ -17,6 +17,8 @@ from xft.evaluation.generation import Completion, Sampling, generate
 from xft.evaluation.healing import Vocabulary
 from xft.evaluation.prompts import TaskPrompt, cut
 
+pytestmark = pytest.mark.numeric
+
 PROMPT = 'def f(): """Go"""'
 BODY = "\n    return 1"
 NEVER = ("\x00never",)

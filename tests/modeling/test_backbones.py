@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import xft
 
+pytestmark = pytest.mark.numeric
+
 SIZES = ["--num-experts", "4", "--num-experts-per-tok", "3"]
 # The flags of the experts, and the noise that stands for their tuning.
 EXPERTS = {"full": (SIZES, 0.1), "lora": ([*SIZES, "--experts", "lora", "--rank", "4"], 0.3)}

@@ -11,6 +11,8 @@ from xft.modeling import experts as module
 from xft.modeling.experts import Experts
 from xft.modeling.mlp import MlpShape
 
+pytestmark = pytest.mark.numeric
+
 R, H, INNER, T, K = 5, 8, 16, 11, 3
 IDLE = 3  # the expert that gets no token from `routed`
 FORMS = list(itertools.product([True, False], [False, True]))

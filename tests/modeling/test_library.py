@@ -2,13 +2,14 @@
 
 import copy
 from itertools import chain
+from operator import mul
 from pathlib import Path
 
 import pytest
 import torch
 from backbones import ROPES, random_dense
 from documents import ROOT, blocks
-from interpreter import python
+from interpreter import forked
 from mixtures import random_mixture, tokens
 from peft import LoraConfig, get_peft_model
 from test_memory import peak_memory
@@ -40,6 +41,10 @@ def test_task_arithmetic_goes_beyond_the_merged_model():
     base, mixture = random_dense("llama"), random_mixture("llama")
     plain = xft.merge(mixture).state_dict()
     beyond = xft.merge(mixture, base=base, method="task_arithmetic", scale=2.0).state_dict()
+    function = xft.merge(
+        mixture, base=base, method=lambda w, c, _: sum(map(mul, c, w))
+    ).state_dict()
+    assert all(torch.allclose(function[name], plain[name], atol=1e-6) for name in plain)
     for name, start in base.state_dict().items():
         torch.testing.assert_close(beyond[name], 2 * plain[name] - start)
 
@@ -169,7 +174,7 @@ def test_what_cannot_be_done_is_told(call, message):
         call(random_dense("llama"))
 
 
-def test_a_mixture_is_pickled_and_copied_like_its_base(tmp_path):
+def test_a_mixture_is_pickled_and_copied_like_its_base(tmp_path, fork_server):
     """Another process, which knows nothing of it, reads it and pads as it does."""
     mixture, mask = random_mixture("llama").eval(), (tokens() > 9).long()
     logits = mixture(tokens(), mask).logits.detach()
@@ -178,7 +183,7 @@ def test_a_mixture_is_pickled_and_copied_like_its_base(tmp_path):
         "import sys, torch; model, *inputs, logits = torch.load(sys.argv[1], weights_only=False)\n"
         "torch.testing.assert_close(model(*inputs).logits, logits)"
     )
-    python("-c", program, tmp_path / "given")
+    forked("-c", program, tmp_path / "given")
 
 
 def test_a_changed_config_outlives_saving_and_merging_as_in_a_dense_model(tmp_path):

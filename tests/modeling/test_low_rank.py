@@ -14,6 +14,8 @@ from xft.modeling import low_rank
 from xft.modeling.low_rank import LowRankBlock
 from xft.modeling.moe import TokenMask
 
+pytestmark = pytest.mark.numeric
+
 H, INNER, T, RANK, ALPHA = 16, 40, 13, 3, 5.0
 FORMS = ("llama", "llama-biases", "phi3", "starcoder2")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from chains import Chain
-from interpreter import python
+from interpreter import forked
 from mixtures import LAMBDA, learned, plain_gradients, varied_mixture
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -17,6 +17,8 @@ from xft.conversions import mixing_artifact
 from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, mixing_coefficients
 from xft.conversions.merged_tensors import merge
 from xft.modeling.mixing import Mixing, MixingLogits
+
+pytestmark = pytest.mark.numeric
 
 GRANULARITIES = {"layer": (2, 1, 3), "projection": (2, 3, 3), "model": (1, 1, 3)}
 
@@ -66,7 +68,7 @@ def test_dense_logits_are_the_mixing_models(mixture, sources, tmp_path, granular
             assert difference.abs().max() <= 1e-5
 
 
-def test_dense_loads_without_this_package_and_is_the_bases_kin(tiny_llama, tmp_path):
+def test_dense_loads_without_this_package_and_is_the_bases_kin(tiny_llama, tmp_path, fork_server):
     out = Chain(tmp_path, {"weighted_init": ["--lam", LAMBDA]}, base=tiny_llama)["dense"]
     code = (
         "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
@@ -75,7 +77,7 @@ def test_dense_loads_without_this_package_and_is_the_bases_kin(tiny_llama, tmp_p
         "assert not {'xft', 'workflow_scripts'} & sys.modules.keys()\n"
         "print(type(model).__name__, tokenizer('def f():').input_ids[:2])"
     )
-    assert python("-c", code).stdout.startswith("LlamaForCausalLM [")
+    assert forked("-c", code).stdout.startswith("LlamaForCausalLM [")
     for file in ("tokenizer.json", "generation_config.json"):
         assert (out / file).read_bytes() == (tiny_llama / file).read_bytes()
 

@@ -22,6 +22,8 @@ from xft.config.sections import MixtureConfig
 from xft.modeling.mlp import read_mlp
 from xft.modeling.router import NOISE_EPSILON, Router
 
+pytestmark = pytest.mark.numeric
+
 
 def test_transformers_knows_mixtures_whatever_is_imported_first():
     program = "import xft.modeling.configuration, transformers as t; t.AutoConfig.for_model('xft')"

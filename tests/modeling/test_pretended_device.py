@@ -19,6 +19,8 @@ from xft.modeling.loading import load_whole
 from xft.modeling.packed_attention import use_packed_attention
 from xft.training.batches import packed
 
+pytestmark = pytest.mark.numeric
+
 LAYERS = 2
 # Kinds of experts, and what a block waits for in each pass: a loop needs each expert's tokens.
 BLOCKS = {"loop": ("full", ["_to_copy"]), "grouped": ("full", [])}
@@ -95,7 +97,9 @@ def test_models_are_made_mixed_and_merged_where_they_are(monkeypatch):
             state = {name: getattr(one, "on_cpu", one) for name, one in state_dict.items()}
             return load_whole(*given, state_dict=state, **options)
 
-    monkeypatch.setattr(in_memory, "fault_of", lambda *_: None)  # it uses the device meta, too
+    monkeypatch.setattr(
+        in_memory, "fault_of_state", lambda *_: None
+    )  # it uses the device meta, too
     for module in (library, mixing):
         monkeypatch.setattr(module, "load_whole", load)
 

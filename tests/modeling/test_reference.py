@@ -17,11 +17,15 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from workflow_scripts import ffn
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
-from xft.conversions.merge import merge_plans, mixing_coefficients
+from xft.config.sections import MergeMethod
+from xft.conversions.merge import mixing_coefficients
+from xft.conversions.merge_methods import dense_plans
 from xft.conversions.reference import reference_settings
 from xft.modeling.mixing import Mixing, MixingLogits
 from xft.modeling.router import squared_variation
 from xft.tools import import_reference
+
+pytestmark = pytest.mark.numeric
 
 CASES = ("a_8x_top6", "e_8x_nonorm")
 # How far the vectors are from float64: in logits, in weights, and in gradients, there relative to
@@ -175,7 +179,7 @@ def test_mixing_logits_and_gradients(mixing_case, float64_norms):
 def test_merged_weights(mixing_case):
     moe, extracted, alpha, shared_expert_weight, expected = mixing_case
     coefficients = mixing_coefficients(alpha, None, shared_expert_weight)
-    plans = merge_plans(moe, extracted, coefficients)
+    plans = dense_plans(moe, extracted, coefficients, MergeMethod())
     merged = {plan.name: plan.chunks()[0] for plan in plans if "mlp" in plan.name}
     assert {f"dense.{name}" for name in merged} == {k for k in expected if k.startswith("dense.")}
     for name, weight in merged.items():

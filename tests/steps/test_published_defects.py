@@ -17,6 +17,8 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from xft.training.trainer import train
 
+pytestmark = pytest.mark.numeric
+
 EXACT = 1e-5  # in logits: what rounding in fp32 makes of the same computation
 TOP_2 = ["--num-experts", 4, "--num-experts-per-tok", 2]
 INIT = {"weighted_init": ["--lam", LAMBDA]}

@@ -5,12 +5,13 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from damage import change_json
+from fork_server import PYTHON
+from interpreter import ROOT
 from working_folder import ROW, begin, fill, wants
 
 from tools import write_versions
@@ -21,10 +22,13 @@ from xft.dag import run as module
 from xft.dag.run import WorkflowRun
 from xft.dag.time_left import time_left
 from xft.dag.totals import warn_of_full_disk
-from xft.estimates.disk import disk_space
+from xft.estimates.disk import artifact_bytes, checkpoint_bytes
+from xft.estimates.jobs import configured_job
 from xft.estimates.resources import Requests
 from xft.store.costs import COSTS_FILE
 from xft.store.file_hashes import content_hash
+from xft.store.job_log import link_declared
+from xft.store.make import log_of, make
 from xft.store.store import ENTRY_FILE, claimed, partial
 
 TRAINED = {"moe_sft", "ffn", "weighted_init/lam~0.75", "weighted_trained/lam~0.75"}
@@ -115,6 +119,21 @@ def test_a_file_of_rows_stands_for_its_content_and_csv_for_its_format_too():
     assert content("rows.jsonl") == content("rows") == content_hash(Path("rows"))
     shutil.copy("rows.csv", "ROWS.CSV")
     assert content("rows.csv") == content("ROWS.CSV") != content_hash(Path("rows.csv"))
+
+
+def test_a_merge_by_a_function_depends_on_its_file_and_not_on_its_folder():
+    def digest(file: str, text: str) -> str:
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_text(f"def mean(tensors, coefficients, base):\n    {text}\n")
+        run = wants(merge={"method": f"{file}:mean"})
+        dense = run.experiment.by_name["dense/lam~0.75"]
+        assert dense.flags["method"] == f"{file}:mean"
+        return dense.digest
+
+    same = digest("a.py", "return base"), digest("b/a.py", "return base")
+    assert len({*same}) == 1 and digest("a.py", "return -base") not in same
+    with pytest.raises(UserError, match=r"merge.method: a.py defines no function main: did you"):
+        wants(merge={"method": "a.py:main"})
 
 
 def test_a_job_knows_the_file_that_an_override_variable_names(monkeypatch):
@@ -364,9 +383,9 @@ def test_a_disk_that_may_be_too_small_is_told(monkeypatch):
 
     run = wants()
     request = Requests(run.config, Path("model"))
-    planned = disk_space(request.models, run.config)
-    written = sum(planned[name] for name in ("moe", "moe_sft", "dense"))
-    assert warning(sum(planned.values())) is None
+    written = sum(artifact_bytes(request.models, step) for step in ("moe", "moe_sft", "dense"))
+    checkpoints = checkpoint_bytes(request.models, configured_job(run.config, "moe_sft"))
+    assert warning(written + checkpoints) is None
     for free in (0, written):
         told = warning(free)
         assert re.search(r"run writes up to \d.* [KMG]B, and the disk of store has \d", told)
@@ -472,20 +491,20 @@ def test_a_run_does_not_begin_with_an_entry_that_is_gone_or_damaged(place):
     run.check()
 
 
-def test_a_base_that_gets_a_file_after_the_run_began_is_not_kept(repository, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(repository))
+def test_a_base_that_gets_a_file_after_the_run_began_is_not_kept(monkeypatch, fork_server):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     run = wants()
     run.begin()
     base, new_file = run.experiment.by_name["base"], Path("model/added_tokens.json")
     step = ["workflow_scripts.base", "--model=model", f"--out={partial(base.entry)}/artifact"]
-    start = [sys.executable, "-m"]
-    command = [*start, "xft.store.make", str(base.entry), *start, *step]
+    command = [str(PYTHON), "-m", *step]
     new_file.write_text("{}")
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert "error: added_tokens.json was added to the model while" in done.stderr
+    link_declared(log_of(base.entry))
+    with pytest.raises(UserError, match=r"^added_tokens\.json was added to the model while"):
+        make(base.entry, command)
     assert not base.entry.exists() and not partial(base.entry).exists()
     new_file.unlink()
-    assert not subprocess.run(command).returncode and base.place.is_dir()
+    assert make(base.entry, command) == 0 and base.place.is_dir()
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="needs git")

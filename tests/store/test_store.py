@@ -24,8 +24,9 @@ from xft.store import names, others
 from xft.store.costs import COSTS_FILE
 from xft.store.file_hashes import FileHashCache, content_hash
 from xft.store.garbage import find_unwanted
-from xft.store.job_log import HIDE_ERRORS
+from xft.store.job_log import HIDE_ERRORS, link_declared
 from xft.store.job_plan import Job, read_plan, write_plan
+from xft.store.make import log_of, make
 from xft.store.recipe import Recipe
 from xft.store.store import (
     ENTRY_FILE,
@@ -68,14 +69,20 @@ def plan(*steps: str, results: str = "results", **about) -> list[Path]:
     return entries
 
 
+def step(entry: Path, code: str) -> list[str]:
+    """The command of a step, which is given the file that it makes."""
+    return [sys.executable, "-c", code, f"{partial(entry)}/result.txt"]
+
+
 def command(entry: Path, code: str = WRITES) -> list[str]:
     """The command that a rule starts."""
-    made = f"{partial(entry)}/result.txt"
-    return [sys.executable, "-m", "xft.store.make", str(entry), sys.executable, "-c", code, made]
+    return [sys.executable, "-m", "xft.store.make", str(entry), *step(entry, code)]
 
 
-def run(*words, **options) -> subprocess.CompletedProcess:
-    return subprocess.run(*words, capture_output=True, text=True, **options)
+def run(entry: Path, code: str = WRITES) -> int:
+    """Do the same in this process."""
+    link_declared(log_of(entry))
+    return make(entry, step(entry, code))
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -85,7 +92,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 def test_what_a_command_makes_becomes_an_entry_with_a_name():
     (entry,) = plan("moe")
-    assert run(command(entry)).returncode == 0
+    assert run(entry) == 0
     beside = {path.name for path in entry.iterdir()} - {ENTRY_FILE}
     assert beside == {"read.txt", "result.txt", COSTS_FILE}
     stated = json.loads((entry / ENTRY_FILE).read_text())
@@ -97,17 +104,15 @@ def test_what_a_command_makes_becomes_an_entry_with_a_name():
     assert not partial(entry).exists()
 
 
-def test_a_command_that_fails_leaves_what_it_can_go_on_from():
+def test_a_command_that_fails_leaves_what_it_can_go_on_from(capsys):
     (entry,) = plan("moe")
-    done = run(command(entry, f"{WRITES}; sys.exit(3)"))
-    assert done.returncode == 3
+    assert run(entry, f"{WRITES}; sys.exit(3)") == 3
     assert not entry.exists() and (partial(entry) / "result.txt").read_text() == "made"
-    assert run(command(entry)).returncode == 0
+    assert run(entry) == 0
     (other,) = plan("ffn")
-    assert run(command(other, "raise SystemExit(4)")).returncode == 4
-    killed = run(command(other, "import os; os.kill(os.getpid(), 9)"))
-    assert killed.returncode == 128 + signal.SIGKILL
-    assert failure(killed.stderr).startswith("the step was killed by SIGKILL")
+    assert run(other, "raise SystemExit(4)") == 4
+    assert run(other, "import os; os.kill(os.getpid(), 9)") == 128 + signal.SIGKILL
+    assert failure(capsys.readouterr().err).startswith("the step was killed by SIGKILL")
     assert not partial(other).exists()  # there is nothing to go on from
 
 
@@ -118,13 +123,13 @@ def test_all_attempts_of_a_job_are_measured_until_it_is_made():
     log.parent.mkdir(parents=True)
     log.write_text("of an earlier attempt")
     busy = "import time\nwhile time.process_time() < 0.3: pass\nheld = bytearray(10**8)\n"
-    assert run(command(entry, f"{busy}{WRITES}; sys.exit(3)")).returncode == 3
+    assert subprocess.run(command(entry, f"{busy}{WRITES}; sys.exit(3)")).returncode == 3
     started = subprocess.Popen(command(entry, WAITS), start_new_session=True)
     wait_until(lambda: (partial(entry) / "result.txt").read_text() == "half")
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
     wait_until(lambda: not worker(entry))
-    assert run(command(entry)).returncode == 0
+    assert subprocess.run(command(entry)).returncode == 0
     failed, killed, last = json.loads((entry / COSTS_FILE).read_text())["attempts"]
     assert failed["seconds"] >= 0.3 <= failed["processor_seconds"] and failed["memory_gib"] > 0.093
     assert last["memory_gib"] < 0.093 and last["processor_seconds"] < failed["processor_seconds"]
@@ -132,7 +137,7 @@ def test_all_attempts_of_a_job_are_measured_until_it_is_made():
 
     assert log.read_text() == ""
     log.write_text("of the entry")
-    assert run(command(entry)).returncode == 0  # nothing is to be made
+    assert run(entry) == 0  # nothing is to be made
     assert len(json.loads((entry / COSTS_FILE).read_text())["attempts"]) == 3
     assert log.read_text() == "of the entry"
 
@@ -154,7 +159,7 @@ def test_what_was_whole_when_its_parent_was_killed_is_not_made_again():
     (partial(entry) / "result.txt").write_text("whole")
     (partial(entry) / "result.txt.manifest.json").touch()
     (partial(entry) / ".result.txt.training" / "checkpoint-1").mkdir(parents=True)
-    assert run(command(entry)).returncode == 0
+    assert run(entry) == 0
     assert (entry / "result.txt").read_text() == "whole"
     assert not list(entry.glob(".*"))
 
@@ -169,12 +174,12 @@ def test_an_orphan_keeps_its_entry_to_itself():
     started.kill()
     started.wait()
     assert "process" in worker(entry)
-    done = run(command(entry))
-    assert done.returncode == 1 and f"is making {entry}. Wait" in done.stderr
+    with pytest.raises(UserError, match=rf"is making {entry}\. Wait"):
+        run(entry)
     ends.touch()
     wait_until(lambda: not worker(entry))
     assert "the end" in Store(Path("store")).log("moe", entry.name).read_text()
-    assert run(command(entry)).returncode == 0  # its command goes on
+    assert run(entry) == 0  # its command goes on
     assert is_whole(entry) and worker(entry) is None
 
 
@@ -185,7 +190,8 @@ def test_the_screen_shows_what_a_command_prints_and_the_log_keeps_it(hidden):
     before, error = "50%\nan error: no\n", "moe: error: two\nlines\n"
     code = f"import os; os.write(1, {before!r}.encode()); os.write(2, {error!r}.encode()); exit(1)"
     environment = os.environ | ({HIDE_ERRORS: "1"} if hidden else {})
-    done = run(command(entry, code), env=environment)
+    words = command(entry, code)
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert done.stdout == before + ("" if hidden else error) and done.stderr == ""
     declared = Path(f"store/logs/moe/{entry.name}.job.log")
     assert declared.is_symlink() and declared.read_text() == before + error
@@ -196,7 +202,9 @@ def test_an_interrupt_ends_the_command_first():
     started = subprocess.Popen(
         command(entry, WAITS), start_new_session=True, stdout=subprocess.PIPE, text=True
     )
-    wait_until((partial(entry) / "result.txt").exists)
+    made = partial(entry) / "result.txt"
+    # While Python opens a file, it may lose an interrupt.
+    wait_until(lambda: made.exists() and made.read_text() == "half")
     os.killpg(started.pid, signal.SIGINT)
     told = started.communicate()[0]
     assert started.returncode == 128 + signal.SIGINT
@@ -228,13 +236,12 @@ def test_nothing_is_kept_that_was_made_while_a_file_of_the_users_changed():
     rows.write_text("ten rows")
     (entry,) = plan("tokens", contents={"rows.jsonl": content_hash(rows)})
     changes = "open('rows.jsonl', 'w').write('three rows'); " + WRITES
-    during = run(command(entry, changes))
-    before = run(command(entry, "raise SystemExit('was started')"))
-    for done in (during, before):
-        assert done.returncode and "error: rows.jsonl was changed while" in done.stderr
+    for code in (changes, "raise SystemExit('was started')"):  # during the job, before it
+        with pytest.raises(UserError, match=r"^rows\.jsonl was changed while"):
+            run(entry, code)
     assert not entry.exists() and not partial(entry).exists()
     rows.write_text("ten rows")
-    assert not run(command(entry)).returncode and is_whole(entry)
+    assert not run(entry) and is_whole(entry)
 
 
 def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):

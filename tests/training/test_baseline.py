@@ -19,6 +19,8 @@ from xft.config.sections import SftConfig
 from xft.data.tokens_artifact import open_tokens
 from xft.training.steps import with_steps_times
 
+pytestmark = pytest.mark.numeric
+
 FLAGS = ["--max-steps", STEPS, "--per-device-train-batch-size", len(ROWS), "--learning-rate", RATE]
 FLAGS += ["--lr-scheduler-type", "constant_with_warmup"]
 BATCHES = ["--per-device-train-batch-size", 5, "--learning-rate", RATE]
@@ -43,6 +45,20 @@ def test_the_baseline_learns_what_a_plain_loop_learns(tuned, tiny_llama):
         torch.testing.assert_close(learned.get_parameter(name), expected, atol=2e-5, rtol=1e-4)
     assert [line["loss"] for line in lines_of(tuned)] == pytest.approx(losses, rel=1e-5)
     assert losses[-1] < losses[0] - 0.5
+
+
+def test_weights_decay_except_norms(tiny_llama, data, tmp_path):
+    learn(
+        "sft", tmp_path / "out", "--base", tiny_llama, "--data", data, *FLAGS, "--weight-decay", 1
+    )
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    norms = [value for name, value in model.named_parameters() if "norm" in name]
+    others = [value for name, value in model.named_parameters() if "norm" not in name]
+    groups = {"params": norms}, {"params": others, "weight_decay": 1.0}
+    plain_loop(model, groups, tiny_llama)
+    learned = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    for name, expected in model.named_parameters():
+        torch.testing.assert_close(learned.get_parameter(name), expected, atol=2e-5, rtol=1e-4)
 
 
 def test_at_equal_flops_the_baseline_takes_more_steps(tiny_llama, data, tmp_path):

@@ -16,6 +16,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from xft.modeling.packed_attention import PACKED
 from xft.training.batches import LengthSampler, packed, padded, without_repeats
 
+pytestmark = pytest.mark.numeric
+
 LENGTHS = (24, 1, 9, 17, 2)
 
 

@@ -15,6 +15,8 @@ from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.data.examples import Examples
 
+pytestmark = pytest.mark.numeric
+
 WEIGHT = 0.25
 KL = ["--objective", "kl", "--kl-weight", WEIGHT]
 WHOLE = ["--per-device-train-batch-size", 12]  # of the rows

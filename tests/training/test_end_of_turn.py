@@ -16,6 +16,8 @@ from xft.evaluation.generation import generate
 from xft.evaluation.loading import load_model
 from xft.evaluation.prompts import TaskPrompt
 
+pytestmark = pytest.mark.numeric
+
 END = "<|im_end|>"
 EOS, END_ID = 1, 292
 CHATML = (

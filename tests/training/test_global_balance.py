@@ -8,7 +8,9 @@ from trainings import random_rows, train_model
 from transformers import AutoModelForCausalLM
 
 from xft.config.sections import MoeSftConfig
-from xft.training.balance import GlobalCounts
+from xft.training.balance import GlobalBalance
+
+pytestmark = pytest.mark.numeric
 
 COEFFICIENT = 0.5  # large, so that its gradient matters
 OPTIONS = {
@@ -50,7 +52,7 @@ def test_parts_have_the_gradient_of_the_whole(model):
     (entropy + balance).backward()
     expected = take_gradient(model)
 
-    counts = model.complete_counts = GlobalCounts()
+    counts = GlobalBalance(model, accumulates=True)
     parts = [ids[:1], ids[1:4], ids[4:]]
     with torch.no_grad(), counts.ahead():
         for part in parts:
@@ -82,7 +84,7 @@ def take_gradient(model) -> dict[str, torch.Tensor]:
 def test_evaluation_has_a_balance_loss_of_its_own(model):
     ids = torch.randint(3, 290, (2, 9), generator=torch.Generator().manual_seed(2))
     expected = model.eval()(ids, labels=ids).loss
-    model.complete_counts = GlobalCounts()
+    GlobalBalance(model, accumulates=True)
     assert model(ids, labels=ids).loss == expected
 
 
@@ -92,14 +94,14 @@ def test_the_pass_ahead_sees_what_the_passes_that_follow_see(
 ):
     """Which have noise, and leave the random numbers as if there had been no pass ahead."""
     seen = []
-    complete = GlobalCounts.__call__
+    complete = GlobalBalance.__call__
 
     def note(self, counts):
         completed = complete(self, counts)
         seen.append((counts.detach(), completed.detach()))
         return completed
 
-    monkeypatch.setattr(GlobalCounts, "__call__", note)
+    monkeypatch.setattr(GlobalBalance, "__call__", note)
     options = MoeSftConfig(**OPTIONS | {"batching": batching})
     rows = random_rows([8 + 5 * number % 17 for number in range(12)], prompt=3)
     train_model(model, rows, tokenizer, tmp_path / "out", options)

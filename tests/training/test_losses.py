@@ -15,6 +15,8 @@ from xft.training.batches import packed, padded
 from xft.training.distillation import Distillation
 from xft.training.losses import LabelledLoss, SplitModel
 
+pytestmark = pytest.mark.numeric
+
 PROMPTS = {24: 10, 1: 0, 9: 0, 17: 15, 5: 5}  # rows of so many tokens, and how many have no label
 CHUNK = 7
 TOKENS = 29  # of several micro-batches, for example

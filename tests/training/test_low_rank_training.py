@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 
+pytestmark = pytest.mark.numeric
+
 RANK, ALPHA = 4, 6.0
 FLAGS = ["--max-steps", STEPS, "--learning-rate", RATE, "--per-device-train-batch-size", 12]
 FLAGS += ["--lr-scheduler-type", "constant_with_warmup", "--optim", "adamw_torch"]

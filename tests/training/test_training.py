@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from xft.config.sections import MoeSftConfig
 
+pytestmark = pytest.mark.numeric
+
 FLAGS = ["--max-steps", 3, "--per-device-train-batch-size", 4, "--learning-rate", 0.01]
 ROWS = random_rows([9, 17, 12, 7, 21, 14, 8, 19])
 

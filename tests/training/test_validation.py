@@ -23,6 +23,8 @@ from xft.training.checkpoints import Checkpoints
 from xft.training.losses import LabelledLoss
 from xft.training.validation import VALIDATION_LOSS, validations_since_best
 
+pytestmark = pytest.mark.numeric
+
 LENGTH = 8
 # Learns fast on few rows, so that the validation loss rises again.
 OPTIONS = {

@@ -18,6 +18,7 @@ SETS = ["mbpp", "resources/problems.jsonl"]
 CLEANED = ["humaneval", "resources/problems.jsonl"]
 # Over the recipe as it was published.
 ASKED = {
+    "moe_sft": {"launch": "ddp", "processes": 4},
     "data": {"decontaminate_against": CLEANED},
     "evaluation": {
         "backend": "vllm",
@@ -50,7 +51,7 @@ def show(new_project):
 
 @pytest.fixture(scope="module")
 def recipe(show) -> str:
-    return show("--configfile", RECIPE, **ASKED)
+    return show("--cores", "8", "--resources", "gpu=8", "--configfile", RECIPE, **ASKED)
 
 
 def commands(shown: str, rule: str) -> dict[str, str]:
@@ -105,10 +106,8 @@ def test_one_rule_fetches_problems_and_the_others_are_given_the_files(recipe):
             assert f"--dataset {fetched if 'mbpp' in name else SETS[1]} " in command
 
 
-def test_a_launch_starts_torchrun_for_the_nodes_gpus(show):
-    launches = {"moe_sft": {"launch": "fsdp", "processes": 4}, "gpus": 1}
-    shown = show("--cores", "8", "--resources", "gpu=8", **launches)
-    command = commands(shown, "moe_sft")["moe_sft"]
+def test_a_launch_starts_torchrun_for_the_nodes_gpus(recipe):
+    command = commands(recipe, "moe_sft")["moe_sft"]
     start = "python -m xft.common.gpus 4 torchrun --standalone --nproc-per-node 4 "
     assert start in command and command.startswith("exec python -m xft.store.make store/moe_sft/")
 
@@ -117,12 +116,6 @@ def test_a_config_file_that_cannot_be_read_is_one_message(show):
     """Snakemake reads it before the Snakefile, and shows a stack trace."""
     _, told = show("--configfile", "config.yaml", "tab.yaml", code=1).splitlines()
     assert told.startswith("tab.yaml, line 2, column 1, is not valid YAML: found character '\\t'")
-
-
-@pytest.mark.parametrize("option", ["--until", "--omit-from"])
-def test_a_rule_that_does_not_exist_is_told_with_a_similar_one(show, option):
-    told = show(option, "dens", code=1)
-    assert told.splitlines()[-1] == f"{option} dens: there is no such rule: did you mean dense?"
 
 
 def test_the_slurm_profile_caps_no_gpus_and_warns_trainings(repository):

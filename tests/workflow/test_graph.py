@@ -83,7 +83,11 @@ def test_rules_have_the_inputs_of_their_nodes(experiments, monkeypatch):
     """The job of the report also reads what there is of the results."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", "resources/problems.jsonl")
-    plain = {"evaluation": {"models": list(MODELS), "datasets": ["humaneval", "mbpp"]}}
+    merge = {"method": "examples/merges/ties.py:ties"}
+    plain = {
+        "merge": merge,
+        "evaluation": {"models": list(MODELS), "datasets": ["humaneval", "mbpp"]},
+    }
     plain["seeds"] = [1, 2]
     every = [*experiments.values(), _experiment("plain", plain)]
     files = [file.read_text() for file in (ROOT / "rules").glob("*.smk")]

@@ -3,7 +3,7 @@
 import glob
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +23,7 @@ from xft.artifacts.manifest import (
 from xft.checkpoints.reader import INDEX_FILE, Checkpoint, weight_files
 from xft.checkpoints.writer import TensorPlan, link_checkpoint, write_checkpoint
 from xft.common.errors import UserError
-from xft.common.files import check_own, link_or_copy
+from xft.common.files import check_own
 from xft.common.refusals import NO_ROOM, way_out, writing
 from xft.config.models import MODEL_STEPS
 
@@ -56,6 +56,7 @@ COMPANION_PATTERNS = (
 class Artifact:
     """A folder that was checked against its manifest when it was opened.
 
+    path: of the folder.
     known_manifest: None if the folder has no manifest; `manifest` then hashes all files once.
     """
 
@@ -113,8 +114,10 @@ def check_artifact(path: Path, *kinds: str, full: bool = False) -> Manifest | No
 
 
 class Draft:
-    """An unfinished artifact in a temporary folder, `path`. `create_artifact` moves it to `out`.
+    """An unfinished artifact.
 
+    path: the temporary folder that holds it.
+    out: where `create_artifact` moves it.
     known_files: sizes and hashes that are already known, by file name.
     """
 
@@ -142,11 +145,6 @@ class Draft:
         linked = link_checkpoint(self.path, source.checkpoint, names)
         self.known_files |= {file: known[file] for file in linked}
 
-    def link_files(self, source: Artifact) -> None:
-        """Make all files of another artifact those of this one too, by `link_or_copy`."""
-        self.known_files |= source.manifest.files
-        _place(source.manifest.files, source.path, self.path, link_or_copy)
-
     def write_model(self, plans: list[TensorPlan], config: dict, like: Path, card: str) -> None:
         """Write a model: tensors, config, and the companion files of the model at `like`.
 
@@ -155,7 +153,10 @@ class Draft:
         travelling = companions(like)  # listed first: `like` may vanish during the writing
         self.write_tensors(plans)
         write_json(self.path / "config.json", config)
-        _place((path.relative_to(like) for path in travelling), like, self.path, shutil.copyfile)
+        for path in travelling:
+            target = self.path / path.relative_to(like)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
         (self.path / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -173,7 +174,7 @@ def create_artifact(
     """
     out = Path(out)
     remove_abandoned(out)
-    check_free(out)
+    check_no_artifact(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     # A hidden folder beside `out`, locked while this process lives.
     place = {"prefix": f".{out.name}.", "suffix": WORKSPACE_SUFFIX, "dir": out.parent}
@@ -188,13 +189,13 @@ def create_artifact(
         sync(draft.path)
         manifest = Manifest(kind, files, parameters or {}, inputs or {})
         write_whole(folder / NEW_MANIFEST, manifest.to_json())
-        check_free(out)
+        check_no_artifact(out)
         draft.path.rename(out)
         (folder / NEW_MANIFEST).rename(manifest_path(out))
         _sync_path(out.parent)
 
 
-def check_free(out: Path) -> None:
+def check_no_artifact(out: Path) -> None:
     """Raise UserError if something is at the place of an artifact. An empty folder may be."""
     is_empty = out.is_dir() and not any(out.iterdir())
     if os.path.lexists(out) and not is_empty:
@@ -217,13 +218,6 @@ def write_json(path: Path, value: dict) -> None:
     path.write_text(as_json(value), encoding="utf-8")
 
 
-def _place(names: Iterable[str | Path], source: Path, target: Path, place: Callable) -> None:
-    """Place files below `source` at the same relative paths below `target`."""
-    for name in names:
-        (target / name).parent.mkdir(exist_ok=True)
-        place(source / name, target / name)
-
-
 def companions(source: Path) -> list[Path]:
     """The files that go unchanged from model to model: the tokenizer, the generation config, chat
     templates and the licence.
@@ -242,8 +236,8 @@ def check_own_files(model: Path) -> None:
 
 
 def _companion_places(model: Path) -> list[Path]:
-    found = {path for pattern in COMPANION_PATTERNS for path in model.glob(pattern)}
-    return sorted(path for path in found if not path.is_dir())
+    places = {path for pattern in COMPANION_PATTERNS for path in model.glob(pattern)}
+    return sorted(path for path in places if not path.is_dir())
 
 
 def _make_files_read_only(folder: Path) -> None:

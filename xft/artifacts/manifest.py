@@ -29,9 +29,12 @@ BLOCK_BYTES = 2**20
 class Manifest:
     """The content of a manifest file.
 
+    kind: of the artifact.
     files: by path relative to the artifact, {"size": bytes, "sha256": hexadecimal digits}. A
     safetensors file also has "header_sha256", the digest of its length prefix and header.
+    parameters: what the artifact depends on beside its inputs.
     inputs: ids of the artifacts and SHA-256 of the files that this artifact was made from.
+    format: the version of this form.
     """
 
     kind: str
@@ -81,7 +84,7 @@ def read_manifest(path: Path) -> Manifest:
 
     Raises UserError if it is missing, was edited, or is not a manifest of this version.
     """
-    from xft.artifacts.manifest_form import fault_of
+    from xft.artifacts.manifest_form import fault_of_form
 
     content = read_json(path)
     if content.get("format") != FORMAT:
@@ -90,7 +93,7 @@ def read_manifest(path: Path) -> Manifest:
             "version reads and writes"
         )
     stated_id = content.pop("id", None)
-    if fault := fault_of(content):
+    if fault := fault_of_form(content):
         raise UserError(f"{path} is not a manifest: {fault}")
     manifest = Manifest(**content)
     if manifest.id != stated_id:
@@ -153,7 +156,7 @@ def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[
     The content of a linked file is always compared if the file was changed or moved there after the
     manifest was written.
     """
-    made = manifest_path(artifact).stat().st_mtime
+    written = manifest_path(artifact).stat().st_mtime
     if artifact.is_dir():
         present = set(list_files(artifact))
     else:
@@ -167,10 +170,10 @@ def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[
             if name not in present:
                 faults.append(f"{_named(path)} is missing")
                 continue
-            found = path.stat()
-            whole = full or (path.is_symlink() and found.st_ctime > made)
-            if found.st_size != entry["size"]:
-                faults.append(f"{_named(path)} has {found.st_size} bytes, not {entry['size']}")
+            state = path.stat()
+            whole = full or (path.is_symlink() and state.st_ctime > written)
+            if state.st_size != entry["size"]:
+                faults.append(f"{_named(path)} has {state.st_size} bytes, not {entry['size']}")
             elif fault := _content_fault(path, entry, whole, bar.update):
                 faults.append(f"{_named(path)} was altered: {fault}")
     return sorted(faults)

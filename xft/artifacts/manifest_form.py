@@ -34,7 +34,7 @@ class _ManifestForm(_Form):
     format: int
 
 
-def fault_of(content: dict) -> str | None:
+def fault_of_form(content: dict) -> str | None:
     """What is wrong with the content of a manifest file, without its id; None if nothing is."""
     try:
         _ManifestForm(**content)

@@ -11,8 +11,11 @@ from xft.common.errors import UserError
 
 @dataclass(frozen=True)
 class ResultFormat:
-    """A kind of such files. step: the one that writes them. number: of the format's version.
+    """A kind of such files.
 
+    kind: its name in manifests.
+    step: the one that writes them.
+    number: of the format's version.
     key: the content of such a file has it, that of other kinds does not.
     """
 
@@ -21,13 +24,13 @@ class ResultFormat:
     number: int
     key: str
 
-    def write(self, path: Path, content: dict, **about) -> None:
+    def write(self, path: Path, content: dict, **more) -> None:
         """Write a file whole or not at all, and then its manifest.
 
-        about: parameters, inputs and beside, for `write_manifest`.
+        more: parameters, inputs and beside, for `write_manifest`.
         """
         write_whole(path, as_json({"format": self.number} | content))
-        write_manifest(path, self.kind, **about)
+        write_manifest(path, self.kind, **more)
 
     def read(self, path: Path) -> dict:
         """The content of a file. Raises UserError if it is missing, broken, or of another kind."""

@@ -50,8 +50,8 @@ def read_tensors(path: Path) -> dict[str, TensorInfo]:
     """
     _header_length(path)
     with open_safetensors(path, "numpy") as file:
-        found = {name: file.get_slice(name) for name in file.offset_keys()}
-        tensors = {n: TensorInfo(t.get_dtype(), tuple(t.get_shape())) for n, t in found.items()}
+        slices = {name: file.get_slice(name) for name in file.offset_keys()}
+        tensors = {n: TensorInfo(s.get_dtype(), tuple(s.get_shape())) for n, s in slices.items()}
     for name, (dtype, _) in tensors.items():
         if dtype not in DTYPE_BYTES:
             raise UserError(

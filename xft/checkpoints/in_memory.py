@@ -31,7 +31,7 @@ class LoadedModel(TensorSource):
                 "out of its wrapper; an adapter of PEFT becomes part of it by merge_and_unload()"
             )
         held = model.state_dict()
-        if fault := fault_of(model, held):
+        if fault := fault_of_state(model, held):
             raise UserError(f"{name} {fault}")
         self.config = model.config.to_dict()
         self.config.pop("_name_or_path", None)
@@ -53,7 +53,7 @@ class LoadedModel(TensorSource):
         return TensorInfo(SPELLINGS[str(tensor.dtype)], tuple(tensor.shape))
 
 
-def fault_of(model: PreTrainedModel, held: dict) -> str | None:
+def fault_of_state(model: PreTrainedModel, held: dict) -> str | None:
     """Why the values in a model's state are not all weights of its class, and what to do."""
     is_quantised = getattr(model.config, "quantization_config", None) is not None
     if is_quantised or not all(isinstance(value, Tensor) for value in held.values()):

@@ -31,8 +31,9 @@ PARTS = ("weight", "bias")
 class MlpForm:
     """The names of the linear layers in the MLP of a family of backbones.
 
-    inputs: from hidden to intermediate size, the gate before the up projection. output: from
-    intermediate to hidden size.
+    inputs: from hidden to intermediate size, the gate before the up projection.
+    output: from intermediate to hidden size.
+    gated: whether the activation is of a gate.
     """
 
     inputs: tuple[str, ...]
@@ -62,10 +63,13 @@ def find_form(projections: Iterable[str]) -> MlpForm | None:
 
 @dataclass(frozen=True)
 class FfnLayer:
-    """Tensor names of the FFN of one decoder layer. `prefix` ends in `.mlp`.
+    """Tensor names of the FFN of one decoder layer.
 
-    parts: "weight", and "bias" if the projections have biases. low_rank: whether the experts are
-    products of low rank, which share the base's tensors.
+    prefix: of all of them; it ends in `.mlp`.
+    index: of the layer.
+    form: of the MLP.
+    parts: "weight", and "bias" if the projections have biases.
+    low_rank: whether the experts are products of low rank, which share the base's tensors.
     """
 
     prefix: str
@@ -103,7 +107,7 @@ class FfnLayer:
         held = {"gate_up_proj" if self.form.gated else "up_proj": self.form.inputs}
         held |= {"down_proj": (self.form.output,)}
         end = "_bias" if part == "bias" else ""
-        return [(f"{self.prefix}.experts.{name}{end}", own) for name, own in held.items()]
+        return [(f"{self.prefix}.experts.{name}{end}", inside) for name, inside in held.items()]
 
     def router(self, part: str) -> str:
         return f"{self.prefix}.router.{part}.weight"
@@ -132,9 +136,9 @@ def dense_layers(names: Iterable[str], config: dict) -> list[FfnLayer]:
         )
     layers = [_dense_layer(*place, held, model) for place, held in _by_layer(names).items()]
     if not layers or len(layers) != expected:
-        found = f"{len(layers)} of {expected}" if layers else "none of its"
+        number = f"{len(layers)} of {expected}" if layers else "none of its"
         raise UserError(
-            f"{model}: {found} layers have an MLP named `layers.<n>.mlp`. "
+            f"{model}: {number} layers have an MLP named `layers.<n>.mlp`. "
             f"Models whose MLPs hold one of these can be upcycled: {forms()}"
         )
     return layers
@@ -200,14 +204,14 @@ def _linear_layers(held: Iterable[str], module: str = "") -> dict[str, tuple[str
         owner, _, layer = place.rpartition(".")
         if part in PARTS and owner == module:
             parts.setdefault(layer, set()).add(part)
-    return {layer: tuple(part for part in PARTS if part in own) for layer, own in parts.items()}
+    return {layer: tuple(sorted(held, key=PARTS.index)) for layer, held in parts.items()}
 
 
 def _by_layer(names: Iterable[str]) -> dict[tuple[str, int], set[str]]:
-    found: dict[tuple[str, int], set[str]] = {}
+    layers: dict[tuple[str, int], set[str]] = {}
     for match in filter(None, map(MLP_TENSOR.fullmatch, names)):
-        found.setdefault((match["prefix"], int(match["index"])), set()).add(match["rest"])
-    return dict(sorted(found.items(), key=lambda item: item[0][1]))
+        layers.setdefault((match["prefix"], int(match["index"])), set()).add(match["rest"])
+    return dict(sorted(layers.items(), key=lambda item: item[0][1]))
 
 
 def forms() -> str:

@@ -44,7 +44,8 @@ class TensorTable:
 class TensorSource(ABC, TensorTable):
     """Tensors with their values, and the config of their model: in files, or in memory.
 
-    folder: the place, for messages. config: as config.json has it.
+    folder: the place, for messages.
+    config: as config.json has it.
     """
 
     folder: Path | str

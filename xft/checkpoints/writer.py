@@ -24,7 +24,10 @@ WRITE_BYTES = 2**18  # larger writes take Linux up to twice as long per byte
 class TensorPlan:
     """A tensor to write.
 
-    `chunks` yields torch tensors of this dtype. Their values, one after the other, are the planned
+    name: in the file.
+    dtype: in safetensors' spelling.
+    shape: of the whole tensor.
+    chunks: yields torch tensors of this dtype. Their values, one after the other, are the planned
     tensor in row-major order. A stack of experts is thus never in memory as a whole.
     """
 
@@ -41,12 +44,12 @@ class TensorPlan:
         """The planned tensor in memory of its own, filled chunk by chunk."""
         import torch
 
-        made = torch.empty(self.shape, dtype=torch_dtype(self.dtype), device=device)
-        rest = made.view(-1)
+        tensor = torch.empty(self.shape, dtype=torch_dtype(self.dtype), device=device)
+        rest = tensor.view(-1)
         for chunk in self.chunks():
             part, rest = rest[: chunk.numel()], rest[chunk.numel() :]
             part.copy_(chunk.reshape(-1))
-        return made
+        return tensor
 
 
 def write_checkpoint(

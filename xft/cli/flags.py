@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from xft.artifacts.artifact import check_free
+from xft.artifacts.artifact import check_no_artifact
 from xft.artifacts.overlap import overlap
 from xft.common.errors import UserError
 from xft.config.section import Section, keys, meaning, schemas
@@ -40,7 +40,7 @@ class StepParser(argparse.ArgumentParser):
             check_apart(f"{_flag(name)} {given[name]}", written, self._sources(given))
         out = given.get("out")
         if out is not None and out.is_dir():
-            check_free(out)
+            check_no_artifact(out)
         return parsed
 
     def _sources(self, given: dict) -> Iterator[tuple[str, Path]]:
@@ -52,23 +52,25 @@ class StepParser(argparse.ArgumentParser):
                 if path.is_file() or (path.is_dir() and not is_shared):
                     yield name, path
 
-    def path(self, name: str, kind: str, meaning: str, required: bool = True, **about) -> None:
+    def path(self, name: str, kind: str, meaning: str, required: bool = True, **more) -> None:
         """Add an argument for a path that is read, as `_add_path` says."""
-        self.reads |= self._add_path(name, kind, meaning, required, **about)
+        self.reads |= self._add_path(name, kind, meaning, required, **more)
 
-    def output(self, flag: str, kind: str, meaning: str, required: bool = True, **about) -> None:
+    def output(self, flag: str, kind: str, meaning: str, required: bool = True, **more) -> None:
         """Add a flag for a path that is written, as `_add_path` says."""
-        self.writes |= self._add_path(flag, kind, meaning, required, **about)
+        self.writes |= self._add_path(flag, kind, meaning, required, **more)
 
-    def _add_path(self, name, kind, meaning, required, shared=False, group=None, **settings):
+    def _add_path(self, name, kind, meaning, required, shared=False, **settings):
         """Add an argument for a path. Returns whether a folder there is shared, by its key.
 
-        name: of the flag, or of an argument without one. kind: DIR or FILE. shared: for a folder
-        that may hold inputs and outputs. group: of the parser. settings: of `add_argument`.
+        name: of the flag, or of an argument without one.
+        kind: DIR or FILE.
+        shared: for a folder that may hold inputs and outputs.
+        settings: of `add_argument`.
         """
         settings |= {"required": required} if name.startswith("-") else {}
         settings |= {"type": Path, "metavar": kind, "help": meaning}
-        return {(group or self).add_argument(name, **settings).dest: shared}
+        return {self.add_argument(name, **settings).dest: shared}
 
     def artifact(self, flag: str, meaning: str, required: bool = True, **settings) -> None:
         """Add a flag for the folder of an input, and --verify: how thoroughly it is checked."""
@@ -114,7 +116,8 @@ class StepParser(argparse.ArgumentParser):
 def check_apart(output: str, written: Path, read: Iterable[tuple[str, Path]]) -> None:
     """Raise UserError if the path `written` overlaps an input, also through links.
 
-    output: its flag with its value. read: keys of the flags of inputs, each with a path.
+    output: its flag with its value.
+    read: keys of the flags of inputs, each with a path.
     """
     for name, source in read:
         if overlap(written, source):
@@ -127,10 +130,10 @@ def check_apart(output: str, written: Path, read: Iterable[tuple[str, Path]]) ->
 def _add_option(group, section: type[Section], name: str) -> dict:
     """Add the flag of a key. Returns the JSON schema of its values."""
     field = section.model_fields[name]
-    found, is_required = schemas(section, name), field.is_required()
-    schema = next((one for one in found if one["type"] == "array"), found[0])
-    settings = {"help": _help(field, meaning(section, name)), "required": is_required}
-    if not is_required:
+    forms = schemas(section, name)
+    schema = next((form for form in forms if form["type"] == "array"), forms[0])
+    settings = {"help": _help(field, meaning(section, name)), "required": field.is_required()}
+    if not field.is_required():
         settings["default"] = field.get_default()
     if schema["type"] == "boolean":
         settings["action"] = argparse.BooleanOptionalAction

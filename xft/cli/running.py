@@ -63,5 +63,5 @@ def without_torchrun(log: str) -> str:
 def failure(log: str) -> str | None:
     """The error message at the end of a step's log; None if there is no such message."""
     log = without_torchrun(log)
-    found = list(re.finditer(r"^\w+: error: (.*)", log, re.MULTILINE | re.DOTALL))
-    return found[-1][1].rstrip() if found else None
+    message = re.search(r"^\w+: error: (.*)", log, re.MULTILINE | re.DOTALL)
+    return message and message[1].rstrip()

@@ -14,9 +14,11 @@ from xft.config.validation import SectionType, validated
 class Step(flags.StepParser):
     """The parser of `python -m workflow_scripts.<name>`, and what the parsed flags stand for.
 
-    The keys that `config.steps` names for the step are flags from the beginning. args: the parsed
-    flags. inputs: what the artifact is made from, by the names in its manifest: artifacts, or
-    hashes of files.
+    The keys that `config.steps` names for the step are flags from the beginning.
+
+    args: the parsed flags.
+    inputs: what the artifact is made from, by the names in its manifest: artifacts, or hashes of
+    files.
     """
 
     def __init__(self, name: str, description: str):

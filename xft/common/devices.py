@@ -39,7 +39,8 @@ def check_gpus(asked: int) -> None:
 def describe_device(device: str, precision: str, threads: int | None) -> str:
     """One line for a log: the device, its threads, and the dtype of the weights.
 
-    device: torch's name, such as "cpu" or "cuda:0". precision: of a training, or torch's dtype.
+    device: torch's name, such as "cpu" or "cuda:0".
+    precision: of a training, or torch's dtype.
     """
     import torch
 

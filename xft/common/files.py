@@ -67,9 +67,9 @@ def check_own(path: Path, folder: Path) -> None:
     files of a model in the hub's cache are links: snapshots/<commit>/x -> ../../blobs/<hash>.
     """
     open_regular(path).close()
-    target, own = path.resolve(), folder.resolve()
-    is_cached = own.match("models--*/snapshots/*") and target.parent == own.parents[1] / "blobs"
-    if not (is_cached or target.is_relative_to(own)):
+    target, home = path.resolve(), folder.resolve()
+    is_cached = home.match("models--*/snapshots/*") and target.parent == home.parents[1] / "blobs"
+    if not (is_cached or target.is_relative_to(home)):
         raise UserError(
             f"{path} leads to {target}, out of the model folder. Only the folder's own files are "
             "used: copy the file to this place, or remove the link"

@@ -64,12 +64,12 @@ def _ask(fields: str, *options: str) -> list[str]:
     """nvidia-smi's line about each GPU; none if there is no nvidia-smi, or if it fails."""
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", *options]
     try:
-        found = subprocess.run(
+        answer = subprocess.run(
             command, capture_output=True, text=True, check=True, timeout=SECONDS_TO_LIST
         )
     except (OSError, subprocess.SubprocessError):
         return []
-    return found.stdout.splitlines()
+    return answer.stdout.splitlines()
 
 
 def _take(gpus: dict[str, str], count: int) -> dict[str, socket.socket]:

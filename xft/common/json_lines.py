@@ -67,7 +67,9 @@ def read_json_objects(
 ) -> list[dict]:
     """The objects of a file, one in each line. growing: as for `read_json_lines`.
 
-    content: what they are, for messages. Raises UserError also if a line is no JSON object.
+    content: what they are, for messages.
+
+    Raises UserError also if a line is no JSON object.
     """
     objects = []
     for number, value in read_json_lines(path, growing):

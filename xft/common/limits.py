@@ -14,9 +14,11 @@ MEMORY = resource.RLIMIT_AS
 def limited(seconds: float, size: int) -> Iterator[None]:
     """Raise TimeoutError or MemoryError in a block that takes more than it may.
 
-    seconds: of the CPU, so a busy or a suspended machine changes nothing. size: bytes in addition
-    to those that the process has; without effect on macOS. Only for the main thread. A signal ends
-    the process after twice the time: Python raises no error within one long operation.
+    seconds: of the CPU, so a busy or a suspended machine changes nothing.
+    size: bytes in addition to those that the process has; without effect on macOS.
+
+    Only for the main thread. A signal ends the process after twice the time: Python raises no error
+    within one long operation.
     """
     limits, handler = resource.getrlimit(MEMORY), signal.signal(signal.SIGPROF, _stop)
     try:

@@ -102,11 +102,11 @@ class Bar(tqdm):
 
     @property
     def format_dict(self):
-        found = super().format_dict
+        values = super().format_dict
         is_unknown = self.total is None or self.n - self.initial <= self.at_once
-        if found["bar_format"] and is_unknown:
-            found["bar_format"] = found["bar_format"].replace("{remaining}", "?")
-        return found
+        if values["bar_format"] and is_unknown:
+            values["bar_format"] = values["bar_format"].replace("{remaining}", "?")
+        return values
 
     def display(self, *args, **options):
         if self.delay <= 0 or self._time() >= self.start_t + self.delay:
@@ -115,10 +115,10 @@ class Bar(tqdm):
 
 def last_progress(log: str) -> str | None:
     """What the last line of progress in a log says; None if there is no such line."""
-    found = list(LINE.finditer(log))
-    if not found:
+    lines = list(LINE.finditer(log))
+    if not lines:
         return None
-    return "{unit} {n} of {total}, {left} left{postfix}".format(**found[-1].groupdict())
+    return "{unit} {n} of {total}, {left} left{postfix}".format(**lines[-1].groupdict())
 
 
 def progress(iterable=None, *, desc: str, **options) -> Bar:

@@ -141,13 +141,13 @@ def _check_swept(where: str, whole: XftConfig) -> None:
 
 
 def _completed(
-    whole: XftConfig, own: dict, where: str
+    whole: XftConfig, plain: dict, where: str
 ) -> Iterator[tuple[str | None, dict, XftConfig]]:
     """Each run's variant, values of the sweep, and configuration."""
     points = [[(key, value) for value in values] for key, values in whole.sweep.items()]
     for name, overrides in (whole.variants or {None: {}}).items():
         for point in map(dict, product(*points)):
-            values = overlaid(own, overrides)
+            values = overlaid(plain, overrides)
             for key, value in point.items():
                 values = overlaid(values, _nested(key, value))
             for seed in whole.seeds or [values.get("seed")]:
@@ -213,11 +213,11 @@ def leaves(config: XftConfig) -> dict[str, object]:
     return values
 
 
-def _changes(own: dict[str, object], config: XftConfig) -> dict[str, str]:
+def _changes(plain: dict[str, object], config: XftConfig) -> dict[str, str]:
     changes = {
         key: _text(value)
         for key, value in leaves(config).items()
-        if value != own[key] and key not in LISTS
+        if value != plain[key] and key not in LISTS
     }
     if "seed" in changes:
         changes["seed"] = changes.pop("seed")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from xft.common.errors import UserError
+from xft.common.errors import UserError, did_you_mean
 from xft.config.models import DECLARED, MERGED, MODELS
 from xft.config.section import (
     Commit,
@@ -274,10 +274,12 @@ class TokensConfig(Section):
 
     def limits(self, files: int) -> list[int | None]:
         """The limit of each of so many files. Raises UserError if `limit` has other numbers."""
-        found = self.limit if isinstance(self.limit, list) else [self.limit] * files
-        if len(found) != files:
-            raise UserError(f"data.limit = {found}: give one number for each file, or one for all")
-        return found
+        numbers = self.limit if isinstance(self.limit, list) else [self.limit] * files
+        if len(numbers) != files:
+            raise UserError(
+                f"data.limit = {numbers}: give one number for each file, or one for all"
+            )
+        return numbers
 
 
 class DataConfig(TokensConfig, RowsSource):
@@ -310,6 +312,11 @@ class MoeSftTraining(TuningConfig):
     global: the whole global batch. This needs one more forward pass if gradients are
     accumulated."""
 
+    router_gradient: Literal["chosen", "dense"] = "chosen"
+    """What the router learns from. chosen: the outputs of the chosen experts, as published. dense:
+    those of all experts, straight through the choice (DenseMixer). The forward pass is the same,
+    and the backward pass computes every expert once more. For launch single and ddp."""
+
 
 class MoeSftConfig(TunedElsewhere, MoeSftTraining):
     """Step 2, instruction tuning of the mixture."""
@@ -319,6 +326,7 @@ class SftTraining(TuningConfig):
     """The tuning of the dense base."""
 
     balance_loss_batch: ClassVar[str] = "micro"
+    router_gradient: ClassVar[str] = "chosen"
 
     lora_rank: int | None = Field(None, ge=1)
     """Tune low-rank products of this rank beside the linear layers (LoRA, arXiv 2106.09685), apart
@@ -373,10 +381,29 @@ MERGE_METHODS = {
 }
 
 
+MERGE_FUNCTION = r".+\.py:[A-Za-z_]\w*"
+METHOD_SCHEMA = {"type": "string", "pattern": f"^({'|'.join(MERGE_METHODS)}|{MERGE_FUNCTION})$"}
+
+
+def _known_method(value: str) -> str:
+    if value not in MERGE_METHODS and not re.fullmatch(MERGE_FUNCTION, value):
+        raise ValueError(
+            f"should be {', '.join(MERGE_METHODS)}, or a function in a Python file, such as "
+            f"my_merge.py:ties{did_you_mean(value, MERGE_METHODS)}"
+        )
+    return value
+
+
 class MergeMethod(Section):
     """The computation of the dense model's weights."""
 
-    method: Literal[tuple(MERGE_METHODS)] = Field("xft", description=_described(MERGE_METHODS))
+    method: Annotated[PathText, AfterValidator(_known_method), WithJsonSchema(METHOD_SCHEMA)] = (
+        Field(
+            "xft",
+            description=_described(MERGE_METHODS)
+            + " my_merge.py:ties: the function ties of this file (docs/method.md).",
+        )
+    )
 
     scale: Annotated[float, Needs("method", "task_arithmetic")] = Field(1.0, gt=0)
     """1 gives the model of method xft, more goes beyond it."""
@@ -387,9 +414,25 @@ class MergeMethod(Section):
         return self.method != "xft"
 
     @property
+    def function(self) -> tuple[Path, str] | None:
+        """The file and the name of a function of the user's; None for a method of this project."""
+        file, _, name = self.method.rpartition(":")
+        return None if self.method in MERGE_METHODS else (Path(file), name)
+
+    @property
+    def stated(self) -> dict[str, object]:
+        """The values that a card states."""
+        return self.model_dump(exclude_defaults=True) | {"method": self.shown}
+
+    @property
+    def shown(self) -> str:
+        """The method, without the folder of a file."""
+        return f"{self.function[0].name}:{self.function[1]}" if self.function else self.method
+
+    @property
     def meaning(self) -> str:
         """The method in words. C: the weighted mean of a projection's experts."""
-        return MERGE_METHODS[self.method]
+        return MERGE_METHODS.get(self.method, "a function of the user's")
 
 
 class MergeConfig(MergeMethod):
@@ -416,6 +459,7 @@ class HealConfig(DistillationConfig, TuningConfig):
 
     per_lambda: ClassVar[bool] = True
     balance_loss_batch: ClassVar[str] = "micro"
+    router_gradient: ClassVar[str] = "chosen"
 
     num_train_epochs: float = Field(1.0, gt=0)
     """Passes over the share of the training rows."""
@@ -541,25 +585,25 @@ class XftConfig(ManyRuns, RunConfig):
     @model_validator(mode="before")
     @classmethod
     def _sft_is_as_moe_sft(cls, config: dict) -> dict:
-        moe, tuning, own = (config.get(name, {}) for name in ("moe", "moe_sft", "sft"))
-        if not all(isinstance(section, dict) for section in (moe, tuning, own)):
+        moe, tuning, sft = (config.get(name, {}) for name in ("moe", "moe_sft", "sft"))
+        if not all(isinstance(section, dict) for section in (moe, tuning, sft)):
             return config
         shared = {key: tuning[key] for key in keys(SftTraining) if key in tuning}
         shared |= _low_rank_baseline(moe)
-        idle = without_effect(SftConfig, shared | own)
-        return config | {"sft": {key: shared[key] for key in shared if key not in idle} | own}
+        idle = without_effect(SftConfig, shared | sft)
+        return config | {"sft": {key: shared[key] for key in shared if key not in idle} | sft}
 
     @property
     def sft_flops(self) -> SftConfig:
         """Section sft with as many rows as moe_sft has. FLOPS_KEYS decide."""
-        tuning, own = self.moe_sft, self.sft
+        tuning, sft = self.moe_sft, self.sft
         steps = tuning.max_steps
         if steps is not None:
-            steps = max(round(steps * tuning.global_batch / own.global_batch), 1)
+            steps = max(round(steps * tuning.global_batch / sft.global_batch), 1)
         changes = {"num_train_epochs": tuning.num_train_epochs, "max_steps": steps}
         if steps is not None:
-            changes["warmup_steps"] = min(own.warmup_steps, steps)
-        return own.model_copy(update=changes)
+            changes["warmup_steps"] = min(sft.warmup_steps, steps)
+        return sft.model_copy(update=changes)
 
     @model_validator(mode="after")
     def _models_fit(self):

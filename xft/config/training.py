@@ -155,6 +155,11 @@ class TrainingConfig(Section):
                 f"optim = {self.optim} may fail on shards, or change results. Choose "
                 f"{' or '.join(SHARDED_OPTIMIZERS)}, or ddp"
             )
+        if self.router_gradient == "dense":
+            return (
+                "router_gradient = dense computes all experts in the backward pass, and they are "
+                "sharded. Choose single or ddp, or leave it out"
+            )
         if self.launch in ZERO_STAGES and self.precision == "bf16_pure":
             return (
                 "DeepSpeed cannot train with precision = bf16_pure: it keeps fp32 master weights. "
@@ -184,6 +189,9 @@ class TuningConfig(TrainingConfig):
     offload_optimizer: bool = False
     """Keep the optimiser's state in the CPU's memory. For zero2, zero3 and fsdp. fsdp moves the
     weights too."""
+
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled decay of all weights but biases and norms, as in transformers. 0 as published."""
 
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """The artifact holds the exponential moving average of the weights: after each optimiser step
@@ -224,6 +232,7 @@ class MixingTraining(DistillationConfig, TrainingConfig):
     offload_optimizer: ClassVar[bool] = False
     ema_decay: ClassVar[None] = None
     balance_loss_batch: ClassVar[str] = "micro"
+    router_gradient: ClassVar[str] = "chosen"
 
     num_train_epochs: float = Field(1.0, gt=0)
     """Passes over the training rows."""

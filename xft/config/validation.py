@@ -49,11 +49,11 @@ def sections() -> Iterator[tuple[str, type[Section]]]:
 
 def valid_sections(config: Mapping) -> dict[str, Section]:
     """The sections of a configuration that are valid by themselves, by name."""
-    found = {}
+    valid = {}
     for name, section in sections():
         with suppress(ValidationError):
-            found[name] = section.model_validate(config.get(name, {}))
-    return found
+            valid[name] = section.model_validate(config.get(name, {}))
+    return valid
 
 
 def is_section(annotation: Any) -> bool:
@@ -106,8 +106,8 @@ def _hint(section: type[Section], place: tuple) -> str:
     if near := did_you_mean(place[-1], known):
         return near
     name = place[-1].rpartition(".")[2]
-    if found := difflib.get_close_matches(name, places, n=1, cutoff=0.75):
-        return f": did you mean {found[0]} {' or '.join(places[found[0]])}?"
+    if near := difflib.get_close_matches(name, places, n=1, cutoff=0.75):
+        return f": did you mean {near[0]} {' or '.join(places[near[0]])}?"
     return f": known keys are {', '.join(sorted(known))}"
 
 

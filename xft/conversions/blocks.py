@@ -13,5 +13,5 @@ def stacked_blocks(tensors: Iterable) -> Iterator:
     tensors: of the same shape, of any floating-point dtype.
     """
     parts = [tensor.reshape(-1).split(BLOCK) for tensor in tensors]
-    for own in zip(*parts, strict=True):
-        yield torch.stack([part.double() for part in own])
+    for block in zip(*parts, strict=True):
+        yield torch.stack([part.double() for part in block])

@@ -43,9 +43,11 @@ def seeded_generator(seed: int, name: str):
 def trained_plans(before: TensorSource, state: dict, prefix: str) -> list[TensorPlan]:
     """Plan trained weights with the names and dtypes of the checkpoint before training.
 
-    state: what has learned, by name. prefix: of these names; the checkpoint's may lack it, since
-    transformers loads such weights too. Other tensors of the checkpoint, such as frozen weights and
-    the rotary frequencies of older models, are copied unchanged.
+    state: what has learned, by name.
+    prefix: of these names; the checkpoint's may lack it, since transformers loads such weights too.
+
+    Other tensors of the checkpoint, such as frozen weights and the rotary frequencies of older
+    models, are copied unchanged.
     """
     learned = {name.removeprefix(f"{prefix}."): value for name, value in state.items()} | state
     return [

@@ -16,7 +16,7 @@ import math
 from xft.checkpoints.reader import TensorSource
 from xft.common.progress import progress
 from xft.conversions.merge import alpha_shape
-from xft.conversions.merged_tensors import merged_tensors, name_in_base, square
+from xft.conversions.merged_tensors import merged_tensors, name_in_base, squared_norm
 
 DIGITS = 6  # significant ones. The last digits of a sum in fp64 depend on the number of threads
 
@@ -34,8 +34,9 @@ def diversity(ffn: TensorSource, base: TensorSource) -> dict:
     for tensor, name in zip(progress(tensors, desc="measure", unit="tensor"), names, strict=True):
         layers[tensor.layer.index] += tensor.squares(base.get(name))
     for layer in {tensor.layer for tensor in tensors if tensor.layer.low_rank}:
-        biases = [layer.dense(projection, "bias") for projection in layer.form.projections]
-        layers[layer.index][2] += sum(square(base.get(name)) for name in biases if name in base)
+        names = [layer.dense(projection, "bias") for projection in layer.form.projections]
+        biases = [base.get(name) for name in names if name in base]
+        layers[layer.index][2] += sum(map(squared_norm, biases))
     total = map(math.fsum, zip(*layers.values(), strict=True))
     return _values(*total) | {
         "experts": 1 + shape[-1],

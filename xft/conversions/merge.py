@@ -5,15 +5,10 @@ c_i = (1 - lambda) softmax(alpha)_i. W_0 is the shared expert, and i counts the 
 arXiv 2404.15247, section 3.2). If lambda is learned too, lambda = sigmoid(lambda_logit).
 """
 
-from functools import partial
-
 import torch
 
-from xft.checkpoints.layout import FfnLayer, moe_layers, outside
+from xft.checkpoints.layout import moe_layers, outside
 from xft.checkpoints.reader import TensorSource
-from xft.checkpoints.writer import TensorPlan
-from xft.conversions.common import computed_plan, copy_plan
-from xft.conversions.merged_tensors import merged_tensors
 
 ALPHA = "alpha"
 LAMBDA_LOGIT = "lambda_logit"
@@ -36,19 +31,16 @@ def alpha_shape(granularity: str, ffn: TensorSource) -> tuple[int, int, int]:
     """The shape of the mixing logits: R logits per layer, per projection, or for the model."""
     layers = moe_layers(ffn.names)
     first = layers[0]
+    if first.low_rank:
+        routed = ffn.shape(first.factor(first.form.output, "A"))[0] - 1
+    else:
+        routed = ffn.shape(first.fused()[0][0])[0]
     sets = {
         "layer": (len(layers), 1),
         "projection": (len(layers), len(first.form.projections)),
         "model": (1, 1),
     }
-    return (*sets[granularity], _routed_experts(ffn, first))
-
-
-def _routed_experts(ffn: TensorSource, layer: FfnLayer) -> int:
-    if layer.low_rank:
-        return ffn.shape(layer.factor(layer.form.output, "A"))[0] - 1
-    (name, _), *_ = layer.fused()
-    return ffn.shape(name)[0]
+    return *sets[granularity], routed
 
 
 def initial_logits(
@@ -79,15 +71,3 @@ def unmerged(moe: TensorSource) -> dict[str, str]:
         for tensor in layer.tensors
         if tensor not in layer.merged
     }
-
-
-def merge_plans(moe: TensorSource, ffn: TensorSource, coefficients) -> list[TensorPlan]:
-    """Plan the dense model: merged MLPs, rounded once, and the mixture's other tensors.
-
-    coefficients: from `mixing_coefficients`, [layers or 1, projections or 1, 1 + R].
-    """
-    plans = [copy_plan(moe, name, new_name) for new_name, name in unmerged(moe).items()]
-    for tensor in merged_tensors(moe, ffn, coefficients.shape):
-        merged = partial(tensor.merged, tensor.own(coefficients))
-        plans.append(computed_plan(tensor.name, tensor.dtype, tensor.shape, merged))
-    return plans

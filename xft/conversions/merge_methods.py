@@ -1,9 +1,10 @@
-"""Step 7 with other methods than XFT's: merges that depend on the base's weights.
+"""Step 7: plans the dense model by XFT's method, or by those that depend on the base's weights.
 
 B is a tensor of the base. T is the same tensor of XFT's merged model: the experts' weighted mean C
 (conversions/merge.py) for a tensor of an upcycled MLP, else the mixture's own tensor.
 
 - task_arithmetic (arXiv 2212.04089): W = B + s (T - B) for all tensors.
+- a function of the user's (conversions/merge_function.py), for a tensor of an upcycled MLP.
 - model_stock (arXiv 2403.19522): W = B + t (C - B), t by `stock_ratio`. A tensor that the mixture
   holds once has t = 1.
 """
@@ -22,7 +23,8 @@ from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError
 from xft.config.sections import MergeMethod
 from xft.conversions.common import computed_plan, copy_plan
-from xft.conversions.merge import merge_plans, unmerged
+from xft.conversions.merge import unmerged
+from xft.conversions.merge_function import fault_in
 from xft.conversions.merged_tensors import MergedTensor, merged_tensors, name_in_base
 from xft.conversions.mixing_artifact import MixingArtifact
 
@@ -42,41 +44,74 @@ def dense_plans(
     coefficients,
     method: MergeMethod,
     base: TensorSource | None = None,
+    function: Callable | None = None,
 ) -> list[TensorPlan]:
     """Plan the dense model. Each tensor is computed in fp32 or better, and rounded once.
 
-    moe, ffn, coefficients: as for `merge_plans`. base: None for xft, which does not depend on it.
+    moe: the mixture.
+    ffn: the FFN weights of its experts.
+    coefficients: from `mixing_coefficients`, [layers or 1, projections or 1, 1 + R].
+    base: None for xft, which does not depend on it.
+    function: merges the experts, in place of the method (`merge_function`).
+
     Raises UserError if the base lacks a tensor, or has it in another shape.
     """
-    if base is None:
-        return merge_plans(moe, ffn, coefficients)
-    plans, is_stock = [], method.method == "model_stock"
-    moved = partial(_moved_plan, base)
+    plans = []
     for new_name, name in unmerged(moe).items():
-        dtype, shape = moe.dtype(name), moe.shape(name)
-        if is_stock or dtype not in FLOAT_NAMES:
-            plans.append(copy_plan(moe, name, new_name))
+        if method.method == "task_arithmetic" and moe.dtype(name) in FLOAT_NAMES:
+            target = new_name, moe.dtype(name), moe.shape(name)
+            plans.append(_moved_plan(base, target, partial(moe.get, name), method.scale))
         else:
-            plans.append(moved(new_name, dtype, shape, partial(moe.get, name), method.scale))
+            plans.append(copy_plan(moe, name, new_name))
     for tensor in merged_tensors(moe, ffn, coefficients.shape):
-        merged = partial(tensor.merged, tensor.own(coefficients))
-        weight = tensor if is_stock else method.scale
-        plans.append(moved(tensor.name, tensor.dtype, tensor.shape, merged, weight))
+        target = tensor.name, tensor.dtype, tensor.shape
+        shares = tensor.coefficients_of(coefficients)
+        merged = partial(tensor.merged, shares)
+        if function is not None:
+            plans.append(
+                computed_plan(*target, partial(_merged_by, function, tensor, shares, base))
+            )
+        elif base is None:
+            plans.append(computed_plan(*target, merged))
+        else:
+            weight = tensor if method.method == "model_stock" else method.scale
+            plans.append(_moved_plan(base, target, merged, weight))
     return plans
 
 
+def _merged_by(
+    function: Callable, tensor: MergedTensor, coefficients: torch.Tensor, base: TensorSource
+) -> torch.Tensor:
+    """The merged tensor in fp32. Raises UserError if the function fails, or returns another shape.
+
+    coefficients: the tensor's own, [1 + R].
+    """
+    start = base.get(name_in_base(base, tensor.name, tensor.shape))
+    experts = [expert.to(coefficients.device).float() for expert in tensor.experts()]
+    place = f"merge.method: {getattr(function, '__name__', function)}, {tensor.name}"
+    try:
+        merged = function(experts, coefficients, start.to(coefficients.device).float())
+    except Exception as error:
+        file = Path(getattr(getattr(function, "__code__", None), "co_filename", ""))
+        raise UserError(f"{place}: {fault_in(error, file)}") from None
+    if not isinstance(merged, torch.Tensor) or tuple(merged.shape) != tensor.shape:
+        shape = list(getattr(merged, "shape", [])) or type(merged).__name__
+        raise UserError(f"{place}: it returned {shape}, not a tensor of {list(tensor.shape)}")
+    if not merged.isfinite().all():
+        raise UserError(f"{place}: it returned values that are not finite")
+    return merged.float()
+
+
 def _moved_plan(
-    base: TensorSource,
-    name: str,
-    dtype: str,
-    shape: tuple[int, ...],
-    tuned: Callable,
-    weight: float | MergedTensor,
+    base: TensorSource, target: tuple, tuned: Callable, weight: float | MergedTensor
 ) -> TensorPlan:
     """Plan B + w (T - B), exactly T if w = 1, computed in fp32 or better.
 
-    tuned: gives T. weight: w, or the tensor whose experts give it.
+    target: the name, dtype and shape of the tensor.
+    tuned: gives T.
+    weight: w, or the tensor whose experts give it.
     """
+    name, dtype, shape = target
     base_name = name_in_base(base, name, shape)
 
     def compute():

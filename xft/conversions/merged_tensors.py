@@ -25,9 +25,11 @@ MERGE_BLOCK = 2**19  # values; their sum (2 MB) stays in a CPU's cache while exp
 class MergedTensor:
     """One tensor of the merged model: its name, and the place of its coefficients.
 
-    row, column: the place in the coefficients [layers or 1, projections or 1, 1 + R]. ffn: the FFN
-    weights of the experts, or their factors. source: holds the shared expert's tensor, or the W
-    that LoRA experts change, under the name `weight_name`.
+    layer, projection, part: the tensor's place in the model.
+    row, column: the place in the coefficients [layers or 1, projections or 1, 1 + R].
+    ffn: the FFN weights of the experts, or their factors.
+    source: holds the shared expert's tensor, or the W that LoRA experts change.
+    weight_name: the name of that tensor in `source`.
     """
 
     layer: FfnLayer
@@ -52,7 +54,7 @@ class MergedTensor:
     def name(self) -> str:
         return self.layer.dense(self.projection, self.part)
 
-    def own(self, coefficients):
+    def coefficients_of(self, coefficients):
         """This tensor's coefficients [1 + R], from those of the whole model."""
         return coefficients[self.row, self.column]
 
@@ -61,7 +63,7 @@ class MergedTensor:
         products = self.task_products(base)
         moved = products.mean()
         apart = (products.diagonal().mean() - moved).clamp(min=0)
-        return torch.stack([apart, moved, square(base)])
+        return torch.stack([apart, moved, squared_norm(base)])
 
 
 class FullTensor(MergedTensor):
@@ -92,7 +94,7 @@ class FullTensor(MergedTensor):
     def task_products(self, base):
         """<W_i - B, W_j - B> of all experts, [1 + R, 1 + R] in fp64. base: B, of this shape."""
         vectors = (block[1:] - block[0] for block in stacked_blocks([base, *self.experts()]))
-        return sum(own @ own.T for own in vectors)
+        return sum(block @ block.T for block in vectors)
 
 
 class LowRankTensor(MergedTensor):
@@ -107,6 +109,11 @@ class LowRankTensor(MergedTensor):
     def scale(self) -> float:
         """s = lora_alpha / rank."""
         return self.ffn.config["lora_alpha"] / self._factor("A").shape[1]
+
+    def experts(self) -> Iterator:
+        """W + s B_i A_i of each expert, the shared one first, in fp32."""
+        for a, b in zip(self._factor("A").float(), self._factor("B").float(), strict=True):
+            yield self.weight.float().addmm(b, a, alpha=self.scale)
 
     def merged(self, coefficients):
         """W + s [c_0 B_0 .. c_R B_R] [A_0; ..; A_R] in fp32, on the device of `coefficients`."""
@@ -140,7 +147,7 @@ class LowRankTensor(MergedTensor):
         products = products.unflatten(0, sizes).unflatten(2, sizes).sum((1, 3))
         moved = self.weight.float() - base.float()  # zero, unless B is not W
         across = self.inner_products(moved, 0)
-        return self.scale**2 * products + across + across[:, None] + square(moved)
+        return self.scale**2 * products + across + across[:, None] + squared_norm(moved)
 
     def _factor(self, letter: str):
         """A [E, r, K] or B [E, N, r], memory-mapped."""
@@ -150,20 +157,21 @@ class LowRankTensor(MergedTensor):
 def merged_tensors(source: TensorSource, ffn: TensorSource, shape: tuple[int, ...]) -> list:
     """All tensors to merge, FullTensor or LowRankTensor, in layer order.
 
-    source: the mixture or its base. ffn: the FFN weights of its experts. shape: of the
-    coefficients.
+    source: the mixture or its base.
+    ffn: the FFN weights of its experts.
+    shape: of the coefficients.
     """
     tensors = []
     for row, layer in enumerate(moe_layers(ffn.names)):
         for projection, part in layer.merged:
             column = min(layer.form.projections.index(projection), shape[1] - 1)
-            about = layer, projection, part, min(row, shape[0] - 1), column, ffn
+            place = layer, projection, part, min(row, shape[0] - 1), column, ffn
             if layer.low_rank:
                 names = layer.frozen(projection, part), layer.dense(projection, part)
                 weight_name = names[0] if names[0] in source else names[1]
-                tensors.append(LowRankTensor(*about, source, weight_name))
+                tensors.append(LowRankTensor(*place, source, weight_name))
             else:
-                tensors.append(FullTensor(*about, ffn, layer.shared(projection, part)))
+                tensors.append(FullTensor(*place, ffn, layer.shared(projection, part)))
     return tensors
 
 
@@ -183,7 +191,7 @@ def name_in_base(base: TensorSource, name: str, shape: tuple[int, ...]) -> str:
     )
 
 
-def square(tensor):
+def squared_norm(tensor):
     """The sum of the squares in fp64."""
     return torch.linalg.vector_norm(tensor, dtype=torch.float64).square()
 
@@ -198,8 +206,8 @@ def merge(experts: Iterable, coefficients):
     merged = torch.empty(experts[0].shape, dtype=torch.float32, device=device)
     size = MERGE_BLOCK if device.type == "cpu" else max(merged.numel(), 1)
     parts = [expert.reshape(-1).split(size) for expert in experts]
-    for block, *own in zip(merged.view(-1).split(size), *parts, strict=True):
-        block.copy_(own[0]).mul_(shares[0])
-        for part, share in zip(own[1:], shares[1:], strict=True):
-            block.add_(part.to(device), alpha=share)
+    for block, first, *others in zip(merged.view(-1).split(size), *parts, strict=True):
+        block.copy_(first).mul_(shares[0])
+        for other, share in zip(others, shares[1:], strict=True):
+            block.add_(other.to(device), alpha=share)
     return merged

@@ -25,8 +25,10 @@ def open_sources(moe: Path, ffn: Path, full: bool = False) -> dict[str, Artifact
 class MixingArtifact:
     """Opened logits, in fp32, and their config.
 
-    alpha [layers or 1, projections or 1, R]; lambda_logit [layers or 1, projections or 1] if
-    lambda is learned, else None.
+    artifact: that holds them.
+    alpha: [layers or 1, projections or 1, R].
+    lambda_logit: [layers or 1, projections or 1] if lambda is learned, else None.
+    config: lambda at the start, and the keys of `MixingShape`.
     """
 
     artifact: Artifact

@@ -5,6 +5,7 @@ computes the same as they do.
 """
 
 from collections.abc import Iterable
+from itertools import product
 
 from xft.checkpoints.layout import LAYER, FfnLayer
 from xft.checkpoints.reader import Checkpoint
@@ -101,7 +102,8 @@ def _expert_plans(
             yield copy_plan(published, name, layer.shared(projection))
         experts = experts[1:]
     for name, projections in layer.fused():
-        parts = [_expert_name(layer, one, expert) for expert in experts for one in projections]
+        places = product(experts, projections)
+        parts = [_expert_name(layer, projection, expert) for expert, projection in places]
         yield fused_plan(published, name, parts, len(experts))
 
 

@@ -54,9 +54,9 @@ def warnings(run: WorkflowRun, to_make: list[Node]) -> Iterator[str]:
         )
     odd = (
         f"WARNING: {key} = {value}: {why}"
-        for each in run.runs
-        for key, value in chosen_values(each.config).items()
-        if (why := _odd(key, value, each.config))
+        for graph in run.runs
+        for key, value in chosen_values(graph.config).items()
+        if (why := _odd(key, value, graph.config))
     )
     yield from dict.fromkeys(odd)
     for name in _idle_sections(run, to_make):
@@ -71,8 +71,8 @@ def warnings(run: WorkflowRun, to_make: list[Node]) -> Iterator[str]:
 def _idle_sections(run: WorkflowRun, to_make: list[Node]) -> list[str]:
     """The sections with values of the user's on which no wanted artifact depends."""
     read = {key for node in (*run.experiment.wanted, *to_make) for key in node.keys}
-    chosen = {key for each in run.runs for key in chosen_values(each.config)}
-    read |= {"moe" for each in run.runs if each.config.moe_sft.model}  # compared with that model
+    chosen = {key for graph in run.runs for key in chosen_values(graph.config)}
+    read |= {"moe" for graph in run.runs if graph.config.moe_sft.model}  # compared with that model
     idle = {key.partition(".")[0] for key in chosen} - {key.partition(".")[0] for key in read}
     return [name for name in ("moe", *TRAININGS, "merge") if name in idle]
 

@@ -41,7 +41,7 @@ class Nodes:
     def get(self, step: str, recorded: dict, inputs: Iterable[Input], **fields) -> Node:
         """The node of a recipe with these options. fields: the others of a new node."""
         inputs = tuple(inputs)
-        identity = {name: value for each in inputs for name, value in each.identity.items()}
+        identity = {name: value for item in inputs for name, value in item.identity.items()}
         recipe = Recipe(step, self.code.version_of(step), recorded, identity)
         entry = self.store.entry(step, recipe.digest)
         node = Node(recipe, entry=entry, inputs=inputs, **fields)
@@ -311,8 +311,13 @@ class Graph:
         inputs = [made("weighted", shares), *self._experts()]
         if self.config.merge.needs_base:
             inputs.append(made("base", self.base))
-        options = STEPS["dense"].options(self.config) | options
-        return self._node("dense", inputs, name=name, options=options)
+        options, recorded = STEPS["dense"].options(self.config) | options, {}
+        method = self.config.merge
+        if method.function:
+            file = str(method.function[0])
+            inputs.append(Input("function", (file,)))
+            recorded = {"merge.method": f"{method.shown} {self.contents.of_file(file)}"}
+        return self._node("dense", inputs, name=name, options=options, recorded=recorded)
 
     def _links(self, name: str, model: str, tuned_from: Node | None = None) -> Node:
         """Links to the files of a model: the base, or one that another trainer tuned."""
@@ -353,7 +358,7 @@ class Graph:
         declared, config, inputs = STEPS[step], config or self.config, list(inputs)
         options = declared.options(config) if options is None else options
         keys_of_step = (declared.keys | {*read}) - {*unread, *LISTS, *declared.idle_keys(config)}
-        keys = keys_of_step.union(*(each.node.keys for each in inputs if each.node)) - {*common}
+        keys = keys_of_step.union(*(item.node.keys for item in inputs if item.node)) - {*common}
         node = self.nodes.get(
             step,
             _chosen({**options, **recorded}),

@@ -9,6 +9,7 @@ from typing import Any
 from xft.common.errors import UserError, did_you_mean, naming, noted
 from xft.common.files import open_regular
 from xft.config.sections import TRAININGS, DataConfig, XftConfig, named_paths
+from xft.conversions.merge_function import check_function
 from xft.dag.base_fit import check_base, check_tuned
 from xft.data.instructions import check_format
 from xft.data.templates import NAMES, PROMPT_NAMES, read_template
@@ -30,7 +31,7 @@ def check_all_files(configs: Iterable[XftConfig]) -> None:
     checked, rows = [], {}
     for config in configs:
         tunings = config.moe_sft.model, config.sft.model, config.sft.lora_rank
-        sections = config.base, config.moe, tunings, config.data, config.evaluation
+        sections = config.base, config.moe, tunings, config.data, config.evaluation, config.merge
         faults = []
         if sections not in checked:
             checked.append(sections)
@@ -58,6 +59,9 @@ def faults_of_files(sections: Mapping[str, Any]) -> list[str]:
         with noted(faults):
             _check_path(key, path)
             _check_named(key, path, sections)
+    if "merge" in sections and sections["merge"].function:
+        with noted(faults), naming("config: merge.method"):
+            check_function(*sections["merge"].function)
     return faults
 
 

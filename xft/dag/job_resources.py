@@ -118,7 +118,7 @@ def _start(config: XftConfig, options: TrainingConfig) -> str:
 def requests(node: Node) -> Requests:
     """The requests of an artifact's job. A base on the hub has no size until it is fetched."""
     model = Path(node.config.base.model)
-    base = next(each for each in node.ancestors() if each.step == "base").place
+    base = next(ancestor for ancestor in node.ancestors() if ancestor.step == "base").place
     return _requests(node.run, model if model.is_dir() else base)
 
 

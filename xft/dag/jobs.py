@@ -47,15 +47,15 @@ def _report_job(job: Job, experiment: Experiment, to_make: Collection[Node]) -> 
 
 
 def _job(node: Node, experiment: Experiment) -> Job:
-    files = [path for each in node.inputs if each.node is None for path in each.paths]
+    files = [path for item in node.inputs if item.node is None for path in item.paths]
     results, log = experiment.config.results_dir, experiment.store.log(node.step, node.digest)
     texts = {RUNS_TABLE: experiment.table(node.entry)} if node.step == "summary" else {}
     logs = {f"{results}/logs/{_stem(node, name)}.log": str(log) for name in node.names}
     return Job(
         name=node.name,
         recipe=node.recipe,
-        inputs=_by_name((each.name, each.paths) for each in node.inputs),
-        places=_by_name((each.name, each.places) for each in node.inputs),
+        inputs=_by_name((item.name, item.paths) for item in node.inputs),
+        places=_by_name((item.name, item.places) for item in node.inputs),
         flags=to_flags(node.flags | computing_flags(node)),
         resources=resources(node),
         links={os.path.normpath(f"{results}/{name}"): place for name, place in _links(node)},

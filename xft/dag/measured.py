@@ -75,7 +75,7 @@ def _recipes(folder: Path) -> Iterator[tuple[Recipe, float]]:
 
 def _options(recipe: Recipe, node: Node, section: str) -> TrainingConfig | None:
     """The options of a training in the store; None if its inputs or threads are not a node's."""
-    threads = (each.options.get("threads") for each in (recipe, node.recipe))
+    threads = (recipe_of.options.get("threads") for recipe_of in (recipe, node.recipe))
     if recipe.inputs != node.recipe.inputs or next(threads) != next(threads):
         return None
     start = f"{section}."

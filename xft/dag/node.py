@@ -90,11 +90,11 @@ class Node:
     @property
     def sources(self) -> list["Node"]:
         """The nodes that it is directly made from."""
-        return [each.node for each in self.inputs if each.node is not None]
+        return [item.node for item in self.inputs if item.node is not None]
 
     def source(self, name: str) -> "Node":
         """The node that makes an input."""
-        return next(each.node for each in self.inputs if each.name == name)
+        return next(item.node for item in self.inputs if item.name == name)
 
     @property
     def is_temporary(self) -> bool:
@@ -105,8 +105,8 @@ class Node:
     def flags(self) -> dict[str, object]:
         """The flags of its command that are not in its rule."""
         flags = dict(self.options)
-        for each in self.inputs:
-            flags |= each.flags
+        for item in self.inputs:
+            flags |= item.flags
         return flags
 
     def ancestors(self) -> Iterator["Node"]:

@@ -109,7 +109,7 @@ class WorkflowRun:
             is_here = Path(base.model).is_dir() and not data.revision
             if node.step == "tokens" and data.template == CHAT and is_here:
                 check_chat_template(Path(base.model), data)
-            if "tuned_from" in {each.name for each in node.inputs}:
+            if "tuned_from" in {item.name for item in node.inputs}:
                 with naming(f"config: {Path(node.name).name}.model"):
                     check_made_of(node.flags["model"], base)
 

@@ -108,15 +108,16 @@ def _sums(pairs: Iterable[tuple]) -> tuple[float | None, float | None]:
 
 def _space(nodes: dict[Node, Models]) -> Counter:
     """Bytes of the artifacts of each rule, with the largest checkpoints of a training."""
-    space, checkpoints = Counter(), [(0, "moe_sft")]
+    space, checkpoints = Counter(), []
     for node, models in nodes.items():
         space[node.step] += _nbytes(node, models)
         section = TRAINING_SECTIONS.get(node.step)
         if section and node.step in MODELS:
             job = configured_job(node.config, section)
             checkpoints.append((checkpoint_bytes(models, job), node.step))
-    largest, rule = max(checkpoints)
-    space[rule] += largest
+    if checkpoints:
+        largest, step = max(checkpoints)
+        space[step] += largest
     return space
 
 

@@ -1,34 +1,12 @@
 """Disk space of each artifact, without tokenizers, configs and metrics (a few megabytes)."""
 
 from xft.checkpoints.dtypes import DTYPE_BYTES
-from xft.config.models import MERGED, MIXTURES, MODELS
-from xft.config.sections import XftConfig
-from xft.config.steps import TRAINING_SECTIONS
+from xft.config.models import MIXTURES, MODELS
 from xft.config.training import SHARDED
-from xft.estimates.jobs import Job, configured_job
+from xft.estimates.jobs import Job
 from xft.estimates.memory import average_bytes, optimizer_bytes
 from xft.estimates.parameters import Models
 from xft.training.checkpoints import KEPT
-
-
-def disk_space(models: Models, config: XftConfig) -> dict[str, int]:
-    """The bytes of a run's artifacts by name, in the order of its steps, and of checkpoints.
-
-    Checkpoints are there at most during their training.
-    """
-    spaces: dict[str, int] = {}
-    evaluated = (name for name in MODELS[1:] if name in config.evaluation.models)
-    linked = [name for name in ("moe_sft", "sft") if getattr(config, name).model]
-    names = [*(() if "moe_sft" in linked else ("moe", "moe_sft")), *evaluated]
-    if models.moe.shared_expert:
-        names.append("dense")
-    for name in dict.fromkeys(name for name in names if name not in linked):
-        if name in TRAINING_SECTIONS:
-            job = configured_job(config, TRAINING_SECTIONS[name])
-            spaces[f"checkpoints of {name}"] = checkpoint_bytes(models, job)
-        count = len(config.merge.lambdas) if name in MERGED else 1
-        spaces[name] = count * artifact_bytes(models, name)
-    return spaces
 
 
 def artifact_bytes(models: Models, step: str) -> int:

@@ -34,6 +34,12 @@ def teacher_flops(models: Models, length: int) -> int:
     return FORWARD * (models.moe_active - models.base.embedding) + _attention(models, length)
 
 
+def router_gradient_flops(models: Models) -> int:
+    """FLOPs of a token to compute every routed expert once more, for `router_gradient: dense`."""
+    expert = models.expert + (models.ffn if models.is_low_rank else 0)
+    return FORWARD * expert * models.moe.num_routed_experts
+
+
 def tuning_ratio(models: Models, length: int, lora_rank: int | None = None) -> float:
     """FLOPs of a token in the tuning of the mixture, divided by those in the tuning of the base.
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from xft.common.errors import counted
 from xft.config.models import MIXTURES
 from xft.config.sections import TRAINING, XftConfig
-from xft.estimates.disk import disk_space
 from xft.estimates.flops import tuning_ratio
 from xft.estimates.jobs import LAUNCHES, Job, configured_job
 from xft.estimates.lengths import Lengths
@@ -16,6 +15,7 @@ from xft.estimates.processors import Processor
 from xft.estimates.rows import count_problems
 from xft.estimates.work import Work, generation_seconds, training_work
 
+MIXTURE = next(name for name, section in TRAINING.items() if section.trains == "mixture")
 TOKENS = {True: "tokens", False: "at most: tokens"}
 COLUMNS = ("weights", "gradients", "optimizer", "extra", "activations", "host", "peak")
 
@@ -74,31 +74,30 @@ class Plan:
         return generation_seconds(self.models, is_mixture, problems, options, self.processor) / 3600
 
 
-def summary(plan: Plan) -> list[str]:
+def summary(plan: Plan, disk: str) -> list[str]:
     """The main figures as lines. The headers of the recipes show them too."""
     models = plan.models
-    learned = models.trained("moe_sft").learned
+    learned = models.trained(MIXTURE).learned
     learning = f", {learned:,} learn" if models.is_low_rank else ""
-    disk = sum(disk_space(models, plan.config).values())
     lines = [
         f"dense {models.dense_total:,} parameters",
         f"MoE {models.moe_total:,} parameters, {models.moe_active:,} compute a token{learning}",
-        f"disk {disk_text(disk)} at most",
+        f"disk {disk} at most",
     ]
     for section in plan.trainings:
         job, hours = plan.job(section), plan.training_hours(section)
         place = f"{job.processes} x {plan.gpu}" if plan.gpu else "the CPU"
         line = f"{section} on {place}: {job.launch}, {memory_text(plan.peak(section))}"
         if hours is not None:
-            is_limit = section != "moe_sft" or not models.is_low_rank
+            is_limit = section != MIXTURE or not models.is_low_rank
             line += f", {'about' if is_limit else 'at least'} {duration(hours)} hours"
         lines.append(line + (", for each lambda" if TRAINING[section].per_lambda else ""))
     return lines
 
 
-def report(plan: Plan) -> str:
-    """The whole plan."""
-    sections = summary(plan), _work(plan), _memory(plan), _disk(plan)
+def report(plan: Plan, disk: str) -> str:
+    """The whole plan. disk: the space that the artifacts take, in words."""
+    sections = summary(plan, disk), _work(plan), _memory(plan)
     return "\n\n".join("\n".join(section) for section in sections) + "\n"
 
 
@@ -140,10 +139,10 @@ def _work(plan: Plan) -> list[str]:
 
 
 def _memory(plan: Plan) -> list[str]:
-    tuning = plan.job("moe_sft")
+    tuning = plan.job(MIXTURE)
     jobs = {f"{name}, {plan.job(name).launch}": plan.job(name) for name in plan.trainings}
-    if "moe_sft" in plan.trainings:
-        jobs = {f"moe_sft, {launch}": _launched(tuning, launch) for launch in LAUNCHES} | jobs
+    if MIXTURE in plan.trainings:
+        jobs = {f"{MIXTURE}, {launch}": _launched(tuning, launch) for launch in LAUNCHES} | jobs
     allowed = {name: job for name, job in jobs.items() if not job.fault}
     memories = {name: training_memory(plan.models, job) for name, job in allowed.items()}
     shown = [name for name in COLUMNS if any(getattr(m, name) for m in memories.values())]
@@ -156,7 +155,7 @@ def _memory(plan: Plan) -> list[str]:
         last = ["expected", *(memory_text(memory.peak) for memory in peaks)]
         rows = [(*row, cell) for row, cell in zip(rows, last, strict=True)]
     return [
-        f"Memory of a process at most (moe_sft: {tuning.precision}, {tuning.options.optim}, "
+        f"Memory of a process at most ({MIXTURE}: {tuning.precision}, {tuning.options.optim}, "
         f"{counted(tuning.processes, 'process', 'es')})",
         *table(rows),
         "  the peaks also have the libraries; the columns have their maxima at different times",
@@ -166,13 +165,6 @@ def _memory(plan: Plan) -> list[str]:
 
 def _launched(job: Job, launch: str) -> Job:
     return replace(job, launch=launch, processes=1 if launch == "single" else job.processes)
-
-
-def _disk(plan: Plan) -> list[str]:
-    spaces = disk_space(plan.models, plan.config)
-    rows = [*spaces.items(), ("all", sum(spaces.values()))]
-    lines = table((name, disk_text(nbytes)) for name, nbytes in rows)
-    return ["Disk of all lambdas; checkpoints only during training", *lines]
 
 
 def memory_text(nbytes: float) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from xft.config.sections import EvaluationConfig
 from xft.estimates.disk import expert_bytes
-from xft.estimates.flops import FORWARD, teacher_flops, training_flops
+from xft.estimates.flops import FORWARD, router_gradient_flops, teacher_flops, training_flops
 from xft.estimates.jobs import FP32, Job
 from xft.estimates.parameters import Models
 from xft.estimates.processors import HOST_BANDWIDTH, Processor
@@ -56,6 +56,7 @@ def training_work(models: Models, job: Job, rows: int | None) -> Work | None:
     tokens, context = round(rows * job.batches.row), round(job.batches.context)
     of_token = training_flops(models, trained, context, options.activation_checkpointing)
     of_token += teacher_flops(models, context) if job.learns_from_mixture else 0
+    of_token += router_gradient_flops(models) if options.router_gradient == "dense" else 0
     return Work(steps, tokens, tokens * of_token, read_bytes)
 
 

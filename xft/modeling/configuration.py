@@ -50,10 +50,7 @@ class UpcycledConfig:
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
         if "base_config" in config_dict and config_dict.get("model_type") == MODEL_TYPE:
-            base = copy.deepcopy(config_dict["base_config"])
-            own = {key: value for key, value in config_dict.items() if key != "model_type"}
-            base.pop("model_type")
-            config_dict = base | own
+            config_dict = copy.deepcopy(config_dict["base_config"]) | config_dict
         return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict:

@@ -33,6 +33,7 @@ class Experts(nn.Module):
         super().__init__()
         self.config = config
         self.num_experts = num_experts
+        self.shape = shape
         self.act_fn = shape.act_fn
         self.has_gate = shape.form.gated
         self.has_bias = shape.bias
@@ -83,12 +84,10 @@ class Experts(nn.Module):
             pieces = [piece for piece in pieces for _ in ("gate", "up")]
             weight = weight.view(len(pieces), -1, weight.shape[2])
             bias = None if bias is None else bias.view(len(pieces), -1)
-        hidden = linear_by_expert(pieces, weight, bias)
-        if self.has_gate:
-            pairs = zip(hidden[::2], hidden[1::2], strict=True)
-            hidden = [self.act_fn(gate) * up for gate, up in pairs]
-        else:
-            hidden = [self.act_fn(piece) for piece in hidden]
+        inner = linear_by_expert(pieces, weight, bias)
+        inputs = len(inner) // self.num_experts
+        starts = range(0, len(inner), inputs)
+        hidden = [self.shape.activate(inner[start : start + inputs]) for start in starts]
         return torch.cat(linear_by_expert(hidden, *self.weight_and_bias("down_proj")))
 
     def compute_grouped(self, rows: Tensor, expert: Tensor, ends: Tensor) -> Tensor:
@@ -97,7 +96,7 @@ class Experts(nn.Module):
         expert [S]: the expert of each row; ends [R] int32.
         """
         hidden = grouped_linear(rows, *self.weight_and_bias(self.up_name), expert, ends)
-        hidden = self._apply_gate(hidden) if self.has_gate else self.act_fn(hidden)
+        hidden = self.shape.activate([hidden])
         return grouped_linear(hidden, *self.weight_and_bias("down_proj"), expert, ends)
 
     def weight_and_bias(self, name: str) -> tuple[Tensor, Tensor | None]:
@@ -106,8 +105,7 @@ class Experts(nn.Module):
         return as_autocast(getattr(self, name)), bias
 
     def _apply_gate(self, gate_up: Tensor) -> Tensor:
-        gate, up = gate_up.chunk(2, dim=-1)
-        return self.act_fn(gate) * up
+        return self.shape.activate([gate_up])
 
 
 def as_autocast(tensor: Tensor) -> Tensor:

@@ -108,9 +108,9 @@ def _check_report(model: PreTrainedModel, report: dict, place: Path | str, reads
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{place} is incomplete: it has no weights for {', '.join(missing[:5])}")
     if mismatched := sorted(report["mismatched_keys"]):
-        name, found, expected = mismatched[0]
+        name, held, expected = mismatched[0]
         raise UserError(
-            f"{place}: {name} has the shape {list(found)}, but its config.json asks for "
+            f"{place}: {name} has the shape {list(held)}, but its config.json asks for "
             f"{list(expected)}. One of the two belongs to another model"
         )
     layers = model.config.get_text_config().num_hidden_layers

@@ -13,6 +13,7 @@ the outputs and inputs of a projection.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,6 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from xft.modeling.experts import as_autocast
-from xft.modeling.mlp import MlpShape
 from xft.modeling.moe import RoutedBlock, TokenMask
 from xft.modeling.router import Routing
 
@@ -47,73 +47,115 @@ class Factors(nn.Module):
         return nn.functional.linear(reduced.flatten(1), self.lora_B.transpose(0, 1).flatten(1))
 
 
-class LowRankExperts(nn.ModuleDict):
-    """The factors of all experts, by the names of the MLP's projections."""
-
-    def __init__(self, shape: MlpShape, num_experts: int, rank: int):
-        form, hidden, intermediate = shape.form, shape.hidden_size, shape.intermediate_size
-        width = intermediate * (1 + form.gated) // len(form.inputs)
-        factors = {name: Factors(num_experts, rank, hidden, width) for name in form.inputs}
-        factors[form.output] = Factors(num_experts, rank, intermediate, hidden)
-        super().__init__(factors)
-
-
 class LowRankBlock(RoutedBlock):
-    """An MLP whose experts, the shared one included, are low-rank changes of it."""
+    """An MLP whose experts, the shared one included, are low-rank changes of it.
+
+    experts: the factors of all experts, by the names of the MLP's projections.
+    """
 
     def __init__(self, config, mlp: nn.Module, token_mask: TokenMask):
         super().__init__(config, mlp, token_mask)
         self.dense = mlp
-        self.experts = LowRankExperts(self.shape, config.num_experts, config.rank)
+        self.experts = nn.ModuleDict()
+        for name in self.shape.form.projections:
+            sizes = getattr(mlp, name).in_features, getattr(mlp, name).out_features
+            self.experts[name] = Factors(config.num_experts, config.rank, *sizes)
         self.scale = config.lora_alpha / config.rank
 
     def compute(self, tokens: Tensor, routing: Routing) -> Tensor:
         """The weighted sum of the chosen experts' outputs, for tokens [T, H]: [T, H]."""
         chosen, weights = routing.spread()
         form = self.shape.form
-        inner = [getattr(self.dense, name)(tokens) for name in form.inputs]
-        factors = [self.experts[name] for name in form.inputs]
-        reduced = [self.scale * each.reduce(tokens) for each in factors]
         output, last = getattr(self.dense, form.output), self.experts[form.output]
-        own = [as_autocast(tensor) for tensor in (last.lora_A, *(each.lora_B for each in factors))]
-        hidden, left = weighted_hidden(self.activate, chosen, [weights, *reduced], own, inner)
-        result = nn.functional.linear(hidden, output.weight) + self.scale * last.expand_sum(left)
+        factors = [self.experts[name] for name in form.inputs]
+        operands = Operands(
+            weights=weights,
+            wide=[getattr(self.dense, name)(tokens) for name in form.inputs],
+            low=[self.scale * factor.reduce(tokens) for factor in factors],
+            down=as_autocast(last.lora_A),
+            expand=[as_autocast(factor.lora_B) for factor in factors],
+        )
+        hidden, reduced = weighted_hidden(self.activate, chosen, operands)
+        result = nn.functional.linear(hidden, output.weight)
+        result = result + self.scale * last.expand_sum(reduced)
         if output.bias is not None:
             result = result + weights.sum(1, keepdim=True) * output.bias
         return result
 
-    def activate(self, *given: Sequence[Tensor]) -> Tensor:
-        """h of one expert, for t tokens: [t, I].
+    def output_of(self, expert: int, tokens: Tensor) -> Tensor:
+        index = torch.full((len(tokens), 1), expert, device=tokens.device)
+        weights = torch.ones_like(index, dtype=torch.float32)
+        logits = weights.new_zeros(len(tokens), self.router.input.out_features)
+        shared = weights.new_zeros(len(tokens)) if self.router.has_shared_expert else None
+        return self.compute(tokens, Routing(logits, index, weights, shared, logits[0], logits[0]))
 
-        given, for each input projection: W x + b [t, N]; s A x [t, r]; B [N, r].
-        """
-        parts = zip(*given, strict=True)
-        sums = [torch.addmm(wide, low, factor.t()) for wide, low, factor in parts]
-        if not self.shape.form.gated:
-            return self.shape.act_fn(*sums)
-        gate, up = sums if len(sums) == 2 else sums[0].chunk(2, dim=1)
-        return self.shape.act_fn(gate) * up
+    def activate(self, part: "Operands") -> Tensor:
+        """h of one expert, for its t tokens: [t, I]."""
+        parts = zip(part.wide, part.low, part.expand, strict=True)
+        return self.shape.activate(
+            [torch.addmm(wide, low, expand.t()) for wide, low, expand in parts]
+        )
+
+
+class Operands(NamedTuple):
+    """What the experts compute with; in brackets, the part of one expert and t tokens.
+
+    weights: w [T, E] ([t]). down: A_d [E, r, I] ([r, I]). For each input projection:
+    low: s A x [T, E, r] ([t, r]). expand: B [E, N, r] ([N, r]). wide: W x + b [T, N] ([t, N]).
+    """
+
+    weights: Tensor
+    down: Tensor
+    low: Sequence[Tensor]
+    expand: Sequence[Tensor]
+    wide: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> "Operands":
+        """The operands in a flat sequence, which an autograd function takes and returns."""
+        weights, down, *others = tensors
+        inputs = len(others) // 3
+        return cls(weights, down, others[:inputs], others[inputs:-inputs], others[-inputs:])
+
+    @property
+    def flat(self) -> Sequence[Tensor]:
+        return self.weights, self.down, *self.low, *self.expand, *self.wide
+
+    def part(self, expert: int, rows: Tensor) -> "Operands":
+        """What an expert needs for these tokens."""
+        return Operands(
+            weights=self.weights[rows, expert],
+            down=self.down[expert],
+            low=[low[rows, expert] for low in self.low],
+            expand=[expand[expert] for expand in self.expand],
+            wide=[wide.index_select(0, rows) for wide in self.wide],
+        )
+
+    def add(self, expert: int, rows: Tensor, part: "Operands") -> None:
+        """Add gradients of a `part`, in a fixed order, because no token is twice in `rows`."""
+        self.weights[rows, expert] = part.weights
+        self.down[expert] += part.down
+        for total, low in zip(self.low, part.low, strict=True):
+            total[rows, expert] = low
+        for total, expand in zip(self.expand, part.expand, strict=True):
+            total[expert] += expand
+        for total, wide in zip(self.wide, part.wide, strict=True):
+            total.index_add_(0, rows, wide)
 
 
 @torch.compiler.disable
 def weighted_hidden(
-    activate: Callable[..., Tensor],
-    chosen: Tensor,
-    by_both: Sequence[Tensor],
-    by_expert: Sequence[Tensor],
-    by_token: Sequence[Tensor],
+    activate: Callable[[Operands], Tensor], chosen: Tensor, operands: Operands
 ) -> tuple[Tensor, Tensor]:
     """sum_i w_i h_i [T, I], and w_i A_d,i h_i of all experts [T, E, r], zero if i is not chosen.
 
-    activate: `LowRankBlock.activate`. chosen [T, E] bool. by_both: the weights
-    [T, E], and s A x [T, E, r] for each input projection. by_expert: A_d [E, r, I], and B [E, N, r]
-    for each input projection. by_token: W x + b [T, N] for each input projection.
+    activate: `LowRankBlock.activate`. chosen [T, E] bool.
 
     The first sum is computed in fp32 or more, and rounded once. torch.compile skips this function:
     it would compile again for each new number of an expert's tokens.
     """
     with torch.autocast(chosen.device.type, enabled=False):
-        return WeightedHidden.apply(activate, chosen, *by_both, *by_expert, *by_token)
+        return WeightedHidden.apply(activate, chosen, *operands.flat)
 
 
 class WeightedHidden(Function):
@@ -125,49 +167,48 @@ class WeightedHidden(Function):
     @staticmethod
     def forward(ctx, activate, chosen, *tensors):
         ctx.save_for_backward(*tensors)
-        (weights, *_), (reduce, *_), _ = _groups(tensors)
-        ctx.activate, ctx.blocks = activate, list(_blocks(chosen, reduce))
-        wide = torch.promote_types(weights.dtype, reduce.dtype)
-        total = reduce.new_zeros(len(weights), reduce.shape[2], dtype=wide)
-        reduced = reduce.new_zeros(*weights.shape, reduce.shape[1])
+        operands = Operands.of(tensors)
+        weights, down = operands.weights, operands.down
+        ctx.activate, ctx.blocks = activate, list(_blocks(chosen, down))
+        wide = torch.promote_types(weights.dtype, down.dtype)
+        total = down.new_zeros(len(weights), down.shape[2], dtype=wide)
+        reduced = down.new_zeros(*weights.shape, down.shape[1])
         for expert, rows in ctx.blocks:
-            (weight, *low), (down, *expand), inner = _groups(_pieces(tensors, expert, rows))
-            hidden, weight = activate(inner, low, expand), weight[:, None]
+            part = operands.part(expert, rows)
+            hidden, weight = activate(part), part.weights[:, None]
             total.index_add_(0, rows, hidden * weight.to(wide))
-            reduced[rows, expert] = torch.mm(hidden, down.t()).mul_(weight)
-        return total.to(reduce.dtype), reduced
+            reduced[rows, expert] = torch.mm(hidden, part.down.t()).mul_(weight)
+        return total.to(down.dtype), reduced
 
     @staticmethod
     @once_differentiable
     def backward(ctx, of_total, of_reduced):
-        tensors = ctx.saved_tensors
-        gradients = [torch.zeros_like(tensor) for tensor in tensors]
+        operands = Operands.of(ctx.saved_tensors)
+        gradients = Operands.of([torch.zeros_like(tensor) for tensor in operands.flat])
         for expert, rows in ctx.blocks:
             upstream = of_total.index_select(0, rows), of_reduced[rows, expert]
-            pieces = _pieces(tensors, expert, rows)
-            _add(gradients, expert, rows, _block_gradients(ctx.activate, pieces, *upstream))
-        return None, None, *gradients
+            part = operands.part(expert, rows)
+            gradients.add(expert, rows, _part_gradients(ctx.activate, part, *upstream))
+        return None, None, *gradients.flat
 
 
-def _block_gradients(
-    activate: Callable[..., Tensor], pieces: Sequence[Tensor], of_total: Tensor, of_reduced: Tensor
-) -> list[Tensor]:
-    """The gradients of the pieces, in their order. It overwrites of_total [t, I].
+def _part_gradients(
+    activate: Callable[[Operands], Tensor], part: Operands, of_total: Tensor, of_reduced: Tensor
+) -> Operands:
+    """The gradients of a part. It overwrites of_total [t, I].
 
     With v = w h the outputs are v and A_d v, so dL/dv = of_total + of_reduced A_d.
     """
-    (weight, *low), (down, *expand), inner = _groups(
-        [piece.detach().requires_grad_() for piece in pieces]
-    )
+    part = Operands.of([tensor.detach().requires_grad_() for tensor in part.flat])
     with torch.enable_grad():
-        hidden = activate(inner, low, expand)
-    value, weight, down = hidden.detach(), weight.detach()[:, None], down.detach()
+        hidden = activate(part)
+    value, weight, down = hidden.detach(), part.weights.detach()[:, None], part.down.detach()
     of_weighted = of_total.addmm_(of_reduced, down)
     of_weight = torch.linalg.vecdot(of_weighted, value).to(weight.dtype)
     of_down = torch.mm((of_reduced * weight).to(value.dtype).t(), value)
-    leaves = (*low, *expand, *inner)
-    found = torch.autograd.grad(hidden, leaves, of_weighted.mul_(weight))
-    return [of_weight, *found[: len(low)], of_down, *found[len(low) :]]
+    leaves = (*part.low, *part.expand, *part.wide)
+    of_leaves = torch.autograd.grad(hidden, leaves, of_weighted.mul_(weight))
+    return Operands.of([of_weight, of_down, *of_leaves])
 
 
 def _blocks(chosen: Tensor, like: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -178,34 +219,3 @@ def _blocks(chosen: Tensor, like: Tensor) -> Iterator[tuple[int, Tensor]]:
     for expert, tokens in enumerate(by_expert):
         if len(tokens):
             yield from ((expert, rows) for rows in tokens.split(size))
-
-
-def _groups(
-    tensors: Sequence[Tensor],
-) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
-    """The tensors by token and expert, those by expert, and those by token."""
-    count = (len(tensors) - 2) // 3
-    first, second = count + 1, 2 * count + 2
-    return tensors[:first], tensors[first:second], tensors[second:]
-
-
-def _pieces(tensors: Sequence[Tensor], expert: int, rows: Tensor) -> list[Tensor]:
-    """What one expert needs for these tokens."""
-    by_both, by_expert, by_token = _groups(tensors)
-    return [
-        *(tensor[rows, expert] for tensor in by_both),
-        *(tensor[expert] for tensor in by_expert),
-        *(tensor.index_select(0, rows) for tensor in by_token),
-    ]
-
-
-def _add(totals: Sequence[Tensor], expert: int, rows: Tensor, parts: Sequence[Tensor]) -> None:
-    """Add the gradients of `_pieces`, in a fixed order, because no token is twice in `rows`."""
-    grouped = zip(_groups(totals), _groups(parts), strict=True)
-    by_both, by_expert, by_token = (zip(*pair, strict=True) for pair in grouped)
-    for total, part in by_both:
-        total[rows, expert] = part
-    for total, part in by_expert:
-        total[expert] += part
-    for total, part in by_token:
-        total.index_add_(0, rows, part)

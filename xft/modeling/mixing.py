@@ -39,30 +39,33 @@ class MixingLogits(nn.Module):
 
     def coefficients(self) -> Tensor:
         """The coefficients [layers or 1, projections or 1, 1 + R]. The first is lambda."""
-        alpha, lambda_logit = torch.stack(list(self.alpha)), None
-        if self.lambda_logit is not None:
-            lambda_logit = torch.stack(list(self.lambda_logit))
-        coefficients = mixing_coefficients(alpha, lambda_logit, self.shared_expert_weight)
-        return coefficients.unflatten(0, self.sets)
+        logits = self._stacked()
+        lambda_logit = logits.get(LAMBDA_LOGIT)
+        return mixing_coefficients(logits[ALPHA], lambda_logit, self.shared_expert_weight)
 
     def tensors(self) -> dict[str, Tensor]:
         """The current logits by name, on the CPU."""
-        tensors = {ALPHA: self.alpha}
-        if self.lambda_logit is not None:
-            tensors[LAMBDA_LOGIT] = self.lambda_logit
-        return {
-            name: torch.stack(list(values)).detach().cpu().unflatten(0, self.sets)
-            for name, values in tensors.items()
-        }
+        return {name: values.detach().cpu() for name, values in self._stacked().items()}
+
+    @property
+    def vectors(self) -> dict[str, nn.ParameterList]:
+        """The logits of each set, by name."""
+        alpha = {ALPHA: self.alpha}
+        return alpha if self.lambda_logit is None else alpha | {LAMBDA_LOGIT: self.lambda_logit}
+
+    def _stacked(self) -> dict[str, Tensor]:
+        stacked = {name: torch.stack(list(vectors)) for name, vectors in self.vectors.items()}
+        return {name: logits.unflatten(0, self.sets) for name, logits in stacked.items()}
 
 
 class Mixing:
     """A mixing model and its logits.
 
-    model: the backbone's own causal LM class, in `dtype`. None of its parameters learns; its
-    merged weights are plain tensors that collect a gradient. The logits are fp32. gradient_norm:
-    of all logits in the last step, before clipping. gradient_norms [layers or 1, projections or
-    1]: the same for each set of logits.
+    model: of the backbone's own causal LM class, in `dtype`. None of its parameters learns; its
+    merged weights are plain tensors that collect a gradient.
+    logits: the `MixingLogits`, in fp32.
+    gradient_norm: of all logits in the last step, before clipping.
+    gradient_norms [layers or 1, projections or 1]: the same for each set of logits.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class Mixing:
         """Build the merged weights from the current logits."""
         coefficients = self.logits.coefficients()
         for tensor, weight in self._merged:
-            weight.copy_(tensor.merged(tensor.own(coefficients)))
+            weight.copy_(tensor.merged(tensor.coefficients_of(coefficients)))
 
     def take_gradients(self, max_norm: float | None = None) -> None:
         """Compute the logits' gradients from the collected gradients of the merged weights.
@@ -106,8 +109,9 @@ class Mixing:
             gradient /= torch.distributed.get_world_size()
         self.logits.zero_grad()
         coefficients.backward(gradient.to(coefficients.dtype))
-        norms = torch.stack([self._set_norm(number) for number in range(len(self.logits.alpha))])
-        self.gradient_norms = norms.cpu().unflatten(0, self.logits.sets)
+        sets = zip(*self.logits.vectors.values(), strict=True)
+        norms = [nn.utils.get_total_norm([vector.grad for vector in logits]) for logits in sets]
+        self.gradient_norms = torch.stack(norms).cpu().unflatten(0, self.logits.sets)
         limit = float("inf") if max_norm is None else max_norm
         norm = nn.utils.clip_grad_norm_(self.logits.parameters(), limit)
         self.gradient_norm = norm.item()
@@ -167,13 +171,6 @@ class Mixing:
         optimizer.register_step_pre_hook(before_step)
         optimizer.register_step_post_hook(lambda *_: self.merge())
         return optimizer
-
-    def _set_norm(self, number: int) -> Tensor:
-        """The norm of the gradient of one set's logits."""
-        logits = [self.logits.alpha[number]]
-        if self.logits.lambda_logit is not None:
-            logits.append(self.logits.lambda_logit[number])
-        return nn.utils.get_total_norm([vector.grad for vector in logits])
 
     def _weight(self, tensor: MergedTensor) -> Tensor:
         """Turn a parameter of the backbone into a plain tensor that collects a gradient.

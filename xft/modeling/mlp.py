@@ -1,7 +1,7 @@
 """Reads the form and sizes of a backbone's MLP, and tests that an expert can compute the same."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,13 +16,26 @@ ACTIVATION_NAMES = ("act_fn", "activation_fn", "act")
 
 @dataclass(frozen=True)
 class MlpShape:
-    """The form, sizes and activation that an expert takes from the MLP."""
+    """What an expert takes from the MLP.
+
+    form: the names of its projections.
+    hidden_size, intermediate_size: of its inputs, and between the projections.
+    act_fn: its activation.
+    bias: whether its projections have biases.
+    """
 
     form: MlpForm
     hidden_size: int
     intermediate_size: int
     act_fn: Callable[[Tensor], Tensor]
     bias: bool
+
+    def activate(self, inner: Sequence[Tensor]) -> Tensor:
+        """act(gate) * up, or act(up) without a gate, of the input projections' outputs."""
+        if not self.form.gated:
+            return self.act_fn(*inner)
+        gate, up = inner if len(inner) == 2 else inner[0].chunk(2, dim=-1)
+        return self.act_fn(gate) * up
 
 
 def read_mlp(mlp: nn.Module | None) -> MlpShape:
@@ -70,11 +83,6 @@ def _computes_as_described(mlp: nn.Module, shape: MlpShape) -> bool:
     for name, weight in weights.items():
         trial.__dict__[name] = partial(nn.functional.linear, weight=weight)
     x = random(1, 3, hidden)
-    inner = nn.functional.linear(x, torch.cat([weights[name] for name in form.inputs]))
-    if form.gated:
-        gate, up = inner.chunk(2, dim=-1)
-        inner = shape.act_fn(gate) * up
-    else:
-        inner = shape.act_fn(inner)
+    inner = shape.activate([nn.functional.linear(x, weights[name]) for name in form.inputs])
     expected = nn.functional.linear(inner, weights[form.output])
     return torch.allclose(trial(x), expected, atol=1e-4, rtol=1e-4)

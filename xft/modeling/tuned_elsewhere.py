@@ -18,7 +18,7 @@ from xft.modeling.loading import check_fit, loading
 ASIDE = IDLE_KEYS | {"bos_token_id", "eos_token_id", "pad_token_id"}  # trainers set them too
 
 
-def check_tuned(folder: Path, base: Checkpoint) -> str:
+def kind_of_tuned(folder: Path, base: Checkpoint) -> str:
     """The kind of a tuned model, moe_sft or sft. Raises UserError unless it was made of the base.
 
     It must pass `check_made_of`, and its weights be finite. Another EOS is told, and weights beside
@@ -28,12 +28,12 @@ def check_tuned(folder: Path, base: Checkpoint) -> str:
     model = Checkpoint(folder)
     for name in model.names:
         model.get_finite(name)
-    own, theirs = (" and ".join(map(str, stated_ends(place))) for place in (folder, base.folder))
-    if own != theirs:
+    stated, theirs = (" and ".join(map(str, stated_ends(place))) for place in (folder, base.folder))
+    if stated != theirs:
         say(
-            f"WARNING: eos_token_id in config.json and {GENERATION_CONFIG} is {own}, in the base's "
-            f"{theirs}. Evaluations end texts at the tokens of {GENERATION_CONFIG}: correct them "
-            "if the tuning had others"
+            f"WARNING: eos_token_id in config.json and {GENERATION_CONFIG} is {stated}, in the "
+            f"base's {theirs}. Evaluations end texts at the tokens of {GENERATION_CONFIG}: correct "
+            "them if the tuning had others"
         )
     if changed := _changed(model, base):
         say(f"{len(changed)} weights that should be the base's differ: {', '.join(changed[:3])}")
@@ -50,9 +50,9 @@ def architecture(config: dict) -> dict:
     return {key: settings[key] for key in settings.keys() - ASIDE}
 
 
-def differing(own: dict, theirs: dict) -> list[str]:
+def differing(first: dict, second: dict) -> list[str]:
     """The names of values that are not the same in both. The type of the model comes first."""
-    names = [name for name in own | theirs if own.get(name) != theirs.get(name)]
+    names = [name for name in first | second if first.get(name) != second.get(name)]
     return sorted(names, key=lambda name: (name != "model_type", name))
 
 
@@ -61,8 +61,7 @@ def check_made_of(folder: Path, base: Path) -> None:
 
     The architecture and the tokenizer must be the base's, and the weights those of its config.json.
     """
-    own, theirs = _described(folder), _described(base)
-    if different := differing(own, theirs):
+    if different := differing(_described(folder), _described(base)):
         raise UserError(
             f"{folder} was not made of {base}: {', '.join(different)} differs. Name its own base. "
             "Or if tokens were added, as for padding, save the model again after "
@@ -90,7 +89,7 @@ def _changed(model: Checkpoint, base: Checkpoint) -> list[str]:
     if mixture_settings(model.config).get("train_rest") == "frozen":  # with LoRA experts alone
         kept |= {name: name for name in base.names}
     return [
-        own
-        for own, name in kept.items()
-        if own in model and not (tensor := model.get(own)).equal(base.get(name).to(tensor.dtype))
+        held
+        for held, name in kept.items()
+        if held in model and not (tensor := model.get(held)).equal(base.get(name).to(tensor.dtype))
     ]

@@ -19,11 +19,12 @@ HIDE_ERRORS = "XFT_HIDE_ERRORS"
 
 
 def link_declared(log: Path) -> None:
-    """Let the log that the rule declares lead to the real one, which may not exist yet.
+    """Let the log that the rule declares lead to the real one, which exists from now on.
 
     Snakemake deletes the declared one, `<digest>.job.log`, when a job starts.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    log.open("ab").close()
     link = log.with_suffix(".job.log")
     link.unlink(missing_ok=True)
     link.symlink_to(log.name)

@@ -50,12 +50,12 @@ def make(entry: Path, command: list[str]) -> int:
 def _make(entry: Path, command: list[str], jobs: Jobs, lock: int) -> int:
     """Let the command make the entry. Returns its exit status."""
     job = jobs[entry.name]
-    made = partial(entry) / job.resources["file"]
+    artifact = partial(entry) / job.resources["file"]
     names.lay(_view(entry, job, jobs.values()))
-    if not _is_finished(made) and (status := _run(entry, command, job, lock)):
+    if not _is_finished(artifact) and (status := _run(entry, command, job, lock)):
         return status
     try:
-        _check_unchanged(job, made)
+        _check_unchanged(job, artifact)
     except UserError:
         shutil.rmtree(partial(entry))
         raise

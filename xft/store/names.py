@@ -71,7 +71,7 @@ def fault_of(path: Path) -> str | None:
 def _is_link(path: Path) -> bool:
     """Whether a path is a link into a store, by its target's folders: the store may be gone."""
     entries = ENTRY.finditer(f"/{path.readlink()}") if path.is_symlink() else ()
-    return any(Path(each[0]).parent.name in FOLDERS for each in entries)
+    return any(Path(entry[0]).parent.name in FOLDERS for entry in entries)
 
 
 def links_in(folder: Path) -> Iterator[Path]:

@@ -154,7 +154,9 @@ def lost_inputs(entries: Iterable[Path]) -> dict[str, dict[Path, str]]:
     For each digest: the entries that were made from it, each with the input's name. An entry that
     links to another store may have its inputs in both.
     """
-    digests = cache(lambda store: {each.name for each in Store(store).entries() if is_whole(each)})
+    digests = cache(
+        lambda store: {other.name for other in Store(store).entries() if is_whole(other)}
+    )
     lost: dict[str, dict[Path, str]] = {}
     for entry in filter(is_whole, entries):
         stores = {path.parents[1] for path in (entry.absolute(), entry.resolve())}
@@ -188,6 +190,6 @@ def disk_bytes(entries: Iterable[Path]) -> int:
     copies = (entry for entry in entries if not entry.is_symlink())
     status = (path.lstat() for entry in copies for path in entry.rglob("*"))
     links = Counter(
-        (each.st_ino, each.st_nlink, each.st_size) for each in status if S_ISREG(each.st_mode)
+        (state.st_ino, state.st_nlink, state.st_size) for state in status if S_ISREG(state.st_mode)
     )
-    return sum(size for (_, number, size), found in links.items() if found == number)
+    return sum(size for (_, number, size), count in links.items() if count == number)

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     plan, jobs = plan_of(config), totals(experiment, plan_of, _is_this_machine(args, config))
     print("\n".join(answer(plan, jobs, args.config)))
     if args.details:
-        print("\n" + report(plan), *advice(plan), "", *jobs.lines(), sep="\n")
+        print("\n" + report(plan, jobs.disk), *advice(plan), "", *jobs.lines(), sep="\n")
     else:
         print(f"Everything else: xft plan {shlex.join(argv or sys.argv[1:])} --details")
     if plan.rows:
@@ -141,7 +141,7 @@ def planner(args: argparse.Namespace, experiment):
             raise UserError(f"--{name} = {value:g}: must be greater than 0{limit}")
 
     known: dict[str, object] = {}
-    found = None if args.gpu else this_gpu()
+    gpu_here = None if args.gpu else this_gpu()
     rules = {node.step for node in experiment.wanted}
     trainings = tuple(name for rule, name in TRAINING_SECTIONS.items() if rule in rules)
 
@@ -153,7 +153,7 @@ def planner(args: argparse.Namespace, experiment):
         models = Models(once(_find_base, config.base, args.model_config), config.moe)
         lengths = row_lengths(Graph(Run(config), experiment.nodes).tokens)
         rows = once(count_rows, config.data, args.rows)
-        device = _device(args, config, found)
+        device = _device(args, config, gpu_here)
         return Plan(config, models, rows, *device, args.gpus, trainings, lengths)
 
     plan_of = partial(once, make)
@@ -177,13 +177,13 @@ def _is_this_machine(args: argparse.Namespace, config: XftConfig) -> bool:
     return not config.gpus or this_gpu() is not None
 
 
-def _device(args, config: XftConfig, found) -> tuple[str | None, Processor]:
+def _device(args, config: XftConfig, gpu_here) -> tuple[str | None, Processor]:
     """The type of GPU, None for the CPU, and the processor as a training uses it.
 
-    found: the same for the GPU of this machine.
+    gpu_here: the same for the GPU of this machine.
     """
     name = args.gpu or (DEFAULT_GPU if args.gpus or config.gpus else None)
-    name, processor = found or (name, GPUS.get(name, CPU))
+    name, processor = gpu_here or (name, GPUS.get(name, CPU))
     if args.flops:
         return name, replace(processor, bf16=args.flops, fp32=args.flops)
     return name, processor.reached(args.mfu)
@@ -197,13 +197,13 @@ def _find_base(base: BaseConfig, model_config: Path | None):
     if model_config is not None:
         return _computed(model_config)
     try:
-        found = find_config(base.model, base.revision)
+        file = find_config(base.model, base.revision)
     except UserError as error:
         raise UserError(
             f"{error}. Without a network, name the model's config.json, a small file, with "
             "--model-config"
         ) from None
-    return read_table(found.parent) if has_weights(found.parent) else _computed(found)
+    return read_table(file.parent) if has_weights(file.parent) else _computed(file)
 
 
 def _computed(config_file: Path):

@@ -37,10 +37,12 @@ def main(argv: list[str] | None = None) -> None:
     done = [(rule, f"{count - left[rule]} of {count}") for rule, count in counts.items()]
     _show(f"finished: {len(wanted) - len(jobs)} of {len(wanted)}", done)
     for phase in Phase:
-        found = [(each.job.name, each.text) for each in activities if each.phase is phase]
-        if found:
-            more = [(f"and {len(found) - MOST_LINES} more", "")] if len(found) > MOST_LINES else []
-            _show(f"{phase.value}: {len(found)}", found[:MOST_LINES] + more)
+        shown = [
+            (activity.job.name, activity.text) for activity in activities if activity.phase is phase
+        ]
+        if shown:
+            more = [(f"and {len(shown) - MOST_LINES} more", "")] if len(shown) > MOST_LINES else []
+            _show(f"{phase.value}: {len(shown)}", shown[:MOST_LINES] + more)
     if gone := [node for node in run.missing if node not in jobs and not node.is_temporary]:
         _show(f"no longer in the store, and not needed: {len(gone)}", _listed(gone))
     _show(f"next run: {len(jobs) or 'nothing to do'}", _listed(jobs))

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 def _find_places(path: Path) -> list[Path]:
     """The finished entries of a store, also links to other stores. If it is no store, the path."""
     is_store = (path / MARK).is_file()
-    entries = [each for each in Store(path).entries() if not each.suffix] if is_store else []
+    entries = [entry for entry in Store(path).entries() if not entry.suffix] if is_store else []
     return entries or [path]
 
 
@@ -63,8 +63,10 @@ def _find_artifacts(path: Path) -> list[Path]:
     """The artifact at `path`, or all artifacts below it."""
     if manifest_path(path).exists():
         return [path]
-    found = sorted(path.rglob(f"*{MANIFEST_SUFFIX}"))
-    return [manifest.with_name(manifest.name.removesuffix(MANIFEST_SUFFIX)) for manifest in found]
+    manifests = sorted(path.rglob(f"*{MANIFEST_SUFFIX}"))
+    return [
+        manifest.with_name(manifest.name.removesuffix(MANIFEST_SUFFIX)) for manifest in manifests
+    ]
 
 
 def _check(artifact: Path, manifest: Manifest, places: dict[str, Path], full: bool) -> list[str]:

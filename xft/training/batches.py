@@ -5,10 +5,12 @@ from functools import partial
 from itertools import count
 
 import torch
-from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
+from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, PreTrainedModel
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from xft.config.training import TrainingConfig
 from xft.data.examples import IGNORED
+from xft.modeling.packed_attention import FLASH, use_packed_attention
 
 RowCollator = Callable[[list[dict]], dict]  # makes a batch of examples
 
@@ -38,12 +40,22 @@ def packed(row_bounds: bool) -> RowCollator:
     return partial(with_numbers, lambda rows: flatten(rows) | {"use_cache": False})
 
 
+def make_collator(options: TrainingConfig, tokenizer, model: PreTrainedModel) -> RowCollator:
+    """Makes the batches of a training. If they are packed, the model attends within their rows."""
+    if options.batching != "packed":
+        return padded(tokenizer)
+    attention = use_packed_attention(model, options.precision != "fp32")
+    return packed(row_bounds=attention == FLASH)
+
+
 def without_repeats(batches: Iterable[dict], rows: int, begin: int, step: int) -> Iterator[dict]:
     """The batches, without the labels of rows that come a second time in an epoch of `rows` rows.
 
     If the rows do not fill the last batch of each process, accelerate adds rows of the epoch's
-    beginning. begin: the place in the epoch of the first batch's first row. step: from there to
-    that of the next batch.
+    beginning.
+
+    begin: the place in the epoch of the first batch's first row.
+    step: from there to that of the next batch.
     """
     for place, batch in zip(count(begin, step), batches, strict=False):
         new, labels = max(rows - place, 0), batch["labels"]
@@ -59,8 +71,10 @@ class LengthSampler(LengthGroupedSampler):
     """The Trainer's order by length, a new one in each epoch, from the seed and the epoch's number.
 
     So a training that continues from a checkpoint has the same order as one without a break.
+
     batch_size: rows of one process in an optimiser step; 50 times as many are sorted at a time.
-    lengths: of the rows, in tokens. epoch: gives the number of the epoch that begins.
+    lengths: of the rows, in tokens.
+    epoch: gives the number of the epoch that begins.
     """
 
     def __init__(self, lengths: list[int], batch_size: int, seed: int, epoch: Callable[[], int]):

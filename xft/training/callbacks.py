@@ -1,4 +1,4 @@
-"""Callbacks of the Trainer: progress, metrics, and the times of checkpoints."""
+"""Callbacks of the Trainer: progress, metrics, the times of checkpoints, and an early end."""
 
 import json
 import os
@@ -13,11 +13,14 @@ from torch.distributed import ReduceOp
 from transformers import TrainerCallback
 
 from xft.common.progress import labelled, progress, say
+from xft.config.training import TrainingConfig
 from xft.training.processes import over_processes
+from xft.training.session import is_main_process, say_once
 from xft.training.throughput import Throughput
-from xft.training.validation import VALIDATION_LOSS
+from xft.training.validation import VALIDATION_LOSS, validations_since_best
 
 LOSSES = "loss", VALIDATION_LOSS
+METRICS_FILE = "metrics.jsonl"  # in a checkpoint
 STOP_MESSAGES = {
     signal.SIGTERM: "SIGTERM: the training stops after this step",
     signal.SIGINT: "Ctrl-C: the training stops after this step. A second Ctrl-C ends it at once",
@@ -51,16 +54,20 @@ class ProgressCallback(TrainerCallback):
 
 
 class MetricsCallback(TrainerCallback):
-    """Writes a line of JSON for each step and each validation.
+    """Writes a line of JSON for each step and each validation, after those of a checkpoint.
 
-    before: the lines of the training up to its checkpoint.
+    path: of the file.
+    extra: gives what else is written of a step.
+    checkpoint: from which the training continues, or None.
     """
 
-    def __init__(self, path: Path, extra: Callable[[], dict], before: str = ""):
+    def __init__(self, path: Path, extra: Callable[[], dict], checkpoint: Path | None):
         self.path = path
         self.extra = extra
+        before = checkpoint / METRICS_FILE if checkpoint else None
+        text = before.read_text(encoding="utf-8") if before and before.exists() else ""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(before, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:
@@ -76,13 +83,13 @@ class MetricsCallback(TrainerCallback):
 class StopRequest:
     """Inside its block, SIGTERM and Ctrl-C are noted and do not end the process.
 
-    A second Ctrl-C ends it at once; torchrun passes it on as SIGTERM. speaks: this process prints a
+    A second Ctrl-C ends it at once; torchrun passes it on as SIGTERM. The main process prints a
     message, for all processes.
+
+    first: the signal that came first, or None.
     """
 
-    def __init__(self, speaks: bool = True):
-        self.speaks = speaks
-        self.first: signal.Signals | None = None
+    first: signal.Signals | None = None
 
     def __enter__(self) -> "StopRequest":
         self._before = {number: signal.signal(number, self._note) for number in STOP_MESSAGES}
@@ -100,7 +107,7 @@ class StopRequest:
     def _note(self, number: int, _) -> None:
         if self.first == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.first is None and self.speaks:
+        if self.first is None and is_main_process():
             with suppress(BrokenPipeError):  # print could be running already
                 os.write(2, f"{labelled(STOP_MESSAGES[number])}\n".encode())
         self.first = self.first or signal.Signals(number)
@@ -133,3 +140,29 @@ class SaveCallback(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         now = time.monotonic()
         self.due = now + max(self.seconds, SAVING_SHARE * (now - self.began))
+
+
+class ValidationCallback(TrainerCallback):
+    """Keeps the weights with the lowest validation loss, and ends a training early, as configured.
+
+    keep_as_best: saves the present weights.
+    stopped_early: whether the training has ended early.
+    """
+
+    def __init__(self, options: TrainingConfig, keep_as_best: Callable[[], None]):
+        self.options = options
+        self.keep_as_best = keep_as_best
+        self.stopped_early = False
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        since_best = validations_since_best(state.log_history)
+        if self.options.keep == "best" and since_best == 0:
+            self.keep_as_best()
+        self.stopped_early = since_best == self.options.early_stopping_patience
+        if self.stopped_early:
+            control.should_training_stop = True
+            control.should_save = False  # the result follows
+            say_once(
+                f"step {state.global_step}: {since_best} validation losses in a row are not lower "
+                "than the lowest before. The training ends"
+            )

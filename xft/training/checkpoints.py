@@ -26,28 +26,26 @@ NAME = re.compile(r"checkpoint-(\d+)")
 
 
 class Checkpoints:
-    """The checkpoints of the training that makes `out`. Each process of a training has one.
+    """The checkpoints of the training that makes `out`.
 
-    folder: where the Trainer writes them. seconds: the least time between two of them.
+    folder: where the Trainer writes them.
+    seconds: the least time between two of them.
     """
 
-    def __init__(self, out: Path, fingerprint: str, seconds: float, is_main_process: bool = True):
+    def __init__(self, out: Path, fingerprint: str, seconds: float):
         self.seconds = seconds
         self.root = out.parent / f".{out.name}.training"
         self.folder = self.root / fingerprint[:16]
         self.best = self.folder / BEST_FILE  # the weights with the lowest validation loss so far
-        self.is_main_process = is_main_process
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Lock out other trainings of the same output, and remove damaged checkpoints.
 
-        If the block ends without an exception, the checkpoints of this training are removed. The
-        main process does all this. Raises UserError if another process trains for this output.
+        Only the main process of a training enters this block. If it ends without an exception, the
+        checkpoints of this training are removed. Raises UserError if another training has the
+        output.
         """
-        if not self.is_main_process:
-            yield
-            return
         with claimed(self.root, f"trains in {self.root}"):
             self.folder.mkdir(exist_ok=True)
             self._tell_of_others()

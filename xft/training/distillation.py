@@ -10,16 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from xft.config.training import DistillationConfig
 from xft.modeling.loading import load_whole
-from xft.training.losses import SplitModel, no_logits
+from xft.modeling.packed_attention import use_packed_attention
+from xft.training.features import Feature
+from xft.training.losses import LabelledLoss, SplitModel, no_logits
+from xft.training.session import device
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """A teacher in evaluation mode, and b, the weight of KL in the loss."""
+    """What a model learns from a teacher.
+
+    teacher: in evaluation mode.
+    weight: b, that of KL in the loss.
+    """
 
     teacher: SplitModel
     weight: float
@@ -41,12 +50,43 @@ class Distillation:
         return torch.nn.functional.kl_div(logs, wanted, reduction="none", log_target=True).sum(-1)
 
 
-def load_distillation(teacher: Path, weight: float, precision: str, device: str) -> Distillation:
+class Teaching(Feature):
+    """Lets the teacher compute each batch, and logs the cross-entropy and KL of each step.
+
+    loss: the model's, with a distillation.
+    """
+
+    def __init__(self, loss: LabelledLoss, accelerator: Accelerator):
+        self.loss = loss
+        self.accelerator = accelerator
+
+    def on_batches(self, batches, rows):
+        self.parts: list[Tensor] = []  # [2], of each batch
+
+    def on_pass(self, model, inputs):
+        self.loss.teach(inputs)
+
+    def on_outputs(self, outputs, tokens):
+        # All processes' tokens count, and the gradients are averaged over the processes.
+        share = tokens / self.accelerator.num_processes
+        self.parts.append(self.loss.parts.sum(dim=0) / share)
+
+    def on_loss(self, logs, step):
+        parts = torch.stack(self.parts).sum(0, keepdim=True)
+        logs["ce"], logs["kl"] = self.accelerator.gather(parts).mean(0).tolist()
+
+
+def load_distillation(teacher: Path, options: DistillationConfig) -> Distillation | None:
     """The distillation from the model of a folder, which is frozen and in evaluation mode.
 
-    The teacher has the dtype in which the trained model computes. precision: of the training, not
-    "auto". Raises UserError if a weight is missing.
+    The teacher has the dtype in which the trained model computes. options: of its training. None
+    without objective "kl". Raises UserError if a weight is missing.
     """
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    if options.objective != "kl":
+        return None
+    dtype = torch.float32 if options.precision == "fp32" else torch.bfloat16
     model = load_whole(AutoModelForCausalLM, teacher, dtype=dtype)
-    return Distillation(SplitModel(model.eval().requires_grad_(False).to(device)), weight)
+    if options.batching == "packed":
+        use_packed_attention(model, options.precision != "fp32")
+    model = model.eval().requires_grad_(False).to(device())
+    return Distillation(SplitModel(model), options.kl_weight)

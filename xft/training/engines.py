@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from xft.config.training import SHARDED, ZERO_STAGES, TrainingConfig
 from xft.training.extensions import load_extensions
@@ -69,37 +70,39 @@ def _deepspeed_config(stage: int, offload: bool) -> dict:
     }
 
 
-def inexact_in_bf16(model: nn.Module, options: TrainingConfig) -> dict[str, Tensor]:
-    """Copies, by name, of the parameters that ZeRO would round to bf16 for its fp32 masters.
+class MastersCallback(TrainerCallback):
+    """Gives ZeRO's fp32 masters the weights at the start, which it would round to bf16.
 
-    Empty if all weights that learn are exact in bf16. Frozen ones have no masters.
+    values: copies, by name, of the weights that learn and are inexact in bf16.
     """
-    if options.launch not in ZERO_STAGES or options.precision != "bf16":
-        return {}
-    return {
-        name: parameter.detach().clone()
-        for name, parameter in learned_parameters(model)
-        if not torch.equal(parameter, parameter.bfloat16().float())
-    }
+
+    def __init__(self, model: nn.Module, options: TrainingConfig):
+        self.values: dict[str, Tensor] = {}
+        if options.launch in ZERO_STAGES and options.precision == "bf16":
+            self.values = {
+                name: parameter.detach().clone()
+                for name, parameter in learned_parameters(model)
+                if not torch.equal(parameter, parameter.bfloat16().float())
+            }
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        for name, parameter in learned_parameters(model) if self.values else ():
+            if name in self.values:
+                _set_master(parameter, self.values.pop(name))
 
 
-def set_masters(model: nn.Module, values: dict[str, Tensor]) -> None:
-    """Set the fp32 masters of a model that ZeRO has prepared. All processes call this."""
-    if not values:
-        return
+def _set_master(parameter: nn.Parameter, value: Tensor) -> None:
+    """Set the fp32 master of a parameter. All processes call this."""
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
-    world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-    for name, parameter in learned_parameters(model):
-        if name not in values:
-            continue
-        value = values[name].to(parameter.device)
-        if hasattr(parameter, "ds_tensor"):  # stage 3: equal parts, the last one padded
-            size = parameter.ds_tensor.numel()
-            padded = nn.functional.pad(value.flatten(), (0, size * world - value.numel()))
-            safe_set_local_fp32_param(parameter, padded.narrow(0, size * rank, size))
-        else:
-            safe_set_full_fp32_param(parameter, value)
+    value = value.to(parameter.device)
+    if hasattr(parameter, "ds_tensor"):  # stage 3: equal parts, the last one padded
+        size, world = parameter.ds_tensor.numel(), torch.distributed.get_world_size()
+        padded = nn.functional.pad(value.flatten(), (0, size * world - value.numel()))
+        part = padded.narrow(0, size * torch.distributed.get_rank(), size)
+        safe_set_local_fp32_param(parameter, part)
+    else:
+        safe_set_full_fp32_param(parameter, value)
 
 
 def by_all_names(module: nn.Module, learned: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -109,7 +112,7 @@ def by_all_names(module: nn.Module, learned: dict[str, Tensor]) -> dict[str, Ten
     """
     names = {parameter: name for name, parameter in learned_parameters(module)}
     tied = module.named_parameters(remove_duplicate=False)
-    return {name: learned[names[one]] for name, one in tied if one in names}
+    return {name: learned[names[parameter]] for name, parameter in tied if parameter in names}
 
 
 @torch.no_grad()
@@ -122,26 +125,20 @@ def whole_parameters(module: nn.Module, options: TrainingConfig) -> Iterator[tup
     if options.launch in ZERO_STAGES:
         from deepspeed.utils import safe_get_full_fp32_param as whole
     if options.launch == "fsdp":
+        from torch.distributed.fsdp import FSDPModule
         from torch.distributed.tensor import DTensor
 
-        _shard_again(module)
+        for part in module.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()  # a forward pass without a backward pass left it whole
         whole = DTensor.full_tensor
     for name, parameter in learned_parameters(module):
         yield name, whole(parameter)
 
 
-def _shard_again(module: nn.Module) -> None:
-    """Let FSDP shard what a forward pass without a backward pass left whole."""
-    from torch.distributed.fsdp import FSDPModule
-
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.reshard()
-
-
 def learned_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """The parameters that learn, by name."""
-    return [(name, one) for name, one in module.named_parameters() if one.requires_grad]
+    return [item for item in module.named_parameters() if item[1].requires_grad]
 
 
 def _read_by_weights_only_reader() -> None:

@@ -69,9 +69,10 @@ def no_logits(ids: Tensor) -> Tensor:
 class LabelledLoss:
     """The loss function of a model: the cross-entropy of its labelled tokens, or with KL.
 
-    whole_head: false if the head's weight is whole only while the model calls it. distillation:
-    the `training.distillation.Distillation`, or None. parts: of the last batch, fp32 [tokens, 1 or
-    2], the cross-entropy and KL of each labelled token, first row first.
+    whole_head: false if the head's weight is whole only while the model calls it.
+    distillation: the `training.distillation.Distillation`, or None.
+    parts: of the last batch, fp32 [tokens, 1 or 2], the cross-entropy and KL of each labelled
+    token, first row first.
     """
 
     def __init__(self, model: PreTrainedModel, whole_head: bool = True, distillation=None):
@@ -111,8 +112,8 @@ class LabelledLoss:
         if self.split is not None:
             states, parameters = self.split.take_states(), self.split.learning()
         places = _places(following)  # a GPU is waited for
-        own = places if shift_labels is None else _places(shift_labels)
-        states = states.flatten(0, 1).index_select(0, own)
+        with_logits = places if shift_labels is None else _places(shift_labels)
+        states = states.flatten(0, 1).index_select(0, with_logits)
         others, weights = [following.flatten()[places]], [1.0]
         if self._taught is not None:
             others.append(self._taught.flatten(0, 1).index_select(0, places))
@@ -186,8 +187,8 @@ class _ChunkedSum(torch.autograd.Function):
 
     states, others: of n tokens, for `LabelledLoss.gradients_of`, a chunk at a time. The forward
     pass computes the sum's gradient for the states and for `parameters`, and the backward pass
-    scales it, once. The parameters' gradients are summed in fp32. learns: whether a backward pass
-    follows.
+    scales it, once. The parameters' gradients are summed in fp32.
+    learns: whether a backward pass follows.
     """
 
     @staticmethod
@@ -199,12 +200,13 @@ class _ChunkedSum(torch.autograd.Function):
             return (parts.sum(dim=0) * weights).sum(), parts
         parts, gradients, sums = [], [], None
         for chunk in chunks:
-            part, gradient, *own = loss.gradients_of(weights, parameters, *chunk)
+            part, gradient, *terms = loss.gradients_of(weights, parameters, *chunk)
             parts.append(part)
             gradients.append(gradient)
             if sums is not None:  # the sum may overwrite the first term: a head's weight is large
-                own = [total.float().add_(one) for total, one in zip(sums, own, strict=True)]
-            sums = own
+                pairs = zip(sums, terms, strict=True)
+                terms = [total.float().add_(term) for total, term in pairs]
+            sums = terms
         parts = torch.cat(parts)
         ctx.mark_non_differentiable(parts)
         ctx.save_for_backward(torch.cat(gradients), *sums)

@@ -10,25 +10,29 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
 from xft.common.errors import UserError
+from xft.training.callbacks import METRICS_FILE
 from xft.training.checkpoints import remove
 from xft.training.engines import by_all_names, learned_parameters, shards_weights, whole_parameters
 
 LEARNED_FILE = "learned.safetensors"
-METRICS_FILE = "metrics.jsonl"
 TORCH_WRITER = "inline_container"  # the file in torch.save's RuntimeError if the disk is full
 
 
 class SavingTrainer(Trainer):
     """A Trainer that never leaves a partial checkpoint.
 
-    A subclass sets options, checkpoints, and learned, the module that learns. A checkpoint holds no
-    other weights, and no frozen ones but those of an engine that shards the weights. It also sets
-    mixing, average and metrics_file, each None without one.
+    A checkpoint holds no weights but those that learn, and no frozen ones but those of an engine
+    that shards the weights. A subclass sets:
+
+    training: the `trainer.Training`.
+    options: those of the training.
+    learned: the module that learns.
+    average: the `WeightAverage`, or None.
     """
 
     def keep_as_best(self) -> None:
         """Save the present weights as the best ones."""
-        best = self.checkpoints.best
+        best = self.training.checkpoints.best
         with self._writing(f"the weights of step {self.state.global_step}", best):
             self._save_learned(best)
 
@@ -36,7 +40,7 @@ class SavingTrainer(Trainer):
         """The weights to keep, by name. The model gets them too, unless the engine shards them."""
         if self.eval_dataset and self.options.keep == "best":
             self.accelerator.wait_for_everyone()
-            learned = load_file(self.checkpoints.best)
+            learned = load_file(self.training.checkpoints.best)
             if not shards_weights(self.options):
                 self._set_learned(learned)
         elif self.average is not None:
@@ -51,17 +55,17 @@ class SavingTrainer(Trainer):
         return {name: value.cpu() for name, value in whole if self.args.process_index == 0}
 
     def _save_checkpoint(self, model, trial):
-        step = self.state.global_step
-        folder = self.checkpoints.folder / f"checkpoint-{step}"
+        step, training = self.state.global_step, self.training
+        folder = training.checkpoints.folder / f"checkpoint-{step}"
         with self._writing(f"the checkpoint of step {step}", folder):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 if self.average is not None:
                     self.average.save(folder)
-                if self.metrics_file is not None:
-                    shutil.copyfile(self.metrics_file, folder / METRICS_FILE)
-                self.checkpoints.seal(step)
+                if training.metrics_file is not None:
+                    shutil.copyfile(training.metrics_file, folder / METRICS_FILE)
+                training.checkpoints.seal(step)
             self.accelerator.wait_for_everyone()  # a process that ends early may end the others
 
     @contextmanager
@@ -96,10 +100,12 @@ class SavingTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             self._set_learned(load_file(Path(resume_from_checkpoint) / LEARNED_FILE))
+        if self.average is not None:
+            self.average.load(Path(resume_from_checkpoint), self.args.device)
 
     @torch.no_grad()
     def _set_learned(self, learned: dict[str, torch.Tensor]) -> None:
         for name, parameter in learned_parameters(self.learned):
             parameter.copy_(learned[name])
-        if self.mixing is not None:
-            self.mixing.merge()
+        if self.training.mixing is not None:
+            self.training.mixing.merge()

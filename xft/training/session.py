@@ -3,7 +3,7 @@
 import atexit
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -28,10 +28,16 @@ PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "peft")
 class TrainingRequest:
     """The options of a training step.
 
-    data: a file of rows, or a folder of tokens. tokens: how the rows become tokens, or became them.
-    options: with the values for this machine. full: compare the hashes of all input files with
-    their manifests. losses: a file for the artifact's validation losses. flops_ratio: None, or the
-    factor of the optimiser steps with which the training takes as many FLOPs as another one.
+    data: a file of rows, or a folder of tokens.
+    out: the place of the artifact.
+    metrics: a file for each step's loss.
+    tracker_dir: the folder for the trackers.
+    full: compare the hashes of all input files with their manifests.
+    options: with the values for this machine.
+    tokens: how the rows become tokens, or became them.
+    losses: a file for the artifact's validation losses.
+    flops_ratio: None, or the factor of the optimiser steps with which the training takes as many
+    FLOPs as another one.
     """
 
     step: str
@@ -59,9 +65,11 @@ class TrainingRequest:
 class Session:
     """A training step's process, with the examples of its request.
 
-    request: with the steps that follow from its `flops_ratio`. tokenizer: the model's. examples,
-    validation: tokenised rows, to train on and held out. data_ids: the ids of the rows ("data"), of
-    the tokens and of the texts, for the manifest. datasets: as `datasets_of` gives them.
+    request: with the steps that follow from its `flops_ratio`.
+    tokenizer: the model's.
+    examples, validation: tokenised rows, to train on and held out.
+    data_ids: the ids of the rows ("data") and of the tokens, for the manifest.
+    datasets: as `datasets_of` gives them.
     """
 
     def __init__(self, request: TrainingRequest, model_folder: Path):
@@ -118,12 +126,16 @@ class Session:
         return torch.bfloat16 if self.request.options.precision == "bf16_pure" else torch.float32
 
     @contextmanager
-    def trained(self, model, parameters: dict, inputs: dict[str, str], **about) -> Iterator[dict]:
+    def trained(
+        self, model, parameters: dict, inputs: dict[str, str], **features
+    ) -> Iterator[dict]:
         """Train a model from its newest checkpoint on. The checkpoints are removed after the block.
 
-        parameters, inputs: as in the manifest of the artifact that the block writes. about: mixing,
-        distillation and losses, as `Training` has them. Yields the learned tensors by name in the
-        main process, and nothing in the others. Raises UserError.
+        parameters, inputs: as in the manifest of the artifact that the block writes.
+        features: mixing, distillation and losses, as `Training` has them.
+
+        Yields the learned tensors by name in the main process, and nothing in the others. Raises
+        UserError.
         """
         from xft.training.trainer import Training, train
 
@@ -135,8 +147,8 @@ class Session:
             "processes": request.options.world_size,
         }
         seconds = 60 * request.options.save_minutes
-        checkpoints = Checkpoints(request.out, json_sha256(known), seconds, is_main_process())
-        with checkpoints.claimed():
+        checkpoints = Checkpoints(request.out, json_sha256(known), seconds)
+        with checkpoints.claimed() if is_main_process() else nullcontext():
             training = Training(
                 model=model,
                 examples=self.examples,
@@ -147,7 +159,7 @@ class Session:
                 checkpoints=checkpoints,
                 metrics_file=request.metrics,
                 tracking=self._tracking(),
-                **about,
+                **features,
             )
             yield train(training)
 
@@ -158,10 +170,9 @@ class Session:
             return None
         from xft.training.trackers import tracker_callbacks
 
-        name = request.out.name
-        own = request.step if name == request.step else f"{request.step}/{name}"
-        known = request.run.report_to, request.tracker_dir, job_name() or own
-        return partial(tracker_callbacks, *known)
+        step, name = request.step, request.out.name
+        training = job_name() or (step if name == step else f"{step}/{name}")
+        return partial(tracker_callbacks, request.run.report_to, request.tracker_dir, training)
 
 
 def on_this_machine(options: TrainingConfig, step: str) -> TrainingConfig:

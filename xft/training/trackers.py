@@ -20,8 +20,10 @@ def tracker_callbacks(
 ) -> list[TrainerCallback | type[TrainerCallback]]:
     """The callbacks of some trackers, in their order.
 
-    folder: where they write, unless the environment names another place. run: its name. training:
-    the identity of the training. statistics: gives more values to report with each loss.
+    folder: where they write, unless the environment names another place.
+    run: its name.
+    training: the identity of the training.
+    statistics: gives more values to report with each loss.
     """
     folder = folder.resolve()
     defaults = {
@@ -60,11 +62,11 @@ class StatisticsCallback(TrainerCallback):
 
 def curves(statistics: dict) -> dict[str, float]:
     """The numbers in nested lists, each named by its list and its index in it."""
-    found = {}
+    numbers = {}
     waiting = [(name, value) for name, value in statistics.items() if name not in PER_EXPERT]
     for name, value in waiting:
         if isinstance(value, list):
             waiting += [(f"{name}/{index}", item) for index, item in enumerate(value)]
         else:
-            found[name] = value
-    return found
+            numbers[name] = value
+    return numbers

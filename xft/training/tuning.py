@@ -31,10 +31,13 @@ def tune(
     """Train the model of `source`, and write it as an artifact with the same names and dtypes.
 
     sources: the artifacts that it is made from, `source` and others, by their names in the
-    manifest. base: the manifest's entry about the base model. make_card: gives the README for a
-    config, the manifest's parameters and the SHA-256 of the rows. distillation: as for
-    `Session.trained`. adapt: freezes what must not learn, and adds what learns in its place; None:
-    all weights learn. Raises UserError.
+    manifest.
+    base: the manifest's entry about the base model.
+    make_card: gives the README for a config, the manifest's parameters and the SHA-256 of the rows.
+    distillation: as for `Session.trained`.
+    adapt: freezes what must not learn, and adds what learns in its place; None: all weights learn.
+
+    Raises UserError.
     """
     request = session.request
     model = load_whole(AutoModelForCausalLM, source.path, dtype=session.weight_dtype)
@@ -49,8 +52,8 @@ def tune(
         parameters["end_of_turn"] = template.end_of_turn
     inputs = {name: artifact.id for name, artifact in sources.items()} | session.data_ids
     losses = None if adapters else _artifact_losses(session, checkpoint)
-    about = {"distillation": distillation, "losses": losses}
-    with session.trained(model, parameters, inputs, **about) as learned:
+    features = {"distillation": distillation, "losses": losses}
+    with session.trained(model, parameters, inputs, **features) as learned:
         if not learned:
             return
         if adapters is not None:
@@ -63,9 +66,9 @@ def tune(
             if generation is not None:
                 write_json(draft.path / GENERATION_CONFIG, generation)
             if request.losses and losses and losses.content:
+                tokens, threads = session.data_ids.get("tokens"), request.run.threads
                 weights = {name: file["sha256"] for name, file in draft.known_files.items()}
-                of = {"tokens": session.data_ids.get("tokens"), "threads": request.run.threads}
-                of["weights"] = weights
+                of = {"tokens": tokens, "threads": threads, "weights": weights}
                 write_whole(request.losses, as_json({"of": of, "losses": losses.content}))
 
 

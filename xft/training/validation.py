@@ -57,8 +57,9 @@ def row_losses(model, loss: LabelledLoss, rows: list[dict], tokenizer) -> dict:
 class ArtifactLosses:
     """The validation losses of the artifact that a training makes, measured at its end.
 
-    dtype: of all weights of the artifact. tokenizer: the model's. content: as `row_losses` gives
-    it; None before the end.
+    dtype: of all weights of the artifact.
+    tokenizer: the model's.
+    content: as `row_losses` gives it; None before the end.
     """
 
     dtype: torch.dtype
