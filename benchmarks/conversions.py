@@ -35,7 +35,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
 from benchmarks.timing import markdown_table
-from xft.checkpoints.writer import TensorPlan, write_checkpoint
+from xft.checkpoints.writer import TensorSpec, write_checkpoint
 from xft.conversions.reference import PUBLISHED_TYPE
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCABULARY = 2048, 5632, 32, 4, 32000
@@ -198,7 +198,7 @@ def make_model(
     }
     folder.mkdir()
     plans = [
-        TensorPlan(f"{name}.weight", "BF16", shape, weights(shape))
+        TensorSpec(f"{name}.weight", "BF16", shape, weights(shape))
         for name, shape in shapes.items()
     ]
     write_checkpoint(folder, plans)

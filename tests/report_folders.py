@@ -6,7 +6,7 @@ from itertools import cycle
 from evaluations import write_evaluation, write_table
 
 from workflow_scripts import summary
-from xft.reporting.formats import LOSS
+from xft.reporting.formats import LOSS_RESULT
 
 HOSTILE = [
     "<script>document.title = 'broken in'</script>",
@@ -44,7 +44,7 @@ def write_results(folder, models, count=20, seeds=(), families=("T",), losses=()
                 measured = zip(losses[model], (2, 1), strict=True)
                 content = {"rows": [{"loss": loss, "tokens": tokens} for loss, tokens in measured]}
                 content["loss"] = (2 * losses[model][0] + losses[model][1]) / 3
-                LOSS.write(folder / losses_file, content, parameters={}, inputs={})
+                LOSS_RESULT.write(folder / losses_file, content, parameters={}, inputs={})
             rows.append(row)
     table = write_table(folder / "runs.csv", rows)
     summary.main(["--runs", str(table), "--out", str(folder / "summary.csv")])

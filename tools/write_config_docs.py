@@ -7,7 +7,7 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 from xft.config.section import Section, meaning, schemas
-from xft.config.sections import TRAININGS, TunedElsewhere, XftConfig
+from xft.config.sections import TRAININGS, TunedElsewhere, WorkflowConfig
 from xft.config.steps import STEPS
 from xft.config.training import DistillationConfig, TrainingConfig, TuningConfig
 from xft.config.validation import is_section, sections
@@ -40,10 +40,10 @@ def document() -> str:
 
     Keys that several trainings share stand there once.
     """
-    fields = XftConfig.model_fields
+    fields = WorkflowConfig.model_fields
     plain = [name for name, field in fields.items() if not is_section(field.annotation)]
     introduction = DOCUMENT.read_text(encoding="utf-8").partition(TOP)[0]
-    parts = [introduction + TOP, _keys(XftConfig, plain)]
+    parts = [introduction + TOP, _keys(WorkflowConfig, plain)]
     for name, section in sections():
         if name == TRAININGS[0]:
             parts += ["## Keys of `moe_sft`, `sft`, `mixing` and `heal`\n", _shared()]
@@ -88,7 +88,7 @@ def commands() -> str:
 def schema() -> str:
     """The JSON schema of the configuration."""
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    schema = XftConfig.model_json_schema() | {"title": "Configuration of the XFT pipeline"}
+    schema = WorkflowConfig.model_json_schema() | {"title": "Configuration of the XFT pipeline"}
     return json.dumps(head | schema, indent=2) + "\n"
 
 

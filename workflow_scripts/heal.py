@@ -5,7 +5,7 @@ With objective kl it learns the distribution of the tuned mixture, --teacher, to
 
 from functools import partial
 
-from xft.artifacts.artifact import Artifact
+from xft.artifacts.artifact import OpenedArtifact
 from xft.artifacts.manifest import short
 from xft.cli import training
 from xft.common.errors import UserError
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     tune(session, model, step.inputs, base, partial(plain_card, "heal", **merged), distillation)
 
 
-def _check_origin(teacher: Artifact, model: Artifact) -> None:
+def _check_origin(teacher: OpenedArtifact, model: OpenedArtifact) -> None:
     """Raise UserError if the model was not merged from the mixture."""
     from xft.data.tokenizers import tokenizer_identity
 

@@ -11,7 +11,7 @@ weights that compute a token, with chosen experts and router, and the attention.
 from dataclasses import replace
 from functools import partial
 
-from xft.artifacts.artifact import Artifact
+from xft.artifacts.artifact import OpenedArtifact
 from xft.cli import training
 from xft.config.sections import SHAPE_KEYS, MoeConfig, SftTraining
 from xft.training.session import Session, TrainingRequest
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     tune(session, base, step.inputs, origin(base), partial(plain_card, "sft"), adapt=adapt)
 
 
-def _flops_ratio(base: Artifact, moe: MoeConfig, request: TrainingRequest) -> float:
+def _flops_ratio(base: OpenedArtifact, moe: MoeConfig, request: TrainingRequest) -> float:
     """FLOPs of a token in the tuning of a mixture of this base, divided by those in the base's."""
     from xft.estimates.flops import tuning_ratio
     from xft.estimates.parameters import Models

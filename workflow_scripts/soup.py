@@ -1,6 +1,6 @@
 """Average the weights of dense models of one architecture, such as tunings with other seeds."""
 
-from xft.artifacts.artifact import Artifact
+from xft.artifacts.artifact import OpenedArtifact
 from xft.artifacts.manifest import short
 from xft.cli.step import Step, run
 from xft.common.errors import UserError
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
         draft.write_model(plans, config, like=models[0].path, card=card)
 
 
-def _common_parameters(models: list[Artifact]) -> dict:
+def _common_parameters(models: list[OpenedArtifact]) -> dict:
     """What the manifests of all models say alike. Raises UserError if their templates differ."""
     first, *others = (model.manifest.parameters for model in models)
     if any(other.get("template") != first.get("template") for other in others):

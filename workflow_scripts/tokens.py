@@ -5,7 +5,7 @@ away evaluation problems (--problems), and rows whose prompt fills the window. -
 rows that were left out, with the reasons.
 """
 
-from xft.artifacts.artifact import MODEL_KINDS, Artifact, write_json
+from xft.artifacts.artifact import MODEL_KINDS, OpenedArtifact, write_json
 from xft.cli.step import Step, run
 from xft.common.progress import say
 from xft.config.sections import TokensConfig
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     say(summary(args.data, report))
 
 
-def _name(base: Artifact) -> str:
+def _name(base: OpenedArtifact) -> str:
     """The model as messages name it: its id on the hub, or the folder to which `base` links."""
     stated = base.known_manifest.parameters if base.known_manifest else {}
     return stated.get("model") or str((base.path / "config.json").resolve().parent)

@@ -6,7 +6,7 @@ The model's training may have measured it already (--losses): then no model is l
 import math
 from pathlib import Path
 
-from xft.artifacts.artifact import MODEL_KINDS, Artifact
+from xft.artifacts.artifact import MODEL_KINDS, OpenedArtifact
 from xft.artifacts.manifest import SAFETENSORS
 from xft.checkpoints.strict_json import read_json
 from xft.cli.step import Step, run
@@ -15,7 +15,7 @@ from xft.common.errors import UserError, counted
 from xft.common.progress import say
 from xft.config.sections import RunConfig
 from xft.evaluation.loading import load_model
-from xft.reporting.formats import LOSS
+from xft.reporting.formats import LOSS_RESULT
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,11 +36,11 @@ def main(argv: list[str] | None = None) -> None:
     identity = model.known_manifest and model.id
     description = {"model": {"path": str(args.model), "id": identity}, **given, **losses}
     ids = {"model": identity, "tokens": tokens.id}
-    LOSS.write(args.out, description, parameters={"threads": run.threads}, inputs=ids)
+    LOSS_RESULT.write(args.out, description, parameters={"threads": run.threads}, inputs=ids)
     say(f"loss {loss:.4f} on {counted(len(losses['rows']), 'validation row')}")
 
 
-def _measured(file: Path | None, model: Artifact, given: dict) -> dict | None:
+def _measured(file: Path | None, model: OpenedArtifact, given: dict) -> dict | None:
     """The losses that a training measured, if it was this model's, and all else is the same."""
     if file is None or not file.is_file():
         return None
@@ -49,7 +49,7 @@ def _measured(file: Path | None, model: Artifact, given: dict) -> dict | None:
     return measured["losses"] if measured.get("of") == given | {"weights": weights} else None
 
 
-def _measure(model: Artifact, tokens: Artifact, threads: int) -> dict:
+def _measure(model: OpenedArtifact, tokens: OpenedArtifact, threads: int) -> dict:
     from xft.data.tokens_artifact import open_tokens
     from xft.training.losses import LabelledLoss
     from xft.training.validation import row_losses

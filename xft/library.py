@@ -21,7 +21,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from xft.checkpoints.card_facts import fact_of_card
 from xft.checkpoints.in_memory import LoadedModel
-from xft.checkpoints.writer import TensorPlan
+from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError, did_you_mean
 from xft.config.section import keys
 from xft.config.sections import MergeMethod, MixingShape, MoeConfig, RunConfig
@@ -240,7 +240,7 @@ def _base(model: PreTrainedModel, source: LoadedModel) -> LoadedModel:
 
 @torch.no_grad()
 def _built(
-    config: PretrainedConfig, plans: Iterable[TensorPlan], like: PreTrainedModel
+    config: PretrainedConfig, plans: Iterable[TensorSpec], like: PreTrainedModel
 ) -> PreTrainedModel:
     """The model of planned tensors, with generation config, mode and device of `like`."""
     state = {plan.name: plan.tensor(like.device) for plan in plans}

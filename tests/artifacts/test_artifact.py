@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from xft.artifacts import manifest
 from xft.artifacts.artifact import create_artifact, open_artifact
 from xft.artifacts.manifest import Manifest, hash_files, manifest_path, read_manifest
-from xft.checkpoints.writer import TensorPlan
+from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError
 
 # What the process does that is killed.
@@ -183,7 +183,7 @@ def weights(tmp_path, monkeypatch):
 
 def test_the_hash_of_a_header_is_stated_also_where_the_writer_hashed_the_file(tmp_path):
     with create_artifact(tmp_path / "moe", "moe") as draft:
-        draft.write_tensors([TensorPlan("w", "F32", (2, 3), lambda: [TENSORS["w"]])])
+        draft.write_tensors([TensorSpec("w", "F32", (2, 3), lambda: [TENSORS["w"]])])
     path = tmp_path / "moe" / "model.safetensors"
     data = path.read_bytes()
     header = data[: 8 + int.from_bytes(data[:8], "little")]

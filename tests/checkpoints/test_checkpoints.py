@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from xft.checkpoints import writer
 from xft.checkpoints.reader import SINGLE_FILE, Checkpoint
-from xft.checkpoints.writer import TensorPlan, write_checkpoint
+from xft.checkpoints.writer import TensorSpec, write_checkpoint
 
 DTYPES = {
     "F64": torch.float64,
@@ -45,11 +45,11 @@ def small_pieces(monkeypatch):
     assert not [thread for thread in threading.enumerate() if "Pool" in thread.name]
 
 
-def plan(name: str, tensor: torch.Tensor, dtype: str) -> TensorPlan:
-    return TensorPlan(name, dtype, tuple(tensor.shape), lambda: [tensor])
+def plan(name: str, tensor: torch.Tensor, dtype: str) -> TensorSpec:
+    return TensorSpec(name, dtype, tuple(tensor.shape), lambda: [tensor])
 
 
-def copy_plans(folder) -> list[TensorPlan]:
+def copy_plans(folder) -> list[TensorSpec]:
     return [plan(name, tensor, "F32") for name, tensor in load_file(folder / SINGLE_FILE).items()]
 
 
@@ -115,14 +115,14 @@ def test_chunks_are_written_one_after_the_other_and_let_go(tmp_path):
             alive.add(copy)
             yield copy
 
-    write_checkpoint(tmp_path, [TensorPlan("stack", "F32", tuple(stack.shape), chunks)])
+    write_checkpoint(tmp_path, [TensorSpec("stack", "F32", tuple(stack.shape), chunks)])
     assert torch.equal(load_file(tmp_path / SINGLE_FILE)["stack"], stack)
     assert max(most) <= 2
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_chunks_that_do_not_fill_the_tensor_are_refused(tmp_path, count):
-    wrong = TensorPlan("w", "F32", (2, 4), lambda: [torch.zeros(4)] * count)
+    wrong = TensorSpec("w", "F32", (2, 4), lambda: [torch.zeros(4)] * count)
     with pytest.raises(ValueError, match=f"w: {16 * count} bytes for a tensor of 32"):
         write_checkpoint(tmp_path, [wrong])
 
@@ -155,4 +155,4 @@ def test_an_interruption_leaves_no_thread(tmp_path, stop):
         raise stop
 
     with pytest.raises(stop):
-        write_checkpoint(tmp_path, [TensorPlan("w", "F32", (1001,), chunks)])
+        write_checkpoint(tmp_path, [TensorSpec("w", "F32", (1001,), chunks)])

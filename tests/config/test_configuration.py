@@ -16,7 +16,7 @@ from xft.config.sections import (
     MixingShape,
     MoeSftConfig,
     SftConfig,
-    XftConfig,
+    WorkflowConfig,
     lambda_token,
     learns,
 )
@@ -121,7 +121,7 @@ def test_a_key_without_an_effect_is_refused(section, given, needed, message):
     assert message in text
     complete(MINIMAL | rows | {section: rows.get(section, {}) | given | needed})
     # A complete configuration names every key, with its default where it has no effect.
-    defaults = XftConfig.model_fields[section].annotation.model_fields
+    defaults = WorkflowConfig.model_fields[section].annotation.model_fields
     named = {key: defaults[key].get_default() for key in given}
     complete(MINIMAL | rows | {section: own | named})
 

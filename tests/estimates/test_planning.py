@@ -29,7 +29,7 @@ from xft.dag.totals import totals
 from xft.estimates import disk
 from xft.estimates.advice import advice, fits, ways
 from xft.estimates.flops import tuning_ratio
-from xft.estimates.jobs import Job
+from xft.estimates.jobs import TrainingJob
 from xft.estimates.lengths import Lengths
 from xft.estimates.memory import RUNTIME, activation_bytes, training_memory
 from xft.estimates.parameters import Models
@@ -60,7 +60,7 @@ def deepseek(tmp_path) -> Models:
 def job(section="moe_sft", launch="single", processes=1, on_gpu=True, length=1024, **options):
     values = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 32}
     values |= {"optim": "adamw_torch", "launch": launch, "processes": processes} | options
-    return Job(section, OPTIONS[section](**values), length, launch, processes, on_gpu)
+    return TrainingJob(section, OPTIONS[section](**values), length, launch, processes, on_gpu)
 
 
 def model_of(backbone: str, moe: MoeConfig, dtype=torch.float32, **sizes):

@@ -13,7 +13,7 @@ from evaluations import write_evaluation, write_table
 from workflow_scripts import summary
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
-from xft.reporting.formats import CONTAMINATION, LOSS
+from xft.reporting.formats import CONTAMINATION, LOSS_RESULT
 from xft.tools import verify
 
 
@@ -47,7 +47,7 @@ class Runs:
         rows = [{"loss": v, "tokens": n} for v, n in zip(losses, counts, strict=True)]
         content = {"model": {"path": model, "id": None}, "tokens": tokens, "rows": rows}
         content["loss"] = float(np.average(losses, weights=counts))
-        LOSS.write(self.root / file, content, parameters={}, inputs={})
+        LOSS_RESULT.write(self.root / file, content, parameters={}, inputs={})
 
     def summarise(self, *words) -> tuple[str, list[dict], list[dict]]:
         """Run the step. The text, and the rows of both CSV files."""

@@ -21,7 +21,7 @@ from xft.artifacts.manifest import (
     read_manifest,
 )
 from xft.checkpoints.reader import INDEX_FILE, Checkpoint, weight_files
-from xft.checkpoints.writer import TensorPlan, link_checkpoint, write_checkpoint
+from xft.checkpoints.writer import TensorSpec, link_checkpoint, write_checkpoint
 from xft.common.errors import UserError
 from xft.common.files import check_own
 from xft.common.refusals import NO_ROOM, way_out, writing
@@ -53,7 +53,7 @@ COMPANION_PATTERNS = (
 
 
 @dataclass(frozen=True)
-class Artifact:
+class OpenedArtifact:
     """A folder that was checked against its manifest when it was opened.
 
     path: of the folder.
@@ -76,7 +76,7 @@ class Artifact:
         return Checkpoint(self.path)
 
 
-def open_artifact(path: Path, *kinds: str, full: bool = False) -> Artifact:
+def open_artifact(path: Path, *kinds: str, full: bool = False) -> OpenedArtifact:
     """Open the artifact at `path`. It must be of one of `kinds`.
 
     A model folder without a manifest is accepted too, if its files are its own. Raises UserError if
@@ -84,7 +84,7 @@ def open_artifact(path: Path, *kinds: str, full: bool = False) -> Artifact:
     explains `full`.
     """
     path = Path(path)
-    return Artifact(path, check_artifact(path, *kinds, full=full))
+    return OpenedArtifact(path, check_artifact(path, *kinds, full=full))
 
 
 def check_artifact(path: Path, *kinds: str, full: bool = False) -> Manifest | None:
@@ -126,7 +126,7 @@ class Draft:
         self.out = out
         self.known_files: dict[str, dict] = {}
 
-    def write_tensors(self, plans: list[TensorPlan]) -> None:
+    def write_tensors(self, plans: list[TensorSpec]) -> None:
         """Write a checkpoint of the planned tensors. Raises UserError if there is no room."""
         try:
             self.known_files |= write_checkpoint(self.path, plans)
@@ -139,13 +139,13 @@ class Draft:
                 f"{way_out(error.errno, self.out)} Nothing was changed."
             ) from None
 
-    def link_tensors(self, source: Artifact, names: list[str]) -> None:
+    def link_tensors(self, source: OpenedArtifact, names: list[str]) -> None:
         """Make a checkpoint of some tensors of another artifact, as `link_checkpoint` does."""
         known = source.manifest.files
         linked = link_checkpoint(self.path, source.checkpoint, names)
         self.known_files |= {file: known[file] for file in linked}
 
-    def write_model(self, plans: list[TensorPlan], config: dict, like: Path, card: str) -> None:
+    def write_model(self, plans: list[TensorSpec], config: dict, like: Path, card: str) -> None:
         """Write a model: tensors, config, and the companion files of the model at `like`.
 
         card: the text of its README.md.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from xft.checkpoints.header import read_tensors
-from xft.checkpoints.model_config import read_config
+from xft.checkpoints.model_config import read_model_config
 from xft.checkpoints.reader import weight_files
 from xft.checkpoints.strict_json import read_if_there
 from xft.common.errors import UserError
@@ -73,7 +73,7 @@ def embedding_rows(folder: Path) -> int | None:
         if name.endswith(EMBEDDINGS) and tensor.shape:
             return tensor.shape[0]
     config = folder / "config.json"
-    stated = read_config(config).get("vocab_size") if config.is_file() else None
+    stated = read_model_config(config).get("vocab_size") if config.is_file() else None
     return stated if type(stated) is int else None
 
 

@@ -16,7 +16,7 @@ OWN_IMPLEMENTATION = re.compile(r"\w+(\|\w+)?")
 IDLE_KEYS = {"_name_or_path", "architectures", "dtype", "transformers_version", "use_cache"}
 
 
-def read_config(file: Path) -> dict:
+def read_model_config(file: Path) -> dict:
     """The content of a model's config.json.
 
     Raises UserError if the file is not sound JSON, or if it, or a config in it, names other

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xft.checkpoints.dtypes import FLOAT_NAMES
 from xft.checkpoints.header import TensorInfo, open_safetensors, read_tensors
-from xft.checkpoints.model_config import read_config
+from xft.checkpoints.model_config import read_model_config
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 
@@ -92,8 +92,8 @@ class CheckpointHeaders(TensorTable):
 
     @cached_property
     def config(self) -> dict:
-        """The folder's config.json. Raises UserError as `read_config` does."""
-        return read_config(self.folder / "config.json")
+        """The folder's config.json. Raises UserError as `read_model_config` does."""
+        return read_model_config(self.folder / "config.json")
 
     def _locate(self) -> dict[str, str]:
         """The file of each tensor. Reads, and so checks, the headers of all `tensors`."""

@@ -21,7 +21,7 @@ WRITE_BYTES = 2**18  # larger writes take Linux up to twice as long per byte
 
 
 @dataclass(frozen=True)
-class TensorPlan:
+class TensorSpec:
     """A tensor to write.
 
     name: in the file.
@@ -53,7 +53,7 @@ class TensorPlan:
 
 
 def write_checkpoint(
-    folder: Path, plans: list[TensorPlan], max_shard_bytes: int = MAX_SHARD_BYTES
+    folder: Path, plans: list[TensorSpec], max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> dict[str, dict]:
     """Write the planned tensors as `model.safetensors`, or as shards with an index.
 
@@ -73,7 +73,7 @@ def write_checkpoint(
         }
 
 
-def _split(plans: list[TensorPlan], max_shard_bytes: int) -> list[list[TensorPlan]]:
+def _split(plans: list[TensorSpec], max_shard_bytes: int) -> list[list[TensorSpec]]:
     shards, size = [[]], 0
     for plan in plans:
         if shards[-1] and size + plan.nbytes > max_shard_bytes:
@@ -103,7 +103,7 @@ def _write_index(folder: Path, files: dict[str, str], metadata: dict) -> None:
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _write_file(path: Path, plans: list[TensorPlan], bar) -> dict:
+def _write_file(path: Path, plans: list[TensorSpec], bar) -> dict:
     """Write a file, and hash and sync it in other threads meanwhile."""
     digest = hashlib.sha256()
     with path.open("wb") as file, ThreadPoolExecutor(2) as threads:
@@ -123,7 +123,7 @@ def _write_file(path: Path, plans: list[TensorPlan], bar) -> dict:
         return {"size": file.tell(), "sha256": digest.hexdigest()}
 
 
-def _header(plans: list[TensorPlan]) -> Iterable[bytes]:
+def _header(plans: list[TensorSpec]) -> Iterable[bytes]:
     """The safetensors header: its length, then JSON padded with spaces to a multiple of 8 bytes."""
     entries, offset = {"__metadata__": {"format": "pt"}}, 0
     for plan in plans:
@@ -138,7 +138,7 @@ def _header(plans: list[TensorPlan]) -> Iterable[bytes]:
     return len(text).to_bytes(8, "little"), text
 
 
-def _tensor_bytes(plans: list[TensorPlan], bar) -> Iterable[memoryview]:
+def _tensor_bytes(plans: list[TensorSpec], bar) -> Iterable[memoryview]:
     for plan in plans:
         written = 0
         for chunk in plan.chunks():

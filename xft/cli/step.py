@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from xft.artifacts.artifact import Artifact, Draft, create_artifact, open_artifact
+from xft.artifacts.artifact import Draft, OpenedArtifact, create_artifact, open_artifact
 from xft.cli import flags
 from xft.cli.running import run as run
 from xft.config.section import keys
@@ -24,7 +24,7 @@ class Step(flags.StepParser):
     def __init__(self, name: str, description: str):
         super().__init__(f"python -m workflow_scripts.{name}", description)
         self.name = name
-        self.inputs: dict[str, Artifact | str] = {}
+        self.inputs: dict[str, OpenedArtifact | str] = {}
         for _, section, names in STEPS[name].sections:
             self.add_options(section, names)
 
@@ -46,7 +46,7 @@ class Step(flags.StepParser):
         values = {key: value for key, value in vars(self.args).items() if key in keys(section)}
         return validated(section, values, "command line")
 
-    def open(self, name: str, path: Path, *kinds: str) -> Artifact:
+    def open(self, name: str, path: Path, *kinds: str) -> OpenedArtifact:
         """Open an artifact as the input `name`. Raises UserError as `open_artifact` does."""
         artifact = open_artifact(path, *kinds, full=self.full)
         self.inputs[name] = artifact

@@ -37,7 +37,7 @@ class UserError(Exception):
 
 
 @contextmanager
-def naming(place: str) -> Iterator[None]:
+def errors_at(place: str) -> Iterator[None]:
     """Put a place in front of the message of a UserError."""
     try:
         yield
@@ -46,7 +46,7 @@ def naming(place: str) -> Iterator[None]:
 
 
 @contextmanager
-def noted(messages: list[str]) -> Iterator[None]:
+def collecting_errors(messages: list[str]) -> Iterator[None]:
     """Add the message of a UserError to others, to tell them together."""
     try:
         yield

@@ -6,18 +6,18 @@ from pathlib import Path
 
 from xft.config.results_folder import CONFIG_FILE
 from xft.config.section import Section, unrecorded
-from xft.config.sections import XftConfig
+from xft.config.sections import WorkflowConfig
 from xft.config.text import read_config
 from xft.config.validation import validated
 
 
-def recorded_config(results: Path) -> XftConfig:
+def recorded_config(results: Path) -> WorkflowConfig:
     """The configuration of the last run. Raises UserError if it is not one of this version."""
     file = results / CONFIG_FILE
-    return validated(XftConfig, read_config(file), str(file))
+    return validated(WorkflowConfig, read_config(file), str(file))
 
 
-def values_to_change(config: XftConfig) -> dict:
+def values_to_change(config: WorkflowConfig) -> dict:
     """A configuration such as `find_runs` takes it.
 
     Values of section sft that follow from sections moe and moe_sft are left out: a variant that
@@ -26,7 +26,7 @@ def values_to_change(config: XftConfig) -> dict:
     return config.model_dump() | {"sft": _own_of_sft(config)}
 
 
-def chosen_values(config: XftConfig) -> dict[str, object]:
+def chosen_values(config: WorkflowConfig) -> dict[str, object]:
     """The values that are not the documented defaults, by key.
 
     Those of section sft are left out if they follow from sections moe and moe_sft.
@@ -41,16 +41,16 @@ def chosen_values(config: XftConfig) -> dict[str, object]:
     return chosen
 
 
-def shown_choices(config: XftConfig) -> dict[str, object]:
+def shown_choices(config: WorkflowConfig) -> dict[str, object]:
     """The chosen values that a report shows. Its recipe holds them."""
-    hidden = set(unrecorded(XftConfig))
+    hidden = set(unrecorded(WorkflowConfig))
     for name, section in config:
         if isinstance(section, Section):
             hidden |= {f"{name}.{key}" for key in unrecorded(type(section))}
     return {key: value for key, value in chosen_values(config).items() if key not in hidden}
 
 
-def changes(old: XftConfig, new: XftConfig) -> Iterator[str]:
+def changes(old: WorkflowConfig, new: WorkflowConfig) -> Iterator[str]:
     """The values that a report shows and that differ, each with its key, as `key: old -> new`."""
     for key in shown_choices(old) | shown_choices(new):
         before, now = map(attrgetter(key), (old, new))
@@ -58,12 +58,12 @@ def changes(old: XftConfig, new: XftConfig) -> Iterator[str]:
             yield f"{key}: {before} -> {now}"
 
 
-def shown_values(config: XftConfig) -> dict:
+def shown_values(config: WorkflowConfig) -> dict:
     """The values that a report shows, by section."""
     hidden = {name: unrecorded(type(value)) for name, value in config if isinstance(value, Section)}
-    return config.model_dump(exclude=dict.fromkeys(unrecorded(XftConfig), True) | hidden)
+    return config.model_dump(exclude=dict.fromkeys(unrecorded(WorkflowConfig), True) | hidden)
 
 
-def _own_of_sft(config: XftConfig) -> dict[str, object]:
-    following = XftConfig.model_validate(config.model_dump(exclude={"sft"})).sft
+def _own_of_sft(config: WorkflowConfig) -> dict[str, object]:
+    following = WorkflowConfig.model_validate(config.model_dump(exclude={"sft"})).sft
     return {key: value for key, value in config.sft if value != getattr(following, key)}

@@ -14,7 +14,7 @@ from pathlib import Path
 from xft.common.errors import UserError
 from xft.config.models import MODEL
 from xft.config.section import Section
-from xft.config.sections import TRAININGS, XftConfig
+from xft.config.sections import TRAININGS, WorkflowConfig
 from xft.config.text import read_config
 from xft.config.validation import complete, sections
 
@@ -46,7 +46,7 @@ class Run:
     in paths, the seed last.
     """
 
-    config: XftConfig
+    config: WorkflowConfig
     name: str = ""
     changes: Mapping[str, str] = field(default_factory=dict)
 
@@ -78,7 +78,7 @@ def find_runs(config: Mapping, where: str = "config") -> list[Run]:
     return runs
 
 
-def _check_models(whole: XftConfig, runs: list[Run], where: str) -> None:
+def _check_models(whole: WorkflowConfig, runs: list[Run], where: str) -> None:
     models = {model for run in runs for model in run.config.evaluation.models}
     pooled = [model for model in models if MODEL[model].over_seeds]
     if pooled and len(whole.seeds) < 2:
@@ -88,7 +88,7 @@ def _check_models(whole: XftConfig, runs: list[Run], where: str) -> None:
         )
 
 
-def _check_count(whole: XftConfig, where: str) -> None:
+def _check_count(whole: WorkflowConfig, where: str) -> None:
     points = prod(map(len, whole.sweep.values()))
     count = max(len(whole.variants), 1) * points * max(len(whole.seeds), 1)
     if count > MOST_RUNS:
@@ -98,7 +98,7 @@ def _check_count(whole: XftConfig, where: str) -> None:
         )
 
 
-def _check_variants(whole: XftConfig, where: str) -> None:
+def _check_variants(whole: WorkflowConfig, where: str) -> None:
     for name, overrides in whole.variants.items():
         place = f"{where}: variants.{name}"
         if not VARIANT_NAME.fullmatch(name):
@@ -124,7 +124,7 @@ def _check_keys(where: str, names: Iterable[str]) -> None:
             raise UserError(f"{where}: {name} is a section. Name one of its keys, as {name}.KEY")
 
 
-def _check_swept(where: str, whole: XftConfig) -> None:
+def _check_swept(where: str, whole: WorkflowConfig) -> None:
     """Raise UserError if a key is unknown, with keys that can stand in its place."""
     known = leaves(whole)
     for name in [key for key in whole.sweep if key not in known]:
@@ -141,8 +141,8 @@ def _check_swept(where: str, whole: XftConfig) -> None:
 
 
 def _completed(
-    whole: XftConfig, plain: dict, where: str
-) -> Iterator[tuple[str | None, dict, XftConfig]]:
+    whole: WorkflowConfig, plain: dict, where: str
+) -> Iterator[tuple[str | None, dict, WorkflowConfig]]:
     """Each run's variant, values of the sweep, and configuration."""
     points = [[(key, value) for value in values] for key, values in whole.sweep.items()]
     for name, overrides in (whole.variants or {None: {}}).items():
@@ -155,7 +155,7 @@ def _completed(
                 yield name, point, complete(seeded, _described(where, name, point))
 
 
-def _name(variant: str | None, point: dict, config: XftConfig) -> str:
+def _name(variant: str | None, point: dict, config: WorkflowConfig) -> str:
     """Such as `vanilla, num_experts=4`. A key that several sections have is named with its own."""
     values = leaves(config)
     ends = [key.rpartition(".")[2] for key in values]
@@ -202,7 +202,7 @@ def _keys_of(overrides: Mapping, prefix: str = "") -> list[str]:
     return names
 
 
-def leaves(config: XftConfig) -> dict[str, object]:
+def leaves(config: WorkflowConfig) -> dict[str, object]:
     """The values of a configuration by key, such as moe.num_experts."""
     values = {}
     for name, value in config:
@@ -213,7 +213,7 @@ def leaves(config: XftConfig) -> dict[str, object]:
     return values
 
 
-def _changes(plain: dict[str, object], config: XftConfig) -> dict[str, str]:
+def _changes(plain: dict[str, object], config: WorkflowConfig) -> dict[str, str]:
     changes = {
         key: _text(value)
         for key, value in leaves(config).items()

@@ -569,7 +569,7 @@ class ManyRuns(Section):
     {moe_sft.learning_rate: [2e-5, 5e-5], moe.num_experts_per_tok: [2, 6]}."""
 
 
-class XftConfig(ManyRuns, RunConfig):
+class WorkflowConfig(ManyRuns, RunConfig):
     """The whole configuration of the workflow."""
 
     base: BaseConfig
@@ -658,7 +658,7 @@ SHAPE_KEYS = tuple(key for key in keys(MixtureConfig) if key not in WITHOUT_FLOP
 # The sections of the trainings, with their classes.
 TRAINING: dict[str, type[TrainingConfig]] = {
     name: field.annotation
-    for name, field in XftConfig.model_fields.items()
+    for name, field in WorkflowConfig.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, TrainingConfig)
 }
 TRAININGS = tuple(TRAINING)

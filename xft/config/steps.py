@@ -21,7 +21,7 @@ from xft.config.sections import (
     ScoringConfig,
     SftTraining,
     TokensConfig,
-    XftConfig,
+    WorkflowConfig,
 )
 from xft.config.training import MixingTraining, TrainingConfig
 
@@ -40,7 +40,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepDeclaration:
     """A step.
 
     reads: the keys of the configuration that are its flags, by section (None: the top level).
@@ -61,7 +61,7 @@ class Step:
 
     reads: Mapping[str | None, tuple[str, ...]] = field(default_factory=dict)
     naming: tuple[str, ...] = ()
-    idle: Mapping[str, Callable[[XftConfig], bool]] = field(default_factory=dict)
+    idle: Mapping[str, Callable[[WorkflowConfig], bool]] = field(default_factory=dict)
     section: str | None = None
     file: str = ARTIFACT
     beside: Mapping[str, str] = field(default_factory=dict)
@@ -91,31 +91,31 @@ class Step:
     def sections(self) -> Iterator[tuple[str | None, type[Section], tuple[str, ...]]]:
         """The sections of the configuration whose keys are flags of the step: name, class, keys."""
         for name, names in self.reads.items():
-            yield name, XftConfig.model_fields[name].annotation if name else RunConfig, names
+            yield name, WorkflowConfig.model_fields[name].annotation if name else RunConfig, names
 
-    def options(self, config: XftConfig) -> dict[str, object]:
+    def options(self, config: WorkflowConfig) -> dict[str, object]:
         """The values that the result depends on, by key."""
         idle = self.idle_keys(config)
         return {key: attrgetter(key)(config) for key in self.recorded if key not in idle}
 
-    def idle_keys(self, config: XftConfig) -> set[str]:
+    def idle_keys(self, config: WorkflowConfig) -> set[str]:
         """The keys that have no effect in a configuration."""
         return {key for key, is_idle in self.idle.items() if is_idle(config)}
 
 
-def _training(section: str, options: type[TrainingConfig], *naming: str) -> Step:
+def _training(section: str, options: type[TrainingConfig], *naming: str) -> StepDeclaration:
     """A training with the keys of a class of the configuration."""
     reads = {None: ("seed", *COMPUTED, "report_to"), section: keys(options)}
     beside = {"metrics/{name}.jsonl": METRICS}
-    return Step(reads, naming, section=section, beside=beside, continues=True)
+    return StepDeclaration(reads, naming, section=section, beside=beside, continues=True)
 
 
 STEPS = {
-    "base": Step({"base": keys(BaseConfig)}, cost=Request(4000, 120), online=True),
-    "moe": Step({None: ("seed",), "moe": keys(MoeConfig)}),
-    "fetch_data": Step({"data": keys(RowsSource)}, cost=Request(1000, 60), online=True),
-    "fetch_problems": Step(cost=Request(1000, 60), online=True),
-    "tokens": Step(
+    "base": StepDeclaration({"base": keys(BaseConfig)}, cost=Request(4000, 120), online=True),
+    "moe": StepDeclaration({None: ("seed",), "moe": keys(MoeConfig)}),
+    "fetch_data": StepDeclaration({"data": keys(RowsSource)}, cost=Request(1000, 60), online=True),
+    "fetch_problems": StepDeclaration(cost=Request(1000, 60), online=True),
+    "tokens": StepDeclaration(
         {"data": keys(TokensConfig)},
         naming=("data.train", "data.revision", "data.split", "data.decontaminate_against"),
         beside={"{prefix}data/report.json": "report.json"},
@@ -124,25 +124,25 @@ STEPS = {
     ),
     "moe_sft": _training("moe_sft", MoeSftTraining, "moe_sft.model"),
     "sft": _training("sft", SftTraining, "sft.model"),
-    "soup": Step(),
-    "ffn": Step(),
-    "contamination": Step(
+    "soup": StepDeclaration(),
+    "ffn": StepDeclaration(),
+    "contamination": StepDeclaration(
         naming=("evaluation.datasets",), file=RESULT, cost=Request(8000, 120), threads=True
     ),
-    "diversity": Step(file=RESULT),
-    "weighted_init": Step(
+    "diversity": StepDeclaration(file=RESULT),
+    "weighted_init": StepDeclaration(
         {"mixing": keys(MixingShape)}, naming=("merge.lambdas",), cost=Request(3000, 10)
     ),
     "weighted_trained": _training("mixing", MixingTraining),
-    "dense": Step({"merge": keys(MergeMethod)}),
+    "dense": StepDeclaration({"merge": keys(MergeMethod)}),
     "heal": _training("heal", HealConfig),
-    "ground_truth": Step(
+    "ground_truth": StepDeclaration(
         {"evaluation": keys(ScoringConfig)},
         naming=("evaluation.datasets",),
         cost=Request(8000, 120),
         threads=True,
     ),
-    "eval": Step(
+    "eval": StepDeclaration(
         {None: ("seed", *COMPUTED), "evaluation": keys(EvalConfig)},
         naming=("evaluation.base_prompt", "data.template", "evaluation.datasets"),
         idle={
@@ -154,14 +154,14 @@ STEPS = {
         generates=True,
         continues=True,
     ),
-    "validation_loss": Step({None: COMPUTED}, file=RESULT, generates=True, minutes=60),
-    "summary": Step(
+    "validation_loss": StepDeclaration({None: COMPUTED}, file=RESULT, generates=True, minutes=60),
+    "summary": StepDeclaration(
         naming=("evaluation.models",),
         file="summary.csv",
         beside={name: name for name in ("summary.md", "comparisons.csv")},
         cost=Request(1000, 5),
     ),
-    "report": Step(
+    "report": StepDeclaration(
         file="report.html",
         beside={name: name for name in (FIGURES, f"{FIGURES}.manifest.json")},
         cost=Request(1000, 5),
@@ -174,6 +174,6 @@ TRAINING_SECTIONS = {name: step.section for name, step in STEPS.items() if step.
 def default_of(key: str) -> object:
     """The default of a key such as "moe.num_experts"; an object that equals nothing without one."""
     section, _, name = key.rpartition(".")
-    owner = XftConfig.model_fields[section].annotation if section else XftConfig
+    owner = WorkflowConfig.model_fields[section].annotation if section else WorkflowConfig
     field = owner.model_fields.get(name)
     return object() if field is None or field.is_required() else field.get_default()

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from xft.common.errors import UserError, did_you_mean
 from xft.config.section import ONE, SEVERAL, NoEffect, Section, keys
-from xft.config.sections import MixingShape, XftConfig, fault_of_learned, lambda_token
+from xft.config.sections import MixingShape, WorkflowConfig, fault_of_learned, lambda_token
 
 # Added to the message if `base` is missing.
 OVER_THE_DEMONSTRATION = (
@@ -21,12 +21,12 @@ OVER_THE_DEMONSTRATION = (
 SectionType = TypeVar("SectionType", bound=Section)
 
 
-def complete(config: Mapping, where: str = "config") -> XftConfig:
+def complete(config: Mapping, where: str = "config") -> WorkflowConfig:
     """The checked configuration with all defaults.
 
     Raises UserError with every fault: the key, its value, and what is allowed.
     """
-    return validated(XftConfig, dict(config), where)
+    return validated(WorkflowConfig, dict(config), where)
 
 
 def validated(section: type[SectionType], values: dict, where: str) -> SectionType:
@@ -42,7 +42,7 @@ def validated(section: type[SectionType], values: dict, where: str) -> SectionTy
 
 def sections() -> Iterator[tuple[str, type[Section]]]:
     """The sections of the configuration, by name."""
-    for name, field in XftConfig.model_fields.items():
+    for name, field in WorkflowConfig.model_fields.items():
         if is_section(field.annotation):
             yield name, field.annotation
 
@@ -70,7 +70,7 @@ def _explain(section: type[Section], fault: dict) -> str:
         return f"{name} is not a known key{_hint(section, place)}"
     if kind == "value_error":
         message = str(error := fault["ctx"]["error"])
-        if isinstance(error, NoEffect) and section is XftConfig:
+        if isinstance(error, NoEffect) and section is WorkflowConfig:
             message += ". If only some runs have it, set all of this in variants"
         is_whole = isinstance(fault["input"], dict | Section)
         return f"{name}: {message}".removeprefix(": ") if is_whole else f"{_set(fault)}{message}"
@@ -114,7 +114,7 @@ def _hint(section: type[Section], place: tuple) -> str:
 @cache
 def _places() -> dict[str, list[str]]:
     """Every key of the configuration, and where it stands."""
-    places = {key: ["at the top level"] for key in keys(XftConfig)}
+    places = {key: ["at the top level"] for key in keys(WorkflowConfig)}
     for name, section in sections():
         for key in keys(section):
             places.setdefault(key, []).append(f"in {name}")

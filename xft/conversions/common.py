@@ -5,21 +5,21 @@ from collections.abc import Callable
 
 from xft.checkpoints.dtypes import torch_dtype
 from xft.checkpoints.reader import TensorSource
-from xft.checkpoints.writer import TensorPlan
+from xft.checkpoints.writer import TensorSpec
 
 
-def copy_plan(source: TensorSource, name: str, new_name: str | None = None) -> TensorPlan:
+def copy_plan(source: TensorSource, name: str, new_name: str | None = None) -> TensorSpec:
     """A tensor of `source`, unchanged, under its own or a new name. NaN is refused."""
-    return TensorPlan(
+    return TensorSpec(
         new_name or name, source.dtype(name), source.shape(name), lambda: [source.get_finite(name)]
     )
 
 
-def fused_plan(source: TensorSource, name: str, parts: list[str], num_experts: int) -> TensorPlan:
+def fused_plan(source: TensorSource, name: str, parts: list[str], num_experts: int) -> TensorSpec:
     """Plan a fused tensor [num_experts, rows, ...] from the parts of all experts, in order."""
     first = source.shape(parts[0])
     rows = sum(source.shape(part)[0] for part in parts) // num_experts
-    return TensorPlan(
+    return TensorSpec(
         name,
         source.dtype(parts[0]),
         (num_experts, rows, *first[1:]),
@@ -27,9 +27,9 @@ def fused_plan(source: TensorSource, name: str, parts: list[str], num_experts: i
     )
 
 
-def computed_plan(name: str, dtype: str, shape: tuple[int, ...], compute: Callable) -> TensorPlan:
+def computed_plan(name: str, dtype: str, shape: tuple[int, ...], compute: Callable) -> TensorSpec:
     """Plan a tensor that `compute` gives as a whole. It is rounded to the dtype."""
-    return TensorPlan(name, dtype, shape, lambda: [compute().to(torch_dtype(dtype))])
+    return TensorSpec(name, dtype, shape, lambda: [compute().to(torch_dtype(dtype))])
 
 
 def seeded_generator(seed: int, name: str):
@@ -40,7 +40,7 @@ def seeded_generator(seed: int, name: str):
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def trained_plans(before: TensorSource, state: dict, prefix: str) -> list[TensorPlan]:
+def trained_plans(before: TensorSource, state: dict, prefix: str) -> list[TensorSpec]:
     """Plan trained weights with the names and dtypes of the checkpoint before training.
 
     state: what has learned, by name.

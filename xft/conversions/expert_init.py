@@ -14,7 +14,7 @@ from functools import partial
 
 from xft.checkpoints.layout import FfnLayer
 from xft.checkpoints.reader import TensorSource
-from xft.checkpoints.writer import TensorPlan
+from xft.checkpoints.writer import TensorSpec
 from xft.config.sections import MoeConfig
 from xft.conversions.common import seeded_generator
 
@@ -23,7 +23,7 @@ BLOCK_ROWS = 512  # of a matrix that are in memory in float64
 
 def varied_plans(
     base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int
-) -> Iterable[TensorPlan]:
+) -> Iterable[TensorSpec]:
     """Plan the fused weights of a layer's routed experts, for init noise and drop.
 
     An expert's draws depend on the seed, the layer, the expert and the projection, and on nothing
@@ -35,7 +35,7 @@ def varied_plans(
         rows = sum(base.shape(weight)[0] for weight in names)
         shape = moe.num_routed_experts, rows, base.shape(names[0])[1]
         chunks = partial(_weights, base, names, roles, f"{layer.prefix}.expert", moe, seed)
-        yield TensorPlan(name, base.dtype(names[0]), shape, chunks)
+        yield TensorSpec(name, base.dtype(names[0]), shape, chunks)
 
 
 def redrawn(weight, neurons, axis: int, generator):

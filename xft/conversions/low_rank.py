@@ -11,14 +11,14 @@ from functools import partial
 
 from xft.checkpoints.layout import FfnLayer
 from xft.checkpoints.reader import TensorSource
-from xft.checkpoints.writer import TensorPlan
+from xft.checkpoints.writer import TensorSpec
 from xft.config.sections import MoeConfig
 from xft.conversions.common import computed_plan, copy_plan, seeded_generator
 
 
 def low_rank_plans(
     base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int
-) -> Iterable[TensorPlan]:
+) -> Iterable[TensorSpec]:
     """Plan the base's MLP and the factors of a layer's experts.
 
     The draws of an expert's A depend on the seed, the tensor's name and the expert's number.

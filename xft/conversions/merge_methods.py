@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from xft.artifacts.artifact import Artifact, open_artifact
+from xft.artifacts.artifact import OpenedArtifact, open_artifact
 from xft.checkpoints.dtypes import FLOAT_NAMES
 from xft.checkpoints.reader import TensorSource
-from xft.checkpoints.writer import TensorPlan
+from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError
 from xft.config.sections import MergeMethod
 from xft.conversions.common import computed_plan, copy_plan
@@ -29,7 +29,7 @@ from xft.conversions.merged_tensors import MergedTensor, merged_tensors, name_in
 from xft.conversions.mixing_artifact import MixingArtifact
 
 
-def open_base(path: Path, moe: Artifact, full: bool = False) -> Artifact:
+def open_base(path: Path, moe: OpenedArtifact, full: bool = False) -> OpenedArtifact:
     """Open the dense base. Raises UserError if the mixture says that it has another one."""
     base = open_artifact(path, "base", "dense", full=full)
     known = moe.manifest.parameters.get("base", {})
@@ -45,7 +45,7 @@ def dense_plans(
     method: MergeMethod,
     base: TensorSource | None = None,
     function: Callable | None = None,
-) -> list[TensorPlan]:
+) -> list[TensorSpec]:
     """Plan the dense model. Each tensor is computed in fp32 or better, and rounded once.
 
     moe: the mixture.
@@ -104,7 +104,7 @@ def _merged_by(
 
 def _moved_plan(
     base: TensorSource, target: tuple, tuned: Callable, weight: float | MergedTensor
-) -> TensorPlan:
+) -> TensorSpec:
     """Plan B + w (T - B), exactly T if w = 1, computed in fp32 or better.
 
     target: the name, dtype and shape of the tensor.

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from xft.artifacts.artifact import Artifact, Draft, open_artifact, write_json
-from xft.checkpoints.writer import TensorPlan
+from xft.artifacts.artifact import Draft, OpenedArtifact, open_artifact, write_json
+from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError
 from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, mixing_coefficients
 
 
-def open_sources(moe: Path, ffn: Path, full: bool = False) -> dict[str, Artifact]:
+def open_sources(moe: Path, ffn: Path, full: bool = False) -> dict[str, OpenedArtifact]:
     """Open a mixture, `moe`, and the FFN weights of its experts, `ffn`.
 
     Raises UserError if the FFN weights are from another mixture.
@@ -31,7 +31,7 @@ class MixingArtifact:
     config: lambda at the start, and the keys of `MixingShape`.
     """
 
-    artifact: Artifact
+    artifact: OpenedArtifact
     alpha: object
     lambda_logit: object | None
     config: dict
@@ -47,7 +47,9 @@ class MixingArtifact:
         return mixing_coefficients(self.alpha, self.lambda_logit, self.shared_expert_weight)
 
 
-def open_mixing(path: Path, sources: dict[str, Artifact], full: bool = False) -> MixingArtifact:
+def open_mixing(
+    path: Path, sources: dict[str, OpenedArtifact], full: bool = False
+) -> MixingArtifact:
     """Open coefficients. Raises UserError if they belong to other experts."""
     artifact = open_artifact(path, "weighted_init", "weighted_trained", full=full)
     for name, source in sources.items():
@@ -64,7 +66,7 @@ def write(draft: Draft, logits: dict, config: dict) -> None:
     logits: fp32 tensors by name: alpha, and lambda_logit if lambda is learned.
     """
     plans = [
-        TensorPlan(name, "F32", tuple(tensor.shape), lambda tensor=tensor: [tensor])
+        TensorSpec(name, "F32", tuple(tensor.shape), lambda tensor=tensor: [tensor])
         for name, tensor in sorted(logits.items())
     ]
     draft.write_tensors(plans)

@@ -9,7 +9,7 @@ from itertools import product
 
 from xft.checkpoints.layout import LAYER, FfnLayer
 from xft.checkpoints.reader import Checkpoint
-from xft.checkpoints.writer import TensorPlan
+from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError
 from xft.config.sections import MixtureConfig
 from xft.config.validation import validated
@@ -76,7 +76,7 @@ def reference_base_config(config: dict) -> dict:
     }
 
 
-def import_reference(published: Checkpoint, moe: MixtureConfig) -> list[TensorPlan]:
+def import_reference(published: Checkpoint, moe: MixtureConfig) -> list[TensorSpec]:
     """Plan the tensors of an upcycled model from those of a published MoE checkpoint."""
     plans = [copy_plan(published, name) for name in published.names if ".mlp." not in name]
     layers = {int(match[1]) for name in published.names if (match := LAYER.search(name))}
@@ -94,7 +94,7 @@ def _expert_name(layer: FfnLayer, projection: str, expert: int) -> str:
 
 def _expert_plans(
     published: Checkpoint, layer: FfnLayer, moe: MixtureConfig
-) -> Iterable[TensorPlan]:
+) -> Iterable[TensorSpec]:
     experts = range(moe.num_experts)
     if moe.shared_expert:
         for projection in layer.form.projections:
@@ -109,7 +109,7 @@ def _expert_plans(
 
 def _router_plans(
     published: Checkpoint, layer: FfnLayer, moe: MixtureConfig
-) -> Iterable[TensorPlan]:
+) -> Iterable[TensorSpec]:
     parts = {"input": "gate_network"}
     if moe.router == "mlp":
         parts = {"input": "gate_network.0", "output": "gate_network.2"}

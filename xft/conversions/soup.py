@@ -7,13 +7,13 @@ import torch
 from xft.checkpoints.dtypes import FLOAT_NAMES, torch_dtype
 from xft.checkpoints.model_config import IDLE_KEYS
 from xft.checkpoints.reader import TensorSource
-from xft.checkpoints.writer import TensorPlan
+from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError
 from xft.conversions.blocks import stacked_blocks
 from xft.conversions.common import copy_plan
 
 
-def soup_plans(models: list[TensorSource]) -> list[TensorPlan]:
+def soup_plans(models: list[TensorSource]) -> list[TensorSpec]:
     """Plan W = (W_1 + ... + W_n) / n for each tensor, computed in fp64 and rounded once.
 
     Tensors of other than floating-point numbers, such as positions, are copied. Raises UserError
@@ -35,14 +35,14 @@ def soup_plans(models: list[TensorSource]) -> list[TensorPlan]:
     ]
 
 
-def _mean_plan(models: list[TensorSource], name: str) -> TensorPlan:
+def _mean_plan(models: list[TensorSource], name: str) -> TensorSpec:
     dtype, shape = models[0].dtype(name), models[0].shape(name)
 
     def means() -> Iterator:
         for block in stacked_blocks(model.get_finite(name) for model in models):
             yield block.mean(dim=0).to(torch_dtype(dtype))
 
-    return TensorPlan(name, dtype, shape, means)
+    return TensorSpec(name, dtype, shape, means)
 
 
 def _config_fault(first: dict, other: dict) -> str | None:

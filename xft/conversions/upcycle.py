@@ -11,8 +11,8 @@ from xft.checkpoints.capacity import check_rank
 from xft.checkpoints.dtypes import FLOAT_NAMES
 from xft.checkpoints.layout import FfnLayer, dense_layers, outside
 from xft.checkpoints.reader import TensorSource
-from xft.checkpoints.writer import TensorPlan
-from xft.common.errors import UserError, naming
+from xft.checkpoints.writer import TensorSpec
+from xft.common.errors import UserError, errors_at
 from xft.config.section import keys
 from xft.config.sections import MixtureConfig, MoeConfig
 from xft.conversions.common import computed_plan, copy_plan, fused_plan, seeded_generator
@@ -22,7 +22,7 @@ from xft.conversions.low_rank import low_rank_plans
 DEFAULT_INITIALIZER_RANGE = 0.02
 
 
-def upcycle(base: TensorSource, moe: MoeConfig, seed: int) -> list[TensorPlan]:
+def upcycle(base: TensorSource, moe: MoeConfig, seed: int) -> list[TensorSpec]:
     """Plan the tensors of the upcycled model.
 
     moe: the config's section `moe`. Router weights are normal with the base's
@@ -47,7 +47,7 @@ def chosen_layers(base: TensorSource, indices: list[int] | None) -> list[FfnLaye
 
     Raises UserError if there is no such layer, or a layer cannot be upcycled.
     """
-    with naming(str(base.folder)):
+    with errors_at(str(base.folder)):
         layers = dense_layers(base.names, base.config)
     if indices is None:
         return layers
@@ -94,7 +94,7 @@ def weights_dtype(base: TensorSource) -> str:
 
 def _expert_plans(
     base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int
-) -> Iterable[TensorPlan]:
+) -> Iterable[TensorSpec]:
     routed = moe.num_routed_experts
     if moe.shared_expert:
         for tensor in layer.tensors:
@@ -111,7 +111,7 @@ def _expert_plans(
 
 def _router_plans(
     base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int
-) -> Iterable[TensorPlan]:
+) -> Iterable[TensorSpec]:
     routed = moe.num_routed_experts
     first = layer.dense(layer.form.inputs[0])
     hidden, dtype = base.shape(first)[1], base.dtype(first)

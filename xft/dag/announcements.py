@@ -7,7 +7,7 @@ from shlex import quote
 from xft.common.errors import UserError
 from xft.config.recorded import chosen_values
 from xft.config.results_folder import CONFIG_FILE
-from xft.config.sections import TRAININGS, XftConfig
+from xft.config.sections import TRAININGS, WorkflowConfig
 from xft.dag.activity import find_activities
 from xft.dag.node import Node
 from xft.dag.run import WorkflowRun
@@ -18,7 +18,7 @@ from xft.store.garbage import find_unwanted
 from xft.store.store import disk_bytes
 
 
-def beginning(config: XftConfig) -> str:
+def beginning(config: WorkflowConfig) -> str:
     """The values that are not defaults, and what they leave out."""
     lines = ["The values of the configuration that are not defaults:"]
     lines += [f"  {key}: {value}" for key, value in chosen_values(config).items()]
@@ -77,7 +77,7 @@ def _idle_sections(run: WorkflowRun, to_make: list[Node]) -> list[str]:
     return [name for name in ("moe", *TRAININGS, "merge") if name in idle]
 
 
-def _odd(key: str, value: object, config: XftConfig) -> str | None:
+def _odd(key: str, value: object, config: WorkflowConfig) -> str | None:
     """What is odd about a value, and what is usual; None if nothing is."""
     learns_nothing = config.moe.shared_expert and not config.mixing.learn_lambda
     if key == "moe.num_experts" and value == 2 and learns_nothing:

@@ -7,8 +7,8 @@ from typing import Any
 
 from xft.artifacts.artifact import TOKENIZER_PATTERNS
 from xft.checkpoints.capacity import check_rank, check_vocabulary, window
-from xft.checkpoints.model_config import read_config
-from xft.common.errors import UserError, naming
+from xft.checkpoints.model_config import read_model_config
+from xft.common.errors import UserError, errors_at
 from xft.config.sections import BaseConfig, DataConfig, MoeConfig, mixture_settings
 from xft.data.conversations import Conversation
 from xft.data.instructions import describe
@@ -28,7 +28,7 @@ def check_base(sections: Mapping[str, Any]) -> None:
     base, moe, data, evaluation = (sections[n] for n in ("base", "moe", "data", "evaluation"))
     model, revision = base.model, base.revision
     folder = find_local(model, revision, ["config.json"])
-    config = read_config(folder / "config.json") if folder else {}
+    config = read_model_config(folder / "config.json") if folder else {}
     stated = [config.get(name) for name in ("hidden_size", "intermediate_size")]
     known = [size for size in stated if isinstance(size, int)]
     sizes = {f"a matrix of {model}": min(known)} if known else {}
@@ -48,7 +48,7 @@ def check_base(sections: Mapping[str, Any]) -> None:
             _check_chat("data.template", model, folder)
         if evaluation.base_prompt == CHAT:
             _check_chat("evaluation.base_prompt", model, folder)
-        with naming("base.model"):
+        with errors_at("base.model"):
             check_vocabulary(folder)
             check_eos(folder)
 
@@ -62,7 +62,7 @@ def check_tuned(folder: Path, moe: MoeConfig | None) -> None:
         check_model(folder)
         return
     check_model(folder, is_base=False)
-    held = mixture_settings(read_config(folder / "config.json"))
+    held = mixture_settings(read_model_config(folder / "config.json"))
     if held != (asked := mixture_settings(dict(moe))):
         other = json.dumps({key: held[key] for key in held if held[key] != asked.get(key)})
         raise UserError(
@@ -88,7 +88,7 @@ def check_chat_template(model: Path, data: DataConfig) -> None:
 
     Of each file the first good row is tried. The turns of a conversation must be marked.
     """
-    with naming("config"):
+    with errors_at("config"):
         template = ChatTemplate(load_tokenizer(model))
         first = data.model_copy(update={"limit": 1})
         for file in data.files:

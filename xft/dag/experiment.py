@@ -7,7 +7,7 @@ from pathlib import Path
 from xft.common.errors import UserError
 from xft.config.recorded import shown_choices
 from xft.config.runs import Run
-from xft.config.sections import XftConfig, problem_label
+from xft.config.sections import WorkflowConfig, problem_label
 from xft.config.steps import STEPS
 from xft.dag.contents import FileContents
 from xft.dag.graph import Graph, Nodes
@@ -22,7 +22,9 @@ RUNS_TABLE = "runs.csv"
 class Experiment:
     """The artifacts that all runs of a configuration want."""
 
-    def __init__(self, config: XftConfig, runs: list[Run], contents: FileContents | None = None):
+    def __init__(
+        self, config: WorkflowConfig, runs: list[Run], contents: FileContents | None = None
+    ):
         """Raises UserError if two different sets of problems have the same name."""
         self.config = config
         self.results, self.store = Path(config.results_dir), Store(Path(config.store))

@@ -14,7 +14,7 @@ from xft.config.runs import LISTS, Run
 from xft.config.sections import (
     FLOPS_KEYS,
     SHAPE_KEYS,
-    XftConfig,
+    WorkflowConfig,
     learns,
     mixture_settings,
     problem_label,
@@ -336,7 +336,7 @@ class Graph:
         *,
         name: str | None = None,
         file: str | None = None,
-        config: XftConfig | None = None,
+        config: WorkflowConfig | None = None,
         options: Mapping[str, object] | None = None,
         recorded: Mapping[str, object] = {},
         flags: Mapping[str, object] = {},

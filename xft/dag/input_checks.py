@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from xft.common.errors import UserError, did_you_mean, naming, noted
+from xft.common.errors import UserError, collecting_errors, did_you_mean, errors_at
 from xft.common.files import open_regular
-from xft.config.sections import TRAININGS, DataConfig, XftConfig, named_paths
+from xft.config.sections import TRAININGS, DataConfig, WorkflowConfig, named_paths
 from xft.conversions.merge_function import check_function
 from xft.dag.base_fit import check_base, check_tuned
 from xft.data.instructions import check_format
@@ -22,7 +22,7 @@ from xft.training.steps import optimizer_steps
 LONGEST, LONGEST_NAME = 2_000, 255  # bytes; Linux takes longer paths, as those of results are
 
 
-def check_all_files(configs: Iterable[XftConfig]) -> None:
+def check_all_files(configs: Iterable[WorkflowConfig]) -> None:
     """Raise UserError with the faults of the files and folders that a configuration names.
 
     They are those of the first of these configurations that has some. Snakemake itself does not
@@ -37,7 +37,7 @@ def check_all_files(configs: Iterable[XftConfig]) -> None:
             checked.append(sections)
             faults = faults_of_files(dict(config))
         data = config.data.model_dump_json()
-        with noted(faults):
+        with collecting_errors(faults):
             if not faults and data not in rows:
                 rows[data] = check_rows(config.data)
             if rows.get(data) is not None:
@@ -56,11 +56,11 @@ def faults_of_files(sections: Mapping[str, Any]) -> list[str]:
     paths = [(key, sections[key]) for key in ("results_dir", "store") if key in sections]
     paths += [("stores", path) for path in sections.get("stores", ())]
     for key, path in [*paths, *named_paths(sections)]:
-        with noted(faults):
+        with collecting_errors(faults):
             _check_path(key, path)
             _check_named(key, path, sections)
     if "merge" in sections and sections["merge"].function:
-        with noted(faults), naming("config: merge.method"):
+        with collecting_errors(faults), errors_at("config: merge.method"):
             check_function(*sections["merge"].function)
     return faults
 
@@ -71,17 +71,17 @@ def _check_named(key: str, path: str, sections: Mapping[str, Any]) -> None:
         case "results_dir":
             _check_results(path)
         case "base.model":
-            with naming("config"):
+            with errors_at("config"):
                 check_source(path, sections["base"].revision)
-                if XftConfig.model_fields.keys() <= sections.keys():
+                if WorkflowConfig.model_fields.keys() <= sections.keys():
                     check_base(sections)
         case "moe_sft.model" | "sft.model":
-            with naming(f"config: {key}"):
+            with errors_at(f"config: {key}"):
                 check_tuned(Path(path), sections.get("moe") if key == "moe_sft.model" else None)
         case "data.train":
             _check_rows(sections["data"], path)
         case "data.template" | "evaluation.base_prompt":
-            with naming(f"config: {key}"):
+            with errors_at(f"config: {key}"):
                 read_template(path, NAMES if key == "data.template" else PROMPT_NAMES)
         case "data.decontaminate_against" | "evaluation.datasets":
             _check_problems(key, path)
@@ -112,9 +112,9 @@ def _check_results(folder: str) -> None:
 
 
 def _check_rows(data: DataConfig, path: str) -> None:
-    with naming("config"):
+    with errors_at("config"):
         source = dataset_source(data.train, data.revision) if data.revision else None
-    with naming("config: data.train"):
+    with errors_at("config: data.train"):
         check_format(source.file_name if source else path)
     if source:
         if source.file and data.split != "train":
@@ -127,7 +127,7 @@ def _check_rows(data: DataConfig, path: str) -> None:
     _check_file("data.train", path, hint if HUB_ID.match(path) else "")
 
 
-def check_number_of_rows(config: XftConfig, number: int) -> None:
+def check_number_of_rows(config: WorkflowConfig, number: int) -> None:
     """Raise UserError if so many rows, at most, are too few for the configuration."""
     data = config.data
     if data.validation_rows and data.validation_rows >= number:
@@ -153,12 +153,12 @@ def _check_problems(key: str, dataset: str) -> None:
         _check_file(key, dataset, did_you_mean(dataset, NAMED_SETS))
     elif named.wanted_sha256 == named.sha256:
         return
-    with naming(f"config: {key}"):
+    with errors_at(f"config: {key}"):
         load_problems(dataset)
 
 
 def _check_file(key: str, path: str, hint: str = "") -> None:
     if not Path(path).exists():
         raise UserError(f"config: {key}: there is no file {path}{hint}")
-    with naming(f"config: {key}"):
+    with errors_at(f"config: {key}"):
         open_regular(Path(path)).close()

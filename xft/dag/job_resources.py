@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xft.config.models import MIXTURES
 from xft.config.runs import Run
-from xft.config.sections import XftConfig
+from xft.config.sections import WorkflowConfig
 from xft.config.steps import STEPS, Request
 from xft.config.training import TrainingConfig
 from xft.dag.measured import row_lengths
@@ -99,7 +99,7 @@ def computing_flags(node: Node) -> dict[str, object]:
     return {"gpus": config.gpus} if step.generates else {}
 
 
-def _start(config: XftConfig, options: TrainingConfig) -> str:
+def _start(config: WorkflowConfig, options: TrainingConfig) -> str:
     """The start of a training's command. On each node torchrun gets the node's GPUs."""
     if options.launch == "single":
         return "python"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
-from xft.config.sections import XftConfig
+from xft.config.sections import WorkflowConfig
 from xft.config.steps import TRAINING_SECTIONS
 from xft.config.training import TrainingConfig
 from xft.dag.node import Node
@@ -19,7 +19,7 @@ from xft.store.costs import COSTS_FILE, total_cost
 from xft.store.recipe import Recipe
 from xft.store.store import ENTRY_FILE, is_whole
 
-FindPlan = Callable[[XftConfig], Plan]
+FindPlan = Callable[[WorkflowConfig], Plan]
 
 
 @cache

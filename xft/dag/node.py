@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xft.config.runs import Run
-from xft.config.sections import XftConfig
+from xft.config.sections import WorkflowConfig
 from xft.store.recipe import Recipe
 
 
@@ -71,7 +71,7 @@ class Node:
         return self.recipe.step
 
     @property
-    def config(self) -> XftConfig:
+    def config(self) -> WorkflowConfig:
         return self.run.config
 
     @property

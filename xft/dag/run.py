@@ -12,7 +12,7 @@ from xft.artifacts.claims import occupy
 from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.artifacts.overlap import overlap
-from xft.common.errors import UserError, naming
+from xft.common.errors import UserError, errors_at
 from xft.common.optional import require
 from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD, is_results_folder
 from xft.config.runs import find_runs
@@ -110,7 +110,7 @@ class WorkflowRun:
             if node.step == "tokens" and data.template == CHAT and is_here:
                 check_chat_template(Path(base.model), data)
             if "tuned_from" in {item.name for item in node.inputs}:
-                with naming(f"config: {Path(node.name).name}.model"):
+                with errors_at(f"config: {Path(node.name).name}.model"):
                     check_made_of(node.flags["model"], base)
 
     def folders(self) -> list[Path]:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from xft.common.errors import UserError
 from xft.config.recorded import changes, recorded_config
-from xft.config.sections import XftConfig
+from xft.config.sections import WorkflowConfig
 from xft.store.store import PLANS
 
 EARLIER = "These tables are of an earlier configuration. Changed since then: "
 
 
-def earlier_tables(results: Path, config: XftConfig) -> tuple[str, str]:
+def earlier_tables(results: Path, config: WorkflowConfig) -> tuple[str, str]:
     """The tables that a results folder shows, after what a configuration changes of theirs.
 
     Both are empty if it shows none.

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from xft.artifacts.manifest import hash_file, json_sha256
-from xft.checkpoints.model_config import read_config
+from xft.checkpoints.model_config import read_model_config
 from xft.checkpoints.strict_json import read_if_there
 from xft.common.errors import UserError
 
@@ -89,4 +89,4 @@ def has_chat_template(folder: Path) -> bool:
 
 def _config(folder: Path) -> dict:
     file = folder / "config.json"
-    return read_config(file) if file.is_file() else {}
+    return read_model_config(file) if file.is_file() else {}

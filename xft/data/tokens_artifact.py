@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from xft.artifacts.artifact import Artifact, create_artifact, open_artifact
+from xft.artifacts.artifact import OpenedArtifact, create_artifact, open_artifact
 from xft.artifacts.manifest import hash_file, joint_sha256, manifest_path, read_manifest
-from xft.checkpoints.writer import TensorPlan
+from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError
 from xft.config.section import keys
 from xft.config.sections import TokensConfig
@@ -34,7 +34,7 @@ def write_tokens(
     import torch
 
     plans = [
-        TensorPlan(name, dtype, (len(array),), partial(map, torch.from_numpy, blocks(array)))
+        TensorSpec(name, dtype, (len(array),), partial(map, torch.from_numpy, blocks(array)))
         for name, dtype in DTYPES.items()
         for array in [getattr(tokens, name)]
     ]
@@ -80,7 +80,7 @@ def read_options(path: Path) -> TokensConfig:
     return TokensConfig.model_construct(**{name: parameters[name] for name in keys(TokensConfig)})
 
 
-def _open(path: Path, full: bool = False) -> Artifact:
+def _open(path: Path, full: bool = False) -> OpenedArtifact:
     artifact = open_artifact(path, KIND, full=full)
     if artifact.known_manifest is None:
         raise UserError(
@@ -90,7 +90,7 @@ def _open(path: Path, full: bool = False) -> Artifact:
     return artifact
 
 
-def read_training_rows(files: Sequence[Path], tokens: Artifact) -> StoredRows:
+def read_training_rows(files: Sequence[Path], tokens: OpenedArtifact) -> StoredRows:
     """The rows that a training on these tokens learns from, without those that are held out.
 
     Raises UserError if they are others.

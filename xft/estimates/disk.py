@@ -3,7 +3,7 @@
 from xft.checkpoints.dtypes import DTYPE_BYTES
 from xft.config.models import MIXTURES, MODELS
 from xft.config.training import SHARDED
-from xft.estimates.jobs import Job
+from xft.estimates.jobs import TrainingJob
 from xft.estimates.memory import average_bytes, optimizer_bytes
 from xft.estimates.parameters import Models
 from xft.training.checkpoints import KEPT
@@ -19,7 +19,7 @@ def artifact_bytes(models: Models, step: str) -> int:
     return models.base.nbytes if step in MODELS[1:] else 0
 
 
-def checkpoint_bytes(models: Models, job: Job) -> int:
+def checkpoint_bytes(models: Models, job: TrainingJob) -> int:
     """Bytes of all checkpoints at most: those that are kept, and the one being written.
 
     Each holds the weights that learn, the optimiser's state with ZeRO's master weights, and an

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from xft.config.sections import TRAINING, XftConfig
+from xft.config.sections import TRAINING, WorkflowConfig
 from xft.config.training import SHARDED, ZERO_STAGES, TrainingConfig, precision_of
 from xft.estimates.lengths import Batches, Lengths
 from xft.training.steps import optimizer_steps
@@ -12,7 +12,7 @@ FP32, BF16 = 4, 2  # bytes of a value
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """How a training runs.
 
     section: of the configuration. options: the section's values.
@@ -28,7 +28,7 @@ class Job:
     on_gpu: bool
     expected: Batches | None = None
 
-    def with_rows(self, lengths: Lengths | None) -> "Job":
+    def with_rows(self, lengths: Lengths | None) -> "TrainingJob":
         """The same with rows as long as these; None if that is unknown."""
         if lengths is None:
             return self
@@ -115,9 +115,9 @@ class Job:
         return self.options.model_copy(update={"launch": self.launch}).fault_of_shards()
 
 
-def configured_job(config: XftConfig, section: str, on_gpu: bool | None = None) -> Job:
+def configured_job(config: WorkflowConfig, section: str, on_gpu: bool | None = None) -> TrainingJob:
     """The job for a section of the configuration. on_gpu: None if as configured."""
     options = getattr(config, section)
     on_gpu = config.gpus > 0 if on_gpu is None else on_gpu
     length, launch = config.data.max_length, options.launch
-    return Job(section, options, length, launch, options.world_size, on_gpu)
+    return TrainingJob(section, options, length, launch, options.world_size, on_gpu)

@@ -20,7 +20,7 @@ parts that no model's size changes much (router, rotary embedding, indices) are 
 from dataclasses import dataclass
 
 from xft.config.training import BLOCK_LOGITS, CHUNK_TOKENS
-from xft.estimates.jobs import BF16, FP32, Job
+from xft.estimates.jobs import BF16, FP32, TrainingJob
 from xft.estimates.parameters import Models
 from xft.estimates.processors import GIB
 
@@ -54,7 +54,7 @@ class Memory:
     peak: int
 
 
-def training_memory(models: Models, job: Job) -> Memory:
+def training_memory(models: Models, job: TrainingJob) -> Memory:
     """The memory of a training.
 
     The peak is at the start of the backward pass, in its last layer, at its end, where the two
@@ -81,12 +81,12 @@ def training_memory(models: Models, job: Job) -> Memory:
     return Memory(weights, gradients, optimizer - host, always + copies, activations, host, peak)
 
 
-def teacher_bytes(models: Models, job: Job) -> int:
+def teacher_bytes(models: Models, job: TrainingJob) -> int:
     """Bytes of the mixture that each process of a training by KL holds, too."""
     return job.product_bytes * models.moe_total if job.learns_from_mixture else 0
 
 
-def optimizer_bytes(models: Models, job: Job) -> int:
+def optimizer_bytes(models: Models, job: TrainingJob) -> int:
     """Bytes of the whole optimiser's state, with ZeRO's master weights. Step 6 has next to none.
 
     adamw_8bit: two moments of a byte, but of the embeddings in fp32. adafactor: rows and columns of
@@ -100,13 +100,13 @@ def optimizer_bytes(models: Models, job: Job) -> int:
     return learned * (3 * FP32 if job.zero else 2 * job.weight_bytes)
 
 
-def average_bytes(models: Models, job: Job) -> int:
+def average_bytes(models: Models, job: TrainingJob) -> int:
     """Bytes of the average of the weights that learn, in fp32."""
     learned = models.trained(job.section, job.lora_rank).learned
     return 0 if job.options.ema_decay is None else FP32 * learned
 
 
-def activation_bytes(models: Models, job: Job) -> tuple[int, int]:
+def activation_bytes(models: Models, job: TrainingJob) -> tuple[int, int]:
     """Bytes at most of what autograd keeps at one moment, and of one layer in its backward pass.
 
     There is padding, unless rows are packed. With checkpointing autograd keeps the inputs of all
@@ -131,13 +131,13 @@ def activation_bytes(models: Models, job: Job) -> tuple[int, int]:
     return job.tokens * (layers * around + values * product) + max(logits, backward), layer
 
 
-def _learned_rest(models: Models, job: Job) -> bool:
+def _learned_rest(models: Models, job: TrainingJob) -> bool:
     """Whether anything outside the MLPs learns, for which norms and projections keep inputs."""
     is_frozen = models.is_low_rank and models.moe.train_rest == "frozen"
     return not (job.is_mixing or (job.is_of_mixture and is_frozen))
 
 
-def _mlp_values(models: Models, job: Job) -> tuple[int, int]:
+def _mlp_values(models: Models, job: TrainingJob) -> tuple[int, int]:
     """Values of a token in the MLP of a layer: those that autograd keeps, and gradients of them.
 
     LoRA experts keep their inputs, the base's inner values, and A x of every expert. The
@@ -166,7 +166,7 @@ def _widths(models: Models) -> tuple[int, int, int]:
     return config["hidden_size"], config["intermediate_size"], inner
 
 
-def _logit_bytes(models: Models, job: Job) -> int:
+def _logit_bytes(models: Models, job: TrainingJob) -> int:
     """Bytes of a chunk's logits with their gradient, of a block of them in fp32, and of the head's
     gradient. See `training/losses.py`. zero3 computes the logits of all tokens at once.
     """
@@ -178,12 +178,12 @@ def _logit_bytes(models: Models, job: Job) -> int:
     return nbytes + 2 * FP32 * _learned_head(models, job)
 
 
-def _learned_head(models: Models, job: Job) -> int:
+def _learned_head(models: Models, job: TrainingJob) -> int:
     """The number of the head's weights that learn."""
     return models.head if models.trained(job.section, job.lora_rank).whole else 0
 
 
-def _copied_weights(models: Models, job: Job, total: int) -> int:
+def _copied_weights(models: Models, job: TrainingJob, total: int) -> int:
     """Bytes of the gathered layer and the next one, or of autocast's copies of the weights."""
     layer = total // len(models.layers)
     if job.launch in ("fsdp", "zero3") and job.processes > 1:
@@ -193,7 +193,7 @@ def _copied_weights(models: Models, job: Job, total: int) -> int:
     return BF16 * (layer if job.options.activation_checkpointing else total)
 
 
-def _update_bytes(models: Models, job: Job, learned: int) -> int:
+def _update_bytes(models: Models, job: TrainingJob, learned: int) -> int:
     """Bytes of temporary tensors in the optimiser's update.
 
     ZeRO: the gradients in fp32. adafactor: some of the largest tensor in fp32. adamw_torch on a
@@ -209,7 +209,7 @@ def _update_bytes(models: Models, job: Job, learned: int) -> int:
     return job.weight_bytes * shard if job.on_gpu and job.options.optim == "adamw_torch" else 0
 
 
-def _largest(models: Models, job: Job, learned: int) -> int:
+def _largest(models: Models, job: TrainingJob, learned: int) -> int:
     """The number of parameters of the largest tensor that learns, at most."""
     if models.is_low_rank and job.is_of_mixture and models.moe.train_rest != "full":
         return learned // len(models.upcycled)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from xft.common.errors import counted
 from xft.config.models import MIXTURES
-from xft.config.sections import TRAINING, XftConfig
+from xft.config.sections import TRAINING, WorkflowConfig
 from xft.estimates.flops import tuning_ratio
-from xft.estimates.jobs import LAUNCHES, Job, configured_job
+from xft.estimates.jobs import LAUNCHES, TrainingJob, configured_job
 from xft.estimates.lengths import Lengths
 from xft.estimates.memory import training_memory
 from xft.estimates.parameters import Models
@@ -31,7 +31,7 @@ class Plan:
     Figures are the highest ones, or those that are expected: with rows as they are.
     """
 
-    config: XftConfig
+    config: WorkflowConfig
     models: Models
     rows: int | None
     gpu: str | None
@@ -41,7 +41,7 @@ class Plan:
     lengths: Lengths | None = None
     speeds: Mapping[str, float] = field(default_factory=dict)
 
-    def job(self, section: str, expected: bool = False) -> Job:
+    def job(self, section: str, expected: bool = False) -> TrainingJob:
         """The training with a section of the configuration."""
         job = configured_job(self.config, section, self.gpu is not None)
         if self.processes is not None:
@@ -163,7 +163,7 @@ def _memory(plan: Plan) -> list[str]:
     ]
 
 
-def _launched(job: Job, launch: str) -> Job:
+def _launched(job: TrainingJob, launch: str) -> TrainingJob:
     return replace(job, launch=launch, processes=1 if launch == "single" else job.processes)
 
 

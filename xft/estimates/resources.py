@@ -13,11 +13,11 @@ from functools import cached_property
 from pathlib import Path
 
 from xft.common.errors import UserError
-from xft.config.sections import DataConfig, XftConfig
+from xft.config.sections import DataConfig, WorkflowConfig
 from xft.config.steps import Request
 from xft.config.training import SHARDED
 from xft.estimates.disk import expert_bytes
-from xft.estimates.jobs import FP32, Job, configured_job
+from xft.estimates.jobs import FP32, TrainingJob, configured_job
 from xft.estimates.memory import teacher_bytes, training_memory
 from xft.estimates.parameters import Models
 from xft.estimates.processors import DEFAULT_UTILISATION, GPUS, Processor
@@ -45,7 +45,7 @@ class Requests:
     steps then report the error.
     """
 
-    config: XftConfig
+    config: WorkflowConfig
     base: Path
 
     @property
@@ -110,7 +110,7 @@ class Requests:
             jobs.append(replace(jobs[0], section="moe_sft", options=self.config.sft_flops))
         return max(map(self._job_minutes, jobs))
 
-    def _job_minutes(self, job: Job) -> int:
+    def _job_minutes(self, job: TrainingJob) -> int:
         work = training_work(self.models, job, _rows_at_most(self.config.data))
         return MOST_MINUTES if work is None else _limit(3600 * work.hours(job, self._processor))
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from xft.checkpoints.header import open_safetensors
 from xft.checkpoints.reader import CheckpointHeaders
-from xft.common.errors import UserError, naming
+from xft.common.errors import UserError, errors_at
 from xft.config.sections import DataConfig, EvaluationConfig
 from xft.data.conversations import Conversation
 from xft.data.instructions import AnyRow, BadRow, check_bad, is_array
@@ -50,7 +50,7 @@ def check_rows(data: DataConfig) -> int | None:
     is_counted = 0 < sum(sizes.values()) <= MOST_COUNTED
     singly = ([f] for f in files if not is_array(f) or sizes[f] <= LARGEST_ARRAY)
     read = data if is_counted else data.model_copy(update={"limit": 1})
-    with naming("config: data.train"):
+    with errors_at("config: data.train"):
         for part in [files] if is_counted else singly:
             rows, bad = _read(part, read)
             check_bad(bad, rows, data.bad_rows)

@@ -12,7 +12,7 @@ from textwrap import shorten
 from xft.checkpoints.capacity import EMBEDDINGS
 from xft.checkpoints.dtypes import DTYPE_BYTES, FLOAT_NAMES
 from xft.checkpoints.header import TensorInfo
-from xft.checkpoints.model_config import read_config
+from xft.checkpoints.model_config import read_model_config
 from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE, CheckpointHeaders, TensorTable
 from xft.common.errors import UserError
 
@@ -101,7 +101,7 @@ def compute_table(config_file: Path) -> ModelTable:
 
     Raises UserError if the file lacks a size, or if transformers cannot build the model.
     """
-    config = read_config(config_file)
+    config = read_model_config(config_file)
     check_sizes(config, config_file)
     stated = config.get("dtype") or config.get("torch_dtype")
     dtype = next((short for short, name in FLOAT_NAMES.items() if name == stated), "F32")

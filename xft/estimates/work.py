@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from xft.config.sections import EvaluationConfig
 from xft.estimates.disk import expert_bytes
 from xft.estimates.flops import FORWARD, router_gradient_flops, teacher_flops, training_flops
-from xft.estimates.jobs import FP32, Job
+from xft.estimates.jobs import FP32, TrainingJob
 from xft.estimates.parameters import Models
 from xft.estimates.processors import HOST_BANDWIDTH, Processor
 from xft.estimates.tensors import ModelTable
@@ -30,7 +30,7 @@ class Work:
     flops: int
     read_bytes: int
 
-    def hours(self, job: Job, processor: Processor) -> float:
+    def hours(self, job: TrainingJob, processor: Processor) -> float:
         """Hours at most.
 
         processor: with the FLOPs that a process reaches.
@@ -39,7 +39,7 @@ class Work:
         return (seconds + self.steps * self.read_bytes / HOST_BANDWIDTH) / 3600
 
 
-def training_work(models: Models, job: Job, rows: int | None) -> Work | None:
+def training_work(models: Models, job: TrainingJob, rows: int | None) -> Work | None:
     """The work of a training, in all processes; None if the number of rows counts and is None."""
     options = job.options
     if options.max_steps:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from xft.common.errors import UserError, did_you_mean, naming
+from xft.common.errors import UserError, did_you_mean, errors_at
 from xft.common.json_lines import read_json_lines
 from xft.config.sections import problem_label
 from xft.evaluation.forms import calls, programs
@@ -28,7 +28,7 @@ def load_problems(name_or_file: str) -> ProblemSet:
     form = programs if programs.fits(rows[0][1]) else calls
     problems = []
     for number, fields in rows:
-        with naming(f"{file}, line {number}"):
+        with errors_at(f"{file}, line {number}"):
             problems.append(form.parse(fields))
     task_ids = [problem.task_id for problem in problems]
     lines = {name: number for name, (number, _) in zip(task_ids, rows, strict=True)}

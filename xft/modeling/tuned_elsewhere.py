@@ -5,7 +5,7 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from xft.checkpoints.capacity import embedding_rows
-from xft.checkpoints.model_config import IDLE_KEYS, read_config
+from xft.checkpoints.model_config import IDLE_KEYS, read_model_config
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 from xft.common.progress import say
@@ -73,7 +73,7 @@ def check_made_of(folder: Path, base: Path) -> None:
 
 def _described(folder: Path) -> dict:
     """The architecture's settings as transformers reads them, and the parts of the tokenizer."""
-    config = read_config(folder / "config.json")
+    config = read_model_config(folder / "config.json")
     with loading(folder):
         known = architecture(config.get("base_config", config))
     parts = tokenizer_identity(folder).items()

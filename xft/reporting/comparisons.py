@@ -12,7 +12,7 @@ from xft.reporting.differences import Difference, compare
 from xft.reporting.runs import Result, Subject, linked
 
 POOLED = "all"
-ROWS, LOSS = "validation rows", "loss"  # dataset and tests of a comparison of losses
+ROWS, LOSS_TESTS = "validation rows", "loss"  # dataset and tests of a comparison of losses
 COMPARED = ["first", "second", "dataset", "tests"]
 COLUMNS = [*COMPARED, *(field.name for field in fields(Difference)), "significant"]
 
@@ -58,7 +58,7 @@ def loss_values(losses: Mapping[Result, dict]) -> Iterator[Values]:
         known = content.get("tokens")
         rows = known, *((known, *row) for row in enumerate(tokens))
         values = [row["loss"] for row in content["rows"]]
-        yield Values(result.subject, result.seed, ROWS, LOSS, rows, values, tokens)
+        yield Values(result.subject, result.seed, ROWS, LOSS_TESTS, rows, values, tokens)
 
 
 def comparison_table(values: Sequence[Values]):
@@ -74,7 +74,7 @@ def comparison_table(values: Sequence[Values]):
 
     rows = []
     for tests in dict.fromkeys(item.tests for item in values):
-        most = inf if tests == LOSS else 1.0
+        most = inf if tests == LOSS_TESTS else 1.0
         here = [item for item in values if item.tests == tests]
         datasets = dict.fromkeys(item.dataset for item in here)
         names = linked(dict.fromkeys(item.units[1:] for item in here))

@@ -3,7 +3,7 @@
 from xft.artifacts.results import ResultFormat
 
 # The loss, its model, and the loss and the number of tokens of each row.
-LOSS = ResultFormat("validation", "validation_loss", 2, "rows")
+LOSS_RESULT = ResultFormat("validation", "validation_loss", 2, "rows")
 # How far the experts lie apart: spread, deviation, shift, layers, experts, ffn, base and routing.
 DIVERSITY = ResultFormat("diversity", "diversity", 1, "spread")
 # The numbers of a training's rows, all and contaminated ones, and the SHA-256 of the problems.

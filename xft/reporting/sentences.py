@@ -8,7 +8,7 @@ from statistics import NormalDist
 from xft.common.errors import counted
 from xft.config.models import family
 from xft.reporting.bootstrap import LEVEL
-from xft.reporting.comparisons import LOSS, last_rows
+from xft.reporting.comparisons import LOSS_TESTS, last_rows
 
 BASE, PLAIN = "base", "sft"
 NAMED = 4  # models at most in a sentence
@@ -39,7 +39,7 @@ class Quantity:
 
 
 SCORES = Quantity("plus", "pass@1", 100, 1, "problem")
-LOSSES = Quantity(LOSS, "validation loss", 1, 4, "row")
+LOSSES = Quantity(LOSS_TESTS, "validation loss", 1, 4, "row")
 
 
 def problems_needed(problems: int, error: float, pairs: int, difference: float) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 from xft.evaluation.result import RESULT, TEST_NAMES, backends_note, caveats
 from xft.reporting import notes, sentences, spreads, tables
 from xft.reporting.comparisons import comparison_table, loss_values, solved_values
-from xft.reporting.formats import CONTAMINATION, DIVERSITY, LOSS
+from xft.reporting.formats import CONTAMINATION, DIVERSITY, LOSS_RESULT
 from xft.reporting.runs import Result, Row, results_of
 from xft.reporting.templates import templates
 from xft.reporting.verdict import decide, find_candidates, known_sets
@@ -22,7 +22,7 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
     chosen_by: one of `notes.CHOICES`; None for the validation loss if there is one.
     """
     evaluations = _read(rows, "eval", RESULT.read)
-    losses = _read(rows, "validation_loss", LOSS.read)
+    losses = _read(rows, "validation_loss", LOSS_RESULT.read)
     by_file = {result.file: content for result, content in losses.items()}
     by_label = {result.subject.label: content for result, content in evaluations.items()}
     contaminations = _read(rows, "contamination", CONTAMINATION.read)

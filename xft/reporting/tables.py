@@ -9,7 +9,7 @@ from xft.reporting.bootstrap import interval
 from xft.reporting.runs import Result
 from xft.reporting.verdict import Candidate
 
-LOSS = "validation loss"
+LOSS_COLUMN = "validation loss"
 
 
 def summary_table(results: Mapping[Result, dict], losses: Mapping[Path, Mapping]):
@@ -51,7 +51,7 @@ def _row(evaluation: Result, result: dict, losses: Mapping[Path, Mapping], varie
             row[f"{measure} {tests}"] = 100 * result[measure][tests]
     if losses:
         known = losses.get(evaluation.row.validation_loss)
-        row[LOSS] = f"{known['loss']:.4f}" if known else ""
+        row[LOSS_COLUMN] = f"{known['loss']:.4f}" if known else ""
     return row | {"model folder": result["model"]["path"], "eval file": str(evaluation.file)}
 
 
@@ -64,8 +64,8 @@ def readable(table):
             f"{share:.1f} % ({low:.1f} to {high:.1f}; {passed})"
             for share, low, high, passed in values.itertuples(index=False)
         ]
-    if LOSS in table:
-        shown[LOSS] = table[LOSS]
+    if LOSS_COLUMN in table:
+        shown[LOSS_COLUMN] = table[LOSS_COLUMN]
     return shown
 
 
@@ -83,9 +83,9 @@ def over_seeds(table):
         row["seeds"] = len(group)
         for tests in TEST_SETS:
             row[f"pass@1, {TEST_NAMES[tests]}"] = mean_text(group[f"pass@1 {tests}"], 1, " %")
-        if LOSS in group:
-            losses = group.drop_duplicates("loss_file")[LOSS]
-            row[LOSS] = mean_text(pd.to_numeric(losses).dropna(), 4)
+        if LOSS_COLUMN in group:
+            losses = group.drop_duplicates("loss_file")[LOSS_COLUMN]
+            row[LOSS_COLUMN] = mean_text(pd.to_numeric(losses).dropna(), 4)
         rows.append(row)
     return pd.DataFrame(rows)
 

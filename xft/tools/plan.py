@@ -18,7 +18,7 @@ from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.config.runs import Run, find_runs, read_overlaid
 from xft.config.section import Section
-from xft.config.sections import BaseConfig, XftConfig
+from xft.config.sections import BaseConfig, WorkflowConfig
 from xft.config.steps import TRAINING_SECTIONS
 from xft.config.validation import complete
 from xft.estimates.processors import CPU, DEFAULT_UTILISATION, GPUS, Processor, this_gpu
@@ -82,7 +82,7 @@ def speed_command(plan, files: list[Path]) -> str:
     )
 
 
-def find_experiment(config: XftConfig, runs: list[Run]):
+def find_experiment(config: WorkflowConfig, runs: list[Run]):
     """What a configuration wants. Files that are elsewhere count as unknown."""
     from xft.dag.contents import FileContents, NoContents
     from xft.dag.experiment import Experiment
@@ -149,7 +149,7 @@ def planner(args: argparse.Namespace, experiment):
         key = repr(section)
         return known.get(key) or known.setdefault(key, make(section, *given))
 
-    def make(config: XftConfig) -> Plan:
+    def make(config: WorkflowConfig) -> Plan:
         models = Models(once(_find_base, config.base, args.model_config), config.moe)
         lengths = row_lengths(Graph(Run(config), experiment.nodes).tokens)
         rows = once(count_rows, config.data, args.rows)
@@ -162,7 +162,7 @@ def planner(args: argparse.Namespace, experiment):
     reached = speeds(experiment.wanted, plan_of)
     speed = next(iter(reached.values()), None)
 
-    def measured(config: XftConfig) -> Plan:
+    def measured(config: WorkflowConfig) -> Plan:
         plan = plan_of(config)
         processor = replace(plan.processor, bf16=speed, fp32=speed) if speed else plan.processor
         return replace(plan, processor=processor, speeds=reached)
@@ -170,14 +170,14 @@ def planner(args: argparse.Namespace, experiment):
     return measured
 
 
-def _is_this_machine(args: argparse.Namespace, config: XftConfig) -> bool:
+def _is_this_machine(args: argparse.Namespace, config: WorkflowConfig) -> bool:
     """Whether the plan is for this machine, so that the costs of jobs in the store count."""
     if args.gpu or args.flops or args.gpus or args.mfu != DEFAULT_UTILISATION:
         return False
     return not config.gpus or this_gpu() is not None
 
 
-def _device(args, config: XftConfig, gpu_here) -> tuple[str | None, Processor]:
+def _device(args, config: WorkflowConfig, gpu_here) -> tuple[str | None, Processor]:
     """The type of GPU, None for the CPU, and the processor as a training uses it.
 
     gpu_here: the same for the GPU of this machine.

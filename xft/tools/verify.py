@@ -19,7 +19,7 @@ from xft.artifacts.manifest import (
     short,
 )
 from xft.cli import flags
-from xft.common.errors import UserError, noted
+from xft.common.errors import UserError, collecting_errors
 from xft.store.store import MARK, Store, entry_faults, is_whole, lost_inputs
 
 
@@ -34,11 +34,11 @@ def main(argv: list[str] | None = None) -> None:
         artifacts = _find_artifacts(path)
         faults += [] if artifacts else [f"{path}: no manifest beside it and none below it"]
         for artifact in artifacts:
-            with noted(faults):
+            with collecting_errors(faults):
                 manifests[artifact] = read_manifest(manifest_path(artifact))
     if args.full:  # what entries of a store hold beside their artifacts
         for entry in filter(is_whole, sorted({artifact.parent for artifact in manifests})):
-            with noted(faults):
+            with collecting_errors(faults):
                 faults += entry_faults(entry)
     places = {manifest.id: artifact for artifact, manifest in manifests.items()}
     for artifact, manifest in manifests.items():

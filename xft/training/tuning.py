@@ -5,7 +5,7 @@ from collections.abc import Callable
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from xft.artifacts.artifact import Artifact, create_artifact, write_json
+from xft.artifacts.artifact import OpenedArtifact, create_artifact, write_json
 from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import as_json
 from xft.checkpoints.dtypes import torch_dtype
@@ -21,8 +21,8 @@ from xft.training.validation import ArtifactLosses
 
 def tune(
     session: Session,
-    source: Artifact,
-    sources: dict[str, Artifact],
+    source: OpenedArtifact,
+    sources: dict[str, OpenedArtifact],
     base: dict,
     make_card: Callable[[dict, dict, str], str],
     distillation=None,

@@ -2,7 +2,7 @@
 
 import json
 
-from xft.artifacts.artifact import Artifact
+from xft.artifacts.artifact import OpenedArtifact
 from xft.artifacts.manifest import short
 from xft.checkpoints.layout import model_name
 from xft.config.sections import MergeMethod, mixture_settings
@@ -12,7 +12,7 @@ from xft.reporting.templates import templates
 HUB_KEYS = ("model", "revision", "license")
 
 
-def origin(base: Artifact) -> dict:
+def origin(base: OpenedArtifact) -> dict:
     """A base's entry in the manifests of its descendants: its id, place on the hub, licence."""
     known = base.manifest.parameters
     return {"id": base.id} | {key: known[key] for key in HUB_KEYS if key in known}
@@ -60,7 +60,7 @@ def imported_card(config: dict) -> str:
 
 
 def dense_card(
-    moe: Artifact,
+    moe: OpenedArtifact,
     mixing: MixingArtifact,
     layers: list[int],
     method: MergeMethod,

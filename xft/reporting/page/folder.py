@@ -10,11 +10,11 @@ import numpy as np
 
 from xft.checkpoints.layout import MLP_FORMS
 from xft.checkpoints.strict_json import read_json
-from xft.common.errors import UserError, naming, noted
+from xft.common.errors import UserError, collecting_errors, errors_at
 from xft.common.json_lines import read_json_objects
 from xft.config.recorded import recorded_config, shown_choices, shown_values
 from xft.config.results_folder import CONFIG_FILE
-from xft.config.sections import XftConfig, problem_label
+from xft.config.sections import WorkflowConfig, problem_label
 from xft.config.steps import COSTS
 from xft.config.text import as_yaml
 from xft.evaluation.ground_truth import TEST_SETS
@@ -23,7 +23,7 @@ from xft.evaluation.result import RESULT
 from xft.evaluation.samples import samples_path
 from xft.hub.named_sets import NAMED_SETS
 from xft.reporting.comparisons import COLUMNS, COMPARED, loss_values
-from xft.reporting.formats import LOSS
+from xft.reporting.formats import LOSS_RESULT
 from xft.reporting.page.files import find_made, is_own, own_files
 from xft.reporting.runs import Result, Row, read_runs, results_of
 from xft.reporting.tables import score
@@ -137,9 +137,9 @@ def _written_by(step: str, file: Path) -> Iterator[None]:
         raise UserError(f"{file} is not what step {step} writes: {error!r:.200}") from None
 
 
-def _read_config(results: Results) -> XftConfig | None:
+def _read_config(results: Results) -> WorkflowConfig | None:
     file = results.folder / CONFIG_FILE
-    with noted(results.missing):
+    with collecting_errors(results.missing):
         if file.exists() and not is_own(results.folder, file):
             raise UserError(f"{CONFIG_FILE}: it leads out of the folder")
         config = recorded_config(results.folder)
@@ -148,7 +148,7 @@ def _read_config(results: Results) -> XftConfig | None:
         return config
 
 
-def _read_prompts(results: Results, config: XftConfig, evaluated: dict[str, str]) -> None:
+def _read_prompts(results: Results, config: WorkflowConfig, evaluated: dict[str, str]) -> None:
     """Take the prompts of the evaluated problems. No other file that the config names is shown.
 
     evaluated: the SHA-256 of each data set.
@@ -158,7 +158,7 @@ def _read_prompts(results: Results, config: XftConfig, evaluated: dict[str, str]
         fetched = results.folder / "problems" / f"{label}.jsonl"
         if label not in evaluated:
             continue
-        with noted(results.missing), naming(f"prompts of {label}"):
+        with collecting_errors(results.missing), errors_at(f"prompts of {label}"):
             problem_set = load_problems(str(fetched if name in NAMED_SETS else name))
             if problem_set.sha256 != evaluated[label]:
                 raise UserError(f"{name} is not what was evaluated")
@@ -225,7 +225,7 @@ def _read_losses(results: Results, rows: Sequence[Row]) -> dict[Path, dict]:
     """Take the validation losses. Returns the contents of their files."""
     contents = {}
     for measured in _own_results(results, rows, "validation_loss"):
-        contents[measured.file] = content = LOSS.read(measured.file)
+        contents[measured.file] = content = LOSS_RESULT.read(measured.file)
         with _written_by("validation_loss", measured.file):
             (values,) = loss_values({measured: content})
             row = _about(measured) | {"model": values.subject.model, "rows": len(values.values)}
@@ -351,7 +351,7 @@ def _read_jobs(results: Results) -> None:
             name = stem.relative_to(results.folder / COSTS).as_posix()
             results.jobs.append({"job": name} | total_cost(file))
     results.jobs.sort(key=lambda job: -job["seconds"])
-    with noted(results.missing):
+    with collecting_errors(results.missing):
         results.made.update(find_made(results.folder, results.jobs))
 
 

@@ -10,7 +10,7 @@ from statistics import mean, median
 
 from xft.evaluation.judging import PASSED
 from xft.evaluation.result import TEST_NAMES
-from xft.reporting.comparisons import COLUMNS, LOSS
+from xft.reporting.comparisons import COLUMNS, LOSS_TESTS
 from xft.reporting.page.charts import drawn, lines
 from xft.reporting.page.files import seconds_to_make
 from xft.reporting.page.folder import Results, Solution
@@ -71,7 +71,7 @@ def find_parts(results: Sequence[Results]) -> dict[str, list[Part]]:
         "scores": [*_scores(collected("scores", "label")), *_losses(collected("losses", "label"))],
         "differences": [
             *_differences(pairs, "plus", TEST_NAMES["plus"], 100, "percentage points"),
-            *_differences(pairs, LOSS, "loss of tuned models", 1, "nats per token"),
+            *_differences(pairs, LOSS_TESTS, "loss of tuned models", 1, "nats per token"),
         ],
         "training": list(_trainings(collected("curves", "training"))),
         "routing": list(_experts(collected)),
@@ -128,11 +128,13 @@ def _scores(scores: list[dict]) -> Iterator[Part]:
 
 def _losses(losses: list[dict]) -> Iterator[Part]:
     """Charts of the validation losses, without the base if it is far away from the others."""
-    words = {"title": "validation loss, nats per token", "key": LOSS, "format": ".4f"}
+    words = {"title": "validation loss, nats per token", "key": LOSS_TESTS, "format": ".4f"}
     for count, rows in _grouped(losses, "rows"):
         tuned, note = [row for row in rows if row["model"] != BASE], ""
         if tuned and _span(rows) > FAR * _span(tuned):
-            far = {f"{row['label']} {row[LOSS]:.4f}": None for row in rows if row not in tuned}
+            far = {
+                f"{row['label']} {row[LOSS_TESTS]:.4f}": None for row in rows if row not in tuned
+            }
             rows, note = tuned, f"Not in the chart, because it is far away: {', '.join(far)}."
         yield from _measured("validation loss", f"{count} rows", rows, words, note)
 
@@ -185,7 +187,7 @@ def _swept(rows: list[dict], value: str) -> dict[str, list[dict]]:
         values = {point["x"] for point in points}
         level = [r | {"x": x, "line": r["label"], "level": True} for r in others for x in values]
         if len(values) > 1:
-            points.sort(key=itemgetter(value), reverse=value != LOSS)
+            points.sort(key=itemgetter(value), reverse=value != LOSS_TESTS)
             charts[key] = [*level, *points]
     return charts
 
@@ -204,7 +206,7 @@ def _grouped(rows: Iterable[dict], key: str) -> Iterator[tuple[str, list[dict]]]
 
 def _differences(pairs: list, tests: str, measure: str, scale: int, unit: str) -> Iterator[Part]:
     """Charts of the largest differences. The base's loss is too far away from others."""
-    shown = [p for p in pairs if p["tests"] == tests and (tests, p["first"]) != (LOSS, BASE)]
+    shown = [p for p in pairs if p["tests"] == tests and (tests, p["first"]) != (LOSS_TESTS, BASE)]
     for dataset, rows in _grouped(shown, "dataset"):
         rows.sort(key=lambda row: -abs(row["difference"]))
         largest = [
