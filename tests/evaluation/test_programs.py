@@ -322,7 +322,7 @@ def with_a_fault(code: str) -> str:
 
 @NEEDS_DATA
 @pytest.mark.parametrize("language", CANNOT_PASS)
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.ci), 14])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 14])
 def test_humaneval_x_is_judged(statuses, monkeypatch, language, every):
     need(find_language(language).version.split()[0])
     rows = humaneval_x(language)[::every]

@@ -118,7 +118,7 @@ def test_what_the_hub_refuses_is_told(hub: Hub, base, fetch_data, monkeypatch):
 
 
 # The hub's library tries again for half a minute.
-NO_NETWORK = pytest.param("HF_ENDPOINT", marks=pytest.mark.ci)
+NO_NETWORK = pytest.param("HF_ENDPOINT", marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("setting", [NO_NETWORK, "HF_HUB_OFFLINE"])
