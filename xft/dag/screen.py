@@ -37,7 +37,8 @@ class _Screen(logging.Formatter):
         super().__init__()
         self.formatter, self.workflow, self.time_left = formatter, workflow, time_left
         self.time = "" if workflow.output_settings.dryrun else r"[\2] "
-        self.counts, self.total, self.names, self.is_interrupted = "", 0, {}, False
+        self.counts, self.total, self.names = "", 0, {}
+        self.is_interrupted = self.has_failed = False
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a message is shown: events of jobs, results of commands, and errors.
@@ -51,8 +52,10 @@ class _Screen(logging.Formatter):
         runs_jobs = self.workflow.executor_plugin or record.module == "api"
         if event or not runs_jobs or self._is_interrupt():
             return event not in HIDDEN_EVENTS
-        is_inner = is_remark and Path(record.pathname).parent.name in FOLDERS
-        return not is_inner or record.msg == NOTHING_TO_BE_DONE_MSG
+        folder = Path(record.pathname).parent.name
+        if self.has_failed and folder == "scheduling":  # it only adds that a job failed
+            return False
+        return not (is_remark and folder in FOLDERS) or record.msg == NOTHING_TO_BE_DONE_MSG
 
     def format(self, record: logging.LogRecord) -> str:
         event = getattr(record, "event", None)
@@ -72,6 +75,7 @@ class _Screen(logging.Formatter):
                 line = f"{record.rule_name}: {name} ({entry})"
                 record = logging.makeLogRecord(record.__dict__ | {"rule_msg": line})
         if event == LogEvent.JOB_ERROR:
+            self.has_failed = True
             return self._failed(record)
         if self._is_interrupt():
             self.is_interrupted = True
