@@ -10,7 +10,8 @@ from xft.artifacts.manifest import short
 from xft.cli import training
 from xft.common.errors import UserError
 from xft.config.sections import HealConfig
-from xft.training.session import Session, say_once
+from xft.training.session import Session
+from xft.training.this_process import say_once
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -19,7 +19,8 @@ from xft.config.training import TrainingConfig
 from xft.config.validation import validated
 from xft.data.templates import with_template_read
 from xft.training import launch
-from xft.training.session import TrainingRequest, is_main_process, on_this_machine
+from xft.training.session import TrainingRequest, on_this_machine
+from xft.training.this_process import is_main_process
 
 SECONDS_FOR_FIRST = 30  # for an error of all processes, which the first one tells
 

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from xft.common.progress import labelled, progress, say
 from xft.config.training import TrainingConfig
 from xft.training.processes import over_processes
-from xft.training.session import is_main_process, say_once
+from xft.training.this_process import is_main_process, say_once
 from xft.training.throughput import Throughput
 from xft.training.validation import VALIDATION_LOSS, validations_since_best
 

@@ -19,7 +19,7 @@ from xft.modeling.loading import load_whole
 from xft.modeling.packed_attention import use_packed_attention
 from xft.training.features import Feature
 from xft.training.losses import LabelledLoss, SplitModel, no_logits
-from xft.training.session import device
+from xft.training.this_process import device
 
 
 @dataclass(frozen=True)

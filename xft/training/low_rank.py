@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from xft.checkpoints.capacity import check_rank
-from xft.training.session import is_main_process
+from xft.training.this_process import is_main_process
 
 
 class Adapters:

@@ -13,13 +13,14 @@ from xft.artifacts.manifest import json_sha256
 from xft.common.devices import describe_device
 from xft.common.errors import UserError, counted
 from xft.common.optional import is_installed
-from xft.common.progress import job_name, say
+from xft.common.progress import job_name
 from xft.config.section import unrecorded
 from xft.config.sections import RunConfig, TokensConfig
 from xft.config.training import TrainingConfig, fault_of_devices, precision_of
 from xft.training.checkpoints import Checkpoints
 from xft.training.launch import torchrun
 from xft.training.steps import with_steps_times
+from xft.training.this_process import device, is_main_process, say_once
 
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "peft")
 
@@ -206,21 +207,3 @@ def leave_group() -> None:
 
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def is_main_process() -> bool:
-    """Whether this process prints and writes for all processes of the training."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def say_once(text: str) -> None:
-    """Print a line for all processes of the training."""
-    if is_main_process():
-        say(text)
-
-
-def device() -> str:
-    """The device of this process: its own GPU, or the CPU if there is none."""
-    import torch
-
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"

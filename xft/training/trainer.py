@@ -23,8 +23,8 @@ from xft.training.distillation import Teaching
 from xft.training.features import Feature, FiniteCheck, RoutingStatistics
 from xft.training.losses import LabelledLoss
 from xft.training.saving import SavingTrainer
-from xft.training.session import is_main_process, say_once
 from xft.training.steps import optimizer_steps
+from xft.training.this_process import is_main_process, say_once
 from xft.training.throughput import Throughput
 from xft.training.validation import VALIDATION_LOSS, validation_loss
 

@@ -15,7 +15,8 @@ from xft.data.endings import GENERATION_CONFIG, tuned_generation_config
 from xft.data.templates import make_template
 from xft.modeling.loading import load_whole
 from xft.training.low_rank import Adapters
-from xft.training.session import Session, device
+from xft.training.session import Session
+from xft.training.this_process import device
 from xft.training.validation import ArtifactLosses
 
 

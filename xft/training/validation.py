@@ -13,7 +13,7 @@ from xft.data.examples import IGNORED
 from xft.training.batches import padded
 from xft.training.losses import LabelledLoss
 from xft.training.processes import over_processes
-from xft.training.session import is_main_process
+from xft.training.this_process import is_main_process
 
 VALIDATION_LOSS = "validation_loss"
 BATCH_ROWS = 8

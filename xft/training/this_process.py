@@ -1,0 +1,23 @@
+"""What this process is among those of a training."""
+
+import os
+
+from xft.common.progress import say
+
+
+def is_main_process() -> bool:
+    """Whether this process prints and writes for all processes of the training."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say_once(text: str) -> None:
+    """Print a line for all processes of the training."""
+    if is_main_process():
+        say(text)
+
+
+def device() -> str:
+    """The device of this process: its own GPU, or the CPU if there is none."""
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
