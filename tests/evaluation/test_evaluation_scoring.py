@@ -80,7 +80,7 @@ def test_a_program_answers_the_same_each_time(bubblewrap, confined, monkeypatch,
     assert not {str(tmp_path), str(execution.RUNNER.parent)} & set(path)
 
 
-NO_TRUTH = {  # what a canonical solution returns that is no ground truth, and what is told of it
+NO_TRUTH = {  # values that cannot be expected of a solution, each with the message
     "list({str(n) for n in range(99)})": r"\['",
     "random()": "[0-9]",
     "Counter([random()])": "{'like': {'dict': ",

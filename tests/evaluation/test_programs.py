@@ -192,7 +192,7 @@ def test_solutions_that_may_end_themselves_are_named(make, bubblewrap):
 
 
 def test_the_steps_judge_programs(tiny_llama, tmp_path, bubblewrap):
-    """From the expected results, of which there are none, to a result that is judged again."""
+    """Programs need no expected results. Their result can be judged again."""
     file, out, truth = (tmp_path / name for name in ("double.jsonl", "r.json", "truth"))
     write_problems(file, [DOUBLE])
     ground_truth.main(["--dataset", str(file), "--out", str(truth)])

@@ -35,7 +35,7 @@ def validated(section: type[SectionType], values: dict, where: str) -> SectionTy
         return section.model_validate(values)
     except ValidationError as error:
         faults = [_explain(section, fault) for fault in error.errors(include_url=False)]
-        # What moe_sft has is not told of sft again, which takes its values.
+        # sft takes the values of moe_sft, so that both have the same faults: they are told once.
         shown = [f for f in faults if not f.startswith("sft") or f"moe_{f}" not in faults]
         raise UserError("\n".join(f"{where}: {fault}" for fault in shown)) from None
 

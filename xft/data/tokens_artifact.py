@@ -46,7 +46,7 @@ def write_tokens(
 def datasets_of(data: Iterable[Path]) -> dict[str, list[str]]:
     """The data sets on the hub that rows or tokens come from, by their manifests: datasets.
 
-    Empty if there are none.
+    It is empty for rows from elsewhere.
     """
     places = filter(Path.is_file, map(manifest_path, data))
     found = {name for p in places for name in read_manifest(p).parameters.get("datasets", ())}

@@ -45,7 +45,7 @@ class Language:
     name: MultiPL-E's.
     fence: behind the code fence of an answer.
     file: of the program.
-    compile, run, version: commands; compile is "" if there is none. {main} is Java's class.
+    compile, run, version: commands; compile is "" if a language needs none. {main} is Java's class.
     debian, conda: the packages that have the commands.
     """
 
@@ -103,7 +103,7 @@ def main_class(program: str) -> str:
 def class_path(programs: str) -> list[Path]:
     """The jars for Java programs: the files that the variable CLASSPATH names, else javatuples.
 
-    Raises UserError if the programs need javatuples and there is none.
+    Raises UserError if the programs need javatuples and it is not on this machine.
     """
     jars = [Path(name) for name in os.environ.get("CLASSPATH", "").split(":") if name]
     jars = [jar.absolute() for jar in jars if jar.is_file()] or sorted(JARS.glob("javatuples*.jar"))

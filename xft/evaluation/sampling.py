@@ -77,7 +77,7 @@ def sample(
 def _complete(
     write_all: Callable, requests: list, generation: GenerationConfig, seed: int, journal: Journal
 ) -> list[Completion]:
-    """The completions of all requests, of which the journal may have some already.
+    """The completions of all requests. The journal may already hold some of them.
 
     write_all: `generate` with a loaded model.
     requests: for each the prompt, and the number of its sample.

@@ -14,7 +14,10 @@ from xft.evaluation.scoring import Verdict
 
 @dataclass(frozen=True)
 class CallScorer:
-    """Judges what the calls of a set's problems return. versions: of toolchains; there are none."""
+    """Judges what the calls of a set's problems return.
+
+    versions: empty, since no toolchain runs.
+    """
 
     problem_set: ProblemSet
     sandbox: Bubblewrap | None

@@ -17,7 +17,7 @@ def say_once(text: str) -> None:
 
 
 def device() -> str:
-    """The device of this process: its own GPU, or the CPU if there is none."""
+    """The device of this process: its own GPU, or the CPU on a machine without one."""
     import torch
 
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"

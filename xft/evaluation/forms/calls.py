@@ -38,7 +38,7 @@ def texts(problem: Problem) -> dict[str, str]:
 
 
 def _docstring(problem: Problem) -> str:
-    """The docstring of the function to write, as in the source; the prompt if there is none."""
+    """The docstring of the function to write, as in the source; else the prompt."""
     try:
         tree = ast.parse(problem.prompt)
     except SyntaxError:
