@@ -19,12 +19,12 @@ class TrainingConfig(Section):
     """Keys of all trainings. Their names are those of transformers' TrainingArguments, if it
     has such a key.
 
-    trains: what a training changes: the mixture; a dense model, the base or one of its size; or the
-        shares of the experts in a merged model.
+    trains: what a training changes: the mixture; a dense model, the base or one of its size; the
+        shares of the experts in a merged model; or experts that are fused in each forward pass.
     per_lambda: whether there is a training for each lambda.
     """
 
-    trains: ClassVar[Literal["mixture", "dense", "shares"]] = "dense"
+    trains: ClassVar[Literal["mixture", "dense", "shares", "fused"]] = "dense"
     per_lambda: ClassVar[bool] = False
 
     num_train_epochs: float = Field(4.0, gt=0)
@@ -210,6 +210,13 @@ class TuningConfig(TrainingConfig):
                     f"{other} to {allowed or 'null'}, or ema_decay to null"
                 )
         return self
+
+
+class DenseTuning(TuningConfig):
+    """The keys for the training of all weights of a dense model."""
+
+    balance_loss_batch: ClassVar[str] = "micro"
+    router_gradient: ClassVar[str] = "chosen"
 
 
 class DistillationConfig(Section):
