@@ -381,13 +381,15 @@ class MixingConfig(MixingTraining, MixingShape):
 
 MERGE_METHODS = {
     "xft": "the weighted mean C of a projection's experts, as in the paper",
+    "select": "in place of the routed experts the one of each layer that most tokens chose at the "
+    "end of the tuning, without step 6",
     "model_stock": "a point between C and the base's weights, nearer to C if the experts agree "
     "(arXiv 2403.19522)",
     "task_arithmetic": "the base's weights, and scale times the difference of the whole merged "
     "model from them (arXiv 2212.04089)",
 }
 
-
+SELECT = "select"
 MERGE_FUNCTION = r".+\.py:[A-Za-z_]\w*"
 METHOD_SCHEMA = {"type": "string", "pattern": f"^({'|'.join(MERGE_METHODS)}|{MERGE_FUNCTION})$"}
 
@@ -418,7 +420,7 @@ class MergeMethod(Section):
     @property
     def needs_base(self) -> bool:
         """Whether the merge depends on the base's weights."""
-        return self.method != "xft"
+        return self.method not in ("xft", SELECT)
 
     @property
     def function(self) -> tuple[Path, str] | None:
@@ -645,6 +647,11 @@ class WorkflowConfig(ManyRuns, RunConfig):
                 raise ValueError(
                     f"{needed}.model is no training, as {name} needs. Leave out {name}"
                 )
+        if self.moe_sft.model and self.merge.method == SELECT:
+            raise ValueError(
+                f"merge.method = {SELECT}: moe_sft.model does not say how many tokens chose each "
+                "expert. Choose another method"
+            )
         if self.moe_sft.model and self.moe.init != "copy" and "moe" not in self.evaluation.models:
             raise ValueError(
                 f"moe.init = {self.moe.init}: no effect with moe_sft.model, unless "

@@ -190,6 +190,11 @@ class TuningConfig(TrainingConfig):
     """Keep the optimiser's state in the CPU's memory. For zero2, zero3 and fsdp. fsdp moves the
     weights too."""
 
+    loss: Literal["ce", "dft"] = "ce"
+    """What the gradient is of. ce: the cross-entropy of the response tokens. dft: the same with
+    each token's cross-entropy times the token's probability, which has no gradient (DFT, arXiv
+    2508.05629). The metrics have the cross-entropy."""
+
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled decay of all weights but biases and norms, as in transformers. 0 as published."""
 
@@ -237,6 +242,7 @@ class MixingTraining(DistillationConfig, TrainingConfig):
     trains: ClassVar[str] = "shares"
     per_lambda: ClassVar[bool] = True
     offload_optimizer: ClassVar[bool] = False
+    loss: ClassVar[str] = "ce"
     ema_decay: ClassVar[None] = None
     balance_loss_batch: ClassVar[str] = "micro"
     router_gradient: ClassVar[str] = "chosen"

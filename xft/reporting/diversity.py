@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from xft.common.errors import UserError
 from xft.common.json_lines import read_json_objects
 
 LAST_STEPS = 10  # of the tuning: one step's statistics are those of one small batch
@@ -15,13 +16,31 @@ def routing_at_end(metrics: Path) -> dict[str, float] | None:
     means over the layers and over the last steps, at most ten. Raises UserError if a line is no
     JSON object.
     """
-    lines = read_json_objects(metrics, "metrics")
-    last = [line for line in lines if "entropy" in line and "load" in line][-LAST_STEPS:]
+    last = _last_steps(metrics)
     if not last:
         return None
     entropies = [value for line in last for value in line["entropy"]]
     excesses = [len(load) * max(load) - 1 for line in last for load in line["load"]]
     return {"entropy": _mean(entropies), "imbalance": _mean(excesses), "steps": len(last)}
+
+
+def loads_at_end(metrics: Path):
+    """Each routed expert's share of the choices [layers, R], the mean of the last ten steps.
+
+    Raises UserError if the metrics do not say it.
+    """
+    import torch
+
+    last = _last_steps(metrics)
+    if not last:
+        raise UserError(f"{metrics}: it does not say how many tokens chose each expert")
+    return torch.tensor([line["load"] for line in last]).mean(0)
+
+
+def _last_steps(metrics: Path) -> list[dict]:
+    """The last lines with statistics of the routers."""
+    lines = read_json_objects(metrics, "metrics")
+    return [line for line in lines if "entropy" in line and "load" in line][-LAST_STEPS:]
 
 
 def _mean(values: list[float]) -> float:
