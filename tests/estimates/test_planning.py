@@ -44,6 +44,7 @@ from xft.estimates.rows import count_problems
 from xft.estimates.tensors import compute_table, read_table
 from xft.estimates.work import generation_seconds, training_work
 from xft.modeling.configuration import XftConfig
+from xft.reporting.page.folder import read_results
 from xft.tools import plan
 from xft.training.losses import LabelledLoss
 
@@ -293,6 +294,10 @@ def test_the_plan_of_what_ran_has_no_unknown_figures(finished, monkeypatch, caps
     hours = cost["attempts"][0]["seconds"] / 3600
     assert cost["expected"]["memory_gib"] == round(planned().peak("moe_sft", True) / 2**30, 3)
     assert planned().training_hours("moe_sft", True) == pytest.approx(hours)
+    works = {name: planned().work(name, True).flops for name in ("moe_sft", "mixing")}
+    works["dense/lam~0.75"] = works["moe_sft"] + works.pop("mixing")
+    flops = read_results(Path("results")).flops  # by what the artifacts say of themselves
+    assert flops == {(name, ""): value for name, value in works.items()} | {("base", ""): 0}
     write_config(overlaid(config, {"moe_sft": {"max_steps": 30}}))
     assert planned().training_hours("moe_sft", True) == pytest.approx(10 * hours, rel=0.05)
 
