@@ -155,7 +155,7 @@ class TrainingConfig(Section):
                 f"optim = {self.optim} may fail on shards, or change results. Choose "
                 f"{' or '.join(SHARDED_OPTIMIZERS)}, or ddp"
             )
-        if self.router_gradient == "dense":
+        if getattr(self, "router_gradient", None) == "dense":
             return (
                 "router_gradient = dense computes all experts in the backward pass, and they are "
                 "sharded. Choose single or ddp, or leave it out"
@@ -217,13 +217,6 @@ class TuningConfig(TrainingConfig):
         return self
 
 
-class DenseTuning(TuningConfig):
-    """The keys for the training of all weights of a dense model."""
-
-    balance_loss_batch: ClassVar[str] = "micro"
-    router_gradient: ClassVar[str] = "chosen"
-
-
 class DistillationConfig(Section):
     """The keys for trainings that can learn from the tuned mixture's distribution."""
 
@@ -244,8 +237,6 @@ class MixingTraining(DistillationConfig, TrainingConfig):
     offload_optimizer: ClassVar[bool] = False
     loss: ClassVar[str] = "ce"
     ema_decay: ClassVar[None] = None
-    balance_loss_batch: ClassVar[str] = "micro"
-    router_gradient: ClassVar[str] = "chosen"
 
     num_train_epochs: float = Field(1.0, gt=0)
     """Passes over the training rows."""

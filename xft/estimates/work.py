@@ -62,7 +62,8 @@ def training_work(models: Models, job: TrainingJob, rows: int | None) -> Work | 
     tokens, context = round(rows * job.batches.row), round(job.batches.context)
     of_token = training_flops(models, trained, context, options.activation_checkpointing)
     of_token += teacher_flops(models, context) if job.learns_from_mixture else 0
-    of_token += router_gradient_flops(models) if options.router_gradient == "dense" else 0
+    if getattr(options, "router_gradient", None) == "dense":
+        of_token += router_gradient_flops(models)
     flops = tokens * of_token
     if job.is_fused:
         passes = steps * options.gradient_accumulation_steps * job.processes

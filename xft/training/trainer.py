@@ -136,10 +136,10 @@ class ResumingTrainer(SavingTrainer):
     def _make_features(self) -> list[Feature]:
         training, options = self.training, self.options
         features = [FiniteCheck(self.accelerator, training.checkpoints, training.mixing)]
-        if options.balance_loss_batch == "global":
+        if getattr(options, "balance_loss_batch", None) == "global":
             accumulates = options.gradient_accumulation_steps > 1
             features.append(GlobalBalance(training.model, accumulates))
-        if options.router_gradient == "dense":
+        if getattr(options, "router_gradient", None) == "dense":
             for block in training.model.moe_blocks:
                 block.dense_router_gradient = True
         if training.distillation is not None:
