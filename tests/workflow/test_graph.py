@@ -70,7 +70,9 @@ def _experiment(name: str, changes: dict) -> Experiment:
 
 
 def test_artifacts_keep_their_digests(experiments):
-    """A change of the graph makes nothing again. A new result needs no line in the file."""
+    """A change of the graph makes nothing again. A new model or result needs no line in the file:
+    what shows all of them is not in it.
+    """
     expected = json.loads(GOLDEN.read_text())
     digests = {
         config: {name: experiments[config].by_name[name].digest for name in names}
