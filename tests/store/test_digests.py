@@ -18,7 +18,7 @@ from working_folder import ROW, begin, fill, wants
 from tools import write_versions
 from xft.artifacts.artifact import create_artifact
 from xft.common.errors import UserError
-from xft.config.results_folder import CONFIG_FILE
+from xft.common.results_folder import CONFIG_FILE
 from xft.dag import run as module
 from xft.dag.run import WorkflowRun
 from xft.dag.time_left import time_left

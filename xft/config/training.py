@@ -1,5 +1,6 @@
 """The keys of the trainings in the configuration, and the checks of their combinations."""
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -9,6 +10,7 @@ from xft.config.section import Needs, Section, Unrecorded
 ZERO_STAGES = {"zero2": 2, "zero3": 3}
 SHARDED = ("fsdp", *ZERO_STAGES)  # launches that share tensors among the processes
 CHUNK_TOKENS = 512  # A training computes the logits of as many tokens at a time.
+KEPT = 2  # checkpoints; a second one, because the newest may be damaged
 # And the softmax of as many logits, on a CPU and (True) on a GPU.
 BLOCK_LOGITS = {False: 2**20, True: 2**24}
 # Optimisers for launches that shard their state. They give the same result on shards of any form.
@@ -128,6 +130,24 @@ class TrainingConfig(Section):
         if fault := self._fault_of_numbers() or self.fault_of_shards():
             raise ValueError(f"launch = {self.launch}: {fault}")
         return self
+
+    def steps(self, rows: int, global_batch: int) -> int:
+        """The optimiser steps that transformers' Trainer takes on this number of rows."""
+        batches = math.ceil(rows / global_batch)
+        return self.max_steps or math.ceil(self.num_train_epochs * batches)
+
+    def with_steps_times(self, factor: float, rows: int) -> "TrainingConfig":
+        """The options of a training with `factor` times the optimiser steps and warm-up steps.
+
+        rows: to train on. Both products are rounded, and the training has at least one step. The
+        result states its steps as `max_steps`, so `num_train_epochs` has no effect any more.
+        """
+        return self.model_copy(
+            update={
+                "max_steps": max(round(factor * self.steps(rows, self.global_batch)), 1),
+                "warmup_steps": round(factor * self.warmup_steps),
+            }
+        )
 
     def fault_of_steps(self, steps: int | None) -> str | None:
         """The fault of keys that need more steps than the training has. steps: None if unknown."""

@@ -16,7 +16,6 @@ from xft.estimates.jobs import FP32, TrainingJob
 from xft.estimates.parameters import Models
 from xft.estimates.processors import HOST_BANDWIDTH, Processor
 from xft.estimates.tensors import ModelTable
-from xft.training.steps import optimizer_steps
 
 PROMPT_TOKENS = 512  # of each problem; assumed
 READS = 2  # of all experts in a step of the mixing: for the merge, and for the gradients
@@ -55,7 +54,7 @@ def training_work(models: Models, job: TrainingJob, rows: int | None) -> Work | 
         return None
     else:
         rows = math.ceil(rows * getattr(options, "share", 1))
-        steps = optimizer_steps(options, rows, job.global_batch)
+        steps = options.steps(rows, job.global_batch)
         rows = round(rows * options.num_train_epochs)
     read_bytes = READS * expert_bytes(models) if job.is_mixing else 0
     trained = models.trained(job.options)
