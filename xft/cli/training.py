@@ -8,13 +8,13 @@ from functools import partial
 from xft.cli import running
 from xft.cli.step import Step
 from xft.common.devices import claim_gpus
+from xft.common.launch import end_process
 from xft.common.optional import require
 from xft.common.processes import end_with_parent
 from xft.config.models import MODEL_STEPS
 from xft.config.section import keys
 from xft.config.sections import RunConfig, TokensConfig
 from xft.config.training import TrainingConfig
-from xft.training import launch
 from xft.training.session import TrainingRequest, on_this_machine, tokens_options
 from xft.training.this_process import is_main_process
 
@@ -78,7 +78,7 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
         end_with_parent()
     running.run(step, main if is_main_process() else partial(_after_first, main))
     if "RANK" in os.environ:
-        launch.end_process()
+        end_process()
 
 
 def _after_first(main: Callable[[list[str] | None], None], argv: list[str] | None) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from xft.artifacts.manifest import json_sha256
 from xft.common.devices import describe_device
 from xft.common.errors import UserError, counted
+from xft.common.launch import torchrun
 from xft.common.optional import is_installed
 from xft.common.progress import job_name
 from xft.config.section import unrecorded
@@ -20,7 +21,6 @@ from xft.config.training import TrainingConfig, fault_of_devices, precision_of
 from xft.config.validation import validated
 from xft.data.templates import with_template_read
 from xft.training.checkpoints import Checkpoints
-from xft.training.launch import torchrun
 from xft.training.this_process import device, is_main_process, say_once
 
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "peft")
@@ -202,9 +202,10 @@ def on_this_machine(options: TrainingConfig, step: str) -> TrainingConfig:
     if fault := fault_of_devices(options, torch.cuda.device_count()):
         raise UserError(fault)
     if options.launch != "single" and "RANK" not in os.environ:
+        command = torchrun(options.processes, options.nodes)
         raise UserError(
             f"launch = {options.launch}, but torchrun has not started this process. Begin the "
-            f"command with: {torchrun(options)} -m workflow_scripts.{step}"
+            f"command with: {command} -m workflow_scripts.{step}"
         )
     launched = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1
     if launched != options.world_size:
