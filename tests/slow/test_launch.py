@@ -25,9 +25,8 @@ from trainings import identity, lines_of, outputs, write_rows
 from xft.artifacts.claims import worker
 from xft.artifacts.manifest import read_manifest
 from xft.cli.running import failure
-from xft.config.sections import MoeSftConfig
+from xft.common.launch import torchrun
 from xft.training import extensions
-from xft.training.launch import torchrun
 
 pytestmark = pytest.mark.ci
 PAUSE = Path(__file__).parents[1] / "pause"
@@ -129,8 +128,7 @@ def start(
 ) -> subprocess.Popen:
     """A training as a rule starts it on each node, in as many processes as its words ask for."""
     count = int(words[words.index("--processes") + 1]) if "--processes" in words else 1
-    options = MoeSftConfig(launch="zero3", processes=count, nodes=nodes)
-    command = f"exec {torchrun(options)} -m workflow_scripts.moe_sft {shlex.join(words)}"
+    command = f"exec {torchrun(count, nodes)} -m workflow_scripts.moe_sft {shlex.join(words)}"
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with log.open("w") as file:
         return subprocess.Popen(

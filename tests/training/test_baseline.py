@@ -17,7 +17,6 @@ from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.config.sections import SftConfig
 from xft.data.tokens_artifact import open_tokens
-from xft.training.steps import with_steps_times
 
 pytestmark = pytest.mark.numeric
 
@@ -84,7 +83,7 @@ def test_at_equal_flops_the_baseline_takes_more_steps(tiny_llama, data, tmp_path
     ],
 )
 def test_steps_and_warm_up_are_multiplied(options, steps, warmup):
-    multiplied = with_steps_times(SftConfig(**options), 2.2, rows=12)
+    multiplied = SftConfig(**options).with_steps_times(2.2, rows=12)
     assert (multiplied.max_steps, multiplied.warmup_steps) == (steps, warmup)
 
 
