@@ -25,6 +25,7 @@ MOST = 10  # lines (each has its colour), maps, and models with all solutions: 5
 MOST_PAIRS = 20  # in a chart of differences, and models in an open chart of scores
 MOST_MAPS = 2  # that are open
 MOST_TICKS = 8
+FAR_LOSS = 2  # times the lowest loss
 FAR = 3  # The base is far away if a chart of losses would be so many times as long with it.
 
 
@@ -144,7 +145,15 @@ def _costs(front: str, run: Results) -> Iterator[Part]:
         title = "validation loss, nats per token" if is_loss else "problems solved, %"
         heading = f"{front}{'validation loss' if is_loss else dataset} against FLOPs"
         if len({row["flops"] for row in rows}) > 1:
-            note = "FLOPs of all trainings that a model comes from, as xft plan counts them."
+            note = (
+                "FLOPs of all trainings that a model comes from, as xft plan counts them. Models "
+                "stand side by side."
+            )
+            far = [row for row in rows if is_loss and row["value"] > FAR_LOSS * _lowest(rows)]
+            if far:
+                names = ", ".join(f"{row['label']} {row['value']:.4f}" for row in far)
+                note += f" Not in the chart, because it is far away: {names}."
+                rows = [row for row in rows if row not in far]
             yield Part(heading, **drawn("cost", rows, note, title=title))
 
 
@@ -159,6 +168,10 @@ def _losses(losses: list[dict]) -> Iterator[Part]:
             }
             rows, note = tuned, f"Not in the chart, because it is far away: {', '.join(far)}."
         yield from _measured("validation loss", f"{count} rows", rows, words, note)
+
+
+def _lowest(rows: Collection[dict]) -> float:
+    return min(row["value"] for row in rows)
 
 
 def _span(rows: Collection[dict]) -> float:
