@@ -19,7 +19,15 @@ from xft.evaluation.loading import trained_template
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.problems import ProblemSet
 from xft.evaluation.prompts import task_prompts
-from xft.evaluation.result import RESULT, TEST_NAMES, build_result, caveats, endings, measures
+from xft.evaluation.result import (
+    RESULT,
+    TEST_NAMES,
+    build_result,
+    caveats,
+    endings,
+    measures,
+    tests_of,
+)
 from xft.evaluation.samples import read_samples, samples_path, write_samples
 from xft.evaluation.sampling import sample
 from xft.evaluation.sandbox import open_sandbox
@@ -118,10 +126,11 @@ def _read_ground_truth(step: Step, problem_set: ProblemSet) -> dict[str, str] | 
 
 def _report(result: dict) -> None:
     count = len(result["problems"])
-    parts = []
-    for tests, name in TEST_NAMES.items():
+    parts, several = [], tests_of(result)[1:]
+    for tests in tests_of(result):
+        name = f"{TEST_NAMES[tests]}: " if several else ""
         shares = [f"{measure} {result[measure][tests]:.1%}" for measure in measures(result)]
-        parts.append(f"{name}: {', '.join(shares)}, {result['passed'][tests]} of {count} pass")
+        parts.append(f"{name}{', '.join(shares)}, {result['passed'][tests]} of {count} pass")
     say("; ".join(parts))
     for remark in [*endings(result), *caveats([result])]:
         say(remark)

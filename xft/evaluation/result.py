@@ -59,7 +59,10 @@ def build_result(
             "name": problem_set.name,
             "file": problem_set.file.name,
             "sha256": problem_set.sha256,
+            "form": problem_set.form.__name__.rpartition(".")[2],
+            "extra_tests": any(problem.has_extra_tests for problem in problem_set.problems),
             "problems": len(problem_set.problems),
+            "problems_in_file": len(problem_set.lines),
         },
         "settings": origin["settings"] | settings,
         "versions": origin["versions"] | here | versions,
@@ -91,6 +94,11 @@ def _pass_at_k(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> dict[s
 
 def _passed(verdicts: Sequence[Verdict], tests: str) -> list[bool]:
     return [getattr(verdict, tests) == PASSED for verdict in verdicts]
+
+
+def tests_of(result: dict) -> tuple[str, ...]:
+    """The sets of tests that have different scores. Earlier results do not say it."""
+    return TEST_SETS if result["dataset"].get("extra_tests", True) else TEST_SETS[1:]
 
 
 def solved_shares(result: dict, tests: str) -> list[float]:

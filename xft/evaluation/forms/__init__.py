@@ -1,6 +1,7 @@
 """The forms of problems. Each is a module of functions:
 
-parse(fields): the problem of a row, which has a task_id, a prompt, a unit and a canonical_program.
+parse(fields): the problem of a row, which has a task_id, a prompt, a unit, a canonical_program
+and has_extra_tests.
 prompt(problem, template): the text that a model continues.
 texts(problem): what no training row may hold, by kind.
 
