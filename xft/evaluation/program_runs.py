@@ -19,7 +19,7 @@ from xft.common.errors import UserError
 from xft.evaluation.confinement import program_filter
 from xft.evaluation.execution import STARTS, Stopped
 from xft.evaluation.judging import FAILED, PASSED
-from xft.evaluation.languages import Language, commands, find_toolchain
+from xft.evaluation.languages import Language, commands
 from xft.evaluation.sandbox import (
     CLEAN_ENVIRONMENT,
     ISOLATION,
@@ -128,10 +128,13 @@ class _NotStarted(Exception):
 
 
 def open_toolchain(
-    language: Language, jars: tuple[Path, ...], sandbox: Bubblewrap | None
+    language: Language,
+    programs: tuple[Path, ...],
+    jars: tuple[Path, ...],
+    sandbox: Bubblewrap | None,
 ) -> Toolchain:
     """The toolchain of a language, which was started in the sandbox. Raises UserError."""
-    toolchain = Toolchain(language, tuple(find_toolchain(language)), jars)
+    toolchain = Toolchain(language, programs, jars)
     script = _script("", language.version, PROBE_SECONDS, output="&2")
     stop, end = socket.socketpair()
     with stop, end:
