@@ -144,6 +144,20 @@ def advice(outcomes: dict[str, int]) -> str:
     return ""
 
 
+def in_words(result: dict) -> Iterator[str]:
+    """What the reader must know of a result: the scores, the outcomes and remarks."""
+    parts, count = [], len(result["problems"])
+    for tests in tests_of(result):
+        shares = ", ".join(
+            f"{measure} {result[measure][tests]:.1%}" for measure in measures(result)
+        )
+        name = f"{TEST_NAMES[tests]}: " if len(tests_of(result)) > 1 else ""
+        parts.append(f"{name}{shares}, {result['passed'][tests]} of {count} pass")
+    yield "; ".join(parts)
+    yield from endings(result)
+    yield from caveats([result])
+
+
 def endings(result: dict) -> Iterator[str]:
     """How many samples have which outcome, and advice if there is any, for the reader."""
     counts = outcomes(result)
