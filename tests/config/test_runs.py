@@ -72,7 +72,7 @@ def test_values_have_texts_of_their_own_that_are_names_of_folders(key, values):
             ({"sweep": {key: [4]}}, f"sweep: {key} is not a known key{hint}")
             for key, hint in {
                 "moe.num_expert": ": did you mean moe.num_experts?",
-                "rate": ": did you mean moe_sft.learning_rate or sft.learning_rate or mixing.",
+                "rate": ": did you mean moe_sft.learning_rate or sft.learning_rate or exfusion.",
                 "moe.zzz": ". docs/configuration.md lists all keys",
             }.items()
         ),

@@ -30,7 +30,7 @@ def run_of(*files: Path) -> WorkflowRun:
         shutil.copytree("resources/base", model)
         change_json(model / "config.json", max_position_embeddings=2**14)  # as real models have
     if "revision" not in values["data"] and not rows.exists():
-        rows.parent.mkdir(exist_ok=True)
+        rows.parent.mkdir(parents=True, exist_ok=True)
         row = '{"instruction": "a", "response": "b", "output": "b"}\n'
         rows.write_text(row * 20_001)  # for any warm-up
     return WorkflowRun(values, where)

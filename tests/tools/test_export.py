@@ -7,6 +7,7 @@ import pytest
 from evalplus.data.utils import load_solutions
 from huggingface_hub import ModelCard
 from jsonschema import validate
+from report_folders import write_results
 
 from xft.common.errors import UserError
 from xft.tools import export
@@ -109,6 +110,18 @@ def test_a_record_and_its_samples_are_of_every_eval_ever(exported, finished):
         for row in rows:
             validate(row, SAMPLE)
             assert (row["evaluation_id"], row["model_id"]) == (record["evaluation_id"], model)
+
+
+def test_a_program_of_tests_has_one_score_and_is_nothing_for_evalplus(tmp_path):
+    about = {"form": "programs", "extra_tests": False}
+    write_results(tmp_path / "results", {"base": 5}, about=about)
+    words = [str(tmp_path / "results"), "--to"]
+    with pytest.raises(UserError, match="nothing of this form"):
+        export.main([*words, "evalplus", "--out", str(tmp_path / "new")])
+    export.main([*words, "every-eval-ever", "--out", str(tmp_path / "new")])
+    (file,) = (tmp_path / "new").rglob("????????-*[0-9a-f].json")
+    (result,) = json.loads(file.read_text())["evaluation_results"]
+    assert (result["evaluation_name"], result["score_details"]["score"]) == ("own", 0.25)
 
 
 def test_nothing_is_overwritten(tmp_path, finished):

@@ -96,9 +96,12 @@ def _passed(verdicts: Sequence[Verdict], tests: str) -> list[bool]:
     return [getattr(verdict, tests) == PASSED for verdict in verdicts]
 
 
-def tests_of(result: dict) -> tuple[str, ...]:
-    """The sets of tests that have different scores. Earlier results do not say it."""
-    return TEST_SETS if result["dataset"].get("extra_tests", True) else TEST_SETS[1:]
+def tests_of(result: dict) -> dict[str, str]:
+    """The sets of tests that have different scores, with their names: one alone needs none.
+
+    Earlier results do not say whether there are extra tests.
+    """
+    return TEST_NAMES if result["dataset"].get("extra_tests", True) else {"plus": ""}
 
 
 def solved_shares(result: dict, tests: str) -> list[float]:
@@ -147,12 +150,12 @@ def advice(outcomes: dict[str, int]) -> str:
 def in_words(result: dict) -> Iterator[str]:
     """What the reader must know of a result: the scores, the outcomes and remarks."""
     parts, count = [], len(result["problems"])
-    for tests in tests_of(result):
+    for tests, name in tests_of(result).items():
         shares = ", ".join(
             f"{measure} {result[measure][tests]:.1%}" for measure in measures(result)
         )
-        name = f"{TEST_NAMES[tests]}: " if len(tests_of(result)) > 1 else ""
-        parts.append(f"{name}{shares}, {result['passed'][tests]} of {count} pass")
+        scores = f"{shares}, {result['passed'][tests]} of {count} pass"
+        parts.append(": ".join(filter(None, [name, scores])))
     yield "; ".join(parts)
     yield from endings(result)
     yield from caveats([result])

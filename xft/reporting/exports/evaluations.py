@@ -36,6 +36,10 @@ class Evaluation:
     def dataset(self) -> str:
         return self.content["dataset"]["name"]
 
+    def named(self, name: str, tests: str) -> str:
+        """A name, with that of a set of tests if there are several."""
+        return ", ".join(filter(None, [name, tests_of(self.content)[tests]]))
+
     def scores(self) -> Iterator[tuple[str, str, float, tuple[float, ...]]]:
         """Each measure, set of tests and score, and for pass@1 the ends of the 95% interval."""
         for measure in measures(self.content):

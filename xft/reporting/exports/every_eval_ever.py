@@ -8,7 +8,7 @@ from pathlib import Path
 from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import as_json
 from xft.evaluation.judging import PASSED
-from xft.evaluation.result import TEST_NAMES, tests_of
+from xft.evaluation.result import tests_of
 from xft.reporting.exports.evaluations import Evaluation, write_lines
 
 SCHEMA = "0.3.0"
@@ -59,7 +59,7 @@ def _results(evaluation: Evaluation, identity: str) -> Iterator[dict]:
             uncertainty["confidence_interval"] = bounds
         yield {
             "evaluation_result_id": f"{identity}/{measure}/{tests}",
-            "evaluation_name": f"{evaluation.dataset}, {TEST_NAMES[tests]}",
+            "evaluation_name": evaluation.named(evaluation.dataset, tests),
             "source_data": {"source_type": "other", "dataset_name": evaluation.dataset}
             | {"additional_details": _as_texts(dataset)},
             "metric_config": METRIC | {"metric_name": measure},
@@ -82,7 +82,7 @@ def _samples(evaluation: Evaluation, identity: str, model: str) -> Iterator[dict
                 "schema_version": f"instance_level_eval_{SCHEMA}",
                 "evaluation_id": identity,
                 "evaluation_result_id": f"{identity}/pass@1/{tests}",
-                "evaluation_name": f"{evaluation.dataset}, {TEST_NAMES[tests]}",
+                "evaluation_name": evaluation.named(evaluation.dataset, tests),
                 "model_id": model,
                 "sample_id": row["task_id"],
                 "interaction_type": "single_turn",

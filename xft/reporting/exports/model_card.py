@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from xft.artifacts.files import write_whole
-from xft.evaluation.result import TEST_NAMES
 from xft.hub.named_sets import NAMED_SETS
 from xft.reporting.exports.evaluations import Evaluation
 
@@ -38,7 +37,7 @@ def _values(evaluation: Evaluation) -> Iterator:
     title = named.title if named else evaluation.dataset
     for measure, tests, score, ends in evaluation.scores():
         shown = ", 95% interval {:.3f} to {:.3f}".format(*ends) if ends else ""
-        name = f"{measure}, {TEST_NAMES[tests]}{shown}"
+        name = evaluation.named(measure, tests) + shown
         yield EvalResult(
             "text-generation", hub_id, title, measure, round(score, 4), metric_name=name
         )
