@@ -14,15 +14,18 @@ def write_table(file: Path, rows) -> Path:
 
 
 def write_evaluation(
-    file, *, base, plus, count=164, dataset="d", families=("T",), model="m", backend="transformers"
+    file, *, base, plus, count=164, dataset="d", families=("T",), model="m", about=(), **settings
 ) -> Path:
-    """An evaluation in which the first problems are solved. families: of the problems, in turn."""
+    """An evaluation in which the first problems are solved. families: of the problems, in turn.
+
+    about: more of what the result says of the data set.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     result = {
         "format": 2,
         "model": {"path": model, "id": None},
-        "dataset": {"name": dataset, "file": "f", "sha256": "0", "problems": count},
-        "settings": {"backend": backend},
+        "dataset": {"name": dataset, "file": "f", "sha256": "0", "problems": count} | dict(about),
+        "settings": settings,
         "versions": {"torch": "2.0"},
         "passed": {"base": base, "plus": plus},
         "pass@1": {"base": base / count, "plus": plus / count},

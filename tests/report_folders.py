@@ -17,11 +17,12 @@ HOSTILE = [
 ]
 
 
-def write_results(folder, models, count=20, seeds=(), families=("T",), losses=()) -> None:
+def write_results(folder, models, count=20, seeds=(), families=("T",), losses=(), about=()) -> None:
     """A results folder with its summary.
 
     models: the problems that each solves, and one more with each further seed. families: of the
-    problems. losses: of each model, on two validation rows with 2 tokens and 1 token.
+    problems. about: see `write_evaluation`. losses: of each model, on two validation rows with 2
+    tokens and 1 token.
     """
     rows = []
     for number, seed in enumerate((42, *seeds)):
@@ -29,11 +30,12 @@ def write_results(folder, models, count=20, seeds=(), families=("T",), losses=()
             solved = first + number
             prefix = f"seed~{seed}/" if number else ""
             place = f"{prefix}eval/{model}/own.json"
-            about = {"dataset": "own", "model": f"{prefix}{model}", "families": families}
-            file = write_evaluation(folder / place, base=solved, plus=solved, count=count, **about)
+            more = {"dataset": "own", "model": f"{prefix}{model}", "families": families}
+            more |= {"count": count, "about": about}
+            file = write_evaluation(folder / place, base=solved, plus=solved, **more)
             problems = json.loads(file.read_text())["problems"]
             solutions = [
-                {"task_id": problem["task_id"], "number": 0, "solution": code}
+                {"task_id": problem["task_id"], "number": 0, "solution": code, "completion": code}
                 for problem, code in zip(problems, cycle(HOSTILE), strict=False)
             ]
             lines = "".join(json.dumps(row) + "\n" for row in solutions)

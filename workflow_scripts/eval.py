@@ -19,7 +19,7 @@ from xft.evaluation.loading import trained_template
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.problems import ProblemSet
 from xft.evaluation.prompts import task_prompts
-from xft.evaluation.result import RESULT, TEST_NAMES, build_result, caveats, endings, measures
+from xft.evaluation.result import RESULT, build_result, in_words
 from xft.evaluation.samples import read_samples, samples_path, write_samples
 from xft.evaluation.sampling import sample
 from xft.evaluation.sandbox import open_sandbox
@@ -75,7 +75,8 @@ def main(argv: list[str] | None = None) -> None:
     RESULT.write(args.out, result, parameters=result["settings"], inputs=inputs, beside=[saved])
     if journal is not None:
         journal.remove()
-    _report(result)
+    for line in in_words(result):
+        say(line)
 
 
 def _prompt(asked: str | None, model_folder: Path) -> str:
@@ -114,17 +115,6 @@ def _read_ground_truth(step: Step, problem_set: ProblemSet) -> dict[str, str] | 
             "judged. Make it again with the same --limit, or without a limit"
         )
     return ground_truth.read(artifact.path)
-
-
-def _report(result: dict) -> None:
-    count = len(result["problems"])
-    parts = []
-    for tests, name in TEST_NAMES.items():
-        shares = [f"{measure} {result[measure][tests]:.1%}" for measure in measures(result)]
-        parts.append(f"{name}: {', '.join(shares)}, {result['passed'][tests]} of {count} pass")
-    say("; ".join(parts))
-    for remark in [*endings(result), *caveats([result])]:
-        say(remark)
 
 
 if __name__ == "__main__":

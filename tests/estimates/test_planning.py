@@ -30,7 +30,7 @@ from xft.config.sections import (
 from xft.config.steps import TRAINING_SECTIONS
 from xft.config.validation import complete
 from xft.conversions.upcycle import upcycled_config
-from xft.dag.totals import totals
+from xft.dag.totals import Totals, totals
 from xft.estimates import disk
 from xft.estimates.advice import advice, fits, ways
 from xft.estimates.flops import tuning_ratio
@@ -250,10 +250,9 @@ def test_generation_takes_flops_for_each_token_and_the_weights_for_each_step(dee
 def test_problems_are_counted(tmp_path):
     file = tmp_path / "own.jsonl.gz"
     file.write_bytes(gzip.compress(b"{}\n{}\n\n{}\n"))
-    known = ["humaneval", "mbpp", str(file)]
-    assert count_problems(EvaluationConfig(datasets=known)) == 164 + 378 + 3
-    assert count_problems(EvaluationConfig(datasets=known, limit=100)) == 100 + 100 + 3
-    assert count_problems(EvaluationConfig(datasets=["nowhere.jsonl"])) is None
+    known = ["humaneval", "mbpp", str(file), "nowhere.jsonl"]
+    assert [count_problems(name, None) for name in known] == [164, 378, 3, None]
+    assert [count_problems(name, 100) for name in known] == [100, 100, 3, None]
 
 
 # Rows as they are
@@ -472,15 +471,15 @@ def planned(*words: str) -> Plan:
 
 
 def plan_of(args) -> Plan:
-    return plan_and_disk(args)[0]
+    return plan_and_totals(args)[0]
 
 
-def plan_and_disk(args) -> tuple[Plan, str]:
-    """The plan of a configuration, and the disk space of all runs in words."""
+def plan_and_totals(args) -> tuple[Plan, Totals]:
+    """The plan of a configuration, and the jobs of all runs."""
     values = plan.read_overlaid(args.config)
     experiment = plan.find_experiment(complete(*values), find_runs(*values))
     plans = plan.planner(args, experiment)
-    return plans(experiment.config), totals(experiment, plans, is_measured=False).disk
+    return plans(experiment.config), totals(experiment, plans, is_measured=False)
 
 
 def test_plans_and_rules_need_neither_torch_nor_transformers(project):
@@ -529,6 +528,21 @@ def test_hours_on_a_cpu_need_a_speed(project, capsys):
     assert made.training_hours("moe_sft") == work.flops / 1e6 / 3600
     assert made.evaluation_hours(is_mixture=True) > made.evaluation_hours(is_mixture=False) > 0
     assert planned("--rows", "7").rows == 7 != made.rows
+
+
+def test_each_set_of_problems_takes_its_part_of_the_hours(project):
+    """Of a set in each form; a batch is filled in both."""
+    rows = {"js": {"tests": "1", "language": "js"}, "own": {"base_input": [[1]]}}
+    for (name, row), count in zip(rows.items(), (160, 32), strict=True):
+        Path(f"{name}.jsonl").write_text((json.dumps(row) + "\n") * count)
+    sets = {"models": ["base"], "datasets": ["js.jsonl", "own.jsonl"], "batch_size": 32}
+    change_config(evaluation=sets | {"samples": 2, "temperature": 1.0})
+    args = plan._parser().parse_args(["--flops", "1e9", *MINE])
+    made, jobs = plan_and_totals(args)
+    longer, shorter = (hours for hours, _ in jobs.hours["eval"])
+    assert longer == pytest.approx(5 * shorter)
+    generated = generation_seconds(made.models, False, 192, made.config.evaluation, made.processor)
+    assert 3600 * (longer + shorter) == pytest.approx(generated + 2 * 192 * 0.2)
 
 
 def test_a_plan_says_what_the_rows_are_too_few_for(project, capsys):
@@ -635,8 +649,8 @@ def test_recipes_headers_hold_the_plans_figures(name, repository, tmp_path, monk
     (tmp_path / "config.json").write_text(json.dumps(base_config(base)))
     words += [f"--model-config={tmp_path / 'config.json'}", "--config", *files]
     args = plan._parser().parse_args(words)
-    made, space = plan_and_disk(args)
-    lines = summary(made, space)
+    made, jobs = plan_and_totals(args)
+    lines = summary(made, jobs.disk)
     assert lines[0] == f"dense {BASES[base][2]:,} parameters"
     assert "".join(f"#   {line}\n" for line in lines) in text
     assert not made.gpu or all(fits(made, section) for section in made.trainings)

@@ -76,7 +76,10 @@ def test_result_and_manifest_say_what_was_done(evaluated):
     assert {key: result[key] for key in ("format", "model", "dataset", "settings", "passed")} == {
         "format": 2,
         "model": {"path": str(evaluated / "model"), "id": identity},
-        "dataset": {"name": "sums", "file": "sums.jsonl", "sha256": sha256, "problems": 3},
+        "dataset": {
+            **{"name": "sums", "file": "sums.jsonl", "sha256": sha256, "form": "calls"},
+            **{"extra_tests": True, "problems": 3, "problems_in_file": 3},
+        },
         "settings": settings,
         "passed": {"base": 0, "plus": 0},
     }
@@ -113,7 +116,8 @@ def test_a_ground_truth_of_the_first_problems_serves_no_others(copy, tmp_path):
     for limit in (1, 2):
         (copy / "r.generations.jsonl").write_text("".join(lines[:limit]))
         evaluate("m", problems, out, *flags, "--limit", str(limit), "--rescore")
-        assert result_of(out)["dataset"]["problems"] == limit
+        counts = result_of(out)["dataset"]
+        assert (counts["problems"], counts["problems_in_file"]) == (limit, 3)
     for limit in ([], ["--limit", "3"]):
         fault = r"truth holds only the first 2 problems, but 3 must be judged. Make it again with"
         with pytest.raises(UserError, match=fault):  # before the model is looked for

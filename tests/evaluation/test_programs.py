@@ -4,17 +4,22 @@ import json
 import re
 import shutil
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow
 import pytest
 from problem_files import write_problems
 from pyarrow import parquet
+from working_folder import CONFIG, fill, wants
 
 from workflow_scripts import eval as evaluate
 from workflow_scripts import ground_truth
 from xft.common.errors import UserError
 from xft.common.json_lines import read_json_lines
+from xft.dag.snakemake_run import SnakemakeRun
+from xft.dag.toolchains import missing_toolchains
 from xft.data.templates import COMPLETION, make_template
 from xft.evaluation import languages, program_scoring
 from xft.evaluation.forms import programs
@@ -25,6 +30,7 @@ from xft.evaluation.references import fingerprints
 from xft.evaluation.result import caveats, units_of
 from xft.evaluation.samples import samples_path
 from xft.evaluation.scorers import open_scorer
+from xft.tools import plan
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 NEEDS_DATA = pytest.mark.skipif(not DATA.is_dir(), reason="the benchmarks' files are not here")
@@ -161,6 +167,33 @@ def test_a_missing_toolchain_is_told_with_its_packages(make, bubblewrap, monkeyp
     java = DOUBLE | {"language": "java", "prompt": "import org.javatuples.*;\n"}
     with pytest.raises(UserError, match=r"apt install libjavatuples-java.*set CLASSPATH"):
         open_scorer(make(java), bubblewrap, 1)
+
+
+def test_a_run_and_a_plan_tell_what_is_missing_before(place, monkeypatch, capsys):
+    """Of the problems that a job will judge, and on this machine."""
+    rows = [DOUBLE | {"name": name, "language": name} for name in ("go", "lua")]
+    write_problems(Path("programs.jsonl"), rows)
+    monkeypatch.setattr(languages, "find_program", lambda name: None)
+    datasets = {"datasets": ["problems.jsonl", "programs.jsonl"]}
+    run = wants(evaluation=datasets | {"limit": 1})
+    (fault,) = missing_toolchains(run.to_make)
+    assert re.fullmatch(r"go for problems in go not found.* conda install -c conda-forge go", fault)
+    for is_here in (True, False):
+        jobs = [
+            SimpleNamespace(resources={}, wildcards=SimpleNamespace(digest=node.digest))
+            for node in run.to_make
+        ]
+        dag = SimpleNamespace(needrun_jobs=lambda jobs=jobs: jobs)
+        workflow = SimpleNamespace(local_exec=is_here, dag=dag)
+        started = SimpleNamespace(run=run, config=run.config, deployment=(), workflow=workflow)
+        with pytest.raises(SystemExit, match=r"^go for") if is_here else nullcontext():
+            SnakemakeRun.start(started)
+    (place / "config.yaml").write_text(json.dumps(CONFIG | {"evaluation": datasets}))
+    for flags, missing in (([], ["go", "lua"]), (["--gpu", "h100"], [])):
+        plan.main(["--config", "config.yaml", *flags])
+        assert re.findall("^Missing here: (\\w+) for", capsys.readouterr().out, re.M) == missing
+    fill(run)
+    assert missing_toolchains(run.experiment.wanted) == []
 
 
 def test_a_java_file_is_named_by_its_outermost_class_with_main():

@@ -24,7 +24,7 @@ from problem_files import problem, right_solutions, write_problems
 from xft.common.processes import usable_cpus
 from xft.evaluation import ground_truth, scoring
 from xft.evaluation.execution import Limits
-from xft.evaluation.languages import find_language, find_program
+from xft.evaluation.languages import find_language, find_program, find_toolchains
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.program_runs import open_toolchain, run_program
 from xft.evaluation.sandbox import find_bubblewrap
@@ -62,7 +62,8 @@ def run_programs(sandbox) -> dict[str, str]:
                 continue
             code = code.replace("PORT", str(server.getsockname()[1]))
             code = code.replace("PROJECT", str(FOLDER.parents[1]))
-            toolchain = open_toolchain(language, (), sandbox)
+            (found,) = find_toolchains([(language.name, "")]).values()
+            toolchain = open_toolchain(language, *found, sandbox)
             ended = run_program(toolchain, code, sandbox=sandbox, seconds=60, stop=stop)
             statuses[name] = ended.status
     return statuses

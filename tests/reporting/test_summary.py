@@ -14,6 +14,8 @@ from workflow_scripts import summary
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.reporting.formats import CONTAMINATION, LOSS_RESULT
+from xft.reporting.page.folder import read_results
+from xft.reporting.page.sections import find_parts
 from xft.tools import verify
 
 
@@ -255,6 +257,28 @@ def test_the_seeds_of_a_model_are_one_row(runs):
     for row in shown:
         assert float(row["low"]) < float(row["difference"]) < float(row["high"])
     assert [row[3] for row in cells(text, "model", "against")] == ["3, 1", "3, 1", "3, 3"]
+
+
+@pytest.mark.parametrize("seeds", [(42,), (42, 43)])
+def test_only_sets_with_extra_tests_have_a_column_of_them(runs, seeds):
+    def shown() -> tuple[str, list[list[str]]]:
+        text, *_ = runs.summarise()
+        found = read_results(runs.root)
+        assert {row["dataset"] for row in found.scores if row["tests"] == "base"} <= {"mbpp"}
+        titles = [part.title for part in find_parts([found])["differences"]]
+        assert ("extra tests" in text) == any("extra tests" in title for title in titles)
+        assert "js" in titles
+        return [row[3 + (len(seeds) > 1) :] for row in cells(text, "model")]
+
+    score = "20.0 % (13.3 to 28.9; 20)" if len(seeds) == 1 else "20.0 ± 0.0 %"
+    for seed in seeds:
+        runs.add("base", 20, seed=seed, dataset="js", about={"extra_tests": False})
+        runs.add("sft", 60, seed=seed, dataset="js", about={"extra_tests": False})
+    assert shown()[0] == [score]
+    for seed in seeds:
+        runs.add("base", 20, seed=seed)
+        runs.add("sft", 60, seed=seed)
+    assert shown()[::2] == [[score, "-"], [score, score]]
 
 
 def test_a_loss_that_all_seeds_share_has_no_deviation(runs):

@@ -27,6 +27,7 @@ from xft.dag.run import WorkflowRun
 from xft.dag.screen import shorten
 from xft.dag.snakemake_options import check_not_forced, check_options, name_nodes, with_entries
 from xft.dag.time_left import time_left
+from xft.dag.toolchains import missing_toolchains
 from xft.reporting.summary import head
 from xft.store.job_plan import read_plan
 
@@ -139,8 +140,12 @@ class SnakemakeRun:
         self._check_rule_names(settings)
         self.workflow.dag.omitfiles |= with_entries(settings.omit_from, self.run)
         self.begin()
-        for line in warnings(self.run, self.run.needed(nodes)):
+        needed = self.run.needed(nodes)
+        for line in warnings(self.run, needed):
             warn(line)
+        if self.workflow.dryrun and not self.deployment:
+            for fault in missing_toolchains(needed):
+                warn(f"WARNING: {fault}. Only jobs that run elsewhere need none here")
 
     def _check_rule_names(self, settings) -> None:
         """End the run if an option names no rule. Snakemake would look for such a file."""
@@ -161,12 +166,16 @@ class SnakemakeRun:
         return time_left(self.run, [file for job in jobs for file in job.output])
 
     def start(self) -> None:
-        """Say what begins. End the run if a job of this machine cannot use the GPU it asks for."""
-        is_here = self.workflow.local_exec and not self.deployment
-        jobs = self.workflow.dag.needrun_jobs()
-        if is_here and any(job.resources.get("gpu") for job in jobs):
+        """Say what begins. End the run if this machine lacks the GPU or compiler of a job here."""
+        if self.workflow.local_exec and not self.deployment:
+            jobs = [*self.workflow.dag.needrun_jobs()]
+            digests = {getattr(job.wildcards, "digest", None) for job in jobs}
             with exit_on_error():
-                check_gpus(self.config.gpus)
+                if any(job.resources.get("gpu") for job in jobs):
+                    check_gpus(self.config.gpus)
+                nodes = [node for node in self.run.to_make if node.digest in digests]
+                if faults := missing_toolchains(nodes):
+                    raise UserError("\n".join(faults))
         print(beginning(self.config), flush=True)
 
     def show_results(self) -> None:

@@ -4,10 +4,12 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from xft.common.errors import counted
 from xft.common.refusals import nearest_folder
 from xft.config.models import MODELS
+from xft.config.sections import problem_label
 from xft.config.steps import STEPS, TRAINING_SECTIONS
 from xft.dag.experiment import Experiment
 from xft.dag.job_resources import of_mixture, requests
@@ -129,9 +131,10 @@ def _nbytes(node: Node, models: Models) -> int:
 def _hours(node: Node, plan: Plan, expected: bool) -> float | None:
     """Hours of a job; None if they are unknown, 0 if a job takes minutes."""
     step = STEPS[node.step]
-    if step.generates and not step.minutes:  # an equal part of those on all data sets
-        hours = plan.evaluation_hours(of_mixture(node))
-        return hours and hours / len(plan.config.evaluation.datasets)
+    if step.generates and not step.minutes:
+        datasets = plan.config.evaluation.datasets
+        own = [name for name in datasets if problem_label(name) == Path(node.name).stem]
+        return plan.evaluation_hours(of_mixture(node), own)
     if not step.section:
         return 0
     hours = plan.training_hours(step.section, expected)

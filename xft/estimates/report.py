@@ -1,6 +1,6 @@
 """Computes a plan, and formats it as text for `xft plan`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from xft.common.errors import counted
@@ -13,7 +13,7 @@ from xft.estimates.memory import training_memory
 from xft.estimates.parameters import Models
 from xft.estimates.processors import Processor
 from xft.estimates.rows import count_problems
-from xft.estimates.work import Work, generation_seconds, training_work
+from xft.estimates.work import JUDGING_SECONDS, Work, generation_seconds, training_work
 
 MIXTURE = next(name for name, section in TRAINING.items() if section.trains == "mixture")
 TOKENS = {True: "tokens", False: "at most: tokens"}
@@ -66,12 +66,18 @@ class Plan:
             return work.flops / (job.processes * self.speeds[section]) / 3600
         return work.hours(job, self.processor) if work and self.processor.bf16 else None
 
-    def evaluation_hours(self, is_mixture: bool) -> float | None:
-        """Hours at most of a model on all problems, on one processor; None if they are unknown."""
-        options, problems = self.config.evaluation, count_problems(self.config.evaluation)
-        if problems is None or not self.processor.bf16:
+    def evaluation_hours(self, is_mixture: bool, datasets: Sequence[str] = ()) -> float | None:
+        """Hours at most of a model, on one processor; None if they are unknown.
+
+        datasets: by default all.
+        """
+        options = self.config.evaluation
+        known = [count_problems(name, options.limit) for name in datasets or options.datasets]
+        if None in known or not self.processor.bf16:
             return None
-        return generation_seconds(self.models, is_mixture, problems, options, self.processor) / 3600
+        count = sum(known)
+        seconds = generation_seconds(self.models, is_mixture, count, options, self.processor)
+        return (seconds + count * options.samples * JUDGING_SECONDS) / 3600
 
 
 def summary(plan: Plan, disk: str) -> list[str]:
@@ -123,7 +129,8 @@ def _work(plan: Plan) -> list[str]:
     lines = [
         "Work. At most: every row fills the window, and every solution has max_new_tokens",
         *table(rows),
-        "  hours of what each lambda has: for one; of evaluations: without the tests",
+        "  hours of what each lambda has: for one; of evaluations: with "
+        f"{JUDGING_SECONDS} s to judge a solution",
         f"  a token of moe_sft takes {ratio:.2f} times the FLOPs of one of sft",
     ]
     if plan.lengths:

@@ -8,7 +8,7 @@ from xft.checkpoints.header import open_safetensors
 from xft.checkpoints.reader import CheckpointHeaders
 from xft.common.errors import UserError, errors_at
 from xft.common.json_lines import read_rows
-from xft.config.sections import DataConfig, EvaluationConfig
+from xft.config.sections import DataConfig
 from xft.data.conversations import Conversation
 from xft.data.instructions import AnyRow, BadRow, check_bad, is_array
 from xft.data.row_files import StoredRows, named, read_files
@@ -110,19 +110,12 @@ def _read(files: list[Path], data: DataConfig) -> tuple[StoredRows, list[BadRow]
     return read_files(files, data, accept)
 
 
-def count_problems(evaluation: EvaluationConfig) -> int | None:
-    """The number of problems in all data sets of the config's section `evaluation`.
-
-    None if one of their files is not on this machine.
-    """
-    numbers = []
-    for dataset in evaluation.datasets:
-        file = Path(dataset)
-        if dataset in NAMED_SETS:
-            number = NAMED_SETS[dataset].problems
-        elif file.is_file():
-            number = sum(1 for _ in read_rows(file))
-        else:
-            return None
-        numbers.append(min(number, evaluation.limit or number))
-    return sum(numbers)
+def count_problems(dataset: str, limit: int | None) -> int | None:
+    """The number of problems of a data set that are evaluated; None if its file is elsewhere."""
+    if dataset in NAMED_SETS:
+        number = NAMED_SETS[dataset].problems
+    elif Path(dataset).is_file():
+        number = sum(1 for _ in read_rows(Path(dataset)))
+    else:
+        return None
+    return min(number, limit or number)

@@ -18,6 +18,7 @@ from xft.estimates.processors import HOST_BANDWIDTH, Processor
 from xft.estimates.tensors import ModelTable
 
 PROMPT_TOKENS = 512  # of each problem; assumed
+JUDGING_SECONDS = 0.2  # of one core for a solution: measured with HumanEval+ and C++ programs
 READS = 2  # of all experts in a step of the mixing: for the merge, and for the gradients
 
 

@@ -4,11 +4,12 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from xft.common.errors import UserError
+from xft.common.errors import UserError, collecting_errors
 
 # Options for a JVM, which otherwise sizes itself by the machine. They are {small} below, and
 # {javac} for the compiler.
@@ -131,7 +132,25 @@ def find_program(name: str) -> Path | None:
     return same if same.exists() else Path(found).absolute()
 
 
-def find_toolchain(language: Language) -> list[Path]:
+def find_toolchains(programs: Iterable[tuple[str, str]]) -> dict[str, tuple[tuple[Path, ...], ...]]:
+    """Compilers or runtimes, and jars, by the language of the programs that need them.
+
+    programs: language and text. Raises UserError for all that is missing on this machine.
+    """
+    texts: dict[str, list[str]] = {}
+    for name, text in programs:
+        texts.setdefault(name, []).append(text)
+    found, faults = {}, []
+    for name, of_language in texts.items():
+        with collecting_errors(faults):
+            jars = class_path("".join(of_language)) if name == "java" else ()
+            found[name] = tuple(_find_programs(find_language(name))), tuple(jars)
+    if faults:
+        raise UserError("\n".join(faults))
+    return found
+
+
+def _find_programs(language: Language) -> list[Path]:
     """The programs of a language. Raises UserError if one is missing."""
     words = [command.split()[0] for command in (language.compile, language.run) if command]
     programs = {word: find_program(word) for word in words if not word.startswith("./")}

@@ -50,6 +50,10 @@ class Problem(BaseModel):
         return self.prompt + self.canonical_solution
 
     @property
+    def has_extra_tests(self) -> bool:
+        return bool(self.plus_input)
+
+    @property
     def is_mbpp(self) -> bool:
         """Whether EvalPlus reads the calls and the prompt as MBPP's."""
         return bool(MBPP_TASK_ID.fullmatch(self.task_id))
@@ -62,7 +66,7 @@ class ProblemSet:
     name: the label in results.
     form: a module of `forms`.
     sha256: of the unpacked content.
-    lines: the number of each problem's line, by its task id.
+    lines: the number of each problem's line in the file, by its task id.
     """
 
     name: str

@@ -13,13 +13,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from xft.common.errors import UserError
 from xft.evaluation.confinement import program_filter
 from xft.evaluation.execution import STARTS, Stopped
 from xft.evaluation.judging import FAILED, PASSED
-from xft.evaluation.languages import Language, commands, find_toolchain
+from xft.evaluation.languages import Language, commands
 from xft.evaluation.sandbox import (
     CLEAN_ENVIRONMENT,
     ISOLATION,
@@ -64,8 +65,9 @@ LEAVE_ROOT = shlex.split(
 )
 NOT_AS_ROOT = ". Root needs CAP_SYS_ADMIN and the program setpriv for it: else be an ordinary user"
 USERS = range(61_184, 65_520)  # that nobody has: systemd's for a while
-# Below /etc, what programs of /usr read.
-SETTINGS = ("alternatives", "ld.so.cache", "java*", "php", "perl", "lua", "R", "ldc*")
+# Below /etc, what programs of /usr read: of all languages, and of some.
+SETTINGS = ("alternatives", "ld.so.cache")
+OF_LANGUAGE = {"java": "java*", "php": "php", "pl": "perl", "lua": "lua", "r": "R", "d": "ldc*"}
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,13 @@ class _NotStarted(Exception):
 
 
 def open_toolchain(
-    language: Language, jars: tuple[Path, ...], sandbox: Bubblewrap | None
+    language: Language,
+    programs: tuple[Path, ...],
+    jars: tuple[Path, ...],
+    sandbox: Bubblewrap | None,
 ) -> Toolchain:
     """The toolchain of a language, which was started in the sandbox. Raises UserError."""
-    toolchain = Toolchain(language, tuple(find_toolchain(language)), jars)
+    toolchain = Toolchain(language, programs, jars)
     script = _script("", language.version, PROBE_SECONDS, output="&2")
     stop, end = socket.socketpair()
     with stop, end:
@@ -185,7 +190,7 @@ def _attempt(job: _Job, sandbox: Bubblewrap | None, stop: Stop) -> Ended:
         command, given, info, folder = ["/bin/sh", "-c", job.script], [], None, "/"
         if sandbox:
             info, tell = os.pipe()
-            given = [tell, _in_memory(program_filter()), _in_memory(job.text.encode())]
+            given = [tell, _in_memory(CALLS()), _in_memory(job.text.encode())]
             for descriptor in (info, *given):
                 stack.callback(os.close, descriptor)
             command = [*_walls(sandbox, job, *given), *command]
@@ -258,6 +263,9 @@ def _uses_too_much(root: Path) -> bool:
     return processes > MOST_PROCESSES or pages * os.sysconf("SC_PAGE_SIZE") > MEMORY_BYTES
 
 
+CALLS = cache(program_filter)  # that bubblewrap refuses
+
+
 def _in_memory(content: bytes) -> int:
     """A descriptor of a file with this content."""
     descriptor = os.memfd_create("content")
@@ -275,17 +283,24 @@ def _walls(sandbox: Bubblewrap, job: _Job, info: int, calls: int, text: int) -> 
     if os.geteuid() == 0:
         number = random.choice(USERS)
         isolation, user = AS_ROOT, [*LEAVE_ROOT, f"--reuid={number}", f"--regid={number}", "--"]
-    shown = [Path("/usr"), *job.toolchain.folders]
-    hidden = [PROJECT] if any(map(PROJECT.is_relative_to, shown)) else []
-    settings = [path for name in SETTINGS for path in Path("/etc").glob(name)]
-    parents = dict.fromkeys(p for path in (*shown, *settings) for p in reversed(path.parents))
-    sealed = [*hidden, "/dev", "/proc", "/"]
     return [
         *(sandbox.program, *isolation, "--info-fd", str(info), "--seccomp", str(calls)),
-        *("--size", str(FOLDER_BYTES), "--perms", "1777", "--tmpfs", FOLDER, "--proc", "/proc"),
+        *("--size", str(FOLDER_BYTES), "--perms", "1777", "--tmpfs", FOLDER),
+        *("--file", str(text), f"{FOLDER}/{job.file}", "--proc", "/proc", *_mounts(job.toolchain)),
+        *("--chdir", FOLDER, "--", *user),
+    ]
+
+
+@cache
+def _mounts(toolchain: Toolchain) -> list[str]:
+    """What a language needs of the system, and last that all is read-only."""
+    shown = [Path("/usr"), *toolchain.folders]
+    hidden = [PROJECT] if any(map(PROJECT.is_relative_to, shown)) else []
+    names = filter(None, [*SETTINGS, OF_LANGUAGE.get(toolchain.language.name)])
+    settings = [path for name in names for path in Path("/etc").glob(name)]
+    parents = dict.fromkeys(p for path in (*shown, *settings) for p in reversed(path.parents))
+    return [
         *(word for path in parents for word in ("--dir", str(path))),
         *(*bind(shown), *links(*SYSTEM), *bind(settings), *cover(hidden), "--dev", "/dev"),
-        *("--file", str(text), f"{FOLDER}/{job.file}"),
-        *(word for path in sealed for word in ("--remount-ro", str(path))),
-        *("--chdir", FOLDER, "--", *user),
+        *(w for path in (*hidden, "/dev", "/proc", "/") for w in ("--remount-ro", str(path))),
     ]

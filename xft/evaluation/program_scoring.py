@@ -6,7 +6,7 @@ from xft.common.errors import counted, listed
 from xft.common.progress import say
 from xft.evaluation.forms.programs import Program
 from xft.evaluation.judging import PASSED
-from xft.evaluation.languages import ENDS_ITSELF, class_path, find_language
+from xft.evaluation.languages import ENDS_ITSELF, find_language, find_toolchains
 from xft.evaluation.problems import ProblemSet
 from xft.evaluation.program_runs import MEMORY_BYTES, Ended, open_toolchain, run_program
 from xft.evaluation.sandbox import Bubblewrap
@@ -26,12 +26,10 @@ class ProgramScorer:
 
     def __init__(self, problem_set: ProblemSet, sandbox: Bubblewrap | None, workers: int):
         self.problem_set, self.sandbox, self.workers = problem_set, sandbox, workers
-        names = dict.fromkeys(problem.language for problem in problem_set.problems)
-        java = [p.prompt + p.tests for p in problem_set.problems if p.language == "java"]
-        jars = tuple(class_path("".join(java))) if java else ()
+        found = find_toolchains((p.language, p.prompt + p.tests) for p in problem_set.problems)
         self.toolchains = {
-            name: open_toolchain(find_language(name), jars if name == "java" else (), sandbox)
-            for name in names
+            name: open_toolchain(find_language(name), *parts, sandbox)
+            for name, parts in found.items()
         }
         self.versions = {name: chain.version for name, chain in self.toolchains.items()}
         of_all = ", and of all of a program" if sandbox else ""

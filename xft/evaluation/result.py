@@ -59,7 +59,10 @@ def build_result(
             "name": problem_set.name,
             "file": problem_set.file.name,
             "sha256": problem_set.sha256,
+            "form": problem_set.form.__name__.rpartition(".")[2],
+            "extra_tests": any(problem.has_extra_tests for problem in problem_set.problems),
             "problems": len(problem_set.problems),
+            "problems_in_file": len(problem_set.lines),
         },
         "settings": origin["settings"] | settings,
         "versions": origin["versions"] | here | versions,
@@ -91,6 +94,14 @@ def _pass_at_k(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> dict[s
 
 def _passed(verdicts: Sequence[Verdict], tests: str) -> list[bool]:
     return [getattr(verdict, tests) == PASSED for verdict in verdicts]
+
+
+def tests_of(result: dict) -> dict[str, str]:
+    """The sets of tests that have different scores, with their names: one alone needs none.
+
+    Earlier results do not say whether there are extra tests.
+    """
+    return TEST_NAMES if result["dataset"].get("extra_tests", True) else {"plus": ""}
 
 
 def solved_shares(result: dict, tests: str) -> list[float]:
@@ -134,6 +145,20 @@ def advice(outcomes: dict[str, int]) -> str:
         if 2 * outcomes[outcome] > count:
             return f"{outcomes[outcome]} of {count} answers {words}"
     return ""
+
+
+def in_words(result: dict) -> Iterator[str]:
+    """What the reader must know of a result: the scores, the outcomes and remarks."""
+    parts, count = [], len(result["problems"])
+    for tests, name in tests_of(result).items():
+        shares = ", ".join(
+            f"{measure} {result[measure][tests]:.1%}" for measure in measures(result)
+        )
+        scores = f"{shares}, {result['passed'][tests]} of {count} pass"
+        parts.append(": ".join(filter(None, [name, scores])))
+    yield "; ".join(parts)
+    yield from endings(result)
+    yield from caveats([result])
 
 
 def endings(result: dict) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from xft.evaluation.result import RESULT, TEST_NAMES, backends_note, caveats
+from xft.evaluation.result import RESULT, TEST_NAMES, backends_note, caveats, tests_of
 from xft.reporting import notes, sentences, spreads, tables
 from xft.reporting.comparisons import comparison_table, loss_values, solved_values
 from xft.reporting.formats import CONTAMINATION, DIVERSITY, LOSS_RESULT
@@ -45,7 +45,7 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
         readable=sentences.readable,
         differences=list(sentences.quantities(compared)),
         answers=tables.to_markdown(tables.answers_table(candidates)),
-        tests=TEST_NAMES["plus"],
+        tests=TEST_NAMES["plus"] if any(map(_has_extra, evaluations.values())) else "",
         scores=_scores(table, evaluations, has_seeds),
         has_seeds=has_seeds,
         differs=len({content.get("tokens") for content in losses.values()}) > 1,
@@ -76,9 +76,14 @@ def _read(rows: Sequence[Row], step: str, read: Callable[[Path], dict]) -> dict[
     return {result: read(result.file) for result in results_of(rows, step)}
 
 
+def _has_extra(result: dict) -> bool:
+    return len(tests_of(result)) > 1
+
+
 def _scores(table, results: dict[Result, dict], has_seeds: bool) -> str:
     """The table of scores, with one row for all seeds of a model."""
     table = table.assign(model=[result.subject.label for result in results])
     table["loss_file"] = [result.row.validation_loss for result in results]
+    table["has_extra"] = [*map(_has_extra, results.values())]
     shown = tables.over_seeds if has_seeds else tables.readable
     return tables.to_markdown(shown(table))

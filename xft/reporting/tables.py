@@ -10,6 +10,7 @@ from xft.reporting.runs import Result
 from xft.reporting.verdict import Candidate
 
 LOSS_COLUMN = "validation loss"
+NO_TESTS = "-"
 
 
 def summary_table(results: Mapping[Result, dict], losses: Mapping[Path, Mapping]):
@@ -55,15 +56,26 @@ def _row(evaluation: Result, result: dict, losses: Mapping[Path, Mapping], varie
     return row | {"model folder": result["model"]["path"], "eval file": str(evaluation.file)}
 
 
+def _headings(table) -> dict[str, str]:
+    """The headings of pass@1 by set of tests: one alone if no data set has extra tests."""
+    names = {tests: f"pass@1, {name}" for tests, name in TEST_NAMES.items()}
+    return names if table["has_extra"].any() else {"base": "pass@1"}
+
+
 def readable(table):
-    """The table with one column for each set of tests: percent, its 95% interval, passed."""
+    """The table with one column for each set of tests: percent, its 95% interval, passed.
+
+    table: as for `over_seeds`.
+    """
     shown = table[["model", "dataset", "problems"]].copy()
-    for tests in TEST_SETS:
+    for tests, heading in _headings(table).items():
         values = table[[f"{name} {tests}" for name in ("pass@1", "low", "high", "passed")]]
-        shown[f"pass@1, {TEST_NAMES[tests]}"] = [
+        shown[heading] = [
             f"{share:.1f} % ({low:.1f} to {high:.1f}; {passed})"
             for share, low, high, passed in values.itertuples(index=False)
         ]
+        if tests == "plus":
+            shown.loc[~table["has_extra"], heading] = NO_TESTS
     if LOSS_COLUMN in table:
         shown[LOSS_COLUMN] = table[LOSS_COLUMN]
     return shown
@@ -72,8 +84,8 @@ def readable(table):
 def over_seeds(table):
     """The means over the seeds as texts, one row for each model and data set.
 
-    table: from `summary_table`, with a name in the column `model` that all seeds share, and the
-    file of the loss in the column `loss_file`.
+    table: from `summary_table`, with a name in the column `model` that all seeds share, the file
+    of the loss in `loss_file`, and whether the data set has extra tests in `has_extra`.
     """
     import pandas as pd
 
@@ -81,8 +93,9 @@ def over_seeds(table):
     for (model, dataset), group in table.groupby(["model", "dataset"], sort=False):
         row = {"model": model, "dataset": dataset, "problems": group["problems"].iloc[0]}
         row["seeds"] = len(group)
-        for tests in TEST_SETS:
-            row[f"pass@1, {TEST_NAMES[tests]}"] = mean_text(group[f"pass@1 {tests}"], 1, " %")
+        for tests, heading in _headings(table).items():
+            is_shown = tests == "base" or group["has_extra"].all()
+            row[heading] = mean_text(group[f"pass@1 {tests}"], 1, " %") if is_shown else NO_TESTS
         if LOSS_COLUMN in group:
             losses = group.drop_duplicates("loss_file")[LOSS_COLUMN]
             row[LOSS_COLUMN] = mean_text(pd.to_numeric(losses).dropna(), 4)

@@ -11,6 +11,7 @@ from math import inf, isnan
 from pathlib import Path
 from statistics import mean
 
+from xft.common.errors import counted
 from xft.config.models import UNTUNED
 from xft.evaluation.judging import PASSED
 from xft.evaluation.result import OUTCOMES, advice, outcomes
@@ -85,11 +86,12 @@ def find_candidates(
         yield Candidate(label, counts, loss, seeds)
 
 
-def known_sets(evaluations: Mapping[Result, dict]) -> dict[str, int | None]:
-    """The evaluated data sets by name, with the limit of their problems."""
+def known_sets(evaluations: Mapping[Result, dict]) -> dict[str, int]:
+    """The evaluated data sets by name, with the number of problems that a limit left out."""
+    sets = {result.row.dataset: content["dataset"] for result, content in evaluations.items()}
     return {
-        result.row.dataset: content["settings"].get("limit")
-        for result, content in evaluations.items()
+        name: known.get("problems_in_file", known["problems"]) - known["problems"]
+        for name, known in sets.items()
     }
 
 
@@ -101,7 +103,7 @@ class _Case:
     sets: see `known_sets`.
     """
 
-    def __init__(self, table, candidates: Sequence[Candidate], sets: Mapping[str, int | None]):
+    def __init__(self, table, candidates: Sequence[Candidate], sets: Mapping[str, int]):
         rows = last_rows(table[table["tests"] == SCORES.tests])
         self.pairs, self.problems = len(rows), int(rows["problems"].max()) if len(rows) else 0
         self.sets, self.candidates = sets, candidates
@@ -155,9 +157,7 @@ class _Case:
         )
 
 
-def decide(
-    table, candidates: Sequence[Candidate], sets: Mapping[str, int | None]
-) -> Verdict | None:
+def decide(table, candidates: Sequence[Candidate], sets: Mapping[str, int]) -> Verdict | None:
     """The verdict; None if no tuned model was compared.
 
     table: see `comparison_table`.
@@ -287,14 +287,13 @@ def _more_evidence(row: tuple, pairs: int) -> tuple[float, str]:
     )
 
 
-def _existing(sets: Mapping[str, int | None]) -> Iterator[str]:
+def _existing(sets: Mapping[str, int]) -> Iterator[str]:
     """The problems that exist and were not evaluated, of the benchmarks that the run has."""
     used = [known for name, known in NAMED_SETS.items() if name in sets]
     unused = [known for known in NAMED_SETS.values() if known not in used]
-    limits = {limit for limit in sets.values() if limit}
-    if limits:
-        sizes = name_list([f"{known.title} has {known.problems} problems" for known in used])
-        yield f"Next: remove `limit: {max(limits)}`{f': {sizes}' if sizes else ''}."
+    left_out = [f"{counted(count, 'problem')} of {name}" for name, count in sets.items() if count]
+    if left_out:
+        yield f"Next: remove evaluation.limit: it leaves out {name_list(left_out)}."
     elif used and unused:
         names = name_list([f"{known.name} ({known.problems} problems)" for known in unused])
         yield f"Next: add {names} to evaluation.datasets."

@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
 
     from xft.dag.input_checks import check_number_of_rows
+    from xft.dag.toolchains import missing_toolchains
     from xft.dag.totals import totals
     from xft.estimates.advice import advice
     from xft.estimates.report import report
@@ -39,8 +40,11 @@ def main(argv: list[str] | None = None) -> None:
     runs, config = find_runs(*values), complete(*values)
     experiment = find_experiment(config, runs)
     plan_of = planner(args, experiment)
-    plan, jobs = plan_of(config), totals(experiment, plan_of, _is_this_machine(args, config))
+    is_here = _is_this_machine(args, config)
+    plan, jobs = plan_of(config), totals(experiment, plan_of, is_here)
     print("\n".join(answer(plan, jobs, args.config)))
+    for fault in missing_toolchains(experiment.wanted) if is_here else ():
+        print(f"Missing here: {fault}")
     if args.details:
         print("\n" + report(plan, jobs.disk), *advice(plan), "", *jobs.lines(), sep="\n")
     else:

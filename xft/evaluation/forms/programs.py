@@ -5,7 +5,7 @@ status 0 in time.
 """
 
 import re
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field
 
@@ -38,6 +38,7 @@ class Program(BaseModel):
     unit: Annotated[str, AfterValidator(_problem_of)] | None = Field(
         None, validation_alias=AliasChoices("unit", "original")
     )
+    has_extra_tests: ClassVar[bool] = False
 
     @property
     def canonical_program(self) -> str:

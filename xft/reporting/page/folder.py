@@ -17,9 +17,8 @@ from xft.config.recorded import recorded_config, shown_choices, shown_values
 from xft.config.sections import WorkflowConfig, problem_label
 from xft.config.steps import COSTS
 from xft.config.text import as_yaml
-from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.problem_sets import load_problems
-from xft.evaluation.result import RESULT
+from xft.evaluation.result import RESULT, tests_of
 from xft.evaluation.samples import samples_path
 from xft.hub.named_sets import NAMED_SETS
 from xft.reporting.comparisons import COLUMNS, COMPARED, loss_values
@@ -254,7 +253,7 @@ def _about(result: Result) -> dict[str, str]:
 def _take_scores(results: Results, evaluation: Result, result: dict, loss: float | None) -> None:
     row = _about(evaluation)
     row |= {"dataset": evaluation.row.dataset, "problems": result["dataset"]["problems"]}
-    for tests in TEST_SETS:
+    for tests in tests_of(result):
         scored = score(result, tests)
         shown = {"tests": tests, "share": scored.pop("pass@1"), "loss": loss}
         results.scores.append(row | shown | scored)

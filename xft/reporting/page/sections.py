@@ -1,7 +1,7 @@
 """Finds out what the sections of the report show: charts, tables, texts and problems."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import ceil, isnan
@@ -10,7 +10,7 @@ from statistics import mean, median
 
 from xft.evaluation.judging import PASSED
 from xft.evaluation.result import TEST_NAMES
-from xft.reporting.comparisons import COLUMNS, LOSS_TESTS
+from xft.reporting.comparisons import COLUMNS, LOSS_TESTS, POOLED, ROWS
 from xft.reporting.page.charts import drawn, lines
 from xft.reporting.page.files import made_from
 from xft.reporting.page.folder import Results, Solution
@@ -26,6 +26,7 @@ MOST_PAIRS = 20  # in a chart of differences, and models in an open chart of sco
 MOST_MAPS = 2  # that are open
 MOST_TICKS = 8
 FAR_LOSS = 2  # times the lowest loss
+OF_TUNED = ", loss of tuned models"
 FAR = 3  # The base is far away if a chart of losses would be so many times as long with it.
 
 
@@ -66,14 +67,16 @@ def find_parts(results: Sequence[Results]) -> dict[str, list[Part]]:
             for row in getattr(run, name)
         ]
 
-    pairs = collected("comparisons", "second")
+    pairs, scores = collected("comparisons", "second"), collected("scores", "label")
+    extra = {row["dataset"] for row in scores if row["tests"] == "base"}
+    names = dict.fromkeys([*extra, POOLED], f", {TEST_NAMES['plus']}") if extra else {}
     return {
         "verdict": [part for front, run in runs for part in _verdict(front, run)],
-        "scores": [*_scores(collected("scores", "label")), *_losses(collected("losses", "label"))],
+        "scores": [*_scores(scores, names), *_losses(collected("losses", "label"))],
         "cost": [part for front, run in runs for part in _costs(front, run)],
         "differences": [
-            *_differences(pairs, "plus", TEST_NAMES["plus"], 100, "percentage points"),
-            *_differences(pairs, LOSS_TESTS, "loss of tuned models", 1, "nats per token"),
+            *_differences(pairs, "plus", names, 100, "percentage points"),
+            *_differences(pairs, LOSS_TESTS, {ROWS: OF_TUNED}, 1, "nats per token"),
         ],
         "training": list(_trainings(collected("curves", "training"))),
         "routing": list(_experts(collected)),
@@ -125,12 +128,15 @@ def _spent(run: Results, verdict: Verdict) -> dict:
     }
 
 
-def _scores(scores: list[dict]) -> Iterator[Part]:
-    """Charts of pass@1. The scores by the original tests stand in the table."""
+def _scores(scores: list[dict], names: Mapping[str, str]) -> Iterator[Part]:
+    """Charts of pass@1. The scores by the original tests alone stand in the table.
+
+    names: of the tests, where a data set has two sets of them.
+    """
     scores = [row for row in scores if row["tests"] == "plus"]
     words = {"title": "problems solved, %", "key": "share", "format": ".1f"}
     for dataset, rows in _grouped(scores, "dataset"):
-        heading = f"{dataset}, {TEST_NAMES['plus']}"
+        heading = dataset + names.get(dataset, "")
         yield from _measured(heading, f"{rows[0]['problems']} problems", rows, words)
 
 
@@ -239,8 +245,13 @@ def _grouped(rows: Iterable[dict], key: str) -> Iterator[tuple[str, list[dict]]]
         yield value, list(group)
 
 
-def _differences(pairs: list, tests: str, measure: str, scale: int, unit: str) -> Iterator[Part]:
-    """Charts of the largest differences. The base's loss is too far away from others."""
+def _differences(
+    pairs: list, tests: str, names: Mapping[str, str], scale: int, unit: str
+) -> Iterator[Part]:
+    """Charts of the largest differences. The base's loss is too far away from others.
+
+    names: what follows in the heading, by data set.
+    """
     shown = [p for p in pairs if p["tests"] == tests and (tests, p["first"]) != (LOSS_TESTS, BASE)]
     for dataset, rows in _grouped(shown, "dataset"):
         rows.sort(key=lambda row: -abs(row["difference"]))
@@ -255,7 +266,8 @@ def _differences(pairs: list, tests: str, measure: str, scale: int, unit: str) -
             for row in shown
             if row in rows[:MOST_PAIRS]
         ]
-        yield Part(f"{dataset}, {measure}", **drawn("differences", largest, unit=unit))
+        heading = dataset + names.get(dataset, "")
+        yield Part(heading, **drawn("differences", largest, unit=unit))
 
 
 def _trainings(curves: list[dict]) -> Iterator[Part]:

@@ -1,0 +1,132 @@
+"""`xft export`: other software reads what it writes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from evalplus.data.utils import load_solutions
+from huggingface_hub import ModelCard
+from jsonschema import validate
+from report_folders import write_results
+
+from xft.common.errors import UserError
+from xft.tools import export
+
+# What schema 0.3.0 of Every Eval Ever asks for, as far as a record may miss it.
+TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+OF_RESULT = {
+    "source_data": {"required": ["dataset_name"], "properties": {"additional_details": TEXTS}},
+    "metric_config": {"required": ["lower_is_better", "min_score", "max_score"]},
+    "score_details": {
+        "properties": {
+            "score": {"type": "number"},
+            "uncertainty": {
+                "properties": {"confidence_interval": {"required": ["lower", "upper"]}},
+                "required": ["confidence_interval"],
+            },
+        }
+    },
+    "generation_config": {"properties": {"additional_details": TEXTS}},
+}
+RECORD = {
+    "required": ["schema_version", "evaluation_id", "retrieved_timestamp", "eval_library"],
+    "properties": {
+        "source_metadata": {"required": ["evaluator_relationship"]},
+        "model_info": {"required": ["name", "id"], "properties": {"additional_details": TEXTS}},
+        "evaluation_results": {
+            "items": {"required": ["evaluation_name", *OF_RESULT], "properties": OF_RESULT}
+        },
+    },
+}
+SAMPLE = {
+    "properties": {
+        "input": {"properties": {"raw": {"type": "string", "minLength": 9}}},
+        "output": {"properties": {"raw": {"items": {"type": "string"}}}},
+        "answer_attribution": {"items": {"required": ["turn_idx", "source", "is_terminal"]}},
+        "evaluation": {"required": ["score", "is_correct"]},
+        "metadata": TEXTS,
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def exported(finished, tmp_path_factory):
+    """Callable (form): the folder and the files of an export of a run."""
+
+    def exported(form: str) -> tuple[Path, set[str]]:
+        out = tmp_path_factory.mktemp("exported") / form
+        export.main([str(finished.results), "--to", form, "--out", str(out)])
+        return out, {
+            file.relative_to(out).as_posix() for file in out.rglob("*.*") if file.is_file()
+        }
+
+    return exported
+
+
+def result_of(finished, model: str) -> dict:
+    return json.loads((finished.results / "eval" / model / "problems.json").read_text())
+
+
+MODELS = ("base", "moe_sft", "dense/lam~0.75")
+
+
+def test_evalplus_reads_the_solutions(exported, finished):
+    out, files = exported("evalplus")
+    assert files == {f"{model}/problems/samples.jsonl" for model in MODELS}
+    for file in files:
+        rows = list(load_solutions(str(out / file)))
+        problems = result_of(finished, file.removesuffix("/problems/samples.jsonl"))["problems"]
+        assert [row["task_id"] for row in rows] == [row["task_id"] for row in problems]
+        assert all(row["solution"].startswith("def ") for row in rows)
+
+
+def test_the_hub_s_cards_have_the_results_and_the_models_keep_theirs(exported, finished):
+    out, files = exported("model-card")
+    assert files == {f"{model}/README.md" for model in MODELS[1:]}  # not the base's
+    for file in files:
+        given, card = (ModelCard.load(folder / file) for folder in (finished.results, out))
+        assert given.data.eval_results is None and card.text == given.text
+        scores = result_of(finished, str(Path(file).parent))["pass@1"]
+        assert [value.metric_value for value in card.data.eval_results] == [*scores.values()]
+
+
+def test_a_record_and_its_samples_are_of_every_eval_ever(exported, finished):
+    out, files = exported("every-eval-ever")
+    assert len(files) == 2 * len(MODELS)
+    for file in (file for file in files if file.endswith(".json")):
+        record = json.loads((out / file).read_text())
+        validate(record, RECORD)
+        model = record["model_info"]["id"]
+        assert file.startswith(f"data/problems/{model}/")
+        named = record["detailed_evaluation_results"]["file_path"]
+        assert named == file.replace(".json", "_samples.jsonl")
+        rows = [json.loads(line) for line in (out / named).read_text().splitlines()]
+        for result in record["evaluation_results"]:
+            here = [
+                row for row in rows if row["evaluation_result_id"] == result["evaluation_result_id"]
+            ]
+            mean = sum(row["evaluation"]["score"] for row in here) / len(here)
+            assert result["score_details"]["score"] == mean and len(here) == 4
+        for row in rows:
+            validate(row, SAMPLE)
+            assert (row["evaluation_id"], row["model_id"]) == (record["evaluation_id"], model)
+
+
+def test_a_program_of_tests_has_one_score_and_is_nothing_for_evalplus(tmp_path):
+    about = {"form": "programs", "extra_tests": False}
+    write_results(tmp_path / "results", {"base": 5}, about=about)
+    words = [str(tmp_path / "results"), "--to"]
+    with pytest.raises(UserError, match="nothing of this form"):
+        export.main([*words, "evalplus", "--out", str(tmp_path / "new")])
+    export.main([*words, "every-eval-ever", "--out", str(tmp_path / "new")])
+    (file,) = (tmp_path / "new").rglob("????????-*[0-9a-f].json")
+    (result,) = json.loads(file.read_text())["evaluation_results"]
+    assert (result["evaluation_name"], result["score_details"]["score"]) == ("own", 0.25)
+
+
+def test_nothing_is_overwritten(tmp_path, finished):
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(UserError, match="exists, and an artifact is never overwritten"):
+        export.main([str(finished.results), "--to", "evalplus", "--out", str(tmp_path)])
+    with pytest.raises(UserError, match="has nothing of this form: The models' cards"):
+        export.main([str(tmp_path), "--to", "model-card", "--out", str(tmp_path / "new")])

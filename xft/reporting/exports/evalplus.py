@@ -1,0 +1,16 @@
+"""What `evalplus.evaluate --samples` takes: the solutions of problems in EvalPlus's form."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from xft.reporting.exports.evaluations import Evaluation, write_lines
+
+KEYS = ("task_id", "solution")
+
+
+def export(evaluations: Sequence[Evaluation], out: Path) -> Iterator[Path]:
+    """Write `MODEL/DATASET/samples.jsonl`."""
+    for evaluation in evaluations:
+        if evaluation.content["dataset"].get("form", "calls") == "calls":
+            file = out / evaluation.model / evaluation.dataset / "samples.jsonl"
+            yield write_lines(file, ({key: row[key] for key in KEYS} for row in evaluation.samples))

@@ -1,0 +1,68 @@
+"""Reads the evaluations of a results folder, with all that a model wrote."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from xft.artifacts.files import write_whole
+from xft.artifacts.manifest import MANIFEST_SUFFIX
+from xft.common.json_lines import read_json_objects
+from xft.evaluation.result import RESULT, measures, solved_shares, tests_of, units_of
+from xft.evaluation.samples import samples_path
+from xft.reporting.bootstrap import interval
+from xft.reporting.page.files import is_own, own_files
+from xft.reporting.page.folder import read_results
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of a model on a set of problems.
+
+    folder: where the model is, if it was kept.
+    model: its place in the results folder.
+    content: of the result's file.
+    samples: the rows of its generations.
+    prompts: the problems' texts by task id; empty if they are elsewhere.
+    """
+
+    folder: Path
+    model: str
+    content: dict
+    samples: list[dict]
+    prompts: dict[str, str]
+
+    @property
+    def dataset(self) -> str:
+        return self.content["dataset"]["name"]
+
+    def named(self, name: str, tests: str) -> str:
+        """A name, with that of a set of tests if there are several."""
+        return ", ".join(filter(None, [name, tests_of(self.content)[tests]]))
+
+    def scores(self) -> Iterator[tuple[str, str, float, tuple[float, ...]]]:
+        """Each measure, set of tests and score, and for pass@1 the ends of the 95% interval."""
+        for measure in measures(self.content):
+            for tests in tests_of(self.content):
+                shares = solved_shares(self.content, tests)
+                ends = interval(shares, units_of(self.content)) if measure == "pass@1" else ()
+                yield measure, tests, self.content[measure][tests], ends
+
+
+def read_evaluations(results: Path) -> Iterator[Evaluation]:
+    """The finished evaluations of a results folder. Raises UserError if a file is broken."""
+    prompts = read_results(results).prompts
+    for file in own_files(results, "**/eval/**/*.json"):
+        samples = samples_path(file)
+        if not file.name.endswith(MANIFEST_SUFFIX) and is_own(results, samples):
+            place = file.parent.relative_to(results)
+            model = Path(*(part for part in place.parts if part != "eval"))
+            content, rows = RESULT.read(file), read_json_objects(samples)
+            of_set = prompts.get(content["dataset"]["name"], {})
+            yield Evaluation(results / model, str(model), content, rows, of_set)
+
+
+def write_lines(file: Path, rows: Iterable[dict]) -> Path:
+    """Write a file with an object of JSON in each line."""
+    write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
+    return file

@@ -1,0 +1,43 @@
+"""The models' cards with a `model-index`, which the hub shows as evaluation results.
+
+The cards in the results folder stay as they are, since they were written before the evaluation.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from xft.artifacts.files import write_whole
+from xft.hub.named_sets import NAMED_SETS
+from xft.reporting.exports.evaluations import Evaluation
+
+CARD, OUR_TAG = "README.md", "xft"
+
+
+def export(evaluations: Sequence[Evaluation], out: Path) -> Iterator[Path]:
+    """Write `MODEL/README.md` for each model that was kept. The base's card is its maker's."""
+    from huggingface_hub import ModelCard
+
+    for model, folder in {item.model: item.folder for item in evaluations}.items():
+        given, written = folder / CARD, out / model / CARD
+        card = ModelCard(given.read_text(encoding="utf-8")) if given.is_file() else None
+        if card and OUR_TAG in (card.data.tags or ()):
+            of_model = (item for item in evaluations if item.model == model)
+            card.data.model_name = model
+            card.data.eval_results = [value for item in of_model for value in _values(item)]
+            write_whole(written, str(card))
+            yield written
+
+
+def _values(evaluation: Evaluation) -> Iterator:
+    """The scores as huggingface_hub's EvalResults."""
+    from huggingface_hub import EvalResult
+
+    named = NAMED_SETS.get(evaluation.dataset)
+    hub_id = f"evalplus/{named.release.lower()}" if named else evaluation.dataset
+    title = named.title if named else evaluation.dataset
+    for measure, tests, score, ends in evaluation.scores():
+        shown = ", 95% interval {:.3f} to {:.3f}".format(*ends) if ends else ""
+        name = evaluation.named(measure, tests) + shown
+        yield EvalResult(
+            "text-generation", hub_id, title, measure, round(score, 4), metric_name=name
+        )

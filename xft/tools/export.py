@@ -1,0 +1,26 @@
+"""Write the evaluations of a results folder in the form of other software.
+
+docs/evaluation.md explains the forms.
+"""
+
+from pathlib import Path
+
+from xft.cli import flags
+from xft.common.errors import UserError
+from xft.reporting.exports import evalplus, every_eval_ever, model_card
+from xft.reporting.exports.evaluations import read_evaluations
+
+FORMS = {"evalplus": evalplus, "every-eval-ever": every_eval_ever, "model-card": model_card}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = flags.StepParser("xft export", __doc__)
+    parser.path("results", "RESULTS", "The results_dir of a run.", shared=True)
+    parser.add_argument("--to", choices=FORMS, required=True, help="The form.")
+    out = "A new or empty folder for the files. Default: export."
+    parser.output("--out", "DIR", out, required=False, default=Path("export"))
+    args = parser.parse_args(argv)
+    files = list(FORMS[args.to].export(list(read_evaluations(args.results)), args.out))
+    if not files:
+        raise UserError(f"{args.results} has nothing of this form: {FORMS[args.to].__doc__}")
+    print("\n".join(map(str, files)))
