@@ -14,12 +14,7 @@ from problem_files import three_problems, write_problems
 
 from workflow_scripts import eval as evaluate
 from workflow_scripts import ground_truth as step
-from xft.common.errors import UserError
-from xft.evaluation import ground_truth
-from xft.evaluation.execution import Limits
-from xft.evaluation.problem_sets import load_problems
 
-ENDLESS = "    while True: pass\n"
 # Steps without time limits, and a model that writes endless loops.
 STEP = """
 import sys
@@ -80,7 +75,7 @@ def is_alive(program: psutil.Process) -> bool:
 @pytest.mark.parametrize("sandbox", ["bubblewrap", "none"])
 def test_no_program_outlives_a_killed_step(start, tmp_path, sandbox, bubblewrap):
     rows = three_problems()
-    rows[1]["canonical_solution"] = ENDLESS
+    rows[1]["canonical_solution"] = "    while True: pass\n"
     problems = write_problems(tmp_path / "sums.jsonl", rows)
     flags = ["--dataset", problems, "--sandbox", sandbox, "--out", tmp_path / "truth"]
     process, programs = start("ground_truth", *flags)
@@ -114,17 +109,3 @@ def test_a_signal_ends_the_scoring_and_the_generations_are_kept(
     assert "continuing: 3 of 3 are written" in capsys.readouterr().err
     assert json.loads(out.read_text())["passed"] == {"base": 0, "plus": 0}
     assert not list(out.parent.glob(".*.part"))
-
-
-def test_a_canonical_solution_that_does_not_end_is_refused(tmp_path, monkeypatch, bubblewrap):
-    """At once: the others are not waited for."""
-    rows = three_problems()
-    rows[0]["canonical_solution"] = "    raise KeyError\n"
-    rows[2]["canonical_solution"] = rows[1]["canonical_solution"] = ENDLESS
-    late = r"Arithmetic/[12] does not end within its limits, 1 s for a call and .*; arguments: \[2"
-    for fault in ("Arithmetic/0 raises KeyError", late):
-        problems = load_problems(str(write_problems(tmp_path / "sums.jsonl", rows)))
-        with pytest.raises(UserError, match=fault):
-            ground_truth.compute(problems, sandbox=bubblewrap, workers=2)
-        monkeypatch.setattr(ground_truth, "REFERENCE_LIMITS", Limits(call=1))
-        rows[0]["canonical_solution"] = "    return a + b\n"

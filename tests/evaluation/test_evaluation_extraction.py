@@ -154,6 +154,7 @@ HUMANEVAL = {
     "wrong tests": (BODY + "\nassert has_close_elements([1.0, 2.0], 0.5)\n```", COMPLETED),
     "CRLF": ((BODY + "```\n").replace("\n", "\r\n"), ALL),
 }
+EMPTY = ("\n", "```", "\n```\nprose", "```python\n```\n")  # they hold no code
 # The same of Mbpp/3, whose prompts begin no function.
 MBPP = {
     "fence and prose after it": (PRIME + "```\n\nIt divides.", ALL),
@@ -167,22 +168,16 @@ MBPP = {
 def test_an_answer_passes_or_fails(sets, prompts_of, task_id, table):
     problems, truth = sets[task_id.split("/")[0]]
     (problem,) = [problem for problem in problems.problems if problem.task_id == task_id]
-    cases = [(name, style) for name in table for style in ALL]
+    texts = {name: text for name, (text, _) in table.items()} | {text: text for text in EMPTY}
+    cases = [(name, style) for name in texts for style in ALL]
     solutions = [
-        (problem, prompts_of(style)[task_id].solution(table[name][0])) for name, style in cases
+        (problem, prompts_of(style)[task_id].solution(texts[name])) for name, style in cases
     ]
-    verdicts = score(truth, solutions, sandbox=None, workers=2)
-    passed = {case for case, found in zip(cases, verdicts, strict=True) if found.plus == PASSED}
+    verdicts = dict(zip(cases, score(truth, solutions, sandbox=None, workers=2), strict=True))
+    passed = {case for case, found in verdicts.items() if found.plus == PASSED}
     assert passed == {(name, style) for name, (_, styles) in table.items() for style in styles}
-
-
-@pytest.mark.parametrize("style", ALL)
-@pytest.mark.parametrize("text", ["\n", "```", "\n```\nprose", "```python\n```\n"])
-def test_an_answer_without_code_is_empty(sets, prompts_of, style, text):
-    for problems, truth in sets.values():
-        solutions = [(p, prompts_of(style)[p.task_id].solution(text)) for p in problems.problems]
-        verdicts = score(truth, solutions, sandbox=None, workers=1)
-        assert verdicts == [Verdict("empty", "empty")] * len(solutions)
+    empty = {case for case, found in verdicts.items() if found == Verdict("empty", "empty")}
+    assert {(text, style) for text in EMPTY for style in ALL} <= empty
 
 
 # What a real model answers. EvalPlus is the judge.

@@ -173,6 +173,7 @@ def test_no_sandbox_by_request_is_loud(copy, capsys):
 def test_samples_and_pass_at_k(evaluated, tiny_llama, tmp_path):
     flags = ["--samples", "12", "--temperature", "1.5", "--seed", "3", "--top-p", "0.9"]
     flags += ["--no-token-healing", "--precision", "bf16", "--batch-size", "36"]
+    flags += ["--ground-truth", str(evaluated / "truth")]
     evaluate(tiny_llama, evaluated / "sums.jsonl", tmp_path / "r.json", *flags)
     rows = rows_of(tmp_path / "r.generations.jsonl")
     assert [row["number"] for row in rows] == [*range(12)] * 3

@@ -118,7 +118,7 @@ def test_no_training_row_may_hold_a_prompt_or_a_solution(make):
 
 
 def test_verdicts_on_bash(statuses, monkeypatch):
-    monkeypatch.setattr(program_scoring, "SECONDS", 2.0)
+    monkeypatch.setattr(program_scoring, "SECONDS", 1.0)
     completions = {
         DOUBLE["canonical_solution"]: "passed",
         "    echo $((3 * $1))": "failed",
@@ -215,32 +215,13 @@ def test_the_steps_judge_programs(tiny_llama, tmp_path, bubblewrap):
     assert units_of(result) == ["HumanEval/7"]
 
 
-# MultiPL-E's own files. The solution of each is written by hand.
-SOLUTIONS = {
-    "cpp": {
-        "HumanEval_53_add": "    return x + y;",
-        "HumanEval_60_sum_to_n": "    return n * (n + 1) / 2;",
-        "HumanEval_35_max_element": "    return *std::max_element(l.begin(), l.end());",
-    },
-    "js": {
-        "HumanEval_53_add": "  return x + y;\n}",
-        "HumanEval_35_max_element": "  return Math.max(...l);\n}",
-        "HumanEval_30_get_positive": "  return l.filter(x => x > 0);\n}",
-    },
-    "sh": {
-        "HumanEval_53_add": "    echo $(($1 + $2))",
-        "HumanEval_60_sum_to_n": "    echo $(($1 * ($1 + 1) / 2))",
-        "HumanEval_35_max_element": "    tr ' ' '\\n' <<< \"$1\" | sort -n | tail -1",
-    },
-    "java": {
-        "HumanEval_53_add": "        return x + y;",
-        "HumanEval_60_sum_to_n": "        return n * (n + 1) / 2;",
-        "HumanEval_35_max_element": "        return Collections.max(l);",
-    },
-    "php": {
-        "HumanEval_53_add": "    return $x + $y;\n}",
-        "HumanEval_35_max_element": "    return max($l);\n}",
-    },
+# MultiPL-E's own files. The solution of its largest element of a list is written by hand.
+LARGEST = {
+    "cpp": "    return *std::max_element(l.begin(), l.end());",
+    "js": "  return Math.max(...l);\n}",
+    "sh": "    tr ' ' '\\n' <<< \"$1\" | sort -n | tail -1",
+    "java": "        return Collections.max(l);",
+    "php": "    return max($l);\n}",
 }
 COMPILED = ("cpp", "java")
 
@@ -257,19 +238,17 @@ def javatuples(tmp_path, monkeypatch):
 
 
 @NEEDS_DATA
-@pytest.mark.parametrize("language", SOLUTIONS)
+@pytest.mark.parametrize("language", LARGEST)
 def test_multipl_e_is_judged(request, statuses, language):
     need(find_language(language).version.split()[0])
     if language == "java":
         request.getfixturevalue("javatuples")
     file = DATA / "multipl-e" / f"humaneval-{language}.jsonl.gz"
     known = {row["name"]: row for _, row in read_json_lines(file)}
-    right = SOLUTIONS[language]
-    rows = [known[name] for name in right]
-    assert statuses(rows, [*right.values()]) == ["passed"] * len(rows)
-    wrong = {"": "empty", "    ,,": "compile error" if language in COMPILED else "failed"}
-    rows = [rows[0] | {"name": f"W/{number}"} for number in range(2)]
-    assert statuses(rows, [*wrong]) == [*wrong.values()]
+    expected = {LARGEST[language]: "passed", "": "empty"}
+    expected["    ,,"] = "compile error" if language in COMPILED else "failed"
+    rows = [known["HumanEval_35_max_element"] | {"name": name} for name in "abc"]
+    assert statuses(rows, [*expected]) == [*expected.values()]
 
 
 # HumanEval-X. In its files console.assert does not throw, and these solutions cannot pass.
@@ -322,7 +301,9 @@ def with_a_fault(code: str) -> str:
 
 @NEEDS_DATA
 @pytest.mark.parametrize("language", CANNOT_PASS)
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 14])
+@pytest.mark.parametrize(
+    "every", [pytest.param(1, marks=pytest.mark.slow), pytest.param(14, marks=pytest.mark.ci)]
+)
 def test_humaneval_x_is_judged(statuses, monkeypatch, language, every):
     need(find_language(language).version.split()[0])
     rows = humaneval_x(language)[::every]

@@ -145,14 +145,6 @@ def test_a_job_knows_the_file_that_an_override_variable_names(monkeypatch):
     assert job.flags == "--dataset=humaneval"
 
 
-def test_a_job_waits_for_what_only_its_configuration_needs():
-    for method, read in (("xft", []), ("model_stock", ["base"])):
-        run = wants(merge={"method": method})
-        job = run.jobs[run.experiment.by_name["dense/lam~0.75"].digest]
-        base = run.experiment.by_name["base"].entry
-        assert [name for name in job.inputs if job.inputs[name] == [str(base)]] == read
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -263,13 +255,6 @@ def test_sft_flops_depends_on_the_mixtures_shape_alone():
     assert {digest(**moe) for moe in same} == {digest()}
     others = {"num_experts_per_tok": 2}, {"router": "linear"}, {"router_noise": False}
     assert len({digest(), *(digest(**moe) for moe in others)}) == 4
-
-
-def test_two_names_may_stand_for_one_artifact():
-    """At lambda 1 nothing is learned: the merge with learned shares is that with equal ones."""
-    models = {"models": ["base", "uniform", "dense"]}
-    run = wants(merge={"lambdas": [1]}, evaluation=models)
-    assert run.experiment.by_name["dense/lam~1"] is run.experiment.by_name["uniform/lam~1"]
 
 
 def test_rows_that_were_not_cleaned_of_a_set_are_searched_for_its_problems():

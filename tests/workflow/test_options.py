@@ -6,7 +6,7 @@ import pytest
 from working_folder import fill, wants
 
 from xft.common.errors import UserError
-from xft.dag.snakemake_options import check_not_forced, check_options
+from xft.dag.snakemake_options import check_not_forced
 from xft.dag.snakemake_run import SnakemakeRun
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -21,10 +21,6 @@ def settings(**options) -> SimpleNamespace:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (
-            {"forceall": True},
-            "after deleting its entry: which `readlink -f results/NAME` shows. To",
-        ),
         ({"forcetargets": True, "targets": {"results/dense/lam~0.75"}}, r"store/dense/\w{16}\. To"),
         ({"forcerun": {"moe_sft"}}, r"deleting its entry: store/moe_sft/\w{16}\. To"),
     ],
@@ -35,13 +31,6 @@ def test_what_is_whole_is_not_made_by_force(options, told):
     check_not_forced(settings(), run)
     with pytest.raises(UserError, match=told):
         check_not_forced(settings(**options), run)
-
-
-def test_what_others_may_need_is_not_deleted():
-    with pytest.raises(
-        UserError, match=r"--delete-all-output: other configurations .*`xft gc store`"
-    ):
-        check_options(["snakemake", "-n", "--delete-a"], wants())
 
 
 @pytest.mark.parametrize("option", ["until", "omit-from"])

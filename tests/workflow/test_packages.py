@@ -9,6 +9,7 @@ from mixtures import low_rank_mixture
 from working_folder import fill, wants
 
 from tools.write_envs import ROOT
+from workflow_scripts import eval as evaluate
 from xft.common import optional
 from xft.common.errors import UserError
 
@@ -72,8 +73,11 @@ def test_what_no_job_uses_needs_no_package():
 
 
 def test_vllm_needs_an_environment_of_its_own():
-    with pytest.raises(UserError, match=r"^vllm needs the package vllm, .* environment of its own"):
-        wants(evaluation={"backend": "vllm"}).require_packages()
+    words = "--model model --dataset problems.jsonl --sandbox none --backend vllm --out r.json"
+    run, message = wants(evaluation={"backend": "vllm"}), "^vllm needs the package vllm, .* of its "
+    for asked in (run.require_packages, lambda: evaluate.main(words.split())):
+        with pytest.raises(UserError, match=f"{message}own: see .* docs/evaluation.md$"):
+            asked()
 
 
 def test_each_package_is_the_extra_of_its_name():

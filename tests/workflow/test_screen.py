@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
-from snakemake_interface_logger_plugins.common import LogEvent
 
 from xft.dag.screen import shorten
 
@@ -24,9 +23,8 @@ def shown(monkeypatch):
     monkeypatch.setattr(LOGGER, "propagate", False)
     shorten(SimpleNamespace(output_settings=settings, executor_plugin="local"), lambda: "")
 
-    def say(file: str, level: int, text: str, **extra) -> str:
-        place = "", level, f"/packages/{file}", 1
-        LOGGER.handle(LOGGER.makeRecord(*place, text, (), None, extra=extra))
+    def say(file: str, level: int, text: str) -> str:
+        LOGGER.handle(LOGGER.makeRecord("", level, f"/packages/{file}", 1, text, (), None))
         return handler.setStream(StringIO()).getvalue()
 
     return say
@@ -39,19 +37,6 @@ def test_remarks_of_snakemakes_core_are_left_out_and_those_of_executors_are_show
         assert not shown(file, logging.INFO, "x") and shown(file, logging.ERROR, "x")
     assert shown(slurm, logging.INFO, "x") and shown(conda, logging.INFO, "x")
     assert shown(core, logging.INFO, NOTHING_TO_BE_DONE_MSG)
-
-
-def test_after_a_failed_job_the_scheduler_adds_nothing(shown):
-    scheduler = "snakemake/scheduling/job_scheduler.py"
-    failed = {
-        "event": LogEvent.JOB_ERROR,
-        "jobid": 1,
-        "rule_name": "moe",
-        "rule_msg": "",
-        "log": ["a"],
-    }
-    assert shown(scheduler, logging.ERROR, "x", **failed).endswith("moe failed (log: a)\n")
-    assert not shown(scheduler, logging.ERROR, "Exiting")
 
 
 def test_a_ctrl_c_is_told_once(shown):
