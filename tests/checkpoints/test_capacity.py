@@ -15,19 +15,16 @@ TALK = "{{ messages[0].content }}"
 LONG_ROPE = {"rope_type": "yarn", "factor": 4.0}
 
 
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
+def test_a_window_is_known_where_nothing_stretches_it():
+    for config, expected in (
         ({"max_position_embeddings": 256}, 256),
         ({"max_position_embeddings": 8192, "model_max_length": 131072}, 131072),
         ({"max_position_embeddings": 256, "sliding_window": 64}, None),
         ({"max_position_embeddings": 256, "rope_scaling": {"type": "linear", "factor": 4}}, None),
         ({"max_position_embeddings": 256, "rope_parameters": {"full_attention": LONG_ROPE}}, None),
         ({}, None),
-    ],
-)
-def test_a_window_is_known_where_nothing_stretches_it(config, expected):
-    assert window(config) == expected
+    ):
+        assert window(config) == expected
 
 
 @pytest.mark.parametrize("added", [[], ["<new>", "<other>"]])

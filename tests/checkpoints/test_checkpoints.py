@@ -136,16 +136,14 @@ def full_disk(descriptor: int):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "broken", "error"),
-    [(os, "fsync", full_disk, OSError), (hashlib, "sha256", Broken, MemoryError)],
-)
-def test_an_error_of_the_disk_or_of_the_hash_is_raised(
-    tmp_path, monkeypatch, module, name, broken, error
-):
-    monkeypatch.setattr(module, name, broken)
-    with pytest.raises(error):
-        write_checkpoint(tmp_path, [plan("w", torch.ones(1001), "F32")])
+def test_an_error_of_the_disk_or_of_the_hash_is_raised(tmp_path, monkeypatch):
+    for module, name, broken, error in (
+        (os, "fsync", full_disk, OSError),
+        (hashlib, "sha256", Broken, MemoryError),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(error):
+            patch.setattr(module, name, broken)
+            write_checkpoint(tmp_path, [plan("w", torch.ones(1001), "F32")])
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])

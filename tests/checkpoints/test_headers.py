@@ -28,22 +28,19 @@ def file(tmp_path):
     return tmp_path / SINGLE_FILE
 
 
-@pytest.mark.parametrize(
-    ("header", "fault"),
-    [
+def test_a_wrong_header_is_refused(file):
+    """One short line names the file, the library's reason, and what to do."""
+    for header, fault in (
         ({"v": V, "w": W | {"dtype": "x" * 10**6}}, "unknown variant `xxx"),
         ({"v": V, "w": W | {"data_offsets": [1, 9]}}, "invalid offset for tensor `w`"),
-    ],
-)
-def test_a_wrong_header_is_refused(file, header, fault):
-    """One short line names the file, the library's reason, and what to do."""
-    with pytest.raises(UserError) as caught:
-        read_tensors(write(file, header))
-    start = f"{file} is not a whole safetensors file: safetensors says "
-    assert str(caught.value).startswith(start)
-    assert re.search(fault, str(caught.value))
-    assert str(caught.value).endswith(". Fetch it or make it again")
-    assert len(str(caught.value)) < len(start) + 250
+    ):
+        with pytest.raises(UserError) as caught:
+            read_tensors(write(file, header))
+        start = f"{file} is not a whole safetensors file: safetensors says "
+        assert str(caught.value).startswith(start)
+        assert re.search(fault, str(caught.value))
+        assert str(caught.value).endswith(". Fetch it or make it again")
+        assert len(str(caught.value)) < len(start) + 250
 
 
 def test_a_type_of_less_than_a_byte_is_refused(file):
@@ -75,22 +72,11 @@ def test_all_dtypes_that_torch_saves_are_known(file, dtype):
 # The index
 
 
-@pytest.fixture
-def shards(tmp_path):
-    """Callable (weight_map): a folder of shards a (v, w) and b (x), and an index."""
+def test_an_index_that_does_not_fit_its_shards_is_refused(tmp_path):
+    """Shard a holds v and w, b holds x."""
     save_file({"v": torch.zeros(2), "w": torch.zeros(2)}, tmp_path / "a")
     save_file({"x": torch.zeros(2)}, tmp_path / "b")
-
-    def put(weight_map):
-        (tmp_path / INDEX_FILE).write_text(json.dumps({"weight_map": weight_map}))
-        return tmp_path
-
-    return put
-
-
-@pytest.mark.parametrize(
-    ("weight_map", "fault"),
-    [
+    for weight_map, fault in (
         ({"v": "a", "w": "b", "x": "b"}, "a holds w, which .*index.json puts in b"),
         ({"v": "a", "w": "a", "x": "a"}, "a lacks x, which the index puts there"),
         ({"v": "a", "w": "a", "x": "b", "y": "c"}, "c is missing"),
@@ -99,8 +85,7 @@ def shards(tmp_path):
         ({"w": ["x"]}, r"names \['x'\], which is not inside its folder"),
         ({"w": "\0"}, "which is not inside its folder"),
         ({"w": "\ud800"}, "is missing"),
-    ],
-)
-def test_an_index_that_does_not_fit_its_shards_is_refused(shards, weight_map, fault):
-    with pytest.raises(UserError, match=fault):
-        Checkpoint(shards(weight_map))
+    ):
+        (tmp_path / INDEX_FILE).write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(UserError, match=fault):
+            Checkpoint(tmp_path)

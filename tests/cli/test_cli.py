@@ -146,36 +146,31 @@ def test_flags_carry_every_value(section, data):
         assert parse(section, words) == expected
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_a_users_mistake_ends_in_one_message(call_step, tmp_path):
+    for arguments, message in (
         ("moe --base nowhere --out out", "nowhere is not a folder"),
         ("moe --base nowhere --out out --num-experts 4", "must be at most num_experts = 4"),
-        ("moe --base . --out new", "--out new overlaps --base ., which the step reads. Choose an"),
+        ("weighted_init --moe a --ffn b --out c --learn-lambda --lam 1", "--lam = 1: with learn_l"),
+        ("weighted_init --moe a --ffn b --out c --learn-lambda --lam 0", "--lam = 0: with learn_l"),
         ("fetch_data --train a/b --out out", "data.train = a/b: a data set on the hub is named"),
-    ],
-)
-def test_a_users_mistake_ends_in_one_message(arguments, message, call_step, tmp_path):
-    step, *words = arguments.split()
-    assert_one_message(step, message, call_step(step, *words, cwd=tmp_path))
-    assert list(tmp_path.iterdir()) == []
+    ):
+        step, *words = arguments.split()
+        assert_one_message(step, message, call_step(step, *words, cwd=tmp_path))
+        assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
+def test_words_that_snakemake_cannot_read_are_told(monkeypatch):
+    for words, message in (
         ("--config merge.lambdas=[0.5]", ": write --config 'merge={lambdas: [0.5]}'"),
         ("-C seed=1 results/moe", "--config results/moe: there is no =. All words after --config "),
         ("--configfile config.yaml docs -n", "there is no file docs. All words after --conf"),
         ("results/moe --configfile no.yaml", "there is no file no.yaml"),
-    ],
-)
-def test_words_that_snakemake_cannot_read_are_told(words, message, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["snakemake", *words.split()])
-    with pytest.raises(SystemExit) as caught:
-        check_config_files()
-    assert message in caught.value.code
+    ):
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", ["snakemake", *words.split()])
+        with pytest.raises(SystemExit) as caught:
+            check_config_files()
+        assert message in caught.value.code
 
 
 @pytest.mark.parametrize("step", COMPUTING)
@@ -233,9 +228,8 @@ def places(tmp_path, monkeypatch):
         Path(link).symlink_to(target)
 
 
-@pytest.mark.parametrize(
-    ("words", "output", "source"),
-    [
+def test_an_output_that_is_an_input_is_refused(places):
+    for words, output, source in (
         ("--base a --out a/b/new", "--out a/b/new", "--base a"),
         ("--base a/b --out a", "--out a", "--base a/b"),
         ("--base link --out a", "--out a", "--base link"),
@@ -245,28 +239,23 @@ def places(tmp_path, monkeypatch):
         ("--evals a/x rows --out rows", "--out rows", "--evals rows"),
         ("--template rows --out rows", "--out rows", "--template rows"),
         ("--base a --tracker-dir a/b", "--tracker-dir a/b", "--base a"),
-    ],
-)
-def test_an_output_that_is_an_input_is_refused(places, words, output, source):
-    with pytest.raises(UserError) as caught:
-        some_parser().parse_args(words.split())
-    message = str(caught.value)
-    assert message.startswith(f"{output} overlaps {source}")
-    assert message.endswith(", which the step reads. Choose another place")
+    ):
+        with pytest.raises(UserError) as caught:
+            some_parser().parse_args(words.split())
+        message = str(caught.value)
+        assert message.startswith(f"{output} overlaps {source}")
+        assert message.endswith(", which the step reads. Choose another place")
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
+def test_an_output_elsewhere_is_taken(places):
+    for words in (
         "--base a --out ab",
         "--dataset humaneval --out humaneval/result.json",
         "--template humaneval --out humaneval/tokens",
         "--data rows --out rows2 --metrics rows3",
         "--data a/x --tracker-dir a",
-    ],
-)
-def test_an_output_elsewhere_is_taken(places, words):
-    some_parser().parse_args(words.split())
+    ):
+        some_parser().parse_args(words.split())
 
 
 def some_parser() -> flags.StepParser:

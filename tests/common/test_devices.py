@@ -17,12 +17,9 @@ def test_nan_on_a_processor_with_amx_comes_with_advice(tmp_path, monkeypatch, fl
     assert advice_on_nan() == ""
 
 
-@pytest.mark.parametrize(
-    ("precision", "dtype"),
-    [
+def test_number_types_have_one_name_in_the_log():
+    for precision, dtype in (
         ("torch.bfloat16", "bf16 w"),
         ("bf16", "bf16 over"),
-    ],
-)
-def test_number_types_have_one_name_in_the_log(precision, dtype):
-    assert describe_device("cpu", precision, 2).startswith(f"device cpu, 2 threads, {dtype}")
+    ):
+        assert describe_device("cpu", precision, 2).startswith(f"device cpu, 2 threads, {dtype}")

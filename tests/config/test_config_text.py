@@ -12,9 +12,8 @@ def test_a_merged_key_is_not_set_twice(tmp_path):
     assert read_config(file)["moe_sft"] == {"a": 2, "b": 3}
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_a_fault_is_told_with_its_place(tmp_path):
+    for text, message in (
         ("a:\n  b: 1\n  c: 3\n  b: 2\n", "line 4, column 3: the key b is set twice, first in line"),
         ('{\n "seed": 1,\n "seed": 2\n}', "line 3, column 2: the key seed is set twice"),
         ("seed: 1\n\tbase: a\n", "line 2, column 1, is not valid YAML: found character '\\t'"),
@@ -26,15 +25,13 @@ def test_a_merged_key_is_not_set_twice(tmp_path):
         ("[" * 2_000, "is not valid YAML: it is nested too deeply"),
         ("- seed\n", "holds no configuration: it must be a mapping of keys"),
         ("", "holds no configuration"),
-    ],
-)
-def test_a_fault_is_told_with_its_place(tmp_path, text, message):
-    file = tmp_path / "mine.yaml"
-    file.write_text(text)
-    with pytest.raises(UserError) as caught:
-        read_config(file)
-    assert str(caught.value).startswith(str(file))
-    assert message in str(caught.value)
+    ):
+        file = tmp_path / "mine.yaml"
+        file.write_text(text)
+        with pytest.raises(UserError) as caught:
+            read_config(file)
+        assert str(caught.value).startswith(str(file))
+        assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["nowhere.yaml", "."])

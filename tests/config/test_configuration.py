@@ -54,9 +54,9 @@ def test_chosen_values_are_those_that_are_no_defaults():
     }
 
 
-@pytest.mark.parametrize(
-    ("key", "text", "value"),
-    [
+def test_text_stands_for_what_it_spells():
+    """`snakemake --config 'moe={num_experts: 7}'` hands on text."""
+    for key, text, value in (
         ("moe.num_experts", "7", 7),
         ("moe.shared_expert", "True", True),
         ("moe_sft.learning_rate", "5e-5", 5e-5),
@@ -64,19 +64,15 @@ def test_chosen_values_are_those_that_are_no_defaults():
         ("moe_sft.max_steps", "null", None),
         ("base.model", "null", "null"),
         ("data.instruction_column", "1", "1"),
-    ],
-)
-def test_text_stands_for_what_it_spells(key, text, value):
-    """`snakemake --config 'moe={num_experts: 7}'` hands on text."""
-    found = complete(with_value(key, text))
-    for name in key.split("."):
-        found = getattr(found, name)
-    assert (found, type(found)) == (value, type(value))
+    ):
+        found = complete(with_value(key, text))
+        for name in key.split("."):
+            found = getattr(found, name)
+        assert (found, type(found)) == (value, type(value))
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
+def test_a_fault_is_explained():
+    for key, value, message in (
         ("sede", 1, "sede is not a known key: did you mean seed?"),
         ("moe.upcycled_layers", [1, 1], "moe.upcycled_layers = [1, 1]: names 1 more than once"),
         ("data.qqq", 1, "data.qqq is not a known key: known keys are bad_rows, "),
@@ -96,34 +92,29 @@ def test_text_stands_for_what_it_spells(key, text, value):
         ("results_dir", yaml.safe_load("2024-01-01"), 'results_dir = "2024-01-01": '),
         ("moe.num_experts_per_tok", 1, "num_experts_per_tok = 1: must be at least 2, because"),
         ("moe.shared_expert", False, "evaluation.models names dense, but without"),
-    ],
-)
-def test_a_fault_is_explained(key, value, message):
-    text = fault(with_value(key, value))
-    assert text.startswith("config.yaml: ")
-    assert message in text
+    ):
+        text = fault(with_value(key, value))
+        assert text.startswith("config.yaml: ")
+        assert message in text
 
 
-@pytest.mark.parametrize(
-    ("section", "given", "needed", "message"),
-    [
+def test_a_key_without_an_effect_is_refused():
+    for section, own_keys, needed, message in (
         ("data", {"split": "test"}, {"train": "o/n", "revision": "0" * 40}, "revision = null"),
         ("sft", {"lora_alpha": 16}, {"lora_rank": 8}, "no effect with lora_rank = null"),
         ("evaluation", {"samples": 10}, {"temperature": 0.2}, "no effect with temperature = 0.0"),
         ("moe", {"rank": 8, "lora_alpha": 1}, {"experts": "lora"}, "rank and lora_alpha, or set"),
-    ],
-)
-def test_a_key_without_an_effect_is_refused(section, given, needed, message):
-    own = MINIMAL.get(section, {})
-    rows = {"data": MINIMAL["data"] | {"validation_rows": 5}}
-    text = fault(MINIMAL | rows | {section: own | given})
-    assert text.startswith(f"config.yaml: {section}: ")
-    assert message in text
-    complete(MINIMAL | rows | {section: rows.get(section, {}) | given | needed})
-    # A complete configuration names every key, with its default where it has no effect.
-    defaults = WorkflowConfig.model_fields[section].annotation.model_fields
-    named = {key: defaults[key].get_default() for key in given}
-    complete(MINIMAL | rows | {section: own | named})
+    ):
+        own = MINIMAL.get(section, {})
+        rows = {"data": MINIMAL["data"] | {"validation_rows": 5}}
+        text = fault(MINIMAL | rows | {section: own | own_keys})
+        assert text.startswith(f"config.yaml: {section}: ")
+        assert message in text
+        complete(MINIMAL | rows | {section: rows.get(section, {}) | own_keys | needed})
+        # A complete configuration names every key, with its default where it has no effect.
+        defaults = WorkflowConfig.model_fields[section].annotation.model_fields
+        named = {key: defaults[key].get_default() for key in own_keys}
+        complete(MINIMAL | rows | {section: own | named})
 
 
 def test_a_key_that_needs_one_of_another_class_is_no_declaration():
@@ -206,17 +197,14 @@ def test_the_baseline_of_low_rank_experts_is_low_rank():
         assert rank is None or not values_to_change(config)["sft"]
 
 
-@pytest.mark.parametrize(
-    ("sections", "message"),
-    [
+def test_values_that_do_not_fit_together_are_named():
+    for sections, message in (
         ({"sft": {"ema_decay": 0.9, **KEEPS_BEST}}, "ema_decay = 0.9, keep = best: the average"),
         ({"mixing": {"warmup_steps": 4, "max_steps": 3}}, "warmup_steps = 4: the training has 3"),
         ({"mixing": {"learn_lambda": True}, "merge": {"lambdas": [1]}}, "merge.lambdas = 1: with"),
         ({"evaluation": VLLM | {"temperature": 2.1}}, "with backend vllm it must be 0, or from"),
-    ],
-)
-def test_values_that_do_not_fit_together_are_named(sections, message):
-    assert message in fault(MINIMAL | sections)
+    ):
+        assert message in fault(MINIMAL | sections)
 
 
 def test_values_that_just_fit_together_are_taken():

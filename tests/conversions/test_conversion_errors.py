@@ -49,23 +49,20 @@ def chain(tmp_path_factory, tiny_llama) -> dict[str, Path]:
 FOREIGN = "was not extracted from .* but from another mixture"
 
 
-@pytest.mark.parametrize(
-    ("step", "inputs", "message"),
-    [
+def test_artifacts_that_do_not_belong_together_are_refused(tmp_path, chain):
+    for step, inputs, message in (
         ("weighted_init", "moe=moe ffn=other_ffn", FOREIGN),
         ("weighted_init", "moe=moe ffn=bare_ffn", "was not extracted from"),
         ("dense", "weighted=weighted moe=moe ffn=other_ffn", FOREIGN),
         ("dense", "weighted=other_weighted moe=moe ffn=ffn", "belongs to another ffn than"),
         ("moe", "base=ffn", "is of kind ffn, not base or dense"),
         ("dense", "weighted=ffn moe=moe ffn=ffn", "is of kind ffn, not weighted_"),
-    ],
-)
-def test_artifacts_that_do_not_belong_together_are_refused(tmp_path, chain, step, inputs, message):
-    flags = {flag: chain[name] for flag, name in (pair.split("=") for pair in inputs.split())}
-    flags |= {"lam": "0.5"} if step == "weighted_init" else {}
-    with pytest.raises(UserError, match=message):
-        run(step, tmp_path / "out", **flags)
-    assert list(tmp_path.iterdir()) == []
+    ):
+        flags = {flag: chain[name] for flag, name in (pair.split("=") for pair in inputs.split())}
+        flags |= {"lam": "0.5"} if step == "weighted_init" else {}
+        with pytest.raises(UserError, match=message):
+            run(step, tmp_path / "out", **flags)
+        assert list(tmp_path.iterdir()) == []
 
 
 # Models that do not fit

@@ -170,19 +170,16 @@ def test_a_function_of_the_users_merges_the_experts(case, tmp_path, function):
     assert str(tmp_path) not in manifest_path(tmp_path / "out").read_text() + card
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
+def test_a_function_that_is_wrong_is_told(plain, tmp_path, function):
+    for name, message in (
         ("fails", r"fails, model.layers.\S+: .*my_merge.py, line 7: ZeroDivisionError: division"),
         ("flat", r"it returned \[\d+\], not a tensor of \["),
         ("other", "other must have the parameters tensors, coefficients, base"),
         ("means", "defines no function means: did you mean mean?"),
-    ],
-)
-def test_a_function_that_is_wrong_is_told(plain, tmp_path, function, name, message):
-    with pytest.raises(UserError, match=message):
-        merged(plain, tmp_path / "out", "--method", function + name, "--base", plain["base"])
-    assert not (tmp_path / "out").exists()
+    ):
+        with pytest.raises(UserError, match=message):
+            merged(plain, tmp_path / "out", "--method", function + name, "--base", plain["base"])
+        assert not (tmp_path / "out").exists()
 
 
 def test_the_examples_are_their_equations():
@@ -269,20 +266,17 @@ def test_manifest_and_card_say_how_it_was_merged(plain, tmp_path, words, stated,
     assert card in (out / "README.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
+def test_a_mistake_of_the_user_is_refused(plain, tmp_path):
+    for words, message in (
         *(
             ([f"--expert={expert}"], rf"--expert {expert}: the routed .* 1 to 3\. Choose one")
             for expert in (0, 4, -1)
         ),
         (["--method", "model_stock"], "method = model_stock starts from the base's weights"),
         (["--scale", 2], r"scale = 2\.0: no effect with method = xft"),
-    ],
-)
-def test_a_mistake_of_the_user_is_refused(plain, tmp_path, words, message):
-    with pytest.raises(UserError, match=message):
-        merged(plain, tmp_path / "out", *words)
+    ):
+        with pytest.raises(UserError, match=message):
+            merged(plain, tmp_path / "out", *words)
 
 
 def test_another_base_is_refused(plain, tmp_path, tiny_llama):

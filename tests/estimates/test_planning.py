@@ -101,27 +101,24 @@ def test_an_old_configs_keys_are_read(tmp_path):
     assert models.base.nbytes == 2 * 1_346_471_936
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
+def test_the_mixtures_size_is_the_models(tmp_path):
+    for name, settings in (
         ("llama", {"num_experts": 4, "num_experts_per_tok": 2, "upcycled_layers": [1]}),
         ("llama-biases", {"router": "linear", "router_noise": False}),
         ("starcoder2", {"shared_expert": False, "num_experts_per_tok": 1}),
         ("phi3", LOW_RANK),
         ("llama", LOW_RANK | {"shared_expert": False, "upcycled_layers": [1]}),
-    ],
-)
-def test_the_mixtures_size_is_the_models(name, settings, tmp_path):
-    moe = MoeConfig(**settings)
-    model, base = model_of(name, moe)
-    models = models_of(tmp_path, base, **settings)
-    assert models.moe_total == model.num_parameters()
-    idle = sum(
-        parameter[0].numel() * (moe.num_experts - moe.num_experts_per_tok)
-        for block in model.moe_blocks
-        for parameter in block.experts.parameters()
-    )
-    assert models.moe_total - models.moe_active == idle
+    ):
+        moe = MoeConfig(**settings)
+        model, base = model_of(name, moe)
+        models = models_of(tmp_path, base, **settings)
+        assert models.moe_total == model.num_parameters()
+        idle = sum(
+            parameter[0].numel() * (moe.num_experts - moe.num_experts_per_tok)
+            for block in model.moe_blocks
+            for parameter in block.experts.parameters()
+        )
+        assert models.moe_total - models.moe_active == idle
 
 
 @pytest.mark.parametrize("settings", [{"num_experts": 5, "num_experts_per_tok": 3}, LOW_RANK])
@@ -330,9 +327,8 @@ def test_activations_are_about_those_that_autograd_keeps(settings, dtype, tmp_pa
     assert activation_bytes(models, the_job)[0] == pytest.approx(expected, rel=0.25)
 
 
-@pytest.mark.parametrize(
-    ("launch", "processes", "options", "bytes_a_parameter"),
-    [
+def test_the_state_of_a_process(deepseek):
+    for launch, processes, options, bytes_a_parameter in (
         ("zero2", 4, {}, 2 + 14 / 4),
         ("zero3", 4, {}, 16 / 4),
         ("fsdp", 2, {}, 16 / 2),
@@ -341,13 +337,11 @@ def test_activations_are_about_those_that_autograd_keeps(settings, dtype, tmp_pa
         ("single", 1, {"precision": "bf16_pure", "optim": "adamw_torch_fused"}, 8),
         ("single", 1, {"precision": "fp32", "optim": "adamw_torch"}, 16),
         ("single", 1, {"precision": "bf16", "optim": "adamw_8bit"}, 10),
-    ],
-)
-def test_the_state_of_a_process(deepseek, launch, processes, options, bytes_a_parameter):
-    memory = training_memory(deepseek, job("moe_sft", launch, processes, **options))
-    state = memory.weights + memory.gradients + memory.optimizer
-    assert state / deepseek.moe_total == pytest.approx(bytes_a_parameter, rel=0.01)
-    assert memory.peak > state + RUNTIME
+    ):
+        memory = training_memory(deepseek, job("moe_sft", launch, processes, **options))
+        state = memory.weights + memory.gradients + memory.optimizer
+        assert state / deepseek.moe_total == pytest.approx(bytes_a_parameter, rel=0.01)
+        assert memory.peak > state + RUNTIME
 
 
 def test_only_what_learns_has_gradients_and_an_optimiser(tmp_path):
@@ -549,22 +543,19 @@ def test_what_runs_share_counts_once(project, capsys, keep, dense):
 OFFLINE = {"base": {"model": "org/name", "revision": "0" * 40}, "data": {"train": "rows.jsonl"}}
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
+def test_a_users_mistake_ends_in_one_message(project, call_step):
+    for words, message in (
         ("", "name the model's config.json, a small file, with"),
         ("--model-config empty.json", "has no whole number for hidden"),
         ("--model-config bad.json", "cannot build the model: KeyError"),
         ("--mfu 3", "--mfu = 3: must be greater than 0"),
-    ],
-)
-def test_a_users_mistake_ends_in_one_message(project, words, message, call_step):
-    write_config(OFFLINE)
-    Path("empty.json").write_text("{}")
-    Path("bad.json").write_text(json.dumps(DEEPSEEK | {"hidden_act": "nonsense"}))
-    done = call_step("plan", "--config", "mine.yaml", *words.split(), cwd=project)
-    assert (done.returncode > 0, done.stdout) == (True, "")
-    assert "plan: error: " in done.stderr and message in done.stderr
+    ):
+        write_config(OFFLINE)
+        Path("empty.json").write_text("{}")
+        Path("bad.json").write_text(json.dumps(DEEPSEEK | {"hidden_act": "nonsense"}))
+        done = call_step("plan", "--config", "mine.yaml", *words.split(), cwd=project)
+        assert (done.returncode > 0, done.stdout) == (True, "")
+        assert "plan: error: " in done.stderr and message in done.stderr
 
 
 # The recipes

@@ -82,19 +82,16 @@ def test_rows_are_read_from_json_lines_and_parquet(make, tmp_path):
     assert (problem.task_id, problem.language, problem.unit) == ("A/1", "py", "Mbpp/3")
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_bad_rows_are_named(make):
+    for changes, message in (
         ({"language": "cobol"}, "line 2: there is no language 'cobol' here, only py, js, "),
         ({"tests": " \n"}, "line 2: tests: "),
         ({"stop_tokens": [""]}, "line 2: stop_tokens.0: "),
         ({"prompt": 1}, "line 2: prompt: "),
         ({"task_id": DOUBLE["name"]}, "a task_id more than once: HumanEval_7_double"),
-    ],
-)
-def test_bad_rows_are_named(make, changes, message):
-    with pytest.raises(UserError, match=message):
-        make(DOUBLE, DOUBLE | {"name": "second"} | changes)
+    ):
+        with pytest.raises(UserError, match=message):
+            make(DOUBLE, DOUBLE | {"name": "second"} | changes)
 
 
 def test_a_prompt_ends_where_the_row_says_and_a_tuned_model_gets_a_template(make):

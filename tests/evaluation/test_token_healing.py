@@ -82,15 +82,6 @@ def taught(tokenizer, text: str) -> LlamaForCausalLM:
     return bigram(tokenizer, follows)
 
 
-@pytest.fixture
-def random_model(qwen_like):
-    model = llama(qwen_like, hidden=32)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.normal_(std=0.5)
-    return model
-
-
 def write(model, tokenizer, prompt: TaskPrompt, token_healing=True) -> Completion:
     options = {"max_new_tokens": NEW_TOKENS, "batch_size": 1, "token_healing": token_healing}
     return generate(model, tokenizer, [prompt], **options)[0]
@@ -108,19 +99,20 @@ def test_a_prompt_that_ends_within_a_token_is_continued_as_in_training(qwen_like
     assert write(model, qwen_like, prompt_of(PROMPT + "\n")) == Completion(BODY[1:], "eos")
 
 
-@pytest.mark.parametrize("batch_size", [3, 16])
-def test_a_batch_equals_its_prompts_one_by_one(qwen_like, random_model, batch_size):
+def test_a_batch_equals_its_prompts_one_by_one(qwen_like):
     """As do draws from the likeliest of the tokens that are allowed, on a GPU too."""
+    model = llama(qwen_like, hidden=32)
+    for weight in model.parameters():
+        weight.data.normal_(std=0.5)
     prompts = [prompt_of(text) for text in TEXTS]
-    expected = [write(random_model, qwen_like, prompt) for prompt in prompts]
-    plain = [write(random_model, qwen_like, prompt, token_healing=False) for prompt in prompts]
+    expected = [write(model, qwen_like, prompt) for prompt in prompts]
+    plain = [write(model, qwen_like, prompt, token_healing=False) for prompt in prompts]
     assert 0 < sum(map(ne, plain, expected)) < len(TEXTS)
-    options = {"max_new_tokens": NEW_TOKENS, "batch_size": batch_size, "token_healing": True}
+    options = {"max_new_tokens": NEW_TOKENS, "batch_size": 3, "token_healing": True}
     for sampling in (None, Sampling(1.0, 1e-6, seeds=range(len(TEXTS)))):
-        written = generate(random_model, qwen_like, prompts, **options, sampling=sampling)
-        assert written == expected
+        assert generate(model, qwen_like, prompts, **options, sampling=sampling) == expected
     with pretended():
-        there = copy.deepcopy(random_model).to(GPU)
+        there = copy.deepcopy(model).to(GPU)
         assert generate(there, qwen_like, prompts, **options, sampling=sampling) == expected
 
 
@@ -155,9 +147,9 @@ def test_blanks_are_right_with_a_sentencepiece_tokenizer(start):
     assert write(model, tokenizer, prompt, token_healing=False).text.startswith(" x")
 
 
-@pytest.mark.parametrize(
-    ("prompt", "stop", "expected"),
-    [
+def test_a_stop_sequence_counts_if_it_lies_in_the_completion(qwen_like):
+    model = taught(qwen_like, PROMPT + "\ndefine g")
+    for prompt, stop, expected in (
         # The sequence lies in the completion, and its first character is of the healed token.
         (PROMPT, "\ndefine", Completion("\ndefine", "stop")),
         (PROMPT, "\n", Completion("\n", "stop")),
@@ -167,11 +159,7 @@ def test_blanks_are_right_with_a_sentencepiece_tokenizer(start):
         (PROMPT, '"""', Completion("\ndefine g", "eos")),
         (PROMPT, '"\n', Completion("\ndefine g", "eos")),
         (PROMPT, "g", Completion("\ndefine g", "stop")),
-    ],
-)
-def test_a_stop_sequence_counts_if_it_lies_in_the_completion(qwen_like, prompt, stop, expected):
-    text = PROMPT + "\ndefine g"
-    model = taught(qwen_like, text)
-    completion = write(model, qwen_like, prompt_of(prompt, (stop,)))
-    assert completion == expected
-    assert (cut(completion.text, (stop,)) != completion.text) == (completion.finish == "stop")
+    ):
+        completion = write(model, qwen_like, prompt_of(prompt, (stop,)))
+        assert completion == expected
+        assert (cut(completion.text, (stop,)) != completion.text) == (completion.finish == "stop")

@@ -2,18 +2,12 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 from backbones import save_base
 from chains import Chain
 from mixtures import mixing_of
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
-
-
-@pytest.fixture(scope="module")
-def mixture(tiny_llama, tmp_path_factory):
-    return Chain(tmp_path_factory.mktemp("memory"), base=tiny_llama)["moe"]
 
 
 def peak_memory(action, folder: Path | None = None) -> int:
@@ -36,8 +30,9 @@ def learn_once(model, ids) -> None:
     model(ids, labels=ids).loss.backward()
 
 
-def test_activation_checkpointing_needs_less_memory(mixture):
+def test_activation_checkpointing_needs_less_memory(tiny_llama, tmp_path):
     """Apart from the logits. Routing that lived on would keep a whole layer, nearly 0.3."""
+    mixture = Chain(tmp_path, base=tiny_llama)["moe"]
     model = AutoModelForCausalLM.from_pretrained(mixture).train()
     ids = torch.randint(3, 290, (4, 64))
     logits = 4 * ids.numel() * model.config.vocab_size

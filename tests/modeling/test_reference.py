@@ -222,18 +222,15 @@ def test_a_published_vanilla_mixture_with_a_linear_router(repository, tmp_path):
         torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
+def test_a_published_config_that_cannot_be_read_is_named(repository):
+    for key, value, message in (
         ("gate_network", "other", "should be 'mlp' or 'linear'"),
         ("num_selects", None, "the config lacks 'num_selects', which published"),
         ("gate_type", "Other", "gate_type = 'Other': must be one of"),
-    ],
-)
-def test_a_published_config_that_cannot_be_read_is_named(repository, key, value, message):
-    file = repository / "tests" / "golden" / "a_8x_top6" / "checkpoint" / "config.json"
-    config = json.loads(file.read_text()) | {key: value}
-    config = {name: stated for name, stated in config.items() if stated is not None}
-    with pytest.raises(UserError) as caught:
-        reference_settings(config)
-    assert message in str(caught.value)
+    ):
+        file = repository / "tests" / "golden" / "a_8x_top6" / "checkpoint" / "config.json"
+        config = json.loads(file.read_text()) | {key: value}
+        config = {name: stated for name, stated in config.items() if stated is not None}
+        with pytest.raises(UserError) as caught:
+            reference_settings(config)
+        assert message in str(caught.value)

@@ -85,19 +85,16 @@ def test_without_the_configurations_own_values_the_first_variant_counts(tmp_path
     assert [*pairs([first, *others])] == [(first, other) for other in others]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_what_is_no_table_of_runs_is_named(tmp_path):
+    for text, message in (
         ("model,dataset,eval\n", "runs.csv names no results"),
         ("model,dataset,eval\nbase,mbpp,\n", "runs.csv, line 2: eval is missing"),
         ("model,dataset,eval,lambda\nb,d,x.json,1\n", "line 2: lambda is not a known key"),
         ('model,dataset,eval\n"b,d,x.json\n', "is not a CSV file"),
         ("model,dataset,eval\nb,d,x\nb,d,y\n", "names two results of b on d: .*x and .*y. Give"),
         ("model,variant,dataset,eval\nb,,d,x\nb,v,d,x\nb,,e,y\nb,v,e,z\n", "b on e: .*y and .*z"),
-    ],
-)
-def test_what_is_no_table_of_runs_is_named(tmp_path, text, message):
-    file = tmp_path / "runs.csv"
-    file.write_text(text)
-    with pytest.raises(UserError, match=message):
-        read_runs(file)
+    ):
+        file = tmp_path / "runs.csv"
+        file.write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_runs(file)

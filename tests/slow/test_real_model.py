@@ -18,8 +18,7 @@ SHORT = {
 }
 
 
-@pytest.fixture(scope="module")
-def project(repository, new_project):
+def test_the_recipe_runs_through(repository, new_project, monkeypatch):
     shared = repository.parent / "shared"
     if not shared.exists():
         pytest.skip("needs a folder with the real model's maker and data")
@@ -34,13 +33,8 @@ def project(repository, new_project):
     (project.folder / "data").mkdir()
     rows = shared / "data" / "evol-codealpaca-2k-1.json"
     shutil.copy(rows, project.folder / "data" / "evol-codealpaca.json")
-    return project
-
-
-def test_the_recipe_runs_through(project, repository, monkeypatch):
-    data = repository.parent / "shared" / "data"
     for name, file in (("HUMANEVAL", "HumanEvalPlus"), ("MBPP", "MbppPlus")):
-        monkeypatch.setenv(f"{name}_OVERRIDE_PATH", str(data / f"{file}.jsonl.gz"))
+        monkeypatch.setenv(f"{name}_OVERRIDE_PATH", str(shared / "data" / f"{file}.jsonl.gz"))
     rules = project.run("--configfile", "recipes/smollm2-135m.yaml")
     assert len(rules) == 16
     results = project.results / "smollm2-135m"

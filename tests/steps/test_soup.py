@@ -61,19 +61,12 @@ def test_the_mean_of_equal_models_is_the_model_bit_for_bit(tmp_path, tiny_llama)
         assert (tmp_path / "out" / file).read_bytes() == (tiny_llama / file).read_bytes()
 
 
-@pytest.fixture(scope="module")
-def seeds(tiny_llama, tmp_path_factory) -> list[Path]:
-    """Two tunings of one base that differ in the seed."""
-    folder = tmp_path_factory.mktemp("seeds")
-    words = ["--base", tiny_llama, "--data", write_rows(folder), "--max-steps", 2]
+def test_the_mean_of_tunings_says_what_it_was_made_from(tmp_path, tiny_llama):
+    words = ["--base", tiny_llama, "--data", write_rows(tmp_path), "--max-steps", 2]
     words += ["--per-device-train-batch-size", 2, "--learning-rate", 0.01]
-    for seed in (1, 2):
-        learn("sft", folder / f"seed~{seed}", *words, "--seed", seed)
-    return [folder / f"seed~{seed}" for seed in (1, 2)]
-
-
-def test_the_mean_of_tunings_says_what_it_was_made_from(tmp_path, seeds):
-    out = tmp_path / "soup"
+    out, *seeds = (tmp_path / name for name in ("soup", "seed~1", "seed~2"))
+    for place in seeds:
+        learn("sft", place, *words, "--seed", place.name[-1])
     average(out, *seeds)
     manifest = read_manifest(manifest_path(out))
     tunings = [read_manifest(manifest_path(place)) for place in seeds]

@@ -90,26 +90,22 @@ def test_the_config_states_eos_where_a_base_has_no_generation_config(chain, tmp_
         assert expected.items() <= made.items()
 
 
-@pytest.mark.parametrize(
-    ("jinja", "eos", "expected"),
-    [
+def test_the_end_of_a_turn_is_added_to_what_the_base_states(chain, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(chain["base"])
+    for jinja, eos, expected in (
         (CHATML, EOS, [EOS, END_ID]),
         (CHATML, [5, EOS], [5, EOS, END_ID]),
         (CHATML, [EOS, END_ID], None),
         (CHATML.replace(END, "</s>"), EOS, None),
         (CHATML.replace(END, ""), EOS, None),
         (None, EOS, None),
-    ],
-    ids=["one", "several", "stated", "EOS", "endless", "text"],
-)
-def test_the_end_of_a_turn_is_added_to_what_the_base_states(chain, tmp_path, jinja, eos, expected):
-    tokenizer = AutoTokenizer.from_pretrained(chain["base"])
-    tokenizer.chat_template = jinja
-    template = make_template("chat" if jinja else "magicoder", tokenizer)
-    settings = {"_from_model_config": True, "top_p": 0.8} | ({"eos_token_id": eos} if eos else {})
-    (tmp_path / GENERATION_CONFIG).write_text(json.dumps(settings))
-    made = tuned_generation_config(tmp_path, {}, tokenizer, template)
-    assert made == (expected and {"top_p": 0.8, "eos_token_id": expected})
+    ):
+        tokenizer.chat_template = jinja
+        template = make_template("chat" if jinja else "magicoder", tokenizer)
+        settings = {"_from_model_config": True, "top_p": 0.8, "eos_token_id": eos}
+        (tmp_path / GENERATION_CONFIG).write_text(json.dumps(settings))
+        made = tuned_generation_config(tmp_path, {}, tokenizer, template)
+        assert made == (expected and {"top_p": 0.8, "eos_token_id": expected})
 
 
 def test_an_evaluation_by_chat_stops_there_whatever_the_model_states(chain, tmp_path):

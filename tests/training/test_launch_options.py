@@ -44,18 +44,15 @@ def test_what_excludes_each_other_is_refused_with_the_reason(changes, reason):
         MoeSftConfig(**allowed)
 
 
-@pytest.mark.parametrize(
-    ("section", "changes", "fault"),
-    [
+def test_a_config_is_refused_before_anything_runs():
+    for section, changes, fault in (
         ("moe_sft", FSDP, "config: moe_sft, gpus = 0: launch = fsdp: it needs GPUs"),
         ("mixing", {"launch": "zero3"}, r"mixing\.launch"),
-    ],
-)
-def test_a_config_is_refused_before_anything_runs(section, changes, fault):
-    config = {"base": {"model": "x"}, "data": {"train": "y"}}
-    complete(config | {section: DDP})
-    with pytest.raises(UserError, match=fault):
-        complete(config | {section: changes})
+    ):
+        config = {"base": {"model": "x"}, "data": {"train": "y"}}
+        complete(config | {section: DDP})
+        with pytest.raises(UserError, match=fault):
+            complete(config | {section: changes})
 
 
 def test_each_process_has_a_gpu_or_none_has():

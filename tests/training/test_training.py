@@ -27,48 +27,30 @@ def tune(upcycled, data, out, *flags) -> list[float]:
     return [line["loss"] for line in learn("moe_sft", out, *words)]
 
 
-def trained(model, tokenizer, out, **options) -> tuple[list[dict], dict]:
-    """The metrics of a training, and the weights after it."""
-    torch.manual_seed(0)
-    options = MoeSftConfig(**{"learning_rate": 1e-3, "max_steps": 3} | options)
-    return train_model(model, ROWS, tokenizer, out, options), model.state_dict()
-
-
-def test_accumulation_gives_the_same_losses_and_weights(upcycled, tokenizer, tmp_path):
-    results = []
-    for batch, accumulation in ((8, 1), (4, 2)):
-        model = AutoModelForCausalLM.from_pretrained(upcycled)
-        model.config.balance_loss_coef = 0.0  # otherwise one of each micro-batch
-        for block in model.moe_blocks:
-            block.router.noise = None
-        sizes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
-        lines, weights = trained(model, tokenizer, tmp_path / "out", **sizes)
-        results.append(([line["loss"] for line in lines], weights["model.embed_tokens.weight"]))
-    (one, weights), (other, other_weights) = results
-    assert one == pytest.approx(other, rel=1e-5)
-    torch.testing.assert_close(weights, other_weights, atol=1e-5, rtol=1e-4)
-
-
 def test_activation_checkpointing_gives_the_same_bits(upcycled, tokenizer, tmp_path):
     """The noise of the second computation is that of the first; the balance loss counts once."""
-    sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-    (metrics, weights), (other_metrics, other_weights) = (
-        trained(
-            AutoModelForCausalLM.from_pretrained(upcycled),
-            *(tokenizer, tmp_path / "out"),
-            **sizes,
-            activation_checkpointing=checkpointing,
-        )
-        for checkpointing in (False, True)
-    )
+    options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    options |= {"learning_rate": 1e-3, "max_steps": 3}
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_pretrained(upcycled)
+        chosen = MoeSftConfig(**options, activation_checkpointing=checkpointing)
+        lines = train_model(model, ROWS, tokenizer, tmp_path / "out", chosen)
+        found.append((lines, model.state_dict()))
+    (metrics, weights), (other_metrics, other_weights) = found
     assert "noise_scale" in metrics[0] and other_metrics == metrics
     assert all(torch.equal(other_weights[name], weight) for name, weight in weights.items())
 
 
 def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path):
+    """By a rate that is constant and falls in the last tenth."""
     out = tmp_path / "out"
-    losses = tune(upcycled, data, out, "--max-steps", 12)
-    assert len(losses) == 12
+    wsd = ["--lr-scheduler-type", "warmup_stable_decay", "--max-steps", 20, "--warmup-steps", 4]
+    losses = tune(upcycled, data, out, *wsd)
+    rates = [line["learning_rate"] for line in lines_of(out)]
+    warm_up, decay = [0.0, 0.0025, 0.005, 0.0075], [0.01, 0.005]
+    assert rates == pytest.approx(warm_up + [0.01] * 14 + decay)
     assert losses[-1] < losses[0]
     last = lines_of(out)[-1]
     for name in ("load", "importance"):  # two layers, of three routed experts each
@@ -95,11 +77,3 @@ def test_adamw_in_8_bits_learns_what_the_fused_one_learns(upcycled, data, tmp_pa
         for name in ("adamw_torch_fused", "adamw_8bit")
     )
     assert other == pytest.approx(fused, rel=1e-4) and other != fused  # 8 bits round
-
-
-def test_wsd_is_constant_and_falls_in_the_last_tenth(upcycled, data, tmp_path):
-    wsd = ["--lr-scheduler-type", "warmup_stable_decay", "--max-steps", 20, "--warmup-steps", 4]
-    tune(upcycled, data, tmp_path / "out", *wsd)
-    rates = [line["learning_rate"] for line in lines_of(tmp_path / "out")]
-    warm_up, decay = [0.0, 0.0025, 0.005, 0.0075], [0.01, 0.005]
-    assert rates == pytest.approx(warm_up + [0.01] * 14 + decay)

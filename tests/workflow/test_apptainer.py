@@ -18,18 +18,6 @@ exec "${@: -3}"
 """
 
 
-@pytest.fixture
-def notes(tmp_path, monkeypatch) -> Path:
-    """The file of the notes, with the program in the PATH."""
-    program = tmp_path / "programs" / "apptainer"
-    program.parent.mkdir()
-    program.write_text(PROGRAM)
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
-    return tmp_path / "notes"
-
-
 def test_an_image_that_is_missing_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=f"there is no image {tmp_path / 'xft.sif'}. Build it"):
@@ -38,10 +26,14 @@ def test_an_image_that_is_missing_is_told(tmp_path, monkeypatch):
     check_image()
 
 
-def test_a_job_in_the_image_sees_what_it_reads_and_writes(
-    new_project, notes, tmp_path, monkeypatch
-):
+def test_a_job_in_the_image_sees_what_it_reads_and_writes(new_project, tmp_path, monkeypatch):
     """A model of links, as the hub's cache holds it, and results outside of the project."""
+    program, notes = tmp_path / "programs" / "apptainer", tmp_path / "notes"
+    program.parent.mkdir()
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("NOTES", str(notes))
     project = new_project("contained")
     cached, far = tmp_path / "models--a--b", tmp_path / "far"
     model, files = cached / "snapshots" / "commit", cached / "blobs"

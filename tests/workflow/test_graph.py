@@ -3,7 +3,7 @@
 import inspect
 import json
 import re
-from functools import cached_property, wraps
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,35 +105,22 @@ def test_rules_have_the_inputs_of_their_nodes(experiments, monkeypatch):
 
 
 def test_each_method_of_the_graph_is_asked_for(monkeypatch):
-    asked = set()
-
-    def noting(name: str, method):
-        @wraps(method)
-        def wrapper(*args):
-            asked.add(name)
-            return method(*args)
-
-        return wrapper
-
     methods = {}
     for name, member in vars(Graph).items():
-        method = member.func if isinstance(member, cached_property) else member
-        is_node = (
-            inspect.isfunction(method) and inspect.get_annotations(method).get("return") is Node
-        )
-        if is_node and not name.startswith("_"):
-            methods[name] = method
-            if method is member:
-                monkeypatch.setattr(Graph, name, noting(name, method))
-            else:
-                noted = cached_property(noting(name, method))
-                noted.__set_name__(Graph, name)
-                monkeypatch.setattr(Graph, name, noted)
+        method = getattr(member, "func", member)  # of a cached property
+        is_method = inspect.isfunction(method) and not name.startswith("_")
+        if is_method and inspect.get_annotations(method).get("return") is Node:
+            methods[method.__code__] = name
     monkeypatch.chdir(ROOT)
-    for name, changes in CONFIGS.items():
-        _experiment(name, changes)
-    idle = methods.keys() - asked
-    assert not idle, (
+    asked = set()
+    sys.setprofile(lambda frame, *_: asked.add(frame.f_code))
+    try:
+        for name, changes in CONFIGS.items():
+            _experiment(name, changes)
+    finally:
+        sys.setprofile(None)
+    idle = {methods[code] for code in methods.keys() - asked}
+    assert methods and not idle, (
         f"nothing asks for Graph.{' and Graph.'.join(sorted(idle))}: name a model in "
         "xft/config/models.py, and a result in Graph.measured"
     )

@@ -55,18 +55,11 @@ def test_several_nodes_have_a_task_each():
     assert nodes(config.mixing) == {}
 
 
-@pytest.mark.parametrize(
-    ("name", "asked"),
-    [
-        ("moe", {"threads": 1, "gpu": 0}),
-        ("ground_truth/problems", {"threads": 2, "gpu": 0}),
-        ("tokens", {"threads": 2, "gpu": 0}),
-        ("eval/base/problems.json", {"threads": 2, "gpu": 1}),
-    ],
-)
-def test_a_job_asks_for_what_it_uses(name, asked):
-    found = jobs(gpus=1, threads=2)[name].resources
-    assert {key: found[key] for key in asked} == asked
+def test_a_job_asks_for_what_it_uses():
+    asked = {"moe": (1, 0), "tokens": (2, 0), "eval/base/problems.json": (2, 1)}
+    asked["ground_truth/problems"] = 2, 0
+    found = {name: job.resources for name, job in jobs(gpus=1, threads=2).items()}
+    assert {name: (found[name]["threads"], found[name]["gpu"]) for name in asked} == asked
 
 
 def test_the_messages_of_this_runs_failures_are_shown():
@@ -106,9 +99,8 @@ SET = {"moe": {"num_experts": 6}, "sft": {"max_steps": 5}, "heal": {"max_steps":
 DEFAULTS = {"sft": {"num_train_epochs": 4}, "heal": {"share": 0.1}}
 
 
-@pytest.mark.parametrize(
-    ("keys", "warned"),
-    [
+def test_a_run_warns_of_odd_values_and_idle_sections_in_one_line_each():
+    for keys, warned in (
         ({"data": {"validation_rows": 1}}, ["data.validation_rows = 1"]),
         ({"moe_sft": {"learning_rate": 1000}}, ["moe_sft.learning_rate = 1000.0"]),
         ({"sweep": {"mixing.learning_rate": [0.1, 1]}}, ["mixing.learning_rate = 1.0"]),
@@ -120,10 +112,8 @@ DEFAULTS = {"sft": {"num_train_epochs": 4}, "heal": {"share": 0.1}}
         (SET | {"evaluation": {"models": ["base", "sft"]}}, ["moe", "heal"]),
         (SET | {"variants": {"a": {"evaluation": {"models": ["sft", "heal"]}}, "b": {}}}, []),
         (DEFAULTS, []),
-    ],
-)
-def test_a_run_warns_of_odd_values_and_idle_sections_in_one_line_each(keys, warned):
-    run = wants(**keys)
-    lines = list(warnings(run, run.to_make))
-    assert [line.split(": ")[:2] for line in lines] == [["WARNING", odd] for odd in warned]
-    assert all("Usual are" in line for line in lines if " = " in line)
+    ):
+        run = wants(**keys)
+        lines = list(warnings(run, run.to_make))
+        assert [line.split(": ")[:2] for line in lines] == [["WARNING", odd] for odd in warned]
+        assert all("Usual are" in line for line in lines if " = " in line)

@@ -1,6 +1,5 @@
 """The workflow as a module of another one, with a config and a folder of its own."""
 
-import pytest
 import yaml
 from project import QUICK, Project
 
@@ -20,9 +19,12 @@ rule all:
 """
 
 
-@pytest.fixture
-def mine(repository, tmp_path, fork_server) -> Project:
-    """A project of the user's own that takes the rules from here."""
+def test_its_rules_are_known_and_a_job_that_fails_shows_its_error(
+    repository, tmp_path, fork_server
+):
+    """All rules are found, since the whole workflow is asked for. Snakemake calls no `onerror` of a
+    module, which would show the error at the end.
+    """
     (tmp_path / "Snakefile").write_text(SNAKEFILE.format(snakefile=repository / "Snakefile"))
     data = QUICK["data"] | {"train": str(repository / "resources" / "instructions.jsonl")}
     config = QUICK | {
@@ -33,13 +35,7 @@ def mine(repository, tmp_path, fork_server) -> Project:
         "evaluation": {"datasets": [str(repository / "resources" / "problems.jsonl")]},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"xft": config}))
-    return Project(tmp_path, {})
-
-
-def test_its_rules_are_known_and_a_job_that_fails_shows_its_error(mine):
-    """All rules are found, since the whole workflow is asked for. Snakemake calls no `onerror` of a
-    module, which would show the error at the end.
-    """
+    mine = Project(tmp_path, {})
     done = mine.snakemake("--until", "xft_tokens", xft={"data": {"max_length": 8}})
     shown = done.stdout + done.stderr
     assert done.returncode == 1 and mine.rules(done) == ["xft_base", "xft_tokens"]

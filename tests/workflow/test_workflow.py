@@ -170,9 +170,9 @@ def test_two_stores_are_compared_by_the_documented_command(finished_copy, reposi
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize(
-    ("words", "lam", "rules", "told"),
-    [
+def test_an_option_of_snakemakes_does_what_the_documents_say(finished):
+    before = entries(finished)
+    for words, lam, rules, told in (
         ("-n -F", 0.75, [], "after deleting its entry: which `readlink -f results/NAME` shows. To"),
         ("--touch", 0.85, [], "--touch does nothing here"),
         ("-n --delete-a", 0.75, [], "--delete-all-output: other configurations .*`xft gc store`"),
@@ -180,16 +180,13 @@ def test_two_stores_are_compared_by_the_documented_command(finished_copy, reposi
         ("--dag", 0.85, [], r'label = "eval\\neval/dense/lam~0\.85/problems\.json"'),
         ("-n --omit-from dense", 0.85, BEFORE_DENSE, "lam~0.85"),
         ("-n --omit-from results/dense/lam~0.85", 0.85, BEFORE_DENSE, ""),
-    ],
-)
-def test_an_option_of_snakemakes_does_what_the_documents_say(finished, words, lam, rules, told):
-    before = entries(finished)
-    done = finished.snakemake(*words.split(), merge={"lambdas": [lam]})
-    shown = done.stdout + done.stderr
-    assert finished.rules(done) == rules
-    assert re.search(told, shown) and "Traceback" not in shown
-    assert done.returncode == bool(re.search("--delete|-n dense$|-F$", words))
-    assert entries(finished) == before
+    ):
+        done = finished.snakemake(*words.split(), merge={"lambdas": [lam]})
+        shown = done.stdout + done.stderr
+        assert finished.rules(done) == rules
+        assert re.search(told, shown) and "Traceback" not in shown
+        assert done.returncode == bool(re.search("--delete|-n dense$|-F$", words))
+        assert entries(finished) == before
 
 
 def test_a_failed_job_gets_more_shows_its_message_once_and_leaves_what_was_there(finished_copy):
