@@ -135,12 +135,9 @@ def test_the_input_of_alpaca_follows_the_instruction(tmp_path):
 
 
 @pytest.mark.timeout(60)
-def test_what_is_no_file_is_refused_at_once(tmp_path):
+def test_what_is_no_file_or_of_another_format_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "rows.parquet")
     assert refusal(tmp_path / "rows.parquet") == "FILE is a pipe or a device, not a file"
-
-
-def test_a_format_that_is_not_read_is_named_with_those_that_are(tmp_path):
     assert "Parquet (.parquet), not from .TSV.gz." in refusal(tmp_path / "rows.TSV.gz")
 
 

@@ -308,23 +308,18 @@ def kept_bytes(model, rows: int, length: int) -> int:
     return sum(size for place, size in kept.items() if place not in weights)
 
 
-@pytest.mark.parametrize(
-    ("settings", "dtype"),
-    [
-        ({}, torch.bfloat16),
-        ({"upcycled_layers": list(range(8))}, torch.float32),
-        ({"experts": "lora", "rank": 8, "train_rest": "full"}, torch.bfloat16),
-    ],
-    ids=["full", "half", "lora"],
-)
-def test_activations_are_about_those_that_autograd_keeps(settings, dtype, tmp_path):
+def test_activations_are_about_those_that_autograd_keeps(tmp_path):
     sizes = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 16}
-    model, base = model_of("llama", MoeConfig(**settings), dtype, **sizes)
-    models = models_of(tmp_path, base, **settings)
-    precision = "fp32" if dtype == torch.float32 else "bf16_pure"
-    the_job = job(length=64, precision=precision, per_device_train_batch_size=4, on_gpu=False)
-    expected = kept_bytes(model.train(), 4, 64)
-    assert activation_bytes(models, the_job)[0] == pytest.approx(expected, rel=0.25)
+    for settings, dtype, precision in (
+        ({}, torch.bfloat16, "bf16_pure"),
+        ({"upcycled_layers": list(range(8))}, torch.float32, "fp32"),
+        ({"experts": "lora", "rank": 8, "train_rest": "full"}, torch.bfloat16, "bf16_pure"),
+    ):
+        model, base = model_of("llama", MoeConfig(**settings), dtype, **sizes)
+        models = models_of(tmp_path, base, **settings)
+        the_job = job(length=64, precision=precision, per_device_train_batch_size=4, on_gpu=False)
+        expected = kept_bytes(model.train(), 4, 64)
+        assert activation_bytes(models, the_job)[0] == pytest.approx(expected, rel=0.25)
 
 
 def test_the_state_of_a_process(deepseek):
@@ -440,12 +435,7 @@ def change_config(**changes) -> None:
 
 
 def planned(*words: str) -> Plan:
-    args = plan._parser().parse_args([*words, "--config", *MINE[1:]])
-    return plan_of(args)
-
-
-def plan_of(args) -> Plan:
-    return plan_and_disk(args)[0]
+    return plan_and_disk(plan._parser().parse_args([*words, *MINE]))[0]
 
 
 def plan_and_disk(args) -> tuple[Plan, str]:

@@ -134,24 +134,20 @@ def test_rescoring_needs_no_torch(copy):
 OTHER_RUN = {"model": {"path": "m", "id": "i"}, "settings": {}, "versions": {}}
 
 
-@pytest.mark.parametrize(
-    ("changes", "flags", "message"),
-    [
+def test_generations_that_do_not_fit_are_refused(copy):
+    first, second, third = rows_of(copy / "r.generations.jsonl")
+    before = (copy / "r.json").read_bytes()
+    for changes, flags, message in (
         ({}, ["--limit", "2"], "line 3: these are not 1 generations for each of the 2 problems"),
         ({}, ["--prompt", "magicoder"], r"line 1: .*another data set, prompt"),
         ({"task_id": "Arithmetic/0"}, [], "line 2: these are not"),
         ({"origin": OTHER_RUN}, [], "more than one run"),
         ({"origin": {}}, [], "line 2: not a generation: origin.model: Field required"),
-    ],
-)
-def test_generations_that_do_not_fit_are_refused(copy, changes, flags, message):
-    rows = rows_of(copy / "r.generations.jsonl")
-    rows[1] |= changes
-    write_problems(copy / "r.generations.jsonl", rows)
-    before = (copy / "r.json").read_bytes()
-    with pytest.raises(UserError, match=message):
-        evaluate("m", copy / "sums.jsonl", copy / "r.json", "--rescore", *flags)
-    assert (copy / "r.json").read_bytes() == before
+    ):
+        write_problems(copy / "r.generations.jsonl", [first, second | changes, third])
+        with pytest.raises(UserError, match=message):
+            evaluate("m", copy / "sums.jsonl", copy / "r.json", "--rescore", *flags)
+        assert (copy / "r.json").read_bytes() == before
 
 
 def test_without_a_sandbox_nothing_is_loaded_or_written(tmp_path, monkeypatch):

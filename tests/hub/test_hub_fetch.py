@@ -176,23 +176,19 @@ ROWS_CARD = (
 )
 
 
-@pytest.mark.parametrize(
-    ("path", "fault"),
-    [
-        ("{secret}", "as rows, which is not in the data set"),
+def test_a_data_set_names_only_its_own_files(hub: Hub, fetch_data, tmp_path):
+    secret = tmp_path / "secret.jsonl"
+    secret.write_bytes(ROWS)
+    for path, fault in (
+        (secret, "as rows, which is not in the data set"),
         ("../../secret.jsonl", "as rows, which is not in the data set"),
         ("http://127.0.0.1:9/x.jsonl", "as rows, which is not in the data set"),
         ("&a [*a]", "its README.md cannot be read"),
         ("[", "its README.md cannot be read"),
         ("[data/tr*.jsonl]", None),
-    ],
-)
-def test_a_data_set_names_only_its_own_files(hub: Hub, fetch_data, tmp_path, path, fault):
-    secret = tmp_path / "secret.jsonl"
-    secret.write_bytes(ROWS)
-    card = ROWS_CARD.format(path=path.format(secret=secret)).encode()
-    revision = hub.add(MODEL, {"data/train.jsonl": ROWS, "README.md": card}, kind="datasets")
-    done = fetch_data(MODEL, revision)
-    if fault:
-        assert_refused(done, fault)
-    assert (tmp_path / "rows" / "out").exists() == (fault is None), done.stderr
+    ):
+        files = {"data/train.jsonl": ROWS, "README.md": ROWS_CARD.format(path=path).encode()}
+        done = fetch_data(MODEL, hub.add(MODEL, files, kind="datasets"))
+        if fault:
+            assert_refused(done, fault)
+        assert (tmp_path / "rows" / "out").exists() == (fault is None), done.stderr

@@ -171,29 +171,23 @@ def test_the_answers_say_why_nothing_was_measured():
     assert "base: 140 of 140 answers are cut off: raise max_new_tokens." in found.reasons
 
 
-@pytest.mark.parametrize(
-    ("sets", "said"),
-    [
-        (
-            {"humaneval": 10, "mbpp": 10},
-            "remove `limit: 10`: HumanEval+ has 164 problems and MBPP+ has 378 problems.",
-        ),
+def test_more_evidence_names_what_exists():
+    real = "HumanEval+ has 164 problems and MBPP+ has 378 problems."
+    for sets, said in (
+        ({"humaneval": 10, "mbpp": 10}, f"remove `limit: 10`: {real}"),
         ({"own": 10}, "remove `limit: 10`."),
         ({"humaneval": None}, "add mbpp (378 problems) to evaluation.datasets."),
         ({"own": None}, None),
-    ],
-)
-def test_more_evidence_names_what_exists(sets, said):
-    reasons = verdict({"base": 2, "sft": 3}, count=10, sets=sets).reasons
-    assert [text for text in reasons if text.startswith("Next")] == [f"Next: {said}"] * bool(said)
+    ):
+        reasons = verdict({"base": 2, "sft": 3}, count=10, sets=sets).reasons
+        told = [text for text in reasons if text.startswith("Next")]
+        assert told == [f"Next: {said}"] * bool(said)
 
 
-@pytest.mark.parametrize(
-    ("tuned", "said"), [(0.4, "forgot what the prob"), (1.2, "not lower than")]
-)
-def test_the_loss_says_what_to_try_where_tuning_harms(tuned, said):
-    reasons = verdict({"base": 60, "sft": 40}, losses={"base": 1.1, "sft": tuned}).reasons
-    assert said in reasons[1]
+def test_the_loss_says_what_to_try_where_tuning_harms():
+    for tuned, said in ((0.4, "forgot what the prob"), (1.2, "not lower than")):
+        reasons = verdict({"base": 60, "sft": 40}, losses={"base": 1.1, "sft": tuned}).reasons
+        assert said in reasons[1]
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from pickle import UnpicklingError
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from xft.artifacts.claims import worker
 from xft.artifacts.manifest import read_manifest
 from xft.cli.running import failure
 from xft.config.sections import MoeSftConfig
-from xft.training import extensions
+from xft.training import engines, extensions
 from xft.training.launch import torchrun
 
 pytestmark = pytest.mark.ci
@@ -212,3 +213,26 @@ def test_stopped_and_killed_it_goes_on_to_the_same_bytes(inputs, tiny_llama, rep
     assert identity(out) == identity(whole)
     assert metrics.read_text() == whole.with_suffix(".jsonl").read_text()
     assert not list(tmp_path.glob(".*"))
+
+
+class Evil:
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_deepspeed_runs_no_code_of_a_checkpoint(tmp_path, monkeypatch):
+    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
+    monkeypatch.setattr(engines, "load_extensions", lambda offload: None)  # nothing communicates
+    engines.prepare_engine(MoeSftConfig(launch="zero2"))
+    states, touched = tmp_path / "states.pt", tmp_path / "touched"
+    torch.save({"weight": torch.ones(2)}, states)
+    assert TorchCheckpointEngine().load(str(states))["weight"].tolist() == [1, 1]
+    torch.save(Evil(touched), states)
+    with pytest.raises(UnpicklingError, match="Weights only load failed"):
+        TorchCheckpointEngine().load(str(states))
+    assert not touched.exists()

@@ -1,5 +1,8 @@
-"""Other trainers tune mixtures as docs/trainers.md says, and the workflow takes what they leave."""
+"""Other trainers tune mixtures as docs/trainers.md says, and the workflow takes what they leave.
+torch.compile compiles the dense-shaped parts of a mixture, and not its routing.
+"""
 
+import copy
 import subprocess
 import sys
 
@@ -24,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import xft
+from workflow_scripts import moe
 
 pytestmark = pytest.mark.slow
 MIXING = ["--max-steps", "1", "--per-device-train-batch-size", "4"]
@@ -131,3 +135,18 @@ def compare_with_a_plain_loop(folder, tokenizer):
     for first, *_ in of_all:
         (alone(plain, [first[:1]]) / 2).backward()
     assert furthest(gradients_of(mixture), gradients_of(plain)) < 1e-5
+
+
+@pytest.mark.parametrize("experts", ["full", "lora"])
+def test_a_compiled_mixture_computes_and_trains_the_same(tiny_llama, tmp_path, experts):
+    moe.main(["--base", str(tiny_llama), "--experts", experts, "--out", str(tmp_path / "moe")])
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "moe").eval()
+    compiled = torch.compile(copy.deepcopy(plain), backend="aot_eager")
+    ids = torch.randint(3, 290, (2, 24))
+    for model in (plain, compiled):
+        model(ids, labels=ids).loss.backward()
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(ids).logits, plain(ids).logits, atol=1e-5, rtol=1e-5)
+    ours = dict(compiled._orig_mod.named_parameters())
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(ours[name].grad, parameter.grad, atol=1e-5, rtol=1e-4)

@@ -202,25 +202,20 @@ REFUSING = "{{ raise_exception('no') }}"
 ANOTHER = r"Put another one into chat_template\.jinja in the model's folder: docs/data\.md shows"
 
 
-@pytest.mark.parametrize(
-    ("jinja", "rows", "fault"),
-    [
+def test_a_chat_template_is_tried_before_the_rows_are_tokenised(config):
+    config["data"] |= {"template": "chat", "bad_rows": "skip"}
+    for jinja, rows, fault in (
         (PLAIN, ROW, None),
         (PLAIN, "{\n" + TURNS, "has a chat template that cannot mark turns: it ends the assist"),
         (ENDED, MANY_TURNS, None),
         (CHANGING, TURNS, "has a chat template that cannot mark turns: it writes earlier turns"),
         (REFUSING, ROW, "refuses a row: no"),
-    ],
-    ids=["plain row", "plain turns", "ended", "changing", "refused"],
-)
-def test_a_chat_template_is_tried_before_the_rows_are_tokenised(config, jinja, rows, fault):
-    Path("base/chat_template.jinja").write_text(jinja)
-    Path("rows.jsonl").write_text(rows * 64)
-    config["data"] |= {"template": "chat", "bad_rows": "skip"}
-    run, message = WorkflowRun(config), f"^config: the .* of base {fault}.*{ANOTHER}"
-    with pytest.raises(UserError, match=message) if fault else nullcontext():
-        run.check_models()
-    Path("base/chat_template.jinja").write_text(REFUSING)
+    ):
+        Path("base/chat_template.jinja").write_text(jinja)
+        Path("rows.jsonl").write_text(rows * 64)
+        run, message = WorkflowRun(config), f"^config: the .* of base {fault}.*{ANOTHER}"
+        with pytest.raises(UserError, match=message) if fault else nullcontext():
+            run.check_models()
     Path("rows.jsonl").write_text(TURNS)
     with pytest.raises(UserError, match=r"1 bad row:\nrows\.jsonl, line 1: .* of base refuses"):
         run.check_models()

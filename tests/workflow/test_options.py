@@ -1,11 +1,17 @@
-"""Options and targets that Snakemake would take, and that a run refuses."""
+"""Options and targets that Snakemake would take, and that a run refuses; and what the screen shows
+of its messages without an event. Whole runs show the rest.
+"""
 
+import logging
+from io import StringIO
 from types import SimpleNamespace
 
 import pytest
+from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from working_folder import fill, wants
 
 from xft.common.errors import UserError
+from xft.dag.screen import shorten
 from xft.dag.snakemake_options import check_not_forced
 from xft.dag.snakemake_run import SnakemakeRun
 
@@ -44,3 +50,41 @@ def test_a_name_that_is_no_result_is_told_with_the_results():
     told, *lines = stop.value.code.splitlines()
     assert told == "results/none/of/it is no result of this configuration"
     assert "  results/dense/lam~0.75" in lines
+
+
+LOGGER = logging.getLogger("snakemake.logging")
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Callable (file, level, message): what the screen shows of what Snakemake's file says."""
+    handler = logging.StreamHandler(StringIO())
+    handler.name = "DefaultStreamHandler"
+    handler.setFormatter(logging.Formatter())
+    settings = SimpleNamespace(dryrun=False)
+    monkeypatch.setattr(LOGGER, "handlers", [handler])
+    monkeypatch.setattr(LOGGER, "propagate", False)
+    shorten(SimpleNamespace(output_settings=settings, executor_plugin="local"), lambda: "")
+
+    def say(file: str, level: int, text: str) -> str:
+        LOGGER.handle(LOGGER.makeRecord("", level, f"/packages/{file}", 1, text, (), None))
+        return handler.setStream(StringIO()).getvalue()
+
+    return say
+
+
+def test_remarks_of_snakemakes_core_are_left_out_and_those_of_executors_are_shown(shown):
+    slurm, conda = "snakemake_executor_plugin_slurm/__init__.py", "snakemake/deployment/conda.py"
+    core, scheduler = "snakemake/workflow.py", "snakemake/scheduling/job_scheduler.py"
+    for file in (core, scheduler):
+        assert not shown(file, logging.INFO, "x") and shown(file, logging.ERROR, "x")
+    assert shown(slurm, logging.INFO, "x") and shown(conda, logging.INFO, "x")
+    assert shown(core, logging.INFO, NOTHING_TO_BE_DONE_MSG)
+
+
+def test_a_ctrl_c_is_told_once(shown):
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        told = [shown("snakemake/scheduling/job_scheduler.py", logging.INFO, "x") for _ in "ab"]
+    assert told == ["Interrupted: waiting until the jobs that run have stopped.\n", ""]
