@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import threading
+from collections import namedtuple
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,13 +42,7 @@ class Repository:
         return hashlib.sha1(repr(sorted(self.files.items())).encode()).hexdigest()
 
 
-@dataclass
-class Request:
-    """What was asked for, in the order of arrival."""
-
-    method: str
-    path: str
-    token: str | None
+Request = namedtuple("Request", "method path token")
 
 
 class Hub:

@@ -72,29 +72,24 @@ def test_traces_are_those_of_the_plain_search(seed):
 # Problems
 
 
-@pytest.mark.parametrize(
-    ("prompt", "docstring"),
-    [
-        ('def f(x):\n    """What f does."""\n', "What f does."),
-        ("def f(x):\n    r'''What\n    f does.'''\n", "What\n    f does."),
-        ('import os\n\ndef g():\n    """Help."""\n    return 1\n\ndef f(x):\n    "F."\n', "F."),
-        ("def f(x):\n", "def f(x):\n"),
-        ('"""\nWrite a function to add.\nassert add(1, 2) == 3\n"""\n', "Write a function to add"),
-    ],
-    ids=["plain", "raw", "helper", "bare", "mbpp"],
-)
-def test_the_docstring_of_the_function_to_be_written(tmp_path, prompt, docstring, request):
-    is_mbpp = "mbpp" in request.node.callspec.id
-    solution = "def f(x): return x" if is_mbpp else "    return x"
-    own = {"task_id": "Mbpp/7" if is_mbpp else "T/7", "prompt": prompt, "entry_point": "f"}
-    own = three_problems()[0] | own | {"canonical_solution": solution}
-    file = write_problems(tmp_path / "p.jsonl", [own])
-    found, hashes = load_references([str(file)])
-    assert list(hashes) == ["p"]
-    expected = {"docstring": docstring, "solution": solution}
-    assert [(one.kind, one.digest) for one in found] == [
-        (kind, Fingerprint.of("", kind, text).digest) for kind, text in expected.items()
-    ]
+def test_the_docstring_of_the_function_to_be_written(tmp_path):
+    """Raw, behind a helper, none, and MBPP's."""
+    bare, whole = "    return x", "def f(x): return x"
+    for task, solution, prompt, docstring in (
+        ("T/7", bare, 'def f(x):\n    """What f does."""\n', "What f does."),
+        ("T/7", bare, "def f(x):\n    r'''What\n    f does.'''\n", "What\n    f does."),
+        ("T/7", bare, 'def g():\n    """Help."""\n    return 1\n\ndef f(x):\n    "F."\n', "F."),
+        ("T/7", bare, "def f(x):\n", "def f(x):\n"),
+        ("Mbpp/7", whole, '"""\nWrite a function.\nassert f(1) == 1\n"""\n', "Write a function"),
+    ):
+        own = {"task_id": task, "prompt": prompt, "entry_point": "f"}
+        own = three_problems()[0] | own | {"canonical_solution": solution}
+        found, hashes = load_references([str(write_problems(tmp_path / "p.jsonl", [own]))])
+        assert list(hashes) == ["p"]
+        assert [(one.kind, one.digest) for one in found] == [
+            (kind, Fingerprint.of("", kind, text).digest)
+            for kind, text in (("docstring", docstring), ("solution", solution))
+        ]
 
 
 # The real sets
