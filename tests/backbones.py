@@ -35,33 +35,15 @@ BACKBONES = {
     "llama-biases": {"mlp_bias": True, "attention_bias": True},
     "llama-geglu": {"hidden_act": "gelu_pytorch_tanh"},
     "llama-rope-dynamic": {"rope_parameters": ROPES["dynamic"]},  # it depends on the length
-    "mistral": {"sliding_window": 8},
-    "qwen2": {},
     "qwen3": {"head_dim": 16},
-    "stablelm": {},
-    "gemma": HEAD,
-    "gemma2": SLIDING,
-    "gemma3_text": SLIDING,
-    "olmo": {},
-    "olmo2": {},
-    "smollm3": {},
-    "granite": {},
-    "cohere": {},
-    "cohere2": {"sliding_window": 8},
-    "ernie4_5": HEAD,
     "exaone4": {"sliding_window": 8, "sliding_window_pattern": 2},
-    "helium": HEAD,
-    "hunyuan_v1_dense": HEAD,
-    "phi3": {},
-    "glm": HEAD,
-    "glm4": HEAD,
     "starcoder2": {"residual_dropout": 0.0},
-    "gpt_neox": {},
-    "phi": {},
-    "persimmon": {},
-    "nemotron": {},
-    "arcee": {},
 }
+BACKBONES |= {name: {"sliding_window": 8} for name in ("mistral", "cohere2")}
+BACKBONES |= dict.fromkeys(("gemma2", "gemma3_text"), SLIDING)
+BACKBONES |= dict.fromkeys(("gemma", "ernie4_5", "helium", "hunyuan_v1_dense", "glm", "glm4"), HEAD)
+PLAIN = "qwen2", "stablelm", "olmo", "olmo2", "smollm3", "granite", "cohere", "phi3", "gpt_neox"
+BACKBONES |= {name: {} for name in (*PLAIN, "phi", "persimmon", "nemotron", "arcee")}
 # An MLP with a gate, one with a fused gate, one without a gate and with biases, and soft caps.
 FORMS = ("llama", "phi3", "starcoder2", "gemma2")
 

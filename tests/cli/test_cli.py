@@ -228,7 +228,7 @@ def places(tmp_path, monkeypatch):
         Path(link).symlink_to(target)
 
 
-def test_an_output_that_is_an_input_is_refused(places):
+def test_an_output_that_is_an_input_is_refused_and_one_elsewhere_is_taken(places):
     for words, output, source in (
         ("--base a --out a/b/new", "--out a/b/new", "--base a"),
         ("--base a/b --out a", "--out a", "--base a/b"),
@@ -245,17 +245,12 @@ def test_an_output_that_is_an_input_is_refused(places):
         message = str(caught.value)
         assert message.startswith(f"{output} overlaps {source}")
         assert message.endswith(", which the step reads. Choose another place")
-
-
-def test_an_output_elsewhere_is_taken(places):
-    for words in (
-        "--base a --out ab",
-        "--dataset humaneval --out humaneval/result.json",
+    for elsewhere in (
+        *("--base a --out ab", "--dataset humaneval --out humaneval/result.json"),
         "--template humaneval --out humaneval/tokens",
-        "--data rows --out rows2 --metrics rows3",
-        "--data a/x --tracker-dir a",
+        *("--data rows --out rows2 --metrics rows3", "--data a/x --tracker-dir a"),
     ):
-        some_parser().parse_args(words.split())
+        some_parser().parse_args(elsewhere.split())
 
 
 def some_parser() -> flags.StepParser:

@@ -100,18 +100,10 @@ def test_the_files_and_the_terminal_hold_the_scores(runs, capsys):
     runs.add("base", 110, dataset="humaneval", count=164, families=["HumanEval"])
     runs.add("dense/lam~0.75", 378, count=378)
     text, rows, _ = runs.summarise()
+    score = {"pass@1": "67.1", "low": "59.6", "high": "73.8", "passed": "110"}
     assert rows[0] == {
-        "model": "base",
-        "dataset": "humaneval",
-        "problems": "164",
-        "pass@1 base": "67.1",
-        "low base": "59.6",
-        "high base": "73.8",
-        "passed base": "110",
-        "pass@1 plus": "67.1",
-        "low plus": "59.6",
-        "high plus": "73.8",
-        "passed plus": "110",
+        **{"model": "base", "dataset": "humaneval", "problems": "164"},
+        **{f"{name} {tests}": score[name] for tests in ("base", "plus") for name in score},
         "model folder": "own/42/base",
         "eval file": "results/eval/own/42/base/humaneval.json",
     }
@@ -357,8 +349,8 @@ def test_the_best_merge_of_each_mixture_is_named_by_its_first_result(runs, words
 
 def test_merges_that_solve_as_many_problems_are_told_apart_by_the_loss(runs):
     write_diversity(runs, "d.json", [0.2])
-    for lam, loss in (("1", 2.0), ("0.5", 1.0)):
-        runs.add(f"dense/lam~{lam}", 40, losses=[loss] * 2, diversity="d.json")
+    for lam in ("1", "0.5"):
+        runs.add(f"dense/lam~{lam}", 40, losses=[2 * float(lam)] * 2, diversity="d.json")
     text = runs.summarise("--chosen-by", "benchmark")[0]
     assert "\n- dense/lam~0.5 (loss 1.0000), of 2\n" in text
 

@@ -1,4 +1,6 @@
-"""The recipe for SmolLM2-135M on the real model and data, in a few steps and problems."""
+"""The recipe for SmolLM2-135M on the real model and data, in a few steps and problems. The memory
+that a plan expects against what trainings take: within 25%, on the CPU.
+"""
 
 import json
 import shutil
@@ -7,6 +9,8 @@ import sys
 
 import pytest
 from transformers import AutoModelForCausalLM
+
+from benchmarks import memory
 
 pytestmark = pytest.mark.slow
 
@@ -47,3 +51,27 @@ def test_the_recipe_runs_through(repository, new_project, monkeypatch):
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
     score = json.loads((results / "eval" / "dense" / "lam~0.75" / "humaneval.json").read_text())
     assert score["dataset"]["problems"] == 2
+
+
+def check(model, folder, batch, monkeypatch):
+    for name, value in memory.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    models = memory.models_of(model)
+    memory.make_artifacts(model, folder, batch)
+    for case in memory.CASES:
+        planned, _ = memory.planned(models, batch, None, *case)
+        found = memory.measured(folder, batch, *case)
+        assert planned == pytest.approx(found, rel=0.25), case
+
+
+def test_the_memory_of_the_embedded_model(tmp_path, monkeypatch):
+    check(memory.EMBEDDED, tmp_path, memory.Batch(32, 384), monkeypatch)
+
+
+def test_the_memory_of_a_model_of_135m(repository, tmp_path, monkeypatch):
+    maker = repository.parent / "shared" / "tools" / "get-smollm2.py"
+    if not maker.exists():
+        pytest.skip("needs the real model's maker")
+    model = tmp_path / "smollm2"
+    subprocess.run([sys.executable, maker, model], check=True)
+    check(model, tmp_path, memory.Batch(2, 128), monkeypatch)

@@ -8,8 +8,8 @@ import re
 import signal
 import subprocess
 import time
+from collections import namedtuple
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -35,14 +35,7 @@ PROFILE = [
 ]
 
 
-@dataclass(frozen=True)
-class Job:
-    """A Slurm job. memory in MB."""
-
-    number: str
-    state: str
-    memory: int
-    restarts: int
+Job = namedtuple("Job", "number state memory restarts")  # of Slurm; memory in MB
 
 
 class Slurm:

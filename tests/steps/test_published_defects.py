@@ -25,11 +25,6 @@ def distance(one, other) -> float:
     return (one - other).abs().max().item()
 
 
-@pytest.fixture(scope="module")
-def chain(tiny_llama, tmp_path_factory) -> Chain:
-    return Chain(tmp_path_factory.mktemp("chain"), {"moe": TOP_2}, base=tiny_llama)
-
-
 def counted_load(router, x, noisy, draws=20000) -> torch.Tensor:
     """Redraw each expert's own noise, the others' fixed: how often is it chosen, in all?"""
     clean = (x @ router.input.weight.T).tanh() @ router.output.weight.T
@@ -58,8 +53,9 @@ def test_defect_04_load_is_the_chance_of_being_chosen_under_fresh_noise(tiny_lla
     assert distance(block.routing.load, block.routing.indices.flatten().bincount()) > 0.2
 
 
-def test_defect_05_noise_weights_start_at_zero_and_stay_there(chain):
+def test_defect_05_noise_weights_start_at_zero_and_stay_there(tiny_llama, tmp_path):
     """The model's initialiser draws the noise weights again, at random."""
+    chain = Chain(tmp_path, {"moe": TOP_2}, base=tiny_llama)
 
     def noise_of(model) -> torch.Tensor:
         return torch.stack([block.router.noise.weight for block in model.moe_blocks])

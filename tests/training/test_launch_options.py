@@ -25,7 +25,6 @@ ALLOWED = [
 REFUSED = [
     ({"processes": 2}, "it runs one process"),
     ({"nodes": 2}, "it runs one process"),
-    ({"launch": "ddp"}, "needs at least two processes"),
     ({"launch": "fsdp"}, "needs at least two processes"),
     (DDP | {"offload_optimizer": True}, "needs zero2, zero3 or fsdp"),
     (FSDP | {"optim": "adafactor"}, "adafactor may fail on shards"),
