@@ -49,10 +49,6 @@ def plan(name: str, tensor: torch.Tensor, dtype: str) -> TensorSpec:
     return TensorSpec(name, dtype, tuple(tensor.shape), lambda: [tensor])
 
 
-def copy_plans(folder) -> list[TensorSpec]:
-    return [plan(name, tensor, "F32") for name, tensor in load_file(folder / SINGLE_FILE).items()]
-
-
 def assert_same(left: dict, right: dict) -> None:
     assert left.keys() == right.keys()
     for name, tensor in left.items():
@@ -81,7 +77,8 @@ def test_we_read_what_safetensors_writes(tmp_path):
 
 
 def test_our_shards_load_in_transformers(tmp_path, tiny_llama):
-    written = write_checkpoint(tmp_path, copy_plans(tiny_llama), max_shard_bytes=40_000)
+    plans = [plan(name, t, "F32") for name, t in load_file(tiny_llama / SINGLE_FILE).items()]
+    written = write_checkpoint(tmp_path, plans, max_shard_bytes=40_000)
     shutil.copy(tiny_llama / "config.json", tmp_path)
     for name in written:
         tensors = load_file(tmp_path / name)

@@ -77,12 +77,6 @@ def published_routing(routing):
     return indices, weights, routing.importance
 
 
-def expected_routing(expected, mode, layer):
-    prefix = f"{mode}.layer{layer}"
-    names = ("topK_indices", "topK_scores", "importance")
-    return tuple(expected[f"{prefix}.{name}"] for name in names)
-
-
 def distance(first, second):
     """The largest difference of two tensors."""
     return (first.double() - second.double()).abs().max().item()
@@ -100,10 +94,11 @@ def test_logits_and_routing(case, request, mode, dtype, factor):
     assert len(output.routing) == 2
     for layer, routing in enumerate(output.routing):
         indices, weights, importance = published_routing(routing)
-        given_indices, given_weights, given_importance = expected_routing(expected, mode, layer)
-        assert torch.equal(indices, given_indices)
-        assert distance(weights, given_weights) <= factor * WEIGHTS
-        torch.testing.assert_close(importance, given_importance, atol=0, rtol=factor * 1e-6)
+        given = f"{mode}.layer{layer}"
+        assert torch.equal(indices, expected[f"{given}.topK_indices"])
+        assert distance(weights, expected[f"{given}.topK_scores"]) <= factor * WEIGHTS
+        wanted = expected[f"{given}.importance"]
+        torch.testing.assert_close(importance, wanted, atol=0, rtol=factor * 1e-6)
 
 
 def test_losses_and_load(case, model):

@@ -30,20 +30,6 @@ TURNS = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content":
 TUNING = ["--max-steps", 40, "--learning-rate", 0.01, "--warmup-steps", 0, "--template", "chat"]
 
 
-def chat_base(tiny_llama: Path, folder: Path) -> Path:
-    """The tests' base with a chat template, and a token of its own at the end of a turn."""
-    shutil.copytree(tiny_llama, folder)
-    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
-    tokenizer.add_special_tokens({"additional_special_tokens": [END]})
-    assert (tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END)) == (EOS, END_ID)
-    tokenizer.chat_template = CHATML
-    tokenizer.save_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
-    model.resize_token_embeddings(len(tokenizer))
-    model.save_pretrained(folder)
-    return folder
-
-
 def plainly_written(folder: Path) -> str:
     """What plain transformers writes after the question."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -57,9 +43,17 @@ def plainly_written(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def chain(tiny_llama, tmp_path_factory) -> Chain:
+    """Its base has a chat template, and a token of its own at the end of a turn."""
     root = tmp_path_factory.mktemp("chain")
+    base = shutil.copytree(tiny_llama, root / "base")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    tokenizer.add_special_tokens({"additional_special_tokens": [END]})
+    assert (tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END)) == (EOS, END_ID)
+    tokenizer.chat_template = CHATML
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    model.resize_token_embeddings(len(tokenizer))
+    tokenizer.save_pretrained(base), model.save_pretrained(base)
     options = dict.fromkeys(["sft", "moe_sft", "heal"], TUNING)
-    base = chat_base(tiny_llama, root / "base")
     return Chain(root, options, base=base, data=write_rows(root, [{"messages": TURNS}]))
 
 
