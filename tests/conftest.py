@@ -137,13 +137,9 @@ def run_step(fork_server):
 
     def run(step: str, *arguments, cwd: Path | None = None) -> subprocess.CompletedProcess:
         words = [f"workflow_scripts.{step}"] if is_step(step) else ["xft.tools.xft", step]
-        return subprocess.run(
-            [PYTHON, "-m", *words, *map(str, arguments)],
-            cwd=cwd,
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-            capture_output=True,
-            text=True,
-        )
+        words = [PYTHON, "-m", *words, *map(str, arguments)]
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True)
 
     return run
 

@@ -15,10 +15,14 @@ from xft.training.callbacks import ProgressCallback
 from xft.training.checkpoints import Checkpoints
 from xft.training.trainer import Training, train
 
-ROWS = [
-    {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
-    for n in range(12)
-]
+
+def additions(count: int, most: int, head: str = "") -> list[dict]:
+    """Rows with responses of up to `most` times one line, which follows `head`."""
+    texts = [f"{head}return x + {n}" * (1 + n % most) for n in range(count)]
+    return [{"instruction": f"Add {n} to x.", "response": text} for n, text in enumerate(texts)]
+
+
+ROWS = additions(12, 3, "def add(x):\n    ")
 
 
 def write_rows(folder: Path, rows: list[dict] = ROWS) -> Path:

@@ -30,13 +30,8 @@ ROOT = Path(__file__).parents[2]
 STEPS = sorted(file.stem for file in (ROOT / "workflow_scripts").glob("[a-z]*.py"))
 COMMANDS = {step: importlib.import_module(f"workflow_scripts.{step}") for step in STEPS} | TOOLS
 HEAVY = {"torch", "transformers", "datasets", "pandas", "evalplus", "deepspeed", "accelerate"}
-SECTIONS = {
-    "moe": MoeConfig,
-    "data": TokensConfig,
-    "moe_sft": MoeSftConfig,
-    "mixing": MixingConfig,
-    "heal": HealConfig,
-}
+SECTIONS = {"moe": MoeConfig, "data": TokensConfig, "moe_sft": MoeSftConfig}
+SECTIONS |= {"mixing": MixingConfig, "heal": HealConfig}
 COMPUTING = {
     "moe_sft": "--moe x --data x --out out",
     "sft": "--base x --data x --out out",

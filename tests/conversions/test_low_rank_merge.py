@@ -151,10 +151,8 @@ def test_sums_products_and_squares_are_those_of_the_equation(tmp_path, dtype):
 @pytest.mark.parametrize("granularity", ["layer", "projection", "model"])
 def test_mixing_and_merging_give_the_same(chain, full, tmp_path, granularity):
     flags = ["--granularity", granularity, "--learn-lambda"]
-    one, other = (
-        learned(own, tmp_path / name, drawn, *flags)
-        for name, own in {"low": chain, "full": full}.items()
-    )
+    pairs = ("low", chain), ("full", full)
+    one, other = (learned(own, tmp_path / name, drawn, *flags) for name, own in pairs)
     ids = torch.randint(3, 97, (2, 20))
     for ours, expected in zip(gradients(one, ids), gradients(other, ids), strict=True):
         # those of experts in fp32, whose common part has no effect but in rounding

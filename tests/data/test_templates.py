@@ -161,10 +161,8 @@ def test_rows_bring_no_special_tokens(chatty, name):
 def test_evaluation_gives_the_tokens_of_training(chatty, identity):
     template = make_template(identity, chatty)
     code = 'def last(xs):\n    """Last."""'
-    prompt = calls.prompt(
-        Problem.model_construct(task_id="T/0", prompt=code + "\n", entry_point="last"),
-        template,
-    )
+    problem = Problem.model_construct(task_id="T/0", prompt=code + "\n", entry_point="last")
+    prompt = calls.prompt(problem, template)
     instruction = f"Write a solution to the following problem:\n```python\n{code}\n```"
     (trained,) = template.encode(chatty, [instruction])
     (response,) = encode_literally(chatty, [f"```python\n{code}"])

@@ -274,10 +274,8 @@ def test_an_upcycled_model_has_the_tokenizer_of_its_base(tiny_llama, tmp_path):
 
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
-ADDED = json.dumps(
-    {"id": 300, "content": "new"}
-    | dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized", "special"], False)
-)
+MARKS = dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized", "special"], False)
+ADDED = json.dumps({"id": 300, "content": "new"} | MARKS)
 
 
 def test_tokens_of_another_tokenizer_are_refused(upcycled, tiny_llama, rows, tmp_path):

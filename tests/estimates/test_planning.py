@@ -113,11 +113,8 @@ def test_the_mixtures_size_is_the_models(tmp_path):
         model, base = model_of(name, moe)
         models = models_of(tmp_path, base, **settings)
         assert models.moe_total == model.num_parameters()
-        idle = sum(
-            parameter[0].numel() * (moe.num_experts - moe.num_experts_per_tok)
-            for block in model.moe_blocks
-            for parameter in block.experts.parameters()
-        )
+        experts = [own for block in model.moe_blocks for own in block.experts.parameters()]
+        idle = (moe.num_experts - moe.num_experts_per_tok) * sum(w[0].numel() for w in experts)
         assert models.moe_total - models.moe_active == idle
 
 
@@ -295,13 +292,8 @@ def kept_bytes(model, rows: int, length: int) -> int:
     mask[0, -1] = 0
     labels = ids.masked_fill(mask == 0, -100)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept()):
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            labels=labels,
-            use_cache=False,
-            **LabelledLoss(model).options(labels),
-        )
+        given = {"input_ids": ids, "attention_mask": mask, "labels": labels, "use_cache": False}
+        output = model(**given, **LabelledLoss(model).options(labels))
     assert output.loss.requires_grad
     storages = [kept().untyped_storage() for kept in alive]
     kept = {storage.data_ptr(): storage.nbytes() for storage in storages}

@@ -5,6 +5,7 @@ What fails here fails by protocol: nothing is repaired.
 
 import copy
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,8 @@ def sets(tmp_path_factory):
     """Both sets of problems, each with its ground truth."""
     folder = tmp_path_factory.mktemp("sets")
     loaded = {form: load(form, folder) for form in ("HumanEval", "Mbpp")}
-    return {
-        form: (problems, ground_truth.compute(problems, sandbox=None, workers=1))
-        for form, problems in loaded.items()
-    }
+    compute = partial(ground_truth.compute, sandbox=None, workers=1)
+    return {form: (problems, compute(problems)) for form, problems in loaded.items()}
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +56,8 @@ def prompts_of(sets, chat_tokenizer):
         template = COMPLETION
         if style != "completion":
             template = make_template(style, chat_tokenizer)
-        found = [
-            prompt for problems, _ in sets.values() for prompt in task_prompts(problems, template)
-        ]
-        return {prompt.task_id: prompt for prompt in found}
+        found = (task_prompts(problems, template) for problems, _ in sets.values())
+        return {prompt.task_id: prompt for prompts in found for prompt in prompts}
 
     return prompts
 

@@ -189,11 +189,9 @@ def test_draws_follow_the_model_s_distribution(model, tokenizer):
     for token in kept:  # several may have the same text
         text = tokenizer.decode([*ids, token], skip_special_tokens=True).removeprefix(TEXTS[0])
         expected[text] += count * (shares[token] / shares[kept].sum()).item()
-    drawn = generate(
-        *(model, tokenizer, prompts_of(TEXTS[:1]) * count),
-        **{"max_new_tokens": 1, "batch_size": 500},
-        sampling=Sampling(temperature, top_p, seeds=range(count)),
-    )
+    options = {"max_new_tokens": 1, "batch_size": 500}
+    options["sampling"] = Sampling(temperature, top_p, seeds=range(count))
+    drawn = generate(model, tokenizer, prompts_of(TEXTS[:1]) * count, **options)
     counts = Counter(completion.text for completion in drawn)
     assert counts.keys() <= expected.keys() and len(expected) > 5
     distance = sum((counts[text] - wanted) ** 2 / wanted for text, wanted in expected.items())
@@ -298,13 +296,9 @@ def test_a_batch_equals_its_prompts_one_by_one(qwen_like):
 def test_special_tokens_and_single_bytes_are_left_out():
     texts = ["<", "<s>", "<0x0A>", "<0x0", "<tool>", "<end>", "▁", "▁▁", "x<"]
     added = {4: SimpleNamespace(special=False), 5: SimpleNamespace(special=True)}
-    vocabulary = Vocabulary(
-        SimpleNamespace(
-            get_vocab=lambda: {text: number for number, text in enumerate(texts)},
-            added_tokens_decoder=added,
-            all_special_ids=[1],
-        )
-    )
+    about = {"added_tokens_decoder": added, "all_special_ids": [1]}
+    numbers = {text: number for number, text in enumerate(texts)}
+    vocabulary = Vocabulary(SimpleNamespace(get_vocab=lambda: numbers, **about))
     found = [sorted(vocabulary.replacements(number)) for number in range(len(texts))]
     assert found == [[0, 3, 4], [], [], [], [], [], [6, 7], [], []]
 

@@ -86,10 +86,8 @@ DEFINITIONS = (
 @pytest.mark.filterwarnings("error")
 def test_an_entry_point_may_be_defined_in_any_way(tmp_path):
     row = problem("add", "+", "Own/1") | {"prompt": ""}
-    rows = [
-        row | {"task_id": f"Own/{number}", "canonical_solution": program}
-        for number, program in enumerate(DEFINITIONS)
-    ]
+    cases = enumerate(DEFINITIONS)
+    rows = [row | {"task_id": f"Own/{n}", "canonical_solution": code} for n, code in cases]
     assert load_problems(str(write_problems(tmp_path / "own.jsonl", rows))).problems
 
 

@@ -52,12 +52,8 @@ def statuses(make, bubblewrap):
     def judge(rows: list[dict], completions: list[str]) -> list[str]:
         problem_set = make(*rows)
         prompts = task_prompts(problem_set, COMPLETION)
-        solutions = [
-            (problem, prompt.solution(completion))
-            for problem, prompt, completion in zip(
-                problem_set.problems, prompts, completions, strict=True
-            )
-        ]
+        codes = [p.solution(text) for p, text in zip(prompts, completions, strict=True)]
+        solutions = list(zip(problem_set.problems, codes, strict=True))
         return [v.plus for v in open_scorer(problem_set, bubblewrap, 2).score({}, solutions)]
 
     return judge
@@ -205,10 +201,8 @@ def test_the_steps_judge_programs(tiny_llama, tmp_path, bubblewrap):
     result = json.loads(out.read_text())
     assert result["pass@1"] == {"base": 0.5, "plus": 0.5}
     assert "bash" in result["versions"]["sh"] and "2 GiB" in result["settings"]["memory_bound"]
-    assert [(row["plus"], row["unit"]) for row in result["problems"]] == [
-        ("passed", "HumanEval/7"),
-        ("failed", "HumanEval/7"),
-    ]
+    found = [(row["plus"], row["unit"]) for row in result["problems"]]
+    assert found == [("passed", "HumanEval/7"), ("failed", "HumanEval/7")]
     assert units_of(result) == ["HumanEval/7"]
 
 

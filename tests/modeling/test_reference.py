@@ -207,10 +207,8 @@ def test_a_published_vanilla_mixture_with_a_linear_router(repository, tmp_path):
     expected = torch.zeros(5, 32)
     for token in range(5):
         for weight, expert in zip(logits[token].softmax(0), indices[token], strict=True):
-            gate, up, down = (
-                state[f"{prefix}.calculator.experts.weight_{part}.{expert}.weight"]
-                for part in ("gate", "up", "down")
-            )
+            own = f"{prefix}.calculator.experts.weight_{{}}.{expert}.weight"
+            gate, up, down = (state[own.format(part)] for part in ("gate", "up", "down"))
             hidden = torch.nn.functional.silu(gate @ x[token]) * (up @ x[token])
             expected[token] += weight * (down @ hidden)
     with torch.no_grad():

@@ -23,13 +23,9 @@ def run(folder: Path, *words: str) -> str:
 
 def snakemake(folder: Path, packages: Path, *words: str) -> subprocess.CompletedProcess:
     """A run with an interpreter of its own, since a fork has imported the steps from here."""
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "1", *words],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(packages)},
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *words]
+    environment = os.environ | {"PYTHONPATH": str(packages)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -21,7 +21,7 @@ from damage import change_json, change_tensors
 from mixtures import low_rank_mixture
 from processes import free_port, run_for
 from safetensors.torch import load_file
-from trainings import identity, lines_of, outputs, write_rows
+from trainings import additions, identity, lines_of, outputs, write_rows
 
 from xft.artifacts.claims import worker
 from xft.artifacts.manifest import read_manifest
@@ -67,11 +67,8 @@ def inputs(tiny_llama, tmp_path_factory) -> list[str]:
     words += ["--init", "noise", "--init-noise", "0.1"]
     words += ["--no-router-noise", "--balance-loss-coef", "0", "--out", str(root / "moe")]
     assert run_for("moe", words)
-    rows = [
-        {"instruction": f"Add {n} to x.", "response": f"return x + {n}" * (1 + n % 5)}
-        for n in range(64)
-    ]
-    return ["--moe", str(root / "moe"), "--data", str(write_rows(root, rows)), *TRAINING]
+    rows = write_rows(root, additions(64, 5))
+    return ["--moe", str(root / "moe"), "--data", str(rows), *TRAINING]
 
 
 @pytest.fixture(scope="module")
@@ -133,12 +130,9 @@ def start(
     options = MoeSftConfig(launch="zero3", processes=count, nodes=nodes)
     command = f"exec {torchrun(options)} -m workflow_scripts.moe_sft {shlex.join(words)}"
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(repository)} | environment
     with log.open("w") as file:
-        return subprocess.Popen(
-            ["bash", "-c", command],
-            env=os.environ | {"PATH": path, "PYTHONPATH": str(repository)} | environment,
-            stderr=file,
-        )
+        return subprocess.Popen(["bash", "-c", command], env=environment, stderr=file)
 
 
 def test_two_nodes_learn_what_one_process_learns(inputs, alone, repository, tmp_path):

@@ -29,11 +29,8 @@ def test_the_recipe_runs_through(repository, new_project, monkeypatch):
     project = new_project("smollm2")
     project.overlay = SHORT
     (project.folder / "models").mkdir()
-    subprocess.run(
-        [sys.executable, shared / "tools" / "get-smollm2.py", "models/smollm2-135m"],
-        cwd=project.folder,
-        check=True,
-    )
+    maker = [sys.executable, shared / "tools" / "get-smollm2.py", "models/smollm2-135m"]
+    subprocess.run(maker, cwd=project.folder, check=True)
     (project.folder / "data").mkdir()
     rows = shared / "data" / "evol-codealpaca-2k-1.json"
     shutil.copy(rows, project.folder / "data" / "evol-codealpaca.json")
@@ -42,10 +39,8 @@ def test_the_recipe_runs_through(repository, new_project, monkeypatch):
     rules = project.run("--configfile", "recipes/smollm2-135m.yaml")
     assert len(rules) == 16
     results = project.results / "smollm2-135m"
-    base, dense = (
-        json.loads((results / name / "config.json").read_text())
-        for name in ("base", "dense/lam~0.75")
-    )
+    configs = [results / name / "config.json" for name in ("base", "dense/lam~0.75")]
+    base, dense = (json.loads(config.read_text()) for config in configs)
     assert dense == base
     model = AutoModelForCausalLM.from_pretrained(results / "dense" / "lam~0.75")
     assert sum(p.numel() for p in model.parameters()) == 134_515_008

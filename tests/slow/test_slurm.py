@@ -114,12 +114,8 @@ def slurm(tmp_path_factory):
     if LINK.exists():
         pytest.skip(f"another Slurm is set up here ({LINK})")
     folder = tmp_path_factory.mktemp("slurm")
-    done = subprocess.run(
-        [LOCAL_SLURM, "start", folder],
-        env=os.environ | {"CPUS": "2"},
-        capture_output=True,
-        text=True,
-    )
+    command, environment = [LOCAL_SLURM, "start", folder], os.environ | {"CPUS": "2"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if "E: " in done.stdout + done.stderr:
         pytest.skip(f"Slurm cannot be installed: {done.stderr[-300:]}")
     assert done.returncode == 0, done.stdout + done.stderr

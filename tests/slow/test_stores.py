@@ -101,11 +101,8 @@ def test_another_user_takes_from_a_store_that_he_cannot_write(finished, theirs, 
     readable = shutil.copytree(theirs, public / "theirs", copy_function=shutil.copy)
     for path in (readable, *readable.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    own = shutil.copytree(
-        finished.folder,
-        public / "own",
-        ignore=shutil.ignore_patterns("store", "results", ".snakemake"),
-    )
+    ignored = shutil.ignore_patterns("store", "results", ".snakemake")
+    own = shutil.copytree(finished.folder, public / "own", ignore=ignored)
     for path in (own, *own.rglob("*")):
         os.chown(path, NOBODY, NOBODY)
     values, _ = read_overlaid([own / "config.yaml"])

@@ -42,17 +42,13 @@ def results(tiny_llama, tmp_path_factory, repository) -> Path:
     words += ["--metrics", "results/metrics/moe_sft.jsonl", "--max-steps", str(LENGTH)]
     words += ["--per-device-train-batch-size", "4", "--report-to", *TRACKERS]
     known = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    known |= SECRETS | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
     for program, status in (
         (["-c", STOPPED], 128 + signal.SIGTERM),
         (["-m", "workflow_scripts.moe_sft"], 0),
     ):
-        done = subprocess.run(
-            [sys.executable, *program, *words],
-            cwd=root,
-            env=known | SECRETS | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-        )
+        command = [sys.executable, *program, *words]
+        done = subprocess.run(command, cwd=root, env=known, capture_output=True, text=True)
         assert done.returncode == status, done.stderr
     return root / "results"
 

@@ -38,13 +38,9 @@ def test_the_page_s_examples_come_back_into_the_workflow(tmp_path):
     (project.folder / ".venv").symlink_to(sys.prefix)
     for block in blocks(ROOT / TRAINERS):
         if block.language == "sh":
-            done = subprocess.run(
-                ["bash", "-euo", "pipefail", "-c", block.text],
-                cwd=project.folder,
-                env=project.environment,
-                capture_output=True,
-                text=True,
-            )
+            words = ["bash", "-euo", "pipefail", "-c", block.text]
+            about = {"cwd": project.folder, "env": project.environment, "capture_output": True}
+            done = subprocess.run(words, text=True, **about)
             assert done.returncode == 0, f"{block.where}:\n{done.stdout}{done.stderr}"
 
     assert (project.results / "trainers/dense/lam~0.75/model.safetensors").is_file()

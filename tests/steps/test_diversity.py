@@ -52,11 +52,8 @@ def expected(experts: torch.Tensor, base: torch.Tensor) -> dict[str, float]:
     mean = experts.mean(dim=0)
     apart = (experts - mean).norm(dim=1).square().mean().sqrt()
     moved = (mean - base).norm()
-    named = {
-        "spread": apart / moved,
-        "deviation": apart / base.norm(),
-        "shift": moved / base.norm(),
-    }
+    named = {"spread": apart / moved, "deviation": apart / base.norm()}
+    named["shift"] = moved / base.norm()
     return {name: value.item() for name, value in named.items()}
 
 

@@ -261,12 +261,9 @@ def test_the_table_has_a_row_for_each_model_of_each_run_with_the_shared_files():
     """vanilla does not name base, but has the same one. Its validation rows are those of all."""
     Path("rows.jsonl").write_text(4 * (json.dumps(ROW) + "\n"))
     vanilla = {"moe": {"shared_expert": False}, "evaluation": {"models": ["moe_sft"]}}
-    experiment = wants(
-        data={"validation_rows": 1},
-        evaluation={"models": ["base", "moe_sft"]},
-        seeds=[42, 43],
-        variants={"xft": {}, "vanilla": vanilla},
-    ).experiment
+    keys = {"data": {"validation_rows": 1}, "evaluation": {"models": ["base", "moe_sft"]}}
+    runs = {"seeds": [42, 43], "variants": {"xft": {}, "vanilla": vanilla}}
+    experiment = wants(**keys, **runs).experiment
     rows, named = experiment.rows, {part.place: part.name for part in experiment.wanted}
     prefixes = "", "seed~43/", "moe.shared_expert~false/", "moe.shared_expert~false/seed~43/"
     about = [("", 42), ("", 43), ("vanilla", 42), ("vanilla", 43)]

@@ -86,11 +86,8 @@ def test_a_job_that_runs_is_told_with_its_progress(told):
         lines = told()
         run.close()
         orphaned = told()
-    assert re.search(
-        r"^running: 1\n  moe_sft  step 3 of 40, .* left \(\d+ s ago; process \d+ of .*\)$",
-        lines,
-        re.M,
-    )
+    running = r"^running: 1\n  moe_sft  step 3 of 40, .* left \(\d+ s ago; process \d+ of .*\)$"
+    assert re.search(running, lines, re.M)
     assert re.search(r"\nSnakemake is running \(process \d+ .*What is listed under .*\n$", lines)
     assert orphaned.endswith(
         "\nSnakemake does not run on this machine.\nTo go on: wait until the jobs above have "

@@ -9,7 +9,7 @@ from chains import Chain
 from damage import change_tensors
 from plain_losses import RATE, STEPS, encoded, plain_loop, plain_loss
 from safetensors.torch import load_file
-from trainings import ROWS, learn
+from trainings import ROWS, identity, learn
 from transformers import AutoModelForCausalLM
 
 from workflow_scripts import validation_loss
@@ -81,13 +81,12 @@ def test_all_weights_learn_and_what_is_none_stays_as_it_is(prefix, tiny_llama, d
     """
     frequencies = f"{prefix}layers.0.self_attn.rotary_emb.inv_freq"
     old = shutil.copytree(tiny_llama, tmp_path / "old")
-    change_tensors(
-        old,
-        lambda tensors: (
-            {name.replace("model.", prefix, 1): tensor for name, tensor in tensors.items()}
-            | {frequencies: torch.arange(4.0)}
-        ),
-    )
+
+    def rename(tensors: dict) -> dict:
+        named = {name.replace("model.", prefix, 1): tensors[name] for name in tensors}
+        return named | {frequencies: torch.arange(4.0)}
+
+    change_tensors(old, rename)
     learn("sft", tmp_path / "sft", "--base", old, "--data", data, *FLAGS, *WHOLE)
     tuned, weights = (load_file(p / "model.safetensors") for p in (tmp_path / "sft", old))
     assert tuned.keys() == weights.keys()
@@ -121,10 +120,7 @@ def test_the_loss_on_held_out_rows_is_that_of_plain_transformers(held_out, tiny_
 
     manifest = read_manifest(manifest_path(out))
     assert (manifest.kind, manifest.parameters) == ("validation", {"threads": 1})
-    assert manifest.inputs == {
-        "model": read_manifest(manifest_path(base)).id,
-        "tokens": read_manifest(manifest_path(held_out / "tokens")).id,
-    }
+    assert manifest.inputs == {"model": identity(base), "tokens": identity(held_out / "tokens")}
 
 
 def test_a_loss_that_is_nan_is_refused(held_out, tiny_llama, tmp_path):

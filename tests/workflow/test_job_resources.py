@@ -46,9 +46,9 @@ def test_several_nodes_have_a_task_each():
     assert job.flags.endswith(
         "--gpus=1 --report-to tensorboard --tracker-dir=results/metrics --save-minutes=5.0"
     )
+    srun = "srun --nodes=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task=12 bash -c "
     assert asked["start"].startswith(
-        "srun --nodes=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task=12 "
-        "bash -c 'exec python -m xft.common.gpus 4 torchrun --nnodes 2 "
+        f"{srun}'exec python -m xft.common.gpus 4 torchrun --nnodes 2 "
     )
     config = complete(CONFIG | launched)
     assert nodes(config.moe_sft) == {"nodes": 2, "tasks": 2, "tasks_per_gpu": 0, "mpi": "srun"}

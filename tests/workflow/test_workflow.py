@@ -31,12 +31,10 @@ ALL = [
 
 def everything(folder: Path) -> dict[str, bytes]:
     """The content of each file of the user's and of each result, but for the locks of a run."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-        and {".snakemake", "__pycache__", "plans", ".owner"}.isdisjoint(path.parts)
-    }
+    passing = {".snakemake", "__pycache__", "plans", ".owner"}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    kept = [path for path in files if passing.isdisjoint(path.parts)]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
 
 
 def test_each_rule_runs_once(finished, repository):
