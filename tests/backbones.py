@@ -13,19 +13,9 @@ ROPES = {
     "dynamic": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 100000.0},
 }
 
-SIZES = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "initializer_range": 0.2,
-}
+SIZES = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
+SIZES |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.2}
 HEAD = {"head_dim": 8}
 SLIDING = HEAD | {"query_pre_attn_scalar": 8, "sliding_window": 8}
 # "type-variant": what differs from SIZES. docs/backbones.md lists the types.

@@ -86,19 +86,12 @@ def test_a_token_for_pictures_is_no_token_of_text(model):
 NAMED = [{"name": name, "template": TALK} for name in ("default", "rag")]
 
 
-@pytest.mark.parametrize(
-    ("key", "file"),
-    [
-        (None, None),
-        (None, "chat_template.jinja"),
-        (None, "additional_chat_templates/default.jinja"),
-        (None, "additional_chat_templates/rag.jinja"),
-        (TALK, None),
-        (NAMED, None),
-        (NAMED[1:], None),
-        ("", None),
-    ],
-)
+FILES = "chat_template.jinja", *(f"additional_chat_templates/{n}.jinja" for n in ("default", "rag"))
+PLACES = [(None, file) for file in (None, *FILES)]
+PLACES += [(key, None) for key in (TALK, NAMED, NAMED[1:], "")]
+
+
+@pytest.mark.parametrize(("key", "file"), PLACES)
 def test_a_chat_template_is_there_where_transformers_finds_one(model, key, file):
     change_json(model / "tokenizer_config.json", **({} if key is None else {"chat_template": key}))
     if file:

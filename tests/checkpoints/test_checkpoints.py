@@ -16,18 +16,9 @@ from xft.checkpoints import writer
 from xft.checkpoints.reader import SINGLE_FILE, Checkpoint
 from xft.checkpoints.writer import TensorSpec, write_checkpoint
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8}
+DTYPES |= {"U8": torch.uint8, "BOOL": torch.bool}
 SHAPES = {"scalar": (), "empty": (0, 4), "odd": (3,), "matrix": (5, 7), "stack": (2, 3, 4)}
 TENSORS = {
     f"{dtype}.{name}": (torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 9).to(kind)

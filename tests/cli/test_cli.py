@@ -104,16 +104,10 @@ def values(section: type[Section], key: str):
     if choices := first.get("enum"):
         return st.sampled_from(choices)
     low, above = first.get("minimum"), first.get("exclusiveMinimum")
-    strategies = {
-        "boolean": st.booleans(),
-        "integer": st.integers(low),
-        "number": st.floats(
-            above if low is None else low, exclude_min=low is None, allow_infinity=False
-        ),
-        "string": TEXT,
-        "null": st.none(),
-        "array": st.lists(st.integers(0), min_size=1, unique=True).map(sorted),
-    }
+    is_open = {"exclude_min": low is None, "allow_infinity": False}
+    strategies = {"boolean": st.booleans(), "integer": st.integers(low), "string": TEXT}
+    strategies |= {"number": st.floats(above if low is None else low, **is_open), "null": st.none()}
+    strategies["array"] = st.lists(st.integers(0), min_size=1, unique=True).map(sorted)
     return st.one_of([strategies[schema["type"]] for schema in found])
 
 

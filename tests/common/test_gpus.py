@@ -81,8 +81,5 @@ def test_nan_on_a_processor_with_amx_comes_with_advice(tmp_path, monkeypatch, fl
 
 
 def test_number_types_have_one_name_in_the_log():
-    for precision, dtype in (
-        ("torch.bfloat16", "bf16 w"),
-        ("bf16", "bf16 over"),
-    ):
+    for precision, dtype in (("torch.bfloat16", "bf16 w"), ("bf16", "bf16 over")):
         assert describe_device("cpu", precision, 2).startswith(f"device cpu, 2 threads, {dtype}")

@@ -48,13 +48,9 @@ def fault(config: dict) -> str:
 
 def test_chosen_values_are_those_that_are_no_defaults():
     own = {"moe_sft": {"learning_rate": 1e-3, "warmup_steps": 0}, "sft": {"max_steps": 3}}
-    assert chosen_values(complete(MINIMAL | own | {"seeds": [1, 2]})) == {
-        "seeds": [1, 2],
-        "base.model": "resources/base",
-        "data.train": "rows.jsonl",
-        "moe_sft.learning_rate": 1e-3,
-        "sft.max_steps": 3,
-    }
+    expected = {"seeds": [1, 2], "base.model": "resources/base", "data.train": "rows.jsonl"}
+    expected |= {"moe_sft.learning_rate": 1e-3, "sft.max_steps": 3}
+    assert chosen_values(complete(MINIMAL | own | {"seeds": [1, 2]})) == expected
 
 
 def test_text_stands_for_what_it_spells():
@@ -183,12 +179,9 @@ def test_the_baseline_is_trained_as_the_mixture_where_nothing_else_is_said():
 
 
 def test_the_baseline_of_low_rank_experts_is_low_rank():
-    for moe, own, rank in (
-        ({"rank": 8, "lora_alpha": 64}, {}, 8),
-        ({}, {"lora_rank": None}, None),
-        ({}, {"model": "tuned"}, None),
-        ({"train_rest": "full"}, {}, None),
-    ):
+    without = [({}, {"lora_rank": None}), ({}, {"model": "tuned"}), ({"train_rest": "full"}, {})]
+    cases = [({"rank": 8, "lora_alpha": 64}, {}, 8), *((*case, None) for case in without)]
+    for moe, own, rank in cases:
         config = complete(MINIMAL | {"moe": {"experts": "lora"} | moe, "sft": own})
         assert (config.sft.lora_rank, config.sft.lora_alpha) == (rank, 64)
         assert complete(values_to_change(config)) == config

@@ -116,12 +116,10 @@ def rows_of(*texts: tuple[str, str]) -> list[Row]:
 
 
 def test_exact_duplicates_differ_in_whitespace_alone():
+    code = "def f():\n    return 1"
     rows = rows_of(
-        ("Add a b.", "def f():\n    return 1"),
-        ("Add  a\tb.\n", "def f():\n\n  return 1 "),
-        ("add a b.", "def f():\n    return 1"),
-        ("Add a b.", "def f():\n    return 2"),
-        ("Add a b. def f():", "return 1"),
+        *(("Add a b.", code), ("Add  a\tb.\n", "def f():\n\n  return 1 "), ("add a b.", code)),
+        *(("Add a b.", "def f():\n    return 2"), ("Add a b. def f():", "return 1")),
         ("Add a b.", "def f(): return 1"),
     )
     assert find_exact(rows) == {2: 1, 6: 1}

@@ -440,9 +440,7 @@ def plan_and_disk(args) -> tuple[Plan, str]:
 
 def test_plans_and_rules_need_neither_torch_nor_transformers(project):
     code = (
-        "import sys\n"
-        "from xft.tools import plan\n"
-        "from pathlib import Path\n"
+        "import sys\nfrom xft.tools import plan\nfrom pathlib import Path\n"
         "from xft.estimates.resources import Requests\n"
         "plan.main(['--config', 'mine.yaml', '--gpu', 'h100', '--gpus', '2', '--details'])\n"
         "config = plan.complete(*plan.read_overlaid([Path('mine.yaml')]))\n"

@@ -102,12 +102,9 @@ def test_conversions_stream_and_evaluations_load(deepseek):
     cache = 8 * 1024 * 24 * 2 * 2048 * 4
     on_gpu = requests(deepseek, gpus=1, evaluation=evaluation)
     in_fp32 = requests(deepseek, gpus=1, evaluation=evaluation | {"precision": "fp32"})
-    for asked_for, is_mixture, needed in (
-        (asked, False, 4 * DENSE + cache),
-        (asked, True, 4 * MIXTURE + cache),
-        (on_gpu, True, 2 * MIXTURE),
-        (in_fp32, True, 4 * MIXTURE),
-    ):
+    on_cpus = (asked, False, 4 * DENSE + cache), (asked, True, 4 * MIXTURE + cache)
+    on_gpus = (on_gpu, True, 2 * MIXTURE), (in_fp32, True, 4 * MIXTURE)
+    for asked_for, is_mixture, needed in (*on_cpus, *on_gpus):
         assert_about(asked_for.evaluation(is_mixture).mem_mb * 10**6, needed)
     assert in_fp32.evaluation(is_mixture=True).minutes >= on_gpu.evaluation(is_mixture=True).minutes
 

@@ -101,12 +101,10 @@ def test_a_humaneval_completion_ends_at_the_next_top_level_statement():
     for rest in ENDS:
         assert cut(INDENTED + rest, calls.STOPS_IN_FUNCTION).rstrip("\n") == INDENTED
     assert cut("a\nprint(1)\ndef f", ("\ndef ", "\nprint(")) == "a"  # the earliest
+    inner = "    def inner():\n        return 1\n\n    return inner()"
     for body in (
         *("    return [\n        i\n    for i in xs]", "    iffy = 1\n    return iffy", ""),
-        *(
-            "    def inner():\n        return 1\n\n    return inner()",
-            "    x = 'print(1)'  # def f",
-        ),
+        *(inner, "    x = 'print(1)'  # def f"),
     ):
         assert cut(body, calls.STOPS_IN_FUNCTION) == body
 

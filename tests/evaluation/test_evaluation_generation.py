@@ -29,13 +29,8 @@ from xft.evaluation.prompts import TaskPrompt, cut
 pytestmark = pytest.mark.numeric
 
 NEW_TOKENS = 24
-TEXTS = [
-    "def add(a, b):\n",
-    "x",
-    "def multiply_three_numbers(first, second, third):\n    return",
-    "import os\n",
-    "é = 'ü'\n",
-]
+LONG = "def multiply_three_numbers(first, second, third):\n    return"
+TEXTS = ["def add(a, b):\n", "x", LONG, "import os\n", "é = 'ü'\n"]
 NEVER = ("\x00never",)
 
 

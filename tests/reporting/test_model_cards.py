@@ -17,14 +17,9 @@ from xft.artifacts.manifest import hash_file, manifest_path, read_manifest, shor
 from xft.reporting.cards import imported_card
 
 REVISION = "0123456789" * 4
-TRAVELLERS = {
-    "LICENSE": "the licence",
-    "LICENSE-MODEL": "the model's licence",
-    "NOTICE.txt": "a notice",
-    "USE_POLICY.md": "a policy",
-    "chat_template.jinja": "{{ messages }}",
-    "additional_chat_templates/tools.jinja": "{{ tools }}",
-}
+TRAVELLERS = {"LICENSE": "the licence", "LICENSE-MODEL": "the model's", "NOTICE.txt": "a notice"}
+TRAVELLERS |= {"USE_POLICY.md": "a policy", "chat_template.jinja": "{{ messages }}"}
+TRAVELLERS["additional_chat_templates/tools.jinja"] = "{{ tools }}"
 MODELS = ("moe", "moe_sft", "dense")
 
 

@@ -120,14 +120,9 @@ def test_the_verdict_is_that_of_the_summary(page, finished, tmp_path):
     """Of four problems, and of a difference of 16.25 points: its last bit decides how it rounds."""
     few = "With 4 problems and 3 pairs of models, no difference in pass@1 can be significant."
     write_results(tmp_path, {"base": 0, "sft": 13}, count=80)
-    for folder, shown, said in (
-        (finished.results, page, few),
-        (
-            tmp_path,
-            write_report(tmp_path),
-            "Of 1 pair of models, 1 differs significantly in pass@1.",
-        ),
-    ):
+    pair = "Of 1 pair of models, 1 differs significantly in pass@1."
+    pages = (finished.results, page, few), (tmp_path, write_report(tmp_path), pair)
+    for folder, shown, said in pages:
         decision, statistics, *_ = (folder / "summary.md").read_text().split("\n\n")
         assert said in statistics
         for line in re.findall("^- (.*)", f"{decision}\n{statistics}", re.MULTILINE):

@@ -242,11 +242,9 @@ def test_the_seeds_of_a_model_are_one_row(runs):
     ]
     assert rows[2]["pass@1 plus"] == "63.0" and rows[2]["low plus"] == "53.2"
     shown = [row for row in compared if row["tests"] == "plus"]
-    assert [(row["first"], row["second"], row["seeds_first"]) for row in shown] == [
-        ("base", "moe_sft", "1"),
-        ("base", "moe_sft (vanilla)", "1"),
-        ("moe_sft", "moe_sft (vanilla)", "3"),
-    ]
+    pairs = ("base", "moe_sft", "1"), ("base", "moe_sft (vanilla)", "1")
+    found = [(row["first"], row["second"], row["seeds_first"]) for row in shown]
+    assert found == [*pairs, ("moe_sft", "moe_sft (vanilla)", "3")]
     assert [float(row["difference"]) for row in shown] == pytest.approx([0.44, 0.22, -0.22])
     for row in shown:
         assert float(row["low"]) < float(row["difference"]) < float(row["high"])
@@ -364,11 +362,8 @@ def write_diversity(runs: Runs, file: str, spreads: list, routing=None) -> None:
 
 def test_experts_that_are_nearly_equal_are_named(runs):
     routing = {"entropy": 1.5, "imbalance": 0.25, "steps": 10}
-    for variant, seed, spreads, end in (
-        ("", 42, [0.2, 0.004, None], routing),
-        ("vanilla", 42, [0.001, 0.002, 0.003], None),
-        ("", 43, [0.2, 0.3, 0.4], None),
-    ):
+    others = ("vanilla", 42, [0.001, 0.002, 0.003], None), ("", 43, [0.2, 0.3, 0.4], None)
+    for variant, seed, spreads, end in (("", 42, [0.2, 0.004, None], routing), *others):
         file = f"{variant}{seed}.json"
         write_diversity(runs, file, spreads, end)
         runs.add("moe_sft", 9, variant=variant, seed=seed, diversity=file)
@@ -427,11 +422,8 @@ def test_a_result_that_runs_share_is_named_once(tmp_path):
 def test_variants_that_share_a_result_share_the_model_on_all_data_sets(tmp_path):
     """c shares none with a, but with b, which shares one with a; d shares none."""
     shared = {"p1": "ab", "p2": "bc", "p3": "c", "p4": "d"}
-    rows = [
-        {"model": "sft", "variant": v, "dataset": name, "eval": name}
-        for name, variants in shared.items()
-        for v in variants
-    ]
+    places = [(name, variant) for name in shared for variant in shared[name]]
+    rows = [{"model": "sft", "variant": v, "dataset": n, "eval": n} for n, v in places]
     found = results_of(read_runs(write_table(tmp_path / "runs.csv", rows)), "eval")
     assert [one.subject.label for one in found] == [*["sft (a and 2 others)"] * 3, "sft (d)"]
 

@@ -38,16 +38,11 @@ TRAINING = [
     *("--max-steps", "20", "--max-length", "300", "--learning-rate", "0.0002"),
     *("--per-device-train-batch-size", "2", "--validation-rows", "8"),
 ]
+ACCUMULATES = "--per-device-train-batch-size", "1", "--gradient-accumulation-steps", "2"
 # How two processes of one node train, and how far they may end from one process.
 STRATEGIES = {
     "zero2": (["--launch", "zero2", "--offload-optimizer"], 1e-5),  # its Adam rounds differently
-    "zero3": (
-        [
-            *("--launch", "zero3", "--per-device-train-batch-size", "1"),
-            *("--gradient-accumulation-steps", "2"),
-        ],
-        1e-6,
-    ),
+    "zero3": (["--launch", "zero3", *ACCUMULATES], 1e-6),
     "fsdp": (["--launch", "fsdp"], 1e-6),
 }
 

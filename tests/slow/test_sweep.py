@@ -10,10 +10,7 @@ MODELS = ["base", "sft", "sft_flops", "soup", "moe_sft", "experts_only", "dense"
 VARIANTS = {
     "xft": {},
     "vanilla": {"moe": {"shared_expert": False}, "evaluation": {"models": ["base", "moe_sft"]}},
-    "kl": {
-        "mixing": {"objective": "kl"},
-        "evaluation": {"models": ["base", "dense"]},
-    },
+    "kl": {"mixing": {"objective": "kl"}, "evaluation": {"models": ["base", "dense"]}},
 }
 KL = "mixing.objective~kl"
 

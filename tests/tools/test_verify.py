@@ -73,16 +73,11 @@ def test_a_sound_results_folder_is_told_with_its_lineage(made, capsys):
     assert blocks.keys() == {str(path) for path in made.values()}
     ids = {name: short(identity(path)) for name, path in made.items()}
     assert blocks["results/base"] == [f"base {ids['base']}, fits"]
-    assert blocks["results/moe"] == [
-        f"moe {ids['moe']}, fits",
-        f"from base {ids['base']}, results/base",
-        "from data dddddddd",
-    ]
-    assert blocks["results/eval/dense/problems.json"] == [
-        f"eval {ids['eval']}, fits",
-        "from dataset dddddddd",
-        f"from model {ids['dense']}, results/dense/lam~0.5",
-    ]
+    base, dense = f"{ids['base']}, results/base", f"{ids['dense']}, results/dense/lam~0.5"
+    lineage = [f"moe {ids['moe']}, fits", f"from base {base}", "from data dddddddd"]
+    assert blocks["results/moe"] == lineage
+    lineage = [f"eval {ids['eval']}, fits", "from dataset dddddddd", f"from model {dense}"]
+    assert blocks["results/eval/dense/problems.json"] == lineage
 
 
 def test_a_store_is_told_with_what_it_has_from_other_stores(made, capsys):

@@ -86,13 +86,10 @@ def test_the_config_states_eos_where_a_base_has_no_generation_config(chain, tmp_
 
 def test_the_end_of_a_turn_is_added_to_what_the_base_states(chain, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(chain["base"])
+    others = CHATML.replace(END, "</s>"), CHATML.replace(END, ""), None
     for jinja, eos, expected in (
-        (CHATML, EOS, [EOS, END_ID]),
-        (CHATML, [5, EOS], [5, EOS, END_ID]),
-        (CHATML, [EOS, END_ID], None),
-        (CHATML.replace(END, "</s>"), EOS, None),
-        (CHATML.replace(END, ""), EOS, None),
-        (None, EOS, None),
+        *((CHATML, EOS, [EOS, END_ID]), (CHATML, [5, EOS], [5, EOS, END_ID])),
+        *((CHATML, [EOS, END_ID], None), *((other, EOS, None) for other in others)),
     ):
         tokenizer.chat_template = jinja
         template = make_template("chat" if jinja else "magicoder", tokenizer)

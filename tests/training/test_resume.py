@@ -86,22 +86,15 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(words, stopped, whole, cap
 # The step, its flags, and the optimiser step in which a SIGTERM comes, in an epoch that is not the
 # first.
 KL = "--objective kl --batching packed --precision bf16_pure"
-EMA = "--ema-decay 0.9"
+EMA, PARTS = "--ema-decay 0.9", "--gradient-accumulation-steps 2"
+BY_LENGTH = "--batching by_length --per-device-train-batch-size 1"
 WAYS = {
-    "all at once": (
-        "moe_sft",
-        f"--batching packed --balance-loss-batch global --gradient-accumulation-steps 2 {EMA}",
-        5,
-    ),
+    "all at once": ("moe_sft", f"--balance-loss-batch global {PARTS} --batching packed {EMA}", 5),
     "8 bits": ("moe_sft", "--optim adamw_8bit", 5),
-    "by length": (
-        "moe_sft",
-        "--batching by_length --per-device-train-batch-size 1 --max-steps 16 --precision bf16_pure",
-        14,
-    ),
+    "by length": ("moe_sft", f"{BY_LENGTH} --max-steps 16 --precision bf16_pure", 14),
     "LoRA experts": ("moe_sft", EMA, 3),
     "adapters": ("sft", "--lora-rank 4 --validation-rows 2 --eval-steps 1 --keep best", 5),
-    "mixing": ("weighted_trained", f"--gradient-accumulation-steps 2 {KL}", 5),
+    "mixing": ("weighted_trained", f"{PARTS} {KL}", 5),
 }
 
 

@@ -80,13 +80,8 @@ def test_adamw_in_8_bits_learns_what_the_fused_one_learns(upcycled, data, tmp_pa
 
 
 COEFFICIENT = 0.5  # large, so that its gradient matters
-OPTIONS = {
-    "max_steps": 2,
-    "per_device_train_batch_size": 2,
-    "gradient_accumulation_steps": 3,
-    "learning_rate": 1e-3,
-    "balance_loss_batch": "global",
-}
+OPTIONS = {"max_steps": 2, "learning_rate": 1e-3, "balance_loss_batch": "global"}
+OPTIONS |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
 
 
 @pytest.fixture

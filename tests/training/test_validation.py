@@ -26,12 +26,8 @@ pytestmark = pytest.mark.numeric
 
 LENGTH = 8
 # Learns fast on few rows, so that the validation loss rises again.
-OPTIONS = {
-    "max_steps": LENGTH,
-    "per_device_train_batch_size": 3,
-    "lr_scheduler_type": "constant_with_warmup",
-    "eval_steps": 1,
-}
+OPTIONS = {"max_steps": LENGTH, "per_device_train_batch_size": 3, "eval_steps": 1}
+OPTIONS["lr_scheduler_type"] = "constant_with_warmup"
 LAMBDA_LEARNS = {"weighted_init": ["--lam", 0.6, "--learn-lambda"]}
 # Tokens of few kinds.
 TRAINING, VALIDATION = (

@@ -40,11 +40,9 @@ def config(tiny_llama, tmp_path, monkeypatch) -> dict:
     shutil.copytree(tiny_llama, "base")
     Path("rows.jsonl").write_text(64 * ROW)
     write_problems(Path("problems.jsonl"), three_problems())
-    return {
-        "base": {"model": "base"},
-        "data": {"train": "rows.jsonl", "max_length": 256},
-        "evaluation": {"datasets": ["problems.jsonl"], "max_new_tokens": 255},
-    }
+    evaluation = {"datasets": ["problems.jsonl"], "max_new_tokens": 255}
+    data = {"train": "rows.jsonl", "max_length": 256}
+    return {"base": {"model": "base"}, "data": data, "evaluation": evaluation}
 
 
 def check(config: dict, **changes) -> None:
@@ -102,10 +100,7 @@ def test_all_wrong_paths_are_told_at_once_with_the_other_mistakes(config):
     config["evaluation"] |= {"datasets": ["a", "b"], "max_new_tokens": 256}
     with pytest.raises(UserError) as caught:
         WorkflowRun(config)
-    wrong_paths = [
-        "config: evaluation.datasets: there is no file a",
-        "config: evaluation.datasets: there is no file b",
-    ]
+    wrong_paths = [f"config: evaluation.datasets: there is no file {name}" for name in "ab"]
     results, base, *others = str(caught.value).splitlines()
     assert results.startswith("config: results_dir = rows.jsonl: rows.jsonl is a file")
     assert base.startswith("config: evaluation.max_new_tokens = 256: base takes texts of at most")
@@ -119,13 +114,10 @@ def test_all_wrong_paths_are_told_at_once_with_the_other_mistakes(config):
     assert others == wrong_paths
 
 
-@pytest.mark.parametrize(
-    ("row", "fault"),
-    [
-        ('"text"', "not a JSON object"),
-        ('{"instruction": "a", "b": "c"}', r"no column 'response' \(columns: "),
-    ],
-)
+LACKING = '{"instruction": "a", "b": "c"}', r"no column 'response' \(columns: "
+
+
+@pytest.mark.parametrize(("row", "fault"), [('"text"', "not a JSON object"), LACKING])
 def test_rows_that_the_step_refuses_are_told_before_anything_runs(config, monkeypatch, row, fault):
     """Of a large file the first one."""
     Path("rows.jsonl").write_text(f"{64 * ROW}{row}\n")

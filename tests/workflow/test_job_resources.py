@@ -65,11 +65,9 @@ def test_a_job_asks_for_what_it_uses():
 def test_the_messages_of_this_runs_failures_are_shown():
     run = wants()
     run.began = 1000
-    for name, text, age in (
-        ("moe", "moe: error: long ago", -10),
-        ("moe_sft", "WARNING: x\nmoe_sft: error: two\nlines\n", 10),
-        ("ffn", "all is well\n", 10),
-    ):
+    others = ("moe", "moe: error: long ago", -10), ("ffn", "all is well\n", 10)
+    failed = "moe_sft", "WARNING: x\nmoe_sft: error: two\nlines\n", 10
+    for name, text, age in (*others, failed):
         part = run.experiment.by_name[name]
         log = run.store.log(part.step, part.digest)
         log.parent.mkdir(parents=True)

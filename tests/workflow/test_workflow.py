@@ -129,11 +129,9 @@ def test_no_job_begins_where_one_asks_for_a_gpu_and_there_is_none(finished_copy,
 
 def entries(project: Project) -> dict[str, tuple[int, bytes]]:
     """All entries of the store with their logs, but for the links that Snakemake knows as logs."""
-    return {
-        str(path): (path.stat().st_mtime_ns, path.read_bytes())
-        for path in project.folder.glob("store/[a-z]*/**/[!.]*")
-        if path.is_file() and not path.match("plans/*") and not path.match("*.job.log")
-    }
+    paths = [path for path in project.folder.glob("store/[a-z]*/**/[!.]*") if path.is_file()]
+    kept = [path for path in paths if not path.match("plans/*") and not path.match("*.job.log")]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in kept}
 
 
 def test_a_job_that_starts_for_a_whole_entry_keeps_it(finished_copy):
@@ -230,13 +228,10 @@ def test_paths_may_hold_anything(new_project):
     shutil.copy(project.folder / "resources" / "instructions.jsonl", rows)
     shutil.copy(project.folder / "resources" / "problems.jsonl", problems)
     shutil.copytree(project.folder / "resources" / "base", folder / "base model")
-    config = {
-        **project.overlay,
-        "results_dir": str(folder / "my results"),
-        "store": str(folder / "my store"),
-        "base": {"model": str(folder / "base model")},
-        "data": {"train": str(rows), "limit": 64, "decontaminate_against": [str(problems)]},
-    }
+    config = project.overlay | {"base": {"model": str(folder / "base model")}}
+    config |= {"results_dir": str(folder / "my results"), "store": str(folder / "my store")}
+    data = {"train": str(rows), "limit": 64, "decontaminate_against": [str(problems)]}
+    config["data"] = data
     config["evaluation"] = config["evaluation"] | {"datasets": [str(problems)], "models": ["base"]}
     (project.folder / "mine.json").write_text(json.dumps(config))
     mine = Project(project.folder, {})
