@@ -35,10 +35,9 @@ def random_rows(lengths: list[int], prompt: int = 4, seed: int = 0, kinds: int =
     """Rows of random tokens from 3 to `kinds`; the first `prompt` tokens have no label."""
     generator = torch.Generator().manual_seed(seed)
     drawn = [torch.randint(3, kinds, (length,), generator=generator).tolist() for length in lengths]
-    return [
-        {"input_ids": ids, "labels": [-100] * prompt + ids[prompt:], "row": number}
-        for number, ids in enumerate(drawn, 1)
-    ]
+    learned = [[-100] * prompt + ids[prompt:] for ids in drawn]
+    numbered = enumerate(zip(drawn, learned, strict=True), 1)
+    return [{"input_ids": ids, "labels": own, "row": n} for n, (ids, own) in numbered]
 
 
 def learn(step: str, out: Path, *words) -> list[dict]:

@@ -116,10 +116,10 @@ def test_json_traps_are_refused_by_every_reader(tmp_path, trap):
             read(file)
 
 
-@pytest.mark.parametrize(
-    ("length", "size"),
-    [(11, 18), (90_000_000, 100), (2**64 - 1, 18), (10**8 + 1, 10**8 + 9)],
-)
+LENGTHS = [(11, 18), (90_000_000, 100), (2**64 - 1, 18), (10**8 + 1, 10**8 + 9)]
+
+
+@pytest.mark.parametrize(("length", "size"), LENGTHS)
 def test_huge_lengths_cost_no_memory(tmp_path, length, size):
     """Sizes are checked before anything is read. The largest file is a hole: it takes no place on
     the disk.

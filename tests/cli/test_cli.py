@@ -32,14 +32,8 @@ COMMANDS = {step: importlib.import_module(f"workflow_scripts.{step}") for step i
 HEAVY = {"torch", "transformers", "datasets", "pandas", "evalplus", "deepspeed", "accelerate"}
 SECTIONS = {"moe": MoeConfig, "data": TokensConfig, "moe_sft": MoeSftConfig}
 SECTIONS |= {"mixing": MixingConfig, "heal": HealConfig}
-COMPUTING = {
-    "moe_sft": "--moe x --data x --out out",
-    "sft": "--base x --data x --out out",
-    "heal": "--model x --data x --out out",
-    "weighted_trained": "--weighted x --moe x --ffn x --data x --out out",
-    "eval": "--model x --dataset x --out out",
-    "validation_loss": "--model x --data x --out out",
-}
+COMPUTING = {"moe_sft": ["moe"], "sft": ["base"], "heal": ["model"], "validation_loss": ["model"]}
+COMPUTING |= {"weighted_trained": ["weighted", "moe", "ffn"], "eval": ["model"]}
 
 
 def parse(section: str, words: list[str]) -> Section:
@@ -168,7 +162,9 @@ def test_a_gpu_that_is_not_there_is_told_before_anything_else(
 ):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    done = call_step(step, *COMPUTING[step].split(), "--gpus", "1", cwd=tmp_path)
+    inputs = [*COMPUTING[step], "dataset" if step == "eval" else "data", "out"]
+    words = [word for name in inputs for word in (f"--{name}", name)]
+    done = call_step(step, *words, "--gpus", "1", cwd=tmp_path)
     assert_one_message(step, "gpus = 1: ", done)
     assert "torch" in done.stderr and "gpus: 0 in the config" in done.stderr
 

@@ -70,10 +70,10 @@ def state() -> tuple:
     return resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGPROF), timers
 
 
-@pytest.mark.parametrize(
-    ("code", "error"),
-    [(FOR_EVER, TimeoutError), ("'A' * 10**11", MemoryError), ("1 / 0", ZeroDivisionError)],
-)
+ERRORS = {FOR_EVER: TimeoutError, "'A' * 10**11": MemoryError, "1 / 0": ZeroDivisionError}
+
+
+@pytest.mark.parametrize(("code", "error"), ERRORS.items())
 def test_a_block_ends_with_an_error_and_leaves_no_limit(code, error):
     before = state()
     with pytest.raises(error), limited(0.1, 2**26):

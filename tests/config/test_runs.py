@@ -21,10 +21,8 @@ def test_the_configs_own_values_are_not_in_the_paths():
 
 def test_each_value_of_a_sweep_is_named_also_the_configs_own():
     own = {"moe": {"num_experts": 4, "num_experts_per_tok": 2}}
-    assert paths(**own, sweep={"moe.num_experts": [3, 4]}) == [
-        ("num_experts=3", "moe.num_experts~3"),
-        ("num_experts=4", ""),
-    ]
+    expected = [("num_experts=3", "moe.num_experts~3"), ("num_experts=4", "")]
+    assert paths(**own, sweep={"moe.num_experts": [3, 4]}) == expected
 
 
 def test_variants_sweep_and_seeds_are_multiplied():
@@ -36,11 +34,9 @@ def test_variants_sweep_and_seeds_are_multiplied():
     own = "moe_sft.learning_rate=5e-05, mixing.learning_rate=0.1"
     assert found[0] == (f"xft, {own}", "mixing.learning_rate~0.1")
     # Section sft has the values of moe_sft that it does not set itself.
-    rate = "moe_sft.learning_rate~2e-05/sft.learning_rate~2e-05"
-    assert found[-1] == (
-        f"vanilla, {own.replace('5e', '2e')}",
-        f"moe.shared_expert~false/{rate}/mixing.learning_rate~0.1/seed~1",
-    )
+    rate = "moe_sft.learning_rate~2e-05/sft.learning_rate~2e-05/mixing.learning_rate~0.1"
+    name = f"vanilla, {own.replace('5e', '2e')}"
+    assert found[-1] == (name, f"moe.shared_expert~false/{rate}/seed~1")
 
 
 def test_what_has_results_of_its_own_is_in_no_path():

@@ -74,10 +74,8 @@ def dense(tensors: dict, layer: int) -> dict:
 
 def changed_neurons(expert: dict, whole: dict) -> dict:
     """The neurons whose values all differ from those of the base's MLP, of each projection."""
-    return {
-        role: (weight != whole[role]).all(0 if role == "down" else 1).nonzero().flatten()
-        for role, weight in expert.items()
-    }
+    changed = {role: weight != whole[role] for role, weight in expert.items()}
+    return {role: changed[role].all(int(role != "down")).nonzero().flatten() for role in changed}
 
 
 def is_normal(values: torch.Tensor, mean: float = 0.0, std: float = 1.0) -> bool:

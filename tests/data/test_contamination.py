@@ -86,10 +86,9 @@ def test_the_docstring_of_the_function_to_be_written(tmp_path):
         own = three_problems()[0] | own | {"canonical_solution": solution}
         found, hashes = load_references([str(write_problems(tmp_path / "p.jsonl", [own]))])
         assert list(hashes) == ["p"]
-        assert [(one.kind, one.digest) for one in found] == [
-            (kind, Fingerprint.of("", kind, text).digest)
-            for kind, text in (("docstring", docstring), ("solution", solution))
-        ]
+        texts = ("docstring", docstring), ("solution", solution)
+        expected = [(kind, Fingerprint.of("", kind, text).digest) for kind, text in texts]
+        assert [(one.kind, one.digest) for one in found] == expected
 
 
 # The real sets

@@ -227,10 +227,8 @@ HEAD = ",".join(COLUMNS)
 DAMAGED = table(COLUMNS, *((f"i{i}", f"r{i}" * 40) for i in range(500)))
 DAMAGED = DAMAGED[:40] + bytes(200) + DAMAGED[240:]
 OTHERS = ["prompt", "completion"]
-NEITHER = (
-    "FILE has no column 'instruction' and no column 'response'; its columns are prompt, "
-    "completion: set data.instruction_column and data.response_column"
-)
+NEITHER = "FILE has no column 'instruction' and no column 'response'; its columns are prompt, "
+NEITHER += "completion: set data.instruction_column and data.response_column"
 MAPS = pyarrow.map_(pyarrow.string(), pyarrow.string())
 AS_MAPS = table(["messages"], (pyarrow.scalar([[("role", "user")]], pyarrow.list_(MAPS)),))
 BAD_TABLE = table(COLUMNS, ("i", "r"), ("i", None), ("i", " "), ("i", "s"))

@@ -154,15 +154,14 @@ def test_rows_that_are_done_leave_the_batch(model, write, tokenizer, plain, monk
     assert [completion.text for completion in completions] == texts
 
 
-@pytest.mark.parametrize(
-    ("precision", "on_gpu", "on_cpu"),
-    [("auto", "float16", "float32"), ("fp32", *["float32"] * 2), ("bf16", *["bfloat16"] * 2)],
-)
-def test_a_model_has_the_type_that_was_asked_for(tiny_llama, precision, on_gpu, on_cpu):
+def test_a_model_has_the_type_that_was_asked_for(tiny_llama):
     """auto is the stored type on a GPU."""
-    for is_gpu, name in ((True, on_gpu), (False, on_cpu)):
-        assert computing_dtype(precision, torch.float16, is_gpu) == getattr(torch, name)
-    assert load_model(tiny_llama, 1, precision)[0].dtype == getattr(torch, on_cpu)
+    kinds = {"auto": (torch.float16, torch.float32)}
+    kinds |= {"fp32": (torch.float32,) * 2, "bf16": (torch.bfloat16,) * 2}
+    for precision, (on_gpu, on_cpu) in kinds.items():
+        for is_gpu, dtype in ((True, on_gpu), (False, on_cpu)):
+            assert computing_dtype(precision, torch.float16, is_gpu) == dtype
+        assert load_model(tiny_llama, 1, precision)[0].dtype == on_cpu
 
 
 def test_draws_do_not_depend_on_the_batch(write):

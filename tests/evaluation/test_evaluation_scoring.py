@@ -105,11 +105,10 @@ TRUTH = ["{str(n) for n in range(99)}", "Counter('ab').keys()", "__import__('num
 
 def test_what_no_solution_can_repeat_is_no_ground_truth(make, bubblewrap, monkeypatch, capsys):
     imports = "    from collections import Counter; from random import random"
-    rows = [
-        problem("find_zero", "+", f"Own/{number}")
-        | {"canonical_solution": f"{imports}; return {value}\n"}
-        for number, value in enumerate([*TRUTH, *NO_TRUTH])
-    ]
+    rows = []
+    for number, value in enumerate([*TRUTH, *NO_TRUTH]):
+        solution = {"canonical_solution": f"{imports}; return {value}\n"}
+        rows.append(problem("find_zero", "+", f"Own/{number}") | solution)
     rows.append(rows[0] | {"task_id": "Own/async", "prompt": "async def find_zero(a, b):\n"})
     values = [*NO_TRUTH.values(), r"{'other': \['coroutine'"]
     places = [f"line {n}, {row['task_id']}" for n, row in enumerate(rows, 1)][len(TRUTH) :]
@@ -228,13 +227,8 @@ def test_a_canonical_solution_that_gives_no_result_is_named(make, bubblewrap, mo
     """At once: those that do not end are not waited for."""
     rows, late = three_problems(), r"does not end within its limits, 1 s for a call and .*"
     rows[1]["canonical_solution"] = rows[2]["canonical_solution"] = "    while True: pass\n"
-    for solution, fault in (
-        *[
-            ("raise KeyError", "0 raises KeyError"),
-            ("import os; os._exit(0)", "0 ends its process"),
-        ],
-        ("return a + b", rf"[12] {late}"),
-    ):
+    faults = {"raise KeyError": "0 raises KeyError", "import os; os._exit(0)": "0 ends its process"}
+    for solution, fault in (faults | {"return a + b": rf"[12] {late}"}).items():
         if late in fault:
             monkeypatch.setattr(ground_truth, "REFERENCE_LIMITS", Limits(call=1))
         rows[0]["canonical_solution"] = f"    {solution}\n"
@@ -290,13 +284,10 @@ def start(repository):
     with ExitStack() as stack:
 
         def start(name, *arguments):
-            process = subprocess.Popen(
-                [sys.executable, "-c", STEP.format(step=name), *map(str, arguments)],
-                env=os.environ | {"PYTHONPATH": str(repository)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            words = [sys.executable, "-c", STEP.format(step=name), *map(str, arguments)]
+            about = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            about["env"] = os.environ | {"PYTHONPATH": str(repository)}
+            process = subprocess.Popen(words, **about)
             stack.enter_context(process)
             stack.callback(process.kill)
             programs = []

@@ -19,16 +19,10 @@ from xft.evaluation.generation import Completion
 from xft.evaluation.journal import Journal
 from xft.evaluation.result import ADVICE, OUTCOMES, advice, endings, outcomes
 
-SETTINGS = GenerationConfig(max_new_tokens=8, batch_size=2).model_dump() | {
-    "prompt": "completion",
-    "threads": 1,
-    "seed": None,
-    "limit": None,
-    "sandbox": "bubblewrap",
-    "memory_bound": "8 GiB of address space for each process, and seccomp refuses memory outside "
-    "of it",
-    "dtype": "float32",
-}
+BOUND = "8 GiB of address space for each process, and seccomp refuses memory outside of it"
+SETTINGS = GenerationConfig(max_new_tokens=8, batch_size=2).model_dump()
+SETTINGS |= {"prompt": "completion", "threads": 1, "seed": None, "limit": None}
+SETTINGS |= {"sandbox": "bubblewrap", "memory_bound": BOUND, "dtype": "float32"}
 
 
 def evaluate(model, problems, out, *more):

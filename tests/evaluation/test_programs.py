@@ -112,13 +112,8 @@ def test_no_training_row_may_hold_a_prompt_or_a_solution(make):
 
 def test_verdicts_on_bash(statuses, monkeypatch):
     monkeypatch.setattr(program_scoring, "SECONDS", 1.0)
-    completions = {
-        DOUBLE["canonical_solution"]: "passed",
-        "    echo $((3 * $1))": "failed",
-        "": "empty",
-        "    while true; do :; done": "timed out",
-        "    if": "failed",
-    }
+    completions = {DOUBLE["canonical_solution"]: "passed", "    echo $((3 * $1))": "failed"}
+    completions |= {"": "empty", "    while true; do :; done": "timed out", "    if": "failed"}
     rows = [DOUBLE | {"name": f"T/{number}"} for number in range(len(completions))]
     assert statuses(rows, [*completions]) == [*completions.values()]
 
@@ -245,17 +240,10 @@ def test_multipl_e_is_judged(request, statuses, language):
 # HumanEval-X. In its files console.assert does not throw, and these solutions cannot pass.
 THROWS = "console.assert = (holds) => { if (!holds) throw new Error('wrong'); };\n"
 CANNOT_PASS = {
-    "js": {
-        "JavaScript/112": "returns the second of two values",
-        "JavaScript/155": "counts no digit of 0",
-        "JavaScript/162": "needs js-md5",
-    },
-    "cpp": {
-        "CPP/22": "needs Boost",
-        "CPP/38": "its declaration is cut off",
-        "CPP/137": "needs Boost",
-        "CPP/162": "must be linked with OpenSSL",
-    },
+    # It returns the second of two values, counts no digit of 0, needs js-md5.
+    "js": {"JavaScript/112", "JavaScript/155", "JavaScript/162"},
+    # It needs Boost, its declaration is cut off, needs Boost, must be linked with OpenSSL.
+    "cpp": {"CPP/22", "CPP/38", "CPP/137", "CPP/162"},
 }
 # Faults that the tests do not see: one moves equal items, one reads what the stack held before.
 UNSEEN = {"js": {"JavaScript/145"}, "cpp": {"CPP/63"}}
@@ -269,17 +257,12 @@ def humaneval_x(language: str) -> list[dict]:
     """The rows in this project's form."""
     file = DATA / "humaneval-x" / f"humaneval_{language}.jsonl.gz"
     is_js = language == "js"
-    return [
-        {
-            "task_id": row["task_id"],
-            "prompt": row["prompt" if is_js else "declaration"],
-            "canonical_solution": row["canonical_solution"],
-            "tests": THROWS * is_js + row["test"],
-            "language": language,
-            "stop_tokens": ["\n}\n\n\n"],
-        }
-        for _, row in read_json_lines(file)
-    ]
+    about, rows = {"language": language, "stop_tokens": ["\n}\n\n\n"]}, []
+    for _, row in read_json_lines(file):
+        same = {name: row[name] for name in ("task_id", "canonical_solution")}
+        prompt = row["prompt" if is_js else "declaration"]
+        rows.append(same | about | {"prompt": prompt, "tests": THROWS * is_js + row["test"]})
+    return rows
 
 
 def with_a_fault(code: str) -> str:
@@ -300,7 +283,7 @@ def test_humaneval_x_is_judged(statuses, monkeypatch, language, every):
     rows = humaneval_x(language)[::every]
     right = statuses(rows, [row["canonical_solution"] for row in rows])
     failed = {row["task_id"] for row, status in zip(rows, right, strict=True) if status != "passed"}
-    assert failed == {row["task_id"] for row in rows} & CANNOT_PASS[language].keys()
+    assert failed == {row["task_id"] for row in rows} & CANNOT_PASS[language]
     monkeypatch.setattr(program_scoring, "SECONDS", 4.0)
     wrong = statuses(rows, [with_a_fault(row["canonical_solution"]) for row in rows])
     unseen = [row["task_id"] for row, status in zip(rows, wrong, strict=True) if status == "passed"]

@@ -93,10 +93,10 @@ def test_python_and_numpy_have_the_system_calls_that_they_need(bubblewrap):
     assert read_returned(message).value == ([], 150.0, 7)
 
 
-@pytest.mark.parametrize(
-    ("machine", "header"),
-    [("x86_64", "x86_64-linux-gnu/asm/unistd_64.h"), ("aarch64", "asm-generic/unistd.h")],
-)
+HEADERS = {"x86_64": "x86_64-linux-gnu/asm/unistd_64.h", "aarch64": "asm-generic/unistd.h"}
+
+
+@pytest.mark.parametrize(("machine", "header"), HEADERS.items())
 def test_the_numbers_are_those_of_linux(machine, header):
     file = Path("/usr/include") / header
     if not file.exists():

@@ -177,11 +177,10 @@ def test_the_cache_of_evalplus_is_taken_if_it_is_the_release(server, out, tmp_pa
 
 
 def test_a_fault_is_named_with_what_to_do(server, out, tmp_path):
+    others = PACKED[:50], gzip.compress(OTHER), b"<html>Log in</html>"
     for answer, fault in (
         (sends(PACKED[:50], length=len(PACKED)), ""),
-        (sends(PACKED[:50]), "the fetched file is not that release"),
-        (sends(gzip.compress(OTHER)), "the fetched file is not that release"),
-        (sends(b"<html>Log in</html>"), "the fetched file is not that release"),
+        *((sends(body), "the fetched file is not that release") for body in others),
         (sends(b"gone", 404), "Client error '404 Not Found' for url "),
     ):
         server.answers = [answer]

@@ -172,11 +172,9 @@ def test_a_mixture_is_pickled_and_copied_like_its_base(tmp_path, fork_server):
     mixture, mask = random_mixture("llama").eval(), (tokens() > 9).long()
     logits = mixture(tokens(), mask).logits.detach()
     torch.save((copy.deepcopy(mixture), tokens(), mask, logits), tmp_path / "given")
-    program = (
-        "import sys, torch; model, *inputs, logits = torch.load(sys.argv[1], weights_only=False)\n"
-        "torch.testing.assert_close(model(*inputs).logits, logits)"
-    )
-    forked("-c", program, tmp_path / "given")
+    code = "import sys, torch; model, *inputs, logits = torch.load(sys.argv[1], weights_only=False)"
+    code += "; torch.testing.assert_close(model(*inputs).logits, logits)"
+    forked("-c", code, tmp_path / "given")
 
 
 def test_a_changed_config_outlives_saving_and_merging_as_in_a_dense_model(tmp_path):

@@ -136,12 +136,9 @@ def test_the_values_of_all_experts_are_never_in_memory():
     assert all(t.numel() <= T * INNER for t in kept if t.shape[0] == T)
 
 
-WEIGHTS = {
-    "shared": {},
-    "plain weights": {"normalize_routing": False},
-    "without a shared expert": {"shared_expert": False, "num_experts_per_tok": 2},
-    "LoRA": {"experts": "lora", "rank": 2},
-}
+WEIGHTS = {"shared": {}, "plain": {"normalize_routing": False}}
+WEIGHTS |= {"without a shared expert": {"shared_expert": False, "num_experts_per_tok": 2}}
+WEIGHTS |= {"LoRA": {"experts": "lora", "rank": 2}}
 
 
 @pytest.fixture(params=WEIGHTS)

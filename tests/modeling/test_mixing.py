@@ -63,13 +63,12 @@ def test_dense_logits_are_the_mixing_models(mixture, sources, tmp_path, granular
 def test_dense_loads_without_this_package_and_is_the_bases_kin(tiny_llama, tmp_path, fork_server):
     out = Chain(tmp_path, {"weighted_init": ["--lam", LAMBDA]}, base=tiny_llama)["dense"]
     code = (
-        "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-        f"model = AutoModelForCausalLM.from_pretrained({str(out)!r})\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({str(out)!r})\n"
+        "import sys, transformers as t; load = t.AutoModelForCausalLM.from_pretrained\n"
+        "model, tokenizer = load(sys.argv[1]), t.AutoTokenizer.from_pretrained(sys.argv[1])\n"
         "assert not {'xft', 'workflow_scripts'} & sys.modules.keys()\n"
         "print(type(model).__name__, tokenizer('def f():').input_ids[:2])"
     )
-    assert forked("-c", code).stdout.startswith("LlamaForCausalLM [")
+    assert forked("-c", code, out).stdout.startswith("LlamaForCausalLM [")
     for file in ("tokenizer.json", "generation_config.json"):
         assert (out / file).read_bytes() == (tiny_llama / file).read_bytes()
 

@@ -108,10 +108,8 @@ def test_the_files_and_the_terminal_hold_the_scores(runs, capsys):
         "eval file": "results/eval/own/42/base/humaneval.json",
     }
     shares = ["67.1 % (59.6 to 73.8; 110)"] * 2, ["100.0 % (99.0 to 100.0; 378)"] * 2
-    assert cells(text, "model") == [
-        ["base", "humaneval", "164", *shares[0]],
-        ["dense/lam~0.75", "mbpp", "378", *shares[1]],
-    ]
+    base, dense = ["base", "humaneval", "164"], ["dense/lam~0.75", "mbpp", "378"]
+    assert cells(text, "model") == [base + shares[0], dense + shares[1]]
     assert "In brackets: the 95% interval (Wilson's), and the number of passed samples." in text
     note = "EvalPlus itself fails every solution of HumanEval/32. 1 of these results count"
     assert text.count(note) == 1
@@ -405,11 +403,8 @@ def test_a_result_that_runs_share_is_named_once(tmp_path):
     ]
     table = read_runs(write_table(tmp_path / "folder" / "runs.csv", rows))
     found = results_of(table, "eval")
-    assert [(one.subject.label, one.seed) for one in found] == [
-        ("base", None),
-        *(("moe_sft (a)", seed) for seed in (42, 43)),
-        *(("moe_sft (b and 1 other)", seed) for seed in (42, 43)),
-    ]
+    tuned = [(f"moe_sft ({own})", s) for own in ("a", "b and 1 other") for s in (42, 43)]
+    assert [(one.subject.label, one.seed) for one in found] == [("base", None), *tuned]
     assert found[0].file == tmp_path / "base"
     losses = results_of(table, "validation_loss")
     assert [one.subject.label for one in losses if one.seed is None] == [

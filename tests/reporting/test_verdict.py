@@ -28,9 +28,8 @@ def verdict(solved, count=140, losses=None, base_tests=None, seeds=1, sets=None,
         for seed in range(seeds):
             for tests, numbers in (("base", base_tests or solved), ("plus", solved)):
                 right = [float(n < numbers[label] + seed * (number > 0)) for n in range(count)]
-                values.append(
-                    Values(subject, seed or None, "d", tests, ("set", *range(count)), right)
-                )
+                units = ("set", *range(count))
+                values.append(Values(subject, seed or None, "d", tests, units, right))
         passed = seeds * number + sum(range(seeds)) * (number > 0)
         others = (outcomes or {}).get(label, {"failed": seeds * count - passed})
         counts = dict.fromkeys(OUTCOMES, 0) | {"passed": passed} | others

@@ -19,10 +19,9 @@ def test_the_workflow_runs_in_conda_environments(
     monkeypatch.setenv("CONDARC", str(tmp_path / "condarc"))
     monkeypatch.delenv("PYTHONPATH", raising=False)
     project, plain = new_project("conda"), new_project("plain")
-    project.overlay = plain.overlay = project.overlay | {
-        "data": {"limit": 64, "validation_rows": 6},
-        "variants": {"xft": {}, "stock": {"merge": {"method": "model_stock"}}},
-    }
+    overlay = project.overlay | {"data": {"limit": 64, "validation_rows": 6}}
+    variants = {"xft": {}, "stock": {"merge": {"method": "model_stock"}}}
+    project.overlay = plain.overlay = overlay | {"variants": variants}
     in_conda = ("--sdm", "conda", "--conda-prefix", str(project.folder / "environments"))
     rules = project.run(*in_conda)
     assert len(rules) == 21

@@ -170,10 +170,8 @@ def process(project: Project, module: str) -> int | None:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
-            if (
-                words[1:3] == [b"-m", module.encode()]
-                and (folder / "cwd").resolve() == project.folder
-            ):
+            is_here = (folder / "cwd").resolve() == project.folder
+            if is_here and words[1:3] == [b"-m", module.encode()]:
                 return int(folder.name)
         except OSError:
             continue  # it has ended

@@ -19,14 +19,11 @@ KL = "mixing.objective~kl"
 def project(new_project):
     """A project in which two seeds of three variants have run."""
     project = new_project("sweep")
+    evaluation = project.overlay["evaluation"] | {"models": MODELS}
     project.overlay = project.overlay | {
-        "moe": {"num_experts": 3, "num_experts_per_tok": 2},
-        "data": {"limit": 64, "validation_rows": 6},
-        "evaluation": project.overlay["evaluation"] | {"models": MODELS},
-        "merge": {"keep": "none"},
-        "heal": {"max_steps": 2, "objective": "kl"},
-        "seeds": [42, 43],
-        "variants": VARIANTS,
+        **{"moe": {"num_experts": 3, "num_experts_per_tok": 2}, "evaluation": evaluation},
+        **{"data": {"limit": 64, "validation_rows": 6}, "merge": {"keep": "none"}},
+        **{"heal": {"max_steps": 2, "objective": "kl"}, "seeds": [42, 43], "variants": VARIANTS},
     }
     project.run()
     return project

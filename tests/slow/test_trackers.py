@@ -43,10 +43,8 @@ def results(tiny_llama, tmp_path_factory, repository) -> Path:
     words += ["--per-device-train-batch-size", "4", "--report-to", *TRACKERS]
     known = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     known |= SECRETS | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
-    for program, status in (
-        (["-c", STOPPED], 128 + signal.SIGTERM),
-        (["-m", "workflow_scripts.moe_sft"], 0),
-    ):
+    again = ["-m", "workflow_scripts.moe_sft"], 0
+    for program, status in ((["-c", STOPPED], 128 + signal.SIGTERM), again):
         command = [sys.executable, *program, *words]
         done = subprocess.run(command, cwd=root, env=known, capture_output=True, text=True)
         assert done.returncode == status, done.stderr

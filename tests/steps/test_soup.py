@@ -112,10 +112,8 @@ def test_what_has_no_mean_is_refused(tmp_path, tiny_llama):
                 shutil.copy(file, draft.path)
         return tmp_path / name
 
-    integers = [
-        variant(tiny_llama, tmp_path / str(n), lambda t, n=n: t | {POSITIONS: torch.arange(5) + n})
-        for n in range(2)
-    ]
+    positions = [lambda t, n=n: t | {POSITIONS: torch.arange(5) + n} for n in range(2)]
+    integers = [variant(tiny_llama, tmp_path / str(n), positions[n]) for n in range(2)]
     for models, fault in (
         (integers, f"{POSITIONS} of type I64 has other values"),
         ([sealed("one", "sft"), sealed("two", "sft")], "tuned with different templates"),

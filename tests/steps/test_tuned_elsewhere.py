@@ -56,6 +56,8 @@ def test_a_tuned_model_is_linked_as_it_is(call_step, mixture, tiny_llama, tmp_pa
 
 
 DOWN = "model.layers.0.mlp.experts.down_proj"
+TEMPLATE = r"not made of .*: tokenizer \(chat template\) differs"
+EPSILON = "was not made of .*model: rms_norm_eps differs"
 
 
 def weights(change):
@@ -67,19 +69,13 @@ def weights(change):
     ("change", "fault"),
     [
         (lambda model, _: change_json(model / "config.json", num_experts=3), "has the shape"),
+        (lambda model, _: (model / "chat_template.jinja").write_text("{{ messages }}"), TEMPLATE),
+        (lambda _, base: change_json(base / "config.json", rms_norm_eps=1e-5), EPSILON),
         (weights(lambda ts: ts | {DOWN: ts[DOWN] * torch.nan}), "down_proj holds NaN"),
         (weights(lambda ts: {n: ts[n] for n in ts if "router" not in n}), "has no weights for .*r"),
         (
             weights(lambda ts: ts | {f"{DOWN}.lora_A": ts[DOWN].clone()}),
             "lora_A, which nothing reads",
-        ),
-        (
-            lambda model, _: (model / "chat_template.jinja").write_text("{{ messages }}"),
-            r"not made of .*: tokenizer \(chat template\) differs",
-        ),
-        (
-            lambda _, base: change_json(base / "config.json", rms_norm_eps=1e-5),
-            "was not made of .*model: rms_norm_eps differs",
         ),
     ],
 )

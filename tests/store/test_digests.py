@@ -172,25 +172,17 @@ OF_SEED = {"moe", *TUNED} - SHOWN
 
 def test_only_what_is_not_shared_is_made():
     """The base, the tokens and every stage on which two runs agree exist once."""
+    variants = {"variants": {"xft": {}, "vanilla": VANILLA}}
+    of_variant = {"moe", "moe_sft", "eval/moe_sft/problems.json"}
+    steps = {"sweep": {"mixing.max_steps": [3, 4, 5]}, "mixing": {"max_steps": 3}}
+    of_steps = {"weighted_trained/lam~0.75", *EVALUATED} - SHOWN
+    rates = {"sweep": {"moe_sft.learning_rate": [5e-5, 1e-3]}}
     for config, folders, added in (
-        ({"seeds": [42]}, [], set()),
-        ({"variants": {"xft": {}}}, [], set()),
+        *(({"seeds": [42]}, [], set()), ({"variants": {"xft": {}}}, [], set())),
         ({"seeds": [42, 43]}, ["seed~43"], OF_SEED),
-        (
-            {"variants": {"xft": {}, "vanilla": VANILLA}},
-            ["moe.shared_expert~false"],
-            {"moe", "moe_sft", "eval/moe_sft/problems.json"},
-        ),
-        (
-            {"sweep": {"mixing.max_steps": [3, 4, 5]}, "mixing": {"max_steps": 3}},
-            ["mixing.max_steps~4", "mixing.max_steps~5"],
-            {"weighted_trained/lam~0.75", *EVALUATED} - SHOWN,
-        ),
-        (
-            {"sweep": {"moe_sft.learning_rate": [5e-5, 1e-3]}},
-            ["moe_sft.learning_rate~0.001"],
-            TUNED - SHOWN,
-        ),
+        (variants, ["moe.shared_expert~false"], of_variant),
+        (steps, ["mixing.max_steps~4", "mixing.max_steps~5"], of_steps),
+        (rates, ["moe_sft.learning_rate~0.001"], TUNED - SHOWN),
     ):
         fill(wants(mixing=config.get("mixing", {})))
         made = new(wants(**config)) - SHOWN
@@ -242,10 +234,8 @@ def test_rows_that_were_not_cleaned_of_a_set_are_searched_for_its_problems():
     fill(wants())
     made = new(wants(evaluation=sets))
     models = {"base", *learned}
-    assert made == {
-        *(f"eval/{model}/more.json" for model in models),
-        *("ground_truth/more", "contamination/more.json", *SHOWN),
-    }
+    evaluated = {f"eval/{model}/more.json" for model in models}
+    assert made == evaluated | {"ground_truth/more", "contamination/more.json", *SHOWN}
     for cleaned, searched in (["problems.jsonl"], {"more"}), ([], {"problems", "more"}):
         experiment = wants(evaluation=sets, data={"decontaminate_against": cleaned}).experiment
         found = {(row.model, row.dataset): row.contamination for row in experiment.rows}

@@ -39,14 +39,11 @@ def test_its_rules_are_known_and_a_job_that_fails_shows_its_error(
     module, which would show the error at the end.
     """
     (tmp_path / "Snakefile").write_text(SNAKEFILE.format(snakefile=repository / "Snakefile"))
-    data = QUICK["data"] | {"train": str(repository / "resources" / "instructions.jsonl")}
-    config = QUICK | {
-        "results_dir": "xft-results",
-        "store": "xft-store",
-        "base": {"model": str(repository / "resources" / "base")},
-        "data": data,
-        "evaluation": {"datasets": [str(repository / "resources" / "problems.jsonl")]},
-    }
+    given = repository / "resources"
+    config = QUICK | {"results_dir": "xft-results", "store": "xft-store"}
+    config |= {"data": QUICK["data"] | {"train": str(given / "instructions.jsonl")}}
+    config |= {"base": {"model": str(given / "base")}}
+    config |= {"evaluation": {"datasets": [str(given / "problems.jsonl")]}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"xft": config}))
     mine = Project(tmp_path, {})
     done = mine.snakemake("--until", "xft_tokens", xft={"data": {"max_length": 8}})
