@@ -221,10 +221,9 @@ def test_generation_takes_flops_for_each_token_and_the_weights_for_each_step(dee
     options = EvaluationConfig(max_new_tokens=200)
     gpu = Processor(bf16=1e14, fp32=1e12, bandwidth=1e12, memory=80, layer_seconds=1e-3)
     tokens, steps = 150 * (512 + 200), 10 * 200
-    for mixture, active, stored in (
-        (False, deepseek.dense_total, deepseek.base.nbytes),
-        (True, deepseek.moe_active, deepseek.mixture.nbytes),
-    ):
+    of_dense = False, deepseek.dense_total, deepseek.base.nbytes
+    of_mixture = True, deepseek.moe_active, deepseek.mixture.nbytes
+    for mixture, active, stored in (of_dense, of_mixture):
         expected = 2 * active * tokens / 1e14 + steps * (stored / 1e12 + 24e-3)
         assert generation_seconds(deepseek, mixture, 150, options, gpu) == pytest.approx(expected)
     expected = deepseek.dense_total * (2 * tokens / 50e9 + 4 * steps / 10e9)

@@ -319,13 +319,11 @@ def test_how_many_rows_contain_a_problem_is_said(runs):
         assert ("these models may be optimistically biased.\n" in text) == (count > 0)
 
 
-@pytest.mark.parametrize(
-    ("words", "chosen_by", "best"),
-    [
-        (["--chosen-by", "benchmark"], "benchmark itself", "dense/lam~1 (t=0.6) (loss 2.0000)"),
-        ([], "lowest validation loss", "dense/lam~0.5 (t=0.6 and 1 other) (loss 1.0000)"),
-    ],
-)
+BY_BENCHMARK = ["--chosen-by", "benchmark"], "benchmark itself", "dense/lam~1 (t=0.6) (loss 2.0000)"
+BY_LOSS = [], "lowest validation loss", "dense/lam~0.5 (t=0.6 and 1 other) (loss 1.0000)"
+
+
+@pytest.mark.parametrize(("words", "chosen_by", "best"), [BY_BENCHMARK, BY_LOSS])
 def test_the_best_merge_of_each_mixture_is_named_by_its_first_result(runs, words, chosen_by, best):
     """Its second run solves more. Its model with equal shares is the same if nothing is learned."""
     write_diversity(runs, "d.json", [0.2, 0.3])

@@ -34,10 +34,8 @@ pytestmark = pytest.mark.ci
 PAUSE = Path(__file__).parents[1] / "pause"
 # AdamW makes more of the rounding of sums in another order. At this rate it stays below 1e-6: at
 # 0.001 one processor had 1.6e-6. A training with half of each batch differs far more.
-TRAINING = [
-    *("--max-steps", "20", "--max-length", "300", "--learning-rate", "0.0002"),
-    *("--per-device-train-batch-size", "2", "--validation-rows", "8"),
-]
+TRAINING = ["--max-steps", "20", "--max-length", "300", "--learning-rate", "0.0002"]
+TRAINING += ["--per-device-train-batch-size", "2", "--validation-rows", "8"]
 ACCUMULATES = "--per-device-train-batch-size", "1", "--gradient-accumulation-steps", "2"
 # How two processes of one node train, and how far they may end from one process.
 STRATEGIES = {

@@ -14,12 +14,9 @@ from benchmarks import memory
 
 pytestmark = pytest.mark.slow
 
-SHORT = {
-    "data": {"limit": 40},
-    "moe_sft": {"max_steps": 2, "per_device_train_batch_size": 2, "warmup_steps": 0},
-    "mixing": {"max_steps": 2, "per_device_train_batch_size": 2},
-    "evaluation": {"limit": 2, "max_new_tokens": 48, "batch_size": 2},
-}
+STEPS = {"max_steps": 2, "per_device_train_batch_size": 2}
+SHORT = {"data": {"limit": 40}, "moe_sft": STEPS | {"warmup_steps": 0}, "mixing": STEPS}
+SHORT["evaluation"] = {"limit": 2, "max_new_tokens": 48, "batch_size": 2}
 
 
 def test_the_recipe_runs_through(repository, new_project, monkeypatch):

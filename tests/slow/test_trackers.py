@@ -13,10 +13,8 @@ from trainings import write_rows
 
 pytestmark = pytest.mark.ci
 LENGTH = 4
-SECRETS = {
-    "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
-    "HF_TOKEN": "hf_aTokenThatMustNotBeWritten",
-}
+SECRETS = {"WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567"}
+SECRETS["HF_TOKEN"] = "hf_aTokenThatMustNotBeWritten"
 TRACKERS = ["tensorboard", "wandb"]
 # Runs a step that a SIGTERM stops in its second training step.
 STOPPED = """

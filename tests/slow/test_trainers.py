@@ -83,15 +83,12 @@ def test_a_prepared_sft_trainer_has_the_loss_and_gradients_of_a_plain_loop(tmp_p
     texts = ("a b c d", " e f g h i j"), ("x", " y z"), ("q w", " e r t y u i o"), ("m n", " o")
     rows = [{"prompt": prompt, "completion": completion} for prompt, completion in texts]
     about = {"bf16": False, "gradient_checkpointing": False}
-    trainers = [
-        SFTTrainer(
-            mixture_of_the_embedded_model(),
-            SFTConfig(str(tmp_path), **ONE_STEP | about | WAYS[way]),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=AutoTokenizer.from_pretrained(ROOT / "resources/base"),
-        )
-        for _ in range(2)
-    ]
+    given = {"train_dataset": Dataset.from_list(rows)}
+    given["processing_class"] = AutoTokenizer.from_pretrained(ROOT / "resources/base")
+    trainers = []
+    for model in (mixture_of_the_embedded_model(), mixture_of_the_embedded_model()):
+        arguments = SFTConfig(str(tmp_path), **ONE_STEP | about | WAYS[way])
+        trainers.append(SFTTrainer(model, arguments, **given))
     with unbalanced():
         plain_loss, *_ = learn(trainers[0])
     loss, gradients, batches = learn(xft.prepare(trainers[1]))

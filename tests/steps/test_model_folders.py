@@ -202,11 +202,11 @@ REFUSED = [
 ]
 
 
+CASES = [(step, change, fault) for steps, change, fault in REFUSED for step in steps]
+
+
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize(
-    ("step", "change", "fault"),
-    [(step, change, fault) for steps, change, fault in REFUSED for step in steps],
-)
+@pytest.mark.parametrize(("step", "change", "fault"), CASES)
 def test_a_folder_that_is_no_sound_model_is_refused(model, step, change, fault):
     change(model)
     before = sorted(model.parent.iterdir())

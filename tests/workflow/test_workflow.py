@@ -23,10 +23,8 @@ from xft.reporting.summary import head
 TEXT = {"capture_output": True, "text": True}
 LAMBDA_CHAIN = ["dense", "eval", "report", "summary", "weighted_init", "weighted_trained"]
 BEFORE_DENSE = ["weighted_init", "weighted_trained"]
-ALL = [
-    *("base", "tokens", "ground_truth", "moe", "moe_sft", "ffn", "diversity", *LAMBDA_CHAIN),
-    *("eval", "eval"),
-]
+ALL = ["base", "tokens", "ground_truth", "moe", "moe_sft", "ffn", "diversity", *LAMBDA_CHAIN]
+ALL += ["eval", "eval"]
 
 
 def everything(folder: Path) -> dict[str, bytes]:
