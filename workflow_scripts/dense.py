@@ -4,7 +4,7 @@ from xft.artifacts.manifest import hash_file
 from xft.checkpoints.layout import moe_layers
 from xft.cli.step import Step, run
 from xft.common.errors import UserError
-from xft.config.sections import MergeMethod
+from xft.config.sections import SELECT, MergeMethod
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -15,6 +15,8 @@ def main(argv: list[str] | None = None) -> None:
     step.output("--out", "DIR", "The dense model.")
     help_of_base = "The dense base. All methods but xft need it; xft does not read it."
     step.artifact("--base", help_of_base, required=False)
+    help_of_metrics = "The metrics of the mixture's tuning, for method select."
+    step.path("--metrics", "FILE", help_of_metrics, required=False)
     step.add_argument(
         "--expert",
         type=int,
@@ -26,11 +28,14 @@ def main(argv: list[str] | None = None) -> None:
     method = step.options(MergeMethod)
     if method.needs_base and args.base is None:
         raise UserError(f"method = {method.method} starts from the base's weights. Give --base too")
+    if (method.method == SELECT) != (args.metrics is not None):
+        raise UserError("--metrics belongs to method = select. Give both of them, or neither")
 
     from xft.conversions.merge_function import load_function
-    from xft.conversions.merge_methods import dense_plans, one_expert, open_base
+    from xft.conversions.merge_methods import dense_plans, most_used, one_expert, open_base
     from xft.conversions.mixing_artifact import open_mixing, open_sources
     from xft.reporting.cards import dense_card
+    from xft.reporting.diversity import loads_at_end
 
     sources = open_sources(args.moe, args.ffn, step.full)
     mixing = open_mixing(args.weighted, sources, step.full)
@@ -42,11 +47,15 @@ def main(argv: list[str] | None = None) -> None:
     if method.needs_base:
         step.inputs["base"] = open_base(args.base, mixture, step.full)
         base = step.inputs["base"].checkpoint
+    if method.method != "xft":
         parameters |= method.model_dump() | {"method": method.shown}
     function = None
     if method.function:
         function = load_function(*method.function)
         step.inputs["function"] = hash_file(method.function[0])
+    if args.metrics is not None:
+        mixing = most_used(mixing, loads_at_end(args.metrics))
+        step.inputs["metrics"] = hash_file(args.metrics)
     if args.expert is not None:
         mixing = one_expert(mixing, args.expert)
         parameters["expert"] = args.expert

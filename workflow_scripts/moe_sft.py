@@ -5,7 +5,9 @@ from functools import partial
 from xft.cli import training
 from xft.common.optional import require
 from xft.config.sections import MoeSftTraining
+from xft.reporting.diversity import noise_at_end
 from xft.training.session import Session
+from xft.training.this_process import say_once
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,6 +29,8 @@ def main(argv: list[str] | None = None) -> None:
     make_card = partial(moe_sft_card, init=init_settings(known))
     session, base = Session(request, moe.path), known.get("base", {})
     tune(session, moe, step.inputs, base, make_card, adapt=adapt_mixture)
+    if request.metrics and (advice := noise_at_end(request.metrics)):
+        say_once(advice)
 
 
 if __name__ == "__main__":

@@ -54,8 +54,7 @@ def _flops_ratio(base: OpenedArtifact, moe: MoeConfig, request: TrainingRequest)
 
     table = read_table(base.path)
     check_sizes(table.config, base.path / "config.json")
-    length, lora_rank = request.tokens.max_length, request.options.lora_rank
-    return tuning_ratio(Models(table, moe), length, lora_rank)
+    return tuning_ratio(Models(table, moe), request.tokens.max_length, request.options)
 
 
 if __name__ == "__main__":

@@ -125,12 +125,23 @@ def test_model_stock_is_its_equation(case, tmp_path, monkeypatch):
     assert_near(made, expected)
 
 
-def test_one_expert_alone(case, tmp_path):
-    made = case.merge(tmp_path / "out", "--expert", 2)
-    expected = {}
+LOADS = [[[0.5, 0.4, 0.1], [0.1, 0.2, 0.7]], [[0.1, 0.4, 0.5], [0.2, 0.3, 0.5]]]  # of two steps
+
+
+@pytest.mark.parametrize("numbers", [(2, 2), (2, 3)], ids=["one number", "the most used"])
+def test_one_routed_expert_of_each_layer(case, tmp_path, numbers):
+    """The mean loads of LOADS: 0.3, 0.4, 0.3 in the first layer, 0.15, 0.25, 0.6 in the second."""
+    words = ["--expert", 2]
+    if numbers != (2, 2):
+        steps = [{"entropy": [1, 1], "load": load} for load in LOADS] + [{"validation_loss": 1}]
+        file = tmp_path / "metrics.jsonl"
+        file.write_text("".join(json.dumps(line) + "\n" for line in steps))
+        words = ["--method", "select", "--metrics", file]
+    made, expected = case.merge(tmp_path / "out", *words), {}
     for name in made:
         experts = case.experts(name)
-        mixed = experts and LAMBDA * experts[0] + (1 - LAMBDA) * experts[2]
+        number = numbers[".layers.1." in name]
+        mixed = experts and LAMBDA * experts[0] + (1 - LAMBDA) * experts[number]
         expected[name] = case.tuned(name) if experts is None else mixed
     assert_near(made, expected)
 
@@ -273,6 +284,7 @@ def test_a_mistake_of_the_user_is_refused(plain, tmp_path):
             for expert in (0, 4, -1)
         ),
         (["--method", "model_stock"], "method = model_stock starts from the base's weights"),
+        (["--method", "select"], "--metrics belongs to method = select"),
         (["--scale", 2], r"scale = 2\.0: no effect with method = xft"),
     ):
         with pytest.raises(UserError, match=message):

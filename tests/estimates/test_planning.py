@@ -24,9 +24,14 @@ from xft.checkpoints.dtypes import DTYPE_BYTES
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 from xft.config.runs import find_runs, overlaid
-from xft.config.sections import EvaluationConfig, HealConfig, MoeConfig, MoeSftConfig, SftConfig
+from xft.config.sections import (
+    TRAINING,
+    EvaluationConfig,
+    MoeConfig,
+    MoeSftTraining,
+    SftTraining,
+)
 from xft.config.steps import TRAINING_SECTIONS
-from xft.config.training import MixingTraining
 from xft.config.validation import complete
 from xft.conversions.upcycle import upcycled_config
 from xft.dag.totals import totals
@@ -44,6 +49,7 @@ from xft.estimates.rows import count_problems
 from xft.estimates.tensors import compute_table, read_table
 from xft.estimates.work import generation_seconds, training_work
 from xft.modeling.configuration import XftConfig
+from xft.reporting.page.folder import read_results
 from xft.tools import plan
 from xft.training.losses import LabelledLoss
 
@@ -54,7 +60,6 @@ DEEPSEEK = {
     **{"num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 32256},
     "tie_word_embeddings": False,
 }
-OPTIONS = {"moe_sft": MoeSftConfig, "sft": SftConfig, "heal": HealConfig, "mixing": MixingTraining}
 LOW_RANK = {"experts": "lora", "rank": 4, "num_experts": 5, "num_experts_per_tok": 3}
 
 
@@ -72,7 +77,7 @@ def deepseek(tmp_path) -> Models:
 def job(section="moe_sft", launch="single", processes=1, on_gpu=True, length=1024, **options):
     values = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 32}
     values |= {"optim": "adamw_torch", "launch": launch, "processes": processes} | options
-    return TrainingJob(section, OPTIONS[section](**values), length, launch, processes, on_gpu)
+    return TrainingJob(section, TRAINING[section](**values), length, launch, processes, on_gpu)
 
 
 def model_of(backbone: str, moe: MoeConfig, dtype=torch.float32, **sizes):
@@ -165,10 +170,10 @@ def test_the_flops_of_both_tunings_are_those_that_are_counted_by_hand(tmp_path):
     base = 2 * (n["attention"] + n["mlp"] + n["norms"]) + n["head"]
     mixture = base + 2 * (2 * n["mlp"] + n["router"])
     tuned = 6 * mixture + n["passes"]
-    assert tuning_ratio(models, 10) == tuned / (6 * base + n["passes"])
+    assert tuning_ratio(models, 10, SftTraining()) == tuned / (6 * base + n["passes"])
     factors = 2 * 3 * (2 * 16 + 2 * 12 + 3 * 20)  # layers, rank, both sizes of each matrix
     low_rank = 6 * (base + factors) - 2 * base + n["passes"]
-    assert tuning_ratio(models, 10, lora_rank=3) == tuned / low_rank
+    assert tuning_ratio(models, 10, SftTraining(lora_rank=3)) == tuned / low_rank
 
 
 @pytest.mark.parametrize(
@@ -182,11 +187,16 @@ def test_what_low_rank_experts_learn_is_counted_by_hand(tmp_path, rest, learned,
     outside = 2 * (n["attention"] + n["norms"]) + n["head"]
     inside = 2 * (5 * expert + n["router"])
     assert models.moe_total == outside + embedding + 2 * n["mlp"] + inside
-    assert models.trained("moe_sft").learned == inside + learned * (outside + embedding) + factors
+    assert (
+        models.trained(MoeSftTraining()).learned
+        == inside + learned * (outside + embedding) + factors
+    )
     computing = outside + 2 * (n["mlp"] + 3 * expert + n["router"]) + factors
     frozen = 2 * n["mlp"] + (1 - learned) * outside
     expected = 6 * computing - 2 * frozen + n["passes"]
-    assert tuning_ratio(models, 10) == expected / (6 * (outside + 2 * n["mlp"]) + n["passes"])
+    assert tuning_ratio(models, 10, SftTraining()) == expected / (
+        6 * (outside + 2 * n["mlp"]) + n["passes"]
+    )
 
 
 def test_work_is_flops_for_each_token(deepseek):
@@ -200,10 +210,21 @@ def test_work_is_flops_for_each_token(deepseek):
     hours = done.hours(job(), GPUS["h100"].reached(0.5))
     assert hours == pytest.approx(done.flops / (0.5 * 989e12) / 3600)
     dense = training_work(deepseek, job("sft", num_train_epochs=2), 640)
-    assert done.flops / dense.flops == tuning_ratio(deepseek, 1024)
+    assert done.flops / dense.flops == tuning_ratio(deepseek, 1024, SftTraining())
     stated = training_work(deepseek, job("mixing", "ddp", 4, max_steps=5), None)
     assert stated.tokens == 5 * 2 * 32 * 4 * 1024
     assert training_work(deepseek, job(), None) is None
+
+
+def test_fused_experts_take_about_the_flops_of_plain_tuning_and_the_memory_of_all(deepseek):
+    plain, fused = (job(section, max_steps=5) for section in ("sft", "exfusion"))
+    works = [training_work(deepseek, one, None) for one in (plain, fused)]
+    matrices = 24 * 3 * 2048 * 5504
+    assert works[1].flops - works[0].flops == 5 * 32 * 6 * 8 * matrices  # of each micro-batch
+    assert works[1].flops < 1.1 * works[0].flops
+    states = [training_memory(deepseek, one) for one in (plain, fused)]
+    assert states[1].weights - states[0].weights == 4 * 7 * matrices
+    assert states[1].optimizer - states[0].optimizer == 8 * 7 * matrices
 
 
 @pytest.mark.parametrize("section", ["mixing", "heal"])
@@ -245,9 +266,7 @@ def test_problems_are_counted(tmp_path):
 
 @pytest.mark.parametrize("section", TRAINING_SECTIONS.values())
 def test_rows_of_a_third_of_the_window_are_planned_like_those_of_such_a_window(section, deepseek):
-    """And half of the rows in a batch of two is padding, unless they are packed. Every training of
-    a step has a plan; another one has none.
-    """
+    """And half of the rows in a batch of two is padding, unless they are packed."""
     keys = {"max_steps": 20, "per_device_train_batch_size": 2}
     expected = job(section, length=1200, **keys).with_rows(Lengths(np.full(50, 400), 640))
     of_window = job(section, length=400, **keys)
@@ -258,8 +277,6 @@ def test_rows_of_a_third_of_the_window_are_planned_like_those_of_such_a_window(s
         made = job(section, length=1200, batching=batching, **keys).with_rows(uneven)
         tokens = training_work(deepseek, made, None).tokens / (20 * 2 * 32)
         assert (tokens, made.tokens) == (pytest.approx(mean, rel=0.04), 2200)
-    with pytest.raises(KeyError, match="distilling"):
-        deepseek.trained("distilling")
 
 
 def test_the_plan_of_what_ran_has_no_unknown_figures(finished, monkeypatch, capsys):
@@ -282,6 +299,10 @@ def test_the_plan_of_what_ran_has_no_unknown_figures(finished, monkeypatch, caps
     hours = cost["attempts"][0]["seconds"] / 3600
     assert cost["expected"]["memory_gib"] == round(planned().peak("moe_sft", True) / 2**30, 3)
     assert planned().training_hours("moe_sft", True) == pytest.approx(hours)
+    works = {name: planned().work(name, True).flops for name in ("moe_sft", "mixing")}
+    works["dense/lam~0.75"] = works["moe_sft"] + works.pop("mixing")
+    flops = read_results(Path("results")).flops  # by what the artifacts say of themselves
+    assert flops == {(name, ""): value for name, value in works.items()} | {("base", ""): 0}
     write_config(overlaid(config, {"moe_sft": {"max_steps": 30}}))
     assert planned().training_hours("moe_sft", True) == pytest.approx(10 * hours, rel=0.05)
 

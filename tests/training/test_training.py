@@ -48,7 +48,7 @@ def test_activation_checkpointing_gives_the_same_bits(upcycled, tokenizer, tmp_p
     assert all(torch.equal(other_weights[name], weight) for name, weight in weights.items())
 
 
-def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path):
+def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path, capsys):
     """By a rate that is constant and falls in the last tenth."""
     out = tmp_path / "out"
     wsd = ["--lr-scheduler-type", "warmup_stable_decay", "--max-steps", 20, "--warmup-steps", 4]
@@ -64,6 +64,9 @@ def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path):
     assert all(0 < entropy <= round(math.log(3), 4) for entropy in last["entropy"])
     assert len(last["noise_scale"]) == 2
     assert all(0 < share < 1 for share in last["noise_changed"])
+    changed = [share for line in lines_of(out)[-10:] for share in line["noise_changed"]]
+    said = f"noise decided {sum(changed) / len(changed):.0%} of the routers' choices"
+    assert said in capsys.readouterr().err
     model = AutoModelForCausalLM.from_pretrained(out)
     before = AutoModelForCausalLM.from_pretrained(upcycled)
     assert model.config.to_dict() == before.config.to_dict()

@@ -253,7 +253,7 @@ def test_snakemakes_own_report_holds_the_page_the_tables_and_the_figures(finishe
         held = {zipped.read(name) for name in zipped.namelist() if "/data/" in name}
         page = zipped.read("all/report.html").decode()
     figures = sorted(finished_copy.results.glob("figures/*/*.svg"))
-    assert {file.parent.name for file in figures} == {"scores", "differences", "training"}
+    assert {file.parent.name for file in figures} == {"scores", "cost", "differences", "training"}
     for file in (*(finished_copy.results / n for n in ("report.html", "summary.csv")), *figures):
         assert file.read_bytes() in held
         assert file.stem in page

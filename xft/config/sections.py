@@ -27,6 +27,7 @@ from xft.config.section import (
     without_effect,
 )
 from xft.config.training import (
+    DenseTuning,
     DistillationConfig,
     MixingTraining,
     TrainingConfig,
@@ -188,7 +189,22 @@ def mixture_settings(config: Mapping[str, Any]) -> dict:
     return {key: settings[key] for key in settings if key not in idle}
 
 
-class MoeConfig(MixtureConfig):
+class ExpertStart(Section):
+    """Experts that differ before the training."""
+
+    init: Literal["noise", "drop"] = "noise"
+    """The experts before the tuning, less their mean's difference from the base's MLP: their mean
+    is the base's MLP. noise, drop: as in section moe. Equal experts would only rescale the step
+    (docs/method.md)."""
+
+    init_noise: Annotated[float, Needs("init", "noise")] = Field(0.02, gt=0)
+    """The noise's standard deviation, relative to that of the base's weights in the same matrix."""
+
+    init_drop: Annotated[float, Needs("init", "drop")] = Field(0.5, gt=0, le=1)
+    """The part of the intermediate neurons that each expert re-initialises."""
+
+
+class MoeConfig(ExpertStart, MixtureConfig):
     """Step 1, upcycling: the mixture of experts."""
 
     init: Annotated[Literal["copy", "noise", "drop"], Needs("experts", "full")] = "copy"
@@ -197,12 +213,6 @@ class MoeConfig(MixtureConfig):
     (Drop-Upcycling, arXiv 2502.19261). The shared expert is always a copy. With noise and drop the
     mixture does not equal the dense model before training, and the step prints how much they
     differ."""
-
-    init_noise: Annotated[float, Needs("init", "noise")] = Field(0.02, gt=0)
-    """The noise's standard deviation, relative to that of the base's weights in the same matrix."""
-
-    init_drop: Annotated[float, Needs("init", "drop")] = Field(0.5, gt=0, le=1)
-    """The part of the intermediate neurons that each routed expert re-initialises."""
 
 
 class RowsSource(Section):
@@ -322,11 +332,8 @@ class MoeSftConfig(TunedElsewhere, MoeSftTraining):
     """Step 2, instruction tuning of the mixture."""
 
 
-class SftTraining(TuningConfig):
+class SftTraining(DenseTuning):
     """The tuning of the dense base."""
-
-    balance_loss_batch: ClassVar[str] = "micro"
-    router_gradient: ClassVar[str] = "chosen"
 
     lora_rank: int | None = Field(None, ge=1)
     """Tune low-rank products of this rank beside the linear layers (LoRA, arXiv 2106.09685), apart
@@ -374,13 +381,15 @@ class MixingConfig(MixingTraining, MixingShape):
 
 MERGE_METHODS = {
     "xft": "the weighted mean C of a projection's experts, as in the paper",
+    "select": "in place of the routed experts the one of each layer that most tokens chose at the "
+    "end of the tuning, without step 6",
     "model_stock": "a point between C and the base's weights, nearer to C if the experts agree "
     "(arXiv 2403.19522)",
     "task_arithmetic": "the base's weights, and scale times the difference of the whole merged "
     "model from them (arXiv 2212.04089)",
 }
 
-
+SELECT = "select"
 MERGE_FUNCTION = r".+\.py:[A-Za-z_]\w*"
 METHOD_SCHEMA = {"type": "string", "pattern": f"^({'|'.join(MERGE_METHODS)}|{MERGE_FUNCTION})$"}
 
@@ -411,7 +420,7 @@ class MergeMethod(Section):
     @property
     def needs_base(self) -> bool:
         """Whether the merge depends on the base's weights."""
-        return self.method != "xft"
+        return self.method not in ("xft", SELECT)
 
     @property
     def function(self) -> tuple[Path, str] | None:
@@ -454,12 +463,25 @@ class MergeConfig(MergeMethod):
     validation if there are validation rows."""
 
 
-class HealConfig(DistillationConfig, TuningConfig):
+class ExfusionConfig(ExpertStart, DenseTuning):
+    """Tuning of the dense base as fused experts (ExFusion, arXiv 2603.27965); shared keys default
+    to those of sft."""
+
+    trains: ClassVar[str] = "fused"
+
+    fused_experts: int = Field(8, ge=2, le=10_000)
+    """Experts of each MLP. In every forward pass one MLP computes all tokens: the sum of the
+    experts' weights, each times its learned weight. The training holds all experts, and the
+    artifact holds the sum."""
+
+    launch: Literal["single", "ddp"] = "single"
+    """How processes train together. ddp: each has all experts."""
+
+
+class HealConfig(DistillationConfig, DenseTuning):
     """Tuning of the merged model itself, after the merge, on a share of the rows."""
 
     per_lambda: ClassVar[bool] = True
-    balance_loss_batch: ClassVar[str] = "micro"
-    router_gradient: ClassVar[str] = "chosen"
 
     num_train_epochs: float = Field(1.0, gt=0)
     """Passes over the share of the training rows."""
@@ -577,6 +599,7 @@ class WorkflowConfig(ManyRuns, RunConfig):
     data: DataConfig
     moe_sft: MoeSftConfig = MoeSftConfig()
     sft: SftConfig = SftConfig()
+    exfusion: ExfusionConfig = ExfusionConfig()
     mixing: MixingConfig = MixingConfig()
     merge: MergeConfig = MergeConfig()
     heal: HealConfig = HealConfig()
@@ -584,14 +607,19 @@ class WorkflowConfig(ManyRuns, RunConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _sft_is_as_moe_sft(cls, config: dict) -> dict:
-        moe, tuning, sft = (config.get(name, {}) for name in ("moe", "moe_sft", "sft"))
-        if not all(isinstance(section, dict) for section in (moe, tuning, sft)):
+    def _baselines_are_as_moe_sft(cls, config: dict) -> dict:
+        names = ("moe", "moe_sft", "sft", "exfusion", "evaluation")
+        sections = moe, tuning, sft, fused, evaluation = [config.get(name, {}) for name in names]
+        if not all(isinstance(section, dict) for section in sections):
             return config
         shared = {key: tuning[key] for key in keys(SftTraining) if key in tuning}
         shared |= _low_rank_baseline(moe)
         idle = without_effect(SftConfig, shared | sft)
-        return config | {"sft": {key: shared[key] for key in shared if key not in idle} | sft}
+        config = config | {"sft": {key: shared[key] for key in shared if key not in idle} | sft}
+        if "exfusion" in (evaluation.get("models") or ()):
+            shared = {key: v for key, v in (shared | sft).items() if key in keys(ExfusionConfig)}
+            config["exfusion"] = shared | fused
+        return config
 
     @property
     def sft_flops(self) -> SftConfig:
@@ -619,6 +647,11 @@ class WorkflowConfig(ManyRuns, RunConfig):
                 raise ValueError(
                     f"{needed}.model is no training, as {name} needs. Leave out {name}"
                 )
+        if self.moe_sft.model and self.merge.method == SELECT:
+            raise ValueError(
+                f"merge.method = {SELECT}: moe_sft.model does not say how many tokens chose each "
+                "expert. Choose another method"
+            )
         if self.moe_sft.model and self.moe.init != "copy" and "moe" not in self.evaluation.models:
             raise ValueError(
                 f"moe.init = {self.moe.init}: no effect with moe_sft.model, unless "

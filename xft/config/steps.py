@@ -11,6 +11,7 @@ from xft.config.section import Section, keys, unrecorded
 from xft.config.sections import (
     BaseConfig,
     EvalConfig,
+    ExfusionConfig,
     HealConfig,
     MergeMethod,
     MixingShape,
@@ -124,6 +125,7 @@ STEPS = {
     ),
     "moe_sft": _training("moe_sft", MoeSftTraining, "moe_sft.model"),
     "sft": _training("sft", SftTraining, "sft.model"),
+    "exfusion": _training("exfusion", ExfusionConfig),
     "soup": StepDeclaration(),
     "ffn": StepDeclaration(),
     "contamination": StepDeclaration(

@@ -19,12 +19,12 @@ class TrainingConfig(Section):
     """Keys of all trainings. Their names are those of transformers' TrainingArguments, if it
     has such a key.
 
-    trains: what a training changes: the mixture; a dense model, the base or one of its size; or the
-        shares of the experts in a merged model.
+    trains: what a training changes: the mixture; a dense model, the base or one of its size; the
+        shares of the experts in a merged model; or experts that are fused in each forward pass.
     per_lambda: whether there is a training for each lambda.
     """
 
-    trains: ClassVar[Literal["mixture", "dense", "shares"]] = "dense"
+    trains: ClassVar[Literal["mixture", "dense", "shares", "fused"]] = "dense"
     per_lambda: ClassVar[bool] = False
 
     num_train_epochs: float = Field(4.0, gt=0)
@@ -190,6 +190,11 @@ class TuningConfig(TrainingConfig):
     """Keep the optimiser's state in the CPU's memory. For zero2, zero3 and fsdp. fsdp moves the
     weights too."""
 
+    loss: Literal["ce", "dft"] = "ce"
+    """What the gradient is of. ce: the cross-entropy of the response tokens. dft: the same with
+    each token's cross-entropy times the token's probability, which has no gradient (DFT, arXiv
+    2508.05629). The metrics have the cross-entropy."""
+
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled decay of all weights but biases and norms, as in transformers. 0 as published."""
 
@@ -212,6 +217,13 @@ class TuningConfig(TrainingConfig):
         return self
 
 
+class DenseTuning(TuningConfig):
+    """The keys for the training of all weights of a dense model."""
+
+    balance_loss_batch: ClassVar[str] = "micro"
+    router_gradient: ClassVar[str] = "chosen"
+
+
 class DistillationConfig(Section):
     """The keys for trainings that can learn from the tuned mixture's distribution."""
 
@@ -230,6 +242,7 @@ class MixingTraining(DistillationConfig, TrainingConfig):
     trains: ClassVar[str] = "shares"
     per_lambda: ClassVar[bool] = True
     offload_optimizer: ClassVar[bool] = False
+    loss: ClassVar[str] = "ce"
     ema_decay: ClassVar[None] = None
     balance_loss_batch: ClassVar[str] = "micro"
     router_gradient: ClassVar[str] = "chosen"

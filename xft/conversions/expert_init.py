@@ -15,7 +15,7 @@ from functools import partial
 from xft.checkpoints.layout import FfnLayer
 from xft.checkpoints.reader import TensorSource
 from xft.checkpoints.writer import TensorSpec
-from xft.config.sections import MoeConfig
+from xft.config.sections import ExpertStart, MoeConfig
 from xft.conversions.common import seeded_generator
 
 BLOCK_ROWS = 512  # of a matrix that are in memory in float64
@@ -76,25 +76,39 @@ def _weights(
 ) -> Iterator:
     """The matrices of each routed expert that stand in the tensors `names`, split by their roles.
 
-    roles: "gate" and "up" [I, H], "up" without a gate, or "down" [H, I]. The matrices are on the
-    CPU, where random numbers are drawn.
+    roles: "gate" and "up" [I, H], "up" without a gate, or "down" [H, I].
     """
     import torch
 
-    pieces = torch.cat([base.get_finite(name).cpu() for name in names]).chunk(len(roles))
-    matrices = dict(zip(roles, pieces, strict=True))
+    weight = torch.cat([base.get_finite(name).cpu() for name in names])
+    experts = range(int(moe.shared_expert), moe.num_experts)
+    return varied(weight, roles, place, experts, moe, seed)
+
+
+def varied(
+    weight, roles: Sequence[str], place: str, experts: Iterable[int], start: ExpertStart, seed: int
+) -> Iterator:
+    """The matrices of each expert, made from a dense weight that holds the matrices of `roles`.
+
+    weight: on the CPU.
+    roles: as for `_weights`.
+    place, experts, seed: decide the draws.
+    """
+    import torch
+
+    matrices = dict(zip(roles, weight.chunk(len(roles)), strict=True))
     scales = {}
-    if moe.init == "noise":
-        scales = {role: moe.init_noise * mean_and_std(w)[1] for role, w in matrices.items()}
-    for expert in range(int(moe.shared_expert), moe.num_experts):
-        for role, weight in matrices.items():
+    if start.init == "noise":
+        scales = {role: start.init_noise * mean_and_std(w)[1] for role, w in matrices.items()}
+    for expert in experts:
+        for role, matrix in matrices.items():
             generator = seeded_generator(seed, f"{place}.{expert}.{role}")
-            if moe.init == "noise":
-                noise = torch.randn(weight.shape, generator=generator).mul_(scales[role])
-                yield noise.add_(weight).to(weight.dtype)
+            if start.init == "noise":
+                noise = torch.randn(matrix.shape, generator=generator).mul_(scales[role])
+                yield noise.add_(matrix).to(matrix.dtype)
             else:
                 axis = 1 if role == "down" else 0
                 drawer = seeded_generator(seed, f"{place}.{expert}.neurons")
-                neurons = torch.randperm(weight.shape[axis], generator=drawer)
-                dropped = max(int(moe.init_drop * len(neurons)), 1)
-                yield redrawn(weight, neurons[:dropped], axis, generator)
+                neurons = torch.randperm(matrix.shape[axis], generator=drawer)
+                dropped = max(int(start.init_drop * len(neurons)), 1)
+                yield redrawn(matrix, neurons[:dropped], axis, generator)

@@ -5,6 +5,8 @@ B is a tensor of the base. T is the same tensor of XFT's merged model: the exper
 
 - task_arithmetic (arXiv 2212.04089): W = B + s (T - B) for all tensors.
 - a function of the user's (conversions/merge_function.py), for a tensor of an upcycled MLP.
+- select (arXiv 2605.28207 scores experts and keeps some): C with the share 1 for the routed expert
+  of each layer that most tokens chose, and 0 for the others.
 - model_stock (arXiv 2403.19522): W = B + t (C - B), t by `stock_ratio`. A tensor that the mixture
   holds once has t = 1.
 """
@@ -153,6 +155,23 @@ def one_expert(mixing: MixingArtifact, expert: int) -> MixingArtifact:
         raise UserError(
             f"--expert {expert}: the routed experts have the numbers 1 to {last}. Choose one"
         )
-    alpha = torch.full_like(mixing.alpha, -torch.inf)
-    alpha[..., expert - 1] = 0
-    return replace(mixing, alpha=alpha)
+    return _with_experts(mixing, torch.full(mixing.alpha.shape[:-1], expert - 1))
+
+
+def most_used(mixing: MixingArtifact, loads: torch.Tensor) -> MixingArtifact:
+    """The same lambda with the routed expert of each layer that has the largest of its loads.
+
+    loads: [layers, R].
+    """
+    sets = mixing.alpha.shape[1]
+    return _with_experts(mixing, loads.argmax(-1)[:, None].expand(-1, sets))
+
+
+def _with_experts(mixing: MixingArtifact, experts: torch.Tensor) -> MixingArtifact:
+    """One routed expert, counted from 0, for each set of coefficients [layers or 1, sets]."""
+    shape = *experts.shape, mixing.alpha.shape[-1]
+    alpha = torch.full(shape, -torch.inf).scatter(-1, experts[..., None], 0.0)
+    logit = mixing.lambda_logit
+    return replace(
+        mixing, alpha=alpha, lambda_logit=None if logit is None else logit.expand(experts.shape)
+    )

@@ -13,6 +13,7 @@ from xft.config.models import MERGED, MIXTURES, OF_MIXTURE, UNTUNED, family
 from xft.config.runs import LISTS, Run
 from xft.config.sections import (
     FLOPS_KEYS,
+    SELECT,
     SHAPE_KEYS,
     WorkflowConfig,
     learns,
@@ -91,8 +92,9 @@ class Graph:
         return self._node("weighted_trained", inputs, name=f"weighted_trained/lam~{lam}")
 
     def dense(self, lam: str) -> Node:
-        """The merge with learned shares. At lambda 1 there is nothing to learn."""
-        shares = self.weighted_trained(lam) if learns(lam) else self.weighted_init(lam)
+        """The merge with learned shares, if there is something to learn."""
+        learned = learns(lam) and self.config.merge.method != SELECT
+        shares = self.weighted_trained(lam) if learned else self.weighted_init(lam)
         return self._merge(f"dense/lam~{lam}", shares)
 
     def uniform(self, lam: str) -> Node:
@@ -132,6 +134,11 @@ class Graph:
             read=[*FLOPS_KEYS, *(f"moe.{key}" for key in shape)],
             unread=["sft.max_steps", "sft.num_train_epochs"],
         )
+
+    @cached_property
+    def exfusion(self) -> Node:
+        """The base tuned as experts that are fused in every forward pass."""
+        return self._node("exfusion", self._base_and_tokens())
 
     @cached_property
     def soup(self) -> Node:
@@ -311,13 +318,16 @@ class Graph:
         inputs = [made("weighted", shares), *self._experts()]
         if self.config.merge.needs_base:
             inputs.append(made("base", self.base))
-        options, recorded = STEPS["dense"].options(self.config) | options, {}
+        options, recorded, flags = STEPS["dense"].options(self.config) | options, {}, {}
         method = self.config.merge
+        if method.method == SELECT:
+            flags["metrics"] = self.moe_sft.entry / METRICS
         if method.function:
             file = str(method.function[0])
             inputs.append(Input("function", (file,)))
             recorded = {"merge.method": f"{method.shown} {self.contents.of_file(file)}"}
-        return self._node("dense", inputs, name=name, options=options, recorded=recorded)
+        stated = {"options": options, "recorded": recorded, "flags": flags}
+        return self._node("dense", inputs, name=name, **stated)
 
     def _links(self, name: str, model: str, tuned_from: Node | None = None) -> Node:
         """Links to the files of a model: the base, or one that another trainer tuned."""

@@ -138,4 +138,4 @@ def _hours(node: Node, plan: Plan, expected: bool) -> float | None:
     if hours is None or "match_flops" not in node.options:
         return hours
     options = plan.config
-    return hours * tuning_ratio(plan.models, options.data.max_length, options.sft.lora_rank)
+    return hours * tuning_ratio(plan.models, options.data.max_length, options.sft)

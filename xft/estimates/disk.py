@@ -26,7 +26,7 @@ def checkpoint_bytes(models: Models, job: TrainingJob) -> int:
     average of the weights. Engines that shard weights write frozen ones too; DeepSpeed writes them
     twice if they are whole, as with zero2.
     """
-    trained = models.trained(job.section, job.lora_rank)
+    trained = models.trained(job.options)
     frozen = (2 if job.launch == "zero2" else 1) * (trained.total - trained.learned)
     weights = trained.learned + (frozen if job.launch in SHARDED else 0)
     state = optimizer_bytes(models, job) + average_bytes(models, job)

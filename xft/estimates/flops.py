@@ -8,6 +8,7 @@ forward pass of the layers twice. Of LoRA experts, the base's MLP counts once fo
 the factors for each expert that computes it. Every token counts as one with a label.
 """
 
+from xft.config.sections import MoeSftTraining, SftTraining
 from xft.estimates.parameters import Models, Trained
 
 FORWARD, BACKWARD = 2, 4
@@ -40,7 +41,12 @@ def router_gradient_flops(models: Models) -> int:
     return FORWARD * expert * models.moe.num_routed_experts
 
 
-def tuning_ratio(models: Models, length: int, lora_rank: int | None = None) -> float:
+def fusion_flops(models: Models, experts: int) -> int:
+    """FLOPs to fuse experts in a pass over a batch of any size, and of the gradients of the sum."""
+    return (FORWARD + BACKWARD) * experts * models.mlp_matrices
+
+
+def tuning_ratio(models: Models, length: int, sft: SftTraining) -> float:
     """FLOPs of a token in the tuning of the mixture, divided by those in the tuning of the base.
 
     Both count forward and backward pass, the attention, and all weights that compute the token,
@@ -49,9 +55,9 @@ def tuning_ratio(models: Models, length: int, lora_rank: int | None = None) -> f
     computes again, which is the same part of both.
 
     length: of a row.
-    lora_rank: as for `Models.trained`.
+    sft: the options of the base's tuning.
     """
-    mixture, base = models.trained("moe_sft"), models.trained("sft", lora_rank)
+    mixture, base = models.trained(MoeSftTraining()), models.trained(sft)
     return training_flops(models, mixture, length) / training_flops(models, base, length)
 
 

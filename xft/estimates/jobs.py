@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from xft.config.sections import TRAINING, WorkflowConfig
+from xft.config.sections import WorkflowConfig
 from xft.config.training import SHARDED, ZERO_STAGES, TrainingConfig, precision_of
 from xft.estimates.lengths import Batches, Lengths
 from xft.training.steps import optimizer_steps
@@ -47,11 +47,15 @@ class TrainingJob:
 
     @property
     def is_mixing(self) -> bool:
-        return TRAINING[self.section].trains == "shares"
+        return self.options.trains == "shares"
+
+    @property
+    def is_fused(self) -> bool:
+        return self.options.trains == "fused"
 
     @property
     def is_of_mixture(self) -> bool:
-        return TRAINING[self.section].trains == "mixture"
+        return self.options.trains == "mixture"
 
     @property
     def precision(self) -> str:
@@ -82,11 +86,6 @@ class TrainingJob:
     def learns_from_mixture(self) -> bool:
         """Whether each process also holds the tuned mixture, as a teacher."""
         return getattr(self.options, "objective", "ce") == "kl"
-
-    @property
-    def lora_rank(self) -> int | None:
-        """Of the products that learn beside the base's linear layers; None if its weights learn."""
-        return getattr(self.options, "lora_rank", None)
 
     @property
     def offloads(self) -> bool:

@@ -60,9 +60,9 @@ def training_memory(models: Models, job: TrainingJob) -> Memory:
     The peak is at the start of the backward pass, in its last layer, at its end, where the two
     gradients of a tied head are added, or in the update.
     """
-    trained, weight = models.trained(job.section, job.lora_rank), job.weight_bytes
-    total, learned = trained.total, trained.learned
-    weights = weight * total // (1 if job.launch == "zero2" else job.share)
+    trained, weight = models.trained(job.options), job.weight_bytes
+    learned = trained.learned
+    weights = weight * trained.total // (1 if job.launch == "zero2" else job.share)
     weights += teacher_bytes(models, job)
     gradients = weight * learned // job.share
     optimizer = optimizer_bytes(models, job) // job.share
@@ -70,7 +70,7 @@ def training_memory(models: Models, job: TrainingJob) -> Memory:
     always = gradients if job.launch == "ddp" and not job.is_mixing else 0
     always += average_bytes(models, job)
     activations, layer = activation_bytes(models, job)
-    copies = _copied_weights(models, job, total)
+    copies = _copied_weights(models, job)
     first = copies + activations + gradients * (job.options.gradient_accumulation_steps > 1)
     layer += weight * _largest(models, job, learned)
     head = 2 * weight * _learned_head(models, job) * models.base.is_tied
@@ -94,7 +94,7 @@ def optimizer_bytes(models: Models, job: TrainingJob) -> int:
     """
     if job.is_mixing or job.options.optim == "adafactor":
         return 0
-    learned = models.trained(job.section, job.lora_rank).learned
+    learned = models.trained(job.options).learned
     if job.options.optim == "adamw_8bit":
         return 2 * learned + (2 * FP32 - 2) * _learned_head(models, job)
     return learned * (3 * FP32 if job.zero else 2 * job.weight_bytes)
@@ -102,7 +102,7 @@ def optimizer_bytes(models: Models, job: TrainingJob) -> int:
 
 def average_bytes(models: Models, job: TrainingJob) -> int:
     """Bytes of the average of the weights that learn, in fp32."""
-    learned = models.trained(job.section, job.lora_rank).learned
+    learned = models.trained(job.options).learned
     return 0 if job.options.ema_decay is None else FP32 * learned
 
 
@@ -180,11 +180,18 @@ def _logit_bytes(models: Models, job: TrainingJob) -> int:
 
 def _learned_head(models: Models, job: TrainingJob) -> int:
     """The number of the head's weights that learn."""
-    return models.head if models.trained(job.section, job.lora_rank).whole else 0
+    return models.head if models.trained(job.options).whole else 0
 
 
-def _copied_weights(models: Models, job: TrainingJob, total: int) -> int:
-    """Bytes of the gathered layer and the next one, or of autocast's copies of the weights."""
+def _copied_weights(models: Models, job: TrainingJob) -> int:
+    """Bytes of the gathered layer and the next one, or of autocast's copies of the weights.
+
+    Of fused experts, autograd keeps the fused weights, and autocast copies no others.
+    """
+    if job.is_fused:
+        copied = models.dense_total if job.autocast else 0
+        return job.weight_bytes * models.mlp_matrices + BF16 * copied
+    total = models.trained(job.options).total
     layer = total // len(models.layers)
     if job.launch in ("fsdp", "zero3") and job.processes > 1:
         return 2 * layer * job.product_bytes
@@ -214,4 +221,5 @@ def _largest(models: Models, job: TrainingJob, learned: int) -> int:
     if models.is_low_rank and job.is_of_mixture and models.moe.train_rest != "full":
         return learned // len(models.upcycled)
     table = models.mixture if job.is_of_mixture else models.base
-    return min(learned, max(map(table.size, table.names)))
+    largest = max(map(table.size, table.names))
+    return min(learned, largest * (job.options.fused_experts if job.is_fused else 1))

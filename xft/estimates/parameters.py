@@ -6,7 +6,8 @@ from functools import cached_property
 
 from xft.checkpoints.header import TensorInfo
 from xft.checkpoints.layout import FfnLayer, dense_layers, outside
-from xft.config.sections import TRAINING, MoeConfig
+from xft.config.sections import MoeConfig
+from xft.config.training import TrainingConfig
 from xft.conversions.upcycle import chosen_layers, upcycle
 from xft.estimates.tensors import ModelTable
 
@@ -85,22 +86,27 @@ class Models:
         names = [name for name in outside(self.base.parameters, mlps) if ".layers." in name]
         return self._factors((name for name in names if len(self.base.shape(name)) == 2), rank)
 
-    def trained(self, section: str, lora_rank: int | None = None) -> Trained:
-        """What the training with a section of the configuration trains.
-
-        lora_rank: of the products that learn beside the base's linear layers; None if its weights
-        learn. Raises KeyError for a section that is no training's.
-        """
+    def trained(self, options: TrainingConfig) -> Trained:
+        """What a training with these options trains."""
         dense = self.dense_total
-        match TRAINING[section].trains:
+        match options.trains:
             case "mixture":
                 return self._trained_mixture
             case "shares":
                 return Trained(dense, self.ffn, dense, whole=False)
-        if lora_rank is None:
-            return Trained(dense, dense, dense, whole=True)
-        learned = self._factors_outside([], lora_rank)
-        return Trained(dense + learned, learned, dense + learned, whole=False)
+            case "fused":
+                total = dense + (options.fused_experts - 1) * self.mlp_matrices
+                return Trained(total, total, dense, whole=True)
+        if rank := getattr(options, "lora_rank", None):
+            learned = self._factors_outside([], rank)
+            return Trained(dense + learned, learned, dense + learned, whole=False)
+        return Trained(dense, dense, dense, whole=True)
+
+    @property
+    def mlp_matrices(self) -> int:
+        """The number of weights, without biases, of the base's MLPs."""
+        matrices = (layer.dense(name) for layer in self.layers for name in layer.form.projections)
+        return sum(map(self.base.size, matrices))
 
     @cached_property
     def _trained_mixture(self) -> Trained:

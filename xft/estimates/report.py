@@ -77,7 +77,7 @@ class Plan:
 def summary(plan: Plan, disk: str) -> list[str]:
     """The main figures as lines. The headers of the recipes show them too."""
     models = plan.models
-    learned = models.trained(MIXTURE).learned
+    learned = models.trained(plan.job(MIXTURE).options).learned
     learning = f", {learned:,} learn" if models.is_low_rank else ""
     lines = [
         f"dense {models.dense_total:,} parameters",
@@ -119,7 +119,7 @@ def _work(plan: Plan) -> list[str]:
         rows.append(
             (f"evaluation of {name}", *empty, duration(plan.evaluation_hours(name in MIXTURES)))
         )
-    ratio = tuning_ratio(plan.models, plan.config.data.max_length, plan.config.sft.lora_rank)
+    ratio = tuning_ratio(plan.models, plan.config.data.max_length, plan.config.sft)
     lines = [
         "Work. At most: every row fills the window, and every solution has max_new_tokens",
         *table(rows),

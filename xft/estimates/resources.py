@@ -17,6 +17,7 @@ from xft.config.sections import DataConfig, WorkflowConfig
 from xft.config.steps import Request
 from xft.config.training import SHARDED
 from xft.estimates.disk import expert_bytes
+from xft.estimates.flops import tuning_ratio
 from xft.estimates.jobs import FP32, TrainingJob, configured_job
 from xft.estimates.memory import teacher_bytes, training_memory
 from xft.estimates.parameters import Models
@@ -99,20 +100,23 @@ class Requests:
         files = expert_bytes(models) if job.is_mixing else 0
         if not self.on_gpu:
             return processes * memory.peak + files
-        total = models.trained(job.section, job.lora_rank).total
+        total = models.trained(job.options).total
         loaded = job.weight_bytes * total + teacher_bytes(models, job) + memory.host
         gathered = FP32 * total if job.launch in SHARDED else 0
         return processes * loaded + gathered + files
 
     def _training_minutes(self, section: str) -> int:
-        jobs = [configured_job(self.config, section)]
+        hours = self._hours(configured_job(self.config, section))
         if section == "sft":  # sft_flops asks for the same as sft, and takes moe_sft's FLOPs
-            jobs.append(replace(jobs[0], section="moe_sft", options=self.config.sft_flops))
-        return max(map(self._job_minutes, jobs))
+            options, length = self.config.sft_flops, self.config.data.max_length
+            of_flops = self._hours(replace(configured_job(self.config, section), options=options))
+            hours = max(hours, of_flops * tuning_ratio(self.models, length, options))
+        return _limit(min(3600 * hours, 60 * MOST_MINUTES))
 
-    def _job_minutes(self, job: TrainingJob) -> int:
+    def _hours(self, job: TrainingJob) -> float:
+        """Hours at most; infinite if the number of rows is unknown."""
         work = training_work(self.models, job, _rows_at_most(self.config.data))
-        return MOST_MINUTES if work is None else _limit(3600 * work.hours(job, self._processor))
+        return math.inf if work is None else work.hours(job, self._processor)
 
     @property
     def _processor(self) -> Processor:

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 
 from xft.config.sections import EvaluationConfig
 from xft.estimates.disk import expert_bytes
-from xft.estimates.flops import FORWARD, router_gradient_flops, teacher_flops, training_flops
+from xft.estimates.flops import (
+    FORWARD,
+    fusion_flops,
+    router_gradient_flops,
+    teacher_flops,
+    training_flops,
+)
 from xft.estimates.jobs import FP32, TrainingJob
 from xft.estimates.parameters import Models
 from xft.estimates.processors import HOST_BANDWIDTH, Processor
@@ -52,12 +58,16 @@ def training_work(models: Models, job: TrainingJob, rows: int | None) -> Work | 
         steps = optimizer_steps(options, rows, job.global_batch)
         rows = round(rows * options.num_train_epochs)
     read_bytes = READS * expert_bytes(models) if job.is_mixing else 0
-    trained = models.trained(job.section, job.lora_rank)
+    trained = models.trained(job.options)
     tokens, context = round(rows * job.batches.row), round(job.batches.context)
     of_token = training_flops(models, trained, context, options.activation_checkpointing)
     of_token += teacher_flops(models, context) if job.learns_from_mixture else 0
     of_token += router_gradient_flops(models) if options.router_gradient == "dense" else 0
-    return Work(steps, tokens, tokens * of_token, read_bytes)
+    flops = tokens * of_token
+    if job.is_fused:
+        passes = steps * options.gradient_accumulation_steps * job.processes
+        flops += passes * fusion_flops(models, options.fused_experts)
+    return Work(steps, tokens, flops, read_bytes)
 
 
 def generation_bytes(table: ModelTable, precision: str, on_gpu: bool) -> int:

@@ -1,9 +1,12 @@
 """Says what the routers of a mixture did at the end of its tuning."""
 
 from pathlib import Path
+from statistics import mean
 
+from xft.common.errors import UserError
 from xft.common.json_lines import read_json_objects
 
+MUCH_NOISE = 0.2  # of the choices
 LAST_STEPS = 10  # of the tuning: one step's statistics are those of one small batch
 
 
@@ -15,14 +18,40 @@ def routing_at_end(metrics: Path) -> dict[str, float] | None:
     means over the layers and over the last steps, at most ten. Raises UserError if a line is no
     JSON object.
     """
-    lines = read_json_objects(metrics, "metrics")
-    last = [line for line in lines if "entropy" in line and "load" in line][-LAST_STEPS:]
+    last = _last_steps(metrics)
     if not last:
         return None
     entropies = [value for line in last for value in line["entropy"]]
     excesses = [len(load) * max(load) - 1 for line in last for load in line["load"]]
-    return {"entropy": _mean(entropies), "imbalance": _mean(excesses), "steps": len(last)}
+    means = {"entropy": entropies, "imbalance": excesses}
+    return {name: round(mean(values), 4) for name, values in means.items()} | {"steps": len(last)}
 
 
-def _mean(values: list[float]) -> float:
-    return round(sum(values) / len(values), 4)
+def noise_at_end(metrics: Path) -> str | None:
+    """What the noise did to the choices of the routers, in words, if it decided many of them."""
+    changed = [value for line in _last_steps(metrics) for value in line.get("noise_changed", ())]
+    if not changed or mean(changed) < MUCH_NOISE:
+        return None
+    return (
+        f"at the end, noise decided {mean(changed):.0%} of the routers' choices. Without it "
+        "(moe.router_noise: false) a mixture learned more (docs/results.md)"
+    )
+
+
+def loads_at_end(metrics: Path):
+    """Each routed expert's share of the choices [layers, R], the mean of the last ten steps.
+
+    Raises UserError if the metrics do not say it.
+    """
+    import torch
+
+    last = _last_steps(metrics)
+    if not last:
+        raise UserError(f"{metrics}: it does not say how many tokens chose each expert")
+    return torch.tensor([line["load"] for line in last]).mean(0)
+
+
+def _last_steps(metrics: Path) -> list[dict]:
+    """The last lines with statistics of the routers."""
+    lines = read_json_objects(metrics, "metrics")
+    return [line for line in lines if "entropy" in line and "load" in line][-LAST_STEPS:]

@@ -71,13 +71,17 @@ class LabelledLoss:
 
     whole_head: false if the head's weight is whole only while the model calls it.
     distillation: the `training.distillation.Distillation`, or None.
+    is_dft: whether the gradient of a token's cross-entropy is multiplied by its probability.
     parts: of the last batch, fp32 [tokens, 1 or 2], the cross-entropy and KL of each labelled
     token, first row first.
     """
 
-    def __init__(self, model: PreTrainedModel, whole_head: bool = True, distillation=None):
+    def __init__(
+        self, model: PreTrainedModel, whole_head: bool = True, distillation=None, is_dft=False
+    ):
         self.split = SplitModel(model) if whole_head else None
         self.distillation = distillation
+        self.is_dft = is_dft
         self.parts: Tensor | None = None
         self._taught: Tensor | None = None  # the teacher's hidden states
         model.loss_function = self
@@ -144,7 +148,11 @@ class LabelledLoss:
             with torch.enable_grad():
                 block = block.detach().requires_grad_()
                 parts.append(self._block_parts(block, *rest))
-                loss = (parts[-1] * weights).sum()
+                scales = weights
+                if self.is_dft:
+                    scales = weights.repeat(len(block), 1)
+                    scales[:, 0] *= (-parts[-1][:, 0].detach()).exp()
+                loss = (parts[-1] * scales).sum()
             (gradient[done : done + len(block)],) = torch.autograd.grad(loss, block)
             done += len(block)
         parts = torch.cat([part.detach() for part in parts])

@@ -122,7 +122,8 @@ class ResumingTrainer(SavingTrainer):
         self.training = training
         self.options = options
         self.learned = model if mixing is None else mixing.logits
-        self.loss = LabelledLoss(model, options.launch != "zero3", training.distillation)
+        whole_head, is_dft = options.launch != "zero3", options.loss == "dft"
+        self.loss = LabelledLoss(model, whole_head, training.distillation, is_dft)
         self.throughput = Throughput()
         self.features = self._make_features()
         self.ending = callbacks.ValidationCallback(options, self.keep_as_best)

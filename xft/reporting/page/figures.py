@@ -7,7 +7,7 @@ from pathlib import Path
 from xft.reporting.page.folder import Results
 from xft.reporting.page.sections import find_parts
 
-SECTIONS = ("scores", "differences", "training")
+SECTIONS = ("scores", "cost", "differences", "training")
 LONGEST_NAME = 100
 # The sides have room for fonts that are wider than the one that the chart was measured with.
 PADDING = {"left": 48, "right": 48, "top": 14, "bottom": 14}

@@ -23,7 +23,8 @@ def own_files(folder: Path, pattern: str) -> list[Path]:
 
 
 def find_made(folder: Path, jobs: Iterable[dict]) -> dict[str, dict]:
-    """The kind and the inputs (ids) of each artifact in a results folder, with its job, by id.
+    """The kind, inputs (ids) and parameters of each artifact in a results folder, with its job, by
+    id.
 
     Raises UserError if a manifest is broken.
     """
@@ -33,17 +34,15 @@ def find_made(folder: Path, jobs: Iterable[dict]) -> dict[str, dict]:
             file = manifest_path(folder / name)
             if is_own(folder, file):
                 manifest = read_manifest(file)
-                artifacts[manifest.id] = job | {"kind": manifest.kind, "inputs": manifest.inputs}
+                known = ("kind", "inputs", "parameters")
+                artifacts[manifest.id] = job | {key: getattr(manifest, key) for key in known}
     return artifacts
 
 
-def seconds_to_make(artifacts: Mapping[str, dict], artifact: str) -> float:
-    """Those of an artifact's job and of all jobs that it depends on.
-
-    artifact: its id.
-    """
+def made_from(artifacts: Mapping[str, dict], artifact: str) -> list[dict]:
+    """What `find_made` gives of an artifact, by its id, and of all that it depends on."""
     chain = [artifact]
     for key in chain:  # it grows
         inputs = artifacts[key]["inputs"].values()
         chain += [i for i in inputs if i in artifacts and i not in chain]
-    return sum(artifacts[key]["seconds"] for key in chain)
+    return [artifacts[key] for key in chain]

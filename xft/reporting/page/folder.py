@@ -25,6 +25,7 @@ from xft.hub.named_sets import NAMED_SETS
 from xft.reporting.comparisons import COLUMNS, COMPARED, loss_values
 from xft.reporting.formats import LOSS_RESULT
 from xft.reporting.page.files import find_made, is_own, own_files
+from xft.reporting.page.flops import base_table, flops_to_make
 from xft.reporting.runs import Result, Row, read_runs, results_of
 from xft.reporting.tables import score
 from xft.reporting.verdict import Candidate, Verdict, decide, find_candidates, known_sets
@@ -74,7 +75,8 @@ class Results:
     chosen: its values that are not the defaults.
     jobs: job, and as `total_cost` reads them.
     made: see `find_made`.
-    models: the ids of the evaluated models, by label.
+    models: the ids of the evaluated models, by label and seed.
+    flops: of all trainings that a model comes from, by label and seed.
     missing: sentences.
     unfinished: those about what each finished run has.
     """
@@ -99,7 +101,8 @@ class Results:
     chosen: dict[str, object] = field(default_factory=dict)
     jobs: list[dict] = field(default_factory=list)
     made: dict[str, dict] = field(default_factory=dict)
-    models: dict[str, set[str]] = field(default_factory=dict)
+    models: dict[tuple[str, str], str] = field(default_factory=dict)
+    flops: dict[tuple[str, str], int] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
 
@@ -200,7 +203,7 @@ def _read_evaluations(results: Results) -> dict[str, str]:
             contents[evaluation] = result = RESULT.read(evaluation.file)
             evaluated[evaluation.row.dataset] = result["dataset"]["sha256"]
             results.versions.update(result["versions"])
-            results.models.setdefault(evaluation.subject.label, set()).add(result["model"]["id"])
+            results.models[tuple(_about(evaluation).values())] = result["model"]["id"]
             loss = losses.get(evaluation.row.validation_loss)
             _take_scores(results, evaluation, result, loss and loss["loss"])
             _take_solutions(results, evaluation, result)
@@ -353,6 +356,10 @@ def _read_jobs(results: Results) -> None:
     results.jobs.sort(key=lambda job: -job["seconds"])
     with collecting_errors(results.missing):
         results.made.update(find_made(results.folder, results.jobs))
+        if table := base_table(results.folder, results.made):
+            for model in (model for model, key in results.models.items() if key in results.made):
+                key = results.models[model]
+                results.flops[model] = flops_to_make(results.folder, table, results.made, key)
 
 
 def _read_diversity(results: Results) -> None:

@@ -12,7 +12,7 @@ from xft.evaluation.judging import PASSED
 from xft.evaluation.result import TEST_NAMES
 from xft.reporting.comparisons import COLUMNS, LOSS_TESTS
 from xft.reporting.page.charts import drawn, lines
-from xft.reporting.page.files import seconds_to_make
+from xft.reporting.page.files import made_from
 from xft.reporting.page.folder import Results, Solution
 from xft.reporting.sentences import BASE, label_family, quantities, sentences
 from xft.reporting.verdict import Verdict
@@ -69,6 +69,7 @@ def find_parts(results: Sequence[Results]) -> dict[str, list[Part]]:
     return {
         "verdict": [part for front, run in runs for part in _verdict(front, run)],
         "scores": [*_scores(collected("scores", "label")), *_losses(collected("losses", "label"))],
+        "cost": [part for front, run in runs for part in _costs(front, run)],
         "differences": [
             *_differences(pairs, "plus", TEST_NAMES["plus"], 100, "percentage points"),
             *_differences(pairs, LOSS_TESTS, "loss of tuned models", 1, "nats per token"),
@@ -103,14 +104,20 @@ def _verdict(front: str, run: Results) -> Iterator[Part]:
 def _spent(run: Results, verdict: Verdict) -> dict:
     """What the tuned models of the verdict took; nothing if the folder does not hold it."""
     labels = [label for label in verdict.pair if label_family(label) != BASE]
-    models = [run.models.get(label, set()) & run.made.keys() for label in labels]
+    models = [
+        {key for (name, _), key in run.models.items() if name == label and key in run.made}
+        for label in labels
+    ]
     if not models or not all(models):
         return {}
     all_models = set.union(*models)
     evaluations = [m for m in run.made.values() if m["kind"] == "eval"]
     return {
         "models": {
-            label: mean(seconds_to_make(run.made, artifact) for artifact in artifacts)
+            label: mean(
+                sum(job["seconds"] for job in made_from(run.made, artifact))
+                for artifact in artifacts
+            )
             for label, artifacts in zip(labels, models, strict=True)
         },
         "evaluation": sum(m["seconds"] for m in evaluations if m["inputs"]["model"] in all_models),
@@ -124,6 +131,21 @@ def _scores(scores: list[dict]) -> Iterator[Part]:
     for dataset, rows in _grouped(scores, "dataset"):
         heading = f"{dataset}, {TEST_NAMES['plus']}"
         yield from _measured(heading, f"{rows[0]['problems']} problems", rows, words)
+
+
+def _costs(front: str, run: Results) -> Iterator[Part]:
+    """Charts of scores and losses against the FLOPs of all trainings of a model."""
+    scores = [row | {"value": row["share"]} for row in run.scores if row["tests"] == "plus"]
+    losses = [row | {"value": row[LOSS_TESTS], "dataset": "loss"} for row in run.losses]
+    for dataset, rows in _grouped([*scores, *losses], "dataset"):
+        rows = [row | {"flops": run.flops.get((row["label"], row["seed"]))} for row in rows]
+        rows = [row for row in rows if row["flops"]]
+        is_loss = dataset == "loss"
+        title = "validation loss, nats per token" if is_loss else "problems solved, %"
+        heading = f"{front}{'validation loss' if is_loss else dataset} against FLOPs"
+        if len({row["flops"] for row in rows}) > 1:
+            note = "FLOPs of all trainings that a model comes from, as xft plan counts them."
+            yield Part(heading, **drawn("cost", rows, note, title=title))
 
 
 def _losses(losses: list[dict]) -> Iterator[Part]:
