@@ -192,7 +192,7 @@ def test_a_failed_job_gets_more_shows_its_message_once_and_leaves_what_was_there
     asked = re.findall(r"rule tokens:(?s:.*?) runtime=(\d+),.* mem_mb=(\d+),", log.read_text())
     assert asked == [("120", "8000"), ("240", "12000")]
     shown = (done.stdout + done.stderr).rpartition("tokens failed (log: store/logs/tokens/")[2]
-    lines = shown.splitlines()[1:]
+    lines = list(filter(None, shown.splitlines()))[1:]
     assert lines[0] == "tokens failed: no row has a response within max_length = 8 tokens"
     assert re.fullmatch(r"\(log: store/logs/tokens/\w+\.log\)", lines[-2])
     assert lines[-1] == "To go on: run the same command again." and len(lines) == 3
