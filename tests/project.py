@@ -10,6 +10,8 @@ from pathlib import Path
 
 from fork_server import PYTHON
 
+from xft.reporting.runs import MEASURED
+
 NOT_COPIED = (".git", ".venv", ".snakemake", "__pycache__", "*cache")
 NOT_COPIED_AT_TOP = {"results", "store", "tests", "docs"}
 QUICK = {
@@ -19,6 +21,8 @@ QUICK = {
     "mixing": {"max_steps": 3, "per_device_train_batch_size": 4},
     "evaluation": {"models": ["base", "moe_sft", "dense"], "limit": 4, "max_new_tokens": 16},
 }
+# Results of each model that were added later. No test counts them.
+FURTHER = {*MEASURED} - {"eval", "validation_loss", "diversity", "contamination"}
 # A job of a dry run, and a job that begins.
 RULE = re.compile(r"^(?:\[[\d:]+\] )?(\w+): .*/[0-9a-f]{16}\)$", re.MULTILINE)
 
@@ -72,7 +76,12 @@ class Project:
 
     def rules(self, done: subprocess.CompletedProcess) -> list[str]:
         """The rules whose jobs ran, or would run, sorted, without those that make nothing."""
-        return sorted(RULE.findall(done.stdout + done.stderr))
+        return rules(done.stdout + done.stderr)
+
+
+def rules(shown: str) -> list[str]:
+    """The rules of the jobs that Snakemake showed, sorted, without those of further results."""
+    return sorted(rule for rule in RULE.findall(shown) if rule not in FURTHER)
 
 
 def copy_project(repository: Path, folder: Path) -> Project:

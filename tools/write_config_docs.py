@@ -46,7 +46,7 @@ def document() -> str:
     parts = [introduction + TOP, _keys(WorkflowConfig, plain)]
     for name, section in sections():
         if name == TRAININGS[0]:
-            parts += ["## Keys of `moe_sft`, `sft`, `mixing` and `heal`\n", _shared()]
+            parts += ["## Keys of several trainings\n", _shared()]
         keys = [key for key in section.model_fields if _is_own(section, key)]
         summary = " ".join(section.__doc__.split()).removesuffix(".")
         parts += [f"## `{name}`: {summary[0].lower()}{summary[1:]}\n", _keys(section, keys, name)]

@@ -76,7 +76,7 @@ def test_a_fault_is_explained():
         ("moe.upcycled_layers", [1, 1], "moe.upcycled_layers = [1, 1]: names 1 more than once"),
         ("data.qqq", 1, "data.qqq is not a known key: known keys are bad_rows, "),
         ("lambdas", [0.5], "lambdas is not a known key: did you mean lambdas in merge?"),
-        ("train_epochs", 2, "mean num_train_epochs in moe_sft or in sft or in exfusion or in "),
+        ("train_epochs", 2, "mean num_train_epochs in moe_sft or in sft or in "),
         ("seed", 2**32, "seed = 4294967296: "),
         ("data.instruction_column", "response", "and response_column are both response"),
         ("data.train", ["a", 5], "data.train[1] = 5: should be a valid string"),

@@ -64,7 +64,7 @@ def test_a_fault_has_one_message_before_anything_runs():
             ({"sweep": {key: [4]}}, f"sweep: {key} is not a known key{hint}")
             for key, hint in {
                 "moe.num_expert": ": did you mean moe.num_experts?",
-                "rate": ": did you mean moe_sft.learning_rate or sft.learning_rate or exfusion.",
+                "rate": ": did you mean moe_sft.learning_rate or sft.learning_rate or ",
                 "moe.zzz": ". docs/configuration.md lists all keys",
             }.items()
         ),

@@ -592,7 +592,7 @@ BASES = {
     ),
 }
 OTHERS = {"embedded", "embedded-large", "ablations", "regimes", "little_data", "low_rank"}
-OTHERS |= {"rehearsal"}
+OTHERS |= {"rehearsal", "capacity", "capacity-base"}
 
 
 def base_config(name: str) -> dict:

@@ -14,6 +14,7 @@ from report_folders import HOSTILE, write_results
 
 from xft.artifacts.manifest import Manifest, manifest_path
 from xft.common.errors import UserError
+from xft.config.sections import TRAININGS
 from xft.store.store import MARK
 from xft.tools import report
 
@@ -277,9 +278,8 @@ def test_the_configuration_and_the_prompts_are_shown(page, finished, repository)
     own = (finished.results / "config.yaml").read_text()
     values, shown = by_key(own), by_key(page.text[page.text.index("seed: 42\n") :])
     assert values | shown == values
-    trainings = ("moe_sft", "sft", "mixing", "heal")
     places = {"results_dir", "store", "stores", "gpus", "report_to"}
-    assert values.keys() - shown.keys() == places | {f"{name}.save_minutes" for name in trainings}
+    assert values.keys() - shown.keys() == places | {f"{name}.save_minutes" for name in TRAININGS}
     with (repository / "resources" / "problems.jsonl").open() as file:
         prompts = [json.loads(next(file))["prompt"] for _ in range(4)]  # all that are evaluated
     assert [prompt for prompt in prompts if prompt not in page.text] == []

@@ -32,7 +32,7 @@ def test_a_configuration_is_a_whole_workflow(path):
         shutil.copytree("resources/base", model)
         change_json(model / "config.json", max_position_embeddings=2**14)  # as real models have
     if "revision" not in values["data"] and not rows.exists():
-        rows.parent.mkdir(exist_ok=True)
+        rows.parent.mkdir(parents=True, exist_ok=True)
         row = '{"instruction": "a", "response": "b", "output": "b"}\n'
         rows.write_text(row * 20_001)  # for any warm-up
     run = WorkflowRun(values, where)

@@ -26,9 +26,9 @@ from trainings import additions, identity, lines_of, outputs, write_rows
 from xft.artifacts.claims import worker
 from xft.artifacts.manifest import read_manifest
 from xft.cli.running import failure
+from xft.common.launch import torchrun
 from xft.config.sections import MoeSftConfig
 from xft.training import engines, extensions
-from xft.training.launch import torchrun
 
 pytestmark = pytest.mark.ci
 PAUSE = Path(__file__).parents[1] / "pause"
@@ -120,8 +120,7 @@ def start(
 ) -> subprocess.Popen:
     """A training as a rule starts it on each node, in as many processes as its words ask for."""
     count = int(words[words.index("--processes") + 1]) if "--processes" in words else 1
-    options = MoeSftConfig(launch="zero3", processes=count, nodes=nodes)
-    command = f"exec {torchrun(options)} -m workflow_scripts.moe_sft {shlex.join(words)}"
+    command = f"exec {torchrun(count, nodes)} -m workflow_scripts.moe_sft {shlex.join(words)}"
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(repository)} | environment
     with log.open("w") as file:

@@ -80,13 +80,14 @@ def test_a_module_may_become_a_package(copied, tmp_path, monkeypatch):
 def test_only_one_command_accepts_edited_code_and_names_it(copied, tmp_path, monkeypatch, capsys):
     for module in (code, write_versions):
         monkeypatch.setattr(module, "VERSIONS", tmp_path / "versions.json")
+    edited = tmp_path / "workflow_scripts/soup.py"
     for steps, told in (([], "unchanged, and stay: soup. "), (["soup"], "run again: soup")):
         shutil.copy(ROOT / "xft/store/versions.json", tmp_path)
-        (tmp_path / "xft/conversions/soup.py").write_text("EDITED = True\n")
+        edited.write_text(edited.read_text() + "EDITED = True\n")
         code.read_module.cache_clear()
         write_versions.main(steps)
         first, second = capsys.readouterr().out.splitlines()
-        assert first == "xft/conversions/soup.py has changed. It belongs to: soup"
+        assert first == "workflow_scripts/soup.py has changed. It belongs to: soup"
         assert told in second and Code().edited("soup") == []
     with pytest.raises(SystemExit, match="suop is no step"):
         write_versions.main(["suop"])

@@ -19,7 +19,7 @@ from damage import flip_a_bit
 from xft.artifacts.artifact import create_artifact
 from xft.cli.running import failure
 from xft.common.errors import UserError
-from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD
+from xft.common.results_folder import CONFIG_FILE, CONFIG_HEAD
 from xft.store import names, others
 from xft.store.costs import COSTS_FILE
 from xft.store.file_hashes import FileHashCache, content_hash

@@ -17,7 +17,6 @@ from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.config.sections import SftConfig
 from xft.data.tokens_artifact import open_tokens
-from xft.training.steps import with_steps_times
 
 pytestmark = pytest.mark.numeric
 
@@ -69,7 +68,7 @@ def test_steps_and_warm_up_are_multiplied():
         ({"num_train_epochs": 1.5, "per_device_train_batch_size": 5}, 11, 0),  # ceil(1.5 x 3) x 2.2
         ({"num_train_epochs": 1, "gradient_accumulation_steps": 3}, 2, 0),
     ):
-        multiplied = with_steps_times(SftConfig(**options), 2.2, rows=12)
+        multiplied = SftConfig(**options).with_steps_times(2.2, rows=12)
         assert (multiplied.max_steps, multiplied.warmup_steps) == (steps, warmup)
 
 

@@ -7,10 +7,10 @@ import pytest
 from workflow_scripts import moe_sft
 from xft.common import optional
 from xft.common.errors import UserError
+from xft.common.launch import torchrun
 from xft.config.sections import MoeSftConfig
 from xft.config.training import fault_of_devices, precision_of
 from xft.config.validation import complete, validated
-from xft.training import launch
 from xft.training.session import on_this_machine
 
 DDP = {"launch": "ddp", "processes": 2}
@@ -65,8 +65,7 @@ def test_a_step_that_torchrun_must_start_refuses_before_it_reads_anything(monkey
 
 
 def test_several_nodes_need_srun():
-    command = launch.torchrun(MoeSftConfig(launch="zero3", processes=8, nodes=2))
-    words = ["bash", "-euo", "pipefail", "-c", f"echo {command}"]
+    words = ["bash", "-euo", "pipefail", "-c", f"echo {torchrun(8, nodes=2)}"]
     done = subprocess.run(words, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
     assert "SLURM_STEP_NODELIST: is not set: several nodes need srun" in done.stderr
 

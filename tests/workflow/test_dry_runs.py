@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from project import RULE
+from project import rules
 
 from xft.common import optional
 from xft.config.text import read_config
@@ -57,7 +57,7 @@ def commands(shown: str, rule: str) -> dict[str, str]:
 
 def test_the_published_recipe_runs_the_published_steps(recipe, repository):
     """The defaults complete the file, and not config.yaml, which is of the demonstration."""
-    assert set(RULE.findall(recipe)) == {
+    assert set(rules(recipe)) == {
         *("base", "fetch_data", "fetch_problems", "tokens", "moe", "moe_sft", "sft", "ffn"),
         *("weighted_init", "weighted_trained", "dense", "diversity", "ground_truth"),
         *("contamination", "eval", "summary", "report"),

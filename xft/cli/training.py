@@ -1,6 +1,5 @@
 """Command line of the training steps, and errors in the processes of a training."""
 
-import argparse
 import os
 import time
 from collections.abc import Callable
@@ -9,17 +8,14 @@ from functools import partial
 from xft.cli import running
 from xft.cli.step import Step
 from xft.common.devices import claim_gpus
-from xft.common.errors import UserError
+from xft.common.launch import end_process
 from xft.common.optional import require
 from xft.common.processes import end_with_parent
 from xft.config.models import MODEL_STEPS
 from xft.config.section import keys
 from xft.config.sections import RunConfig, TokensConfig
 from xft.config.training import TrainingConfig
-from xft.config.validation import validated
-from xft.data.templates import with_template_read
-from xft.training import launch
-from xft.training.session import TrainingRequest, on_this_machine
+from xft.training.session import TrainingRequest, on_this_machine, tokens_options
 from xft.training.this_process import is_main_process
 
 SECONDS_FOR_FIRST = 30  # for an error of all processes, which the first one tells
@@ -60,6 +56,8 @@ class TrainingStep(Step):
         for choice in (*options.choices, *run.report_to):
             require(choice)
         claim_gpus(run.gpus)
+        tokens = {key: getattr(args, key) for key in keys(TokensConfig)}
+        given = {key: value for key, value in tokens.items() if value is not None}
         return TrainingRequest(
             step=self.name,
             data=args.data,
@@ -68,7 +66,7 @@ class TrainingStep(Step):
             losses=getattr(args, "losses", None),
             tracker_dir=args.tracker_dir or args.out.parent / "metrics",
             full=self.full,
-            tokens=_tokens_options(args),
+            tokens=tokens_options(args.data, given),
             options=on_this_machine(options, self.name),
             run=run,
         )
@@ -80,7 +78,7 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
         end_with_parent()
     running.run(step, main if is_main_process() else partial(_after_first, main))
     if "RANK" in os.environ:
-        launch.end_process()
+        end_process()
 
 
 def _after_first(main: Callable[[list[str] | None], None], argv: list[str] | None) -> None:
@@ -93,18 +91,3 @@ def _after_first(main: Callable[[list[str] | None], None], argv: list[str] | Non
     except Exception:
         time.sleep(SECONDS_FOR_FIRST)
         raise
-
-
-def _tokens_options(args: argparse.Namespace) -> TokensConfig:
-    """The options of the tokens, from the flags or from the tokens' own manifest."""
-    given = {key: value for key in keys(TokensConfig) if (value := getattr(args, key)) is not None}
-    if not args.data.is_dir():
-        return with_template_read(validated(TokensConfig, given, "command line"))
-    from xft.data.tokens_artifact import read_options
-
-    if given:
-        raise UserError(
-            f"{args.data} holds tokens, which were made with a fixed {', '.join(given)}. Leave out "
-            "these flags, or name the file of rows in --data"
-        )
-    return read_options(args.data)

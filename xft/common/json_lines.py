@@ -54,6 +54,20 @@ def read_json_lines(path: Path, growing: bool = False) -> Iterator[tuple[int, ob
             yield number, value
 
 
+def read_rows(file: Path) -> Iterator[tuple[int, object]]:
+    """The number and the values of each row; for a bad line of JSON, a ValueError."""
+    if file.suffix != ".parquet":
+        return read_json_lines(file)
+
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return enumerate(parquet.read_table(file).to_pylist(), 1)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{file} cannot be read as Parquet: {error}") from None
+
+
 def text_of_line(path: Path, number: int, line: bytes) -> str:
     """The text of a line, without a BOM in front of the first. Raises UserError if not UTF-8."""
     try:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
 
-from xft.config.results_folder import CONFIG_FILE
+from xft.common.results_folder import CONFIG_FILE
 from xft.config.section import Section, unrecorded
 from xft.config.sections import WorkflowConfig
 from xft.config.text import read_config

@@ -27,7 +27,6 @@ from xft.config.section import (
     without_effect,
 )
 from xft.config.training import (
-    DenseTuning,
     DistillationConfig,
     MixingTraining,
     TrainingConfig,
@@ -332,7 +331,7 @@ class MoeSftConfig(TunedElsewhere, MoeSftTraining):
     """Step 2, instruction tuning of the mixture."""
 
 
-class SftTraining(DenseTuning):
+class SftTraining(TuningConfig):
     """The tuning of the dense base."""
 
     lora_rank: int | None = Field(None, ge=1)
@@ -463,7 +462,7 @@ class MergeConfig(MergeMethod):
     validation if there are validation rows."""
 
 
-class ExfusionConfig(ExpertStart, DenseTuning):
+class ExfusionConfig(ExpertStart, TuningConfig):
     """Tuning of the dense base as fused experts (ExFusion, arXiv 2603.27965); shared keys default
     to those of sft."""
 
@@ -478,7 +477,7 @@ class ExfusionConfig(ExpertStart, DenseTuning):
     """How processes train together. ddp: each has all experts."""
 
 
-class HealConfig(DistillationConfig, DenseTuning):
+class HealConfig(DistillationConfig, TuningConfig):
     """Tuning of the merged model itself, after the merge, on a share of the rows."""
 
     per_lambda: ClassVar[bool] = True

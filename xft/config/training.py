@@ -1,5 +1,6 @@
 """The keys of the trainings in the configuration, and the checks of their combinations."""
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -9,6 +10,7 @@ from xft.config.section import Needs, Section, Unrecorded
 ZERO_STAGES = {"zero2": 2, "zero3": 3}
 SHARDED = ("fsdp", *ZERO_STAGES)  # launches that share tensors among the processes
 CHUNK_TOKENS = 512  # A training computes the logits of as many tokens at a time.
+KEPT = 2  # checkpoints; a second one, because the newest may be damaged
 # And the softmax of as many logits, on a CPU and (True) on a GPU.
 BLOCK_LOGITS = {False: 2**20, True: 2**24}
 # Optimisers for launches that shard their state. They give the same result on shards of any form.
@@ -129,6 +131,24 @@ class TrainingConfig(Section):
             raise ValueError(f"launch = {self.launch}: {fault}")
         return self
 
+    def steps(self, rows: int, global_batch: int) -> int:
+        """The optimiser steps that transformers' Trainer takes on this number of rows."""
+        batches = math.ceil(rows / global_batch)
+        return self.max_steps or math.ceil(self.num_train_epochs * batches)
+
+    def with_steps_times(self, factor: float, rows: int) -> "TrainingConfig":
+        """The options of a training with `factor` times the optimiser steps and warm-up steps.
+
+        rows: to train on. Both products are rounded, and the training has at least one step. The
+        result states its steps as `max_steps`, so `num_train_epochs` has no effect any more.
+        """
+        return self.model_copy(
+            update={
+                "max_steps": max(round(factor * self.steps(rows, self.global_batch)), 1),
+                "warmup_steps": round(factor * self.warmup_steps),
+            }
+        )
+
     def fault_of_steps(self, steps: int | None) -> str | None:
         """The fault of keys that need more steps than the training has. steps: None if unknown."""
         if steps is None or self.warmup_steps <= steps:
@@ -155,7 +175,7 @@ class TrainingConfig(Section):
                 f"optim = {self.optim} may fail on shards, or change results. Choose "
                 f"{' or '.join(SHARDED_OPTIMIZERS)}, or ddp"
             )
-        if self.router_gradient == "dense":
+        if getattr(self, "router_gradient", None) == "dense":
             return (
                 "router_gradient = dense computes all experts in the backward pass, and they are "
                 "sharded. Choose single or ddp, or leave it out"
@@ -217,13 +237,6 @@ class TuningConfig(TrainingConfig):
         return self
 
 
-class DenseTuning(TuningConfig):
-    """The keys for the training of all weights of a dense model."""
-
-    balance_loss_batch: ClassVar[str] = "micro"
-    router_gradient: ClassVar[str] = "chosen"
-
-
 class DistillationConfig(Section):
     """The keys for trainings that can learn from the tuned mixture's distribution."""
 
@@ -244,8 +257,6 @@ class MixingTraining(DistillationConfig, TrainingConfig):
     offload_optimizer: ClassVar[bool] = False
     loss: ClassVar[str] = "ce"
     ema_decay: ClassVar[None] = None
-    balance_loss_batch: ClassVar[str] = "micro"
-    router_gradient: ClassVar[str] = "chosen"
 
     num_train_epochs: float = Field(1.0, gt=0)
     """Passes over the training rows."""

@@ -7,6 +7,7 @@ computes the same as they do.
 from collections.abc import Iterable
 from itertools import product
 
+from xft.checkpoints.dtypes import FLOAT_NAMES
 from xft.checkpoints.layout import LAYER, FfnLayer
 from xft.checkpoints.reader import Checkpoint
 from xft.checkpoints.writer import TensorSpec
@@ -14,6 +15,7 @@ from xft.common.errors import UserError
 from xft.config.sections import MixtureConfig
 from xft.config.validation import validated
 from xft.conversions.common import copy_plan, fused_plan
+from xft.conversions.upcycle import upcycled_config
 
 PUBLISHED_TYPE = "llama_moe_upscaling"
 PUBLISHED_ROPE_THETA = 10000.0
@@ -64,16 +66,18 @@ def reference_settings(config: dict) -> MixtureConfig:
     return validated(MixtureConfig, settings, "the published config.json")
 
 
-def reference_base_config(config: dict) -> dict:
-    """The config of the dense Llama that a published config.json was made from."""
+def imported_config(published: Checkpoint, moe: MixtureConfig) -> dict:
+    """The config of the upcycled model, over that of the dense Llama that was published."""
     from transformers import LlamaConfig
 
+    config = published.config
     known = LlamaConfig().to_dict().keys() | {"rope_scaling", "torch_dtype"}
-    return {key: config[key] for key in config.keys() & known - IGNORED} | {
+    base = {key: config[key] for key in config.keys() & known - IGNORED} | {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "rope_theta": PUBLISHED_ROPE_THETA,
     }
+    return upcycled_config(base, moe, FLOAT_NAMES[published.dtype(published.names[0])])
 
 
 def import_reference(published: Checkpoint, moe: MixtureConfig) -> list[TensorSpec]:

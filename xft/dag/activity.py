@@ -22,7 +22,6 @@ from xft.config.steps import RESULT
 from xft.dag.node import Node
 from xft.evaluation.samples import journal_path
 from xft.store.store import Store, partial, worker
-from xft.training.checkpoints import step_of
 
 FRESH_SECONDS = 300  # a job of another machine is over if its log has not changed for longer
 TRACEBACK = re.compile(r"^Traceback \(most recent call last\):", re.MULTILINE)
@@ -70,7 +69,8 @@ def _kept(folder: Path) -> str | None:
     """What an unfinished entry holds, from which its job goes on; None if that is nothing."""
     saved = [path for path in folder.glob(".*/*/checkpoint-*") if manifest_path(path).is_file()]
     if saved:
-        return f"checkpoint of step {step_of(max(saved, key=lambda path: path.stat().st_mtime))}"
+        newest = max(saved, key=lambda path: path.stat().st_mtime)
+        return f"checkpoint of step {newest.name.removeprefix('checkpoint-')}"
     if journal_path(folder / RESULT).is_file():
         count = _read(journal_path(folder / RESULT)).count("\n") - 1  # the first line names the run
         return f"{counted(max(count, 0), 'solution')} kept"

@@ -5,8 +5,8 @@ from pathlib import Path
 from shlex import quote
 
 from xft.common.errors import UserError
+from xft.common.results_folder import CONFIG_FILE
 from xft.config.recorded import chosen_values
-from xft.config.results_folder import CONFIG_FILE
 from xft.config.sections import TRAININGS, WorkflowConfig
 from xft.dag.activity import find_activities
 from xft.dag.node import Node

@@ -17,7 +17,6 @@ from xft.estimates.rows import check_rows
 from xft.evaluation.problem_sets import load_problems
 from xft.hub.named_sets import NAMED_SETS
 from xft.hub.source import HUB_ID, check_source, dataset_source
-from xft.training.steps import optimizer_steps
 
 LONGEST, LONGEST_NAME = 2_000, 255  # bytes; Linux takes longer paths, as those of results are
 
@@ -139,8 +138,7 @@ def check_number_of_rows(config: WorkflowConfig, number: int) -> None:
     for name in TRAININGS:
         options = getattr(config, name)
         share = math.ceil((number - data.validation_rows) * getattr(options, "share", 1))
-        steps = optimizer_steps(options, share, options.global_batch)
-        if fault := options.fault_of_steps(steps):
+        if fault := options.fault_of_steps(options.steps(share, options.global_batch)):
             faults.append(f"config: {name}, with at most {number} rows: {fault}")
     if faults:
         raise UserError("\n".join(faults))

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from xft.common.launch import torchrun
 from xft.config.models import MIXTURES
 from xft.config.runs import Run
 from xft.config.sections import WorkflowConfig
@@ -17,7 +18,6 @@ from xft.estimates.memory import training_memory
 from xft.estimates.processors import GIB
 from xft.estimates.resources import Requests
 from xft.store.store import is_whole
-from xft.training.launch import torchrun
 
 
 def resources(node: Node) -> dict[str, object]:
@@ -103,7 +103,7 @@ def _start(config: WorkflowConfig, options: TrainingConfig) -> str:
     """The start of a training's command. On each node torchrun gets the node's GPUs."""
     if options.launch == "single":
         return "python"
-    command = torchrun(options)
+    command = torchrun(options.processes, options.nodes)
     if config.gpus:
         command = f"python -m xft.common.gpus {config.gpus * options.processes} {command}"
     if options.nodes == 1:

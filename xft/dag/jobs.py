@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from xft.cli.flags import to_flags
-from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD
+from xft.common.results_folder import CONFIG_FILE, CONFIG_HEAD
 from xft.config.steps import ARTIFACT, COSTS, STEPS
 from xft.config.text import as_yaml
 from xft.dag.experiment import RUNS_TABLE, Experiment

@@ -14,7 +14,7 @@ from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.artifacts.overlap import overlap
 from xft.common.errors import UserError, errors_at
 from xft.common.optional import require
-from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD, is_results_folder
+from xft.common.results_folder import CONFIG_FILE, CONFIG_HEAD, is_results_folder
 from xft.config.runs import find_runs
 from xft.config.sections import named_paths
 from xft.config.steps import STEPS

@@ -2,11 +2,10 @@
 
 from xft.checkpoints.dtypes import DTYPE_BYTES
 from xft.config.models import MIXTURES, MODELS
-from xft.config.training import SHARDED
+from xft.config.training import KEPT, SHARDED
 from xft.estimates.jobs import TrainingJob
 from xft.estimates.memory import average_bytes, optimizer_bytes
 from xft.estimates.parameters import Models
-from xft.training.checkpoints import KEPT
 
 
 def artifact_bytes(models: Models, step: str) -> int:

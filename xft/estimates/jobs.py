@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from xft.config.sections import WorkflowConfig
 from xft.config.training import SHARDED, ZERO_STAGES, TrainingConfig, precision_of
 from xft.estimates.lengths import Batches, Lengths
-from xft.training.steps import optimizer_steps
 
 LAUNCHES = ("single", "ddp", *SHARDED)
 FP32, BF16 = 4, 2  # bytes of a value
@@ -34,7 +33,7 @@ class TrainingJob:
             return self
         passes = None
         if self.options.max_steps or lengths.rows:
-            steps = optimizer_steps(self.options, lengths.rows or 0, self.global_batch)
+            steps = self.options.steps(lengths.rows or 0, self.global_batch)
             passes = steps * self.options.gradient_accumulation_steps
         return replace(self, expected=lengths.batches(self.options, passes))
 

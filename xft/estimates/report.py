@@ -123,7 +123,7 @@ def _work(plan: Plan) -> list[str]:
     lines = [
         "Work. At most: every row fills the window, and every solution has max_new_tokens",
         *table(rows),
-        "  hours of mixing, heal and dense: for one lambda; of evaluations: without the tests",
+        "  hours of what each lambda has: for one; of evaluations: without the tests",
         f"  a token of moe_sft takes {ratio:.2f} times the FLOPs of one of sft",
     ]
     if plan.lengths:

@@ -15,6 +15,9 @@ from xft.checkpoints.header import TensorInfo
 from xft.checkpoints.model_config import read_model_config
 from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE, CheckpointHeaders, TensorTable
 from xft.common.errors import UserError
+from xft.common.progress import say
+from xft.config.sections import BaseConfig
+from xft.hub.source import find_config
 
 NEEDED_KEYS = (
     *("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"),
@@ -83,6 +86,24 @@ class ModelTable(TensorTable):
         if self.is_tied:
             return 0
         return sum(self.size(name) for name in self.names if name.endswith(EMBEDDINGS))
+
+
+def find_table(base: BaseConfig, model_config: Path | None) -> ModelTable:
+    """The table of the base, from its weights' headers or its config.json. Raises UserError.
+
+    model_config: another config.json to take.
+    """
+    try:
+        file = model_config or find_config(base.model, base.revision)
+    except UserError as error:
+        raise UserError(
+            f"{error}. Without a network, name the model's config.json, a small file, with "
+            "--model-config"
+        ) from None
+    if model_config is None and has_weights(file.parent):
+        return read_table(file.parent)
+    say("Building the model without its weights: ten seconds to a minute.")
+    return compute_table(file)
 
 
 def read_table(folder: Path) -> ModelTable:

@@ -16,7 +16,6 @@ from xft.estimates.jobs import FP32, TrainingJob
 from xft.estimates.parameters import Models
 from xft.estimates.processors import HOST_BANDWIDTH, Processor
 from xft.estimates.tensors import ModelTable
-from xft.training.steps import optimizer_steps
 
 PROMPT_TOKENS = 512  # of each problem; assumed
 READS = 2  # of all experts in a step of the mixing: for the merge, and for the gradients
@@ -55,14 +54,15 @@ def training_work(models: Models, job: TrainingJob, rows: int | None) -> Work | 
         return None
     else:
         rows = math.ceil(rows * getattr(options, "share", 1))
-        steps = optimizer_steps(options, rows, job.global_batch)
+        steps = options.steps(rows, job.global_batch)
         rows = round(rows * options.num_train_epochs)
     read_bytes = READS * expert_bytes(models) if job.is_mixing else 0
     trained = models.trained(job.options)
     tokens, context = round(rows * job.batches.row), round(job.batches.context)
     of_token = training_flops(models, trained, context, options.activation_checkpointing)
     of_token += teacher_flops(models, context) if job.learns_from_mixture else 0
-    of_token += router_gradient_flops(models) if options.router_gradient == "dense" else 0
+    if getattr(options, "router_gradient", None) == "dense":
+        of_token += router_gradient_flops(models)
     flops = tokens * of_token
     if job.is_fused:
         passes = steps * options.gradient_accumulation_steps * job.processes

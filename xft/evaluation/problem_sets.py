@@ -1,10 +1,9 @@
 """Reads and checks sets of problems: HumanEval+, MBPP+ and the user's own files."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from xft.common.errors import UserError, did_you_mean, errors_at
-from xft.common.json_lines import read_json_lines
+from xft.common.json_lines import read_rows
 from xft.config.sections import problem_label
 from xft.evaluation.forms import calls, programs
 from xft.evaluation.problems import ProblemSet
@@ -35,20 +34,6 @@ def load_problems(name_or_file: str) -> ProblemSet:
     if repeated := {task_id for task_id in task_ids if task_ids.count(task_id) > 1}:
         raise UserError(f"{file} holds a task_id more than once: {', '.join(sorted(repeated))}")
     return ProblemSet(problem_label(name_or_file), form, file, sha256, tuple(problems), lines)
-
-
-def read_rows(file: Path) -> Iterator[tuple[int, object]]:
-    """The number and the values of each row; for a bad line of JSON, a ValueError."""
-    if file.suffix != ".parquet":
-        return read_json_lines(file)
-
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        return enumerate(parquet.read_table(file).to_pylist(), 1)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{file} cannot be read as Parquet: {error}") from None
 
 
 def _locate_named(chosen: NamedSet) -> Path:

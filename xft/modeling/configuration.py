@@ -29,8 +29,26 @@ class XftConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
-        base_type = config_dict["base_config"]["model_type"]
-        return upcycled_config_class(base_type).from_dict(config_dict, **kwargs)
+        return cls.over(config_dict["base_config"]["model_type"]).from_dict(config_dict, **kwargs)
+
+    @staticmethod
+    @cache
+    def over(base_type: str) -> type[PreTrainedConfig]:
+        """The config class of upcycled models over backbones of `base_type` ("llama", ...).
+
+        Raises UserError if transformers does not know the type.
+        """
+        from transformers import AutoModelForCausalLM
+
+        from xft.modeling.upcycling import model_class
+
+        if base_type not in CONFIG_MAPPING:
+            raise UserError(f"model type {base_type!r} is unknown to the installed transformers")
+        base = CONFIG_MAPPING[base_type]
+        members = {"model_type": MODEL_TYPE, "__module__": __name__}
+        config_class = type(f"Xft{base.__name__}", (UpcycledConfig, base), members)
+        AutoModelForCausalLM.register(config_class, model_class(config_class, base))
+        return config_class
 
 
 def dense_config(config: dict) -> PreTrainedConfig:
@@ -74,26 +92,7 @@ def __getattr__(name: str) -> type[PreTrainedConfig]:
     base = getattr(transformers, name[3:], None) if name.startswith("Xft") else None
     if not hasattr(base, "model_type"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return upcycled_config_class(base.model_type)
-
-
-@cache
-def upcycled_config_class(base_type: str) -> type[PreTrainedConfig]:
-    """The config class of upcycled models over backbones of `base_type` ("llama", ...).
-
-    Raises UserError if transformers does not know the type.
-    """
-    from transformers import AutoModelForCausalLM
-
-    from xft.modeling.upcycling import model_class
-
-    if base_type not in CONFIG_MAPPING:
-        raise UserError(f"model type {base_type!r} is unknown to the installed transformers")
-    base = CONFIG_MAPPING[base_type]
-    members = {"model_type": MODEL_TYPE, "__module__": __name__}
-    config_class = type(f"Xft{base.__name__}", (UpcycledConfig, base), members)
-    AutoModelForCausalLM.register(config_class, model_class(config_class, base))
-    return config_class
+    return XftConfig.over(base.model_type)
 
 
 AutoConfig.register(MODEL_TYPE, XftConfig, exist_ok=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import transformers
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers import initialization as init
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
@@ -35,12 +35,11 @@ NO_BALANCE = (
 
 def __getattr__(name: str) -> type[nn.Module]:
     """The class of a name such as XftLlamaForCausalLM. Unpickling asks for it before it is made."""
-    from xft.modeling import configuration
-
     base = getattr(transformers, name[3:], None) if name.startswith("Xft") else None
     if not hasattr(base, "config_class"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return MODEL_FOR_CAUSAL_LM_MAPPING[getattr(configuration, f"Xft{base.config_class.__name__}")]
+    config_class = CONFIG_MAPPING["xft"].over(base.config_class.model_type)
+    return MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
 
 
 def model_class(config_class: type, base_config_class: type) -> type[nn.Module]:

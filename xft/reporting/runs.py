@@ -12,15 +12,12 @@ from xft.common.files import read_text
 from xft.config.section import Section
 from xft.config.validation import validated
 
-# The steps whose files a row names.
-MEASURED = ("eval", "validation_loss", "diversity", "contamination")
-
 
 class Row(Section, strict=False):
     """What was measured of a model in a run, on a set of problems.
 
-    Runs that share a result name the same file. The columns of MEASURED are the files of these
-    steps.
+    Runs that share a result name the same file. The columns that are paths have a step's name, and
+    hold its file.
 
     variant: empty for the configuration's own values.
     diversity: of the tuned mixture that the model is or comes from.
@@ -46,6 +43,11 @@ class Row(Section, strict=False):
     def files(self) -> dict[str, Path]:
         """The files by step."""
         return {step: file for step in MEASURED if (file := getattr(self, step))}
+
+
+PATHS = (Path, Path | None)
+# The steps whose files a row names.
+MEASURED = tuple(name for name, field in Row.model_fields.items() if field.annotation in PATHS)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from xft.config.results_folder import CONFIG_FILE, is_results_folder
+from xft.common.results_folder import CONFIG_FILE, is_results_folder
 from xft.store.job_plan import jobs_of, reading
 from xft.store.names import links_in
 from xft.store.store import ENTRY, PARTIAL, PLANS, Store

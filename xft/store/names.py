@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from xft.common.errors import UserError
-from xft.config.results_folder import is_results_folder
+from xft.common.results_folder import is_results_folder
 from xft.store.code import ROOT, STEPS
 from xft.store.store import ENTRY, PLANS
 

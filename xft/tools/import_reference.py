@@ -4,7 +4,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from xft.artifacts.artifact import create_artifact, open_artifact
-from xft.checkpoints.dtypes import FLOAT_NAMES
 from xft.cli import flags
 
 
@@ -15,7 +14,6 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from xft.conversions import reference
-    from xft.conversions.upcycle import upcycled_config
     from xft.reporting.cards import imported_card
 
     published = open_artifact(args.model, full=args.verify == "full")
@@ -29,8 +27,7 @@ def main(argv: list[str] | None = None) -> None:
             file=sys.stderr,
         )
     plans = reference.import_reference(checkpoint, settings)
-    dtype = FLOAT_NAMES[checkpoint.dtype(checkpoint.names[0])]
-    config = upcycled_config(reference.reference_base_config(checkpoint.config), settings, dtype)
+    config = reference.imported_config(checkpoint, settings)
     inputs = {}
     with (
         ThreadPoolExecutor(max_workers=1) as beside,

@@ -15,10 +15,9 @@ from pathlib import Path
 
 from xft.cli import flags
 from xft.common.errors import UserError
-from xft.common.progress import say
 from xft.config.runs import Run, find_runs, read_overlaid
 from xft.config.section import Section
-from xft.config.sections import BaseConfig, WorkflowConfig
+from xft.config.sections import WorkflowConfig
 from xft.config.steps import TRAINING_SECTIONS
 from xft.config.validation import complete
 from xft.estimates.processors import CPU, DEFAULT_UTILISATION, GPUS, Processor, this_gpu
@@ -133,6 +132,7 @@ def planner(args: argparse.Namespace, experiment):
     from xft.estimates.parameters import Models
     from xft.estimates.report import Plan
     from xft.estimates.rows import count_rows
+    from xft.estimates.tensors import find_table
 
     for name, most in {"gpus": inf, "rows": inf, "flops": inf, "mfu": 1}.items():
         value = getattr(args, name)
@@ -150,7 +150,7 @@ def planner(args: argparse.Namespace, experiment):
         return known.get(key) or known.setdefault(key, make(section, *given))
 
     def make(config: WorkflowConfig) -> Plan:
-        models = Models(once(_find_base, config.base, args.model_config), config.moe)
+        models = Models(once(find_table, config.base, args.model_config), config.moe)
         lengths = row_lengths(Graph(Run(config), experiment.nodes).tokens)
         rows = once(count_rows, config.data, args.rows)
         device = _device(args, config, gpu_here)
@@ -187,27 +187,3 @@ def _device(args, config: WorkflowConfig, gpu_here) -> tuple[str | None, Process
     if args.flops:
         return name, replace(processor, bf16=args.flops, fp32=args.flops)
     return name, processor.reached(args.mfu)
-
-
-def _find_base(base: BaseConfig, model_config: Path | None):
-    """The tensors of the base, from its weights' headers or its config.json. Raises UserError."""
-    from xft.estimates.tensors import has_weights, read_table
-    from xft.hub.source import find_config
-
-    if model_config is not None:
-        return _computed(model_config)
-    try:
-        file = find_config(base.model, base.revision)
-    except UserError as error:
-        raise UserError(
-            f"{error}. Without a network, name the model's config.json, a small file, with "
-            "--model-config"
-        ) from None
-    return read_table(file.parent) if has_weights(file.parent) else _computed(file)
-
-
-def _computed(config_file: Path):
-    from xft.estimates.tensors import compute_table
-
-    say("Building the model without its weights: ten seconds to a minute.")
-    return compute_table(config_file)

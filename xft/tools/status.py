@@ -12,8 +12,8 @@ from pathlib import Path
 from xft.artifacts.claims import occupant
 from xft.cli import flags
 from xft.common.errors import UserError
+from xft.common.results_folder import CONFIG_FILE, is_results_folder
 from xft.config.recorded import recorded_config, values_to_change
-from xft.config.results_folder import CONFIG_FILE, is_results_folder
 from xft.config.runs import read_overlaid
 from xft.config.validation import complete
 from xft.dag.activity import Activity, Phase, find_activities

@@ -18,10 +18,10 @@ from xft.artifacts.claims import OWNER, claimed
 from xft.artifacts.manifest import manifest_path
 from xft.common.errors import UserError
 from xft.common.progress import say
+from xft.config.training import KEPT
 
 KIND = "checkpoint"
 BEST_FILE = "best.safetensors"
-KEPT = 2  # a second one, because the newest may be damaged
 NAME = re.compile(r"checkpoint-(\d+)")
 
 

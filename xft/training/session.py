@@ -12,14 +12,15 @@ from pathlib import Path
 from xft.artifacts.manifest import json_sha256
 from xft.common.devices import describe_device
 from xft.common.errors import UserError, counted
+from xft.common.launch import torchrun
 from xft.common.optional import is_installed
 from xft.common.progress import job_name
 from xft.config.section import unrecorded
 from xft.config.sections import RunConfig, TokensConfig
 from xft.config.training import TrainingConfig, fault_of_devices, precision_of
+from xft.config.validation import validated
+from xft.data.templates import with_template_read
 from xft.training.checkpoints import Checkpoints
-from xft.training.launch import torchrun
-from xft.training.steps import with_steps_times
 from xft.training.this_process import device, is_main_process, say_once
 
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "peft")
@@ -114,7 +115,7 @@ class Session:
             raise UserError(fault)
         text = f"{text}; global batch {request.options.global_batch}"
         if (ratio := request.flops_ratio) is not None:
-            options = with_steps_times(request.options, ratio, len(self.examples))
+            options = request.options.with_steps_times(ratio, len(self.examples))
             self.request = replace(request, options=options)
             text += f"; equal FLOPs: {ratio:.4g} times the optimiser steps, {options.max_steps}"
         say_once(text)
@@ -176,6 +177,20 @@ class Session:
         return partial(tracker_callbacks, request.run.report_to, request.tracker_dir, training)
 
 
+def tokens_options(data: Path, given: dict[str, object]) -> TokensConfig:
+    """The options of the tokens, from the given flags or from the tokens' own manifest."""
+    if not data.is_dir():
+        return with_template_read(validated(TokensConfig, given, "command line"))
+    from xft.data.tokens_artifact import read_options
+
+    if given:
+        raise UserError(
+            f"{data} holds tokens, which were made with a fixed {', '.join(given)}. Leave out "
+            "these flags, or name the file of rows in --data"
+        )
+    return read_options(data)
+
+
 def on_this_machine(options: TrainingConfig, step: str) -> TrainingConfig:
     """The options with the precision that this training has.
 
@@ -187,9 +202,10 @@ def on_this_machine(options: TrainingConfig, step: str) -> TrainingConfig:
     if fault := fault_of_devices(options, torch.cuda.device_count()):
         raise UserError(fault)
     if options.launch != "single" and "RANK" not in os.environ:
+        command = torchrun(options.processes, options.nodes)
         raise UserError(
             f"launch = {options.launch}, but torchrun has not started this process. Begin the "
-            f"command with: {torchrun(options)} -m workflow_scripts.{step}"
+            f"command with: {command} -m workflow_scripts.{step}"
         )
     launched = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1
     if launched != options.world_size:

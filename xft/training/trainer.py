@@ -23,7 +23,6 @@ from xft.training.distillation import Teaching
 from xft.training.features import Feature, FiniteCheck, RoutingStatistics
 from xft.training.losses import LabelledLoss
 from xft.training.saving import SavingTrainer
-from xft.training.steps import optimizer_steps
 from xft.training.this_process import is_main_process, say_once
 from xft.training.throughput import Throughput
 from xft.training.validation import VALIDATION_LOSS, validation_loss
@@ -95,7 +94,7 @@ class ResumingTrainer(SavingTrainer):
 
     def __init__(self, training: Training):
         options, model, mixing = training.options, training.model, training.mixing
-        steps = optimizer_steps(options, len(training.examples), options.global_batch)
+        steps = options.steps(len(training.examples), options.global_batch)
         if fault := options.fault_of_steps(steps):
             raise UserError(fault)
         validation = list(training.validation)
@@ -136,10 +135,10 @@ class ResumingTrainer(SavingTrainer):
     def _make_features(self) -> list[Feature]:
         training, options = self.training, self.options
         features = [FiniteCheck(self.accelerator, training.checkpoints, training.mixing)]
-        if options.balance_loss_batch == "global":
+        if getattr(options, "balance_loss_batch", None) == "global":
             accumulates = options.gradient_accumulation_steps > 1
             features.append(GlobalBalance(training.model, accumulates))
-        if options.router_gradient == "dense":
+        if getattr(options, "router_gradient", None) == "dense":
             for block in training.model.moe_blocks:
                 block.dense_router_gradient = True
         if training.distillation is not None:

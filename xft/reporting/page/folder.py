@@ -12,8 +12,8 @@ from xft.checkpoints.layout import MLP_FORMS
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError, collecting_errors, errors_at
 from xft.common.json_lines import read_json_objects
+from xft.common.results_folder import CONFIG_FILE
 from xft.config.recorded import recorded_config, shown_choices, shown_values
-from xft.config.results_folder import CONFIG_FILE
 from xft.config.sections import WorkflowConfig, problem_label
 from xft.config.steps import COSTS
 from xft.config.text import as_yaml

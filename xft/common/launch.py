@@ -5,8 +5,6 @@ import os
 import sys
 from typing import NoReturn
 
-from xft.config.training import TrainingConfig
-
 SECONDS_TO_STOP = 3600  # for a checkpoint after SIGTERM; clusters have shorter limits
 FIRST_PORT, PORTS = 12000, 20000  # below the ports that systems give to clients
 # In the shell of a Slurm task. MASTER_ADDR and MASTER_PORT go first.
@@ -15,19 +13,20 @@ FIRST_NODE = f'${{MASTER_ADDR:-$(scontrol show hostnames "{NODES}" | head -n 1)}
 PORT = f"${{MASTER_PORT:-$(({FIRST_PORT} + ${{SLURM_JOB_ID:-0}} % {PORTS}))}}"
 
 
-def torchrun(options: TrainingConfig) -> str:
-    """The shell command in front of `-m workflow_scripts.<step>`, for each node.
+def torchrun(processes: int, nodes: int) -> str:
+    """The shell command in front of `-m workflow_scripts.<step>`, for each of the nodes.
+
+    processes: on each.
 
     Several nodes are those of a Slurm step, in whose tasks a shell reads the command.
     """
-    nodes = "--standalone"
-    if options.nodes > 1:
-        nodes = (
-            f"--nnodes {options.nodes} --rdzv-backend c10d --rdzv-id ${{SLURM_JOB_ID:-0}} "
+    place = "--standalone"
+    if nodes > 1:
+        place = (
+            f"--nnodes {nodes} --rdzv-backend c10d --rdzv-id ${{SLURM_JOB_ID:-0}} "
             f'--rdzv-endpoint "{FIRST_NODE}:{PORT}"'
         )
-    processes = f"--nproc-per-node {options.processes} --shutdown-timeout {SECONDS_TO_STOP}"
-    return f"torchrun {nodes} {processes}"
+    return f"torchrun {place} --nproc-per-node {processes} --shutdown-timeout {SECONDS_TO_STOP}"
 
 
 def end_process() -> NoReturn:
