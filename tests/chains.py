@@ -1,13 +1,11 @@
 """Tiny artifacts that belong together, from the base to the merged model."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
-OPTIONS = {
-    "moe": ["--num-experts", "4", "--num-experts-per-tok", "3"],
-    "weighted_init": ["--lam", "0.75"],
-}
+SIZES = ["--num-experts", "4", "--num-experts-per-tok", "3"]
+OPTIONS = {"moe": SIZES, "weighted_init": ["--lam", "0.75"]}
 
 
 def run_here(step: str, words: list[str]) -> None:
@@ -25,15 +23,9 @@ class Chain:
     names of those that are merged.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        options: dict[str, list] | None = None,
-        run: Callable[[str, list[str]], object] = run_here,
-        **given: Path,
-    ):
+    def __init__(self, folder: Path, options: Mapping = {}, run=run_here, **given: Path):
         self.folder = folder
-        self._options = OPTIONS | (options or {})
+        self._options = OPTIONS | options
         self._run = run
         self._made = dict(given)
         trained = self._options.keys() | given

@@ -89,13 +89,10 @@ def tokenizer():
 
     texts = ["def add(a, b): return a + b\n@@ Instruction\n@@ Response\n"]
     about = {"vocab_size": 300, "special_tokens": [BOS, EOS, PAD]}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=byte_level_bpe(ByteLevel(add_prefix_space=False), texts, **about),
-        bos_token=BOS,
-        eos_token=EOS,
-        pad_token=PAD,
-        clean_up_tokenization_spaces=False,
-    )
+    bpe = byte_level_bpe(ByteLevel(add_prefix_space=False), texts, **about)
+    marks = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
+    marks["clean_up_tokenization_spaces"] = False
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, **marks)
 
 
 @pytest.fixture(scope="session")
@@ -103,17 +100,11 @@ def tiny_llama(tmp_path_factory, tokenizer) -> Path:
     """A random Llama of two layers in float32, with tokenizer and generation config. Read only."""
     from backbones import ROPES, save_base
 
-    folder = save_base(
-        "llama",
-        tmp_path_factory.mktemp("models") / "tiny_llama",
-        vocab_size=len(tokenizer),
-        max_position_embeddings=256,
-        initializer_range=0.02,
-        rope_parameters=ROPES["default"],
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    settings = {"vocab_size": len(tokenizer), "max_position_embeddings": 256}
+    settings |= {"initializer_range": 0.02, "rope_parameters": ROPES["default"]}
+    tokens = ("bos_token_id", "eos_token_id", "pad_token_id")
+    settings |= {name: getattr(tokenizer, name) for name in tokens}
+    folder = save_base("llama", tmp_path_factory.mktemp("models") / "tiny_llama", **settings)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -137,13 +128,9 @@ def run_step(fork_server):
 
     def run(step: str, *arguments, cwd: Path | None = None) -> subprocess.CompletedProcess:
         words = [f"workflow_scripts.{step}"] if is_step(step) else ["xft.tools.xft", step]
-        return subprocess.run(
-            [PYTHON, "-m", *words, *map(str, arguments)],
-            cwd=cwd,
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-            capture_output=True,
-            text=True,
-        )
+        words = [PYTHON, "-m", *words, *map(str, arguments)]
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True)
 
     return run
 
@@ -288,14 +275,10 @@ def artifact_hashes(file_hashes):
     """Callable (project): hashes of all that its runs made, but for times and settings."""
 
     def hashes(project: Project) -> dict[str, str]:
-        return {
-            name: sha
-            for name, sha in file_hashes(project.results).items()
-            if not name.startswith(
-                ("logs/", "metrics/", "costs/", "report.", "figures", "config.yaml", ".owner")
-            )
-            and ".snakemake_timestamp" not in name
-        }
+        found = file_hashes(project.results)
+        aside = "logs/", "metrics/", "costs/", "report.", "figures", "config.yaml", ".owner"
+        kept = [name for name in found if ".snakemake_timestamp" not in name]
+        return {name: found[name] for name in kept if not name.startswith(aside)}
 
     return hashes
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from xft.reporting.runs import Row, write_runs
 
+STATUSES = "failed", "passed"
+
 
 def write_table(file: Path, rows) -> Path:
     """Write a table of runs. rows: for each the columns; absolute paths of files may be given."""
@@ -30,13 +32,8 @@ def write_evaluation(
         "passed": {"base": base, "plus": plus},
         "pass@1": {"base": base / count, "plus": plus / count},
         "problems": [
-            {
-                "task_id": f"{families[i % len(families)]}/{i}",
-                "sample": 0,
-                "base": "passed" if i < base else "failed",
-                "plus": "passed" if i < plus else "failed",
-                "failed_call": None,
-            }
+            {"task_id": f"{families[i % len(families)]}/{i}", "sample": 0, "failed_call": None}
+            | {"base": STATUSES[i < base], "plus": STATUSES[i < plus]}
             for i in range(count)
         ],
     }

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import threading
+from collections import namedtuple
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,13 +42,7 @@ class Repository:
         return hashlib.sha1(repr(sorted(self.files.items())).encode()).hexdigest()
 
 
-@dataclass
-class Request:
-    """What was asked for, in the order of arrival."""
-
-    method: str
-    path: str
-    token: str | None
+Request = namedtuple("Request", "method path token")
 
 
 class Hub:
@@ -192,13 +187,9 @@ class _Hub(Handler):
             self.fail(404, "Entry not found", "EntryNotFound")
         elif LFS_NAMES.fullmatch(file):
             oid = sha256(content)
-            self.answer(
-                302,
-                Location=f"{self.hub.cdn_url}/lfs/{oid}/{file.split('/')[-1]}",
-                X_Repo_Commit=repository.revision,
-                X_Linked_Etag=f'"{oid}"',
-                X_Linked_Size=str(len(content)),
-            )
+            linked = {"X_Linked_Etag": f'"{oid}"', "X_Linked_Size": str(len(content))}
+            place = f"{self.hub.cdn_url}/lfs/{oid}/{file.split('/')[-1]}"
+            self.answer(302, Location=place, X_Repo_Commit=repository.revision, **linked)
         else:
             self.answer(
                 200, content, ETag=f'"{git_hash(content)}"', X_Repo_Commit=repository.revision

@@ -21,10 +21,8 @@ def problem(name: str, operator: str, task_id: str) -> dict:
 
 
 def three_problems() -> list[dict]:
-    return [
-        problem(name, operator, f"Arithmetic/{i}")
-        for i, (name, operator) in enumerate(OPERATORS.items())
-    ]
+    pairs = enumerate(OPERATORS.items())
+    return [problem(*names, f"Arithmetic/{number}") for number, names in pairs]
 
 
 def write_problems(file: Path, problems: list[dict]) -> Path:

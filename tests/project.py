@@ -58,26 +58,15 @@ class Project:
 
     def snakemake(self, *arguments: str, **config: dict) -> subprocess.CompletedProcess:
         """Run snakemake to its end, as a fork of the server."""
-        return subprocess.run(
-            [PYTHON, "-m", "snakemake", *self.words(*arguments, **config)],
-            cwd=self.folder,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
+        words = [PYTHON, "-m", "snakemake", *self.words(*arguments, **config)]
+        about = {"cwd": self.folder, "env": self.environment, "stdin": subprocess.DEVNULL}
+        return subprocess.run(words, capture_output=True, text=True, **about)
 
     def start(self, log: Path, *arguments: str) -> subprocess.Popen:
         """Start snakemake, in a session of its own. It writes to the file `log`."""
+        about = {"cwd": self.folder, "env": self.environment, "start_new_session": True}
         with log.open("w") as file:
-            return subprocess.Popen(
-                self.command(*arguments),
-                cwd=self.folder,
-                env=self.environment,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-            )
+            return subprocess.Popen(self.command(*arguments), stdout=file, stderr=file, **about)
 
     def run(self, *arguments: str, **config) -> list[str]:
         """Run snakemake, which must succeed. The rules whose jobs ran, sorted."""

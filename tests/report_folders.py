@@ -34,12 +34,13 @@ def write_results(folder, models, count=20, seeds=(), families=("T",), losses=()
             more |= {"count": count, "about": about}
             file = write_evaluation(folder / place, base=solved, plus=solved, **more)
             problems = json.loads(file.read_text())["problems"]
-            solutions = [
-                {"task_id": problem["task_id"], "number": 0, "solution": code, "completion": code}
-                for problem, code in zip(problems, cycle(HOSTILE), strict=False)
+            tasks = [{"task_id": problem["task_id"], "number": 0} for problem in problems]
+            both = zip(tasks, cycle(HOSTILE), strict=False)
+            lines = [
+                json.dumps(task | {"solution": code, "completion": code}) + "\n"
+                for task, code in both
             ]
-            lines = "".join(json.dumps(row) + "\n" for row in solutions)
-            file.with_name("own.generations.jsonl").write_text(lines)
+            file.with_name("own.generations.jsonl").write_text("".join(lines))
             row = {"model": model, "dataset": "own", "seed": seed, "eval": place}
             if losses:
                 row["validation_loss"] = losses_file = f"{prefix}validation/{model}.json"

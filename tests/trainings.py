@@ -15,10 +15,14 @@ from xft.training.callbacks import ProgressCallback
 from xft.training.checkpoints import Checkpoints
 from xft.training.trainer import Training, train
 
-ROWS = [
-    {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
-    for n in range(12)
-]
+
+def additions(count: int, most: int, head: str = "") -> list[dict]:
+    """Rows with responses of up to `most` times one line, which follows `head`."""
+    texts = [f"{head}return x + {n}" * (1 + n % most) for n in range(count)]
+    return [{"instruction": f"Add {n} to x.", "response": text} for n, text in enumerate(texts)]
+
+
+ROWS = additions(12, 3, "def add(x):\n    ")
 
 
 def write_rows(folder: Path, rows: list[dict] = ROWS) -> Path:
@@ -31,10 +35,9 @@ def random_rows(lengths: list[int], prompt: int = 4, seed: int = 0, kinds: int =
     """Rows of random tokens from 3 to `kinds`; the first `prompt` tokens have no label."""
     generator = torch.Generator().manual_seed(seed)
     drawn = [torch.randint(3, kinds, (length,), generator=generator).tolist() for length in lengths]
-    return [
-        {"input_ids": ids, "labels": [-100] * prompt + ids[prompt:], "row": number}
-        for number, ids in enumerate(drawn, 1)
-    ]
+    learned = [[-100] * prompt + ids[prompt:] for ids in drawn]
+    numbered = enumerate(zip(drawn, learned, strict=True), 1)
+    return [{"input_ids": ids, "labels": own, "row": n} for n, (ids, own) in numbered]
 
 
 def learn(step: str, out: Path, *words) -> list[dict]:

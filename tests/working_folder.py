@@ -15,11 +15,8 @@ ROW = {"instruction": "Add.", "response": "a + b"}
 CONFIG = {
     "base": {"model": "model"},
     "data": {"train": "rows.jsonl", "decontaminate_against": ["problems.jsonl"], "max_length": 64},
-    "evaluation": {
-        "models": ["base", "moe_sft", "dense"],
-        "datasets": ["problems.jsonl"],
-        "max_new_tokens": 16,
-    },
+    "evaluation": {"models": ["base", "moe_sft", "dense"], "datasets": ["problems.jsonl"]}
+    | {"max_new_tokens": 16},
 }
 
 

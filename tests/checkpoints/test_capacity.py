@@ -15,19 +15,16 @@ TALK = "{{ messages[0].content }}"
 LONG_ROPE = {"rope_type": "yarn", "factor": 4.0}
 
 
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
+def test_a_window_is_known_where_nothing_stretches_it():
+    for config, expected in (
         ({"max_position_embeddings": 256}, 256),
         ({"max_position_embeddings": 8192, "model_max_length": 131072}, 131072),
         ({"max_position_embeddings": 256, "sliding_window": 64}, None),
         ({"max_position_embeddings": 256, "rope_scaling": {"type": "linear", "factor": 4}}, None),
         ({"max_position_embeddings": 256, "rope_parameters": {"full_attention": LONG_ROPE}}, None),
         ({}, None),
-    ],
-)
-def test_a_window_is_known_where_nothing_stretches_it(config, expected):
-    assert window(config) == expected
+    ):
+        assert window(config) == expected
 
 
 @pytest.mark.parametrize("added", [[], ["<new>", "<other>"]])
@@ -89,19 +86,12 @@ def test_a_token_for_pictures_is_no_token_of_text(model):
 NAMED = [{"name": name, "template": TALK} for name in ("default", "rag")]
 
 
-@pytest.mark.parametrize(
-    ("key", "file"),
-    [
-        (None, None),
-        (None, "chat_template.jinja"),
-        (None, "additional_chat_templates/default.jinja"),
-        (None, "additional_chat_templates/rag.jinja"),
-        (TALK, None),
-        (NAMED, None),
-        (NAMED[1:], None),
-        ("", None),
-    ],
-)
+FILES = "chat_template.jinja", *(f"additional_chat_templates/{n}.jinja" for n in ("default", "rag"))
+PLACES = [(None, file) for file in (None, *FILES)]
+PLACES += [(key, None) for key in (TALK, NAMED, NAMED[1:], "")]
+
+
+@pytest.mark.parametrize(("key", "file"), PLACES)
 def test_a_chat_template_is_there_where_transformers_finds_one(model, key, file):
     change_json(model / "tokenizer_config.json", **({} if key is None else {"chat_template": key}))
     if file:

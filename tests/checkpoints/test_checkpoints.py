@@ -16,18 +16,9 @@ from xft.checkpoints import writer
 from xft.checkpoints.reader import SINGLE_FILE, Checkpoint
 from xft.checkpoints.writer import TensorSpec, write_checkpoint
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8}
+DTYPES |= {"U8": torch.uint8, "BOOL": torch.bool}
 SHAPES = {"scalar": (), "empty": (0, 4), "odd": (3,), "matrix": (5, 7), "stack": (2, 3, 4)}
 TENSORS = {
     f"{dtype}.{name}": (torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 9).to(kind)
@@ -47,10 +38,6 @@ def small_pieces(monkeypatch):
 
 def plan(name: str, tensor: torch.Tensor, dtype: str) -> TensorSpec:
     return TensorSpec(name, dtype, tuple(tensor.shape), lambda: [tensor])
-
-
-def copy_plans(folder) -> list[TensorSpec]:
-    return [plan(name, tensor, "F32") for name, tensor in load_file(folder / SINGLE_FILE).items()]
 
 
 def assert_same(left: dict, right: dict) -> None:
@@ -81,7 +68,8 @@ def test_we_read_what_safetensors_writes(tmp_path):
 
 
 def test_our_shards_load_in_transformers(tmp_path, tiny_llama):
-    written = write_checkpoint(tmp_path, copy_plans(tiny_llama), max_shard_bytes=40_000)
+    plans = [plan(name, t, "F32") for name, t in load_file(tiny_llama / SINGLE_FILE).items()]
+    written = write_checkpoint(tmp_path, plans, max_shard_bytes=40_000)
     shutil.copy(tiny_llama / "config.json", tmp_path)
     for name in written:
         tensors = load_file(tmp_path / name)
@@ -136,16 +124,14 @@ def full_disk(descriptor: int):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "broken", "error"),
-    [(os, "fsync", full_disk, OSError), (hashlib, "sha256", Broken, MemoryError)],
-)
-def test_an_error_of_the_disk_or_of_the_hash_is_raised(
-    tmp_path, monkeypatch, module, name, broken, error
-):
-    monkeypatch.setattr(module, name, broken)
-    with pytest.raises(error):
-        write_checkpoint(tmp_path, [plan("w", torch.ones(1001), "F32")])
+def test_an_error_of_the_disk_or_of_the_hash_is_raised(tmp_path, monkeypatch):
+    for module, name, broken, error in (
+        (os, "fsync", full_disk, OSError),
+        (hashlib, "sha256", Broken, MemoryError),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(error):
+            patch.setattr(module, name, broken)
+            write_checkpoint(tmp_path, [plan("w", torch.ones(1001), "F32")])
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])

@@ -30,21 +30,10 @@ ROOT = Path(__file__).parents[2]
 STEPS = sorted(file.stem for file in (ROOT / "workflow_scripts").glob("[a-z]*.py"))
 COMMANDS = {step: importlib.import_module(f"workflow_scripts.{step}") for step in STEPS} | TOOLS
 HEAVY = {"torch", "transformers", "datasets", "pandas", "evalplus", "deepspeed", "accelerate"}
-SECTIONS = {
-    "moe": MoeConfig,
-    "data": TokensConfig,
-    "moe_sft": MoeSftConfig,
-    "mixing": MixingConfig,
-    "heal": HealConfig,
-}
-COMPUTING = {
-    "moe_sft": "--moe x --data x --out out",
-    "sft": "--base x --data x --out out",
-    "heal": "--model x --data x --out out",
-    "weighted_trained": "--weighted x --moe x --ffn x --data x --out out",
-    "eval": "--model x --dataset x --out out",
-    "validation_loss": "--model x --data x --out out",
-}
+SECTIONS = {"moe": MoeConfig, "data": TokensConfig, "moe_sft": MoeSftConfig}
+SECTIONS |= {"mixing": MixingConfig, "heal": HealConfig}
+COMPUTING = {"moe_sft": ["moe"], "sft": ["base"], "heal": ["model"], "validation_loss": ["model"]}
+COMPUTING |= {"weighted_trained": ["weighted", "moe", "ffn"], "eval": ["model"]}
 
 
 def parse(section: str, words: list[str]) -> Section:
@@ -109,16 +98,10 @@ def values(section: type[Section], key: str):
     if choices := first.get("enum"):
         return st.sampled_from(choices)
     low, above = first.get("minimum"), first.get("exclusiveMinimum")
-    strategies = {
-        "boolean": st.booleans(),
-        "integer": st.integers(low),
-        "number": st.floats(
-            above if low is None else low, exclude_min=low is None, allow_infinity=False
-        ),
-        "string": TEXT,
-        "null": st.none(),
-        "array": st.lists(st.integers(0), min_size=1, unique=True).map(sorted),
-    }
+    is_open = {"exclude_min": low is None, "allow_infinity": False}
+    strategies = {"boolean": st.booleans(), "integer": st.integers(low), "string": TEXT}
+    strategies |= {"number": st.floats(above if low is None else low, **is_open), "null": st.none()}
+    strategies["array"] = st.lists(st.integers(0), min_size=1, unique=True).map(sorted)
     return st.one_of([strategies[schema["type"]] for schema in found])
 
 
@@ -146,36 +129,31 @@ def test_flags_carry_every_value(section, data):
         assert parse(section, words) == expected
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_a_users_mistake_ends_in_one_message(call_step, tmp_path):
+    for arguments, message in (
         ("moe --base nowhere --out out", "nowhere is not a folder"),
         ("moe --base nowhere --out out --num-experts 4", "must be at most num_experts = 4"),
-        ("moe --base . --out new", "--out new overlaps --base ., which the step reads. Choose an"),
+        ("weighted_init --moe a --ffn b --out c --learn-lambda --lam 1", "--lam = 1: with learn_l"),
+        ("weighted_init --moe a --ffn b --out c --learn-lambda --lam 0", "--lam = 0: with learn_l"),
         ("fetch_data --train a/b --out out", "data.train = a/b: a data set on the hub is named"),
-    ],
-)
-def test_a_users_mistake_ends_in_one_message(arguments, message, call_step, tmp_path):
-    step, *words = arguments.split()
-    assert_one_message(step, message, call_step(step, *words, cwd=tmp_path))
-    assert list(tmp_path.iterdir()) == []
+    ):
+        step, *words = arguments.split()
+        assert_one_message(step, message, call_step(step, *words, cwd=tmp_path))
+        assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
+def test_words_that_snakemake_cannot_read_are_told(monkeypatch):
+    for words, message in (
         ("--config merge.lambdas=[0.5]", ": write --config 'merge={lambdas: [0.5]}'"),
         ("-C seed=1 results/moe", "--config results/moe: there is no =. All words after --config "),
         ("--configfile config.yaml docs -n", "there is no file docs. All words after --conf"),
         ("results/moe --configfile no.yaml", "there is no file no.yaml"),
-    ],
-)
-def test_words_that_snakemake_cannot_read_are_told(words, message, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["snakemake", *words.split()])
-    with pytest.raises(SystemExit) as caught:
-        check_config_files()
-    assert message in caught.value.code
+    ):
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", ["snakemake", *words.split()])
+        with pytest.raises(SystemExit) as caught:
+            check_config_files()
+        assert message in caught.value.code
 
 
 @pytest.mark.parametrize("step", COMPUTING)
@@ -184,7 +162,9 @@ def test_a_gpu_that_is_not_there_is_told_before_anything_else(
 ):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    done = call_step(step, *COMPUTING[step].split(), "--gpus", "1", cwd=tmp_path)
+    inputs = [*COMPUTING[step], "dataset" if step == "eval" else "data", "out"]
+    words = [word for name in inputs for word in (f"--{name}", name)]
+    done = call_step(step, *words, "--gpus", "1", cwd=tmp_path)
     assert_one_message(step, "gpus = 1: ", done)
     assert "torch" in done.stderr and "gpus: 0 in the config" in done.stderr
 
@@ -233,9 +213,8 @@ def places(tmp_path, monkeypatch):
         Path(link).symlink_to(target)
 
 
-@pytest.mark.parametrize(
-    ("words", "output", "source"),
-    [
+def test_an_output_that_is_an_input_is_refused_and_one_elsewhere_is_taken(places):
+    for words, output, source in (
         ("--base a --out a/b/new", "--out a/b/new", "--base a"),
         ("--base a/b --out a", "--out a", "--base a/b"),
         ("--base link --out a", "--out a", "--base link"),
@@ -245,28 +224,18 @@ def places(tmp_path, monkeypatch):
         ("--evals a/x rows --out rows", "--out rows", "--evals rows"),
         ("--template rows --out rows", "--out rows", "--template rows"),
         ("--base a --tracker-dir a/b", "--tracker-dir a/b", "--base a"),
-    ],
-)
-def test_an_output_that_is_an_input_is_refused(places, words, output, source):
-    with pytest.raises(UserError) as caught:
-        some_parser().parse_args(words.split())
-    message = str(caught.value)
-    assert message.startswith(f"{output} overlaps {source}")
-    assert message.endswith(", which the step reads. Choose another place")
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        "--base a --out ab",
-        "--dataset humaneval --out humaneval/result.json",
+    ):
+        with pytest.raises(UserError) as caught:
+            some_parser().parse_args(words.split())
+        message = str(caught.value)
+        assert message.startswith(f"{output} overlaps {source}")
+        assert message.endswith(", which the step reads. Choose another place")
+    for elsewhere in (
+        *("--base a --out ab", "--dataset humaneval --out humaneval/result.json"),
         "--template humaneval --out humaneval/tokens",
-        "--data rows --out rows2 --metrics rows3",
-        "--data a/x --tracker-dir a",
-    ],
-)
-def test_an_output_elsewhere_is_taken(places, words):
-    some_parser().parse_args(words.split())
+        *("--data rows --out rows2 --metrics rows3", "--data a/x --tracker-dir a"),
+    ):
+        some_parser().parse_args(elsewhere.split())
 
 
 def some_parser() -> flags.StepParser:

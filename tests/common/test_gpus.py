@@ -1,4 +1,6 @@
-"""Which GPUs steps take that run side by side. A script stands in for nvidia-smi."""
+"""Which GPUs steps take that run side by side, where a script stands in for nvidia-smi. What a step
+says of its device, and of NaN on a processor whose products were wrong.
+"""
 
 import os
 import subprocess
@@ -6,6 +8,9 @@ import sys
 import uuid
 
 import pytest
+
+from xft.common import devices
+from xft.common.devices import advice_on_nan, describe_device
 
 SHOW = """
 import os, sys
@@ -62,3 +67,19 @@ def test_a_gpu_is_the_same_by_its_number_and_by_its_identity(step):
 def test_without_enough_gpus_all_stay_visible(step):
     assert sees(step(4)) == "None None"
     assert sees(step(0)) == "None None"
+
+
+@pytest.mark.parametrize(
+    ("flags", "advises"), [("avx512f amx_bf16 amx_tile", True), ("avx2", False)]
+)
+def test_nan_on_a_processor_with_amx_comes_with_advice(tmp_path, monkeypatch, flags, advises):
+    (tmp_path / "cpuinfo").write_text(f"flags : fpu {flags}\n")
+    monkeypatch.setattr(devices, "CPU_INFO", tmp_path / "cpuinfo")
+    assert ("ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16" in advice_on_nan()) == advises
+    monkeypatch.setattr(devices, "CPU_INFO", tmp_path / "none")
+    assert advice_on_nan() == ""
+
+
+def test_number_types_have_one_name_in_the_log():
+    for precision, dtype in (("torch.bfloat16", "bf16 w"), ("bf16", "bf16 over")):
+        assert describe_device("cpu", precision, 2).startswith(f"device cpu, 2 threads, {dtype}")

@@ -21,10 +21,8 @@ def test_the_configs_own_values_are_not_in_the_paths():
 
 def test_each_value_of_a_sweep_is_named_also_the_configs_own():
     own = {"moe": {"num_experts": 4, "num_experts_per_tok": 2}}
-    assert paths(**own, sweep={"moe.num_experts": [3, 4]}) == [
-        ("num_experts=3", "moe.num_experts~3"),
-        ("num_experts=4", ""),
-    ]
+    expected = [("num_experts=3", "moe.num_experts~3"), ("num_experts=4", "")]
+    assert paths(**own, sweep={"moe.num_experts": [3, 4]}) == expected
 
 
 def test_variants_sweep_and_seeds_are_multiplied():
@@ -36,11 +34,9 @@ def test_variants_sweep_and_seeds_are_multiplied():
     own = "moe_sft.learning_rate=5e-05, mixing.learning_rate=0.1"
     assert found[0] == (f"xft, {own}", "mixing.learning_rate~0.1")
     # Section sft has the values of moe_sft that it does not set itself.
-    rate = "moe_sft.learning_rate~2e-05/sft.learning_rate~2e-05"
-    assert found[-1] == (
-        f"vanilla, {own.replace('5e', '2e')}",
-        f"moe.shared_expert~false/{rate}/mixing.learning_rate~0.1/seed~1",
-    )
+    rate = "moe_sft.learning_rate~2e-05/sft.learning_rate~2e-05/mixing.learning_rate~0.1"
+    name = f"vanilla, {own.replace('5e', '2e')}"
+    assert found[-1] == (name, f"moe.shared_expert~false/{rate}/seed~1")
 
 
 def test_what_has_results_of_its_own_is_in_no_path():
@@ -48,23 +44,19 @@ def test_what_has_results_of_its_own_is_in_no_path():
     assert paths(variants={"few": models}) == [("", "")]
 
 
-@pytest.mark.parametrize(
-    ("key", "values"),
-    [
+def test_values_have_texts_of_their_own_that_are_names_of_folders():
+    for key, values in (
         ("data.train", ["a/b.jsonl", "a-b.jsonl", "a/b", "true", "1", "null", "x" * 80, "ü/../é"]),
         ("moe.upcycled_layers", [[0], [0, 1], None]),
         ("data.limit", [1, 11, None]),
-    ],
-)
-def test_values_have_texts_of_their_own_that_are_names_of_folders(key, values):
-    texts = [path for _, path in paths(sweep={key: values})]
-    assert len(set(texts)) == len(values)
-    assert all("/" not in text and len(text) < 80 and ".." not in text for text in texts)
+    ):
+        texts = [path for _, path in paths(sweep={key: values})]
+        assert len(set(texts)) == len(values)
+        assert all("/" not in text and len(text) < 80 and ".." not in text for text in texts)
 
 
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
+def test_a_fault_has_one_message_before_anything_runs():
+    for keys, message in (
         ({"sweep": {"data.limit": [2, "2"]}}, "sweep with data.limit = 2: it is the same as confi"),
         ({"sweep": {"moe": [{"rank": 2}]}}, "sweep: moe is a section. Name one of its keys"),
         ({"variants": {"a": {"results_dir": "x"}}}, "variants.a: results_dir cannot vary: "),
@@ -82,9 +74,7 @@ def test_values_have_texts_of_their_own_that_are_names_of_folders(key, values):
         ({"sweep": {"moe.num_experts": [8, 3]}}, "sweep with moe.num_experts = 3: moe: num_ex"),
         ({"seeds": [*range(501)], "sweep": {"data.limit": [1, 2]}}, "variants x sweep x seeds"),
         ({"evaluation": {"models": ["soup"]}, "seeds": [3]}, "evaluation.models names soup, which"),
-    ],
-)
-def test_a_fault_has_one_message_before_anything_runs(keys, message):
-    with pytest.raises(UserError) as caught:
-        find_runs(OWN | keys)
-    assert str(caught.value).startswith(f"config: {message}")
+    ):
+        with pytest.raises(UserError) as caught:
+            find_runs(OWN | keys)
+        assert str(caught.value).startswith(f"config: {message}")

@@ -1,6 +1,5 @@
 """Experts that do not begin as copies: which values change, how they are distributed, and when."""
 
-import json
 import re
 from functools import cache
 from pathlib import Path
@@ -75,10 +74,8 @@ def dense(tensors: dict, layer: int) -> dict:
 
 def changed_neurons(expert: dict, whole: dict) -> dict:
     """The neurons whose values all differ from those of the base's MLP, of each projection."""
-    return {
-        role: (weight != whole[role]).all(0 if role == "down" else 1).nonzero().flatten()
-        for role, weight in expert.items()
-    }
+    changed = {role: weight != whole[role] for role, weight in expert.items()}
+    return {role: changed[role].all(int(role != "down")).nonzero().flatten() for role in changed}
 
 
 def is_normal(values: torch.Tensor, mean: float = 0.0, std: float = 1.0) -> bool:
@@ -124,15 +121,17 @@ def test_drop_draws_the_same_neurons_of_all_projections_again(upcycled, name):
     assert len(chosen) == 2 * 3
 
 
-@pytest.mark.parametrize("flags", [NOISE, DROP])
 @pytest.mark.parametrize("name", TYPES)
-def test_all_else_is_as_with_copies(upcycled, name, flags):
-    """The shared expert, the biases, the router, and all that is outside of the MLPs."""
-    mixture, _ = upcycled(name, "--num-experts", "3", *flags)
+def test_all_else_is_as_with_copies(upcycled, tmp_path, name):
+    """The shared expert, biases, router, all that is outside of the MLPs, and the config."""
     copied, _ = upcycled(name, "--num-experts", "3")
-    varied = {key for key in copied if not torch.equal(copied[key], mixture[key])}
-    assert mixture.keys() == copied.keys()
-    assert varied == {key for key in copied if re.search(r"experts\.\w+_proj$", key)}
+    for flags in (NOISE, DROP):
+        mixture, _ = upcycled(name, "--num-experts", "3", *flags)
+        varied = {key for key in copied if not torch.equal(copied[key], mixture[key])}
+        assert mixture.keys() == copied.keys()
+        assert varied == {key for key in copied if re.search(r"experts\.\w+_proj$", key)}
+    configs = [file.read_text() for file in tmp_path.glob("*/moe/config.json")]
+    assert len(configs) == 3 and len({*configs}) == 1
 
 
 @pytest.mark.parametrize("flags", [NOISE, DROP])
@@ -176,10 +175,3 @@ def test_mean_and_deviation_on_any_number_of_threads(shape):
     assert found == pytest.approx(expected, rel=1e-12)
     torch.set_num_threads(3)
     assert mean_and_std(matrix) == found
-
-
-def test_the_model_does_not_say_how_its_experts_began(bases, tmp_path):
-    flags = ["--num-experts", "3", "--num-experts-per-tok", "2", *NOISE]
-    folder = Chain(tmp_path, {"moe": flags}, base=bases("llama"))["moe"]
-    config = json.loads((folder / "config.json").read_text())
-    assert not [key for key in config if key.startswith("init")]

@@ -151,10 +151,8 @@ def test_sums_products_and_squares_are_those_of_the_equation(tmp_path, dtype):
 @pytest.mark.parametrize("granularity", ["layer", "projection", "model"])
 def test_mixing_and_merging_give_the_same(chain, full, tmp_path, granularity):
     flags = ["--granularity", granularity, "--learn-lambda"]
-    one, other = (
-        learned(own, tmp_path / name, drawn, *flags)
-        for name, own in {"low": chain, "full": full}.items()
-    )
+    pairs = ("low", chain), ("full", full)
+    one, other = (learned(own, tmp_path / name, drawn, *flags) for name, own in pairs)
     ids = torch.randint(3, 97, (2, 20))
     for ours, expected in zip(gradients(one, ids), gradients(other, ids), strict=True):
         # those of experts in fp32, whose common part has no effect but in rounding
@@ -182,16 +180,13 @@ def test_the_ffn_weights_are_the_factors_alone(chain):
     assert config == {"experts": "lora", "rank": RANK, "lora_alpha": ALPHA}
 
 
-@pytest.mark.parametrize(
-    ("made", "flags", "message"),
-    [
+def test_what_low_rank_experts_cannot_be_is_refused(tmp_path, tiny_llama):
+    for made, flags, message in (
         ("moe", ["--rank", "33"], r"rank = 33: .*gate_proj.weight has at most rank 32"),
         ("moe", ["--init", "noise"], "init = noise: no effect with experts = lora. Leave out"),
         ("ffn", ["--no-shared-expert"], "layer 0 has no shared expert"),
-    ],
-)
-def test_what_low_rank_experts_cannot_be_is_refused(tmp_path, tiny_llama, made, flags, message):
-    chain = Chain(tmp_path, {"moe": ["--experts", "lora", *flags]}, base=tiny_llama)
-    with pytest.raises(UserError, match=message):
-        _ = chain[made]
-    assert not (tmp_path / made).exists()
+    ):
+        chain = Chain(tmp_path, {"moe": ["--experts", "lora", *flags]}, base=tiny_llama)
+        with pytest.raises(UserError, match=message):
+            _ = chain[made]
+        assert not (tmp_path / made).exists()

@@ -1,4 +1,6 @@
-"""Decontamination: what gives a problem away, and what does not."""
+"""Decontamination: what gives a problem away, and what does not. Duplicates: against all pairs,
+compared one by one.
+"""
 
 import random
 import re
@@ -9,6 +11,8 @@ from problem_files import three_problems, write_problems
 
 from tools.write_fingerprints import content
 from xft.data.contamination import SHIPPED, Detector, Fingerprint, read_shipped
+from xft.data.duplicates import find_exact, find_near
+from xft.data.instructions import Row
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.references import fingerprints, load_references
 from xft.hub.named_sets import NAMED_SETS
@@ -68,48 +72,106 @@ def test_traces_are_those_of_the_plain_search(seed):
 # Problems
 
 
-@pytest.mark.parametrize(
-    ("prompt", "docstring"),
-    [
-        ('def f(x):\n    """What f does."""\n', "What f does."),
-        ("def f(x):\n    r'''What\n    f does.'''\n", "What\n    f does."),
-        ('import os\n\ndef g():\n    """Help."""\n    return 1\n\ndef f(x):\n    "F."\n', "F."),
-        ("def f(x):\n", "def f(x):\n"),
-        ('"""\nWrite a function to add.\nassert add(1, 2) == 3\n"""\n', "Write a function to add"),
-    ],
-    ids=["plain", "raw", "helper", "bare", "mbpp"],
-)
-def test_the_docstring_of_the_function_to_be_written(tmp_path, prompt, docstring, request):
-    is_mbpp = "mbpp" in request.node.callspec.id
-    solution = "def f(x): return x" if is_mbpp else "    return x"
-    own = {"task_id": "Mbpp/7" if is_mbpp else "T/7", "prompt": prompt, "entry_point": "f"}
-    own = three_problems()[0] | own | {"canonical_solution": solution}
-    file = write_problems(tmp_path / "p.jsonl", [own])
-    found, hashes = load_references([str(file)])
-    assert list(hashes) == ["p"]
-    expected = {"docstring": docstring, "solution": solution}
-    assert [(one.kind, one.digest) for one in found] == [
-        (kind, Fingerprint.of("", kind, text).digest) for kind, text in expected.items()
-    ]
+def test_the_docstring_of_the_function_to_be_written(tmp_path):
+    """Raw, behind a helper, none, and MBPP's."""
+    bare, whole = "    return x", "def f(x): return x"
+    for task, solution, prompt, docstring in (
+        ("T/7", bare, 'def f(x):\n    """What f does."""\n', "What f does."),
+        ("T/7", bare, "def f(x):\n    r'''What\n    f does.'''\n", "What\n    f does."),
+        ("T/7", bare, 'def g():\n    """Help."""\n    return 1\n\ndef f(x):\n    "F."\n', "F."),
+        ("T/7", bare, "def f(x):\n", "def f(x):\n"),
+        ("Mbpp/7", whole, '"""\nWrite a function.\nassert f(1) == 1\n"""\n', "Write a function"),
+    ):
+        own = {"task_id": task, "prompt": prompt, "entry_point": "f"}
+        own = three_problems()[0] | own | {"canonical_solution": solution}
+        found, hashes = load_references([str(write_problems(tmp_path / "p.jsonl", [own]))])
+        assert list(hashes) == ["p"]
+        texts = ("docstring", docstring), ("solution", solution)
+        expected = [(kind, Fingerprint.of("", kind, text).digest) for kind, text in texts]
+        assert [(one.kind, one.digest) for one in found] == expected
 
 
 # The real sets
 
 
-@pytest.fixture(scope="module")
-def real() -> list[Path]:
-    """The files of HumanEval+ and MBPP+."""
-    files = [SHARED / f"{chosen.release}.jsonl.gz" for chosen in NAMED_SETS.values()]
-    if not all(file.is_file() for file in files):
-        pytest.skip("no copies of HumanEval+ and MBPP+ beside this repository")
-    return files
-
-
-def test_what_comes_along_is_made_from_the_real_sets(real):
-    assert SHIPPED.read_text() == content([str(file) for file in real])
-    made = [one for file in real for one in fingerprints(load_problems(str(file)))]
+@pytest.mark.ci
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no copies of HumanEval+ and MBPP+ are here")
+def test_what_comes_along_is_made_from_the_real_sets():
+    real = [str(SHARED / f"{chosen.release}.jsonl.gz") for chosen in NAMED_SETS.values()]
+    assert SHIPPED.read_text() == content(real)
+    made = [one for file in real for one in fingerprints(load_problems(file))]
     shipped = [one for name in NAMED_SETS for one in read_shipped(name)]
     assert len(shipped) == 2 * (164 + 378)
     for one, other in zip(made, shipped, strict=True):
         assert one.ngrams.tolist() == other.ngrams.tolist()
         assert vars(one) | {"ngrams": ()} == vars(other) | {"ngrams": ()}
+
+
+WORDS = [f"word{i}" for i in range(300)]
+
+
+def rows_of(*texts: tuple[str, str]) -> list[Row]:
+    return [Row(*text, number) for number, text in enumerate(texts, 1)]
+
+
+def test_exact_duplicates_differ_in_whitespace_alone():
+    code = "def f():\n    return 1"
+    rows = rows_of(
+        *(("Add a b.", code), ("Add  a\tb.\n", "def f():\n\n  return 1 "), ("add a b.", code)),
+        *(("Add a b.", "def f():\n    return 2"), ("Add a b. def f():", "return 1")),
+        ("Add a b.", "def f(): return 1"),
+    )
+    assert find_exact(rows) == {2: 1, 6: 1}
+
+
+def ngrams(row: Row) -> set[tuple]:
+    words = row.text.split()
+    size = min(5, len(words))
+    return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
+
+
+def slow(rows: list[Row]) -> dict[int, int]:
+    """Every row against every earlier one that stays."""
+    kept, found = [], {}
+    for row in rows:
+        own = ngrams(row)
+        for other in kept:
+            theirs = ngrams(other)
+            if 5 * len(own & theirs) >= 4 * len(own | theirs):
+                found[row.number] = other.number
+                break
+        else:
+            kept.append(row)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_near_duplicates_are_those_of_all_pairs(seed):
+    """Texts of plain words, for which splitting at blanks is the same as the product's words."""
+    rng = random.Random(seed)
+    texts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 80))) for _ in range(60)]
+    for text in rng.choices(texts, k=140):  # copies with up to three changed or lost words
+        words = text.split()
+        for _ in range(rng.randint(0, 3)):
+            words[rng.randrange(len(words))] = rng.choice([*WORDS[:3], ""])
+        texts.append(" ".join(words).strip() or "word0")
+    rng.shuffle(texts)
+    rows = rows_of(*((text, "word1") for text in texts))
+    found = find_near(rows)
+    assert found == slow(rows)
+    assert 30 < len(found) < 180
+
+
+@pytest.mark.parametrize(("count", "found"), [(12, {2: 1}), (11, {})])
+def test_the_threshold_is_four_fifths(count, found):
+    """Of 9 n-grams each, 8 are the same: 8 of 10. Of 8 each, 7: 7 of 9."""
+    text = " ".join(WORDS[:count])
+    assert find_near(rows_of((text, "end"), (text, "other"))) == found
+
+
+def test_marks_are_words_and_whitespace_is_none():
+    body = " ".join(WORDS[:40])
+    rows = rows_of(
+        (body, "a + b"), (body.replace(" ", "\n"), "a + b"), ("a - b", "x"), ("a + b", "x")
+    )
+    assert find_near(rows) == {2: 1}

@@ -88,21 +88,17 @@ def test_the_labels_are_those_of_transformers(chatty, prepared):
         assert set(labels[length:]) == {-100}
 
 
-@pytest.mark.parametrize(
-    ("jinja", "texts"),
-    [
+def test_other_templates_mark_turns_too(with_template, prepared):
+    for jinja, texts in (
         (STRICT, [" a + b </s>", f" {ADD} </s>", " Bye. </s>"]),
         (HEADED, ["a + b\n</s>", f"{ADD}\n</s>", "\n\nBye.\n\n</s>"]),
-    ],
-    ids=["strict", "headed"],
-)
-def test_other_templates_mark_turns_too(with_template, prepared, jinja, texts):
-    chatty = with_template(jinja)
-    made, _ = prepared([{"messages": TURNS}], chatty)
-    (example,) = made.training
-    assert trained_texts(chatty, example) == texts
-    whole = chatty.apply_chat_template(TURNS, tokenize=False)
-    assert chatty.decode(example["input_ids"]) == whole.rstrip("\n")
+    ):
+        chatty = with_template(jinja)
+        made, _ = prepared([{"messages": TURNS}], chatty)
+        (example,) = made.training
+        assert trained_texts(chatty, example) == texts
+        whole = chatty.apply_chat_template(TURNS, tokenize=False)
+        assert chatty.decode(example["input_ids"]) == whole.rstrip("\n")
 
 
 def test_a_turn_brings_no_special_tokens(chatty, prepared):
@@ -171,22 +167,19 @@ def test_other_templates_take_a_question_and_its_answer(tokenizer, prepared, tmp
 ASKED, ANSWERED = TURNS[1:3]
 
 
-@pytest.mark.parametrize(
-    ("row", "fault"),
-    [
+def test_a_bad_conversation_is_named_with_its_line_and_fault(chatty, prepared):
+    for row, fault in (
         ({"messages": [SYSTEM, ASKED]}, "no turn of the assistant"),
         ({"messages": [ANSWERED, ASKED]}, "the assistant has the first turn, and nothing is asked"),
         ({"messages": [ASKED, {"role": "assistant"}]}, "turn 2 has no key 'content' (keys: role)"),
         ({"messages": [ASKED, ANSWERED | {"content": " \n"}]}, "turn 2 has a 'content' that is em"),
         ({"conversations": [{"from": "a", "value": "3"}]}, "turn 1 has 'from' = 'a'. Allowed: sys"),
         ({"messages": [ASKED, ANSWERED] * 501}, "more than 1,000 turns"),
-    ],
-)
-def test_a_bad_conversation_is_named_with_its_line_and_fault(chatty, prepared, row, fault):
-    with pytest.raises(UserError) as caught:
-        prepared([{"messages": TURNS}, row], chatty)
-    line = str(caught.value).splitlines()[1]
-    assert f"rows.jsonl, line 2: column {next(iter(row))!r}: {fault}" in line
+    ):
+        with pytest.raises(UserError) as caught:
+            prepared([{"messages": TURNS}, row], chatty)
+        line = str(caught.value).splitlines()[1]
+        assert f"rows.jsonl, line 2: column {next(iter(row))!r}: {fault}" in line
 
 
 def test_what_is_left_out_is_reported(chatty, prepared):
@@ -204,12 +197,9 @@ def test_what_is_left_out_is_reported(chatty, prepared):
     ]
     made, report = prepared(rows, chatty, CHAT, detector.find)
     assert made.numbers.tolist() == [1, 5, 6]
-    assert [(entry["row"], entry["reason"]) for entry in report["removed_rows"]] == [
-        (2, "contaminated"),
-        (3, "duplicate"),
-        (4, "ends without a response"),
-        (7, "duplicate"),
-    ]
+    reasons = {entry["row"]: entry["reason"] for entry in report["removed_rows"]}
+    expected = {2: "contaminated", 3: "duplicate", 4: "ends without a response", 7: "duplicate"}
+    assert reasons == expected
 
 
 def test_a_shared_system_prompt_makes_no_near_duplicates(chatty, prepared):

@@ -274,34 +274,27 @@ def test_an_upcycled_model_has_the_tokenizer_of_its_base(tiny_llama, tmp_path):
 
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
-ADDED = json.dumps(
-    {"id": 300, "content": "new"}
-    | dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized", "special"], False)
-)
+MARKS = dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized", "special"], False)
+ADDED = json.dumps({"id": 300, "content": "new"} | MARKS)
 
 
-@pytest.mark.parametrize(
-    ("file", "edit", "differs"),
-    [
+def test_tokens_of_another_tokenizer_are_refused(upcycled, tiny_llama, rows, tmp_path):
+    for file, edit, differs in (
         (SETTINGS, ('"</s>"', '"<pad>"'), "special tokens"),
         (SETTINGS, ("{", '{"chat_template": "{{ messages }}",'), "chat template"),
         (TOKENIZER, ('"normalizer": null', '"normalizer": {"type": "Lowercase"}'), "normalizer"),
         (TOKENIZER, ('"Z": ', '"ZZ": '), "model"),
         (TOKENIZER, ('"added_tokens": [', f'"added_tokens": [{ADDED},'), "added_tokens"),
-    ],
-)
-def test_tokens_of_another_tokenizer_are_refused(
-    upcycled, tiny_llama, rows, tmp_path, file, edit, differs
-):
-    other = shutil.copytree(tiny_llama, tmp_path / "other")
-    text = (other / file).read_text()
-    assert edit[0] in text
-    (other / file).write_text(text.replace(*edit))
-    made = make(other, rows, tmp_path / "tokens")
-    message = f"{made} was made with another tokenizer than that of {upcycled}: {differs} differs"
-    with pytest.raises(UserError, match=message):
-        train(upcycled, made, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    ):
+        other = shutil.copytree(tiny_llama, tmp_path / differs)
+        text = (other / file).read_text()
+        assert edit[0] in text
+        (other / file).write_text(text.replace(*edit))
+        made = make(other, rows, tmp_path / f"tokens of {differs}")
+        message = f"{made} was made with another tokenizer than that of {upcycled}: {differs} diff"
+        with pytest.raises(UserError, match=message):
+            train(upcycled, made, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_tokenizer_that_a_trainer_saved_is_the_same(tiny_llama, rows, tmp_path):
@@ -316,13 +309,14 @@ def test_a_tokenizer_that_a_trainer_saved_is_the_same(tiny_llama, rows, tmp_path
     open_tokens(made, saved)
 
 
-def test_options_that_tokens_have_are_not_asked_for_again(upcycled, tiny_llama, rows, tmp_path):
+def test_options_that_tokens_have_and_folders_of_something_else_are_refused(
+    upcycled, tiny_llama, rows, tmp_path
+):
     made = make(tiny_llama, rows, tmp_path / "tokens")
-    with pytest.raises(UserError, match="were made with a fixed max_length, template"):
-        train(upcycled, made, tmp_path / "out", "--max-length", 1024, "--template", "chat")
-
-
-def test_a_folder_of_something_else_is_refused(upcycled, tmp_path):
-    for folder, fault in {upcycled: "is of kind moe, not", upcycled.parent: "without a m"}.items():
+    flags = ["--max-length", 1024, "--template", "chat"]
+    for folder, more, fault in (
+        (made, flags, "were made with a fixed max_length, template"),
+        *((upcycled, [], "is of kind moe, not"), (upcycled.parent, [], "without a m")),
+    ):
         with pytest.raises(UserError, match=fault):
-            train(upcycled, folder, tmp_path / "out")
+            train(upcycled, folder, tmp_path / "out", *more)

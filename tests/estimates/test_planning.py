@@ -1,9 +1,13 @@
-"""Plans: parameters, memory, disk and work, against real models, real files and closed forms."""
+"""Plans: parameters, memory, disk and work, against real models, real files and closed forms. And
+what steps ask a scheduler for.
+"""
 
 import gzip
 import json
+import math
 import os
 import re
+import struct
 from pathlib import Path
 from weakref import WeakSet
 
@@ -14,9 +18,9 @@ import yaml
 from backbones import random_dense, save_base, small_config
 from chains import Chain
 from interpreter import python
-from published import DEEPSEEK
 from transformers import AutoModelForCausalLM
 
+from xft.checkpoints.dtypes import DTYPE_BYTES
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 from xft.config.runs import find_runs, overlaid
@@ -34,12 +38,13 @@ from xft.dag.totals import Totals, totals
 from xft.estimates import disk
 from xft.estimates.advice import advice, fits, ways
 from xft.estimates.flops import tuning_ratio
-from xft.estimates.jobs import TrainingJob
+from xft.estimates.jobs import TrainingJob, configured_job
 from xft.estimates.lengths import Lengths
 from xft.estimates.memory import RUNTIME, activation_bytes, training_memory
 from xft.estimates.parameters import Models
 from xft.estimates.processors import GPUS, Processor
 from xft.estimates.report import Plan, summary, time_text
+from xft.estimates.resources import Requests
 from xft.estimates.rows import count_problems
 from xft.estimates.tensors import compute_table, read_table
 from xft.estimates.work import generation_seconds, training_work
@@ -48,6 +53,13 @@ from xft.reporting.page.folder import read_results
 from xft.tools import plan
 from xft.training.losses import LabelledLoss
 
+# The config of a published model.
+DEEPSEEK = {
+    **{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16"},
+    **{"hidden_size": 2048, "intermediate_size": 5504, "num_hidden_layers": 24},
+    **{"num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 32256},
+    "tie_word_embeddings": False,
+}
 LOW_RANK = {"experts": "lora", "rank": 4, "num_experts": 5, "num_experts_per_tok": 3}
 
 
@@ -78,10 +90,10 @@ def model_of(backbone: str, moe: MoeConfig, dtype=torch.float32, **sizes):
 # Parameters
 
 
-@pytest.mark.parametrize(
-    ("name", "is_tied"),
-    [("llama", True), ("llama-biases", False), ("phi3", True), ("gpt_neox", False)],
-)
+TIES = [("llama", True), ("llama-biases", False), ("phi3", True), ("gpt_neox", False)]
+
+
+@pytest.mark.parametrize(("name", "is_tied"), TIES)
 def test_headers_and_config_agree(name, is_tied, tmp_path):
     model = random_dense(name, tie_word_embeddings=is_tied)
     model.save_pretrained(tmp_path)
@@ -106,27 +118,21 @@ def test_an_old_configs_keys_are_read(tmp_path):
     assert models.base.nbytes == 2 * 1_346_471_936
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
+def test_the_mixtures_size_is_the_models(tmp_path):
+    for name, settings in (
         ("llama", {"num_experts": 4, "num_experts_per_tok": 2, "upcycled_layers": [1]}),
         ("llama-biases", {"router": "linear", "router_noise": False}),
         ("starcoder2", {"shared_expert": False, "num_experts_per_tok": 1}),
         ("phi3", LOW_RANK),
         ("llama", LOW_RANK | {"shared_expert": False, "upcycled_layers": [1]}),
-    ],
-)
-def test_the_mixtures_size_is_the_models(name, settings, tmp_path):
-    moe = MoeConfig(**settings)
-    model, base = model_of(name, moe)
-    models = models_of(tmp_path, base, **settings)
-    assert models.moe_total == model.num_parameters()
-    idle = sum(
-        parameter[0].numel() * (moe.num_experts - moe.num_experts_per_tok)
-        for block in model.moe_blocks
-        for parameter in block.experts.parameters()
-    )
-    assert models.moe_total - models.moe_active == idle
+    ):
+        moe = MoeConfig(**settings)
+        model, base = model_of(name, moe)
+        models = models_of(tmp_path, base, **settings)
+        assert models.moe_total == model.num_parameters()
+        experts = [own for block in model.moe_blocks for own in block.experts.parameters()]
+        idle = (moe.num_experts - moe.num_experts_per_tok) * sum(w[0].numel() for w in experts)
+        assert models.moe_total - models.moe_active == idle
 
 
 @pytest.mark.parametrize("settings", [{"num_experts": 5, "num_experts_per_tok": 3}, LOW_RANK])
@@ -236,10 +242,9 @@ def test_generation_takes_flops_for_each_token_and_the_weights_for_each_step(dee
     options = EvaluationConfig(max_new_tokens=200)
     gpu = Processor(bf16=1e14, fp32=1e12, bandwidth=1e12, memory=80, layer_seconds=1e-3)
     tokens, steps = 150 * (512 + 200), 10 * 200
-    for mixture, active, stored in (
-        (False, deepseek.dense_total, deepseek.base.nbytes),
-        (True, deepseek.moe_active, deepseek.mixture.nbytes),
-    ):
+    of_dense = False, deepseek.dense_total, deepseek.base.nbytes
+    of_mixture = True, deepseek.moe_active, deepseek.mixture.nbytes
+    for mixture, active, stored in (of_dense, of_mixture):
         expected = 2 * active * tokens / 1e14 + steps * (stored / 1e12 + 24e-3)
         assert generation_seconds(deepseek, mixture, 150, options, gpu) == pytest.approx(expected)
     expected = deepseek.dense_total * (2 * tokens / 50e9 + 4 * steps / 10e9)
@@ -318,41 +323,30 @@ def kept_bytes(model, rows: int, length: int) -> int:
     mask[0, -1] = 0
     labels = ids.masked_fill(mask == 0, -100)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept()):
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            labels=labels,
-            use_cache=False,
-            **LabelledLoss(model).options(labels),
-        )
+        given = {"input_ids": ids, "attention_mask": mask, "labels": labels, "use_cache": False}
+        output = model(**given, **LabelledLoss(model).options(labels))
     assert output.loss.requires_grad
     storages = [kept().untyped_storage() for kept in alive]
     kept = {storage.data_ptr(): storage.nbytes() for storage in storages}
     return sum(size for place, size in kept.items() if place not in weights)
 
 
-@pytest.mark.parametrize(
-    ("settings", "dtype"),
-    [
-        ({}, torch.bfloat16),
-        ({"upcycled_layers": list(range(8))}, torch.float32),
-        ({"experts": "lora", "rank": 8, "train_rest": "full"}, torch.bfloat16),
-    ],
-    ids=["full", "half", "lora"],
-)
-def test_activations_are_about_those_that_autograd_keeps(settings, dtype, tmp_path):
+def test_activations_are_about_those_that_autograd_keeps(tmp_path):
     sizes = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 16}
-    model, base = model_of("llama", MoeConfig(**settings), dtype, **sizes)
-    models = models_of(tmp_path, base, **settings)
-    precision = "fp32" if dtype == torch.float32 else "bf16_pure"
-    the_job = job(length=64, precision=precision, per_device_train_batch_size=4, on_gpu=False)
-    expected = kept_bytes(model.train(), 4, 64)
-    assert activation_bytes(models, the_job)[0] == pytest.approx(expected, rel=0.25)
+    for settings, dtype, precision in (
+        ({}, torch.bfloat16, "bf16_pure"),
+        ({"upcycled_layers": list(range(8))}, torch.float32, "fp32"),
+        ({"experts": "lora", "rank": 8, "train_rest": "full"}, torch.bfloat16, "bf16_pure"),
+    ):
+        model, base = model_of("llama", MoeConfig(**settings), dtype, **sizes)
+        models = models_of(tmp_path, base, **settings)
+        the_job = job(length=64, precision=precision, per_device_train_batch_size=4, on_gpu=False)
+        expected = kept_bytes(model.train(), 4, 64)
+        assert activation_bytes(models, the_job)[0] == pytest.approx(expected, rel=0.25)
 
 
-@pytest.mark.parametrize(
-    ("launch", "processes", "options", "bytes_a_parameter"),
-    [
+def test_the_state_of_a_process(deepseek):
+    for launch, processes, options, bytes_a_parameter in (
         ("zero2", 4, {}, 2 + 14 / 4),
         ("zero3", 4, {}, 16 / 4),
         ("fsdp", 2, {}, 16 / 2),
@@ -361,13 +355,11 @@ def test_activations_are_about_those_that_autograd_keeps(settings, dtype, tmp_pa
         ("single", 1, {"precision": "bf16_pure", "optim": "adamw_torch_fused"}, 8),
         ("single", 1, {"precision": "fp32", "optim": "adamw_torch"}, 16),
         ("single", 1, {"precision": "bf16", "optim": "adamw_8bit"}, 10),
-    ],
-)
-def test_the_state_of_a_process(deepseek, launch, processes, options, bytes_a_parameter):
-    memory = training_memory(deepseek, job("moe_sft", launch, processes, **options))
-    state = memory.weights + memory.gradients + memory.optimizer
-    assert state / deepseek.moe_total == pytest.approx(bytes_a_parameter, rel=0.01)
-    assert memory.peak > state + RUNTIME
+    ):
+        memory = training_memory(deepseek, job("moe_sft", launch, processes, **options))
+        state = memory.weights + memory.gradients + memory.optimizer
+        assert state / deepseek.moe_total == pytest.approx(bytes_a_parameter, rel=0.01)
+        assert memory.peak > state + RUNTIME
 
 
 def test_only_what_learns_has_gradients_and_an_optimiser(tmp_path):
@@ -466,8 +458,7 @@ def change_config(**changes) -> None:
 
 
 def planned(*words: str) -> Plan:
-    args = plan._parser().parse_args([*words, "--config", *MINE[1:]])
-    return plan_of(args)
+    return plan_of(plan._parser().parse_args([*words, *MINE]))
 
 
 def plan_of(args) -> Plan:
@@ -484,9 +475,7 @@ def plan_and_totals(args) -> tuple[Plan, Totals]:
 
 def test_plans_and_rules_need_neither_torch_nor_transformers(project):
     code = (
-        "import sys\n"
-        "from xft.tools import plan\n"
-        "from pathlib import Path\n"
+        "import sys\nfrom xft.tools import plan\nfrom pathlib import Path\n"
         "from xft.estimates.resources import Requests\n"
         "plan.main(['--config', 'mine.yaml', '--gpu', 'h100', '--gpus', '2', '--details'])\n"
         "config = plan.complete(*plan.read_overlaid([Path('mine.yaml')]))\n"
@@ -584,22 +573,19 @@ def test_what_runs_share_counts_once(project, capsys, keep, dense):
 OFFLINE = {"base": {"model": "org/name", "revision": "0" * 40}, "data": {"train": "rows.jsonl"}}
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
+def test_a_users_mistake_ends_in_one_message(project, call_step):
+    for words, message in (
         ("", "name the model's config.json, a small file, with"),
         ("--model-config empty.json", "has no whole number for hidden"),
         ("--model-config bad.json", "cannot build the model: KeyError"),
         ("--mfu 3", "--mfu = 3: must be greater than 0"),
-    ],
-)
-def test_a_users_mistake_ends_in_one_message(project, words, message, call_step):
-    write_config(OFFLINE)
-    Path("empty.json").write_text("{}")
-    Path("bad.json").write_text(json.dumps(DEEPSEEK | {"hidden_act": "nonsense"}))
-    done = call_step("plan", "--config", "mine.yaml", *words.split(), cwd=project)
-    assert (done.returncode > 0, done.stdout) == (True, "")
-    assert "plan: error: " in done.stderr and message in done.stderr
+    ):
+        write_config(OFFLINE)
+        Path("empty.json").write_text("{}")
+        Path("bad.json").write_text(json.dumps(DEEPSEEK | {"hidden_act": "nonsense"}))
+        done = call_step("plan", "--config", "mine.yaml", *words.split(), cwd=project)
+        assert (done.returncode > 0, done.stdout) == (True, "")
+        assert "plan: error: " in done.stderr and message in done.stderr
 
 
 # The recipes
@@ -661,3 +647,118 @@ def test_recipes_headers_hold_the_plans_figures(name, repository, tmp_path, monk
         row = f"{peak:.1f} | {sum(map(made.training_hours, made.trainings)):.1f}"
         row = f"| {device} | [{name}]({name}.yaml) | {row} | {lines[2].split()[1]} |"
         assert row in by_hardware
+
+
+MIXTURE, DENSE = 7_028_346_008, 1_346_471_936  # parameters
+STEPS = {"max_steps": 10}
+ON_GPUS = STEPS | {"launch": "zero3", "processes": 4}
+
+
+@pytest.fixture(scope="module")
+def headers(tmp_path_factory) -> Path:
+    """The base of the paper: the headers of its weights, and no values."""
+    folder = tmp_path_factory.mktemp("headers")
+    (folder / "config.json").write_text(json.dumps(DEEPSEEK))
+    header, end = {}, 0
+    for name, (dtype, shape) in compute_table(folder / "config.json").tensors.items():
+        start, end = end, end + math.prod(shape) * DTYPE_BYTES[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+    return folder
+
+
+def requests(base: Path, **config) -> Requests:
+    sections = {"base": {"model": "x"}, "data": {"train": "x"}} | config
+    return Requests(complete(sections), base)
+
+
+def memory(base: Path, section="moe_sft", **config) -> int:
+    """Bytes that a training asks for."""
+    return requests(base, **config).training(section).mem_mb * 10**6
+
+
+def assert_about(asked: int, needed: float) -> None:
+    """At least what is needed, in bytes, and at most half of it more and 10 GB for libraries."""
+    assert needed < asked < 1.5 * needed + 10e9
+
+
+def test_a_base_that_is_not_there_is_seen_as_soon_as_it_is(headers, tmp_path):
+    asked = requests(tmp_path / "base", moe_sft={"launch": "ddp", "processes": 4})
+    assert asked.training("moe_sft").mem_mb == 4 * 16000
+    before = asked.conversion(), asked.evaluation(is_mixture=False)
+    (tmp_path / "base").symlink_to(headers)
+    assert asked.training("moe_sft").mem_mb > 4 * 16000
+    assert asked.conversion() != before[0]
+    assert asked.evaluation(is_mixture=False) != before[1]
+
+
+@pytest.mark.parametrize("missing", ["vocab_size", "model_type", "num_hidden_layers"])
+def test_a_base_that_makes_no_sense_is_left_to_the_steps(headers, tmp_path, missing):
+    config = {key: value for key, value in DEEPSEEK.items() if key != missing}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").symlink_to(headers / "model.safetensors")
+    for asked in (requests(tmp_path), requests(tmp_path, gpus=1)):
+        needs = [asked.conversion(), asked.evaluation(is_mixture=True)]
+        needs += map(asked.training, ("moe_sft", "mixing"))
+        assert all(need.mem_mb > 0 for need in needs)
+
+
+def test_a_training_on_a_cpu_is_all_in_the_hosts_memory(headers):
+    asked = requests(headers, moe_sft=STEPS)
+    planned = training_memory(asked.models, configured_job(asked.config, "moe_sft"))
+    one = memory(headers, moe_sft=STEPS)
+    assert_about(one, planned.peak)
+    assert memory(headers, moe_sft=STEPS | {"launch": "ddp", "processes": 2}) > 2 * one  # buckets
+    assert 16 * DENSE < memory(headers, "sft", moe_sft=STEPS) < one
+
+
+def test_with_gpus_each_process_loads_the_model_and_one_gathers_it(headers):
+    one = memory(headers, gpus=1, moe_sft=ON_GPUS)
+    assert_about(one, 4 * (2 * MIXTURE + 6e9) + 4 * MIXTURE)
+    more = memory(headers, gpus=1, moe_sft=ON_GPUS | {"offload_optimizer": True}) - one
+    assert more == pytest.approx(1.25 * 12 * MIXTURE, rel=0.01)  # Adam's state and master weights
+    taught = memory(headers, "heal", gpus=1, heal={"objective": "kl"})
+    plain = memory(headers, "heal", gpus=1)
+    assert taught - plain == pytest.approx(1.25 * 2 * MIXTURE, rel=0.01)
+    ddp = STEPS | {"launch": "ddp", "processes": 2}
+    of_nodes = memory(headers, gpus=1, moe_sft=ddp | {"nodes": 3})
+    assert of_nodes == memory(headers, gpus=1, moe_sft=ddp)  # each node asks for itself
+
+
+def test_conversions_stream_and_evaluations_load(headers):
+    evaluation = {"batch_size": 8, "max_new_tokens": 512}
+    asked = requests(headers, evaluation=evaluation)
+    assert asked.conversion().mem_mb * 10**6 < 2 * DENSE * 4
+    # Keys and values of 8 rows of 1024 tokens in 24 layers.
+    cache = 8 * 1024 * 24 * 2 * 2048 * 4
+    on_gpu = requests(headers, gpus=1, evaluation=evaluation)
+    in_fp32 = requests(headers, gpus=1, evaluation=evaluation | {"precision": "fp32"})
+    on_cpus = (asked, False, 4 * DENSE + cache), (asked, True, 4 * MIXTURE + cache)
+    on_gpus = (on_gpu, True, 2 * MIXTURE), (in_fp32, True, 4 * MIXTURE)
+    for asked_for, is_mixture, needed in (*on_cpus, *on_gpus):
+        assert_about(asked_for.evaluation(is_mixture).mem_mb * 10**6, needed)
+    assert in_fp32.evaluation(is_mixture=True).minutes >= on_gpu.evaluation(is_mixture=True).minutes
+
+
+def test_time_follows_the_work_up_to_a_day(headers, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(b"\n" * 10_000_000)  # 20,000 rows of 500 bytes
+    data = {"data": {"train": str(rows)}, "gpus": 1}
+
+    def minutes(section="moe_sft", **changes) -> int:
+        return requests(headers, **data, **{section: changes}).training(section).minutes
+
+    assert minutes(max_steps=1) == 60
+    assert minutes(num_train_epochs=1000) == 24 * 60
+    assert requests(headers).training("moe_sft").minutes == 24 * 60  # of unknown rows
+    once = minutes(num_train_epochs=1)
+    # 6 FLOPs for each active parameter and token, and the attention's, on 0.3 of an A10.
+    assert once * 60 == pytest.approx(6 * 20_000 * 1024 * 5.4e9 / (0.3 * 125e12), rel=0.1)
+    # sft_flops takes as many FLOPs. The epochs of section sft do not matter.
+    tunings = {"moe_sft": {"num_train_epochs": 1}, "sft": {"num_train_epochs": 0.1}}
+    assert requests(headers, **data, **tunings).training("sft").minutes == once
+    sped = minutes(num_train_epochs=1, launch="ddp", processes=4)
+    assert sped == pytest.approx(once / 4, abs=1)

@@ -5,6 +5,7 @@ What fails here fails by protocol: nothing is repaired.
 
 import copy
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,8 @@ def sets(tmp_path_factory):
     """Both sets of problems, each with its ground truth."""
     folder = tmp_path_factory.mktemp("sets")
     loaded = {form: load(form, folder) for form in ("HumanEval", "Mbpp")}
-    return {
-        form: (problems, ground_truth.compute(problems, sandbox=None, workers=1))
-        for form, problems in loaded.items()
-    }
+    compute = partial(ground_truth.compute, sandbox=None, workers=1)
+    return {form: (problems, compute(problems)) for form, problems in loaded.items()}
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +56,8 @@ def prompts_of(sets, chat_tokenizer):
         template = COMPLETION
         if style != "completion":
             template = make_template(style, chat_tokenizer)
-        found = [
-            prompt for problems, _ in sets.values() for prompt in task_prompts(problems, template)
-        ]
-        return {prompt.task_id: prompt for prompt in found}
+        found = (task_prompts(problems, template) for problems, _ in sets.values())
+        return {prompt.task_id: prompt for prompts in found for prompt in prompts}
 
     return prompts
 
@@ -104,12 +101,10 @@ def test_a_humaneval_completion_ends_at_the_next_top_level_statement():
     for rest in ENDS:
         assert cut(INDENTED + rest, calls.STOPS_IN_FUNCTION).rstrip("\n") == INDENTED
     assert cut("a\nprint(1)\ndef f", ("\ndef ", "\nprint(")) == "a"  # the earliest
+    inner = "    def inner():\n        return 1\n\n    return inner()"
     for body in (
         *("    return [\n        i\n    for i in xs]", "    iffy = 1\n    return iffy", ""),
-        *(
-            "    def inner():\n        return 1\n\n    return inner()",
-            "    x = 'print(1)'  # def f",
-        ),
+        *(inner, "    x = 'print(1)'  # def f"),
     ):
         assert cut(body, calls.STOPS_IN_FUNCTION) == body
 
@@ -154,6 +149,7 @@ HUMANEVAL = {
     "wrong tests": (BODY + "\nassert has_close_elements([1.0, 2.0], 0.5)\n```", COMPLETED),
     "CRLF": ((BODY + "```\n").replace("\n", "\r\n"), ALL),
 }
+EMPTY = ("\n", "```", "\n```\nprose", "```python\n```\n")  # they hold no code
 # The same of Mbpp/3, whose prompts begin no function.
 MBPP = {
     "fence and prose after it": (PRIME + "```\n\nIt divides.", ALL),
@@ -167,22 +163,16 @@ MBPP = {
 def test_an_answer_passes_or_fails(sets, prompts_of, task_id, table):
     problems, truth = sets[task_id.split("/")[0]]
     (problem,) = [problem for problem in problems.problems if problem.task_id == task_id]
-    cases = [(name, style) for name in table for style in ALL]
+    texts = {name: text for name, (text, _) in table.items()} | {text: text for text in EMPTY}
+    cases = [(name, style) for name in texts for style in ALL]
     solutions = [
-        (problem, prompts_of(style)[task_id].solution(table[name][0])) for name, style in cases
+        (problem, prompts_of(style)[task_id].solution(texts[name])) for name, style in cases
     ]
-    verdicts = score(truth, solutions, sandbox=None, workers=2)
-    passed = {case for case, found in zip(cases, verdicts, strict=True) if found.plus == PASSED}
+    verdicts = dict(zip(cases, score(truth, solutions, sandbox=None, workers=2), strict=True))
+    passed = {case for case, found in verdicts.items() if found.plus == PASSED}
     assert passed == {(name, style) for name, (_, styles) in table.items() for style in styles}
-
-
-@pytest.mark.parametrize("style", ALL)
-@pytest.mark.parametrize("text", ["\n", "```", "\n```\nprose", "```python\n```\n"])
-def test_an_answer_without_code_is_empty(sets, prompts_of, style, text):
-    for problems, truth in sets.values():
-        solutions = [(p, prompts_of(style)[p.task_id].solution(text)) for p in problems.problems]
-        verdicts = score(truth, solutions, sandbox=None, workers=1)
-        assert verdicts == [Verdict("empty", "empty")] * len(solutions)
+    empty = {case for case, found in verdicts.items() if found == Verdict("empty", "empty")}
+    assert {(text, style) for text in EMPTY for style in ALL} <= empty
 
 
 # What a real model answers. EvalPlus is the judge.

@@ -1,28 +1,36 @@
-"""Generation writes the same in a batch as one by one, and stops where it may stop."""
+"""Generation writes the same in a batch as one by one, and stops where it may stop. With token
+healing the model chooses the last token of a prompt again, and nothing else changes.
+"""
 
+import copy
 import json
 import math
 import re
 import shutil
 from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+from operator import ne
+from types import SimpleNamespace
 
 import pytest
+import torch
+from backbones import byte_level_bpe, small_config
+from pretended_device import GPU, pretended
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from xft.common.errors import UserError
 from xft.evaluation.generation import Completion, Sampling, generate
+from xft.evaluation.healing import Vocabulary
 from xft.evaluation.loading import computing_dtype, load_model
-from xft.evaluation.prompts import TaskPrompt
+from xft.evaluation.prompts import TaskPrompt, cut
 
 pytestmark = pytest.mark.numeric
 
 NEW_TOKENS = 24
-TEXTS = [
-    "def add(a, b):\n",
-    "x",
-    "def multiply_three_numbers(first, second, third):\n    return",
-    "import os\n",
-    "é = 'ü'\n",
-]
+LONG = "def multiply_three_numbers(first, second, third):\n    return"
+TEXTS = ["def add(a, b):\n", "x", LONG, "import os\n", "é = 'ü'\n"]
 NEVER = ("\x00never",)
 
 
@@ -32,8 +40,6 @@ def prompts_of(texts, stops=NEVER):
 
 def lively(model, tokenizer):
     """The model with larger random weights, so that it varies, writing nothing but ASCII."""
-    import torch
-
     torch.manual_seed(0)
     silent = [i for i in range(len(tokenizer)) if i < 3 or not tokenizer.decode([i]).isascii()]
     with torch.no_grad():
@@ -148,17 +154,14 @@ def test_rows_that_are_done_leave_the_batch(model, write, tokenizer, plain, monk
     assert [completion.text for completion in completions] == texts
 
 
-@pytest.mark.parametrize(
-    ("precision", "on_gpu", "on_cpu"),
-    [("auto", "float16", "float32"), ("fp32", *["float32"] * 2), ("bf16", *["bfloat16"] * 2)],
-)
-def test_a_model_has_the_type_that_was_asked_for(tiny_llama, precision, on_gpu, on_cpu):
+def test_a_model_has_the_type_that_was_asked_for(tiny_llama):
     """auto is the stored type on a GPU."""
-    import torch
-
-    for is_gpu, name in ((True, on_gpu), (False, on_cpu)):
-        assert computing_dtype(precision, torch.float16, is_gpu) == getattr(torch, name)
-    assert load_model(tiny_llama, 1, precision)[0].dtype == getattr(torch, on_cpu)
+    kinds = {"auto": (torch.float16, torch.float32)}
+    kinds |= {"fp32": (torch.float32,) * 2, "bf16": (torch.bfloat16,) * 2}
+    for precision, (on_gpu, on_cpu) in kinds.items():
+        for is_gpu, dtype in ((True, on_gpu), (False, on_cpu)):
+            assert computing_dtype(precision, torch.float16, is_gpu) == dtype
+        assert load_model(tiny_llama, 1, precision)[0].dtype == on_cpu
 
 
 def test_draws_do_not_depend_on_the_batch(write):
@@ -170,8 +173,6 @@ def test_draws_do_not_depend_on_the_batch(write):
 
 def test_draws_follow_the_model_s_distribution(model, tokenizer):
     """First tokens of 2000 draws against softmax(logits / T) cut to the likeliest 30%."""
-    import torch
-
     count, temperature, top_p = 2000, 2.0, 0.3
     ids = [tokenizer.bos_token_id, *tokenizer(TEXTS[0])["input_ids"]]
     with torch.no_grad():
@@ -182,12 +183,150 @@ def test_draws_follow_the_model_s_distribution(model, tokenizer):
     for token in kept:  # several may have the same text
         text = tokenizer.decode([*ids, token], skip_special_tokens=True).removeprefix(TEXTS[0])
         expected[text] += count * (shares[token] / shares[kept].sum()).item()
-    drawn = generate(
-        *(model, tokenizer, prompts_of(TEXTS[:1]) * count),
-        **{"max_new_tokens": 1, "batch_size": 500},
-        sampling=Sampling(temperature, top_p, seeds=range(count)),
-    )
+    options = {"max_new_tokens": 1, "batch_size": 500}
+    options["sampling"] = Sampling(temperature, top_p, seeds=range(count))
+    drawn = generate(model, tokenizer, prompts_of(TEXTS[:1]) * count, **options)
     counts = Counter(completion.text for completion in drawn)
     assert counts.keys() <= expected.keys() and len(expected) > 5
     distance = sum((counts[text] - wanted) ** 2 / wanted for text, wanted in expected.items())
     assert distance < len(expected) + 5 * math.sqrt(2 * len(expected))
+
+
+PROMPT = 'def f(): """Go"""'
+BODY = "\n    return 1"
+# As in Qwen's tokenizer: newlines belong to the punctuation in front of them.
+PIECES = r" ?\w+| ?[^\s\w]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+TASKS = [PROMPT, "def", "x = 1\n", 'class A:\n    """Go', "é = 'ü'\n", PROMPT + "\n", " r", "x d"]
+
+
+@dataclass(frozen=True)
+class Encoded(TaskPrompt):
+    """A prompt with token ids of its own."""
+
+    ids: tuple[int, ...] = ()
+
+    def encode(self, tokenizer) -> list[int]:
+        return list(self.ids)
+
+
+def prompt_of(text, stops=NEVER):
+    return TaskPrompt("Task/0", text, text, stops)
+
+
+@pytest.fixture(scope="module")
+def qwen_like():
+    """A byte-level BPE (<s> 0, </s> 1) in which three quotation marks and a newline are a token."""
+    split = pre_tokenizers.Split(Regex(PIECES), "isolated")
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    both = pre_tokenizers.Sequence([split, level])
+    texts = [PROMPT + BODY + "\n\n", PROMPT + "\ndefine g\n\n", "x re rest do dot def default dim"]
+    bpe = byte_level_bpe(both, texts * 9, vocab_size=320, special_tokens=["<s>", "</s>"])
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>")
+
+
+def llama(tokenizer, hidden: int) -> LlamaForCausalLM:
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.eos_token_id}
+    config = small_config("llama", vocab_size=len(tokenizer), hidden_size=hidden, head_dim=8, **ids)
+    return LlamaForCausalLM(config).eval()
+
+
+def bigram(tokenizer, follows: dict[int, int]) -> LlamaForCausalLM:
+    """A model that writes `follows[token]` after a token, and </s> after all others."""
+    count = len(tokenizer)
+    model = llama(tokenizer, hidden=-(-count // 8) * 8)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.model.embed_tokens.weight.copy_(torch.eye(count, model.config.hidden_size))
+        model.lm_head.weight.zero_()
+        for token in range(count):
+            model.lm_head.weight[follows.get(token, tokenizer.eos_token_id), token] = 1
+    return model
+
+
+def taught(tokenizer, text: str) -> LlamaForCausalLM:
+    """A model that writes the end of a text. No token of its last four may come twice in it."""
+    ids = tokenizer(text)["input_ids"]
+    follows = dict(pairwise(ids)) | {ids[-1]: tokenizer.eos_token_id}
+    assert all(ids.count(token) == 1 for token in ids[-4:])
+    return bigram(tokenizer, follows)
+
+
+def heal(model, tokenizer, prompt: TaskPrompt, token_healing=True) -> Completion:
+    options = {"max_new_tokens": 12, "batch_size": 1, "token_healing": token_healing}
+    return generate(model, tokenizer, [prompt], **options)[0]
+
+
+def test_a_prompt_that_ends_within_a_token_is_continued_as_in_training(qwen_like):
+    model = taught(qwen_like, PROMPT + BODY)
+    marks, joined = (qwen_like.convert_tokens_to_ids(text) for text in ('"""', '"""Ċ'))
+    assert qwen_like(PROMPT)["input_ids"][-1] == marks
+    assert joined in qwen_like(PROMPT + BODY)["input_ids"]
+
+    prompt = prompt_of(PROMPT)
+    assert heal(model, qwen_like, prompt, token_healing=False) == Completion("", "eos")
+    assert heal(model, qwen_like, prompt) == Completion(BODY, "eos")
+    assert heal(model, qwen_like, prompt_of(PROMPT + "\n")) == Completion(BODY[1:], "eos")
+
+
+def test_a_batch_equals_its_prompts_one_by_one(qwen_like):
+    """As do draws from the likeliest of the tokens that are allowed, on a GPU too."""
+    model = llama(qwen_like, hidden=32)
+    for weight in model.parameters():
+        weight.data.normal_(std=0.5)
+    prompts = [prompt_of(text) for text in TASKS]
+    expected = [heal(model, qwen_like, prompt) for prompt in prompts]
+    plain = [heal(model, qwen_like, prompt, token_healing=False) for prompt in prompts]
+    assert 0 < sum(map(ne, plain, expected)) < len(TASKS)
+    options = {"max_new_tokens": 12, "batch_size": 3, "token_healing": True}
+    for sampling in (None, Sampling(1.0, 1e-6, seeds=range(len(TASKS)))):
+        assert generate(model, qwen_like, prompts, **options, sampling=sampling) == expected
+    with pretended():
+        there = copy.deepcopy(model).to(GPU)
+        assert generate(there, qwen_like, prompts, **options, sampling=sampling) == expected
+
+
+def test_special_tokens_and_single_bytes_are_left_out():
+    texts = ["<", "<s>", "<0x0A>", "<0x0", "<tool>", "<end>", "▁", "▁▁", "x<"]
+    added = {4: SimpleNamespace(special=False), 5: SimpleNamespace(special=True)}
+    about = {"added_tokens_decoder": added, "all_special_ids": [1]}
+    numbers = {text: number for number, text in enumerate(texts)}
+    vocabulary = Vocabulary(SimpleNamespace(get_vocab=lambda: numbers, **about))
+    found = [sorted(vocabulary.replacements(number)) for number in range(len(texts))]
+    assert found == [[0, 3, 4], [], [], [], [], [], [6, 7], [], []]
+
+
+@pytest.mark.parametrize("start", [["▁x"], ["<s>"]])
+def test_blanks_are_right_with_a_sentencepiece_tokenizer(start):
+    """Its tokens begin with their blank, and it drops the first blank of what it decodes."""
+    texts = ["</s>", "<s>", "▁x", "▁de", "▁def", "▁return", "▁", "▁▁deep"]
+    words = Tokenizer(models.WordLevel({text: i for i, text in enumerate(texts)}, "</s>"))
+    words.pre_tokenizer = pre_tokenizers.Metaspace()
+    words.decoder = decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>")
+    number = {text: i for i, text in enumerate(texts)}
+    follows = {start[0]: "▁def", "▁def": "▁return", "▁de": "▁x"}
+    model = bigram(tokenizer, {number[one]: number[two] for one, two in follows.items()})
+    prompt = Encoded("Task/0", "", "", NEVER, ids=(number[start[0]], number["▁de"]))
+
+    assert heal(model, tokenizer, prompt) == Completion("f return", "eos")
+    assert heal(model, tokenizer, prompt, token_healing=False).text.startswith(" x")
+
+
+def test_a_stop_sequence_counts_if_it_lies_in_the_completion(qwen_like):
+    model = taught(qwen_like, PROMPT + "\ndefine g")
+    for prompt, stop, expected in (
+        # The sequence lies in the completion, and its first character is of the healed token.
+        (PROMPT, "\ndefine", Completion("\ndefine", "stop")),
+        (PROMPT, "\n", Completion("\n", "stop")),
+        # It begins in the prompt, so that a search in the completion does not find it.
+        (PROMPT + "\n", "\ndefine", Completion("define g", "eos")),
+        (PROMPT + "\n", '"""\n', Completion("define g", "eos")),
+        (PROMPT, '"""', Completion("\ndefine g", "eos")),
+        (PROMPT, '"\n', Completion("\ndefine g", "eos")),
+        (PROMPT, "g", Completion("\ndefine g", "stop")),
+    ):
+        completion = heal(model, qwen_like, prompt_of(prompt, (stop,)))
+        assert completion == expected
+        assert (cut(completion.text, (stop,)) != completion.text) == (completion.finish == "stop")

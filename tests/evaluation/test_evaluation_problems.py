@@ -86,28 +86,23 @@ DEFINITIONS = (
 @pytest.mark.filterwarnings("error")
 def test_an_entry_point_may_be_defined_in_any_way(tmp_path):
     row = problem("add", "+", "Own/1") | {"prompt": ""}
-    rows = [
-        row | {"task_id": f"Own/{number}", "canonical_solution": program}
-        for number, program in enumerate(DEFINITIONS)
-    ]
+    cases = enumerate(DEFINITIONS)
+    rows = [row | {"task_id": f"Own/{n}", "canonical_solution": code} for n, code in cases]
     assert load_problems(str(write_problems(tmp_path / "own.jsonl", rows))).problems
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
+def test_unreadable_files_are_named(tmp_path, monkeypatch):
+    for name, content, message in (
         ("a.jsonl", b'{"task_id": \n', r"a\.jsonl, line 1: not JSON"),
         ("a.jsonl", b"\nnull\n", r"a\.jsonl, line 2: Input should be a valid dict"),
         ("a.jsonl", b"\n", r"a\.jsonl holds no problem"),
         ("a.jsonl.gz", zipped(bytes(2**21)), r"a\.jsonl\.gz holds more than 1 MiB"),
         ("a.json", b"[]", r"ends in .* or \.parquet"),
-    ],
-)
-def test_unreadable_files_are_named(tmp_path, monkeypatch, name, content, message):
-    monkeypatch.setattr(named_sets, "MAX_BYTES", 2**20)
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        load_problems(str(tmp_path / name))
+    ):
+        monkeypatch.setattr(named_sets, "MAX_BYTES", 2**20)
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            load_problems(str(tmp_path / name))
 
 
 def test_a_misspelt_name_is_neither_set_nor_file():

@@ -1,18 +1,27 @@
-"""Verdicts through the sandbox."""
+"""Verdicts through the sandbox. Steps that run programs in sandboxes end when they are told to, and
+no sandbox outlives them.
+"""
 
 import json
+import os
 import re
 import resource
+import signal
 import socket
+import subprocess
+import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import psutil
 import pytest
 from problem_files import problem, right_solutions, three_problems, write_problems
 
+from workflow_scripts import eval as evaluate
+from workflow_scripts import ground_truth as step
 from xft.common.errors import UserError
 from xft.evaluation import execution, ground_truth, scoring, trials
 from xft.evaluation.execution import Limits
@@ -37,8 +46,9 @@ def sums(make):
 
 
 def verdicts(problem_set, codes, sandbox, workers=2):
+    """On codes for the problems in turn."""
     truth = ground_truth.compute(problem_set, sandbox=sandbox, workers=workers)
-    solutions = list(zip(problem_set.problems, codes, strict=True))
+    solutions = list(zip(cycle(problem_set.problems), codes, strict=False))
     return scoring.score(truth, solutions, sandbox=sandbox, workers=workers)
 
 
@@ -95,11 +105,10 @@ TRUTH = ["{str(n) for n in range(99)}", "Counter('ab').keys()", "__import__('num
 
 def test_what_no_solution_can_repeat_is_no_ground_truth(make, bubblewrap, monkeypatch, capsys):
     imports = "    from collections import Counter; from random import random"
-    rows = [
-        problem("find_zero", "+", f"Own/{number}")
-        | {"canonical_solution": f"{imports}; return {value}\n"}
-        for number, value in enumerate([*TRUTH, *NO_TRUTH])
-    ]
+    rows = []
+    for number, value in enumerate([*TRUTH, *NO_TRUTH]):
+        solution = {"canonical_solution": f"{imports}; return {value}\n"}
+        rows.append(problem("find_zero", "+", f"Own/{number}") | solution)
     rows.append(rows[0] | {"task_id": "Own/async", "prompt": "async def find_zero(a, b):\n"})
     values = [*NO_TRUTH.values(), r"{'other': \['coroutine'"]
     places = [f"line {n}, {row['task_id']}" for n, row in enumerate(rows, 1)][len(TRUTH) :]
@@ -118,11 +127,9 @@ def test_what_no_solution_can_repeat_is_no_ground_truth(make, bubblewrap, monkey
 
 def test_a_program_that_floods_answers_loses_its_own_problem_only(make, bubblewrap):
     """Though no file can grow far, as on a small disk."""
-    rows = [problem("add", "+", f"Task/{number}") for number in range(3)]
-    for row in rows:
-        row["plus_input"] = [[n, n] for n in range(500)]
+    row = problem("add", "+", "Task/0") | {"plus_input": [[n, n] for n in range(500)]}
     flood = "def add(a, b):\n    return 'x' * 30_000\n"
-    problem_set, (right, *_) = make(rows), right_solutions()
+    problem_set, (right, *_) = make([row]), right_solutions()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4 * 2**20, before[1]))
     try:
@@ -180,15 +187,15 @@ def test_a_program_that_does_not_start_is_no_fault_of_the_model(sums, bubblewrap
 
 
 def test_nothing_prolongs_a_program(make, bubblewrap, monkeypatch):
-    """An answer, or the end of a set, every half second, for a thousand calls."""
-    calls = {"plus_input": [[n, 1] for n in range(1000)]}
-    rows = [problem("add", "+", f"Task/{number}") | calls for number in range(2)]
-    drip = "import os, time\nwhile True:\n    time.sleep(0.5)\n    os.write(3, b'%s\\n')"
-    monkeypatch.setattr(scoring, "Limits", lambda **_: Limits(call=1, calls=3))
+    """An answer, or the end of a set, five times a second, for a thousand calls."""
+    row = problem("add", "+", "Task/0") | {"plus_input": [[n, 1] for n in range(1000)]}
+    drip = "import os, time\nwhile True:\n    time.sleep(0.2)\n    os.write(3, b'%s\\n')"
+    monkeypatch.setattr(scoring, "Limits", lambda **_: Limits(call=0.4, calls=1))
     start = time.monotonic()
-    found = verdicts(make(rows), [drip % line for line in ('{"value":4}', '{"set":0}')], bubblewrap)
+    lines = '{"value":4}', '{"set":0}'
+    found = verdicts(make([row]), [drip % line for line in lines], bubblewrap)
     assert {verdict.plus for verdict in found} <= {"failed", "timed out", "error"}
-    assert time.monotonic() - start < 250  # by its lines each would have 500
+    assert time.monotonic() - start < 100  # by its lines each would have 200
 
 
 def test_what_is_slow_here_is_measured_against_the_reference_and_tried_again(make, bubblewrap):
@@ -216,11 +223,17 @@ def test_calls_that_evalplus_cannot_turn_are_named(make):
         ground_truth.compute(make([problem("add", "+", "Mbpp/2")]), sandbox=None, workers=1)
 
 
-def test_a_canonical_solution_that_ends_its_process_is_named(make, bubblewrap):
-    rows = three_problems()
-    rows[1]["canonical_solution"] = "    import os; os._exit(0)\n"
-    with pytest.raises(UserError, match=r"Arithmetic/1 ends its process; arguments: \[2, 2\]"):
-        verdicts(make(rows), right_solutions(), bubblewrap)
+def test_a_canonical_solution_that_gives_no_result_is_named(make, bubblewrap, monkeypatch):
+    """At once: those that do not end are not waited for."""
+    rows, late = three_problems(), r"does not end within its limits, 1 s for a call and .*"
+    rows[1]["canonical_solution"] = rows[2]["canonical_solution"] = "    while True: pass\n"
+    faults = {"raise KeyError": "0 raises KeyError", "import os; os._exit(0)": "0 ends its process"}
+    for solution, fault in (faults | {"return a + b": rf"[12] {late}"}).items():
+        if late in fault:
+            monkeypatch.setattr(ground_truth, "REFERENCE_LIMITS", Limits(call=1))
+        rows[0]["canonical_solution"] = f"    {solution}\n"
+        with pytest.raises(UserError, match=rf"Arithmetic/{fault}; arguments: \[2, 2\]"):
+            ground_truth.compute(make(rows), sandbox=bubblewrap, workers=2)
 
 
 ODD_MESSAGES = [
@@ -235,16 +248,106 @@ ODD_MESSAGES = [
 
 def test_odd_messages_lose_their_own_problem_only(make, bubblewrap):
     """Also where what was expected is large, so that a digest is taken of what was returned."""
-    rows = [problem("add", "+", f"Task/{i}") for i in range(len(ODD_MESSAGES) + 1)]
-    for row in rows[::2]:
-        row["canonical_solution"] = "    return [a + b] * 100000\n"
+    rows = [problem("add", "+", f"Task/{number}") for number in range(2)]
+    rows[0]["canonical_solution"] = "    return [a + b] * 100000\n"
     codes = [
         f"import os\nos.write(3, b'''{message}\\n''')\nos.write(4, b'''{message}\\n''')"
         for message in ODD_MESSAGES
     ]
-    right = rows[-1]["prompt"] + rows[-1]["canonical_solution"]
-
+    right = rows[0]["prompt"] + rows[0]["canonical_solution"]
     *odd, last = verdicts(make(rows), [*codes, right], bubblewrap)
-
-    assert last == PASS
+    assert len(odd) % 2 == 0 and last == PASS
     assert {verdict.base for verdict in odd} == {"failed"}
+
+
+# Steps without time limits, and a model that writes endless loops.
+STEP = """
+import sys
+from xft.cli import running
+from workflow_scripts import {step} as step
+from xft.evaluation import ground_truth, scoring
+from xft.evaluation.execution import Limits
+from xft.evaluation.prompts import TaskPrompt
+NEVER = Limits(loading=1e6, call=1e6, calls=1e6)
+ground_truth.REFERENCE_LIMITS = NEVER
+scoring.Limits = lambda **_: NEVER
+TaskPrompt.solution = lambda self, text: self.head + "    while True: pass"
+running.run("{step}", lambda _: step.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def start(repository):
+    """Callable (step, arguments): a step that never ends by itself, and the programs that it runs,
+    the runner and its child.
+    """
+    with ExitStack() as stack:
+
+        def start(name, *arguments):
+            words = [sys.executable, "-c", STEP.format(step=name), *map(str, arguments)]
+            about = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            about["env"] = os.environ | {"PYTHONPATH": str(repository)}
+            process = subprocess.Popen(words, **about)
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            programs = []
+            while len(programs) < 2:
+                assert process.poll() is None
+                time.sleep(0.02)
+                with suppress(psutil.Error):  # one has ended meanwhile
+                    children = psutil.Process(process.pid).children(recursive=True)
+                    programs = [c for c in children if "runner.py" in " ".join(c.cmdline())]
+            return process, programs
+
+        yield start
+
+
+def wait_for_the_end(programs) -> None:
+    while programs := [program for program in programs if is_alive(program)]:
+        time.sleep(0.02)
+
+
+def is_alive(program: psutil.Process) -> bool:
+    try:
+        return program.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize("sandbox", ["bubblewrap", "none"])
+def test_no_program_outlives_a_killed_step(start, tmp_path, sandbox, bubblewrap):
+    rows = three_problems()
+    rows[1]["canonical_solution"] = "    while True: pass\n"
+    problems = write_problems(tmp_path / "sums.jsonl", rows)
+    flags = ["--dataset", problems, "--sandbox", sandbox, "--out", tmp_path / "truth"]
+    process, programs = start("ground_truth", *flags)
+    process.kill()
+    wait_for_the_end(programs)
+
+
+def test_a_signal_ends_the_scoring_and_the_generations_are_kept(
+    start, tiny_llama, tmp_path, capsys, bubblewrap
+):
+    problems = write_problems(tmp_path / "sums.jsonl", three_problems())
+    out = tmp_path / "out" / "r.json"
+    flags = ["--model", tiny_llama, "--dataset", problems, "--out", out]
+    flags += ["--prompt", "completion", "--max-new-tokens", 4, "--threads", 1]
+    truth = tmp_path / "truth"
+    step.main(["--dataset", str(problems), "--out", str(truth)])
+    flags += ["--ground-truth", truth]
+
+    process, programs = start("eval", *flags)
+    process.terminate()
+    _, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in errors and "Exception" not in errors
+    wait_for_the_end(programs)
+    names = {path.name for path in out.parent.iterdir()}
+    assert names == {".r.generations.jsonl.part", "r.generations.jsonl"}
+
+    # Snakemake removes the outputs of a job that fails, the generations too.
+    (out.parent / "r.generations.jsonl").unlink()
+    evaluate.main([str(flag) for flag in flags])
+    assert "continuing: 3 of 3 are written" in capsys.readouterr().err
+    assert json.loads(out.read_text())["passed"] == {"base": 0, "plus": 0}
+    assert not list(out.parent.glob(".*.part"))

@@ -19,16 +19,10 @@ from xft.evaluation.generation import Completion
 from xft.evaluation.journal import Journal
 from xft.evaluation.result import ADVICE, OUTCOMES, advice, endings, outcomes
 
-SETTINGS = GenerationConfig(max_new_tokens=8, batch_size=2).model_dump() | {
-    "prompt": "completion",
-    "threads": 1,
-    "seed": None,
-    "limit": None,
-    "sandbox": "bubblewrap",
-    "memory_bound": "8 GiB of address space for each process, and seccomp refuses memory outside "
-    "of it",
-    "dtype": "float32",
-}
+BOUND = "8 GiB of address space for each process, and seccomp refuses memory outside of it"
+SETTINGS = GenerationConfig(max_new_tokens=8, batch_size=2).model_dump()
+SETTINGS |= {"prompt": "completion", "threads": 1, "seed": None, "limit": None}
+SETTINGS |= {"sandbox": "bubblewrap", "memory_bound": BOUND, "dtype": "float32"}
 
 
 def evaluate(model, problems, out, *more):
@@ -73,16 +67,11 @@ def test_result_and_manifest_say_what_was_done(evaluated):
     identity = read_manifest(manifest_path(evaluated / "model")).id
     sha256 = hashlib.sha256((evaluated / "sums.jsonl").read_bytes()).hexdigest()
     settings = SETTINGS | {"device": result["settings"]["device"]}
-    assert {key: result[key] for key in ("format", "model", "dataset", "settings", "passed")} == {
-        "format": 2,
-        "model": {"path": str(evaluated / "model"), "id": identity},
-        "dataset": {
-            **{"name": "sums", "file": "sums.jsonl", "sha256": sha256, "form": "calls"},
-            **{"extra_tests": True, "problems": 3, "problems_in_file": 3},
-        },
-        "settings": settings,
-        "passed": {"base": 0, "plus": 0},
-    }
+    expected = {"format": 2, "model": {"path": str(evaluated / "model"), "id": identity}}
+    dataset = {"name": "sums", "file": "sums.jsonl", "sha256": sha256, "form": "calls"}
+    dataset |= {"extra_tests": True, "problems": 3, "problems_in_file": 3}
+    expected |= {"dataset": dataset, "settings": settings, "passed": {"base": 0, "plus": 0}}
+    assert {key: result[key] for key in expected} == expected
     assert result["versions"].keys() == {"python", "torch", "transformers", "evalplus", "numpy"}
     generations = rows_of(evaluated / "r.generations.jsonl")
     for row, generation, problem in zip(
@@ -138,24 +127,20 @@ def test_rescoring_needs_no_torch(copy):
 OTHER_RUN = {"model": {"path": "m", "id": "i"}, "settings": {}, "versions": {}}
 
 
-@pytest.mark.parametrize(
-    ("changes", "flags", "message"),
-    [
+def test_generations_that_do_not_fit_are_refused(copy):
+    first, second, third = rows_of(copy / "r.generations.jsonl")
+    before = (copy / "r.json").read_bytes()
+    for changes, flags, message in (
         ({}, ["--limit", "2"], "line 3: these are not 1 generations for each of the 2 problems"),
         ({}, ["--prompt", "magicoder"], r"line 1: .*another data set, prompt"),
         ({"task_id": "Arithmetic/0"}, [], "line 2: these are not"),
         ({"origin": OTHER_RUN}, [], "more than one run"),
         ({"origin": {}}, [], "line 2: not a generation: origin.model: Field required"),
-    ],
-)
-def test_generations_that_do_not_fit_are_refused(copy, changes, flags, message):
-    rows = rows_of(copy / "r.generations.jsonl")
-    rows[1] |= changes
-    write_problems(copy / "r.generations.jsonl", rows)
-    before = (copy / "r.json").read_bytes()
-    with pytest.raises(UserError, match=message):
-        evaluate("m", copy / "sums.jsonl", copy / "r.json", "--rescore", *flags)
-    assert (copy / "r.json").read_bytes() == before
+    ):
+        write_problems(copy / "r.generations.jsonl", [first, second | changes, third])
+        with pytest.raises(UserError, match=message):
+            evaluate("m", copy / "sums.jsonl", copy / "r.json", "--rescore", *flags)
+        assert (copy / "r.json").read_bytes() == before
 
 
 def test_without_a_sandbox_nothing_is_loaded_or_written(tmp_path, monkeypatch):
@@ -177,6 +162,7 @@ def test_no_sandbox_by_request_is_loud(copy, capsys):
 def test_samples_and_pass_at_k(evaluated, tiny_llama, tmp_path):
     flags = ["--samples", "12", "--temperature", "1.5", "--seed", "3", "--top-p", "0.9"]
     flags += ["--no-token-healing", "--precision", "bf16", "--batch-size", "36"]
+    flags += ["--ground-truth", str(evaluated / "truth")]
     evaluate(tiny_llama, evaluated / "sums.jsonl", tmp_path / "r.json", *flags)
     rows = rows_of(tmp_path / "r.generations.jsonl")
     assert [row["number"] for row in rows] == [*range(12)] * 3

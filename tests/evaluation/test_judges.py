@@ -43,7 +43,7 @@ def outcome(opened: Judges, answer, expected: dict) -> Outcome | None:
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_an_answer_costs_little_or_its_own_trial(name, bubblewrap, monkeypatch):
-    monkeypatch.setattr(judges, "SECONDS", 2)
+    monkeypatch.setattr(judges, "SECONDS", 1)
     answer, right, wanted = ANSWERS[name]
     expected = {"value": right} if right else {"digest": digest([1] * 10**5).sha256}
     with Judges(confined=True) as opened:

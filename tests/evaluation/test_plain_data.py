@@ -16,29 +16,19 @@ from hypothesis import strategies as st
 from xft.evaluation.judging import Judge, Returned
 from xft.evaluation.plain_data import decode, digest, dumps, encode, is_large
 
-scalars = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(allow_nan=False),
-    st.complex_numbers(allow_nan=False),
-    st.text(),
-    st.binary(),
-    st.fractions(),
-    st.decimals(allow_nan=False),
-)
+numbers = [st.integers(), st.floats(allow_nan=False), st.complex_numbers(allow_nan=False)]
+numbers += [st.fractions(), st.decimals(allow_nan=False)]
+scalars = st.one_of(st.none(), st.booleans(), st.text(), st.binary(), *numbers)
 hashable = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4).map(tuple))
-values = st.recursive(
-    scalars,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4),
-        st.lists(inner, max_size=4).map(tuple),
-        st.sets(hashable, max_size=4),
-        st.frozensets(hashable, max_size=4),
-        st.dictionaries(hashable, inner, max_size=4),
-    ),
-    max_leaves=12,
-)
+
+
+def containers(inner):
+    lists, sets = st.lists(inner, max_size=4), st.sets(hashable, max_size=4)
+    dictionaries = st.dictionaries(hashable, inner, max_size=4)
+    return st.one_of(lists, lists.map(tuple), sets, sets.map(frozenset), dictionaries)
+
+
+values = st.recursive(scalars, containers, max_leaves=12)
 
 
 def same(first, second) -> bool:

@@ -58,12 +58,8 @@ def statuses(make, bubblewrap):
     def judge(rows: list[dict], completions: list[str]) -> list[str]:
         problem_set = make(*rows)
         prompts = task_prompts(problem_set, COMPLETION)
-        solutions = [
-            (problem, prompt.solution(completion))
-            for problem, prompt, completion in zip(
-                problem_set.problems, prompts, completions, strict=True
-            )
-        ]
+        codes = [p.solution(text) for p, text in zip(prompts, completions, strict=True)]
+        solutions = list(zip(problem_set.problems, codes, strict=True))
         return [v.plus for v in open_scorer(problem_set, bubblewrap, 2).score({}, solutions)]
 
     return judge
@@ -88,19 +84,16 @@ def test_rows_are_read_from_json_lines_and_parquet(make, tmp_path):
     assert (problem.task_id, problem.language, problem.unit) == ("A/1", "py", "Mbpp/3")
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_bad_rows_are_named(make):
+    for changes, message in (
         ({"language": "cobol"}, "line 2: there is no language 'cobol' here, only py, js, "),
         ({"tests": " \n"}, "line 2: tests: "),
         ({"stop_tokens": [""]}, "line 2: stop_tokens.0: "),
         ({"prompt": 1}, "line 2: prompt: "),
         ({"task_id": DOUBLE["name"]}, "a task_id more than once: HumanEval_7_double"),
-    ],
-)
-def test_bad_rows_are_named(make, changes, message):
-    with pytest.raises(UserError, match=message):
-        make(DOUBLE, DOUBLE | {"name": "second"} | changes)
+    ):
+        with pytest.raises(UserError, match=message):
+            make(DOUBLE, DOUBLE | {"name": "second"} | changes)
 
 
 def test_a_prompt_ends_where_the_row_says_and_a_tuned_model_gets_a_template(make):
@@ -124,14 +117,9 @@ def test_no_training_row_may_hold_a_prompt_or_a_solution(make):
 
 
 def test_verdicts_on_bash(statuses, monkeypatch):
-    monkeypatch.setattr(program_scoring, "SECONDS", 2.0)
-    completions = {
-        DOUBLE["canonical_solution"]: "passed",
-        "    echo $((3 * $1))": "failed",
-        "": "empty",
-        "    while true; do :; done": "timed out",
-        "    if": "failed",
-    }
+    monkeypatch.setattr(program_scoring, "SECONDS", 1.0)
+    completions = {DOUBLE["canonical_solution"]: "passed", "    echo $((3 * $1))": "failed"}
+    completions |= {"": "empty", "    while true; do :; done": "timed out", "    if": "failed"}
     rows = [DOUBLE | {"name": f"T/{number}"} for number in range(len(completions))]
     assert statuses(rows, [*completions]) == [*completions.values()]
 
@@ -241,39 +229,18 @@ def test_the_steps_judge_programs(tiny_llama, tmp_path, bubblewrap):
     result = json.loads(out.read_text())
     assert result["pass@1"] == {"base": 0.5, "plus": 0.5}
     assert "bash" in result["versions"]["sh"] and "2 GiB" in result["settings"]["memory_bound"]
-    assert [(row["plus"], row["unit"]) for row in result["problems"]] == [
-        ("passed", "HumanEval/7"),
-        ("failed", "HumanEval/7"),
-    ]
+    found = [(row["plus"], row["unit"]) for row in result["problems"]]
+    assert found == [("passed", "HumanEval/7"), ("failed", "HumanEval/7")]
     assert units_of(result) == ["HumanEval/7"]
 
 
-# MultiPL-E's own files. The solution of each is written by hand.
-SOLUTIONS = {
-    "cpp": {
-        "HumanEval_53_add": "    return x + y;",
-        "HumanEval_60_sum_to_n": "    return n * (n + 1) / 2;",
-        "HumanEval_35_max_element": "    return *std::max_element(l.begin(), l.end());",
-    },
-    "js": {
-        "HumanEval_53_add": "  return x + y;\n}",
-        "HumanEval_35_max_element": "  return Math.max(...l);\n}",
-        "HumanEval_30_get_positive": "  return l.filter(x => x > 0);\n}",
-    },
-    "sh": {
-        "HumanEval_53_add": "    echo $(($1 + $2))",
-        "HumanEval_60_sum_to_n": "    echo $(($1 * ($1 + 1) / 2))",
-        "HumanEval_35_max_element": "    tr ' ' '\\n' <<< \"$1\" | sort -n | tail -1",
-    },
-    "java": {
-        "HumanEval_53_add": "        return x + y;",
-        "HumanEval_60_sum_to_n": "        return n * (n + 1) / 2;",
-        "HumanEval_35_max_element": "        return Collections.max(l);",
-    },
-    "php": {
-        "HumanEval_53_add": "    return $x + $y;\n}",
-        "HumanEval_35_max_element": "    return max($l);\n}",
-    },
+# MultiPL-E's own files. The solution of its largest element of a list is written by hand.
+LARGEST = {
+    "cpp": "    return *std::max_element(l.begin(), l.end());",
+    "js": "  return Math.max(...l);\n}",
+    "sh": "    tr ' ' '\\n' <<< \"$1\" | sort -n | tail -1",
+    "java": "        return Collections.max(l);",
+    "php": "    return max($l);\n}",
 }
 COMPILED = ("cpp", "java")
 
@@ -290,35 +257,26 @@ def javatuples(tmp_path, monkeypatch):
 
 
 @NEEDS_DATA
-@pytest.mark.parametrize("language", SOLUTIONS)
+@pytest.mark.parametrize("language", LARGEST)
 def test_multipl_e_is_judged(request, statuses, language):
     need(find_language(language).version.split()[0])
     if language == "java":
         request.getfixturevalue("javatuples")
     file = DATA / "multipl-e" / f"humaneval-{language}.jsonl.gz"
     known = {row["name"]: row for _, row in read_json_lines(file)}
-    right = SOLUTIONS[language]
-    rows = [known[name] for name in right]
-    assert statuses(rows, [*right.values()]) == ["passed"] * len(rows)
-    wrong = {"": "empty", "    ,,": "compile error" if language in COMPILED else "failed"}
-    rows = [rows[0] | {"name": f"W/{number}"} for number in range(2)]
-    assert statuses(rows, [*wrong]) == [*wrong.values()]
+    expected = {LARGEST[language]: "passed", "": "empty"}
+    expected["    ,,"] = "compile error" if language in COMPILED else "failed"
+    rows = [known["HumanEval_35_max_element"] | {"name": name} for name in "abc"]
+    assert statuses(rows, [*expected]) == [*expected.values()]
 
 
 # HumanEval-X. In its files console.assert does not throw, and these solutions cannot pass.
 THROWS = "console.assert = (holds) => { if (!holds) throw new Error('wrong'); };\n"
 CANNOT_PASS = {
-    "js": {
-        "JavaScript/112": "returns the second of two values",
-        "JavaScript/155": "counts no digit of 0",
-        "JavaScript/162": "needs js-md5",
-    },
-    "cpp": {
-        "CPP/22": "needs Boost",
-        "CPP/38": "its declaration is cut off",
-        "CPP/137": "needs Boost",
-        "CPP/162": "must be linked with OpenSSL",
-    },
+    # It returns the second of two values, counts no digit of 0, needs js-md5.
+    "js": {"JavaScript/112", "JavaScript/155", "JavaScript/162"},
+    # It needs Boost, its declaration is cut off, needs Boost, must be linked with OpenSSL.
+    "cpp": {"CPP/22", "CPP/38", "CPP/137", "CPP/162"},
 }
 # Faults that the tests do not see: one moves equal items, one reads what the stack held before.
 UNSEEN = {"js": {"JavaScript/145"}, "cpp": {"CPP/63"}}
@@ -332,17 +290,12 @@ def humaneval_x(language: str) -> list[dict]:
     """The rows in this project's form."""
     file = DATA / "humaneval-x" / f"humaneval_{language}.jsonl.gz"
     is_js = language == "js"
-    return [
-        {
-            "task_id": row["task_id"],
-            "prompt": row["prompt" if is_js else "declaration"],
-            "canonical_solution": row["canonical_solution"],
-            "tests": THROWS * is_js + row["test"],
-            "language": language,
-            "stop_tokens": ["\n}\n\n\n"],
-        }
-        for _, row in read_json_lines(file)
-    ]
+    about, rows = {"language": language, "stop_tokens": ["\n}\n\n\n"]}, []
+    for _, row in read_json_lines(file):
+        same = {name: row[name] for name in ("task_id", "canonical_solution")}
+        prompt = row["prompt" if is_js else "declaration"]
+        rows.append(same | about | {"prompt": prompt, "tests": THROWS * is_js + row["test"]})
+    return rows
 
 
 def with_a_fault(code: str) -> str:
@@ -355,13 +308,15 @@ def with_a_fault(code: str) -> str:
 
 @NEEDS_DATA
 @pytest.mark.parametrize("language", CANNOT_PASS)
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 14])
+@pytest.mark.parametrize(
+    "every", [pytest.param(1, marks=pytest.mark.slow), pytest.param(14, marks=pytest.mark.ci)]
+)
 def test_humaneval_x_is_judged(statuses, monkeypatch, language, every):
     need(find_language(language).version.split()[0])
     rows = humaneval_x(language)[::every]
     right = statuses(rows, [row["canonical_solution"] for row in rows])
     failed = {row["task_id"] for row, status in zip(rows, right, strict=True) if status != "passed"}
-    assert failed == {row["task_id"] for row in rows} & CANNOT_PASS[language].keys()
+    assert failed == {row["task_id"] for row in rows} & CANNOT_PASS[language]
     monkeypatch.setattr(program_scoring, "SECONDS", 4.0)
     wrong = statuses(rows, [with_a_fault(row["canonical_solution"]) for row in rows])
     unseen = [row["task_id"] for row, status in zip(rows, wrong, strict=True) if status == "passed"]

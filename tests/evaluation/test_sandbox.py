@@ -22,13 +22,9 @@ def inside(bubblewrap):
     """Callable (code, readable): what Python code prints inside, and on an error its last line."""
 
     def run(code: str, readable: list[Path] = ()) -> str:
-        done = subprocess.run(
-            bubblewrap.wrap(["-c", code], readable),
-            env=CLEAN_ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        options = {"capture_output": True, "text": True, "timeout": 60}
+        words = bubblewrap.wrap(["-c", code], readable)
+        done = subprocess.run(words, env=CLEAN_ENVIRONMENT, **options)
         return (done.stdout or done.stderr.strip().splitlines()[-1]).strip()
 
     return run
@@ -87,11 +83,8 @@ UNWANTED |= {"pydoc", "webbrowser", "msilib", "ensurepip", "venv"}
 
 
 def test_python_and_numpy_have_the_system_calls_that_they_need(bubblewrap):
-    names = sorted(
-        name
-        for name in sys.stdlib_module_names
-        if name not in UNWANTED and not name.startswith("_") and find_spec(name)
-    )
+    public = [name for name in sys.stdlib_module_names - UNWANTED if not name.startswith("_")]
+    names = sorted(filter(find_spec, public))
     inputs = execution.encode_inputs([[[names]], []])
     limits = execution.Limits()
     with socket.socket(type=socket.SOCK_DGRAM) as stop:
@@ -100,10 +93,10 @@ def test_python_and_numpy_have_the_system_calls_that_they_need(bubblewrap):
     assert read_returned(message).value == ([], 150.0, 7)
 
 
-@pytest.mark.parametrize(
-    ("machine", "header"),
-    [("x86_64", "x86_64-linux-gnu/asm/unistd_64.h"), ("aarch64", "asm-generic/unistd.h")],
-)
+HEADERS = {"x86_64": "x86_64-linux-gnu/asm/unistd_64.h", "aarch64": "asm-generic/unistd.h"}
+
+
+@pytest.mark.parametrize(("machine", "header"), HEADERS.items())
 def test_the_numbers_are_those_of_linux(machine, header):
     file = Path("/usr/include") / header
     if not file.exists():

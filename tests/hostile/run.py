@@ -75,12 +75,12 @@ def main() -> None:
     solutions = [f"{PRELUDE.read_text()}\n{code}" for code in codes.values()]
     for place in range(0, len(codes) + len(codes) // BETWEEN, BETWEEN + 1):
         solutions.insert(place, right_solutions()[0])
-    rows = [problem("add", "+", f"Task/{number}") for number in range(len(solutions))]
     with tempfile.TemporaryDirectory() as folder:
-        problems = load_problems(str(write_problems(Path(folder) / "add.jsonl", rows)))
+        file = write_problems(Path(folder) / "add.jsonl", [problem("add", "+", "Task/0")])
+        problems = load_problems(str(file))
     sandbox, workers = find_bubblewrap(), usable_cpus()
     truth = ground_truth.compute(problems, sandbox=sandbox, workers=workers)
-    pairs = list(zip(problems.problems, solutions, strict=True))
+    pairs = [(*problems.problems, solution) for solution in solutions]
     verdicts = scoring.score(truth, pairs, sandbox=sandbox, workers=workers)
     statuses = [verdict.plus for verdict in verdicts]
     neighbours = statuses[:: BETWEEN + 1]

@@ -176,24 +176,19 @@ def test_the_cache_of_evalplus_is_taken_if_it_is_the_release(server, out, tmp_pa
 # What goes wrong
 
 
-@pytest.mark.parametrize(
-    ("answer", "fault"),
-    [
+def test_a_fault_is_named_with_what_to_do(server, out, tmp_path):
+    others = PACKED[:50], gzip.compress(OTHER), b"<html>Log in</html>"
+    for answer, fault in (
         (sends(PACKED[:50], length=len(PACKED)), ""),
-        (sends(PACKED[:50]), "the fetched file is not that release"),
-        (sends(gzip.compress(OTHER)), "the fetched file is not that release"),
-        (sends(b"<html>Log in</html>"), "the fetched file is not that release"),
+        *((sends(body), "the fetched file is not that release") for body in others),
         (sends(b"gone", 404), "Client error '404 Not Found' for url "),
-    ],
-    ids=["broken off", "truncated", "other", "page", "404"],
-)
-def test_a_fault_is_named_with_what_to_do(server, out, tmp_path, answer, fault):
-    server.answers = [answer]
-    message = refusal(out)
-    start = f"HumanEval+ v0.1.10 could not be fetched from {server.url}{RELEASE}: {fault}"
-    assert message.startswith(start)
-    assert "set HUMANEVAL_OVERRIDE_PATH to its path, or unpack it to" in message
-    assert str(tmp_path / "cache" / "evalplus" / "HumanEvalPlus-v0.1.10.jsonl") in message
+    ):
+        server.answers = [answer]
+        message = refusal(out)
+        start = f"HumanEval+ v0.1.10 could not be fetched from {server.url}{RELEASE}: {fault}"
+        assert message.startswith(start)
+        assert "set HUMANEVAL_OVERRIDE_PATH to its path, or unpack it to" in message
+        assert str(tmp_path / "cache" / "evalplus" / "HumanEvalPlus-v0.1.10.jsonl") in message
 
 
 def test_what_is_far_too_long_is_not_read_to_its_end(server, out, monkeypatch):

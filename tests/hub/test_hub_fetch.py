@@ -16,14 +16,9 @@ ROWS = b'{"instruction": "a", "response": "b"}\n' * 1000
 TOKEN = "hf_aTokenThatNobodyMayRead"
 CARD = {"README.md": b"---\nlicense: mit\n---\n"}
 # What a repository has beside the model: formats of others, pickles, pictures.
-BESIDE = {
-    "pytorch_model.bin": b"a pickle",
-    "training_args.bin": b"a pickle",
-    "consolidated.safetensors": b"the weights again",
-    "onnx/model.onnx": b"the weights again",
-    "original/consolidated.00.pth": b"the weights again",
-    "figure.png": b"a picture",
-}
+AGAIN = "consolidated.safetensors", "onnx/model.onnx", "original/consolidated.00.pth"
+BESIDE = dict.fromkeys(("pytorch_model.bin", "training_args.bin"), b"a pickle")
+BESIDE |= dict.fromkeys(AGAIN, b"the weights again") | {"figure.png": b"a picture"}
 NO_WEIGHTS = {"config.json": b"{}", "tokenizer.json": b'{"version": "1.0"}'}
 
 
@@ -176,23 +171,15 @@ ROWS_CARD = (
 )
 
 
-@pytest.mark.parametrize(
-    ("path", "fault"),
-    [
-        ("{secret}", "as rows, which is not in the data set"),
-        ("../../secret.jsonl", "as rows, which is not in the data set"),
-        ("http://127.0.0.1:9/x.jsonl", "as rows, which is not in the data set"),
-        ("&a [*a]", "its README.md cannot be read"),
-        ("[", "its README.md cannot be read"),
-        ("[data/tr*.jsonl]", None),
-    ],
-)
-def test_a_data_set_names_only_its_own_files(hub: Hub, fetch_data, tmp_path, path, fault):
+def test_a_data_set_names_only_its_own_files(hub: Hub, fetch_data, tmp_path):
     secret = tmp_path / "secret.jsonl"
     secret.write_bytes(ROWS)
-    card = ROWS_CARD.format(path=path.format(secret=secret)).encode()
-    revision = hub.add(MODEL, {"data/train.jsonl": ROWS, "README.md": card}, kind="datasets")
-    done = fetch_data(MODEL, revision)
-    if fault:
-        assert_refused(done, fault)
-    assert (tmp_path / "rows" / "out").exists() == (fault is None), done.stderr
+    outside = secret, "../../secret.jsonl", "http://127.0.0.1:9/x.jsonl"
+    faults = dict.fromkeys(outside, "as rows, which is not in the data set")
+    faults |= dict.fromkeys(("&a [*a]", "["), "its README.md cannot be read")
+    for path, fault in (faults | {"[data/tr*.jsonl]": None}).items():
+        files = {"data/train.jsonl": ROWS, "README.md": ROWS_CARD.format(path=path).encode()}
+        done = fetch_data(MODEL, hub.add(MODEL, files, kind="datasets"))
+        if fault:
+            assert_refused(done, fault)
+        assert (tmp_path / "rows" / "out").exists() == (fault is None), done.stderr

@@ -159,18 +159,15 @@ def test_what_is_frozen_changes_no_other_gradient(frozen):
     assert_all_close(gradients(experts, (hidden, index, weights), experts), expected)
 
 
-@pytest.mark.parametrize(
-    ("changes", "weight", "capability", "expected"),
-    [
+def test_when_the_grouped_kernel_is_used(monkeypatch):
+    for changes, weight, capability, expected in (
         ({}, (R, H, INNER), (9, 0), True),
         ({}, (R, H, INNER), (8, 9), False),
         ({}, (R, H, INNER + 4), (9, 0), False),
         ({"is_cuda": False}, (R, H, INNER), (9, 0), False),
         ({"__len__": lambda _: 0}, (R, H, INNER), (9, 0), False),
-    ],
-)
-def test_when_the_grouped_kernel_is_used(changes, weight, capability, expected, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    rows = {"is_cuda": True, "dtype": torch.bfloat16, "device": "cuda", "__len__": lambda _: T}
-    rows = type("Rows", (), rows | changes)()
-    assert module.has_fast_grouped_mm(rows, torch.empty(weight)) is expected
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, own=capability: own)
+        rows = {"is_cuda": True, "dtype": torch.bfloat16, "device": "cuda", "__len__": lambda _: T}
+        rows = type("Rows", (), rows | changes)()
+        assert module.has_fast_grouped_mm(rows, torch.empty(weight)) is expected

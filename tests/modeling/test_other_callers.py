@@ -95,13 +95,9 @@ def test_adapters_of_peft_have_the_gradients_of_the_weights_that_they_change(tmp
     """Which are those of a plain loop over the merged model. Routers learn beside them."""
     mixture = balanced()
     names = {id(parameter): name for name, parameter in mixture.named_parameters()}
-    settings = LoraConfig(
-        r=2,
-        init_lora_weights=False,
-        target_modules=["q_proj", "v_proj", "gate_proj", "up_proj", "down_proj"],
-        target_parameters=["experts.gate_up_proj", "experts.down_proj"],
-    )
-    adapted = get_peft_model(mixture, settings)
+    targets = {"target_modules": ["q_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]}
+    targets["target_parameters"] = ["experts.gate_up_proj", "experts.down_proj"]
+    adapted = get_peft_model(mixture, LoraConfig(r=2, init_lora_weights=False, **targets))
     plain = copy.deepcopy(adapted).merge_and_unload().requires_grad_(True)
     for block in mixture.moe_blocks:
         block.router.requires_grad_(True)

@@ -1,6 +1,7 @@
 """What mixtures compute on a pretended GPU. Other tests compute losses, merges and texts there."""
 
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
@@ -50,13 +51,9 @@ def test_it_refuses_what_cuda_refuses_and_counts_waits():
     with pretended() as gpu:
         here = torch.arange(3)
         there = here.to(GPU)
-        for refused in (
-            lambda: here + there,
-            lambda: torch.cat([there, here]),
-            lambda: here[there],
-            lambda: there.numpy(),
-            lambda: torch.rand(3, device=GPU, generator=torch.Generator()),
-        ):
+        draw = partial(torch.rand, 3, device=GPU, generator=torch.Generator())
+        joins = lambda: here + there, lambda: torch.cat([there, here]), lambda: here[there]
+        for refused in (*joins, there.numpy, draw):
             with pytest.raises(RuntimeError, match=r"another device|numpy"):
                 refused()
         assert gpu.waits == ["_to_copy"]

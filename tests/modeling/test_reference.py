@@ -77,12 +77,6 @@ def published_routing(routing):
     return indices, weights, routing.importance
 
 
-def expected_routing(expected, mode, layer):
-    prefix = f"{mode}.layer{layer}"
-    names = ("topK_indices", "topK_scores", "importance")
-    return tuple(expected[f"{prefix}.{name}"] for name in names)
-
-
 def distance(first, second):
     """The largest difference of two tensors."""
     return (first.double() - second.double()).abs().max().item()
@@ -100,10 +94,11 @@ def test_logits_and_routing(case, request, mode, dtype, factor):
     assert len(output.routing) == 2
     for layer, routing in enumerate(output.routing):
         indices, weights, importance = published_routing(routing)
-        given_indices, given_weights, given_importance = expected_routing(expected, mode, layer)
-        assert torch.equal(indices, given_indices)
-        assert distance(weights, given_weights) <= factor * WEIGHTS
-        torch.testing.assert_close(importance, given_importance, atol=0, rtol=factor * 1e-6)
+        given = f"{mode}.layer{layer}"
+        assert torch.equal(indices, expected[f"{given}.topK_indices"])
+        assert distance(weights, expected[f"{given}.topK_scores"]) <= factor * WEIGHTS
+        wanted = expected[f"{given}.importance"]
+        torch.testing.assert_close(importance, wanted, atol=0, rtol=factor * 1e-6)
 
 
 def test_losses_and_load(case, model):
@@ -212,28 +207,23 @@ def test_a_published_vanilla_mixture_with_a_linear_router(repository, tmp_path):
     expected = torch.zeros(5, 32)
     for token in range(5):
         for weight, expert in zip(logits[token].softmax(0), indices[token], strict=True):
-            gate, up, down = (
-                state[f"{prefix}.calculator.experts.weight_{part}.{expert}.weight"]
-                for part in ("gate", "up", "down")
-            )
+            own = f"{prefix}.calculator.experts.weight_{{}}.{expert}.weight"
+            gate, up, down = (state[own.format(part)] for part in ("gate", "up", "down"))
             hidden = torch.nn.functional.silu(gate @ x[token]) * (up @ x[token])
             expected[token] += weight * (down @ hidden)
     with torch.no_grad():
         torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
+def test_a_published_config_that_cannot_be_read_is_named(repository):
+    for key, value, message in (
         ("gate_network", "other", "should be 'mlp' or 'linear'"),
         ("num_selects", None, "the config lacks 'num_selects', which published"),
         ("gate_type", "Other", "gate_type = 'Other': must be one of"),
-    ],
-)
-def test_a_published_config_that_cannot_be_read_is_named(repository, key, value, message):
-    file = repository / "tests" / "golden" / "a_8x_top6" / "checkpoint" / "config.json"
-    config = json.loads(file.read_text()) | {key: value}
-    config = {name: stated for name, stated in config.items() if stated is not None}
-    with pytest.raises(UserError) as caught:
-        reference_settings(config)
-    assert message in str(caught.value)
+    ):
+        file = repository / "tests" / "golden" / "a_8x_top6" / "checkpoint" / "config.json"
+        config = json.loads(file.read_text()) | {key: value}
+        config = {name: stated for name, stated in config.items() if stated is not None}
+        with pytest.raises(UserError) as caught:
+            reference_settings(config)
+        assert message in str(caught.value)

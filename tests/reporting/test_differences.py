@@ -95,13 +95,11 @@ def test_equal_seeds_are_paired():
 def in_sets(values, names, seeds=1):
     """The comparison with a model that has zeros everywhere, on sets of units with names."""
     drawn = linked(names)
-    measured = [
-        measure(
-            [{s: k * np.array(v) for s in range(seeds)} for k in (0, 1)], None, own, drawn[own[0]]
-        )
-        for v, own in zip(values, names, strict=True)
-    ]
-    return compare([tuple(models) for models in measured])
+    measured = []
+    for numbers, own in zip(values, names, strict=True):
+        models = [{seed: k * np.array(numbers) for seed in range(seeds)} for k in (0, 1)]
+        measured.append(tuple(measure(models, None, own, drawn[own[0]])))
+    return compare(measured)
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

@@ -17,14 +17,9 @@ from xft.artifacts.manifest import hash_file, manifest_path, read_manifest, shor
 from xft.reporting.cards import imported_card
 
 REVISION = "0123456789" * 4
-TRAVELLERS = {
-    "LICENSE": "the licence",
-    "LICENSE-MODEL": "the model's licence",
-    "NOTICE.txt": "a notice",
-    "USE_POLICY.md": "a policy",
-    "chat_template.jinja": "{{ messages }}",
-    "additional_chat_templates/tools.jinja": "{{ tools }}",
-}
+TRAVELLERS = {"LICENSE": "the licence", "LICENSE-MODEL": "the model's", "NOTICE.txt": "a notice"}
+TRAVELLERS |= {"USE_POLICY.md": "a policy", "chat_template.jinja": "{{ messages }}"}
+TRAVELLERS["additional_chat_templates/tools.jinja"] = "{{ tools }}"
 MODELS = ("moe", "moe_sft", "dense")
 
 
@@ -46,12 +41,10 @@ def made(tmp_path_factory, model) -> Path:
     rows = write_rows(results, [{"instruction": "add", "response": "a + b"}])
     write_manifest(rows, "data", {"datasets": ["org/rows"]})
     shutil.copytree(model, cache / "models--org--name" / "snapshots" / REVISION)
-    options = {
-        "base": ["--model", "org/name", "--revision", REVISION],
-        "moe": ["--num-experts", "4", "--num-experts-per-tok", "2", "--seed", "5"],
-        "moe_sft": ["--max-steps", "1", "--learning-rate", "0.001"],
-        "weighted_init": ["--lam", "0.65"],
-    }
+    moe = ["--num-experts", "4", "--num-experts-per-tok", "2", "--seed", "5"]
+    options = {"base": ["--model", "org/name", "--revision", REVISION], "moe": moe}
+    options["moe_sft"] = ["--max-steps", "1", "--learning-rate", "0.001"]
+    options["weighted_init"] = ["--lam", "0.65"]
     tokens = results / "tokens"
     words = ["--model", model, "--data", rows, "--problems", "", "--out", tokens]
     run_here("tokens", list(map(str, words)))

@@ -121,14 +121,9 @@ def test_the_verdict_is_that_of_the_summary(page, finished, tmp_path):
     """Of four problems, and of a difference of 16.25 points: its last bit decides how it rounds."""
     few = "With 4 problems and 3 pairs of models, no difference in pass@1 can be significant."
     write_results(tmp_path, {"base": 0, "sft": 13}, count=80)
-    for folder, shown, said in (
-        (finished.results, page, few),
-        (
-            tmp_path,
-            write_report(tmp_path),
-            "Of 1 pair of models, 1 differs significantly in pass@1.",
-        ),
-    ):
+    pair = "Of 1 pair of models, 1 differs significantly in pass@1."
+    pages = (finished.results, page, few), (tmp_path, write_report(tmp_path), pair)
+    for folder, shown, said in pages:
         decision, statistics, *_ = (folder / "summary.md").read_text().split("\n\n")
         assert said in statistics
         for line in re.findall("^- (.*)", f"{decision}\n{statistics}", re.MULTILINE):
@@ -232,18 +227,15 @@ def test_what_a_model_wrote_is_text(tmp_path):
 OWN = "own, original + extra tests, 20 problems"
 
 
-def test_seeds_are_points_of_one_row(tmp_path):
-    write_results(tmp_path, {"sft": 5}, seeds=(43, 44))
-    drawn = [(row["label"], row["seed"]) for row in write_report(tmp_path).charts[OWN]]
-    assert drawn == [("sft", "42"), ("sft", "43"), ("sft", "44")]
-
-
-def test_several_folders_are_one_report(tmp_path):
-    for name, solved in (("one", 5), ("two", 9)):
-        write_results(tmp_path / name, {"base": solved})
-    page = write_report(tmp_path / "one", tmp_path / "two", out=tmp_path / "both.html")
-    drawn = {row["label"]: row["share"] for row in page.charts[OWN]}
-    assert drawn == {f"{tmp_path}/one: base": 25, f"{tmp_path}/two: base": 45}
+def test_several_folders_are_one_report_and_seeds_are_points_of_one_row(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    write_results(one, {"base": 5}, seeds=(43, 44))
+    write_results(two, {"base": 9})
+    drawn = write_report(one, two, out=tmp_path / "both.html").charts[OWN]
+    expected = [*((one, seed, 25 + 5 * n) for n, seed in enumerate(("42", "43", "44")))]
+    assert [(row["label"], row["seed"], row["share"]) for row in drawn] == [
+        (f"{folder}: base", seed, share) for folder, seed, share in [*expected, (two, "", 45)]
+    ]
 
 
 def test_an_unfinished_run_shows_what_there_is_and_names_what_is_missing(finished, tmp_path):
@@ -263,9 +255,11 @@ def test_an_unfinished_run_shows_what_there_is_and_names_what_is_missing(finishe
 def test_a_configuration_of_another_version_is_no_hindrance(tmp_path):
     write_results(tmp_path, {"base": 3})
     (tmp_path / "config.yaml").write_text("moe: {experts_of_tomorrow: 9}\n")
-    page = write_report(tmp_path)
+    page, written = write_report(tmp_path), (tmp_path / "report.html").read_bytes()
     assert "experts_of_tomorrow" in page.text
     assert "problems solved, %: base 15.0 (95% interval 5.2 to 36.0)." in page.text
+    write_report(tmp_path)  # in place of the older one
+    assert (tmp_path / "report.html").read_bytes() == written
 
 
 def by_key(text: str) -> dict[str, object]:
@@ -372,11 +366,3 @@ def test_what_is_no_results_folder_gets_one_message(tmp_path, prepare, message):
     prepare(tmp_path / "results")
     with pytest.raises(UserError, match=message):
         write_report(tmp_path / "results")
-
-
-def test_a_report_replaces_an_older_one_with_equal_bytes(tmp_path):
-    write_results(tmp_path, {"base": 3})
-    write_report(tmp_path)
-    first = (tmp_path / "report.html").read_bytes()
-    write_report(tmp_path)
-    assert (tmp_path / "report.html").read_bytes() == first

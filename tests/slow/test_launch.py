@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from pickle import UnpicklingError
 
 import pytest
 import torch
@@ -20,32 +21,26 @@ from damage import change_json, change_tensors
 from mixtures import low_rank_mixture
 from processes import free_port, run_for
 from safetensors.torch import load_file
-from trainings import identity, lines_of, outputs, write_rows
+from trainings import additions, identity, lines_of, outputs, write_rows
 
 from xft.artifacts.claims import worker
 from xft.artifacts.manifest import read_manifest
 from xft.cli.running import failure
 from xft.common.launch import torchrun
-from xft.training import extensions
+from xft.config.sections import MoeSftConfig
+from xft.training import engines, extensions
 
 pytestmark = pytest.mark.ci
 PAUSE = Path(__file__).parents[1] / "pause"
 # AdamW makes more of the rounding of sums in another order. At this rate it stays below 1e-6: at
 # 0.001 one processor had 1.6e-6. A training with half of each batch differs far more.
-TRAINING = [
-    *("--max-steps", "20", "--max-length", "300", "--learning-rate", "0.0002"),
-    *("--per-device-train-batch-size", "2", "--validation-rows", "8"),
-]
+TRAINING = ["--max-steps", "20", "--max-length", "300", "--learning-rate", "0.0002"]
+TRAINING += ["--per-device-train-batch-size", "2", "--validation-rows", "8"]
+ACCUMULATES = "--per-device-train-batch-size", "1", "--gradient-accumulation-steps", "2"
 # How two processes of one node train, and how far they may end from one process.
 STRATEGIES = {
     "zero2": (["--launch", "zero2", "--offload-optimizer"], 1e-5),  # its Adam rounds differently
-    "zero3": (
-        [
-            *("--launch", "zero3", "--per-device-train-batch-size", "1"),
-            *("--gradient-accumulation-steps", "2"),
-        ],
-        1e-6,
-    ),
+    "zero3": (["--launch", "zero3", *ACCUMULATES], 1e-6),
     "fsdp": (["--launch", "fsdp"], 1e-6),
 }
 
@@ -65,11 +60,8 @@ def inputs(tiny_llama, tmp_path_factory) -> list[str]:
     words += ["--init", "noise", "--init-noise", "0.1"]
     words += ["--no-router-noise", "--balance-loss-coef", "0", "--out", str(root / "moe")]
     assert run_for("moe", words)
-    rows = [
-        {"instruction": f"Add {n} to x.", "response": f"return x + {n}" * (1 + n % 5)}
-        for n in range(64)
-    ]
-    return ["--moe", str(root / "moe"), "--data", str(write_rows(root, rows)), *TRAINING]
+    rows = write_rows(root, additions(64, 5))
+    return ["--moe", str(root / "moe"), "--data", str(rows), *TRAINING]
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +122,9 @@ def start(
     count = int(words[words.index("--processes") + 1]) if "--processes" in words else 1
     command = f"exec {torchrun(count, nodes)} -m workflow_scripts.moe_sft {shlex.join(words)}"
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(repository)} | environment
     with log.open("w") as file:
-        return subprocess.Popen(
-            ["bash", "-c", command],
-            env=os.environ | {"PATH": path, "PYTHONPATH": str(repository)} | environment,
-            stderr=file,
-        )
+        return subprocess.Popen(["bash", "-c", command], env=environment, stderr=file)
 
 
 def test_two_nodes_learn_what_one_process_learns(inputs, alone, repository, tmp_path):
@@ -210,3 +199,26 @@ def test_stopped_and_killed_it_goes_on_to_the_same_bytes(inputs, tiny_llama, rep
     assert identity(out) == identity(whole)
     assert metrics.read_text() == whole.with_suffix(".jsonl").read_text()
     assert not list(tmp_path.glob(".*"))
+
+
+class Evil:
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_deepspeed_runs_no_code_of_a_checkpoint(tmp_path, monkeypatch):
+    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
+    monkeypatch.setattr(engines, "load_extensions", lambda offload: None)  # nothing communicates
+    engines.prepare_engine(MoeSftConfig(launch="zero2"))
+    states, touched = tmp_path / "states.pt", tmp_path / "touched"
+    torch.save({"weight": torch.ones(2)}, states)
+    assert TorchCheckpointEngine().load(str(states))["weight"].tolist() == [1, 1]
+    torch.save(Evil(touched), states)
+    with pytest.raises(UnpicklingError, match="Weights only load failed"):
+        TorchCheckpointEngine().load(str(states))
+    assert not touched.exists()

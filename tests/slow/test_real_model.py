@@ -1,4 +1,6 @@
-"""The recipe for SmolLM2-135M on the real model and data, in a few steps and problems."""
+"""The recipe for SmolLM2-135M on the real model and data, in a few steps and problems. The memory
+that a plan expects against what trainings take: within 25%, on the CPU.
+"""
 
 import json
 import shutil
@@ -8,48 +10,60 @@ import sys
 import pytest
 from transformers import AutoModelForCausalLM
 
+from benchmarks import memory
+
 pytestmark = pytest.mark.slow
 
-SHORT = {
-    "data": {"limit": 40},
-    "moe_sft": {"max_steps": 2, "per_device_train_batch_size": 2, "warmup_steps": 0},
-    "mixing": {"max_steps": 2, "per_device_train_batch_size": 2},
-    "evaluation": {"limit": 2, "max_new_tokens": 48, "batch_size": 2},
-}
+STEPS = {"max_steps": 2, "per_device_train_batch_size": 2}
+SHORT = {"data": {"limit": 40}, "moe_sft": STEPS | {"warmup_steps": 0}, "mixing": STEPS}
+SHORT["evaluation"] = {"limit": 2, "max_new_tokens": 48, "batch_size": 2}
 
 
-@pytest.fixture(scope="module")
-def project(repository, new_project):
+def test_the_recipe_runs_through(repository, new_project, monkeypatch):
     shared = repository.parent / "shared"
     if not shared.exists():
         pytest.skip("needs a folder with the real model's maker and data")
     project = new_project("smollm2")
     project.overlay = SHORT
     (project.folder / "models").mkdir()
-    subprocess.run(
-        [sys.executable, shared / "tools" / "get-smollm2.py", "models/smollm2-135m"],
-        cwd=project.folder,
-        check=True,
-    )
+    maker = [sys.executable, shared / "tools" / "get-smollm2.py", "models/smollm2-135m"]
+    subprocess.run(maker, cwd=project.folder, check=True)
     (project.folder / "data").mkdir()
     rows = shared / "data" / "evol-codealpaca-2k-1.json"
     shutil.copy(rows, project.folder / "data" / "evol-codealpaca.json")
-    return project
-
-
-def test_the_recipe_runs_through(project, repository, monkeypatch):
-    data = repository.parent / "shared" / "data"
     for name, file in (("HUMANEVAL", "HumanEvalPlus"), ("MBPP", "MbppPlus")):
-        monkeypatch.setenv(f"{name}_OVERRIDE_PATH", str(data / f"{file}.jsonl.gz"))
+        monkeypatch.setenv(f"{name}_OVERRIDE_PATH", str(shared / "data" / f"{file}.jsonl.gz"))
     rules = project.run("--configfile", "recipes/smollm2-135m.yaml")
     assert len(rules) == 16
     results = project.results / "smollm2-135m"
-    base, dense = (
-        json.loads((results / name / "config.json").read_text())
-        for name in ("base", "dense/lam~0.75")
-    )
+    configs = [results / name / "config.json" for name in ("base", "dense/lam~0.75")]
+    base, dense = (json.loads(config.read_text()) for config in configs)
     assert dense == base
     model = AutoModelForCausalLM.from_pretrained(results / "dense" / "lam~0.75")
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
     score = json.loads((results / "eval" / "dense" / "lam~0.75" / "humaneval.json").read_text())
     assert score["dataset"]["problems"] == 2
+
+
+def check(model, folder, batch, monkeypatch):
+    for name, value in memory.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    models = memory.models_of(model)
+    memory.make_artifacts(model, folder, batch)
+    for case in memory.CASES:
+        planned, _ = memory.planned(models, batch, None, *case)
+        found = memory.measured(folder, batch, *case)
+        assert planned == pytest.approx(found, rel=0.25), case
+
+
+def test_the_memory_of_the_embedded_model(tmp_path, monkeypatch):
+    check(memory.EMBEDDED, tmp_path, memory.Batch(32, 384), monkeypatch)
+
+
+def test_the_memory_of_a_model_of_135m(repository, tmp_path, monkeypatch):
+    maker = repository.parent / "shared" / "tools" / "get-smollm2.py"
+    if not maker.exists():
+        pytest.skip("needs the real model's maker")
+    model = tmp_path / "smollm2"
+    subprocess.run([sys.executable, maker, model], check=True)
+    check(model, tmp_path, memory.Batch(2, 128), monkeypatch)

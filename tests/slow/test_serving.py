@@ -19,10 +19,8 @@ PROGRAMS = [file.read_text() for file in (ROOT / "examples" / "serving").glob("*
 PROMPT = r"# The sum of a list\n"
 PROMPTS = [PROMPT, r"Write a function that reverses a string.\n"]
 SHARED = ROOT.parent / "shared"
-OPTIONS = {
-    "moe": ["--num-experts", "4", "--num-experts-per-tok", "2", "--init", "noise"],
-    "weighted_init": ["--lam", "0.5"],
-}
+MOE = ["--num-experts", "4", "--num-experts-per-tok", "2", "--init", "noise"]
+OPTIONS = {"moe": MOE, "weighted_init": ["--lam", "0.5"]}
 
 
 @pytest.fixture(scope="module", params=["embedded", "smollm2"])

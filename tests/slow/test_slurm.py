@@ -8,8 +8,8 @@ import re
 import signal
 import subprocess
 import time
+from collections import namedtuple
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -35,14 +35,7 @@ PROFILE = [
 ]
 
 
-@dataclass(frozen=True)
-class Job:
-    """A Slurm job. memory in MB."""
-
-    number: str
-    state: str
-    memory: int
-    restarts: int
+Job = namedtuple("Job", "number state memory restarts")  # of Slurm; memory in MB
 
 
 class Slurm:
@@ -121,12 +114,8 @@ def slurm(tmp_path_factory):
     if LINK.exists():
         pytest.skip(f"another Slurm is set up here ({LINK})")
     folder = tmp_path_factory.mktemp("slurm")
-    done = subprocess.run(
-        [LOCAL_SLURM, "start", folder],
-        env=os.environ | {"CPUS": "2"},
-        capture_output=True,
-        text=True,
-    )
+    command, environment = [LOCAL_SLURM, "start", folder], os.environ | {"CPUS": "2"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if "E: " in done.stdout + done.stderr:
         pytest.skip(f"Slurm cannot be installed: {done.stderr[-300:]}")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -181,10 +170,8 @@ def process(project: Project, module: str) -> int | None:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
-            if (
-                words[1:3] == [b"-m", module.encode()]
-                and (folder / "cwd").resolve() == project.folder
-            ):
+            is_here = (folder / "cwd").resolve() == project.folder
+            if is_here and words[1:3] == [b"-m", module.encode()]:
                 return int(folder.name)
         except OSError:
             continue  # it has ended
@@ -243,16 +230,10 @@ def test_killed_jobs_end_in_the_bytes_of_a_local_run(slurm, new_project, artifac
     assert "SIGTERM: the training stops after this step" in stopped.read_text()
     for name in ("moe_sft", mixing):
         assert "continuing from" in (project.results / "logs" / f"{name}.log").read_text(), name
-    assert {
-        name: [job.state for job in slurm.jobs(project, name)]
-        for name in (truth, "moe", "moe_sft", mixing, stock)
-    } == {
-        truth: ["FAILED", "COMPLETED"],
-        "moe": ["CANCELLED", "COMPLETED"],
-        "moe_sft": ["FAILED", "COMPLETED"],
-        mixing: ["COMPLETED"],
-        stock: ["COMPLETED"],
-    }
+    states = {truth: ["FAILED", "COMPLETED"], "moe": ["CANCELLED", "COMPLETED"]}
+    states["moe_sft"] = states[truth]
+    states |= {mixing: ["COMPLETED"], stock: ["COMPLETED"]}
+    assert {n: [job.state for job in slurm.jobs(project, n)] for n in states} == states
     assert slurm.jobs(project, mixing)[0].restarts == 1
     first, second = slurm.jobs(project, "moe")
     assert second.memory == pytest.approx(1.5 * first.memory, abs=1)

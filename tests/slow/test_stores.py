@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,27 +33,6 @@ print(*(part.name for part in run.missing))
 def theirs(finished, tmp_path) -> Path:
     """A copy of the store of `finished`, which a test may change."""
     return shutil.copytree(finished.folder / "store", tmp_path / "theirs")
-
-
-@pytest.fixture
-def mine(finished, theirs, tmp_path, monkeypatch):
-    """Callable (**config): a run of the same configuration that reads their store.
-
-    It lies in a folder of its own, where paths begin.
-    """
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "resources").symlink_to(finished.folder / "resources")
-    values, _ = read_overlaid([finished.folder / "config.yaml"])
-
-    def run(**config) -> WorkflowRun:
-        own = finished.overlay | {"stores": [str(theirs)]} | config
-        return WorkflowRun(overlaid(values, own))
-
-    return run
-
-
-def names(parts) -> list[str]:
-    return [part.name for part in parts]
 
 
 def test_another_project_runs_only_what_is_new_and_nothing_when_it_goes_back(
@@ -89,41 +68,41 @@ def test_edited_code_is_not_served_what_the_old_code_made(finished, new_project)
     assert "moe" in project.run("--dry-run")
 
 
-def test_an_entry_that_appears_or_vanishes(mine, theirs, tmp_path):
+def test_an_entry_that_appears_or_vanishes(finished, theirs, tmp_path, monkeypatch):
+    """For a run of the same configuration that reads their store, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resources").symlink_to(finished.folder / "resources")
+    values, _ = read_overlaid([finished.folder / "config.yaml"])
+
+    def mine(store: Path) -> WorkflowRun:
+        return WorkflowRun(overlaid(values, finished.overlay | {"stores": [str(store)]}))
+
     (late,) = theirs.glob("moe_sft/*")
     late.rename(tmp_path / "aside")
-    run = mine()
+    run = mine(theirs)
     (tmp_path / "aside").rename(late)
     run.begin()
     assert run.missing == []
     run.close()
 
     late.rename(tmp_path / "aside")
-    assert names(run.missing) == ["moe_sft"]
-    again = mine(stores=[str(theirs.rename(tmp_path / "moved"))])
+    again = mine(theirs.rename(tmp_path / "moved"))
     again.begin()
-    assert names(again.missing) == ["moe_sft"]
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A folder that all users may read."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
+    for own in (run, again):
+        assert [part.name for part in own.missing] == ["moe_sft"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_another_user_takes_from_a_store_that_he_cannot_write(finished, theirs, public):
+def test_another_user_takes_from_a_store_that_he_cannot_write(finished, theirs, request):
     """He becomes that user before his run begins."""
+    public = Path(tempfile.mkdtemp())
+    request.addfinalizer(partial(shutil.rmtree, public))
+    public.chmod(0o755)
     readable = shutil.copytree(theirs, public / "theirs", copy_function=shutil.copy)
     for path in (readable, *readable.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    own = shutil.copytree(
-        finished.folder,
-        public / "own",
-        ignore=shutil.ignore_patterns("store", "results", ".snakemake"),
-    )
+    ignored = shutil.ignore_patterns("store", "results", ".snakemake")
+    own = shutil.copytree(finished.folder, public / "own", ignore=ignored)
     for path in (own, *own.rglob("*")):
         os.chown(path, NOBODY, NOBODY)
     values, _ = read_overlaid([own / "config.yaml"])

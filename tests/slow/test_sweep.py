@@ -10,10 +10,7 @@ MODELS = ["base", "sft", "sft_flops", "soup", "moe_sft", "experts_only", "dense"
 VARIANTS = {
     "xft": {},
     "vanilla": {"moe": {"shared_expert": False}, "evaluation": {"models": ["base", "moe_sft"]}},
-    "kl": {
-        "mixing": {"objective": "kl"},
-        "evaluation": {"models": ["base", "dense"]},
-    },
+    "kl": {"mixing": {"objective": "kl"}, "evaluation": {"models": ["base", "dense"]}},
 }
 KL = "mixing.objective~kl"
 
@@ -22,14 +19,11 @@ KL = "mixing.objective~kl"
 def project(new_project):
     """A project in which two seeds of three variants have run."""
     project = new_project("sweep")
+    evaluation = project.overlay["evaluation"] | {"models": MODELS}
     project.overlay = project.overlay | {
-        "moe": {"num_experts": 3, "num_experts_per_tok": 2},
-        "data": {"limit": 64, "validation_rows": 6},
-        "evaluation": project.overlay["evaluation"] | {"models": MODELS},
-        "merge": {"keep": "none"},
-        "heal": {"max_steps": 2, "objective": "kl"},
-        "seeds": [42, 43],
-        "variants": VARIANTS,
+        **{"moe": {"num_experts": 3, "num_experts_per_tok": 2}, "evaluation": evaluation},
+        **{"data": {"limit": 64, "validation_rows": 6}, "merge": {"keep": "none"}},
+        **{"heal": {"max_steps": 2, "objective": "kl"}, "seeds": [42, 43], "variants": VARIANTS},
     }
     project.run()
     return project

@@ -13,10 +13,8 @@ from trainings import write_rows
 
 pytestmark = pytest.mark.ci
 LENGTH = 4
-SECRETS = {
-    "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
-    "HF_TOKEN": "hf_aTokenThatMustNotBeWritten",
-}
+SECRETS = {"WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567"}
+SECRETS["HF_TOKEN"] = "hf_aTokenThatMustNotBeWritten"
 TRACKERS = ["tensorboard", "wandb"]
 # Runs a step that a SIGTERM stops in its second training step.
 STOPPED = """
@@ -42,17 +40,11 @@ def results(tiny_llama, tmp_path_factory, repository) -> Path:
     words += ["--metrics", "results/metrics/moe_sft.jsonl", "--max-steps", str(LENGTH)]
     words += ["--per-device-train-batch-size", "4", "--report-to", *TRACKERS]
     known = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    for program, status in (
-        (["-c", STOPPED], 128 + signal.SIGTERM),
-        (["-m", "workflow_scripts.moe_sft"], 0),
-    ):
-        done = subprocess.run(
-            [sys.executable, *program, *words],
-            cwd=root,
-            env=known | SECRETS | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-        )
+    known |= SECRETS | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    again = ["-m", "workflow_scripts.moe_sft"], 0
+    for program, status in ((["-c", STOPPED], 128 + signal.SIGTERM), again):
+        command = [sys.executable, *program, *words]
+        done = subprocess.run(command, cwd=root, env=known, capture_output=True, text=True)
         assert done.returncode == status, done.stderr
     return root / "results"
 

@@ -1,5 +1,8 @@
-"""Other trainers tune mixtures as docs/trainers.md says, and the workflow takes what they leave."""
+"""Other trainers tune mixtures as docs/trainers.md says, and the workflow takes what they leave.
+torch.compile compiles the dense-shaped parts of a mixture, and not its routing.
+"""
 
+import copy
 import subprocess
 import sys
 
@@ -24,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import xft
+from workflow_scripts import moe
 
 pytestmark = pytest.mark.slow
 MIXING = ["--max-steps", "1", "--per-device-train-batch-size", "4"]
@@ -34,13 +38,9 @@ def test_the_page_s_examples_come_back_into_the_workflow(tmp_path):
     (project.folder / ".venv").symlink_to(sys.prefix)
     for block in blocks(ROOT / TRAINERS):
         if block.language == "sh":
-            done = subprocess.run(
-                ["bash", "-euo", "pipefail", "-c", block.text],
-                cwd=project.folder,
-                env=project.environment,
-                capture_output=True,
-                text=True,
-            )
+            words = ["bash", "-euo", "pipefail", "-c", block.text]
+            about = {"cwd": project.folder, "env": project.environment, "capture_output": True}
+            done = subprocess.run(words, text=True, **about)
             assert done.returncode == 0, f"{block.where}:\n{done.stdout}{done.stderr}"
 
     assert (project.results / "trainers/dense/lam~0.75/model.safetensors").is_file()
@@ -62,9 +62,9 @@ def test_the_page_s_examples_come_back_into_the_workflow(tmp_path):
 WAYS = {
     "padded": {"completion_only_loss": False},
     "completion only": {"completion_only_loss": True},
-    "packing": {"packing": True, "max_length": 64},
-    "padding free": {"padding_free": True, "max_length": None},
 }
+WAYS |= {"packing": {"packing": True, "max_length": 64}}
+WAYS |= {"padding free": {"padding_free": True, "max_length": None}}
 
 
 def mixture_of_the_embedded_model():
@@ -83,15 +83,12 @@ def test_a_prepared_sft_trainer_has_the_loss_and_gradients_of_a_plain_loop(tmp_p
     texts = ("a b c d", " e f g h i j"), ("x", " y z"), ("q w", " e r t y u i o"), ("m n", " o")
     rows = [{"prompt": prompt, "completion": completion} for prompt, completion in texts]
     about = {"bf16": False, "gradient_checkpointing": False}
-    trainers = [
-        SFTTrainer(
-            mixture_of_the_embedded_model(),
-            SFTConfig(str(tmp_path), **ONE_STEP | about | WAYS[way]),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=AutoTokenizer.from_pretrained(ROOT / "resources/base"),
-        )
-        for _ in range(2)
-    ]
+    given = {"train_dataset": Dataset.from_list(rows)}
+    given["processing_class"] = AutoTokenizer.from_pretrained(ROOT / "resources/base")
+    trainers = []
+    for model in (mixture_of_the_embedded_model(), mixture_of_the_embedded_model()):
+        arguments = SFTConfig(str(tmp_path), **ONE_STEP | about | WAYS[way])
+        trainers.append(SFTTrainer(model, arguments, **given))
     with unbalanced():
         plain_loss, *_ = learn(trainers[0])
     loss, gradients, batches = learn(xft.prepare(trainers[1]))
@@ -131,3 +128,18 @@ def compare_with_a_plain_loop(folder, tokenizer):
     for first, *_ in of_all:
         (alone(plain, [first[:1]]) / 2).backward()
     assert furthest(gradients_of(mixture), gradients_of(plain)) < 1e-5
+
+
+@pytest.mark.parametrize("experts", ["full", "lora"])
+def test_a_compiled_mixture_computes_and_trains_the_same(tiny_llama, tmp_path, experts):
+    moe.main(["--base", str(tiny_llama), "--experts", experts, "--out", str(tmp_path / "moe")])
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "moe").eval()
+    compiled = torch.compile(copy.deepcopy(plain), backend="aot_eager")
+    ids = torch.randint(3, 290, (2, 24))
+    for model in (plain, compiled):
+        model(ids, labels=ids).loss.backward()
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(ids).logits, plain(ids).logits, atol=1e-5, rtol=1e-5)
+    ours = dict(compiled._orig_mod.named_parameters())
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(ours[name].grad, parameter.grad, atol=1e-5, rtol=1e-4)

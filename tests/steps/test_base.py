@@ -1,4 +1,6 @@
-"""The step `base`: a dense model is linked or copied, and never changed."""
+"""The step `base`: a dense model is linked or copied, and never changed. The step `ffn`: the
+experts' weights are links to the mixture's files, and stay without it.
+"""
 
 import os
 import shutil
@@ -6,13 +8,16 @@ import time
 from pathlib import Path
 
 import pytest
+from chains import Chain
 from damage import flip_a_bit
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from workflow_scripts import base
+from workflow_scripts import base, ffn
 from xft.artifacts import manifest
 from xft.artifacts.artifact import open_artifact
-from xft.artifacts.manifest import find_faults, hash_file
+from xft.artifacts.manifest import find_faults, hash_file, manifest_path, read_manifest
+from xft.checkpoints import writer
 from xft.common.errors import UserError
 
 SINGLE = "model.safetensors"
@@ -98,3 +103,58 @@ def test_other_weights_behind_the_links_are_noticed(model, monkeypatch):
     os.utime(model / SINGLE, (1, 1))
     with pytest.raises(UserError, match=f"{SINGLE}, which was altered: its SHA-256 is not the man"):
         open_artifact(out, "base")
+
+
+@pytest.fixture(params=[None, 50_000], ids=["one file", "shards"])
+def moe(request, tiny_llama, tmp_path, monkeypatch) -> Path:
+    """A mixture in one file or in several."""
+    if request.param:
+        monkeypatch.setattr(writer.write_checkpoint, "__defaults__", (request.param,))
+    made = Chain(tmp_path, base=tiny_llama)["moe"]
+    assert (len(weights(made)) > 1) == bool(request.param)
+    return made
+
+
+def extract(moe: Path, out: Path) -> Path:
+    ffn.main(["--moe", str(moe), "--out", str(out)])
+    return out
+
+
+def weights(folder: Path) -> dict[str, Path]:
+    return {path.name: path for path in folder.glob("*.safetensors")}
+
+
+def disk_bytes(folder: Path) -> int:
+    """As `du` counts: each file once."""
+    found = {path.stat().st_ino: path.stat().st_blocks for path in folder.rglob("*.safetensors")}
+    return 512 * sum(found.values())
+
+
+def test_the_experts_take_no_disk_space_and_stay_without_the_mixture(moe, tmp_path):
+    tensors = {}
+    for file in weights(moe).values():
+        tensors |= load_file(file)
+    used = disk_bytes(tmp_path)
+    made = extract(moe, tmp_path / "ffn")
+    assert disk_bytes(tmp_path) == used
+    for name, file in weights(made).items():
+        assert file.samefile(moe / name) and file.stat().st_nlink == 2
+    shutil.rmtree(moe)
+    assert find_faults(made, read_manifest(manifest_path(made)), full=True) == []
+    held = open_artifact(made, "ffn").checkpoint
+    assert {*held.names} == {n for n in tensors if ".mlp." in n and ".router." not in n}
+    assert all(held.get(name).equal(tensors[name]) for name in held.names)
+
+
+def test_files_that_cannot_be_linked_are_copied_to_the_same_bytes(moe, tmp_path, mount):
+    """Files of the user's, who may change them, and files on another disk."""
+    linked = extract(moe, tmp_path / "ffn")
+    own = shutil.copytree(moe, tmp_path / "own")
+    shutil.copyfile(manifest_path(moe), manifest_path(own))
+    for file in weights(own).values():
+        file.chmod(0o644)
+    for place in (tmp_path / "copied", mount("size=16m") / "ffn"):
+        made = extract(own if place.parent == tmp_path else moe, place)
+        assert all(file.stat().st_nlink == 1 for file in weights(made).values())
+        assert manifest_path(made).read_bytes() == manifest_path(linked).read_bytes()
+    assert all(file.stat().st_mode & 0o200 for file in weights(own).values())

@@ -1,6 +1,5 @@
 """The step `contamination`: the rows in which it looks for problems, and what it finds."""
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 from problem_files import three_problems, write_problems
 
 from workflow_scripts import contamination, tokens
-from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.reporting.formats import CONTAMINATION
 
@@ -55,19 +54,13 @@ def count(made: Path, out: Path, *data: str, of: str = "tokens") -> None:
 def test_the_rows_that_a_training_learns_from_are_counted(made, tmp_path, capsys):
     out = tmp_path / "out.json"
     count(made, out)
-    sha256 = {
-        name: hashlib.sha256((made / name).read_bytes()).hexdigest()
-        for name in ("rows.jsonl", "larger.jsonl")
-    }
-    counted = {"rows": 3, "contaminated": 2, "problems": sha256["larger.jsonl"]}
+    rows, problems = (hash_file(made / name) for name in ("rows.jsonl", "larger.jsonl"))
+    counted = {"rows": 3, "contaminated": 2, "problems": problems}
     assert CONTAMINATION.read(out) == {"format": 1} | counted
     assert f"2 of 3 rows contain a problem of {made / 'larger.jsonl'}\n" in capsys.readouterr().err
     manifest = read_manifest(manifest_path(out))
-    assert manifest.inputs == {
-        "tokens": read_manifest(manifest_path(made / "tokens")).id,
-        "data": sha256["rows.jsonl"],
-        "dataset": sha256["larger.jsonl"],
-    }
+    tokens_id = read_manifest(manifest_path(made / "tokens")).id
+    assert manifest.inputs == {"tokens": tokens_id, "data": rows, "dataset": problems}
 
 
 def test_other_rows_than_those_of_the_tokens_are_refused(made, tmp_path):

@@ -28,13 +28,6 @@ def untrained(tiny_llama, tmp_path_factory) -> Chain:
     return Chain(tmp_path_factory.mktemp("untrained"), {"base": ["--model", tiny_llama]})
 
 
-def tune(untrained: Chain, folder: Path, change) -> Chain:
-    """A chain whose mixture's experts are changed: `change(tensor)` for each of their tensors."""
-    copy = shutil.copytree(untrained["moe"], folder / "tuned")
-    change_tensors(copy, lambda ts: {n: change(t) if "expert" in n else t for n, t in ts.items()})
-    return Chain(folder, moe_sft=copy, base=untrained["base"])
-
-
 def measure(chain: Chain, out: Path, *words: object) -> dict:
     given = ["--base", chain["base"], "--ffn", chain["ffn"], "--out", out]
     diversity.main([str(word) for word in [*given, *words]])
@@ -59,17 +52,20 @@ def expected(experts: torch.Tensor, base: torch.Tensor) -> dict[str, float]:
     mean = experts.mean(dim=0)
     apart = (experts - mean).norm(dim=1).square().mean().sqrt()
     moved = (mean - base).norm()
-    named = {
-        "spread": apart / moved,
-        "deviation": apart / base.norm(),
-        "shift": moved / base.norm(),
-    }
+    named = {"spread": apart / moved, "deviation": apart / base.norm()}
+    named["shift"] = moved / base.norm()
     return {name: value.item() for name, value in named.items()}
 
 
 def test_the_values_are_their_equations(untrained, tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK", 100)
-    chain = tune(untrained, tmp_path, lambda t: t + 0.1 + 0.05 * torch.randn(t.shape))
+
+    def tune(tensors: dict) -> dict:
+        moved = {n: t + 0.1 + 0.05 * torch.randn(t.shape) for n, t in tensors.items()}
+        return tensors | {name: moved[name] for name in moved if "expert" in name}
+
+    tuned = change_tensors(shutil.copytree(untrained["moe"], tmp_path / "tuned"), tune)
+    chain = Chain(tmp_path, moe_sft=tuned, base=untrained["base"])
     result = measure(chain, tmp_path / "out.json")
     parts = [vectors(chain, layer) for layer in LAYERS]
     whole = [torch.cat(own, dim=-1) for own in zip(*parts, strict=True)]

@@ -79,6 +79,10 @@ def of_type(model_type: str, **changes):
     return put
 
 
+def as_dtype(part: str, dtype: torch.dtype):
+    return weights(lambda all: {n: t.to(dtype) if part in n else t for n, t in all.items()})
+
+
 def lose_bias(model: Path) -> None:
     of_type("llama", mlp_bias=True)(model)
     without("layers.0.mlp.up_proj.bias")(model)
@@ -191,16 +195,18 @@ REFUSED = [
         ((run_base, run_moe), configured(num_hidden_layers=n), f"= {n}, .*hold 2 layers")
         for n in (1, 3)
     ),
+    ((run_moe,), as_dtype(".mlp.", torch.int8), "MLPs' weights are I8. All must be of the same"),
+    ((run_moe,), as_dtype(".up_proj.", torch.bfloat16), "MLPs' weights are BF16, F32"),
     ((evaluate,), configured(num_hidden_layers=1), r"holds model\.layers\.1\..* = 1"),
     ((evaluate,), configured(num_hidden_layers=3), "no weights for"),
 ]
 
 
+CASES = [(step, change, fault) for steps, change, fault in REFUSED for step in steps]
+
+
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize(
-    ("step", "change", "fault"),
-    [(step, change, fault) for steps, change, fault in REFUSED for step in steps],
-)
+@pytest.mark.parametrize(("step", "change", "fault"), CASES)
 def test_a_folder_that_is_no_sound_model_is_refused(model, step, change, fault):
     change(model)
     before = sorted(model.parent.iterdir())

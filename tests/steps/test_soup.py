@@ -61,19 +61,12 @@ def test_the_mean_of_equal_models_is_the_model_bit_for_bit(tmp_path, tiny_llama)
         assert (tmp_path / "out" / file).read_bytes() == (tiny_llama / file).read_bytes()
 
 
-@pytest.fixture(scope="module")
-def seeds(tiny_llama, tmp_path_factory) -> list[Path]:
-    """Two tunings of one base that differ in the seed."""
-    folder = tmp_path_factory.mktemp("seeds")
-    words = ["--base", tiny_llama, "--data", write_rows(folder), "--max-steps", 2]
+def test_the_mean_of_tunings_says_what_it_was_made_from(tmp_path, tiny_llama):
+    words = ["--base", tiny_llama, "--data", write_rows(tmp_path), "--max-steps", 2]
     words += ["--per-device-train-batch-size", 2, "--learning-rate", 0.01]
-    for seed in (1, 2):
-        learn("sft", folder / f"seed~{seed}", *words, "--seed", seed)
-    return [folder / f"seed~{seed}" for seed in (1, 2)]
-
-
-def test_the_mean_of_tunings_says_what_it_was_made_from(tmp_path, seeds):
-    out = tmp_path / "soup"
+    out, *seeds = (tmp_path / name for name in ("soup", "seed~1", "seed~2"))
+    for place in seeds:
+        learn("sft", place, *words, "--seed", place.name[-1])
     average(out, *seeds)
     manifest = read_manifest(manifest_path(out))
     tunings = [read_manifest(manifest_path(place)) for place in seeds]
@@ -91,31 +84,25 @@ def test_the_mean_of_tunings_says_what_it_was_made_from(tmp_path, seeds):
 # Refusals
 
 
-def other_config(folder: Path) -> None:
-    change_json(folder / "config.json", rms_norm_eps=0.1, new=None)
-
-
 def head(change):
     """Change the tensors of a model; change(lm_head) gives its other tensors."""
     return lambda folder: change_tensors(folder, lambda t: t | change(t.pop("lm_head.weight")))
 
 
-@pytest.mark.parametrize(
-    ("change", "fault"),
-    [
-        (other_config, r"config\.json differs in new, rms_norm_eps\. Give models"),
+def test_models_that_differ_in_form_are_refused(tmp_path, tiny_llama):
+    keys = {"rms_norm_eps": 0.1, "new": None}
+    cases = [
+        (lambda f: change_json(f / "config.json", **keys), "differs in new, rms_norm_eps. Give"),
         (head(lambda t: {}), r"only one of them has the tensor lm_head\.weight"),
         (head(lambda t: {"lm_head.weight": t[1:].clone()}), r"is F32 \[\d+, 32\] and F32 \["),
         (head(lambda t: {"lm_head.weight": t.half()}), r"lm_head\.weight is F32 \[.*\] and F16 \["),
-    ],
-    ids=["config", "names", "shape", "dtype"],
-)
-def test_models_that_differ_in_form_are_refused(tmp_path, tiny_llama, change, fault):
-    other = shutil.copytree(tiny_llama, tmp_path / "other")
-    change(other)
-    with pytest.raises(UserError, match=f"{tiny_llama} and {other} have no mean: .*{fault}"):
-        average(tmp_path / "out", tiny_llama, other)
-    assert not (tmp_path / "out").exists()
+    ]
+    for number, (change, fault) in enumerate(cases):
+        other = shutil.copytree(tiny_llama, tmp_path / str(number))
+        change(other)
+        with pytest.raises(UserError, match=f"{tiny_llama} and {other} have no mean: .*{fault}"):
+            average(tmp_path / "out", tiny_llama, other)
+        assert not (tmp_path / "out").exists()
 
 
 def test_what_has_no_mean_is_refused(tmp_path, tiny_llama):
@@ -125,10 +112,8 @@ def test_what_has_no_mean_is_refused(tmp_path, tiny_llama):
                 shutil.copy(file, draft.path)
         return tmp_path / name
 
-    integers = [
-        variant(tiny_llama, tmp_path / str(n), lambda t, n=n: t | {POSITIONS: torch.arange(5) + n})
-        for n in range(2)
-    ]
+    positions = [lambda t, n=n: t | {POSITIONS: torch.arange(5) + n} for n in range(2)]
+    integers = [variant(tiny_llama, tmp_path / str(n), positions[n]) for n in range(2)]
     for models, fault in (
         (integers, f"{POSITIONS} of type I64 has other values"),
         ([sealed("one", "sft"), sealed("two", "sft")], "tuned with different templates"),

@@ -55,34 +55,27 @@ def test_a_tuned_model_is_linked_as_it_is(call_step, mixture, tiny_llama, tmp_pa
         assert open_artifact(tmp_path / kind, kind).known_manifest.inputs.keys() == {"base"}
 
 
-def spoiled(tensors: dict) -> dict:
-    tensors["model.layers.0.mlp.experts.down_proj"][0, 0, 0] = torch.nan
-    return tensors
+DOWN = "model.layers.0.mlp.experts.down_proj"
+TEMPLATE = r"not made of .*: tokenizer \(chat template\) differs"
+EPSILON = "was not made of .*model: rms_norm_eps differs"
 
 
-def unmerged(tensors: dict) -> dict:
-    name = "model.layers.0.mlp.experts.down_proj"
-    return tensors | {f"{name}.lora_A": torch.zeros(2)}
-
-
-def routerless(tensors: dict) -> dict:
-    return {name: tensor for name, tensor in tensors.items() if "router" not in name}
+def weights(change):
+    """`change(tensors)` gives the tensors that take the place of the model's."""
+    return lambda model, _: change_tensors(model, change)
 
 
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
         (lambda model, _: change_json(model / "config.json", num_experts=3), "has the shape"),
-        (lambda model, _: change_tensors(model, spoiled), "down_proj holds NaN"),
-        (lambda model, _: change_tensors(model, routerless), "has no weights for .*router.input"),
-        (lambda model, _: change_tensors(model, unmerged), "lora_A, which nothing reads"),
+        (lambda model, _: (model / "chat_template.jinja").write_text("{{ messages }}"), TEMPLATE),
+        (lambda _, base: change_json(base / "config.json", rms_norm_eps=1e-5), EPSILON),
+        (weights(lambda ts: ts | {DOWN: ts[DOWN] * torch.nan}), "down_proj holds NaN"),
+        (weights(lambda ts: {n: ts[n] for n in ts if "router" not in n}), "has no weights for .*r"),
         (
-            lambda model, _: (model / "chat_template.jinja").write_text("{{ messages }}"),
-            r"not made of .*: tokenizer \(chat template\) differs",
-        ),
-        (
-            lambda _, base: change_json(base / "config.json", rms_norm_eps=1e-5),
-            "was not made of .*model: rms_norm_eps differs",
+            weights(lambda ts: ts | {f"{DOWN}.lora_A": ts[DOWN].clone()}),
+            "lora_A, which nothing reads",
         ),
     ],
 )

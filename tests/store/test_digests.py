@@ -47,9 +47,21 @@ def new(run: WorkflowRun) -> set[str]:
     return {name for part in run.to_make if part.step not in FURTHER for name in part.names}
 
 
-@pytest.mark.parametrize(
-    ("changed", "expected"),
-    [
+def test_a_changed_value_makes_what_depends_on_it():
+    """The report shows paths, so it alone is made again for another path to the same content.
+
+    Of the base's config.json, tokens depend on the type of the model alone.
+    """
+    for name in ("same", "tuned", "typed"):
+        shutil.copytree("model", name)
+    change_json(Path("tuned/config.json"), torch_dtype="float16")
+    change_json(Path("typed/config.json"), model_type="mistral")
+    with Path("tuned/model.safetensors").open("r+b") as weights:
+        weights.seek(-1, 2)
+        weights.write(b"\1")
+    assert new(wants()) == ALL
+    fill(wants())
+    for changed, expected in (
         ({"moe_sft": {"learning_rate": 0.01}}, TUNED),
         ({"mixing": {"learning_rate": 0.02}}, EVALUATED | {"weighted_trained/lam~0.75"}),
         ({"seed": 7}, TUNED | {"moe"}),
@@ -67,23 +79,8 @@ def new(run: WorkflowRun) -> set[str]:
         ({"base": {"model": "same"}}, {"report.html"}),
         ({"base": {"model": "tuned"}}, ALL - {"tokens", "ground_truth/problems"}),
         ({"base": {"model": "typed"}}, ALL - {"ground_truth/problems"}),
-    ],
-)
-def test_a_changed_value_makes_what_depends_on_it(changed, expected):
-    """The report shows paths, so it alone is made again for another path to the same content.
-
-    Of the base's config.json, tokens depend on the type of the model alone.
-    """
-    for name in ("same", "tuned", "typed"):
-        shutil.copytree("model", name)
-    change_json(Path("tuned/config.json"), torch_dtype="float16")
-    change_json(Path("typed/config.json"), model_type="mistral")
-    with Path("tuned/model.safetensors").open("r+b") as weights:
-        weights.seek(-1, 2)
-        weights.write(b"\1")
-    assert new(wants()) == ALL
-    fill(wants())
-    assert new(wants(**changed)) == expected
+    ):
+        assert new(wants(**changed)) == expected, changed
     assert new(wants()) == set()
 
 
@@ -92,20 +89,16 @@ def append(path: str) -> None:
     file.write_text(file.read_text() + " \n")
 
 
-@pytest.mark.parametrize(
-    ("happens", "expected"),
-    [
-        (lambda run: append("rows.jsonl"), TUNED | {"tokens"}),
-        (lambda run: shutil.rmtree(run.experiment.by_name["moe_sft"].entry), set()),
-        (lambda run: shutil.rmtree(run.experiment.report.entry), {"report.html"}),
-    ],
-    ids=["rows", "an intermediate is gone", "a target is gone"],
-)
-def test_other_content_makes_what_is_made_from_it(happens, expected):
+def test_other_content_and_a_target_that_is_gone_make_what_is_made_from_it():
+    """An intermediate artifact that is gone makes nothing."""
     run = wants()
     fill(run)
-    happens(run)
-    assert new(wants()) == expected
+    shutil.rmtree(run.experiment.by_name["moe_sft"].entry)
+    assert new(wants()) == set()
+    shutil.rmtree(run.experiment.report.entry)
+    assert new(wants()) == {"report.html"}
+    append("rows.jsonl")
+    assert new(wants()) == TUNED | {"tokens"}
 
 
 def test_a_file_of_rows_stands_for_its_content_and_csv_for_its_format_too():
@@ -146,28 +139,16 @@ def test_a_job_knows_the_file_that_an_override_variable_names(monkeypatch):
     assert job.flags == "--dataset=humaneval"
 
 
-def test_a_job_waits_for_what_only_its_configuration_needs():
-    for method, read in (("xft", []), ("model_stock", ["base"])):
-        run = wants(merge={"method": method})
-        job = run.jobs[run.experiment.by_name["dense/lam~0.75"].digest]
-        base = run.experiment.by_name["base"].entry
-        assert [name for name in job.inputs if job.inputs[name] == [str(base)]] == read
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_two_sets_of_problems_cannot_have_one_name():
+    Path("more").mkdir()
+    Path("more/problems.jsonl.gz").write_bytes(gzip.compress(Path("problems.jsonl").read_bytes()))
+    for changes in (
         {"evaluation": {"datasets": ["problems.jsonl", "more/problems.jsonl.gz"]}},
         {"data": {"decontaminate_against": ["more/problems.jsonl.gz"]}},
         {"variants": {"xft": {}, "a": {"evaluation": {"datasets": ["more/problems.jsonl.gz"]}}}},
-    ],
-    ids=["datasets", "decontaminate_against", "variants"],
-)
-def test_two_sets_of_problems_cannot_have_one_name(changes):
-    Path("more").mkdir()
-    Path("more/problems.jsonl.gz").write_bytes(gzip.compress(Path("problems.jsonl").read_bytes()))
-    with pytest.raises(UserError, match="would both have the name problems in the results"):
-        wants(**changes)
+    ):
+        with pytest.raises(UserError, match="would both have the name problems in the results"):
+            wants(**changes)
 
 
 def test_a_changed_default_raises_the_version_of_the_steps_that_read_it(monkeypatch):
@@ -190,35 +171,23 @@ VANILLA = {"moe": {"shared_expert": False}, "evaluation": {"models": ["base", "m
 OF_SEED = {"moe", *TUNED} - SHOWN
 
 
-@pytest.mark.parametrize(
-    ("config", "folders", "added"),
-    [
-        ({"seeds": [42]}, [], set()),
-        ({"variants": {"xft": {}}}, [], set()),
-        ({"seeds": [42, 43]}, ["seed~43"], OF_SEED),
-        (
-            {"variants": {"xft": {}, "vanilla": VANILLA}},
-            ["moe.shared_expert~false"],
-            {"moe", "moe_sft", "eval/moe_sft/problems.json"},
-        ),
-        (
-            {"sweep": {"mixing.max_steps": [3, 4, 5]}, "mixing": {"max_steps": 3}},
-            ["mixing.max_steps~4", "mixing.max_steps~5"],
-            {"weighted_trained/lam~0.75", *EVALUATED} - SHOWN,
-        ),
-        (
-            {"sweep": {"moe_sft.learning_rate": [5e-5, 1e-3]}},
-            ["moe_sft.learning_rate~0.001"],
-            TUNED - SHOWN,
-        ),
-    ],
-    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
-)
-def test_only_what_is_not_shared_is_made(config, folders, added):
+def test_only_what_is_not_shared_is_made():
     """The base, the tokens and every stage on which two runs agree exist once."""
-    fill(wants(mixing=config.get("mixing", {})))
-    made = new(wants(**config)) - SHOWN
-    assert made == {f"{folder}/{name}" for folder in folders for name in added}
+    variants = {"variants": {"xft": {}, "vanilla": VANILLA}}
+    of_variant = {"moe", "moe_sft", "eval/moe_sft/problems.json"}
+    steps = {"sweep": {"mixing.max_steps": [3, 4, 5]}, "mixing": {"max_steps": 3}}
+    of_steps = {"weighted_trained/lam~0.75", *EVALUATED} - SHOWN
+    rates = {"sweep": {"moe_sft.learning_rate": [5e-5, 1e-3]}}
+    for config, folders, added in (
+        *(({"seeds": [42]}, [], set()), ({"variants": {"xft": {}}}, [], set())),
+        ({"seeds": [42, 43]}, ["seed~43"], OF_SEED),
+        (variants, ["moe.shared_expert~false"], of_variant),
+        (steps, ["mixing.max_steps~4", "mixing.max_steps~5"], of_steps),
+        (rates, ["moe_sft.learning_rate~0.001"], TUNED - SHOWN),
+    ):
+        fill(wants(mixing=config.get("mixing", {})))
+        made = new(wants(**config)) - SHOWN
+        assert made == {f"{folder}/{name}" for folder in folders for name in added}
 
 
 def test_a_further_seed_makes_another_soup():
@@ -229,27 +198,18 @@ def test_a_further_seed_makes_another_soup():
     assert new(wants(seeds=[43, 42], **soup)) <= SHOWN
 
 
-@pytest.mark.parametrize(
-    ("sft", "steps"),
-    [
-        ({"max_steps": 30, "warmup_steps": 9}, {"max_steps": 6, "warmup_steps": 6}),
-        ({"per_device_train_batch_size": 4}, {"max_steps": 3, "warmup_steps": 2}),
-    ],
-    ids=["steps", "batch"],
-)
-def test_sft_flops_has_the_rows_of_the_mixtures_tuning(sft, steps):
+def test_sft_flops_has_the_rows_of_the_mixtures_tuning():
     """Also if section sft has more steps, or a larger batch, than section moe_sft."""
     tuning = {"max_steps": 6, "warmup_steps": 2, "per_device_train_batch_size": 2}
-    run = wants(
-        moe_sft=tuning,
-        sft=sft,
-        sweep={"moe_sft.max_steps": [6, 8]},
-        evaluation={"models": ["sft", "sft_flops"]},
-    )
-    found = run.experiment.by_name
-    recipe = found["sft_flops"].recipe.options
-    assert {key: recipe[f"sft.{key}"] for key in steps} == steps
-    assert "moe_sft.max_steps~8/sft_flops" in found
+    config = {"sweep": {"moe_sft.max_steps": [6, 8]}, "evaluation": {"models": ["sft_flops"]}}
+    for sft, steps in (
+        ({"max_steps": 30, "warmup_steps": 9}, {"max_steps": 6, "warmup_steps": 6}),
+        ({"per_device_train_batch_size": 4}, {"max_steps": 3, "warmup_steps": 2}),
+    ):
+        found = wants(moe_sft=tuning, sft=sft, **config).experiment.by_name
+        recipe = found["sft_flops"].recipe.options
+        assert {key: recipe[f"sft.{key}"] for key in steps} == steps
+        assert "moe_sft.max_steps~8/sft_flops" in found
 
 
 def test_sft_flops_depends_on_the_mixtures_shape_alone():
@@ -266,13 +226,6 @@ def test_sft_flops_depends_on_the_mixtures_shape_alone():
     assert len({digest(), *(digest(**moe) for moe in others)}) == 4
 
 
-def test_two_names_may_stand_for_one_artifact():
-    """At lambda 1 nothing is learned: the merge with learned shares is that with equal ones."""
-    models = {"models": ["base", "uniform", "dense"]}
-    run = wants(merge={"lambdas": [1]}, evaluation=models)
-    assert run.experiment.by_name["dense/lam~1"] is run.experiment.by_name["uniform/lam~1"]
-
-
 def test_rows_that_were_not_cleaned_of_a_set_are_searched_for_its_problems():
     """Once for all models that learned from them, and for each of the sets."""
     shutil.copy("problems.jsonl", "more.jsonl")
@@ -282,10 +235,8 @@ def test_rows_that_were_not_cleaned_of_a_set_are_searched_for_its_problems():
     fill(wants())
     made = new(wants(evaluation=sets))
     models = {"base", *learned}
-    assert made == {
-        *(f"eval/{model}/more.json" for model in models),
-        *("ground_truth/more", "contamination/more.json", *SHOWN),
-    }
+    evaluated = {f"eval/{model}/more.json" for model in models}
+    assert made == evaluated | {"ground_truth/more", "contamination/more.json", *SHOWN}
     for cleaned, searched in (["problems.jsonl"], {"more"}), ([], {"problems", "more"}):
         experiment = wants(evaluation=sets, data={"decontaminate_against": cleaned}).experiment
         found = {(row.model, row.dataset): row.contamination for row in experiment.rows}
@@ -301,12 +252,9 @@ def test_the_table_has_a_row_for_each_model_of_each_run_with_the_shared_files():
     """vanilla does not name base, but has the same one. Its validation rows are those of all."""
     Path("rows.jsonl").write_text(4 * (json.dumps(ROW) + "\n"))
     vanilla = {"moe": {"shared_expert": False}, "evaluation": {"models": ["moe_sft"]}}
-    experiment = wants(
-        data={"validation_rows": 1},
-        evaluation={"models": ["base", "moe_sft"]},
-        seeds=[42, 43],
-        variants={"xft": {}, "vanilla": vanilla},
-    ).experiment
+    keys = {"data": {"validation_rows": 1}, "evaluation": {"models": ["base", "moe_sft"]}}
+    runs = {"seeds": [42, 43], "variants": {"xft": {}, "vanilla": vanilla}}
+    experiment = wants(**keys, **runs).experiment
     rows, named = experiment.rows, {part.place: part.name for part in experiment.wanted}
     prefixes = "", "seed~43/", "moe.shared_expert~false/", "moe.shared_expert~false/seed~43/"
     about = [("", 42), ("", 43), ("vanilla", 42), ("vanilla", 43)]
@@ -353,9 +301,14 @@ def test_what_is_not_the_workflows_own_stops_it(path, message):
     assert file.read_text() == "years of work"
 
 
-@pytest.mark.parametrize(
-    ("changed", "key"),
-    [
+def test_a_results_folder_that_overlaps_an_input_stops_the_run():
+    shutil.copytree("model", "P/base")
+    Path("P/logs").mkdir()
+    shutil.copy("rows.jsonl", "P/logs")
+    Path("link").symlink_to("P")
+    Path("here").mkdir()
+    Path("here/config.yaml").touch()
+    for changed, key in (
         ({"base": {"model": "P/base"}, "results_dir": "P"}, "base.model"),
         ({"base": {"model": "P/base"}, "results_dir": "link"}, "base.model"),
         ({"base": {"model": "P/base"}, "results_dir": "P/base/out"}, "base.model"),
@@ -364,17 +317,9 @@ def test_what_is_not_the_workflows_own_stops_it(path, message):
         ({"results_dir": "mine", "store": "mine/store"}, "store"),
         ({"results_dir": "mine/results", "store": "mine"}, "store"),
         ({"results_dir": "here"}, "this file"),
-    ],
-)
-def test_a_results_folder_that_overlaps_an_input_stops_the_run(changed, key):
-    shutil.copytree("model", "P/base")
-    Path("P/logs").mkdir()
-    shutil.copy("rows.jsonl", "P/logs")
-    Path("link").symlink_to("P")
-    Path("here").mkdir()
-    Path("here/config.yaml").touch()
-    with pytest.raises(UserError, match=rf"^config: {key}: \S+ overlaps results_dir = "):
-        wants(**changed).check(["here/config.yaml"])
+    ):
+        with pytest.raises(UserError, match=rf"^config: {key}: \S+ overlaps results_dir = "):
+            wants(**changed).check(["here/config.yaml"])
 
 
 def test_a_disk_that_may_be_too_small_is_told(monkeypatch):

@@ -25,17 +25,6 @@ def make(out, kind, **inputs) -> Path:
     return out
 
 
-def make_eval(out, model) -> Path:
-    out.parent.mkdir(parents=True)
-    generations = out.with_name("problems.generations.jsonl")
-    out.write_text("{}")
-    generations.write_text("")
-    files = hash_files({file.name: file for file in (out, generations)})
-    inputs = {"dataset": DATA, "model": identity(model)}
-    manifest_path(out).write_text(Manifest("eval", files, {"limit": 4}, inputs).to_json())
-    return out
-
-
 @pytest.fixture
 def made(tmp_path, monkeypatch) -> dict[str, Path]:
     """Artifacts in results/, where one stands."""
@@ -46,7 +35,14 @@ def made(tmp_path, monkeypatch) -> dict[str, Path]:
     made["ffn"] = make(results / "ffn", "ffn", moe=made["moe"])
     made["dense"] = make(results / "dense" / "lam~0.5", "dense", moe=made["moe"], ffn=made["ffn"])
     made["soup"] = make(results / "soup", "soup", model=made["dense"])
-    made["eval"] = make_eval(results / "eval" / "dense" / "problems.json", made["dense"])
+    made["eval"] = out = results / "eval" / "dense" / "problems.json"
+    out.parent.mkdir(parents=True)
+    files = {file.name: file for file in (out, out.with_name("problems.generations.jsonl"))}
+    for file in files.values():
+        file.write_text("{}")
+    inputs = {"dataset": DATA, "model": identity(made["dense"])}
+    stated = Manifest("eval", hash_files(files), {"limit": 4}, inputs)
+    manifest_path(out).write_text(stated.to_json())
     return made
 
 
@@ -77,16 +73,11 @@ def test_a_sound_results_folder_is_told_with_its_lineage(made, capsys):
     assert blocks.keys() == {str(path) for path in made.values()}
     ids = {name: short(identity(path)) for name, path in made.items()}
     assert blocks["results/base"] == [f"base {ids['base']}, fits"]
-    assert blocks["results/moe"] == [
-        f"moe {ids['moe']}, fits",
-        f"from base {ids['base']}, results/base",
-        "from data dddddddd",
-    ]
-    assert blocks["results/eval/dense/problems.json"] == [
-        f"eval {ids['eval']}, fits",
-        "from dataset dddddddd",
-        f"from model {ids['dense']}, results/dense/lam~0.5",
-    ]
+    base, dense = f"{ids['base']}, results/base", f"{ids['dense']}, results/dense/lam~0.5"
+    lineage = [f"moe {ids['moe']}, fits", f"from base {base}", "from data dddddddd"]
+    assert blocks["results/moe"] == lineage
+    lineage = [f"eval {ids['eval']}, fits", "from dataset dddddddd", f"from model {dense}"]
+    assert blocks["results/eval/dense/problems.json"] == lineage
 
 
 def test_a_store_is_told_with_what_it_has_from_other_stores(made, capsys):

@@ -9,7 +9,7 @@ from chains import Chain
 from damage import change_tensors
 from plain_losses import RATE, STEPS, encoded, plain_loop, plain_loss
 from safetensors.torch import load_file
-from trainings import ROWS, learn, lines_of
+from trainings import ROWS, identity, learn
 from transformers import AutoModelForCausalLM
 
 from workflow_scripts import validation_loss
@@ -20,8 +20,10 @@ from xft.data.tokens_artifact import open_tokens
 
 pytestmark = pytest.mark.numeric
 
-FLAGS = ["--max-steps", STEPS, "--per-device-train-batch-size", len(ROWS), "--learning-rate", RATE]
+FLAGS = ["--max-steps", STEPS, "--learning-rate", RATE]
 FLAGS += ["--lr-scheduler-type", "constant_with_warmup"]
+WHOLE = ["--per-device-train-batch-size", len(ROWS)]  # all rows in each step
+PARTS = ["--per-device-train-batch-size", 4, "--gradient-accumulation-steps", 3]  # as well
 BATCHES = ["--per-device-train-batch-size", 5, "--learning-rate", RATE]
 
 
@@ -29,35 +31,21 @@ def run(step, *arguments):
     step.main([str(argument) for argument in arguments])
 
 
-@pytest.fixture(scope="module", params=["padded", "packed"])
-def tuned(request, tiny_llama, data, tmp_path_factory):
-    out = tmp_path_factory.mktemp("sft") / "sft"
-    learn("sft", out, "--base", tiny_llama, "--data", data, *FLAGS, "--batching", request.param)
-    return out
-
-
-def test_the_baseline_learns_what_a_plain_loop_learns(tuned, tiny_llama):
-    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
-    losses = plain_loop(model, model.parameters(), tiny_llama)
-    learned = AutoModelForCausalLM.from_pretrained(tuned)
-    for name, expected in model.named_parameters():
-        torch.testing.assert_close(learned.get_parameter(name), expected, atol=2e-5, rtol=1e-4)
-    assert [line["loss"] for line in lines_of(tuned)] == pytest.approx(losses, rel=1e-5)
-    assert losses[-1] < losses[0] - 0.5
-
-
-def test_weights_decay_except_norms(tiny_llama, data, tmp_path):
-    learn(
-        "sft", tmp_path / "out", "--base", tiny_llama, "--data", data, *FLAGS, "--weight-decay", 1
-    )
+@pytest.mark.parametrize("way", [WHOLE, [*PARTS, "--batching", "packed"]], ids=["whole", "parts"])
+def test_the_baseline_learns_what_a_plain_loop_learns(tiny_llama, data, tmp_path, way):
+    """Its weights decay, except norms."""
+    words = ["--base", tiny_llama, "--data", data, *FLAGS, *way, "--weight-decay", 1]
+    lines = learn("sft", tmp_path / "out", *words)
     model = AutoModelForCausalLM.from_pretrained(tiny_llama)
     norms = [value for name, value in model.named_parameters() if "norm" in name]
     others = [value for name, value in model.named_parameters() if "norm" not in name]
     groups = {"params": norms}, {"params": others, "weight_decay": 1.0}
-    plain_loop(model, groups, tiny_llama)
+    losses = plain_loop(model, groups, tiny_llama)
     learned = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     for name, expected in model.named_parameters():
         torch.testing.assert_close(learned.get_parameter(name), expected, atol=2e-5, rtol=1e-4)
+    assert [line["loss"] for line in lines] == pytest.approx(losses, rel=1e-5)
+    assert losses[-1] < losses[0] - 0.5
 
 
 def test_at_equal_flops_the_baseline_takes_more_steps(tiny_llama, data, tmp_path):
@@ -74,17 +62,14 @@ def test_at_equal_flops_the_baseline_takes_more_steps(tiny_llama, data, tmp_path
     assert f"- equal FLOPs: {ratio:.4g} times" in (out / "README.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("options", "steps", "warmup"),
-    [
+def test_steps_and_warm_up_are_multiplied():
+    for options, steps, warmup in (
         ({"max_steps": 4, "num_train_epochs": 9, "warmup_steps": 2}, 9, 4),
         ({"num_train_epochs": 1.5, "per_device_train_batch_size": 5}, 11, 0),  # ceil(1.5 x 3) x 2.2
         ({"num_train_epochs": 1, "gradient_accumulation_steps": 3}, 2, 0),
-    ],
-)
-def test_steps_and_warm_up_are_multiplied(options, steps, warmup):
-    multiplied = SftConfig(**options).with_steps_times(2.2, rows=12)
-    assert (multiplied.max_steps, multiplied.warmup_steps) == (steps, warmup)
+    ):
+        multiplied = SftConfig(**options).with_steps_times(2.2, rows=12)
+        assert (multiplied.max_steps, multiplied.warmup_steps) == (steps, warmup)
 
 
 @pytest.mark.parametrize("prefix", ["model.", ""])
@@ -95,14 +80,13 @@ def test_all_weights_learn_and_what_is_none_stays_as_it_is(prefix, tiny_llama, d
     """
     frequencies = f"{prefix}layers.0.self_attn.rotary_emb.inv_freq"
     old = shutil.copytree(tiny_llama, tmp_path / "old")
-    change_tensors(
-        old,
-        lambda tensors: (
-            {name.replace("model.", prefix, 1): tensor for name, tensor in tensors.items()}
-            | {frequencies: torch.arange(4.0)}
-        ),
-    )
-    learn("sft", tmp_path / "sft", "--base", old, "--data", data, *FLAGS)
+
+    def rename(tensors: dict) -> dict:
+        named = {name.replace("model.", prefix, 1): tensors[name] for name in tensors}
+        return named | {frequencies: torch.arange(4.0)}
+
+    change_tensors(old, rename)
+    learn("sft", tmp_path / "sft", "--base", old, "--data", data, *FLAGS, *WHOLE)
     tuned, weights = (load_file(p / "model.safetensors") for p in (tmp_path / "sft", old))
     assert tuned.keys() == weights.keys()
     assert [name for name in tuned if tuned[name].equal(weights[name])] == [frequencies]
@@ -135,10 +119,7 @@ def test_the_loss_on_held_out_rows_is_that_of_plain_transformers(held_out, tiny_
 
     manifest = read_manifest(manifest_path(out))
     assert (manifest.kind, manifest.parameters) == ("validation", {"threads": 1})
-    assert manifest.inputs == {
-        "model": read_manifest(manifest_path(base)).id,
-        "tokens": read_manifest(manifest_path(held_out / "tokens")).id,
-    }
+    assert manifest.inputs == {"model": identity(base), "tokens": identity(held_out / "tokens")}
 
 
 def test_a_loss_that_is_nan_is_refused(held_out, tiny_llama, tmp_path):

@@ -9,7 +9,7 @@ from backbones import FORMS
 from chains import Chain
 from mixtures import random_mixture
 from torch.utils.data import BatchSampler
-from trainings import learn, random_rows, write_rows
+from trainings import additions, learn, random_rows, write_rows
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -78,11 +78,8 @@ def test_the_order_by_length_is_of_the_seed_and_the_epoch():
 
 def test_a_step_learns_the_same_from_packed_batches(tiny_llama, tmp_path, capsys):
     """Even with the routing's noise, which the tokens get in the same order."""
-    rows = [
-        {"instruction": f"Add {n} to x.", "response": f"return x + {n}" * (1 + n % 4)}
-        for n in range(24)
-    ]
-    words = Chain(tmp_path, base=tiny_llama, data=write_rows(tmp_path, rows)).words("moe_sft")
+    rows = write_rows(tmp_path, additions(24, 4))
+    words = Chain(tmp_path, base=tiny_llama, data=rows).words("moe_sft")
     words += ["--max-length", "300", "--max-steps", "6", "--per-device-train-batch-size", "2"]
     losses = [
         [line["loss"] for line in learn("moe_sft", tmp_path / way, *words, "--batching", way)]

@@ -73,26 +73,18 @@ def test_a_healed_model_has_the_loss_of_plain_transformers_and_its_history(chain
     assert "shared_expert_weight 0.75" in (out / "README.md").read_text()
 
 
-@pytest.fixture
-def trained_on(monkeypatch) -> list[int]:
-    """The numbers of the rows that are read."""
-    rows, read = [], Examples.__getitem__
+def test_the_seed_draws_the_share(chain, tmp_path, monkeypatch):
+    drawn, read = {}, Examples.__getitem__
 
     def noted(self, index):
         example = read(self, index)
-        rows.append(example["row"])
+        drawn[seed].add(example["row"])
         return example
 
     monkeypatch.setattr(Examples, "__getitem__", noted)
-    return rows
-
-
-def test_the_seed_draws_the_share(chain, tmp_path, trained_on):
-    drawn = {}
     for seed in (1, 2):
+        drawn[seed] = set()
         heal(chain, tmp_path / str(seed), "--share", 0.34, "--seed", seed)
-        drawn[seed] = set(trained_on)
-        trained_on.clear()
     assert [len(rows) for rows in drawn.values()] == [4, 4]
     assert drawn[1] != drawn[2]
 

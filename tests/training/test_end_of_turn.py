@@ -30,20 +30,6 @@ TURNS = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content":
 TUNING = ["--max-steps", 40, "--learning-rate", 0.01, "--warmup-steps", 0, "--template", "chat"]
 
 
-def chat_base(tiny_llama: Path, folder: Path) -> Path:
-    """The tests' base with a chat template, and a token of its own at the end of a turn."""
-    shutil.copytree(tiny_llama, folder)
-    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
-    tokenizer.add_special_tokens({"additional_special_tokens": [END]})
-    assert (tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END)) == (EOS, END_ID)
-    tokenizer.chat_template = CHATML
-    tokenizer.save_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
-    model.resize_token_embeddings(len(tokenizer))
-    model.save_pretrained(folder)
-    return folder
-
-
 def plainly_written(folder: Path) -> str:
     """What plain transformers writes after the question."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -57,9 +43,17 @@ def plainly_written(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def chain(tiny_llama, tmp_path_factory) -> Chain:
+    """Its base has a chat template, and a token of its own at the end of a turn."""
     root = tmp_path_factory.mktemp("chain")
+    base = shutil.copytree(tiny_llama, root / "base")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    tokenizer.add_special_tokens({"additional_special_tokens": [END]})
+    assert (tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END)) == (EOS, END_ID)
+    tokenizer.chat_template = CHATML
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    model.resize_token_embeddings(len(tokenizer))
+    tokenizer.save_pretrained(base), model.save_pretrained(base)
     options = dict.fromkeys(["sft", "moe_sft", "heal"], TUNING)
-    base = chat_base(tiny_llama, root / "base")
     return Chain(root, options, base=base, data=write_rows(root, [{"messages": TURNS}]))
 
 
@@ -90,26 +84,19 @@ def test_the_config_states_eos_where_a_base_has_no_generation_config(chain, tmp_
         assert expected.items() <= made.items()
 
 
-@pytest.mark.parametrize(
-    ("jinja", "eos", "expected"),
-    [
-        (CHATML, EOS, [EOS, END_ID]),
-        (CHATML, [5, EOS], [5, EOS, END_ID]),
-        (CHATML, [EOS, END_ID], None),
-        (CHATML.replace(END, "</s>"), EOS, None),
-        (CHATML.replace(END, ""), EOS, None),
-        (None, EOS, None),
-    ],
-    ids=["one", "several", "stated", "EOS", "endless", "text"],
-)
-def test_the_end_of_a_turn_is_added_to_what_the_base_states(chain, tmp_path, jinja, eos, expected):
+def test_the_end_of_a_turn_is_added_to_what_the_base_states(chain, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(chain["base"])
-    tokenizer.chat_template = jinja
-    template = make_template("chat" if jinja else "magicoder", tokenizer)
-    settings = {"_from_model_config": True, "top_p": 0.8} | ({"eos_token_id": eos} if eos else {})
-    (tmp_path / GENERATION_CONFIG).write_text(json.dumps(settings))
-    made = tuned_generation_config(tmp_path, {}, tokenizer, template)
-    assert made == (expected and {"top_p": 0.8, "eos_token_id": expected})
+    others = CHATML.replace(END, "</s>"), CHATML.replace(END, ""), None
+    for jinja, eos, expected in (
+        *((CHATML, EOS, [EOS, END_ID]), (CHATML, [5, EOS], [5, EOS, END_ID])),
+        *((CHATML, [EOS, END_ID], None), *((other, EOS, None) for other in others)),
+    ):
+        tokenizer.chat_template = jinja
+        template = make_template("chat" if jinja else "magicoder", tokenizer)
+        settings = {"_from_model_config": True, "top_p": 0.8, "eos_token_id": eos}
+        (tmp_path / GENERATION_CONFIG).write_text(json.dumps(settings))
+        made = tuned_generation_config(tmp_path, {}, tokenizer, template)
+        assert made == (expected and {"top_p": 0.8, "eos_token_id": expected})
 
 
 def test_an_evaluation_by_chat_stops_there_whatever_the_model_states(chain, tmp_path):

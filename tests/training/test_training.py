@@ -1,14 +1,19 @@
-"""Training: the loss of a step and its parts, and what learns."""
+"""Training: the loss of a step and its parts, and what learns. The balance loss over a global
+batch: its value, its gradient, and the noise of its passes.
+"""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from chains import Chain
+from mixtures import squared_variation
 from trainings import learn, lines_of, random_rows, train_model
 from transformers import AutoModelForCausalLM
 
 from xft.config.sections import MoeSftConfig
+from xft.training.balance import GlobalBalance
 
 pytestmark = pytest.mark.numeric
 
@@ -27,48 +32,30 @@ def tune(upcycled, data, out, *flags) -> list[float]:
     return [line["loss"] for line in learn("moe_sft", out, *words)]
 
 
-def trained(model, tokenizer, out, **options) -> tuple[list[dict], dict]:
-    """The metrics of a training, and the weights after it."""
-    torch.manual_seed(0)
-    options = MoeSftConfig(**{"learning_rate": 1e-3, "max_steps": 3} | options)
-    return train_model(model, ROWS, tokenizer, out, options), model.state_dict()
-
-
-def test_accumulation_gives_the_same_losses_and_weights(upcycled, tokenizer, tmp_path):
-    results = []
-    for batch, accumulation in ((8, 1), (4, 2)):
-        model = AutoModelForCausalLM.from_pretrained(upcycled)
-        model.config.balance_loss_coef = 0.0  # otherwise one of each micro-batch
-        for block in model.moe_blocks:
-            block.router.noise = None
-        sizes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
-        lines, weights = trained(model, tokenizer, tmp_path / "out", **sizes)
-        results.append(([line["loss"] for line in lines], weights["model.embed_tokens.weight"]))
-    (one, weights), (other, other_weights) = results
-    assert one == pytest.approx(other, rel=1e-5)
-    torch.testing.assert_close(weights, other_weights, atol=1e-5, rtol=1e-4)
-
-
 def test_activation_checkpointing_gives_the_same_bits(upcycled, tokenizer, tmp_path):
     """The noise of the second computation is that of the first; the balance loss counts once."""
-    sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-    (metrics, weights), (other_metrics, other_weights) = (
-        trained(
-            AutoModelForCausalLM.from_pretrained(upcycled),
-            *(tokenizer, tmp_path / "out"),
-            **sizes,
-            activation_checkpointing=checkpointing,
-        )
-        for checkpointing in (False, True)
-    )
+    options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    options |= {"learning_rate": 1e-3, "max_steps": 3}
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_pretrained(upcycled)
+        chosen = MoeSftConfig(**options, activation_checkpointing=checkpointing)
+        lines = train_model(model, ROWS, tokenizer, tmp_path / "out", chosen)
+        found.append((lines, model.state_dict()))
+    (metrics, weights), (other_metrics, other_weights) = found
     assert "noise_scale" in metrics[0] and other_metrics == metrics
     assert all(torch.equal(other_weights[name], weight) for name, weight in weights.items())
 
 
 def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path, capsys):
+    """By a rate that is constant and falls in the last tenth."""
     out = tmp_path / "out"
-    losses = tune(upcycled, data, out, "--max-steps", 12)
-    assert len(losses) == 12
+    wsd = ["--lr-scheduler-type", "warmup_stable_decay", "--max-steps", 20, "--warmup-steps", 4]
+    losses = tune(upcycled, data, out, *wsd)
+    rates = [line["learning_rate"] for line in lines_of(out)]
+    warm_up, decay = [0.0, 0.0025, 0.005, 0.0075], [0.01, 0.005]
+    assert rates == pytest.approx(warm_up + [0.01] * 14 + decay)
     assert losses[-1] < losses[0]
     last = lines_of(out)[-1]
     for name in ("load", "importance"):  # two layers, of three routed experts each
@@ -83,26 +70,109 @@ def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path, capsys):
     model = AutoModelForCausalLM.from_pretrained(out)
     before = AutoModelForCausalLM.from_pretrained(upcycled)
     assert model.config.to_dict() == before.config.to_dict()
-    changed = {
-        name
-        for name, parameter in model.named_parameters()
-        if not torch.equal(parameter, before.get_parameter(name))
-    }
-    assert changed == {name for name, _ in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        assert not torch.equal(parameter, before.get_parameter(name)), name
 
 
 @pytest.mark.ci
 def test_adamw_in_8_bits_learns_what_the_fused_one_learns(upcycled, data, tmp_path):
-    fused, other = (
-        tune(upcycled, data, tmp_path / name, "--optim", name, "--learning-rate", 1e-3)
-        for name in ("adamw_torch_fused", "adamw_8bit")
-    )
+    tuned, rate = partial(tune, upcycled, data), ["--learning-rate", 1e-3]
+    names = "adamw_torch_fused", "adamw_8bit"
+    fused, other = (tuned(tmp_path / name, "--optim", name, *rate) for name in names)
     assert other == pytest.approx(fused, rel=1e-4) and other != fused  # 8 bits round
 
 
-def test_wsd_is_constant_and_falls_in_the_last_tenth(upcycled, data, tmp_path):
-    wsd = ["--lr-scheduler-type", "warmup_stable_decay", "--max-steps", 20, "--warmup-steps", 4]
-    tune(upcycled, data, tmp_path / "out", *wsd)
-    rates = [line["learning_rate"] for line in lines_of(tmp_path / "out")]
-    warm_up, decay = [0.0, 0.0025, 0.005, 0.0075], [0.01, 0.005]
-    assert rates == pytest.approx(warm_up + [0.01] * 14 + decay)
+COEFFICIENT = 0.5  # large, so that its gradient matters
+OPTIONS = {"max_steps": 2, "learning_rate": 1e-3, "balance_loss_batch": "global"}
+OPTIONS |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
+
+
+@pytest.fixture
+def model(tiny_llama, tmp_path):
+    """A mixture whose experts differ, in training mode."""
+    chain = Chain(tmp_path, base=tiny_llama)
+    model = AutoModelForCausalLM.from_pretrained(chain["moe"]).train()
+    model.config.balance_loss_coef = COEFFICIENT
+    generator = torch.Generator().manual_seed(1)
+    for block in model.moe_blocks:
+        for weight in [*block.experts.parameters(), *block.router.parameters()]:
+            weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+    return model
+
+
+def test_parts_have_the_gradient_of_the_whole(model):
+    """Against the formula, over all rows in one forward pass. The noise has a scale, but is 0."""
+    for block in model.moe_blocks:
+        block.router.sample_noise = torch.zeros_like
+    length = 21
+    ids = torch.randint(3, 290, (6, length), generator=torch.Generator().manual_seed(2))
+    whole = model(ids, output_router_logits=True)
+    entropy = torch.nn.functional.cross_entropy(
+        whole.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+    )
+    balance = COEFFICIENT * sum(
+        squared_variation(routing.importance) + squared_variation(routing.load)
+        for routing in whole.routing
+    )
+    (entropy + balance).backward()
+    expected = take_gradient(model)
+
+    counts = GlobalBalance(model, accumulates=True)
+    parts = [ids[:1], ids[1:4], ids[4:]]
+    with torch.no_grad(), counts.ahead():
+        for part in parts:
+            model(part, output_router_logits=True, logits_to_keep=1)
+    total = 0.0
+    for part in parts:
+        loss = model(part, labels=part, num_items_in_batch=6 * (length - 1)).loss
+        loss.backward()
+        total += loss.item()
+    assert total == pytest.approx((entropy + balance).item(), rel=1e-6)
+    for name, gradient in take_gradient(model).items():
+        error = torch.linalg.vector_norm(gradient - expected[name])
+        assert error <= 1e-5 * torch.linalg.vector_norm(expected[name]), name
+
+    model.complete_counts = None
+    for part in parts:
+        model(part, labels=part, num_items_in_batch=6 * (length - 1)).loss.backward()
+    own = take_gradient(model)["model.embed_tokens.weight"]
+    expected = expected["model.embed_tokens.weight"]
+    assert torch.linalg.vector_norm(own - expected) > 1e-2 * torch.linalg.vector_norm(expected)
+
+
+def take_gradient(model) -> dict[str, torch.Tensor]:
+    gradient = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    return gradient
+
+
+def test_evaluation_has_a_balance_loss_of_its_own(model):
+    ids = torch.randint(3, 290, (2, 9), generator=torch.Generator().manual_seed(2))
+    expected = model.eval()(ids, labels=ids).loss
+    GlobalBalance(model, accumulates=True)
+    assert model(ids, labels=ids).loss == expected
+
+
+@pytest.mark.parametrize("batching", ["padded", "packed"])
+def test_the_pass_ahead_sees_what_the_passes_that_follow_see(
+    model, tokenizer, tmp_path, monkeypatch, batching
+):
+    """Which have noise, and leave the random numbers as if there had been no pass ahead."""
+    seen = []
+    complete = GlobalBalance.__call__
+
+    def note(self, counts):
+        completed = complete(self, counts)
+        seen.append((counts.detach(), completed.detach()))
+        return completed
+
+    monkeypatch.setattr(GlobalBalance, "__call__", note)
+    options = MoeSftConfig(**OPTIONS | {"batching": batching})
+    rows = random_rows([8 + 5 * number % 17 for number in range(12)], prompt=3)
+    train_model(model, rows, tokenizer, tmp_path / "out", options)
+    assert len(seen) == 2 * (3 + 3)
+    for step in (seen[:6], seen[6:]):
+        total = sum(own for own, _ in step[3:])
+        for (ahead, _), (own, completed) in zip(step[:3], step[3:], strict=True):
+            assert torch.equal(ahead, own)
+            torch.testing.assert_close(completed, total)

@@ -2,7 +2,6 @@
 
 import math
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import torch
@@ -27,18 +26,12 @@ pytestmark = pytest.mark.numeric
 
 LENGTH = 8
 # Learns fast on few rows, so that the validation loss rises again.
-OPTIONS = {
-    "max_steps": LENGTH,
-    "per_device_train_batch_size": 3,
-    "lr_scheduler_type": "constant_with_warmup",
-    "eval_steps": 1,
-}
+OPTIONS = {"max_steps": LENGTH, "per_device_train_batch_size": 3, "eval_steps": 1}
+OPTIONS["lr_scheduler_type"] = "constant_with_warmup"
 LAMBDA_LEARNS = {"weighted_init": ["--lam", 0.6, "--learn-lambda"]}
 # Tokens of few kinds.
-TRAINING, VALIDATION = (
-    random_rows([9 + 5 * number % 13 for number in range(count)], seed=seed, kinds=40)
-    for seed, count in enumerate((6, 7))
-)
+LENGTHS = [9 + 5 * number % 13 for number in range(7)]
+TRAINING, VALIDATION = random_rows(LENGTHS[:6], kinds=40), random_rows(LENGTHS, seed=1, kinds=40)
 
 
 @pytest.fixture
@@ -83,33 +76,30 @@ def test_the_best_weights_are_kept_and_validating_changes_nothing(learn, mixing)
     assert same(best, there) and not same(best, plain)
 
 
-def test_early_stop_comes_after_so_many_losses_that_are_no_lower(learn):
+def test_early_stop_comes_after_so_many_losses_that_are_no_lower_and_after_a_cut(
+    learn, monkeypatch
+):
+    """Also if a SIGTERM comes in that very step."""
     _, whole, _ = learn("whole")
     losses = validation_losses(whole)
     best = min(losses, key=losses.get)
     assert best <= LENGTH - 3
-    _, lines, _ = learn("stopped", early_stopping_patience=2)
-    assert lines == whole[: 2 * (best + 2)]
-
-
-def test_of_equal_losses_the_first_is_the_best():
-    history = [{"loss": 1.0}, *({VALIDATION_LOSS: loss} for loss in (2.0, 1.0, 1.0, 3.0))]
-    assert validations_since_best(history) == 2
-
-
-def test_an_early_stop_comes_at_the_same_step_after_a_cut(learn, monkeypatch):
-    """Also if a SIGTERM comes in that very step."""
     settings = {"keep": "best", "early_stopping_patience": 2}
-    expected, expected_lines, _ = learn("whole", **settings)
-    last = expected_lines[-1]["step"]
+    expected, lines, _ = learn("stopped", **settings)
+    assert lines == whole[: 2 * (best + 2)]
+    last = lines[-1]["step"]
     with monkeypatch.context() as patch:
         stop_in(patch, last - 1)
         with pytest.raises(SystemExit):
             learn("out", **settings)
     stop_in(monkeypatch, last)
-    weights, lines, _ = learn("out", **settings)
-    assert lines == expected_lines
-    assert same(weights, expected)
+    weights, again, _ = learn("out", **settings)
+    assert again == lines and same(weights, expected)
+
+
+def test_of_equal_losses_the_first_is_the_best():
+    history = [{"loss": 1.0}, *({VALIDATION_LOSS: loss} for loss in (2.0, 1.0, 1.0, 3.0))]
+    assert validations_since_best(history) == 2
 
 
 def test_two_processes_take_as_many_batches_and_count_each_row_once(tokenizer, monkeypatch):
@@ -130,9 +120,8 @@ def test_two_processes_take_as_many_batches_and_count_each_row_once(tokenizer, m
     assert sum(shares).tolist() == [pytest.approx(expected, rel=1e-6), sum(counts)]
 
 
-@pytest.fixture
-def sealed(tmp_path) -> Checkpoints:
-    """Checkpoints of steps 1 and 2 with other best weights, and still others since then."""
+def test_the_best_weights_come_back_with_their_checkpoint(tmp_path):
+    """Checkpoints of steps 1 and 2 have other best weights, and there are still others since."""
     checkpoints = Checkpoints(tmp_path / "out", "a", math.inf)
     with suppress(SystemExit), checkpoints.claimed():
         for step in (1, 2, 3):
@@ -143,18 +132,10 @@ def sealed(tmp_path) -> Checkpoints:
                 (checkpoints.folder / f"checkpoint-{step}").mkdir()
                 checkpoints.seal(step)
         raise SystemExit
-    return checkpoints
-
-
-def step_of(file: Path) -> int:
-    return load_file(file)["step"].item()
-
-
-def test_the_best_weights_come_back_with_their_checkpoint(sealed):
-    assert step_of(sealed.best) == 3
-    with sealed.claimed():
-        assert sealed.newest().name == "checkpoint-2"
-        assert step_of(sealed.best) == 2
+    assert load_file(checkpoints.best)["step"] == 3
+    with checkpoints.claimed():
+        assert checkpoints.newest().name == "checkpoint-2"
+        assert load_file(checkpoints.best)["step"] == 2
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(learn, monkeypatch):

@@ -16,16 +16,12 @@ STAND_INS = Path(__file__).parents[1] / "stand_ins"
 RECIPE = "recipes/deepseek-coder-1.3b.yaml"
 SETS = ["mbpp", "resources/problems.jsonl"]
 CLEANED = ["humaneval", "resources/problems.jsonl"]
+MODELS = ["base", "moe", "sft", "moe_sft", "uniform", "dense"]
 # Over the recipe as it was published.
 ASKED = {
     "moe_sft": {"launch": "ddp", "processes": 4},
     "data": {"decontaminate_against": CLEANED},
-    "evaluation": {
-        "backend": "vllm",
-        "models": ["base", "moe", "sft", "moe_sft", "uniform", "dense"],
-        "datasets": SETS,
-        "limit": 3,
-    },
+    "evaluation": {"backend": "vllm", "models": MODELS, "datasets": SETS, "limit": 3},
 }
 
 
@@ -70,10 +66,8 @@ def test_the_published_recipe_runs_the_published_steps(recipe, repository):
     config = complete(read_config(repository / RECIPE))
     assert (config.seed, config.moe.num_experts, config.moe.num_experts_per_tok) == (42, 8, 6)
     assert (config.data.max_length, config.merge.lambdas) == (1024, ["0.75"])
-    for options, epochs, rate, warmup in (
-        (config.moe_sft, 4, 5e-5, 500),
-        (config.mixing, 1, 1e-5, 125),
-    ):
+    trainings = (config.moe_sft, 4, 5e-5, 500), (config.mixing, 1, 1e-5, 125)
+    for options, epochs, rate, warmup in trainings:
         assert (options.num_train_epochs, options.max_steps) == (epochs, None)
         assert (options.learning_rate, options.warmup_steps) == (rate, warmup)
         assert (options.lr_scheduler_type, options.optim) == ("linear", "adafactor")
@@ -81,10 +75,10 @@ def test_the_published_recipe_runs_the_published_steps(recipe, repository):
 
 
 def test_vllm_generates_for_all_but_mixtures(recipe):
-    found = {
-        name.removeprefix("eval/").rpartition("/")[0]: re.search(r"--backend=(\w+)", command)
-        for name, command in commands(recipe, "eval").items()
-    }
+    found = {}
+    for name, command in commands(recipe, "eval").items():
+        model = name.removeprefix("eval/").rpartition("/")[0]
+        found[model] = re.search(r"--backend=(\w+)", command)
     vllm = {"base", "sft", "uniform/lam~0.75", "dense/lam~0.75"}
     assert found.keys() == vllm | {"moe", "moe_sft"}
     assert {name for name in found if found[name] and found[name][1] == "vllm"} == vllm

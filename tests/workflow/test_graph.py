@@ -20,26 +20,19 @@ from xft.store.code import ROOT, Code
 GOLDEN = ROOT / "tests/golden/digests.json"  # by configuration and name, with all versions 1
 RULE = re.compile(r"^rule (\w+):$(.*?)(?=^rule|\Z)", re.MULTILINE | re.DOTALL)
 INPUT = re.compile(r"^        (\w+)=(entry_of|optional)\(\"(\w+)\"\),$", re.MULTILINE)
-ELSEWHERE = {"model": "resources/base"}
+ELSEWHERE, OWN = {"model": "resources/base"}, "resources/problems.jsonl"
 CONFIGS = {
     "demonstration": {},
     "everything": {
-        "evaluation": {
-            "models": list(MODELS),
-            "datasets": ["humaneval", "resources/problems.jsonl"],
-        },
+        "evaluation": {"models": list(MODELS), "datasets": ["humaneval", OWN]},
         "merge": {"lambdas": ["0.5", "1"], "method": "model_stock"},
         "heal": {"objective": "kl"},
         "seeds": [1, 2],
     },
     "from the hub": {
         "base": {"model": "org/model", "revision": 40 * "a"},
-        "data": {
-            "train": "org/rows",
-            "revision": 40 * "b",
-            "decontaminate_against": ["mbpp"],
-            "template": "template.txt",
-        },
+        "data": {"train": "org/rows", "revision": 40 * "b", "template": "template.txt"}
+        | {"decontaminate_against": ["mbpp"]},
     },
     "tuned elsewhere": {"moe_sft": ELSEWHERE, "sft": ELSEWHERE},
     "sweep": {
@@ -74,23 +67,17 @@ def test_artifacts_keep_their_digests(experiments):
     what shows all of them is not in it.
     """
     expected = json.loads(GOLDEN.read_text())
-    digests = {
-        config: {name: experiments[config].by_name[name].digest for name in names}
-        for config, names in expected.items()
-    }
-    assert digests == expected
+    for config, digests in expected.items():
+        known = experiments[config].by_name
+        assert {name: known[name].digest for name in digests} == digests, config
 
 
 def test_rules_have_the_inputs_of_their_nodes(experiments, monkeypatch):
     """The job of the report also reads what there is of the results."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", "resources/problems.jsonl")
-    merge = {"method": "examples/merges/ties.py:ties"}
-    plain = {
-        "merge": merge,
-        "evaluation": {"models": list(MODELS), "datasets": ["humaneval", "mbpp"]},
-    }
-    plain["seeds"] = [1, 2]
+    plain = {"merge": {"method": "examples/merges/ties.py:ties"}, "seeds": [1, 2]}
+    plain["evaluation"] = {"models": list(MODELS), "datasets": ["humaneval", "mbpp"]}
     every = [*experiments.values(), _experiment("plain", plain)]
     files = [file.read_text() for file in (ROOT / "rules").glob("*.smk")]
     rules = dict(rule for text in files for rule in RULE.findall(text))

@@ -46,37 +46,28 @@ def test_several_nodes_have_a_task_each():
     assert job.flags.endswith(
         "--gpus=1 --report-to tensorboard --tracker-dir=results/metrics --save-minutes=5.0"
     )
+    srun = "srun --nodes=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task=12 bash -c "
     assert asked["start"].startswith(
-        "srun --nodes=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task=12 "
-        "bash -c 'exec python -m xft.common.gpus 4 torchrun --nnodes 2 "
+        f"{srun}'exec python -m xft.common.gpus 4 torchrun --nnodes 2 "
     )
     config = complete(CONFIG | launched)
     assert nodes(config.moe_sft) == {"nodes": 2, "tasks": 2, "tasks_per_gpu": 0, "mpi": "srun"}
     assert nodes(config.mixing) == {}
 
 
-@pytest.mark.parametrize(
-    ("name", "asked"),
-    [
-        ("moe", {"threads": 1, "gpu": 0}),
-        ("ground_truth/problems", {"threads": 2, "gpu": 0}),
-        ("tokens", {"threads": 2, "gpu": 0}),
-        ("eval/base/problems.json", {"threads": 2, "gpu": 1}),
-    ],
-)
-def test_a_job_asks_for_what_it_uses(name, asked):
-    found = jobs(gpus=1, threads=2)[name].resources
-    assert {key: found[key] for key in asked} == asked
+def test_a_job_asks_for_what_it_uses():
+    asked = {"moe": (1, 0), "tokens": (2, 0), "eval/base/problems.json": (2, 1)}
+    asked["ground_truth/problems"] = 2, 0
+    found = {name: job.resources for name, job in jobs(gpus=1, threads=2).items()}
+    assert {name: (found[name]["threads"], found[name]["gpu"]) for name in asked} == asked
 
 
 def test_the_messages_of_this_runs_failures_are_shown():
     run = wants()
     run.began = 1000
-    for name, text, age in (
-        ("moe", "moe: error: long ago", -10),
-        ("moe_sft", "WARNING: x\nmoe_sft: error: two\nlines\n", 10),
-        ("ffn", "all is well\n", 10),
-    ):
+    others = ("moe", "moe: error: long ago", -10), ("ffn", "all is well\n", 10)
+    failed = "moe_sft", "WARNING: x\nmoe_sft: error: two\nlines\n", 10
+    for name, text, age in (*others, failed):
         part = run.experiment.by_name[name]
         log = run.store.log(part.step, part.digest)
         log.parent.mkdir(parents=True)
@@ -88,17 +79,14 @@ def test_the_messages_of_this_runs_failures_are_shown():
     assert message == f"moe_sft failed: two\nlines\n(log: {log})"
 
 
-def test_the_beginning_names_what_is_not_a_default():
+def test_the_beginning_names_what_is_not_a_default_and_a_seed_that_no_run_has():
     config = complete(CONFIG | {"seed": 7, "results_dir": "out/"})
     lines = beginning(config).splitlines()
     assert "  seed: 7" in lines and "  base.model: model" in lines
     assert "All of it: out/config.yaml" in lines
-
-
-@pytest.mark.parametrize(("seeds", "told"), [([43, 44], True), ([42, 43], False), ([], False)])
-def test_the_beginning_names_a_seed_that_no_run_has(seeds, told):
-    lines = beginning(complete(CONFIG | {"seeds": seeds})).splitlines()
-    assert (f"seed = 42 is not one of seeds = {seeds}" in lines[-1]) == told
+    for seeds, told in (([43, 44], True), ([42, 43], False), ([], False)):
+        last = beginning(complete(CONFIG | {"seeds": seeds})).splitlines()[-1]
+        assert (f"seed = 42 is not one of seeds = {seeds}" in last) == told
 
 
 TWO_EXPERTS = {"num_experts": 2, "num_experts_per_tok": 2}
@@ -106,9 +94,8 @@ SET = {"moe": {"num_experts": 6}, "sft": {"max_steps": 5}, "heal": {"max_steps":
 DEFAULTS = {"sft": {"num_train_epochs": 4}, "heal": {"share": 0.1}}
 
 
-@pytest.mark.parametrize(
-    ("keys", "warned"),
-    [
+def test_a_run_warns_of_odd_values_and_idle_sections_in_one_line_each():
+    for keys, warned in (
         ({"data": {"validation_rows": 1}}, ["data.validation_rows = 1"]),
         ({"moe_sft": {"learning_rate": 1000}}, ["moe_sft.learning_rate = 1000.0"]),
         ({"sweep": {"mixing.learning_rate": [0.1, 1]}}, ["mixing.learning_rate = 1.0"]),
@@ -120,10 +107,8 @@ DEFAULTS = {"sft": {"num_train_epochs": 4}, "heal": {"share": 0.1}}
         (SET | {"evaluation": {"models": ["base", "sft"]}}, ["moe", "heal"]),
         (SET | {"variants": {"a": {"evaluation": {"models": ["sft", "heal"]}}, "b": {}}}, []),
         (DEFAULTS, []),
-    ],
-)
-def test_a_run_warns_of_odd_values_and_idle_sections_in_one_line_each(keys, warned):
-    run = wants(**keys)
-    lines = list(warnings(run, run.to_make))
-    assert [line.split(": ")[:2] for line in lines] == [["WARNING", odd] for odd in warned]
-    assert all("Usual are" in line for line in lines if " = " in line)
+    ):
+        run = wants(**keys)
+        lines = list(warnings(run, run.to_make))
+        assert [line.split(": ")[:2] for line in lines] == [["WARNING", odd] for odd in warned]
+        assert all("Usual are" in line for line in lines if " = " in line)

@@ -1,12 +1,18 @@
-"""Options and targets that Snakemake would take, and that a run refuses."""
+"""Options and targets that Snakemake would take, and that a run refuses; and what the screen shows
+of its messages without an event. Whole runs show the rest.
+"""
 
+import logging
+from io import StringIO
 from types import SimpleNamespace
 
 import pytest
+from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from working_folder import fill, wants
 
 from xft.common.errors import UserError
-from xft.dag.snakemake_options import check_not_forced, check_options
+from xft.dag.screen import shorten
+from xft.dag.snakemake_options import check_not_forced
 from xft.dag.snakemake_run import SnakemakeRun
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -18,30 +24,16 @@ def settings(**options) -> SimpleNamespace:
     return SimpleNamespace(**{name: options.get(name, ()) for name in none})
 
 
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (
-            {"forceall": True},
-            "after deleting its entry: which `readlink -f results/NAME` shows. To",
-        ),
-        ({"forcetargets": True, "targets": {"results/dense/lam~0.75"}}, r"store/dense/\w{16}\. To"),
-        ({"forcerun": {"moe_sft"}}, r"deleting its entry: store/moe_sft/\w{16}\. To"),
-    ],
-)
-def test_what_is_whole_is_not_made_by_force(options, told):
+def test_what_is_whole_is_not_made_by_force():
     run = wants()
     fill(run)
     check_not_forced(settings(), run)
-    with pytest.raises(UserError, match=told):
-        check_not_forced(settings(**options), run)
-
-
-def test_what_others_may_need_is_not_deleted():
-    with pytest.raises(
-        UserError, match=r"--delete-all-output: other configurations .*`xft gc store`"
+    for options, told in (
+        ({"forcetargets": True, "targets": {"results/dense/lam~0.75"}}, r"store/dense/\w{16}\. To"),
+        ({"forcerun": {"moe_sft"}}, r"deleting its entry: store/moe_sft/\w{16}\. To"),
     ):
-        check_options(["snakemake", "-n", "--delete-a"], wants())
+        with pytest.raises(UserError, match=told):
+            check_not_forced(settings(**options), run)
 
 
 @pytest.mark.parametrize("option", ["until", "omit-from"])
@@ -58,3 +50,41 @@ def test_a_name_that_is_no_result_is_told_with_the_results():
     told, *lines = stop.value.code.splitlines()
     assert told == "results/none/of/it is no result of this configuration"
     assert "  results/dense/lam~0.75" in lines
+
+
+LOGGER = logging.getLogger("snakemake.logging")
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Callable (file, level, message): what the screen shows of what Snakemake's file says."""
+    handler = logging.StreamHandler(StringIO())
+    handler.name = "DefaultStreamHandler"
+    handler.setFormatter(logging.Formatter())
+    settings = SimpleNamespace(dryrun=False)
+    monkeypatch.setattr(LOGGER, "handlers", [handler])
+    monkeypatch.setattr(LOGGER, "propagate", False)
+    shorten(SimpleNamespace(output_settings=settings, executor_plugin="local"), lambda: "")
+
+    def say(file: str, level: int, text: str) -> str:
+        LOGGER.handle(LOGGER.makeRecord("", level, f"/packages/{file}", 1, text, (), None))
+        return handler.setStream(StringIO()).getvalue()
+
+    return say
+
+
+def test_remarks_of_snakemakes_core_are_left_out_and_those_of_executors_are_shown(shown):
+    slurm, conda = "snakemake_executor_plugin_slurm/__init__.py", "snakemake/deployment/conda.py"
+    core, scheduler = "snakemake/workflow.py", "snakemake/scheduling/job_scheduler.py"
+    for file in (core, scheduler):
+        assert not shown(file, logging.INFO, "x") and shown(file, logging.ERROR, "x")
+    assert shown(slurm, logging.INFO, "x") and shown(conda, logging.INFO, "x")
+    assert shown(core, logging.INFO, NOTHING_TO_BE_DONE_MSG)
+
+
+def test_a_ctrl_c_is_told_once(shown):
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        told = [shown("snakemake/scheduling/job_scheduler.py", logging.INFO, "x") for _ in "ab"]
+    assert told == ["Interrupted: waiting until the jobs that run have stopped.\n", ""]

@@ -1,43 +1,30 @@
 """Packages that only some options need: a run and a step by hand name them before all else."""
 
-import importlib
 import tomllib
 from pathlib import Path
 
 import pytest
+from chains import run_here
 from mixtures import low_rank_mixture
 from working_folder import fill, wants
 
 from tools.write_envs import ROOT
+from workflow_scripts import eval as evaluate
 from xft.common import optional
 from xft.common.errors import UserError
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-TRAINED = ["--data", "none", "--out", "out"]
-MOE, SFT = ["--moe", "none", *TRAINED], ["--base", "none", *TRAINED]
+ZERO3 = {"moe_sft": {"launch": "zero3", "processes": 2}}
+HEAL = {"heal": {"optim": "adamw_8bit"}, "evaluation": {"models": ["heal"]}}
+SFT = {"sft": {"lora_rank": 4}, "evaluation": {"models": ["sft"]}}
+LORA = {"moe": {"experts": "lora", "rank": 4, "train_rest": "lora"}}
 # The configuration, the step with its flags, the option, and the package.
 CASES = [
-    (
-        {"moe_sft": {"launch": "zero3", "processes": 2}},
-        ["moe_sft", *MOE, "--launch", "zero3", "--processes", "2"],
-        *("zero3", "deepspeed"),
-    ),
-    (
-        {"heal": {"optim": "adamw_8bit"}, "evaluation": {"models": ["heal"]}},
-        ["heal", "--model", "none", *TRAINED, "--optim", "adamw_8bit"],
-        *("adamw_8bit", "bitsandbytes"),
-    ),
-    (
-        {"sft": {"lora_rank": 4}, "evaluation": {"models": ["sft"]}},
-        ["sft", *SFT, "--lora-rank", "4"],
-        *("lora_rank", "peft"),
-    ),
-    (
-        {"moe": {"experts": "lora", "rank": 4, "train_rest": "lora"}},
-        ["moe_sft", "--moe", "mixture", *TRAINED],
-        *("train_rest = lora", "peft"),
-    ),
-    ({"report_to": ["wandb"]}, ["sft", *SFT, "--report-to", "wandb"], "wandb", "wandb"),
+    (ZERO3, "moe_sft --moe none --launch zero3 --processes 2", "zero3", "deepspeed"),
+    (HEAL, "heal --model none --optim adamw_8bit", "adamw_8bit", "bitsandbytes"),
+    (SFT, "sft --base none --lora-rank 4", "lora_rank", "peft"),
+    (LORA, "moe_sft --moe mixture", "train_rest = lora", "peft"),
+    ({"report_to": ["wandb"]}, "sft --base none --report-to wandb", "wandb", "wandb"),
 ]
 
 
@@ -64,7 +51,7 @@ def test_a_missing_package_is_named_with_its_command(config, step, option, packa
     if "mixture" in step:
         low_rank_mixture(tiny_llama, Path("mixture"), train_rest="lora")
     with pytest.raises(UserError, match=message):
-        importlib.import_module(f"workflow_scripts.{step[0]}").main(step[1:])
+        run_here(step.split()[0], [*step.split()[1:], "--data", "none", "--out", "out"])
 
 
 def test_what_no_job_uses_needs_no_package():
@@ -72,8 +59,11 @@ def test_what_no_job_uses_needs_no_package():
 
 
 def test_vllm_needs_an_environment_of_its_own():
-    with pytest.raises(UserError, match=r"^vllm needs the package vllm, .* environment of its own"):
-        wants(evaluation={"backend": "vllm"}).require_packages()
+    words = "--model model --dataset problems.jsonl --sandbox none --backend vllm --out r.json"
+    run, message = wants(evaluation={"backend": "vllm"}), "^vllm needs the package vllm, .* of its "
+    for asked in (run.require_packages, lambda: evaluate.main(words.split())):
+        with pytest.raises(UserError, match=f"{message}own: see .* docs/evaluation.md$"):
+            asked()
 
 
 def test_each_package_is_the_extra_of_its_name():
