@@ -224,6 +224,7 @@ def stock_ratio(experts: list[torch.Tensor], base: torch.Tensor) -> float:
 
 
 def test_the_ratio_at_its_limits():
+    """An expert that equals the base has no direction."""
     base, step = torch.randn(50, dtype=torch.float64), torch.randn(50, dtype=torch.float64)
     still = base.clone()
     assert stock_ratio([base + step] * 3, base) == pytest.approx(1)
@@ -231,13 +232,9 @@ def test_the_ratio_at_its_limits():
     assert stock_ratio([base + step, base - step], base) == 0
     assert stock_ratio([still] * 3, base) == 1
     assert stock_ratio([base + step, still, still], base) == 1
-
-
-def test_an_expert_that_equals_the_base_has_no_direction():
-    base = torch.zeros(2, dtype=torch.float64)
+    zero, cosine = torch.zeros(2, dtype=torch.float64), 0.5**0.5
     apart = [torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])]  # 45 degrees, of other lengths
-    cosine = 0.5**0.5
-    assert stock_ratio([*apart, base], base) == pytest.approx(2 * cosine / (cosine + 1))
+    assert stock_ratio([*apart, zero], zero) == pytest.approx(2 * cosine / (cosine + 1))
 
 
 # What artifacts say, and refusals
