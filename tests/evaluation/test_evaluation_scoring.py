@@ -6,11 +6,14 @@ import json
 import os
 import re
 import resource
+import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import traceback
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import cycle
@@ -28,6 +31,7 @@ from xft.evaluation.execution import Limits
 from xft.evaluation.judging import read_returned
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.scoring import Verdict
+from xft.evaluation.workers import work_on
 from xft.hub.named_sets import NAMED_SETS
 
 PASS = Verdict("passed", "passed")
@@ -263,6 +267,7 @@ def test_odd_messages_lose_their_own_problem_only(make, bubblewrap):
 # Steps without time limits, and a model that writes endless loops.
 STEP = """
 import sys
+import threading
 from xft.cli import running
 from workflow_scripts import {step} as step
 from xft.evaluation import ground_truth, scoring
@@ -351,3 +356,24 @@ def test_a_signal_ends_the_scoring_and_the_generations_are_kept(
     assert "continuing: 3 of 3 are written" in capsys.readouterr().err
     assert json.loads(out.read_text())["passed"] == {"base": 0, "plus": 0}
     assert not list(out.parent.glob(".*.part"))
+
+
+def test_a_signal_that_comes_just_before_a_wait_ends_the_work_too():
+    """Python's handler runs in the main thread. A signal that another thread gets, as here, wakes
+    no lock for which the main thread waits.
+    """
+    told, main = [], threading.main_thread().ident
+
+    def work(item, stop):
+        while "submit" in [f.name for f in traceback.extract_stack(sys._current_frames()[main])]:
+            time.sleep(0.01)
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        told.append(bool(select.select([stop], [], [], 60)[0]))
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: sys.exit(3))
+    try:
+        with pytest.raises(SystemExit):
+            work_on([1], work, workers=1, desc="work", unit="item")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert told == [True]

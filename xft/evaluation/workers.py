@@ -1,14 +1,17 @@
 """Runs work in threads that each wait for a program in a sandbox, and that end together."""
 
 import socket
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from xft.common.progress import progress
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 Stop = socket.socket  # work must end once it is readable
+SIGNAL_SECONDS = 0.5  # at most, until a signal that came just before a wait is handled
 
 
 def work_on(
@@ -24,7 +27,7 @@ def work_on(
     with stop, end, ThreadPoolExecutor(workers) as pool:
         try:
             futures = [pool.submit(work, item, stop) for item in items]
-            done = as_completed(futures)
+            done = _as_they_end(futures)
             for future in progress(done, total=len(items), at_once=workers, **shown):
                 future.result()
         except BaseException:
@@ -32,3 +35,20 @@ def work_on(
             end.close()
             raise
         return [future.result() for future in futures]
+
+
+def _as_they_end(futures: Sequence[Future]) -> Iterator[Future]:
+    """The futures in the order of their ends, as `as_completed` gives them.
+
+    Python handles a signal between two instructions. One that comes between the last of them and
+    the wait for a lock would be handled after that wait, so this does not wait for long.
+    """
+    ended = SimpleQueue()
+    for future in futures:
+        future.add_done_callback(ended.put)
+    for _ in futures:
+        future = None
+        while future is None:
+            with suppress(Empty):
+                future = ended.get(timeout=SIGNAL_SECONDS)
+        yield future
