@@ -133,8 +133,8 @@ def _hours(node: Node, plan: Plan, expected: bool) -> float | None:
     step = STEPS[node.step]
     if step.generates and not step.minutes:
         datasets = plan.config.evaluation.datasets
-        own = [name for name in datasets if problem_label(name) == Path(node.name).stem]
-        return plan.evaluation_hours(of_mixture(node), own)
+        evaluated = [name for name in datasets if problem_label(name) == Path(node.name).stem]
+        return plan.evaluation_hours(of_mixture(node), evaluated)
     if not step.section:
         return 0
     hours = plan.training_hours(step.section, expected)

@@ -140,14 +140,14 @@ def find_toolchains(programs: Iterable[tuple[str, str]]) -> dict[str, tuple[tupl
     texts: dict[str, list[str]] = {}
     for name, text in programs:
         texts.setdefault(name, []).append(text)
-    found, faults = {}, []
+    toolchains, faults = {}, []
     for name, of_language in texts.items():
         with collecting_errors(faults):
             jars = class_path("".join(of_language)) if name == "java" else ()
-            found[name] = tuple(_find_programs(find_language(name))), tuple(jars)
+            toolchains[name] = tuple(_find_programs(find_language(name))), tuple(jars)
     if faults:
         raise UserError("\n".join(faults))
-    return found
+    return toolchains
 
 
 def _find_programs(language: Language) -> list[Path]:

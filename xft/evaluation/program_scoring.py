@@ -26,10 +26,10 @@ class ProgramScorer:
 
     def __init__(self, problem_set: ProblemSet, sandbox: Bubblewrap | None, workers: int):
         self.problem_set, self.sandbox, self.workers = problem_set, sandbox, workers
-        found = find_toolchains((p.language, p.prompt + p.tests) for p in problem_set.problems)
+        parts = find_toolchains((p.language, p.prompt + p.tests) for p in problem_set.problems)
         self.toolchains = {
-            name: open_toolchain(find_language(name), *parts, sandbox)
-            for name, parts in found.items()
+            name: open_toolchain(find_language(name), *known, sandbox)
+            for name, known in parts.items()
         }
         self.versions = {name: chain.version for name, chain in self.toolchains.items()}
         of_all = ", and of all of a program" if sandbox else ""

@@ -21,7 +21,7 @@ def base_table(folder: Path, artifacts: Mapping[str, dict]) -> ModelTable | None
 
     artifacts: see `find_made`.
     """
-    dense = (made["job"] for made in artifacts.values() if made["kind"] in DENSE)
+    dense = (job["job"] for job in artifacts.values() if job["kind"] in DENSE)
     name = next(dense, None)
     return None if name is None else read_table(folder / name)
 
@@ -30,10 +30,10 @@ def flops_to_make(
     folder: Path, table: ModelTable, artifacts: Mapping[str, dict], artifact: str
 ) -> int:
     """The FLOPs of all trainings that an artifact comes from, with rows as they are."""
-    made = made_from(artifacts, artifact)
-    moe = next((_options(MoeConfig, job) for job in made if job["kind"] == "moe"), MoeConfig())
+    jobs = made_from(artifacts, artifact)
+    moe = next((_options(MoeConfig, job) for job in jobs if job["kind"] == "moe"), MoeConfig())
     total = 0
-    for job in made:
+    for job in jobs:
         if section := TRAINING_SECTIONS.get(job["kind"]):
             options, known = _options(TRAINING[section], job), job["parameters"]
             lengths = stored_lengths(folder / artifacts[job["inputs"]["tokens"]]["job"])
