@@ -15,6 +15,8 @@ from report_folders import HOSTILE, write_results
 from xft.artifacts.manifest import Manifest, manifest_path
 from xft.common.errors import UserError
 from xft.config.sections import TRAININGS
+from xft.reporting.page.flops import base_table, flops_to_make
+from xft.reporting.page.folder import read_results
 from xft.store.store import MARK
 from xft.tools import report
 
@@ -366,3 +368,11 @@ def test_what_is_no_results_folder_gets_one_message(tmp_path, prepare, message):
     prepare(tmp_path / "results")
     with pytest.raises(UserError, match=message):
         write_report(tmp_path / "results")
+
+
+def test_a_mixture_of_another_trainer_has_no_flops(finished):
+    results = read_results(finished.results)
+    table, key = base_table(finished.results, results.made), results.models["moe_sft", ""]
+    for known, has_flops in (({}, True), ({"inputs": {}, "parameters": {"base": {}}}, False)):
+        made = results.made | {key: results.made[key] | known}
+        assert bool(flops_to_make(finished.results, table, made, key)) == has_flops

@@ -14,7 +14,10 @@ JUDGES = ("ground_truth", "eval")  # steps that run programs
 
 
 def missing_toolchains(nodes: Iterable[Node]) -> list[str]:
-    """What this machine lacks for those of the nodes that are to be made, a sentence for each."""
+    """What this machine lacks for those of the nodes that are to be made, a sentence for each.
+
+    Files that are not on this machine are left out: the job tells what they need.
+    """
     files = {
         (path, node.config.evaluation.limit): None
         for node in nodes
@@ -25,7 +28,7 @@ def missing_toolchains(nodes: Iterable[Node]) -> list[str]:
     }
     faults = []
     for path, limit in files:
-        with collecting_errors(faults):  # a file that is elsewhere is none of them
+        with collecting_errors(faults):
             problem_set = load_problems(path).first(limit) if Path(path).exists() else None
             if problem_set and problem_set.form is programs:
                 find_toolchains((p.language, p.prompt + p.tests) for p in problem_set.problems)

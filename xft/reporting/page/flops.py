@@ -1,6 +1,7 @@
 """The floating-point operations of the trainings that a model comes from."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from xft.config.section import keys
@@ -28,22 +29,27 @@ def base_table(folder: Path, artifacts: Mapping[str, dict]) -> ModelTable | None
 
 def flops_to_make(
     folder: Path, table: ModelTable, artifacts: Mapping[str, dict], artifact: str
-) -> int:
-    """The FLOPs of all trainings that an artifact comes from, with rows as they are."""
+) -> int | None:
+    """The FLOPs of all trainings that an artifact comes from, with rows as they are.
+
+    None if a training does not say what it did: another trainer or another version made it.
+    """
     jobs = made_from(artifacts, artifact)
-    moe = next((_options(MoeConfig, job) for job in jobs if job["kind"] == "moe"), MoeConfig())
-    total = 0
-    for job in jobs:
-        if section := TRAINING_SECTIONS.get(job["kind"]):
-            options, known = _options(TRAINING[section], job), job["parameters"]
-            lengths = stored_lengths(folder / artifacts[job["inputs"]["tokens"]]["job"])
-            launch, processes = options.launch, options.world_size
-            training = TrainingJob(
-                section, options, known["max_length"], launch, processes, on_gpu=False
-            )
-            work = training_work(Models(table, moe), training.with_rows(lengths), lengths.rows)
-            total += work.flops
-    return total
+    trained = [job for job in jobs if job["kind"] in TRAINING_SECTIONS]
+    with suppress(LookupError, ValueError):
+        moe = next((_options(MoeConfig, job) for job in jobs if job["kind"] == "moe"), MoeConfig())
+        return sum(_flops(folder, Models(table, moe), artifacts, job) for job in trained)
+    return None
+
+
+def _flops(folder: Path, models: Models, artifacts: Mapping[str, dict], job: Mapping) -> int:
+    """The FLOPs of a training. Raises LookupError or ValueError if its artifact lacks a value."""
+    section = TRAINING_SECTIONS[job["kind"]]
+    options, length = _options(TRAINING[section], job), job["parameters"]["max_length"]
+    lengths = stored_lengths(folder / artifacts[job["inputs"]["tokens"]]["job"])
+    launch, processes = options.launch, options.world_size
+    training = TrainingJob(section, options, length, launch, processes, on_gpu=False)
+    return training_work(models, training.with_rows(lengths), lengths.rows).flops
 
 
 def _options(section: type, job: Mapping) -> object:
