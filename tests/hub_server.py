@@ -29,17 +29,18 @@ def sha256(content: bytes) -> str:
 @dataclass
 class Repository:
     """It has one commit. files: their content by path. kind: models or datasets. readers: the
-    tokens that may read it, or None for all the world.
+    tokens that may read it, or None for all the world. commit: its hash, if a test needs a certain.
     """
 
     files: dict[str, bytes]
     kind: str = "models"
     readers: set[str] | None = None
+    commit: str = ""
 
     @property
     def revision(self) -> str:
         """The hash of the commit."""
-        return hashlib.sha1(repr(sorted(self.files.items())).encode()).hexdigest()
+        return self.commit or hashlib.sha1(repr(sorted(self.files.items())).encode()).hexdigest()
 
 
 Request = namedtuple("Request", "method path token")

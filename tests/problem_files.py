@@ -5,6 +5,17 @@ from pathlib import Path
 
 OPERATORS = {"add": "+", "subtract": "-", "multiply": "*"}
 
+# A program of tests, in MultiPL-E's form.
+DOUBLE = {
+    "name": "HumanEval_7_double",
+    "language": "sh",
+    "prompt": "# Doubles $1.\ndouble() {\n",
+    "tests": '}\nset -e\n[[ $(double 4) = "8" ]]\n[[ $(double -1) = "-2" ]]',
+    "stop_tokens": ["\n}"],
+    "original": "/originals/HumanEval_7_double.py",
+    "canonical_solution": "    echo $((2 * $1))",
+}
+
 
 def problem(name: str, operator: str, task_id: str) -> dict:
     """A problem whose base test cannot tell 2 + 2 from 2 * 2, but whose plus tests can."""

@@ -10,13 +10,13 @@ from base64 import b64encode
 from xft.data.contamination import SHIPPED, Fingerprint
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.references import fingerprints
-from xft.hub.named_sets import NAMED_SETS
+from xft.hub.named_sets import RELEASED
 
 
 def content(files: list[str]) -> str:
-    """The whole JSON. files: the pinned releases, in the order of NAMED_SETS."""
+    """The whole JSON. files: the pinned releases, in the order of RELEASED."""
     sets = []
-    for chosen, file in zip(NAMED_SETS.values(), files, strict=True):
+    for chosen, file in zip(RELEASED.values(), files, strict=True):
         problems = load_problems(file)
         if problems.sha256 != chosen.sha256:
             raise SystemExit(f"{file} is not {chosen}")

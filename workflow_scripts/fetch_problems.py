@@ -1,9 +1,11 @@
-"""Fetch a set of evaluation problems: HumanEval+ or MBPP+ in a pinned version.
+"""Fetch a set of evaluation problems in a pinned version.
 
-If HUMANEVAL_OVERRIDE_PATH or MBPP_OVERRIDE_PATH names a file, this file is taken as it is.
-Otherwise the file comes from EvalPlus's cache or from its release on GitHub, and must have the
-pinned SHA-256.
+HumanEval+ and MBPP+: if HUMANEVAL_OVERRIDE_PATH or MBPP_OVERRIDE_PATH names a file, this file is
+taken as it is. Otherwise the file comes from EvalPlus's cache or from its release on GitHub, and
+must have the pinned SHA-256. MultiPL-E's sets come from the hub at a pinned revision.
 """
+
+from pathlib import Path
 
 from xft.cli.step import Step, run
 from xft.common.errors import UserError
@@ -16,11 +18,12 @@ def main(argv: list[str] | None = None) -> None:
     step.add_argument(
         "--dataset", required=True, choices=list(NAMED_SETS), help="The set to fetch."
     )
-    step.output("--out", "FILE.jsonl", "The problems.")
+    step.output("--out", "FILE", "The problems: .jsonl, or .parquet for sets of MultiPL-E.")
     args = step.parse_args(argv)
-    if args.out.suffix != ".jsonl":
-        raise UserError(f"--out {args.out}: the name of a problem file must end in .jsonl")
-    fetch(NAMED_SETS[args.dataset], args.out)
+    chosen = NAMED_SETS[args.dataset]
+    if args.out.suffix != (suffix := Path(chosen.file).suffix):
+        raise UserError(f"--out {args.out}: the name of the file of {chosen} must end in {suffix}")
+    fetch(chosen, args.out)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from xft.cli.step import Step, run
 from xft.common.progress import say
 from xft.config.sections import TokensConfig
 from xft.data.templates import with_template_read
-from xft.hub.named_sets import NAMED_SETS
+from xft.hub.named_sets import RELEASED
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
         "Leave out rows that give away a problem of these sets: humaneval, mbpp, or files in "
         "HumanEval+ form. Without a value: no set. Default: humaneval and mbpp.",
         nargs="*",
-        default=list(NAMED_SETS),
+        default=list(RELEASED),
     )
     step.output("--report", "FILE", "The rows that were left out, JSON.", required=False)
     args = step.parse_args(argv)

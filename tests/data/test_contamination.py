@@ -15,7 +15,7 @@ from xft.data.duplicates import find_exact, find_near
 from xft.data.instructions import Row
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.references import fingerprints, load_references
-from xft.hub.named_sets import NAMED_SETS
+from xft.hub.named_sets import RELEASED
 
 NGRAM, SHORTEST = 13, 30  # words that are a trace, and characters of a text that is one
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -97,10 +97,10 @@ def test_the_docstring_of_the_function_to_be_written(tmp_path):
 @pytest.mark.ci
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no copies of HumanEval+ and MBPP+ are here")
 def test_what_comes_along_is_made_from_the_real_sets():
-    real = [str(SHARED / f"{chosen.release}.jsonl.gz") for chosen in NAMED_SETS.values()]
+    real = [str(SHARED / f"{chosen.release}.jsonl.gz") for chosen in RELEASED.values()]
     assert SHIPPED.read_text() == content(real)
     made = [one for file in real for one in fingerprints(load_problems(file))]
-    shipped = [one for name in NAMED_SETS for one in read_shipped(name)]
+    shipped = [one for name in RELEASED for one in read_shipped(name)]
     assert len(shipped) == 2 * (164 + 378)
     for one, other in zip(made, shipped, strict=True):
         assert one.ngrams.tolist() == other.ngrams.tolist()

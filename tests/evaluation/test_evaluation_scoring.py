@@ -32,7 +32,7 @@ from xft.evaluation.judging import read_returned
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.scoring import Verdict
 from xft.evaluation.workers import work_on
-from xft.hub.named_sets import NAMED_SETS
+from xft.hub.named_sets import RELEASED
 
 PASS = Verdict("passed", "passed")
 FAIL = Verdict("failed", "failed", "[2, 2]")
@@ -123,8 +123,8 @@ def test_what_no_solution_can_repeat_is_no_ground_truth(make, bubblewrap, monkey
     with pytest.raises(UserError, match=rf"^{message}\nA solution must return plain data"):
         ground_truth.compute(problem_set, sandbox=bubblewrap, workers=2)
 
-    release = replace(NAMED_SETS["mbpp"], sha256=problem_set.sha256)
-    monkeypatch.setitem(NAMED_SETS, "mbpp", release)
+    release = replace(RELEASED["mbpp"], sha256=problem_set.sha256)
+    monkeypatch.setitem(RELEASED, "mbpp", release)
     assert len(ground_truth.compute(problem_set, sandbox=bubblewrap, workers=2)) == len(rows)
     assert re.search(message, capsys.readouterr().err)
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pyarrow
 import pytest
-from problem_files import write_problems
+from problem_files import DOUBLE, write_problems
 from pyarrow import parquet
 from working_folder import CONFIG, fill, wants
 
@@ -34,15 +34,6 @@ from xft.tools import plan
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 NEEDS_DATA = pytest.mark.skipif(not DATA.is_dir(), reason="the benchmarks' files are not here")
-DOUBLE = {
-    "name": "HumanEval_7_double",
-    "language": "sh",
-    "prompt": "# Doubles $1.\ndouble() {\n",
-    "tests": '}\nset -e\n[[ $(double 4) = "8" ]]\n[[ $(double -1) = "-2" ]]',
-    "stop_tokens": ["\n}"],
-    "original": "/originals/HumanEval_7_double.py",
-    "canonical_solution": "    echo $((2 * $1))",
-}
 
 
 @pytest.fixture
@@ -162,10 +153,11 @@ def test_a_run_and_a_plan_tell_what_is_missing_before(place, monkeypatch, capsys
     rows = [DOUBLE | {"name": name, "language": name} for name in ("go", "lua")]
     write_problems(Path("programs.jsonl"), rows)
     monkeypatch.setattr(languages, "find_program", lambda name: None)
-    datasets = {"datasets": ["problems.jsonl", "programs.jsonl"]}
+    datasets = {"datasets": ["problems.jsonl", "programs.jsonl", "multipl-e/mbpp-rb"]}
     run = wants(evaluation=datasets | {"limit": 1})
-    (fault,) = missing_toolchains(run.to_make)
+    fault, other = missing_toolchains(run.to_make)
     assert re.fullmatch(r"go for problems in go not found.* conda install -c conda-forge go", fault)
+    assert other.startswith("ruby for problems in rb")
     for is_here in (True, False):
         jobs = [
             SimpleNamespace(resources={}, wildcards=SimpleNamespace(digest=node.digest))
@@ -177,7 +169,7 @@ def test_a_run_and_a_plan_tell_what_is_missing_before(place, monkeypatch, capsys
         with pytest.raises(SystemExit, match=r"^go for") if is_here else nullcontext():
             SnakemakeRun.start(started)
     (place / "config.yaml").write_text(json.dumps(CONFIG | {"evaluation": datasets}))
-    for flags, missing in (([], ["go", "lua"]), (["--gpu", "h100"], [])):
+    for flags, missing in (([], ["go", "lua", "ruby"]), (["--gpu", "h100"], [])):
         plan.main(["--config", "config.yaml", *flags])
         assert re.findall("^Missing here: (\\w+) for", capsys.readouterr().out, re.M) == missing
     fill(run)

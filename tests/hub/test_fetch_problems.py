@@ -17,7 +17,7 @@ from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.evaluation.problem_sets import load_problems
 from xft.hub import named_sets, problem_sets
-from xft.hub.named_sets import NAMED_SETS
+from xft.hub.named_sets import HUMANEVAL, NAMED_SETS, RELEASED
 
 CONTENT = "".join(json.dumps(row) + "\n" for row in three_problems()).encode()
 OTHER = CONTENT[:-1] + b" \n"
@@ -70,7 +70,7 @@ def server(monkeypatch):
 def machine(monkeypatch, tmp_path):
     """A machine without EvalPlus's cache, on which CONTENT is the pinned release."""
     pinned = hashlib.sha256(CONTENT).hexdigest()
-    monkeypatch.setitem(NAMED_SETS, "humaneval", replace(NAMED_SETS["humaneval"], sha256=pinned))
+    monkeypatch.setitem(NAMED_SETS, "humaneval", replace(HUMANEVAL, sha256=pinned))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -125,7 +125,7 @@ def test_evalplus_means_the_same_versions_urls_and_cache():
     from evalplus.data.utils import get_dataset_metadata
 
     versions = {"humaneval": humaneval.HUMANEVAL_PLUS_VERSION, "mbpp": mbpp.MBPP_PLUS_VERSION}
-    for name, chosen in NAMED_SETS.items():
+    for name, chosen in RELEASED.items():
         url, cached = get_dataset_metadata(chosen.release, versions[name], mini=False)
         assert (chosen.version, chosen.url) == (versions[name], url)
         assert chosen.cached.name == Path(cached).name

@@ -1,15 +1,20 @@
 """The steps `base` and `fetch_data` as processes of their own, against a hub on this machine."""
 
+import hashlib
 import json
 import subprocess
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hub_server import Hub
+from problem_files import DOUBLE
 
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.config.sections import TokensConfig
 from xft.data.row_files import read_files
+from xft.hub.named_sets import NAMED_SETS
 
 MODEL = "org/name"
 ROWS = b'{"instruction": "a", "response": "b"}\n' * 1000
@@ -141,6 +146,23 @@ def test_rows_are_fetched_once_with_a_token(hub: Hub, fetch_data, tmp_path, monk
     hub.requests.clear()
     assert fetch_data(f"{MODEL}/a/{name}", revision).returncode == 0
     assert hub.requests == []
+
+
+def test_a_set_of_multipl_e_is_fetched_once_and_known_by_its_name(hub, run_step, tmp_path):
+    chosen = NAMED_SETS["multipl-e/humaneval-sh"]
+    pq.write_table(pa.Table.from_pylist([DOUBLE]), tmp_path / "given.parquet")
+    files = {chosen.place: (tmp_path / "given.parquet").read_bytes()}
+    hub.add("nuprl/MultiPL-E", files, kind="datasets", commit=chosen.revision)
+    fetched = tmp_path / chosen.file
+    words = "--dataset", chosen.name, "--out"
+    for requests in (True, False):
+        assert run_step("fetch_problems", *words, fetched).returncode == 0
+        assert fetched.read_bytes() == files[chosen.place]
+        assert bool(hub.requests) == requests
+        hub.requests.clear()
+    assert run_step("ground_truth", *words, tmp_path / "truth").returncode == 0
+    known = read_manifest(manifest_path(tmp_path / "truth")).inputs["dataset"]
+    assert known == hashlib.sha256(files[chosen.place]).hexdigest()
 
 
 def test_of_a_whole_data_set_files_of_rows_are_fetched(hub: Hub, fetch_data, tmp_path):

@@ -15,7 +15,7 @@ from xft.config.validation import complete
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
 RECIPE = "recipes/deepseek-coder-1.3b.yaml"
 SETS = ["mbpp", "resources/problems.jsonl"]
-CLEANED = ["humaneval", "resources/problems.jsonl"]
+CLEANED = ["humaneval", "resources/problems.jsonl", "multipl-e/mbpp-js"]
 MODELS = ["base", "moe", "sft", "moe_sft", "uniform", "dense"]
 # Over the recipe as it was published.
 ASKED = {
@@ -85,12 +85,15 @@ def test_vllm_generates_for_all_but_mixtures(recipe):
 
 
 def test_one_rule_fetches_problems_and_the_others_are_given_the_files(recipe):
-    (fetch,) = commands(recipe, "fetch_problems").values()
-    assert "--dataset=mbpp" in fetch
-    fetched = re.search(r"--out (\S+)", fetch)[1].replace(".partial", "")
-    assert fetched.endswith("/mbpp.jsonl")
+    places = {
+        re.search(r"--dataset=(\S+)", fetch)[1]: re.search(r"--out (\S+)", fetch)[1]
+        for fetch in commands(recipe, "fetch_problems").values()
+    }
+    assert places.keys() == {"mbpp", CLEANED[2]}
+    fetched, cleaned = (places[name].replace(".partial", "") for name in ("mbpp", CLEANED[2]))
+    assert fetched.endswith("/mbpp.jsonl") and cleaned.endswith("/mbpp-js.parquet")
     (tokens,) = commands(recipe, "tokens").values()
-    assert f"--problems {' '.join(CLEANED)} " in tokens
+    assert f"--problems {' '.join(CLEANED[:2])} {cleaned} " in tokens
     (counting,) = commands(recipe, "contamination").items()
     assert counting[0] == "contamination/mbpp.json"
     rows = re.search(r"--data \S+", tokens)[0]

@@ -296,9 +296,9 @@ class DataConfig(TokensConfig, RowsSource):
 
     decontaminate_against: UniqueList[NameOrFile] = ["humaneval", "mbpp"]
     """Sets of problems that no row may give away: humaneval, mbpp, whose hashes come with this
-    project, or files of problems. A row is left out if it holds the docstring or the solution of a
-    problem, or shares 13 consecutive words with one. Files in evaluation.datasets count only if
-    they are named here too. []: no set."""
+    project, sets of MultiPL-E, or files of problems. A row is left out if it holds the docstring or
+    the solution of a problem, or shares 13 consecutive words with one. Sets of evaluation.datasets
+    count only if they are named here too. []: no set."""
 
 
 class TunedElsewhere(Section):
@@ -499,11 +499,11 @@ class EvaluatedConfig(Section):
     )
 
     datasets: Annotated[UniqueList[NameOrFile], NOT_EMPTY] = ["humaneval"]
-    """humaneval, mbpp, or a file of problems (.jsonl, .jsonl.gz or .parquet): in HumanEval+ form,
-    or with programs of tests in any language, such as MultiPL-E's (docs/evaluation.md). The two
-    names are HumanEval+ v0.1.10 and MBPP+ v0.2.0. The rule fetch_problems gets them from the files
-    in HUMANEVAL_OVERRIDE_PATH and MBPP_OVERRIDE_PATH, from EvalPlus's cache, or from its
-    release."""
+    """humaneval, mbpp, multipl-e/humaneval-LANGUAGE, multipl-e/mbpp-LANGUAGE, or a file of problems
+    (.jsonl, .jsonl.gz or .parquet): in HumanEval+ form, or with programs of tests
+    (docs/evaluation.md). The rule fetch_problems gets HumanEval+ v0.1.10 and MBPP+ v0.2.0 from the
+    files in HUMANEVAL_OVERRIDE_PATH and MBPP_OVERRIDE_PATH, from EvalPlus's cache, or from its
+    release, and MultiPL-E's sets from the hub."""
 
     base_prompt: NameOrFile = "completion"
     """The prompt for the base model and the untuned mixture, which have seen no instructions.

@@ -38,9 +38,9 @@ class FileContents:
         return {file.relative_to(folder).as_posix(): self.of_file(str(file)) for file in files}
 
     def of_problems(self, name: str) -> str:
-        """The SHA-256 of a set of problems: humaneval, mbpp, or a file."""
+        """What stands for the content of a set of problems, named or a file."""
         if name in NAMED_SETS:
-            return NAMED_SETS[name].wanted_sha256
+            return NAMED_SETS[name].identity
         return self.file_hashes.of(Path(name), unpacked_sha256)
 
 

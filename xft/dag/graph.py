@@ -3,7 +3,7 @@
 A method says what the artifact is made from. `config.steps` says which keys are its options.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from xft.dag.contents import FileContents
 from xft.dag.node import Input, Node, made, order_only
 from xft.data.templates import COMPLETION, PROMPT_NAMES
 from xft.data.tokenizers import class_choice
-from xft.hub.named_sets import NAMED_SETS
+from xft.hub.named_sets import NAMED_SETS, RELEASED, TRANSLATED
 from xft.hub.source import dataset_source
 from xft.store.code import Code
 from xft.store.recipe import Recipe
@@ -189,7 +189,7 @@ class Graph:
     @cached_property
     def tokens(self) -> Node:
         template = self.config.data.template
-        inputs = [self._rows(), self._forbidden_problems(), *_template(template, "template")]
+        inputs = [self._rows(), *self._forbidden_problems(), *_template(template, "template")]
         if Path(self.config.base.model).is_dir():  # then its tokenizer's files are known
             inputs.append(order_only("base", self.base, self._tokenizer()))
         else:
@@ -204,17 +204,21 @@ class Graph:
         content = joint_sha256([self.contents.of_rows(file) for file in data.files])
         return Input("data", tuple(data.files), {"data": content})
 
-    def _forbidden_problems(self) -> Input:
-        """The sets of problems that rows are cleaned of."""
-        names = {problem_label(name): name for name in self.config.data.decontaminate_against}
+    def _forbidden_problems(self) -> Iterator[Input]:
+        """The sets of problems that rows are cleaned of. The hashes of two come along."""
+        names = self.config.data.decontaminate_against
+        fetched = {name: self.fetch_problems(name) for name in names if name in TRANSLATED}
         identity = {
-            f"problems {label}": (
-                NAMED_SETS[name].sha256 if name in NAMED_SETS else self.contents.of_problems(name)
+            f"problems {problem_label(name)}": (
+                RELEASED[name].sha256 if name in RELEASED else self.contents.of_problems(name)
             )
-            for label, name in names.items()
+            for name in names
         }
-        files = tuple(name for name in names.values() if name not in NAMED_SETS)
-        return Input("problems", files, identity, flags={"problems": [*names.values()] or [""]})
+        places = [str(fetched[name].place) if name in fetched else name for name in names]
+        files = tuple(name for name in names if name not in NAMED_SETS)
+        yield Input("problems", files, identity, flags={"problems": places or [""]})
+        for node in fetched.values():
+            yield order_only("problems", node, {})
 
     def _tokenizer(self) -> dict[str, str]:
         """What stands for the base's tokenizer in a recipe."""
@@ -230,13 +234,12 @@ class Graph:
         """The problem sets of the evaluation, by label: names or files."""
         return {problem_label(name): name for name in self.config.evaluation.datasets}
 
-    def fetch_problems(self, label: str) -> Node:
+    def fetch_problems(self, name: str) -> Node:
         """The file of a named problem set."""
-        override = NAMED_SETS[label].override
-        content = {"content": self.contents.of_problems(label)}
-        files = (str(override),) if override else ()
-        inputs, file = [Input("override", files, content)], f"{label}.jsonl"
-        flags = {"dataset": label}
+        override, file = NAMED_SETS[name].override, NAMED_SETS[name].file
+        content = {"content": self.contents.of_problems(name)}
+        inputs = [Input("override", (str(override),) if override else (), content)]
+        flags = {"dataset": name}
         return self._node("fetch_problems", inputs, name=f"problems/{file}", file=file, flags=flags)
 
     def ground_truth(self, label: str) -> Node:
@@ -246,8 +249,8 @@ class Graph:
         """A set of problems."""
         name = self.problem_sets[label]
         content = {"dataset": self.contents.of_problems(name)}
-        if label in NAMED_SETS:
-            return order_only("problems", self.fetch_problems(label), content)
+        if name in NAMED_SETS:
+            return order_only("problems", self.fetch_problems(name), content)
         return Input("problems", (name,), content)
 
     def evaluation(self, model: str, label: str) -> Node:

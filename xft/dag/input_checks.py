@@ -145,11 +145,11 @@ def check_number_of_rows(config: WorkflowConfig, number: int) -> None:
 
 
 def _check_problems(key: str, dataset: str) -> None:
-    """Raise UserError if a set of problems is wrong. The pinned releases are not."""
+    """Raise UserError if a set of problems is wrong. The pinned ones are not."""
     named = NAMED_SETS.get(dataset)
     if named is None:
         _check_file(key, dataset, did_you_mean(dataset, NAMED_SETS))
-    elif named.wanted_sha256 == named.sha256:
+    elif not named.override:
         return
     with errors_at(f"config: {key}"):
         load_problems(dataset)

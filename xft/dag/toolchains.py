@@ -1,6 +1,6 @@
 """Compilers and runtimes that jobs need, for problems whose tests are a program."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from xft.common.errors import collecting_errors
@@ -8,6 +8,7 @@ from xft.dag.node import Node
 from xft.evaluation.forms import programs
 from xft.evaluation.languages import find_toolchains
 from xft.evaluation.problem_sets import load_problems
+from xft.hub.named_sets import RELEASED, TRANSLATED
 from xft.store.store import is_whole
 
 JUDGES = ("ground_truth", "eval")  # steps that run programs
@@ -18,18 +19,24 @@ def missing_toolchains(nodes: Iterable[Node]) -> list[str]:
 
     Files that are not on this machine are left out: the job tells what they need.
     """
-    files = {
-        (path, node.config.evaluation.limit): None
+    sets = {
+        (name, node.config.evaluation.limit): None
         for node in nodes
         if node.step in JUDGES and not is_whole(node.entry)
-        for item in node.inputs
-        if item.name == "problems" and item.node is None  # a file of the user's
-        for path in item.paths
+        for name in node.config.evaluation.datasets
     }
     faults = []
-    for path, limit in files:
+    for name, limit in sets:
         with collecting_errors(faults):
-            problem_set = load_problems(path).first(limit) if Path(path).exists() else None
-            if problem_set and problem_set.form is programs:
-                find_toolchains((p.language, p.prompt + p.tests) for p in problem_set.problems)
+            find_toolchains(_programs(name, limit))
     return list(dict.fromkeys("\n".join(faults).splitlines()))
+
+
+def _programs(name: str, limit: int | None) -> Iterator[tuple[str, str]]:
+    """The language and the text of each program, as far as they are known before the run."""
+    if name in TRANSLATED:
+        yield TRANSLATED[name].language, ""
+    elif name not in RELEASED and Path(name).exists():
+        problem_set = load_problems(name).first(limit)
+        if problem_set.form is programs:
+            yield from ((p.language, p.prompt + p.tests) for p in problem_set.problems)

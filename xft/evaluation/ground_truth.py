@@ -14,7 +14,7 @@ from xft.evaluation.problems import Problem, ProblemSet
 from xft.evaluation.sandbox import Bubblewrap
 from xft.evaluation.trials import ProblemTests, run_and_judge
 from xft.evaluation.workers import Stop, work_on
-from xft.hub.named_sets import NAMED_SETS
+from xft.hub.named_sets import RELEASED
 
 KIND = "ground_truth"
 EXPECTED_FILE = "expected.jsonl"
@@ -51,7 +51,7 @@ def compute(problem_set: ProblemSet, *, sandbox: Bubblewrap | None, workers: int
     if faults := [fault for _, fault in results if fault]:
         solutions = counted(len(faults), "canonical solution")
         message = f"{solutions} of {problem_set.file} would fail as a model's:\n{listed(faults)}"
-        if problem_set.sha256 not in {known.sha256 for known in NAMED_SETS.values()}:
+        if problem_set.sha256 not in {known.sha256 for known in RELEASED.values()}:
             raise UserError(f"{message}\n{REPEATABLE}")
         say(message)
     return {problem.task_id: line for problem, (line, _) in zip(problems, results, strict=True)}

@@ -1,4 +1,4 @@
-"""Reads and checks sets of problems: HumanEval+, MBPP+ and the user's own files."""
+"""Reads and checks sets of problems: named ones and the user's own files."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ from xft.common.json_lines import read_rows
 from xft.config.sections import problem_label
 from xft.evaluation.forms import calls, programs
 from xft.evaluation.problems import ProblemSet
-from xft.hub.named_sets import NAMED_SETS, NamedSet, unpacked_sha256
+from xft.hub.named_sets import NAMED_SETS, RELEASED, NamedSet, unpacked_sha256
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
 def load_problems(name_or_file: str) -> ProblemSet:
-    """Read `humaneval`, `mbpp`, or a `.jsonl`, `.jsonl.gz` or `.parquet` file of problems.
+    """Read a named set, or a `.jsonl`, `.jsonl.gz` or `.parquet` file of problems.
 
     The first row decides which form all have. Raises UserError if there is no such set or file, or
     if a row is bad. The message names the line and the key.
@@ -39,13 +39,10 @@ def load_problems(name_or_file: str) -> ProblemSet:
 def _locate_named(chosen: NamedSet) -> Path:
     found = chosen.find()
     if found is None:
-        name = chosen.name
-        instead = " in place of the file there" if chosen.cached.is_file() else ""
         raise UserError(
-            f"the data set {name} ({chosen}) is not on this machine. Fetch it with "
-            f"python -m workflow_scripts.fetch_problems --dataset {name} --out {name}.jsonl and "
-            f"name that file, or put it, unpacked, at {chosen.cached}{instead}, or set "
-            f"{chosen.variable} to the path of its .jsonl or .jsonl.gz file"
+            f"the data set {chosen.name} ({chosen}) is not on this machine. Fetch it with "
+            f"python -m workflow_scripts.fetch_problems --dataset {chosen.name} "
+            f"--out {chosen.file} and name that file. {chosen.advice}"
         )
     return found
 
@@ -54,7 +51,7 @@ def _locate_file(name: str) -> Path:
     file = Path(name)
     if not file.exists() and not file.is_symlink():
         raise UserError(
-            f"{name} is neither a data set ({', '.join(NAMED_SETS)}) nor a file"
+            f"{name} is neither a data set ({', '.join(RELEASED)}, multipl-e/NAME) nor a file"
             f"{did_you_mean(name, NAMED_SETS)}"
         )
     if not name.endswith(SUFFIXES):

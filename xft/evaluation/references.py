@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from xft.data.contamination import Fingerprint, read_shipped
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.problems import ProblemSet
-from xft.hub.named_sets import NAMED_SETS
+from xft.hub.named_sets import RELEASED
 
 
 def load_references(names_or_files: list[str]) -> tuple[list[Fingerprint], dict[str, str]]:
@@ -15,7 +15,7 @@ def load_references(names_or_files: list[str]) -> tuple[list[Fingerprint], dict[
     """
     collected, hashes = [], {}
     for name in names_or_files:
-        if chosen := NAMED_SETS.get(name):
+        if chosen := RELEASED.get(name):
             collected += read_shipped(name)
             hashes[name] = chosen.sha256
         else:

@@ -7,16 +7,17 @@ from pathlib import Path
 
 from xft.common.errors import UserError
 from xft.common.files import read_bytes
+from xft.hub.repository import OFFLINE, cached_file
 
 RELEASES = "https://github.com/evalplus"
 MAX_BYTES = 2**28  # of a file of problems, unpacked
 
 
 @dataclass(frozen=True)
-class NamedSet:
+class Release:
     """The release of a problem set that EvalPlus 0.3.1 uses.
 
-    name: in the configuration and the results.
+    name: in the configuration.
     title: its public name.
     release: the stem of its file.
     version: of the release.
@@ -32,6 +33,21 @@ class NamedSet:
     problems: int
     sha256: str
     variable: str
+
+    @property
+    def label(self) -> str:
+        """Its name in results."""
+        return self.name
+
+    @property
+    def file(self) -> str:
+        """The name of its file, once it is fetched."""
+        return f"{self.name}.jsonl"
+
+    @property
+    def hub_id(self) -> str:
+        """Its repository on the hub."""
+        return f"evalplus/{self.release.lower()}"
 
     @property
     def url(self) -> str:
@@ -55,8 +71,8 @@ class NamedSet:
         return Path(file) if file else None
 
     @property
-    def wanted_sha256(self) -> str:
-        """The SHA-256 of the content to use: the variable's file if it is set, else the release.
+    def identity(self) -> str:
+        """What stands for the content: the SHA-256 of the variable's file, else of the release.
 
         Raises UserError if the variable's file cannot be read.
         """
@@ -72,21 +88,93 @@ class NamedSet:
         is_release = self.cached.is_file() and unpacked_sha256(self.cached) == self.sha256
         return self.cached if is_release else None
 
+    @property
+    def advice(self) -> str:
+        """How to put the set on a machine without network."""
+        return (
+            "Fetch the file on another machine and copy it here. Then set "
+            f"{self.variable} to its path, or unpack it to {self.cached}"
+        )
+
     def __str__(self) -> str:
         return f"{self.title} {self.version}"
 
 
-HUMANEVAL = NamedSet(
+@dataclass(frozen=True)
+class Translation:
+    """HumanEval or MBPP in another language: a set of MultiPL-E 3.3.
+
+    What Release has too means the same.
+    """
+
+    name: str
+    problems: int
+    hub_id: str = "nuprl/MultiPL-E"
+    revision: str = "28441b6024e71d4a1c1c0f6bf171c935cd5a43f2"
+    override: None = None
+
+    @property
+    def language(self) -> str:
+        """MultiPL-E's name of the language."""
+        return self.name.rpartition("-")[2]
+
+    @property
+    def label(self) -> str:
+        return Path(self.name).name
+
+    @property
+    def title(self) -> str:
+        return f"MultiPL-E {self.label}"
+
+    @property
+    def file(self) -> str:
+        return f"{self.label}.parquet"
+
+    @property
+    def place(self) -> str:
+        """Its file in the repository."""
+        return f"{self.label}/test-00000-of-00001.parquet"
+
+    @property
+    def identity(self) -> str:
+        return f"{self.hub_id}/{self.place} at {self.revision}"
+
+    def find(self) -> Path | None:
+        """Its file in the hub's cache."""
+        return cached_file(self.hub_id, self.revision, self.place, "dataset")
+
+    @property
+    def advice(self) -> str:
+        return OFFLINE
+
+    def __str__(self) -> str:
+        return f"{self.title} at {self.revision[:7]}"
+
+
+NamedSet = Release | Translation
+
+HUMANEVAL = Release(
     *("humaneval", "HumanEval+", "HumanEvalPlus", "v0.1.10", 164),
     sha256="42526ec0e7d5f3ee0b06d6ced98f8c8bae3d76519151bfb3d36f79010645bd7f",
     variable="HUMANEVAL_OVERRIDE_PATH",
 )
-MBPP = NamedSet(
+MBPP = Release(
     *("mbpp", "MBPP+", "MbppPlus", "v0.2.0", 378),
     sha256="b54e762755248ca411b523c917fa9f93c07b5ff2966bf60b3917b853926a3dad",
     variable="MBPP_OVERRIDE_PATH",
 )
-NAMED_SETS = {chosen.name: chosen for chosen in (HUMANEVAL, MBPP)}
+RELEASED = {chosen.name: chosen for chosen in (HUMANEVAL, MBPP)}
+# The problems of HumanEval and of MBPP in each language that can be judged.
+COUNTS = {"cpp": (161, 397), "d": (156, 358), "go": (154, 374), "java": (158, 386)}
+COUNTS |= {"js": (161, 397), "lua": (161, 397), "php": (161, 397), "pl": (161, 396)}
+COUNTS |= {"r": (161, 397), "rb": (161, 397), "rs": (156, 354), "sh": (158, 382), "ts": (159, 390)}
+TRANSLATED = {
+    f"multipl-e/{source}-{language}": Translation(f"multipl-e/{source}-{language}", number)
+    for language, counts in COUNTS.items()
+    for source, number in zip(RELEASED, counts, strict=True)
+}
+NAMED_SETS: dict[str, NamedSet] = RELEASED | TRANSLATED
+BY_LABEL = {chosen.label: chosen for chosen in NAMED_SETS.values()}
 
 
 def unpacked(file: Path) -> bytes:

@@ -8,9 +8,10 @@ from itertools import islice
 from pathlib import Path
 
 from xft.artifacts.files import write_manifest, write_whole
+from xft.common.files import read_bytes
 from xft.common.progress import say
-from xft.hub.named_sets import NamedSet, unpacked
-from xft.hub.repository import hub_errors
+from xft.hub.named_sets import NamedSet, Release, Translation, unpacked
+from xft.hub.repository import fetch_file, hub_errors
 
 TIMEOUT = 30  # seconds without a connection or another byte
 MAX_BYTES = 2**26  # packed or unpacked; what is longer is something else
@@ -18,32 +19,39 @@ CHUNK_BYTES = 2**16
 
 
 def fetch(chosen: NamedSet, out: Path) -> None:
-    """Write the problems of a named set, unpacked, whole or not at all, and their manifest.
+    """Write the file of a named set, unpacked, whole or not at all, and its manifest.
 
-    The source is the variable's file, else EvalPlus's cache, else EvalPlus's release. The latter
-    two must have the pinned content. Prints the source. Raises UserError.
+    A release is the variable's file, else EvalPlus's cache, else EvalPlus's release. The latter two
+    must have the pinned content. A translation comes from the hub or from its cache. Prints the
+    source. Raises UserError.
     """
+    content, known = _of_release(chosen) if isinstance(chosen, Release) else _of_hub(chosen)
+    write_whole(out, content)
+    write_manifest(out, "problems", {"dataset": chosen.name, "release": known})
+
+
+def _of_release(chosen: Release) -> tuple[bytes, str | None]:
+    """The problems, and the release; None if they are others."""
     file = chosen.find()
     if file is None and chosen.cached.is_file():
         say(f"{chosen.cached} is not {chosen}, so it is not used")
     content = unpacked(file) if file else _download(chosen)
-    is_release = hashlib.sha256(content).hexdigest() == chosen.sha256
-    if is_release:
+    if hashlib.sha256(content).hexdigest() == chosen.sha256:
         say(f"{chosen} from {file or chosen.url}")
-    else:
-        say(f"{file}, set by {chosen.variable}, is not {chosen}: scores are for other problems")
-    write_whole(out, content)
-    parameters = {"dataset": chosen.name, "release": str(chosen) if is_release else None}
-    write_manifest(out, "problems", parameters)
+        return content, str(chosen)
+    say(f"{file}, set by {chosen.variable}, is not {chosen}: scores are for other problems")
+    return content, None
 
 
-def _download(chosen: NamedSet) -> bytes:
+def _of_hub(chosen: Translation) -> tuple[bytes, str]:
+    file = fetch_file(chosen.hub_id, chosen.revision, chosen.place, "dataset")
+    say(f"{chosen} from {chosen.hub_id}")
+    return read_bytes(file, MAX_BYTES), str(chosen)
+
+
+def _download(chosen: Release) -> bytes:
     """The unpacked release. Raises UserError where it cannot be had, or is not the pinned one."""
-    advice = (
-        "Fetch the file on another machine and copy it here. Then set "
-        f"{chosen.variable} to its path, or unpack it to {chosen.cached}"
-    )
-    with hub_errors(f"{chosen} could not be fetched from {chosen.url}", advice):
+    with hub_errors(f"{chosen} could not be fetched from {chosen.url}", chosen.advice):
         content = _get(chosen.url)
         if hashlib.sha256(content).hexdigest() != chosen.sha256:
             raise ValueError("the fetched file is not that release (its SHA-256 differs)")

@@ -39,6 +39,14 @@ def fetch_file(repository: str, revision: str, name: str, kind: str = "model") -
         return Path(hf_hub_download(repository, name, repo_type=kind, revision=revision))
 
 
+def cached_file(repository: str, revision: str, name: str, kind: str = "model") -> Path | None:
+    """A file of a commit, if the hub's cache holds it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(repository, name, repo_type=kind, revision=revision)
+    return Path(file) if isinstance(file, str) else None
+
+
 @contextmanager
 def hub_errors(failure: str, advice: str) -> Iterator[None]:
     """Turn huggingface_hub's errors into a UserError: `failure`, its own words, and `advice`."""

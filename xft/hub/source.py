@@ -186,14 +186,9 @@ def _texts_of(value: object) -> Iterator[str]:
 
 def find_cached_dataset_file(source: DatasetSource) -> Path | None:
     """The file of a data set, if the hub's cache holds it; None for a whole data set."""
-    from huggingface_hub import try_to_load_from_cache
-
     if source.file is None:
         return None
-    file = try_to_load_from_cache(
-        source.repository, source.file, repo_type="dataset", revision=source.revision
-    )
-    return Path(file) if isinstance(file, str) else None
+    return hub.cached_file(source.repository, source.revision, source.file, "dataset")
 
 
 def check_model(folder: Path, is_base: bool = True) -> list[Path]:

@@ -15,7 +15,7 @@ from xft.common.errors import counted
 from xft.config.models import UNTUNED
 from xft.evaluation.judging import PASSED
 from xft.evaluation.result import OUTCOMES, advice, outcomes
-from xft.hub.named_sets import NAMED_SETS
+from xft.hub.named_sets import BY_LABEL, RELEASED, TRANSLATED
 from xft.reporting import sentences
 from xft.reporting.comparisons import last_rows
 from xft.reporting.runs import Result
@@ -289,14 +289,16 @@ def _more_evidence(row: tuple, pairs: int) -> tuple[float, str]:
 
 def _existing(sets: Mapping[str, int]) -> Iterator[str]:
     """The problems that exist and were not evaluated, of the benchmarks that the run has."""
-    used = [known for name, known in NAMED_SETS.items() if name in sets]
-    unused = [known for known in NAMED_SETS.values() if known not in used]
+    used = [known for label, known in BY_LABEL.items() if label in sets]
+    languages = {known.language for known in used if known in TRANSLATED.values()} or {"js"}
+    translated = (known for known in TRANSLATED.values() if known.language in languages)
+    unused = [known for known in (*RELEASED.values(), *translated) if known not in used]
     left_out = [f"{counted(count, 'problem')} of {name}" for name, count in sets.items() if count]
     if left_out:
         yield f"Next: remove evaluation.limit: it leaves out {name_list(left_out)}."
     elif used and unused:
         names = name_list([f"{known.name} ({known.problems} problems)" for known in unused])
-        yield f"Next: add {names} to evaluation.datasets."
+        yield f"Next: add {names} to evaluation.datasets. xft plan estimates the hours."
 
 
 def _of_losses(base: Candidate, model: Candidate) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from xft.artifacts.files import write_whole
-from xft.hub.named_sets import NAMED_SETS
+from xft.hub.named_sets import BY_LABEL
 from xft.reporting.exports.evaluations import Evaluation
 
 CARD, OUR_TAG = "README.md", "xft"
@@ -32,8 +32,8 @@ def _values(evaluation: Evaluation) -> Iterator:
     """The scores as huggingface_hub's EvalResults."""
     from huggingface_hub import EvalResult
 
-    named = NAMED_SETS.get(evaluation.dataset)
-    hub_id = f"evalplus/{named.release.lower()}" if named else evaluation.dataset
+    named = BY_LABEL.get(evaluation.dataset)
+    hub_id = named.hub_id if named else evaluation.dataset
     title = named.title if named else evaluation.dataset
     for measure, tests, score, ends in evaluation.scores():
         shown = ", 95% interval {:.3f} to {:.3f}".format(*ends) if ends else ""

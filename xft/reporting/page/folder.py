@@ -157,11 +157,12 @@ def _read_prompts(results: Results, config: WorkflowConfig, evaluated: dict[str,
     """
     for name in config.evaluation.datasets:
         label = problem_label(name)
-        fetched = results.folder / "problems" / f"{label}.jsonl"
         if label not in evaluated:
             continue
+        if name in NAMED_SETS:
+            name = str(results.folder / "problems" / NAMED_SETS[name].file)
         with collecting_errors(results.missing), errors_at(f"prompts of {label}"):
-            problem_set = load_problems(str(fetched if name in NAMED_SETS else name))
+            problem_set = load_problems(name)
             if problem_set.sha256 != evaluated[label]:
                 raise UserError(f"{name} is not what was evaluated")
             prompts = {problem.task_id: problem.prompt for problem in problem_set.problems}
