@@ -326,6 +326,18 @@ class MoeSftTraining(TuningConfig):
     those of all experts, straight through the choice (DenseMixer). The forward pass is the same,
     and the backward pass computes every expert once more. For launch single and ddp."""
 
+    router_learning_rate: float | None = Field(None, gt=0)
+    """Learning rate of the routers, with the same schedule. null: learning_rate. For launch single
+    and ddp."""
+
+    noise_steps: int | None = Field(None, ge=1)
+    """Over so many optimiser steps the routing noise falls linearly to zero. null: it stays, as
+    published."""
+
+    expert_decay: float = Field(0.0, ge=0)
+    """Before each optimiser step the experts of a layer move towards their mean, by this times the
+    learning rate of the difference. 0: as published. For launch single and ddp."""
+
 
 class MoeSftConfig(TunedElsewhere, MoeSftTraining):
     """Step 2, instruction tuning of the mixture."""
@@ -646,6 +658,15 @@ class WorkflowConfig(ManyRuns, RunConfig):
                 raise ValueError(
                     f"{needed}.model is no training, as {name} needs. Leave out {name}"
                 )
+        if self.moe_sft.noise_steps and not self.moe.router_noise:
+            raise ValueError(
+                "moe_sft.noise_steps: no effect without moe.router_noise. Leave it out"
+            )
+        if self.moe_sft.expert_decay and self.moe.experts == "lora":
+            raise ValueError(
+                "moe_sft.expert_decay is for experts with full weights. Leave it out, or set "
+                "moe.experts: full"
+            )
         if self.moe_sft.model and self.merge.method == SELECT:
             raise ValueError(
                 f"merge.method = {SELECT}: moe_sft.model does not say how many tokens chose each "

@@ -180,6 +180,9 @@ class TrainingConfig(Section):
                 "router_gradient = dense computes all experts in the backward pass, and they are "
                 "sharded. Choose single or ddp, or leave it out"
             )
+        for key in ("router_learning_rate", "expert_decay"):
+            if getattr(self, key, None):
+                return f"{key} needs whole weights. Choose single or ddp, or leave it out"
         if self.launch in ZERO_STAGES and self.precision == "bf16_pure":
             return (
                 "DeepSpeed cannot train with precision = bf16_pure: it keeps fp32 master weights. "

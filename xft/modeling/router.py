@@ -104,6 +104,7 @@ class Router(nn.Module):
         routed = config.num_routed_experts
         self.input = nn.Linear(hidden_size, routed, bias=False)
         self.output = nn.Linear(routed, routed, bias=False) if config.router == "mlp" else None
+        self.noise_factor = 1.0  # a training may lower it
         self.noise = None
         if config.router_noise:
             self.noise = NoiseProjection(hidden_size, routed, bias=False)
@@ -114,6 +115,7 @@ class Router(nn.Module):
         if not (self.training and self.noise is not None):
             return self.route(clean)
         scale = nn.functional.softplus(self.noise(hidden_states).float()) + NOISE_EPSILON
+        scale = scale * self.noise_factor
         noisy = clean + self.sample_noise(clean) * scale
         routing = self.route(noisy)
         routing.load = smooth_load(clean, noisy, scale, self.top_k)

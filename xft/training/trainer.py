@@ -23,6 +23,7 @@ from xft.training.distillation import Teaching
 from xft.training.features import Feature, FiniteCheck, RoutingStatistics
 from xft.training.losses import LabelledLoss
 from xft.training.saving import SavingTrainer
+from xft.training.specialisation import FadingNoise, TiedExperts, separate_routers
 from xft.training.this_process import is_main_process, say_once
 from xft.training.throughput import Throughput
 from xft.training.validation import VALIDATION_LOSS, validation_loss
@@ -141,9 +142,19 @@ class ResumingTrainer(SavingTrainer):
         if getattr(options, "router_gradient", None) == "dense":
             for block in training.model.moe_blocks:
                 block.dense_router_gradient = True
+        if steps := getattr(options, "noise_steps", None):
+            self.add_callback(FadingNoise(training.model.moe_blocks, steps))
+        if strength := getattr(options, "expert_decay", 0.0):
+            self.add_callback(TiedExperts(training.model.moe_blocks, strength))
         if training.distillation is not None:
             features.append(Teaching(self.loss, self.accelerator))
         return features
+
+    def create_optimizer(self, model=None):
+        optimizer = super().create_optimizer(model)
+        if rate := getattr(self.options, "router_learning_rate", None):
+            separate_routers(optimizer, self.model.moe_blocks, rate)
+        return optimizer
 
     def report(self, newest: Path | None) -> None:
         """Report progress and metrics. Only the main process does so."""
