@@ -82,19 +82,12 @@ def test_experts_move_towards_their_mean(learned, backbone, has_shared):
 
 
 def test_what_has_no_effect_is_refused():
+    sharded = {"launch": "zero2", "processes": 2}
     for moe, moe_sft, message in (
         ({"router_noise": False}, {"noise_steps": 9}, "no effect without moe.router_noise"),
         ({"experts": "lora"}, {"expert_decay": 1.0}, "set moe.experts: full"),
-        (
-            {},
-            {"expert_decay": 1.0, "launch": "fsdp", "processes": 2},
-            "expert_decay needs whole weights",
-        ),
-        (
-            {},
-            {"router_learning_rate": 1.0, "launch": "zero2", "processes": 2},
-            "router_learning_rate needs whole",
-        ),
+        ({}, sharded | {"expert_decay": 1.0}, "expert_decay needs whole weights"),
+        ({}, sharded | {"router_learning_rate": 1.0}, "router_learning_rate needs whole"),
     ):
         with pytest.raises(UserError, match=message):
             complete(
