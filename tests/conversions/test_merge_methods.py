@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import runpy
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 from backbones import BACKBONES, save_base
 from chains import Chain
 from damage import change_tensors
+from mixtures import random_mixture
 from safetensors.torch import load_file
 
+import xft
 from workflow_scripts import dense
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
@@ -22,6 +25,7 @@ from xft.conversions.merge_function import load_function
 
 SINGLE = "model.safetensors"
 LAMBDA, SCALE = 0.6, 1.5
+EXAMPLES = Path(__file__).parents[2] / "examples" / "merges"
 CASES = ("llama-biases", "phi3", "starcoder2", "llama-bf16", "llama-head")
 
 
@@ -198,9 +202,8 @@ def test_the_examples_are_their_equations():
     base = torch.tensor([[1.0, 2.0, 3.0]])
     changes = torch.tensor([[4.0, -1.0, 0.0]]), torch.tensor([[2.0, 3.0, 1.0]])
     given = [base + change for change in changes], torch.tensor([0.25, 0.75]), base
-    folder = Path(__file__).parents[2] / "examples" / "merges"
     functions = {
-        name: load_function(folder / f"{name}.py", name) for name in ("ties", "dare", "by_column")
+        name: load_function(EXAMPLES / f"{name}.py", name) for name in ("ties", "dare", "by_column")
     }
     # The largest fifth of three values: 4, and 3.
     expected = torch.tensor([[1 + 4.0, 2 + 3.0, 3.0]])
@@ -213,6 +216,25 @@ def test_the_examples_are_their_equations():
     weights = 0.25 * changes[0] ** 2, 0.75 * changes[1] ** 2
     moved = sum(w * change for w, change in zip(weights, changes, strict=True)) / sum(weights)
     torch.testing.assert_close(functions["by_column"](*given), base + moved)
+
+
+def test_a_merge_by_data_fits_the_outputs_of_the_mixture():
+    """By the normal equations of the first MLP. Equal experts give their own function."""
+    example = runpy.run_path(str(EXAMPLES / "by_data.py"))["by_data"]
+    mixture = random_mixture("llama").eval()
+    ids = torch.randint(3, 97, (60, 8), generator=torch.Generator().manual_seed(0))
+    given, block = [], mixture.model.layers[0].mlp
+    block.register_forward_hook(lambda _, inputs, output: given.append((inputs[0][0], output[0])))
+    dense = example(mixture, [{"input_ids": row[None]} for row in ids]).eval()
+    tokens, outputs = map(torch.cat, zip(*given[: len(ids)], strict=True))
+    mlp = dense.model.layers[0].mlp
+    hidden = torch.nn.functional.silu(mlp.gate_proj(tokens)) * mlp.up_proj(tokens)
+    left = hidden.T @ (mlp.down_proj(hidden) - outputs)
+    assert left.abs().max() < 1e-4 * (hidden.T @ outputs).abs().max()
+
+    alike = xft.upcycle(dense, num_experts=4, num_experts_per_tok=2)
+    again = example(alike, [{"input_ids": row[None]} for row in ids]).eval()
+    assert torch.allclose(again(ids).logits, dense(ids).logits, atol=1e-3)
 
 
 # The ratio of Model Stock
