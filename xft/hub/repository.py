@@ -9,9 +9,10 @@ from pathlib import Path
 
 from xft.common.errors import UserError
 
-OFFLINE = (
+OFFLINE = "Without a network see docs/hub.md, section Offline machines"
+ADVICE = (
     "Whole files are kept: run again to go on. A private or gated repository needs HF_TOKEN. "
-    "Without a network see docs/hub.md, section Offline machines"
+    f"{OFFLINE}"
 )
 
 
@@ -27,7 +28,7 @@ def fetch_files(
     from huggingface_hub import snapshot_download
 
     options = {"repo_type": kind, "revision": revision, "allow_patterns": list(patterns)}
-    with hub_errors(f"{repository} at {revision} could not be fetched", OFFLINE):
+    with hub_errors(f"{repository} at {revision} could not be fetched", ADVICE):
         return Path(snapshot_download(repository, **options))
 
 
@@ -35,7 +36,7 @@ def fetch_file(repository: str, revision: str, name: str, kind: str = "model") -
     """A file of a commit, in the hub's cache. Raises UserError as `fetch_files` does."""
     from huggingface_hub import hf_hub_download
 
-    with hub_errors(f"{repository}/{name} at {revision} could not be fetched", OFFLINE):
+    with hub_errors(f"{repository}/{name} at {revision} could not be fetched", ADVICE):
         return Path(hf_hub_download(repository, name, repo_type=kind, revision=revision))
 
 
