@@ -610,7 +610,7 @@ BASES = {
     ),
 }
 OTHERS = {"embedded", "embedded-large", "ablations", "regimes", "little_data", "low_rank"}
-OTHERS |= {"rehearsal", "capacity", "capacity-base"}
+OTHERS |= {"rehearsal", "capacity", "capacity-base", "specialisation"}
 
 
 def base_config(name: str) -> dict:
