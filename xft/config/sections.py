@@ -335,8 +335,8 @@ class MoeSftTraining(TuningConfig):
     published."""
 
     expert_decay: float = Field(0.0, ge=0)
-    """Before each optimiser step the experts of a layer move towards their mean, by this times the
-    learning rate of the difference. 0: as published. For launch single and ddp."""
+    """Holds the experts of a layer near their mean: before each optimiser step W_i -= learning rate
+    * expert_decay * (W_i - mean). 0: as published. For launch single and ddp."""
 
 
 class MoeSftConfig(TunedElsewhere, MoeSftTraining):
