@@ -230,17 +230,11 @@ def _watch(child: subprocess.Popen, info: int | None, seconds: float, stop: Stop
     if not text.startswith(READY):
         raise _NotStarted(said.strip() or "it ended without a message")
     if status is None:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(max(ends - time.monotonic(), 1))
         ends_with = {None: TIMED_OUT, 0: PASSED, NOT_COMPILED: COMPILE_ERROR}
-        status = ends_with.get(_wait(child, max(ends - time.monotonic(), 1)), FAILED)
+        status = ends_with.get(child.returncode, FAILED)
     return Ended(status, said)
-
-
-def _wait(child: subprocess.Popen, seconds: float) -> int | None:
-    """How a process ended, or None. Popen.wait would look for it at intervals."""
-    process = os.pidfd_open(child.pid)
-    select.select([process], [], [], seconds)
-    os.close(process)
-    return child.poll()
 
 
 def _output(descriptor: int, stop: Stop) -> Iterator[bytes]:
