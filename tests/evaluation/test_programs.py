@@ -158,6 +158,8 @@ def test_a_run_and_a_plan_tell_what_is_missing_before(place, monkeypatch, capsys
     fault, other = missing_toolchains(run.to_make)
     assert re.fullmatch(r"go for problems in go not found.* conda install -c conda-forge go", fault)
     assert other.startswith("ruby for problems in rb")
+    of_ruby = [node for node in run.to_make if "mbpp-rb" in node.name]
+    assert missing_toolchains(of_ruby) == [other]  # other sets may be evaluated already
     for is_here in (True, False):
         jobs = [
             SimpleNamespace(resources={}, wildcards=SimpleNamespace(digest=node.digest))

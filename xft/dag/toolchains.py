@@ -23,7 +23,9 @@ def missing_toolchains(nodes: Iterable[Node]) -> list[str]:
         (name, node.config.evaluation.limit): None
         for node in nodes
         if node.step in JUDGES and not is_whole(node.entry)
-        for name in node.config.evaluation.datasets
+        for item in node.inputs
+        if item.name == "problems"
+        for name in ([item.node.options["dataset"]] if item.node else item.paths)
     }
     faults = []
     for name, limit in sets:
