@@ -79,8 +79,9 @@ def write(model, tokenizer):
 
 def test_what_cannot_be_generated_is_told(model, write):
     """Greedy decoding would choose the token whose score is NaN again and again."""
-    with pytest.raises(UserError, match=r"1 prompts .*256 tokens: Task/1 .*max_new_tokens"):
-        write(prompts_of(["x", "y " * 200]), max_new_tokens=100)
+    for words, advice in ((90, r"Lower max_new_tokens to \d+$"), (300, "Take shorter problems")):
+        with pytest.raises(UserError, match=rf"1 prompts .*256 tokens: Task/1 .*{advice}"):
+            write(prompts_of(["x", "y " * words]), max_new_tokens=100)
     model.model.norm.weight.data[0] = math.nan
     with pytest.raises(UserError, match="the logits are NaN"):
         write(prompts_of(TEXTS))

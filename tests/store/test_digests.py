@@ -20,6 +20,7 @@ from xft.artifacts.artifact import create_artifact
 from xft.common.errors import UserError
 from xft.common.results_folder import CONFIG_FILE
 from xft.dag import run as module
+from xft.dag.announcements import pace_line
 from xft.dag.run import WorkflowRun
 from xft.dag.time_left import time_left
 from xft.dag.totals import warn_of_full_disk
@@ -357,6 +358,23 @@ def test_the_time_left_is_what_jobs_of_the_same_rules_took(monkeypatch):
     outputs = [str(entry) for entry in (base, tokens, *evals)]
     assert time_left(run, [*outputs, "results/config.yaml"]) == ", about 8 min left"
     assert time_left(run, [*outputs, str(moe)]) == ", more than 8 min left"
+
+
+def test_the_pace_of_evaluations_says_what_more_problems_would_take():
+    """Two models took 10 s a problem for 378 of MBPP+ and 161 of HumanEval in C++."""
+    sets = {"datasets": ["mbpp", "multipl-e/humaneval-cpp", "problems.jsonl"]}
+    run = wants(evaluation=sets | {"models": ["base", "sft"]})
+    names = {"mbpp": 3780, "humaneval-cpp": 1610}
+    for name, seconds in names.items():
+        for model in ("base", "sft"):
+            assert not pace_line(run)
+            folder = run.experiment.by_name[f"eval/{model}/{name}.json"].entry
+            folder.mkdir(parents=True)
+            cost = {"seconds": seconds, "processor_seconds": seconds, "memory_gib": 1}
+            costs = {"attempts": [cost], "asked": {"memory_gib": 1, "minutes": 1}}
+            (folder / COSTS_FILE).write_text(json.dumps(costs))
+    # 164 of HumanEval+ and 397 of MBPP in C++: 561 problems, 20 s each
+    assert pace_line(run) == "Those 561 problems would take about 3.1 hours at this run's pace."
 
 
 def test_a_store_and_a_results_folder_have_one_run_at_a_time(place):

@@ -9,10 +9,12 @@ from xft.common.results_folder import CONFIG_FILE
 from xft.config.recorded import chosen_values
 from xft.config.sections import TRAININGS, WorkflowConfig
 from xft.dag.activity import find_activities
+from xft.dag.measured import hours_of
 from xft.dag.node import Node
 from xft.dag.run import WorkflowRun
 from xft.dag.totals import warn_of_full_disk
-from xft.estimates.report import disk_text
+from xft.estimates.report import disk_text, time_text
+from xft.hub.named_sets import BY_LABEL, unused
 from xft.store import others
 from xft.store.garbage import find_unwanted
 from xft.store.store import disk_bytes
@@ -98,6 +100,19 @@ def failures(run: WorkflowRun) -> Iterator[str]:
         log = run.store.log(activity.job.step, activity.job.entry.name)
         if log.is_file() and log.stat().st_mtime >= run.began:
             yield f"{activity.job.name} {activity.phase.value}: {activity.text}"
+
+
+def pace_line(run: WorkflowRun) -> str:
+    """How long the problem sets that the summary suggests would take; empty if that is unknown."""
+    evaluations = [node for node in run.experiment.wanted if node.step == "eval"]
+    named = {node: BY_LABEL.get(Path(node.name).stem) for node in evaluations}
+    hours = [hours_of(node.entry) for node, chosen in named.items() if chosen]
+    used = {*named.values()} - {None}
+    more = sum(chosen.problems for chosen in unused(chosen.label for chosen in used))
+    if not more or None in hours:
+        return ""
+    total = sum(hours) * more / sum(chosen.problems for chosen in used)
+    return f"Those {more} problems would take about {time_text(total, total)} at this run's pace."
 
 
 def store_line(run: WorkflowRun) -> str:

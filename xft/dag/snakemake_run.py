@@ -20,7 +20,7 @@ from xft.common.errors import UserError, did_you_mean
 from xft.common.refusals import explain
 from xft.config.text import read_config
 from xft.config.validation import complete
-from xft.dag.announcements import beginning, failures, store_line, warnings
+from xft.dag.announcements import beginning, failures, pace_line, store_line, warnings
 from xft.dag.containers import bind_folders, check_image
 from xft.dag.node import Node
 from xft.dag.run import WorkflowRun
@@ -29,6 +29,7 @@ from xft.dag.snakemake_options import check_not_forced, check_options, name_node
 from xft.dag.time_left import time_left
 from xft.dag.toolchains import missing_toolchains
 from xft.reporting.summary import head
+from xft.reporting.verdict import PLAN
 from xft.store.job_plan import read_plan
 
 warn = cache(partial(print, file=sys.stderr))  # a line, once
@@ -182,7 +183,10 @@ class SnakemakeRun:
         """Print the verdict and the scores of a finished configuration, once."""
         results = self.run.results
         if (results / "report.html").exists():
-            print(head((results / "summary.md").read_text()))
+            summary = (results / "summary.md").read_text()
+            print(head(summary))
+            if PLAN in summary and (line := pace_line(self.run)):
+                print(f"\n{line}")
             print(f"Charts and solutions, for a browser: {results}/report.html", flush=True)
 
     def succeed(self) -> None:

@@ -134,9 +134,11 @@ def make_rows(
         first_ids = replacements(ids[-1]) if token_healing and len(ids) > 1 else []
         rows.append(Row(number, ids, prompt.stops, first_ids))
     if too_long:
+        left = window - max(len(row.prompt_ids) for row in rows)
+        advice = f"Lower max_new_tokens to {left}" if left > 0 else "Take shorter problems"
         raise UserError(
             f"{len(too_long)} prompts and max_new_tokens = {max_new_tokens} do not fit into the "
-            f"model's window of {window} tokens: {', '.join(too_long[:5])}. Lower max_new_tokens"
+            f"model's window of {window} tokens: {', '.join(too_long[:5])}. {advice}"
         )
     return rows
 

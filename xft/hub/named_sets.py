@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,6 +176,18 @@ TRANSLATED = {
 }
 NAMED_SETS: dict[str, NamedSet] = RELEASED | TRANSLATED
 BY_LABEL = {chosen.label: chosen for chosen in NAMED_SETS.values()}
+
+
+def unused(labels: Iterable[str]) -> list[NamedSet]:
+    """The sets that would add problems to those in use: more of EvalPlus's, and of the languages.
+
+    labels: of the sets in use. Without a named one nothing is added, and without another language
+    it is JavaScript.
+    """
+    used = [BY_LABEL[label] for label in labels if label in BY_LABEL]
+    languages = {known.language for known in used if isinstance(known, Translation)} or {"js"}
+    translated = (known for known in TRANSLATED.values() if known.language in languages)
+    return [known for known in (*RELEASED.values(), *translated) if used and known not in used]
 
 
 def unpacked(file: Path) -> bytes:

@@ -15,12 +15,13 @@ from xft.common.errors import counted
 from xft.config.models import UNTUNED
 from xft.evaluation.judging import PASSED
 from xft.evaluation.result import OUTCOMES, advice, outcomes
-from xft.hub.named_sets import BY_LABEL, RELEASED, TRANSLATED
+from xft.hub.named_sets import unused
 from xft.reporting import sentences
 from xft.reporting.comparisons import last_rows
 from xft.reporting.runs import Result
 from xft.reporting.sentences import BASE, LOSSES, NAMED, PLAIN, SCORES, label_family, name_list
 
+PLAN = "xft plan estimates the hours."
 ONE_SEED = (
     'With one seed, "significant" is about these trained models, and another seed gives other '
     "ones. `seeds: [42, 43, 44]` compares the methods."
@@ -193,9 +194,10 @@ def _nothing_measured(case: _Case, is_all: bool) -> Verdict:
         "so pass@1 says nothing here."
     )
     reasons = [*_advice(case.candidates)] or [
-        f"The problems are too {'easy' if is_all else 'hard'} for these models: take other ones."
+        f"The problems are too {'easy' if is_all else 'hard'} for these models: take other ones.",
+        *_existing(case.sets),
     ]
-    return Verdict(decision, (*reasons, *_existing(case.sets)))
+    return Verdict(decision, tuple(reasons))
 
 
 def _all_below(case: _Case) -> Verdict:
@@ -289,16 +291,12 @@ def _more_evidence(row: tuple, pairs: int) -> tuple[float, str]:
 
 def _existing(sets: Mapping[str, int]) -> Iterator[str]:
     """The problems that exist and were not evaluated, of the benchmarks that the run has."""
-    used = [known for label, known in BY_LABEL.items() if label in sets]
-    languages = {known.language for known in used if known in TRANSLATED.values()} or {"js"}
-    translated = (known for known in TRANSLATED.values() if known.language in languages)
-    unused = [known for known in (*RELEASED.values(), *translated) if known not in used]
     left_out = [f"{counted(count, 'problem')} of {name}" for name, count in sets.items() if count]
     if left_out:
         yield f"Next: remove evaluation.limit: it leaves out {name_list(left_out)}."
-    elif used and unused:
-        names = name_list([f"{known.name} ({known.problems} problems)" for known in unused])
-        yield f"Next: add {names} to evaluation.datasets. xft plan estimates the hours."
+    elif more := unused(sets):
+        names = name_list([f"{known.name} ({known.problems} problems)" for known in more])
+        yield f"Next: add {names} to evaluation.datasets. {PLAN}"
 
 
 def _of_losses(base: Candidate, model: Candidate) -> str:
