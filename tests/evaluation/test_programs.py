@@ -148,6 +148,18 @@ def test_a_missing_toolchain_is_told_with_its_packages(make, bubblewrap, monkeyp
         open_scorer(make(java), bubblewrap, 1)
 
 
+def test_what_tests_load_must_be_here_and_in_the_sandbox(make, bubblewrap, monkeypatch, tmp_path):
+    """Else all solutions would fail."""
+    for file, message in (
+        ("/nonexistent", "double for problems in sh not found.* apt install libdouble"),
+        (tmp_path, f"ls {tmp_path}, for problems in sh, does not work in the sandbox; .* No such"),
+    ):
+        monkeypatch.setitem(languages.LIBRARIES, "sh", ("double", f"ls {file}", "libdouble"))
+        with pytest.raises(UserError, match=message):
+            open_scorer(make(DOUBLE), bubblewrap, 1)
+    open_scorer(make(DOUBLE | {"prompt": "", "tests": "true"}), bubblewrap, 1)
+
+
 def test_a_run_and_a_plan_tell_what_is_missing_before(place, monkeypatch, capsys):
     """Of the problems that a job will judge, and on this machine."""
     rows = [DOUBLE | {"name": name, "language": name} for name in ("go", "lua")]

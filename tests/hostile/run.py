@@ -63,7 +63,7 @@ def run_programs(sandbox) -> dict[str, str]:
             code = code.replace("PORT", str(server.getsockname()[1]))
             code = code.replace("PROJECT", str(FOLDER.parents[1]))
             (found,) = find_toolchains([(language.name, "")]).values()
-            toolchain = open_toolchain(language, *found, sandbox)
+            toolchain = open_toolchain(language, found, sandbox)
             ended = run_program(toolchain, code, sandbox=sandbox, seconds=60, stop=stop)
             statuses[name] = ended.status
     return statuses

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from xft.common.errors import UserError, collecting_errors
 
@@ -67,6 +68,13 @@ JAVA_TEXTS = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\
 JAVA_PARTS = re.compile(r"[{}]|\b(?:class|enum|record|interface)\s+(\w+)|\bvoid\s+main\s*\(")
 JAVATUPLES = "org.javatuples"
 JARS = Path("/usr/share/java")
+# What MultiPL-E's tests load beside a language's own library: by language its name in a program, a
+# command that loads it, and its package of Debian.
+LIBRARIES = {
+    "pl": ("Test::Deep", "perl -MTest::Deep -e 1", "libtest-deep-perl"),
+    "lua": ("luaunit", "lua -lluaunit -e a=1", "lua-unit"),
+    "rb": ("test/unit", "ruby -rtest/unit -e exit!true", "ruby-test-unit"),
+}
 # A call that can end a program with status 0.
 ENDS_ITSELF = re.compile(r"\b(?:_*exit|_?Exit|quick_exit|halt|quit|exec[lv]?\w?|SystemExit)\b")
 
@@ -132,8 +140,21 @@ def find_program(name: str) -> Path | None:
     return same if same.exists() else Path(found).absolute()
 
 
-def find_toolchains(programs: Iterable[tuple[str, str]]) -> dict[str, tuple[tuple[Path, ...], ...]]:
-    """Compilers or runtimes, and jars, by the language of the programs that need them.
+class Parts(NamedTuple):
+    """What programs of a language need of this machine.
+
+    programs: compilers and runtimes.
+    jars: for Java.
+    library: a command that loads what the tests load; empty if they load nothing.
+    """
+
+    programs: tuple[Path, ...]
+    jars: tuple[Path, ...]
+    library: str
+
+
+def find_toolchains(programs: Iterable[tuple[str, str]]) -> dict[str, Parts]:
+    """What this machine has for programs, by their language.
 
     programs: language and text. Raises UserError for all that is missing on this machine.
     """
@@ -142,12 +163,27 @@ def find_toolchains(programs: Iterable[tuple[str, str]]) -> dict[str, tuple[tupl
         texts.setdefault(name, []).append(text)
     toolchains, faults = {}, []
     for name, of_language in texts.items():
+        text = "".join(of_language)
         with collecting_errors(faults):
-            jars = class_path("".join(of_language)) if name == "java" else ()
-            toolchains[name] = tuple(_find_programs(find_language(name))), tuple(jars)
+            jars = tuple(class_path(text)) if name == "java" else ()
+            found = tuple(_find_programs(find_language(name)))
+            toolchains[name] = Parts(found, jars, _find_library(name, text))
     if faults:
         raise UserError("\n".join(faults))
     return toolchains
+
+
+def _find_library(language: str, text: str) -> str:
+    """The command that loads a library, if a text needs it. Raises UserError if that fails."""
+    word, command, package = LIBRARIES.get(language, ("", "", ""))
+    if not word or word not in text:
+        return ""
+    if subprocess.run(command.split(), stdin=subprocess.DEVNULL, capture_output=True).returncode:
+        raise UserError(
+            f"{word} for problems in {language} not found: {command} fails; nothing was run. "
+            f"Install it beside the language: apt install {package}"
+        )
+    return command
 
 
 def _find_programs(language: Language) -> list[Path]:

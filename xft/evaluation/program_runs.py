@@ -1,10 +1,12 @@
 """Compiles and runs one program of any language, alone in a sandbox, and says how it ended."""
 
+import atexit
 import json
 import os
 import random
 import select
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,10 +19,11 @@ from functools import cache
 from pathlib import Path
 
 from xft.common.errors import UserError
+from xft.common.progress import say
 from xft.evaluation.confinement import program_filter
 from xft.evaluation.execution import STARTS, Stopped
 from xft.evaluation.judging import FAILED, PASSED
-from xft.evaluation.languages import Language, commands
+from xft.evaluation.languages import Language, Parts, commands
 from xft.evaluation.sandbox import (
     CLEAN_ENVIRONMENT,
     ISOLATION,
@@ -84,30 +87,32 @@ class Ended:
 
 @dataclass(frozen=True)
 class Toolchain:
-    """The programs of a language on this machine.
+    """A language on this machine.
 
-    jars: for Java.
+    parts: its programs, and what they load.
+    cache: compiled packages of Go.
     version: as it says itself.
     """
 
     language: Language
-    programs: tuple[Path, ...]
-    jars: tuple[Path, ...]
+    parts: Parts
+    cache: Path | None
     version: str = ""
 
     @property
     def environment(self) -> dict[str, str]:
         """All variables that a program has."""
-        folders = [str(program.parent) for program in self.programs]
+        folders = [str(program.parent) for program in self.parts.programs]
         path = ":".join([*folders, CLEAN_ENVIRONMENT["PATH"]])
-        jars = ":".join([*map(str, self.jars), "."])
-        return CLEAN_ENVIRONMENT | {"PATH": path, "CLASSPATH": jars}
+        jars = ":".join([*map(str, self.parts.jars), "."])
+        of_go = {"GOCACHE": str(self.cache)} if self.cache else {}
+        return CLEAN_ENVIRONMENT | of_go | {"PATH": path, "CLASSPATH": jars}
 
     @property
     def folders(self) -> list[Path]:
         """What the programs need beside the system. Of the user's own folders, only programs."""
-        needed = [*self.jars]
-        for program in self.programs:
+        needed = [*self.parts.jars, *filter(None, [self.cache])]
+        for program in self.parts.programs:
             folder = program.parent.parent if program.parent.name == "bin" else program.parent
             is_wide = Path.home().is_relative_to(folder) or folder == Path.home() / ".local"
             needed.append(program if is_wide else folder)
@@ -129,25 +134,39 @@ class _NotStarted(Exception):
     """The sandbox did not reach the program. The text is the system's message."""
 
 
-def open_toolchain(
-    language: Language,
-    programs: tuple[Path, ...],
-    jars: tuple[Path, ...],
-    sandbox: Bubblewrap | None,
-) -> Toolchain:
+def open_toolchain(language: Language, parts: Parts, sandbox: Bubblewrap | None) -> Toolchain:
     """The toolchain of a language, which was started in the sandbox. Raises UserError."""
-    toolchain = Toolchain(language, programs, jars)
-    script = _script("", language.version, PROBE_SECONDS, output="&2")
+    cache = compiled_packages(parts.programs[0]) if language.name == "go" else None
+    toolchain = Toolchain(language, parts, cache)
+    script = _script(parts.library, language.version, PROBE_SECONDS, output="&2")
     stop, end = socket.socketpair()
     with stop, end:
         ended = _run(_Job(toolchain, script, PROBE_SECONDS), sandbox, stop)
     said = ended.text.strip()
     if ended.status != PASSED:
+        command = parts.library if ended.status == COMPILE_ERROR else language.version
         raise UserError(
-            f"{language.version}, for problems in {language.name}, {ended.status} in the sandbox; "
-            f"nothing was run. It says: {said[-500:]}"
+            f"{command}, for problems in {language.name}, does not work in the sandbox; nothing "
+            f"was run. It says: {said[-500:] or ended.status}"
         )
     return replace(toolchain, version=said.partition("\n")[0])
+
+
+@cache
+def compiled_packages(go: Path) -> Path:
+    """Go's standard library, compiled: else each program compiles its part, for 10 s and more.
+
+    The folder exists until this process ends.
+    """
+    say("go: compiling the standard library, once")
+    folder = Path(tempfile.mkdtemp(prefix="xft-go-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder.chmod(0o755)  # the sandbox may be another user's
+    environment = CLEAN_ENVIRONMENT | {"GOCACHE": str(folder)}
+    done = subprocess.run([go, "build", "std"], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{go} build std failed; nothing was run. It says: {done.stderr[-500:]}")
+    return folder
 
 
 def run_program(

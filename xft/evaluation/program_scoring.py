@@ -28,7 +28,7 @@ class ProgramScorer:
         self.problem_set, self.sandbox, self.workers = problem_set, sandbox, workers
         parts = find_toolchains((p.language, p.prompt + p.tests) for p in problem_set.problems)
         self.toolchains = {
-            name: open_toolchain(find_language(name), *known, sandbox)
+            name: open_toolchain(find_language(name), known, sandbox)
             for name, known in parts.items()
         }
         self.versions = {name: chain.version for name, chain in self.toolchains.items()}
