@@ -6,7 +6,7 @@ from pathlib import Path
 from xft.common.errors import collecting_errors
 from xft.dag.node import Node
 from xft.evaluation.forms import programs
-from xft.evaluation.languages import LIBRARIES, find_toolchains
+from xft.evaluation.languages import MULTIPL_E_LOADS, find_toolchains
 from xft.evaluation.problem_sets import load_problems
 from xft.hub.named_sets import RELEASED, TRANSLATED
 from xft.store.store import is_whole
@@ -38,7 +38,7 @@ def _programs(name: str, limit: int | None) -> Iterator[tuple[str, str]]:
     """The language and the text of each program, as far as they are known before the run."""
     if name in TRANSLATED:
         language = TRANSLATED[name].language
-        yield language, LIBRARIES[language][0] if language in LIBRARIES else ""
+        yield language, MULTIPL_E_LOADS.get(language, "")
     elif name not in RELEASED and Path(name).exists():
         problem_set = load_problems(name).first(limit)
         if problem_set.form is programs:

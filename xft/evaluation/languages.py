@@ -75,6 +75,7 @@ LIBRARIES = {
     "lua": ("luaunit", "lua -lluaunit -e a=1", "lua-unit"),
     "rb": ("test/unit", "ruby -rtest/unit -e exit!true", "ruby-test-unit"),
 }
+MULTIPL_E_LOADS = {"java": JAVATUPLES} | {name: row[0] for name, row in LIBRARIES.items()}
 # A call that can end a program with status 0.
 ENDS_ITSELF = re.compile(r"\b(?:_*exit|_?Exit|quick_exit|halt|quit|exec[lv]?\w?|SystemExit)\b")
 
