@@ -23,7 +23,7 @@ from xft.common.progress import say
 from xft.evaluation.confinement import program_filter
 from xft.evaluation.execution import STARTS, Stopped
 from xft.evaluation.judging import FAILED, PASSED
-from xft.evaluation.languages import Language, Parts, commands
+from xft.evaluation.languages import LANGUAGES, Language, Parts, commands
 from xft.evaluation.sandbox import (
     CLEAN_ENVIRONMENT,
     ISOLATION,
@@ -162,7 +162,7 @@ def compiled_packages(go: Path) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="xft-go-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     folder.chmod(0o755)  # the sandbox may be another user's
-    environment = CLEAN_ENVIRONMENT | {"GOCACHE": str(folder)}
+    environment = Toolchain(LANGUAGES["go"], Parts((go,), (), ""), folder).environment
     done = subprocess.run([go, "build", "std"], env=environment, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{go} build std failed; nothing was run. It says: {done.stderr[-500:]}")
