@@ -5,7 +5,7 @@ import subprocess
 import pytest
 from problem_files import write_problems
 
-from xft.evaluation.languages import find_language
+from xft.evaluation.languages import LIBRARIES, find_language
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.scorers import open_scorer
 
@@ -53,8 +53,10 @@ PROGRAMS = {
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_programs_pass_or_fail(name, tmp_path, bubblewrap):
     language = find_language(name)
-    if subprocess.run(["sh", "-c", language.version], capture_output=True).returncode:
-        pytest.skip(f"{language.version} does not run here")
+    library = LIBRARIES.get(name, ("", "true", ""))[1]  # MultiPL-E's tests load it
+    command = f"{language.version} && {library}"
+    if subprocess.run(["sh", "-c", command], capture_output=True).returncode:
+        pytest.skip(f"{command} does not run here")
     start, rest = PROGRAMS[name].split("FACTOR")
     end, tests = rest.split("\n", 1)
     row = {"language": name, "prompt": start, "tests": tests, "stop_tokens": []}
