@@ -44,12 +44,28 @@ def test_task_arithmetic_goes_beyond_the_merged_model():
     base, mixture = random_dense("llama"), random_mixture("llama")
     plain = xft.merge(mixture).state_dict()
     beyond = xft.merge(mixture, base=base, method="task_arithmetic", scale=2.0).state_dict()
-    function = xft.merge(
-        mixture, base=base, method=lambda w, c, _: sum(map(mul, c, w))
-    ).state_dict()
-    assert all(torch.allclose(function[name], plain[name], atol=1e-6) for name in plain)
     for name, start in base.state_dict().items():
         torch.testing.assert_close(beyond[name], 2 * plain[name] - start)
+
+
+def test_a_function_of_the_users_cannot_change_what_is_merged():
+    """It gets copies, and may write into them."""
+
+    def mean(*given):
+        tensors, shares, base = given
+        merged = sum(map(mul, shares, tensors))
+        for tensor in (*tensors, shares, base):
+            tensor.zero_()
+        return merged
+
+    base, mixture = random_dense("llama"), random_mixture("llama")
+    equal, kept = EQUAL.clone(), copy.deepcopy((base.state_dict(), mixture.state_dict()))
+    plain = xft.merge(mixture, coefficients=EQUAL).state_dict()
+    merged = xft.merge(mixture, coefficients=equal, base=base, method=mean).state_dict()
+    assert all(torch.allclose(merged[name], plain[name], atol=1e-6) for name in plain)
+    assert equal.equal(EQUAL)
+    for model, state in zip((base, mixture), kept, strict=True):
+        assert all(value.equal(state[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("experts", ["full", "lora"])

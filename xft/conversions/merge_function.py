@@ -6,7 +6,7 @@ tensors: the experts' tensors, a list of 1 + R in fp32, the shared expert's firs
 coefficients: their shares, [1 + R] in fp32, which sum to one.
 base: the same tensor of the dense base, in fp32.
 
-It is called once for each tensor of an upcycled MLP.
+It is called once for each tensor of an upcycled MLP, with copies that it may change.
 """
 
 import ast

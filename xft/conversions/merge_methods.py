@@ -86,13 +86,14 @@ def _merged_by(
 ) -> torch.Tensor:
     """The merged tensor in fp32. Raises UserError if the function fails, or returns another shape.
 
-    coefficients: the tensor's own, [1 + R].
+    coefficients: the tensor's own, [1 + R]. The function gets copies, so it may change them.
     """
+    copied = partial(torch.Tensor.to, device=coefficients.device, dtype=torch.float32, copy=True)
     start = base.get(name_in_base(base, tensor.name, tensor.shape))
-    experts = [expert.to(coefficients.device).float() for expert in tensor.experts()]
+    given = [copied(expert) for expert in tensor.experts()], copied(coefficients), copied(start)
     place = f"merge.method: {getattr(function, '__name__', function)}, {tensor.name}"
     try:
-        merged = function(experts, coefficients, start.to(coefficients.device).float())
+        merged = function(*given)
     except Exception as error:
         file = Path(getattr(getattr(function, "__code__", None), "co_filename", ""))
         raise UserError(f"{place}: {fault_in(error, file)}") from None
