@@ -1,9 +1,10 @@
 """Step 7: merge the experts into a dense model with the base's architecture."""
 
-from xft.artifacts.manifest import hash_file
+from xft.artifacts.manifest import hash_file, json_sha256
 from xft.checkpoints.layout import moe_layers
 from xft.cli.step import Step, run
 from xft.common.errors import UserError
+from xft.common.user_program import program_files
 from xft.config.sections import SELECT, MergeMethod
 
 
@@ -52,7 +53,8 @@ def main(argv: list[str] | None = None) -> None:
     function = None
     if method.function:
         function = load_function(*method.function)
-        step.inputs["function"] = hash_file(method.function[0])
+        files = program_files(method.function[0]).items()
+        step.inputs["function"] = json_sha256({module: hash_file(file) for module, file in files})
     if args.metrics is not None:
         mixing = most_used(mixing, loads_at_end(args.metrics))
         step.inputs["metrics"] = hash_file(args.metrics)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import xft
 from workflow_scripts import dense
-from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.artifacts.manifest import hash_file, json_sha256, manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.conversions import blocks
 from xft.conversions import merge_methods as methods
@@ -155,7 +155,8 @@ def test_one_routed_expert_of_each_layer(case, tmp_path, numbers):
 MEAN = """
 def mean(tensors, coefficients, base):
     assert base.shape == tensors[0].shape
-    merged = sum(share * tensor for share, tensor in zip(coefficients, tensors))
+    from my_helper import total
+    merged = total(share * tensor for share, tensor in zip(coefficients, tensors))
     for given in (*tensors, coefficients, base):
         given.mul_(0.5)  # the function has copies
     return merged
@@ -176,6 +177,7 @@ def function(tmp_path) -> str:
     """The start of a method that names a function of a file."""
     file = tmp_path / "my_merge.py"
     file.write_text(MEAN)
+    (tmp_path / "my_helper.py").write_text("total = sum")
     return f"{file}:"
 
 
@@ -186,11 +188,14 @@ def test_a_function_of_the_users_merges_the_experts(case, tmp_path, function):
     card = (tmp_path / "out" / "README.md").read_text()
     assert 'method "my_merge.py:mean": a function of the user\'s' in card
     assert str(tmp_path) not in manifest_path(tmp_path / "out").read_text() + card
+    files = {"__main__": "my_merge.py", "my_helper": "my_helper.py"}
+    known = json_sha256({module: hash_file(tmp_path / file) for module, file in files.items()})
+    assert read_manifest(manifest_path(tmp_path / "out")).inputs["function"] == known
 
 
 def test_a_function_that_is_wrong_is_told(plain, tmp_path, function):
     for name, message in (
-        ("fails", r"fails, model.layers.\S+: .*my_merge.py, line 10: ZeroDivisionError: division"),
+        ("fails", r"fails, model.layers.\S+: .*my_merge.py, line 11: ZeroDivisionError: division"),
         ("flat", r"it returned \[\d+\], not a tensor of \["),
         ("other", "other must have the parameters tensors, coefficients, base"),
         ("means", "defines no function means: did you mean mean?"),

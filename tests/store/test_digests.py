@@ -116,17 +116,22 @@ def test_a_file_of_rows_stands_for_its_content_and_csv_for_its_format_too():
     assert content("rows.csv") == content("ROWS.CSV") != content_hash(Path("rows.csv"))
 
 
-def test_a_merge_by_a_function_depends_on_its_file_and_not_on_its_folder():
-    def digest(file: str, text: str) -> str:
-        Path(file).parent.mkdir(exist_ok=True)
-        Path(file).write_text(f"def mean(tensors, coefficients, base):\n    {text}\n")
+def test_a_merge_by_a_function_depends_on_its_files_and_not_on_their_folder():
+    def digest(file: str, text: str, helper: str = "pass") -> str:
+        place = Path(file).with_name("helper.py")
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(helper)
+        Path(file).write_text(f"import helper\ndef mean(tensors, coefficients, base): {text}\n")
         run = wants(merge={"method": f"{file}:mean"})
         dense = run.experiment.by_name["dense/lam~0.75"]
         assert dense.flags["method"] == f"{file}:mean"
+        job = run.jobs[dense.digest]
+        assert job.contents == {str(path): content_hash(path) for path in (Path(file), place)}
         return dense.digest
 
     same = digest("a.py", "return base"), digest("b/a.py", "return base")
-    assert len({*same}) == 1 and digest("a.py", "return -base") not in same
+    other = digest("a.py", "return -base"), digest("a.py", "return base", "import os")
+    assert len({*same}) == 1 and not {*same} & {*other}
     with pytest.raises(UserError, match=r"merge.method: a.py defines no function main: did you"):
         wants(merge={"method": "a.py:main"})
 

@@ -10,41 +10,33 @@ It is called once for each tensor of an upcycled MLP, with copies that it may ch
 """
 
 import ast
-import importlib.util
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from xft.common.errors import UserError, did_you_mean
+from xft.common.user_program import load_program, parsed, program_files
 
 PARAMETERS = ["tensors", "coefficients", "base"]
 
 
 def check_function(file: Path, name: str) -> None:
-    """Raise UserError if a file defines no function of this name. The file is not run."""
-    if not file.is_file():
-        raise UserError(f"there is no file {file}")
-    try:
-        body = ast.parse(file.read_bytes(), str(file)).body
-    except (SyntaxError, ValueError) as error:
-        raise UserError(f"{file} is not valid Python: {error}") from None
-    functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+    """Raise UserError if a file defines no such function, or as `program_files`. It is not run."""
+    functions = {node.name: node for node in parsed(file).body if isinstance(node, ast.FunctionDef)}
     if name not in functions:
         raise UserError(f"{file} defines no function {name}{did_you_mean(name, functions)}")
     if [argument.arg for argument in functions[name].args.args] != PARAMETERS:
         raise UserError(f"{file}: {name} must have the parameters {', '.join(PARAMETERS)}")
+    program_files(file)
 
 
 def load_function(file: Path, name: str) -> Callable:
     """The function of a file. Raises UserError if the file cannot be run."""
     check_function(file, name)
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        return getattr(load_program(file), name)
     except Exception as error:
         raise UserError(fault_in(error, file)) from None
-    return getattr(module, name)
 
 
 def fault_in(error: Exception, file: Path) -> str:

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from xft.artifacts.manifest import json_sha256
+from xft.common.user_program import program_files
 from xft.data.instructions import CSV
 from xft.data.templates import read_template
 from xft.hub.named_sets import NAMED_SETS, unpacked_sha256
@@ -33,6 +34,10 @@ class FileContents:
         place = Path(folder)
         return self.of_files(place, check_model(place, is_base=not is_tuned))
 
+    def of_program(self, file: str) -> dict[str, str]:
+        """The hash of each file of a program of the user's, by name."""
+        return self.of_files(Path(file).parent, program_files(Path(file)).values())
+
     def of_files(self, folder: Path, files: Iterable[Path]) -> dict[str, str]:
         """The hash of each of some files below a folder, by name."""
         return {file.relative_to(folder).as_posix(): self.of_file(str(file)) for file in files}
@@ -51,6 +56,7 @@ class NoContents(FileContents):
         super().__init__()
         self.of_file = self.template = lambda name: name
         self.of_model = lambda folder, is_tuned=False: {"": folder}
+        self.of_program = lambda file: {Path(file).name: file}
 
     def of_problems(self, name: str) -> str:
         return super().of_problems(name) if name in NAMED_SETS else name

@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from xft.artifacts.artifact import TOKENIZER_PATTERNS
-from xft.artifacts.manifest import joint_sha256
+from xft.artifacts.manifest import joint_sha256, json_sha256
 from xft.config.models import MERGED, MIXTURES, OF_MIXTURE, UNTUNED, family
 from xft.config.runs import LISTS, Run
 from xft.config.sections import (
@@ -326,9 +326,10 @@ class Graph:
         if method.method == SELECT:
             flags["metrics"] = self.moe_sft.entry / METRICS
         if method.function:
-            file = str(method.function[0])
-            inputs.append(Input("function", (file,)))
-            recorded = {"merge.method": f"{method.shown} {self.contents.of_file(file)}"}
+            file = method.function[0]
+            contents = self.contents.of_program(str(file))
+            inputs.append(Input("function", tuple(str(file.parent / name) for name in contents)))
+            recorded = {"merge.method": f"{method.shown} {json_sha256(contents)}"}
         stated = {"options": options, "recorded": recorded, "flags": flags}
         return self._node("dense", inputs, name=name, **stated)
 
