@@ -672,6 +672,10 @@ class WorkflowConfig(ManyRuns, RunConfig):
                 f"merge.method = {SELECT}: moe_sft.model does not say how many tokens chose each "
                 "expert. Choose another method"
             )
+        if self.merge.method == SELECT and "uniform" in self.evaluation.models:
+            raise ValueError(
+                f"merge.method = {SELECT}: uniform is the same model as dense. Leave out uniform"
+            )
         if self.moe_sft.model and self.moe.init != "copy" and "moe" not in self.evaluation.models:
             raise ValueError(
                 f"moe.init = {self.moe.init}: no effect with moe_sft.model, unless "
