@@ -5,9 +5,11 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
+import vl_convert
 import yaml
 from problem_files import three_problems, write_problems
 from report_folders import HOSTILE, write_results
@@ -15,8 +17,12 @@ from report_folders import HOSTILE, write_results
 from xft.artifacts.manifest import Manifest, manifest_path
 from xft.common.errors import UserError
 from xft.config.sections import TRAININGS
+from xft.reporting.comparisons import COLUMNS
+from xft.reporting.page.charts import lines
+from xft.reporting.page.figures import LOOK
 from xft.reporting.page.flops import base_table, flops_to_make
-from xft.reporting.page.folder import read_results
+from xft.reporting.page.folder import Results, Solution, read_results
+from xft.reporting.page.sections import find_parts
 from xft.store.store import MARK
 from xft.tools import report
 
@@ -238,6 +244,62 @@ def test_several_folders_are_one_report_and_seeds_are_points_of_one_row(tmp_path
     assert [(row["label"], row["seed"], row["share"]) for row in drawn] == [
         (f"{folder}: base", seed, share) for folder, seed, share in [*expected, (two, "", 45)]
     ]
+
+
+def in_memory(**shares: tuple[int, int]) -> Results:
+    """What a folder holds of the sets js and py, of which the models solve so many percent."""
+    run = Results(Path("r"), flops={(model, ""): n for n, model in enumerate(shares, start=1)})
+    for model, of_model in shares.items():
+        for dataset, share in zip(("js", "py"), of_model, strict=True):
+            row = dict.fromkeys([*COLUMNS, "loss"], 0) | {"dataset": dataset, "tests": "plus"}
+            row |= {"label": model, "seed": "", "share": share}
+            run.scores.append(row)
+            run.comparisons.append(row | {"first": "base", "second": model, "difference": share})
+            run.solutions[dataset] = {"T/0": {model: Solution("failed", "", None)}}
+    return run
+
+
+def test_sets_on_which_models_differ_come_first():
+    parts = find_parts([in_memory(base=(0, 50), sft=(0, 75))])
+    for name in ("scores", "cost", "differences", "problems"):
+        assert [part.title[:2] for part in parts[name]] == ["py", "js"], name
+
+
+def test_a_page_of_many_scores_and_seeds_shows_the_scores_and_each_training_once(tmp_path):
+    """Problems that are all of another family get no table of families."""
+    models = {f"dense/lam~0.{n}": n for n in range(1, 7)}
+    write_results(tmp_path, models, seeds=[43], families=[f"HumanEval_{n}" for n in range(20)])
+    write_metrics(tmp_path, '{"step": 1, "loss": 1}\n{"step": 2, "loss": 1}\n')
+    shutil.copytree(tmp_path / "metrics", tmp_path / "metrics" / "seed~43")
+    page = write_report(tmp_path)
+    assert "stepssft 2data set" in page.text
+    assert "All scores\nmodelseed" in page.text
+    assert "of each family" not in page.text
+
+
+def test_a_model_has_one_colour_in_all_charts_also_with_several_seeds():
+    models = "base", "sft", "moe_sft", "dense/lam~0.5", "dense/lam~0.75"
+    run = in_memory(**{model: (5 * n, 9 * n) for n, model in enumerate(models)})
+    for name in ("moe_sft", "seed~43/moe_sft", "seed~43/sft", "sft"):
+        point = {"training": name, "loss": 1, "smoothed": 1, "learning_rate": 1}
+        run.curves += [point | {"step": step} for step in (1, 2)]
+    colours: dict[str, set[str]] = {}
+    for part in (part for parts in find_parts([run]).values() for part in parts):
+        if part.chart and not part.title.endswith("problems"):
+            drawing = vl_convert.vegalite_to_svg(part.chart | LOOK)
+            marks = r'(?:training|line|label): ([^";]*)[^>]*? (?:fill|stroke)="(#\w+)"'
+            for name, colour in re.findall(marks, drawing):
+                colours.setdefault(name.removesuffix(" (seed 43)"), set()).add(colour)
+    assert colours.keys() == {*models, "dense"}
+    assert len(set.union(*colours.values())) == sum(map(len, colours.values())) == len(colours)
+
+
+def test_an_axis_of_layers_has_whole_numbers():
+    rows = [{"mixture": "m", "layer": layer, "spread": layer / 9} for layer in (2, 3)]
+    chart = lines(rows, ("mixture", "layer", "spread"), ("layer", "spread, %"))["chart"]
+    drawing = vl_convert.vegalite_to_svg(chart | LOOK)
+    axis = re.search("X-axis.*?role-axis-title", drawing)[0]
+    assert re.findall(">([^<>]+)</text>", axis) == ["2", "3"]
 
 
 def test_an_unfinished_run_shows_what_there_is_and_names_what_is_missing(finished, tmp_path):

@@ -90,7 +90,8 @@ def test_a_sweep_is_readable(browser, tmp_path):
     models = {f"dense/lam~{n / 100:g} ({rate} {n % 3 + 1}e-05)": n % 15 + 5 for n in range(10, 50)}
     models = {"base": 9, "sft": 9} | models
     losses = {model: (1 / solved, 2 / solved) for model, solved in models.items()}
-    write_results(tmp_path, models, seeds=[43], families="ABCDE", losses=losses)
+    families = "HumanEval_34_unique", "HumanEval_27_flip_case"
+    write_results(tmp_path, models, seeds=[43], families=families, losses=losses)
     step = {"step": 1, "loss": 1, "entropy": [1], "load": [[1] * 16] * 24}
     write_whole(tmp_path / "metrics" / "moe.jsonl", json.dumps(step) + "\n")
     write_whole(tmp_path / "moe" / "config.json", '{"upcycled_layers": null}')
@@ -114,7 +115,7 @@ def test_a_sweep_is_readable(browser, tmp_path):
 def test_a_table_is_sorted_by_mouse_and_by_keys(browser, address):
     page = browser.new_page()
     page.goto(address)
-    table = page.locator("#differences table.sortable")
+    table = page.locator("#scores table.sortable", has_text="pass@1")
     heading = table.get_by_role("button", name="pass@1, %")
 
     def shares() -> list[float]:

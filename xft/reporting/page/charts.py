@@ -5,7 +5,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from string import Template
 
@@ -15,6 +15,7 @@ ROW, SEED = 20, 9  # pixels: of a model, and of a seed of it
 HEIGHT, TEXT_HEIGHT = 260, 14  # pixels: of a chart of lines, and of a line of text in it
 MOST_RAW = 3  # lines with their raw values
 # The lines of a long name: of 22 letters. A word that is longer ends behind / or _ if possible.
+OF_SEED = re.compile(r" \(seed \d+\)|, seed \d+")  # in a name
 TEXT = re.compile(r"\S.{0,21}(?=\s|$)|\S.{0,20}[/_]|\S.{0,21}")
 
 
@@ -46,16 +47,33 @@ def lines(
     keys: of the line, x and y in the rows. Rows with the same line and x are seeds.
     titles: of the axes.
     raw: the key of values to draw as thin lines, if the lines are few.
-    more: a note, and what axis and scale of x have.
+    more: a note, and for x the ticks and what the scale has. By default, ticks are whole numbers.
     """
     line, x, y = keys
     names = enumerate(dict.fromkeys(row[line] for row in rows))
     texts = [{"line": name, "text": TEXT.findall(name), "place": place} for place, name in names]
-    words = {"axis": '"tickMinStep": 1', "scale": '"type": "linear"', "line": line, "x": x, "y": y}
+    words = {"ticks": None, "scale": '"type": "linear"', "line": line, "x": x, "y": y}
     words |= {key: key if key in rows[0] else y for key in ("low", "high")} | more
     words |= {"raw": raw if raw and len(texts) <= MOST_RAW else "mean", "texts": texts}
     words["height"] = max(HEIGHT, TEXT_HEIGHT * sum(len(text["text"]) for text in texts))
     return drawn("lines", rows, x_title=titles[0], y_title=titles[1], **words)
+
+
+def paint(charts: Iterable[dict]) -> None:
+    """Give a model one colour in all charts, if no other model of a chart has it. Seeds share it.
+
+    The colours of a chart are in the order in which its names come in the rows.
+    """
+    known: dict[str, str] = {}
+    for chart in (chart for chart in charts if "colour" in chart["usermeta"]):
+        palette, key = chart["config"]["range"]["category"], chart["usermeta"]["colour"]
+        rows, taken = chart["data"]["values"], {}
+        names = [OF_SEED.sub("", name) for name in dict.fromkeys(row[key] for row in rows)]
+        for name in dict.fromkeys(names):
+            first = known.setdefault(name, palette[len(known) % len(palette)])
+            free = (colour for colour in (first, *palette) if colour not in taken.values())
+            taken[name] = next(free, first)
+        chart["config"]["range"]["category"] = [taken[name] for name in names]
 
 
 def _file(name: str) -> str:

@@ -12,12 +12,12 @@ from markupsafe import Markup, escape
 from xft.config.models import DECLARED
 from xft.evaluation.result import OUTCOMES, TEST_NAMES
 from xft.reporting.page.folder import Results
-from xft.reporting.page.sections import MOST, find_parts
+from xft.reporting.page.sections import MOST, find_parts, in_words
 from xft.reporting.sentences import label_family
 from xft.reporting.templates import templates
 
 GENERATOR = "xft report"
-LONG = re.compile(r"\S{24,}")
+LONG = re.compile(r"\S{15,}")
 NUMBER = re.compile(r"([-+]?\d[\d,]*(\.\d+)?)?")
 
 
@@ -42,6 +42,7 @@ def build_page(runs: Sequence[Results]) -> str:
         dumps=json.dumps,
         is_numeric=lambda cells: all(NUMBER.fullmatch(str(cell)) for cell in cells),
         breakable=_breakable,
+        over_seeds=lambda name: in_words(re.sub(r"seed~\d+/?", "", name)),
         meanings=_meanings(runs),
         outcomes=OUTCOMES,
         with_code=_with_code,

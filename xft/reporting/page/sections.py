@@ -11,7 +11,7 @@ from statistics import mean, median
 from xft.evaluation.judging import PASSED
 from xft.evaluation.result import TEST_NAMES
 from xft.reporting.comparisons import COLUMNS, LOSS_TESTS, POOLED, ROWS
-from xft.reporting.page.charts import drawn, lines
+from xft.reporting.page.charts import drawn, lines, paint
 from xft.reporting.page.files import made_from
 from xft.reporting.page.folder import Results, Solution
 from xft.reporting.sentences import BASE, label_family, quantities, sentences
@@ -62,7 +62,7 @@ def find_parts(results: Sequence[Results]) -> dict[str, list[Part]]:
     def collected(name: str, key: str) -> list[dict]:
         """A part of all runs. `key` gets the folder in front, and its values in words."""
         return [
-            row | {key: front + _in_words(str(row[key]))}
+            row | {key: front + in_words(str(row[key]))}
             for front, run in runs
             for row in getattr(run, name)
         ]
@@ -70,7 +70,7 @@ def find_parts(results: Sequence[Results]) -> dict[str, list[Part]]:
     pairs, scores = collected("comparisons", "second"), collected("scores", "label")
     extra = {row["dataset"] for row in scores if row["tests"] == "base"}
     names = dict.fromkeys([*extra, POOLED], f", {TEST_NAMES['plus']}") if extra else {}
-    return {
+    parts = {
         "verdict": [part for front, run in runs for part in _verdict(front, run)],
         "scores": [*_scores(scores, names), *_losses(collected("losses", "label"))],
         "cost": [part for front, run in runs for part in _costs(front, run)],
@@ -82,9 +82,11 @@ def find_parts(results: Sequence[Results]) -> dict[str, list[Part]]:
         "routing": list(_experts(collected)),
         "problems": [part for front, run in runs for part in _problems(front, run)],
     }
+    paint(part.chart for section in parts.values() for part in section if part.chart)
+    return parts
 
 
-def _in_words(name: str) -> str:
+def in_words(name: str) -> str:
     """A name in the results folder with its own values in brackets: `sft (seed 43)`."""
     values, rest = re.match(r"((?:[^/]*~[^/]*(?:/|$))*)(.*)", name).groups()
     words = values.strip("/").replace("/", ", ").replace("~", " ")
@@ -135,7 +137,7 @@ def _scores(scores: list[dict], names: Mapping[str, str]) -> Iterator[Part]:
     """
     scores = [row for row in scores if row["tests"] == "plus"]
     words = {"title": "problems solved, %", "key": "share", "format": ".1f"}
-    for dataset, rows in _grouped(scores, "dataset"):
+    for dataset, rows in _by_dataset(scores, "share"):
         heading = dataset + names.get(dataset, "")
         yield from _measured(heading, f"{rows[0]['problems']} problems", rows, words)
 
@@ -144,22 +146,18 @@ def _costs(front: str, run: Results) -> Iterator[Part]:
     """Charts of scores and losses against the FLOPs of all trainings of a model."""
     scores = [row | {"value": row["share"]} for row in run.scores if row["tests"] == "plus"]
     losses = [row | {"value": row[LOSS_TESTS], "dataset": "loss"} for row in run.losses]
-    for dataset, rows in _grouped([*scores, *losses], "dataset"):
+    for dataset, rows in _by_dataset([*scores, *losses], "value"):
         rows = [row | {"flops": run.flops.get((row["label"], row["seed"]))} for row in rows]
         rows = [row for row in rows if row["flops"]]
         is_loss = dataset == "loss"
         title = "validation loss, nats per token" if is_loss else "problems solved, %"
         heading = f"{front}{'validation loss' if is_loss else dataset} against FLOPs"
         if len({row["flops"] for row in rows}) > 1:
-            note = (
-                "FLOPs of all trainings that a model comes from, as xft plan counts them. Models "
-                "stand side by side."
-            )
-            far = [row for row in rows if is_loss and row["value"] > FAR_LOSS * _lowest(rows)]
-            if far:
-                names = ", ".join(f"{row['label']} {row['value']:.4f}" for row in far)
-                note += f" Not in the chart, because it is far away: {names}."
-                rows = [row for row in rows if row not in far]
+            lowest = min(row["value"] for row in rows)
+            far = [row for row in rows if is_loss and row["value"] > FAR_LOSS * lowest]
+            names = ", ".join(f"{row['label']} {row['value']:.4f}" for row in far)
+            note = f"Not in the chart, because it is far away: {names}." if far else ""
+            rows = [row for row in rows if row not in far]
             yield Part(heading, **drawn("cost", rows, note, title=title))
 
 
@@ -176,10 +174,6 @@ def _losses(losses: list[dict]) -> Iterator[Part]:
         yield from _measured("validation loss", f"{count} rows", rows, words, note)
 
 
-def _lowest(rows: Collection[dict]) -> float:
-    return min(row["value"] for row in rows)
-
-
 def _span(rows: Collection[dict]) -> float:
     return max(row["high"] for row in rows) - min(row["low"] for row in rows)
 
@@ -189,8 +183,8 @@ def _measured(title: str, units: str, rows: list, words: dict, note="") -> Itera
     key = words["key"]
     for swept, points in _swept(rows, key).items():
         values = sorted({point["x"] for point in points})
-        axis = f'"values": {values[:: ceil(len(values) / MOST_TICKS)]}'
-        shown = {"titles": (swept, words["title"]), "axis": axis, "scale": _scale(values)}
+        ticks = values[:: ceil(len(values) / MOST_TICKS)]
+        shown = {"titles": (swept, words["title"]), "ticks": ticks, "scale": _scale(values)}
         yield from _lines(f"{title}, over {swept}", points, ("line", "x", key), note=note, **shown)
     is_folded = len({row["label"] for row in rows}) > MOST_PAIRS
     yield Part(f"{title}, {units}", is_folded=is_folded, **drawn("scores", rows, note, **words))
@@ -245,6 +239,12 @@ def _grouped(rows: Iterable[dict], key: str) -> Iterator[tuple[str, list[dict]]]
         yield value, list(group)
 
 
+def _by_dataset(rows: Iterable[dict], value: str, *more: float) -> list[tuple[str, list[dict]]]:
+    """The rows of each data set. Sets in which all values, and `more`, are equal come last."""
+    groups = _grouped(rows, "dataset")
+    return sorted(groups, key=lambda group: len({*more, *(row[value] for row in group[1])}) == 1)
+
+
 def _differences(
     pairs: list, tests: str, names: Mapping[str, str], scale: int, unit: str
 ) -> Iterator[Part]:
@@ -253,7 +253,7 @@ def _differences(
     names: what follows in the heading, by data set.
     """
     shown = [p for p in pairs if p["tests"] == tests and (tests, p["first"]) != (LOSS_TESTS, BASE)]
-    for dataset, rows in _grouped(shown, "dataset"):
+    for dataset, rows in _by_dataset(shown, "difference", 0):
         rows.sort(key=lambda row: -abs(row["difference"]))
         largest = [
             {"pair": f"{row['second']} vs {row['first']}"}
@@ -308,18 +308,19 @@ def _maps(heading: str, cells: list[dict], key: str, value: str) -> Iterator[Par
 
 
 def _problems(front: str, run: Results) -> Iterator[Part]:
-    for dataset, problems in run.solutions.items():
-        models = _chosen_models(problems.values())
+    for dataset, _ in _by_dataset(run.scores, "share"):
+        models = _chosen_models(run.solutions[dataset].values())
         prompts = run.prompts.get(dataset, {})
         shown = [
             (name, prompts.get(name, ""), [written.get(m, NOT_EVALUATED) for m in models])
-            for name, written in problems.items()
+            for name, written in run.solutions[dataset].items()
         ]
         families = {name: [*rows] for name, rows in groupby(sorted(shown, key=_family), _family)}
         heads = "model", *(f"{name} of {len(rows)}" for name, rows in families.items())
         solutions = ([row[2] for row in rows] for rows in families.values())
         counts = (map(_count_solved, zip(*rows, strict=True)) for rows in solutions)
-        solved = [heads, *zip(models, *counts, strict=True)] if len(families) > 1 else []
+        has_families = 1 < len(families) <= len(shown) / 2
+        solved = [heads, *zip(models, *counts, strict=True)] if has_families else []
         shown.sort(key=lambda problem: _count_solved(problem[2]) in (0, len(models)))
         yield Part(front + dataset, problems=shown, models=models, solved=solved)
 
