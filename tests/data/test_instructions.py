@@ -243,6 +243,11 @@ def test_what_is_wrong_with_a_file_is_told_with_its_place(tmp_path):
         ("rows.jsonl", jsonl([{"prompt": "i", "completion": "o"}] * 9), NEITHER),
         ("rows.csv", "", "FILE holds no rows"),
         ("rows.csv", "prompt,completion\n1,2", NEITHER),
+        (
+            "rows.csv",
+            "instruction;response\na;b",
+            "FILE has ';' between its columns. Write it with",
+        ),
         ("rows.csv", f"{HEAD},response\na,b,c", "FILE has the column 'response' twice"),
         ("rows.csv", f"{HEAD}\na,b\nc,d,e", "FILE is not valid CSV: line 3: it has more values"),
         ("rows.csv", f'{HEAD}\na,"b\n', "FILE is not valid CSV: line 2: unexpected end of data"),

@@ -199,6 +199,11 @@ def _csv_values(path: Path, columns: dict[str, str]) -> Iterator[dict]:
     try:
         while (names := reader.fieldnames) is not None and not "".join(names).strip():
             reader.fieldnames = None  # blank lines may be in front of the names
+        if names and len(names) == 1 and (mark := re.search("[;\t|]", names[0])):
+            raise UserError(
+                f"{path} has {mark[0]!r} between its columns. Write it with commas: "
+                f"pandas.read_csv(FILE, sep={mark[0]!r}).to_csv(FILE, index=False)"
+            )
         if names:
             _check_columns(path, columns, names)
             _check_once(path, names, names)

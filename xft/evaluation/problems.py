@@ -12,11 +12,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from xft.common.errors import UserError, described
 from xft.data.faults import HALF_PAIR, SURROGATE
+from xft.evaluation.languages import CODES
 
-ORIGINAL_FORM = (
-    "base_input is missing. This looks like HumanEval's original form. Write test and its call of "
-    'check into tests, "py" into language, and into stop_tokens the texts before which an answer '
-    "ends. Or write the calls of test as lists of arguments into base_input, and set plus_input to "
+PROGRAM_FORM = (
+    'base_input is missing. This looks like {} form. Write test{} into tests, "{}" into language, '
+    "and into stop_tokens the texts before which an answer ends. "
+)
+ORIGINAL_FORM = PROGRAM_FORM.format("HumanEval's original", " and its call of check", "py") + (
+    "Or write the calls of test as lists of arguments into base_input, and set plus_input to "
     '[], contract to "" and atol to 0. For HumanEval\'s own problems, name the data set humaneval'
 )
 CALLS = (
@@ -115,7 +118,10 @@ def validated_row(kind: type[Row], fields: object) -> Row:
 def parse(fields: object) -> Problem:
     """The problem of a row in EvalPlus's form, as `validated_row`."""
     if isinstance(fields, dict) and "test" in fields and "base_input" not in fields:
-        raise UserError(ORIGINAL_FORM)
+        language = CODES.get(str(fields.get("task_id")).partition("/")[0].lower(), "py")
+        known = f"multipl-e/humaneval-{language}"
+        translated = PROGRAM_FORM.format("HumanEval-X's", "", language) + f"Or name the set {known}"
+        raise UserError(ORIGINAL_FORM if language == "py" else translated)
     try:
         problem = validated_row(Problem, fields)
     except UserError as error:
