@@ -64,7 +64,7 @@ BAD = [  # the number of a row, what is changed in it, and the message
     (2, {"base_input": GONE, "test": "def check(f): 0"}, "HumanEval's original form.* into tests"),
     (
         *(2, {"base_input": GONE, "test": "f()", "task_id": "JavaScript/0"}),
-        '-X\'s form. Write test into tests, "js" .*Or name the set multipl-e/humaneval-js$',
+        '-X\'s. Write test .* "js" into .* data set multipl-e/humaneval-js$',
     ),
 ]
 

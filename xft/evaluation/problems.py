@@ -14,13 +14,10 @@ from xft.common.errors import UserError, described
 from xft.data.faults import HALF_PAIR, SURROGATE
 from xft.evaluation.languages import CODES
 
-PROGRAM_FORM = (
-    'base_input is missing. This looks like {} form. Write test{} into tests, "{}" into language, '
-    "and into stop_tokens the texts before which an answer ends. "
-)
-ORIGINAL_FORM = PROGRAM_FORM.format("HumanEval's original", " and its call of check", "py") + (
-    "Or write the calls of test as lists of arguments into base_input, and set plus_input to "
-    '[], contract to "" and atol to 0. For HumanEval\'s own problems, name the data set humaneval'
+ORIGINAL_FORM = (
+    "base_input is missing. This looks like HumanEval's original form, or HumanEval-X's. Write "
+    'test and its call of check into tests, "{}" into language, and into stop_tokens the texts '
+    "before which an answer ends (docs/evaluation.md). HumanEval's own problems are the data set {}"
 )
 CALLS = (
     "base_input and plus_input are lists of calls, each the list of the function's arguments, such "
@@ -119,9 +116,8 @@ def parse(fields: object) -> Problem:
     """The problem of a row in EvalPlus's form, as `validated_row`."""
     if isinstance(fields, dict) and "test" in fields and "base_input" not in fields:
         language = CODES.get(str(fields.get("task_id")).partition("/")[0].lower(), "py")
-        known = f"multipl-e/humaneval-{language}"
-        translated = PROGRAM_FORM.format("HumanEval-X's", "", language) + f"Or name the set {known}"
-        raise UserError(ORIGINAL_FORM if language == "py" else translated)
+        known = "humaneval" if language == "py" else f"multipl-e/humaneval-{language}"
+        raise UserError(ORIGINAL_FORM.format(language, known))
     try:
         problem = validated_row(Problem, fields)
     except UserError as error:
