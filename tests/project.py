@@ -23,8 +23,9 @@ QUICK = {
 }
 # Results of each model that were added later. No test counts them.
 FURTHER = {*MEASURED} - {"eval", "validation_loss", "diversity", "contamination"}
-# A job of a dry run, and a job that begins.
-RULE = re.compile(r"^(?:\[[\d:]+\] )?(\w+): .*/[0-9a-f]{16}\)$", re.MULTILINE)
+# A job that begins, and a job of a dry run.
+BEGINS = r"\[[\d:]+\] (?!all: |by_name: |file_by_name: )"
+RULE = re.compile(rf"^(?:{BEGINS}|(?=.*/[0-9a-f]{{16}}\)$))(\w+): ", re.MULTILINE)
 
 
 @dataclass

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
@@ -278,6 +279,8 @@ def test_the_command_xft_names_its_tools_and_runs_them(fork_server):
     refused = xft("verify", "nowhere", status=1)
     assert refused.stderr.startswith("verify: error: nowhere: ")
     assert "plan" in xft("plam", status=2).stderr
+    assert xft().stdout == help
+    assert xft("--version").stdout == f"xft {version('xft-pipeline')}\n"
 
 
 def test_a_program_and_what_it_starts_can_load_mixtures(tmp_path, fork_server):

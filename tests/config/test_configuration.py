@@ -78,6 +78,7 @@ def test_a_fault_is_explained():
         ("lambdas", [0.5], "lambdas is not a known key: did you mean lambdas in merge?"),
         ("train_epochs", 2, "mean num_train_epochs in moe_sft or in sft or in "),
         ("seed", 2**32, "seed = 4294967296: "),
+        ("seeds", 42, "seeds = 42: should be a list, such as [42]"),
         ("data.instruction_column", "response", "and response_column are both response"),
         ("data.train", ["a", 5], "data.train[1] = 5: should be a valid string"),
         ("moe_sft", 5, "keys, such as {num_train_epochs: ...}"),

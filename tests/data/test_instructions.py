@@ -109,13 +109,14 @@ def test_a_key_that_appears_twice_is_a_fault_of_its_row_in_an_array_too(tmp_path
     turn = '{"role": "user", "role": "a"}'
     rows = ['{"instruction": "i", "response": "r"}', '{"response": 1, "response": 2}']
     rows += [f'{{"messages": [{turn}]}}', f'{{"instruction": "i", "x": {turn}, "response": "r"}}']
-    path.write_text(f"[{', '.join(rows)}]")
+    path.write_text(f"[{', '.join(rows + rows[-1:] * 9)}]")
     good, bad = read_rows(path)
+    assert describe(bad).startswith("12 bad rows:")
     assert good == [Row("i", "r", 1)]
     assert describe(bad).replace(str(path), "FILE").splitlines()[1:] == [
         "FILE, row 2: not valid JSON (the key 'response' appears twice)",
         "FILE, row 3: column 'messages': turn 1 is not valid JSON (the key 'role' appears twice)",
-        "FILE, row 4: not valid JSON (the key 'role' appears twice)",
+        "FILE, row 4, and 9 more: not valid JSON (the key 'role' appears twice)",
     ]
 
 
@@ -243,6 +244,11 @@ def test_what_is_wrong_with_a_file_is_told_with_its_place(tmp_path):
         ("rows.jsonl", jsonl([{"prompt": "i", "completion": "o"}] * 9), NEITHER),
         ("rows.csv", "", "FILE holds no rows"),
         ("rows.csv", "prompt,completion\n1,2", NEITHER),
+        (
+            "rows.csv",
+            "instruction;response\na;b",
+            "FILE has ';' between its columns. Write it with",
+        ),
         ("rows.csv", f"{HEAD},response\na,b,c", "FILE has the column 'response' twice"),
         ("rows.csv", f"{HEAD}\na,b\nc,d,e", "FILE is not valid CSV: line 3: it has more values"),
         ("rows.csv", f'{HEAD}\na,"b\n', "FILE is not valid CSV: line 2: unexpected end of data"),

@@ -290,6 +290,7 @@ def test_the_plan_of_what_ran_has_no_unknown_figures(finished, monkeypatch, caps
     plan.main([*MINE, "--details"])
     text = capsys.readouterr().out
     assert "?" not in text and "at most: tokens" in text
+    assert re.search(r"\nFinished: (\d+) of \1 jobs\.", text)
     costs = [json.loads(file.read_text()) for file in Path("store").glob("*/*/costs.json")]
     minutes = sum(attempt["seconds"] for cost in costs for attempt in cost["attempts"]) / 60
     assert re.search(f"Time: {max(minutes, 1):.0f} minutes?, for all", text)

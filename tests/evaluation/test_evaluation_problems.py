@@ -62,6 +62,10 @@ BAD = [  # the number of a row, what is changed in it, and the message
     *[(2, {key: "\ud800"}, f"line 2: {key} holds half of a surrogate") for key in TEXTS],
     (2, {"prompt": "\0"}, "line 2: prompt and canonical_solution are not valid"),
     (2, {"base_input": GONE, "test": "def check(f): 0"}, "HumanEval's original form.* into tests"),
+    (
+        *(2, {"base_input": GONE, "test": "f()", "task_id": "JavaScript/0"}),
+        '-X\'s. Write test .* "js" into .* data set multipl-e/humaneval-js$',
+    ),
 ]
 
 

@@ -57,6 +57,7 @@ def card(results: Path, name: str) -> str:
     return (results / name / "README.md").read_text()
 
 
+PROMPT = r"\n## Prompt\n\n    You are an .*\n\n    @@ Instruction\n    {instruction}\n"
 # Of each card what it says, as regular expressions; the file of rows is known only later.
 CARDS = {
     "moe": [
@@ -65,12 +66,16 @@ CARDS = {
         r"shared_expert true\n(?!- tuning)",
     ],
     "moe_sft": [
-        r"- tuning: .*learning_rate 0\.001, .*max_steps 1, .*\n- instructions: .* `{rows}`\n"
+        r"- tuning: (?!.*num_train_epochs).*learning_rate 0\.001, .*max_steps 1, .*\n"
+        r"- instructions: .* `{rows}`\n",
+        PROMPT,
     ],
     "dense": [
         r"- lambda, the shared expert's weight: 0\.65\n",
         r"- mixing coefficients: one set per layer, equal shares\n",
-        r"- tuning of the mixture: .*learning_rate 0\.001, .*max_steps 1, ",
+        r"- tuning of the mixture: .*learning_rate 0\.001, .*max_steps 1, .*\n"
+        r"- instructions: .* `{rows}`\n",
+        PROMPT,
         r"\| layer 1 \| 0\.6500 \| 0\.3333 \| 0\.3333 \| 0\.3333 \|\n",
     ],
 }

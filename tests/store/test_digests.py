@@ -351,10 +351,11 @@ def test_a_disk_that_may_be_too_small_is_told(monkeypatch):
 
 
 def test_the_time_left_is_what_jobs_of_the_same_rules_took(monkeypatch):
-    """Two jobs of the run took 60 s within 35 s. An earlier one of a third rule took 400 s."""
+    """Two jobs of the run took 60 s within 35 s. An earlier evaluation took 400 s."""
     run = begin(wants())
-    names = ["base", "tokens", "moe", "eval/base/problems.json", "eval/moe_sft/problems.json"]
-    base, tokens, moe, *evals = (run.experiment.by_name[name].entry for name in names)
+    names = ["base", "tokens", "moe", "moe_sft", "eval/base/problems.json"]
+    names.append("eval/moe_sft/problems.json")
+    base, tokens, moe, tuned, *evals = (run.experiment.by_name[name].entry for name in names)
     for folder, seconds in {base: 20, tokens: 40, evals[0].with_name("0" * 16): 400}.items():
         folder.mkdir(parents=True)
         (folder / ENTRY_FILE).touch()
@@ -363,6 +364,7 @@ def test_the_time_left_is_what_jobs_of_the_same_rules_took(monkeypatch):
     outputs = [str(entry) for entry in (base, tokens, *evals)]
     assert time_left(run, [*outputs, "results/config.yaml"]) == ", about 8 min left"
     assert time_left(run, [*outputs, str(moe)]) == ", more than 8 min left"
+    assert time_left(run, [*outputs, str(tuned)]) == ""  # no training has ended
 
 
 def test_the_pace_of_evaluations_says_what_more_problems_would_take():

@@ -1,6 +1,7 @@
 """`xft export`: other software reads what it writes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_a_program_of_tests_has_one_score_and_is_nothing_for_evalplus(tmp_path):
     about = {"form": "programs", "extra_tests": False}
     write_results(tmp_path / "results", {"base": 5}, about=about)
     words = [str(tmp_path / "results"), "--to"]
-    with pytest.raises(UserError, match="nothing of this form"):
+    with pytest.raises(UserError, match="no finished evaluation that --to evalplus takes"):
         export.main([*words, "evalplus", "--out", str(tmp_path / "new")])
     export.main([*words, "every-eval-ever", "--out", str(tmp_path / "new")])
     (file,) = (tmp_path / "new").rglob("????????-*[0-9a-f].json")
@@ -89,5 +90,17 @@ def test_nothing_is_overwritten(tmp_path, finished):
     (tmp_path / "mine.txt").touch()
     with pytest.raises(UserError, match="exists, and an artifact is never overwritten"):
         export.main([str(finished.results), "--to", "evalplus", "--out", str(tmp_path)])
-    with pytest.raises(UserError, match="has nothing of this form: The models' cards"):
-        export.main([str(tmp_path), "--to", "model-card", "--out", str(tmp_path / "new")])
+
+
+def test_what_an_unfinished_run_lacks_is_told(tmp_path, capsys):
+    results, words = tmp_path / "results", ["--to", "evalplus", "--out", str(tmp_path / "new")]
+    write_results(results, {"base": 5, "sft": 6})
+    (results / "eval/sft/own.json").unlink()
+    export.main([str(results), *words])
+    lacking = f"Not finished, and left out: {results}/eval/sft/own.json\n"
+    assert capsys.readouterr().err == lacking
+    (results / "eval/base/own.json").unlink()
+    shutil.rmtree(tmp_path / "new")
+    with pytest.raises(UserError, match="no finished evaluation that --to evalplus takes"):
+        export.main([str(results), *words])
+    assert capsys.readouterr().err.splitlines()[1:] == [lacking.rstrip()]

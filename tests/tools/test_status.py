@@ -17,7 +17,8 @@ from xft.common.progress import LINE_FORMAT
 from xft.config.runs import overlaid
 from xft.dag.node import Node
 from xft.evaluation.samples import journal_path
-from xft.store.store import claimed, partial
+from xft.store.costs import COSTS_FILE
+from xft.store.store import ENTRY_FILE, claimed, partial
 from xft.tools import status
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -83,16 +84,25 @@ def test_what_was_deleted_and_is_not_needed_is_told_unless_runs_remove_it(told):
 def test_a_job_that_runs_is_told_with_its_progress(told):
     part = begun("moe_sft")
     run = wants()
+    fill(run)
     run.begin()
+    for node in run.experiment.wanted:
+        entry = node.entry
+        if node.step in ("moe_sft", "eval", "summary", "report"):
+            (entry / ENTRY_FILE).unlink()
+            entry = entry.with_name("0" * 16)  # of an earlier job
+            entry.mkdir(exist_ok=True)
+        (entry / COSTS_FILE).write_text('{"attempts": [{"seconds": 60}]}')
     with claimed(part.entry):
         lines = told()
         run.close()
         orphaned = told()
     running = r"^running: 1\n  moe_sft  step 3 of 40, .* left \(\d+ s ago; process \d+ of .*\)$"
     assert re.search(running, lines, re.M)
-    assert re.search(r"\nSnakemake is running \(process \d+ .*What is listed under .*\n$", lines)
+    going_on = r"\nSnakemake is running \(process .*\), about \d+ min left\. `next run` lists .*\n$"
+    assert re.search(going_on, lines)
     assert orphaned.endswith(
-        "\nSnakemake does not run on this machine.\nTo go on: wait until the jobs above have "
+        "\nNo run is going on here.\nTo go on: wait until the jobs above have "
         "ended, or stop their processes, then run the same snakemake command again.\n"
     )
 

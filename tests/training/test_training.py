@@ -3,6 +3,7 @@ batch: its value, its gradient, and the noise of its passes.
 """
 
 import math
+import re
 from functools import partial
 
 import pytest
@@ -12,6 +13,7 @@ from mixtures import squared_variation
 from trainings import learn, lines_of, random_rows, train_model
 from transformers import AutoModelForCausalLM
 
+from xft.common import progress
 from xft.config.sections import MoeSftConfig
 from xft.training.balance import GlobalBalance
 
@@ -48,8 +50,10 @@ def test_activation_checkpointing_gives_the_same_bits(upcycled, tokenizer, tmp_p
     assert all(torch.equal(other_weights[name], weight) for name, weight in weights.items())
 
 
-def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path, capsys):
+def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path, capsys, monkeypatch):
     """By a rate that is constant and falls in the last tenth."""
+    monkeypatch.setattr(progress, "SECONDS_BEFORE_FIRST", 0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     out = tmp_path / "out"
     wsd = ["--lr-scheduler-type", "warmup_stable_decay", "--max-steps", 20, "--warmup-steps", 4]
     losses = tune(upcycled, data, out, *wsd)
@@ -66,7 +70,10 @@ def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path, capsys):
     assert all(0 < share < 1 for share in last["noise_changed"])
     changed = [share for line in lines_of(out)[-10:] for share in line["noise_changed"]]
     said = f"noise decided {sum(changed) / len(changed):.0%} of the routers' choices"
-    assert said in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert said in shown
+    told = re.findall(r"train: (\d+)/20 .*, loss=([\d.]+)", shown)
+    assert dict(told) == {f"{n}": f"{loss:.4f}" for n, loss in enumerate(losses, 1)}
     model = AutoModelForCausalLM.from_pretrained(out)
     before = AutoModelForCausalLM.from_pretrained(upcycled)
     assert model.config.to_dict() == before.config.to_dict()

@@ -70,6 +70,8 @@ def test_a_mistake_is_named_with_its_key(config):
         ({"stores": ["-x"]}, 'config: stores = "-x": a path must not begin with -'),
         ({"data": {"train": "no.jsonl"}}, "config: data.train: there is no file no.jsonl"),
         ({"evaluation": {"datasets": ["humanevl"]}}, "no file humanevl: did you mean humaneval?"),
+        ({"evaluation": {"datasets": ["multipl-e/mbpp-javascript"]}}, "mean multipl-e/mbpp-js?"),
+        ({"evaluation": {"datasets": ["humaneval-js"]}}, "did you mean multipl-e/humaneval-js?"),
         ({"data": {"limit": [1, 2]}}, "data.limit = [1, 2]: give one number for each"),
         ({"data": {"train": ["a/b", "a/c"]} | PINNED}, "Files on this machine have none"),
         ({"data": {"train": ["rows.jsonl", "no_row.jsonl"]}}, "no_row.jsonl holds no rows"),
@@ -106,10 +108,12 @@ def test_all_wrong_paths_are_told_at_once_with_the_other_mistakes(config):
     assert base.startswith("config: evaluation.max_new_tokens = 256: base takes texts of at most")
     assert others == wrong_paths
     config |= {"moe": {"num_experts": 1}, "sede": 1}
+    config["evaluation"] |= {"samples": 5}  # without a temperature
     with pytest.raises(UserError) as caught:
         WorkflowRun(config)
-    experts, sede, *others = str(caught.value).splitlines()
+    experts, samples, sede, *others = str(caught.value).splitlines()
     assert experts.startswith("config: moe.num_experts = 1: should be")
+    assert samples.startswith("config: evaluation: samples = 5: no effect with temperature = 0.0")
     assert sede.startswith("config: sede is not a known key")
     assert others == wrong_paths
 

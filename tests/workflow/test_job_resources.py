@@ -66,17 +66,19 @@ def test_the_messages_of_this_runs_failures_are_shown():
     run = wants()
     run.began = 1000
     others = ("moe", "moe: error: long ago", -10), ("ffn", "all is well\n", 10)
-    failed = "moe_sft", "WARNING: x\nmoe_sft: error: two\nlines\n", 10
-    for name, text, age in (*others, failed):
+    failed = [
+        (name, "WARNING: x\nmoe_sft: error: two\nlines\n", 10) for name in ("moe_sft", "tokens")
+    ]
+    for name, text, age in (*others, *failed):
         part = run.experiment.by_name[name]
         log = run.store.log(part.step, part.digest)
         log.parent.mkdir(parents=True)
         log.write_text(text)
         os.utime(log, (1000 + age, 1000 + age))
     (message,) = failures(run)
-    part = run.experiment.by_name["moe_sft"]
-    log = run.store.log("moe_sft", part.digest)
-    assert message == f"moe_sft failed: two\nlines\n(log: {log})"
+    part = run.experiment.by_name["tokens"]
+    log = run.store.log("tokens", part.digest)
+    assert message == f"tokens failed: two\nlines\n(log: {log})\nThe same: moe_sft"
 
 
 def test_the_beginning_names_what_is_not_a_default_and_a_seed_that_no_run_has():
@@ -85,8 +87,9 @@ def test_the_beginning_names_what_is_not_a_default_and_a_seed_that_no_run_has():
     assert "  seed: 7" in lines and "  base.model: model" in lines
     assert "All of it: out/config.yaml" in lines
     for seeds, told in (([43, 44], True), ([42, 43], False), ([], False)):
-        last = beginning(complete(CONFIG | {"seeds": seeds})).splitlines()[-1]
-        assert (f"seed = 42 is not one of seeds = {seeds}" in last) == told
+        for stated in ({"seed": 42}, {}):
+            last = beginning(complete(CONFIG | stated | {"seeds": seeds})).splitlines()[-1]
+            assert (f"seed = 42 is not one of seeds = {seeds}" in last) == (told and bool(stated))
 
 
 TWO_EXPERTS = {"num_experts": 2, "num_experts_per_tok": 2}

@@ -48,11 +48,15 @@ def sections() -> Iterator[tuple[str, type[Section]]]:
 
 
 def valid_sections(config: Mapping) -> dict[str, Section]:
-    """The sections of a configuration that are valid by themselves, by name."""
+    """The sections of a configuration by name, each with those of its keys that fit together."""
     valid = {}
     for name, section in sections():
-        with suppress(ValidationError):
-            valid[name] = section.model_validate(config.get(name, {}))
+        given, kept = config.get(name), {}
+        parts = [{key: given[key]} for key in given] if isinstance(given, Mapping) else []
+        for part in ({}, *parts, *parts):  # twice, since a key may need a later one
+            with suppress(ValidationError):
+                valid[name] = section.model_validate(kept | part)
+                kept |= part
     return valid
 
 
@@ -76,6 +80,8 @@ def _explain(section: type[Section], fault: dict) -> str:
         return f"{name}: {message}".removeprefix(": ") if is_whole else f"{_set(fault)}{message}"
     if kind == "string_pattern_mismatch":
         return f"{_set(fault)}must be a commit hash of 40 hexadecimal digits: a branch can change"
+    if kind == "list_type":
+        return f"{_set(fault)}should be a list, such as [{fault['input']}]"
     if kind == "model_type":
         first = keys(section.model_fields[name].annotation)[0]
         return f"{_set(fault)}should be a section of keys, such as {{{first}: ...}}"

@@ -1,5 +1,6 @@
 """What a run says at its start and at its end."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
@@ -25,7 +26,7 @@ def beginning(config: WorkflowConfig) -> str:
     lines = ["The values of the configuration that are not defaults:"]
     lines += [f"  {key}: {value}" for key, value in chosen_values(config).items()]
     lines.append(f"All of it: {Path(config.results_dir) / CONFIG_FILE}")
-    if config.seeds and config.seed not in config.seeds:
+    if config.seeds and "seed" in config.model_fields_set and config.seed not in config.seeds:
         lines.append(
             f"seed = {config.seed} is not one of seeds = {config.seeds}: no run has it, and the "
             "tables do not show it."
@@ -95,11 +96,15 @@ def _odd(key: str, value: object, config: WorkflowConfig) -> str | None:
 
 
 def failures(run: WorkflowRun) -> Iterator[str]:
-    """What became of each job that failed or was cut off in this run, by its log."""
+    """What became of the jobs that failed or were cut off in this run: each message once."""
+    alike = defaultdict(list)
     for activity in find_activities(run.to_make, run.store):
         log = run.store.log(activity.job.step, activity.job.entry.name)
         if log.is_file() and log.stat().st_mtime >= run.began:
-            yield f"{activity.job.name} {activity.phase.value}: {activity.text}"
+            alike[activity.text.removesuffix(f"(log: {log})")].append(activity)
+    for first, *rest in alike.values():
+        more = f"\nThe same: {', '.join(other.job.name for other in rest)}" if rest else ""
+        yield f"{first.job.name} {first.phase.value}: {first.text}{more}"
 
 
 def pace_line(run: WorkflowRun) -> str:

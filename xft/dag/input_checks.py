@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from xft.common.errors import UserError, collecting_errors, did_you_mean, errors_at
+from xft.common.errors import UserError, collecting_errors, errors_at
 from xft.common.files import open_regular
 from xft.config.sections import TRAININGS, DataConfig, WorkflowConfig, named_paths
 from xft.conversions.merge_function import check_function
@@ -14,7 +14,7 @@ from xft.dag.base_fit import check_base, check_tuned
 from xft.data.instructions import check_format
 from xft.data.templates import NAMES, PROMPT_NAMES, read_template
 from xft.estimates.rows import check_rows
-from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.problem_sets import hint_of_set, load_problems
 from xft.hub.named_sets import NAMED_SETS
 from xft.hub.source import HUB_ID, check_source, dataset_source
 
@@ -148,7 +148,7 @@ def _check_problems(key: str, dataset: str) -> None:
     """Raise UserError if a set of problems is wrong. The pinned ones are not."""
     named = NAMED_SETS.get(dataset)
     if named is None:
-        _check_file(key, dataset, did_you_mean(dataset, NAMED_SETS))
+        _check_file(key, dataset, hint_of_set(dataset))
     elif not named.override:
         return
     with errors_at(f"config: {key}"):

@@ -72,7 +72,7 @@ class _Screen(logging.Formatter):
             name = self.names[record.jobid] = label or record.rule_name
             if label and not record.rule_msg:
                 entry = record.output[0].rpartition(" (")[0]  # without Snakemake's marks
-                line = f"{record.rule_name}: {name} ({entry})"
+                line = f"{record.rule_name}: {name}" + ("" if self.time else f" ({entry})")
                 record = logging.makeLogRecord(record.__dict__ | {"rule_msg": line})
         if event == LogEvent.JOB_ERROR:
             self.has_failed = True

@@ -6,32 +6,36 @@ from contextlib import suppress
 from pathlib import Path
 
 from xft.checkpoints.strict_json import read_json
+from xft.config.steps import TRAINING_SECTIONS
 from xft.dag.run import WorkflowRun
 from xft.store.costs import COSTS_FILE
 from xft.store.recipe import DIGITS
 from xft.store.store import ENTRY, is_whole, partial
 
+LONG = {*TRAINING_SECTIONS, "eval"}  # steps that take most of a run's time
+
 
 def time_left(run: WorkflowRun, outputs: Iterable[str]) -> str:
     """The time that the jobs of a run still take, in words. outputs: of its jobs, made or not.
 
-    A job takes what the newest one of its rule took, or what a job of this run takes on average:
-    "more than", as jobs of other rules come first. What the jobs of this run have taken, compared
-    with the time since it began, shows how many run at once.
+    A job takes what the newest one of its rule took. Empty while this is unknown of a training or
+    an evaluation. "more than" if it is unknown of others. What the jobs of this run have taken,
+    compared with the time since it began, shows how many run at once.
     """
-    left, unknown, taken = 0.0, 0, []
+    left, unknown, taken = 0.0, False, 0.0
     for entry in (Path(output) for output in outputs if ENTRY.search(f"/{output}")):
         so_far = _seconds(entry if is_whole(entry) else partial(entry), run.began)
-        taken += [so_far] if so_far else []
+        taken += so_far
         if not is_whole(entry):
             others = entry.parent.glob(f"{'?' * DIGITS}/{COSTS_FILE}")
             newest = max(others, key=lambda file: file.stat().st_mtime, default=None)
-            unknown += newest is None
+            if newest is None and entry.parent.name in LONG:
+                return ""
+            unknown |= newest is None
             left += max(_seconds(newest.parent) - so_far, 0) if newest else 0
-    if not sum(taken):
+    if not taken:
         return ""
-    at_once = sum(taken) / (time.time() - run.began)
-    minutes = (left + unknown * sum(taken) / len(taken)) / at_once / 60
+    minutes = left * (time.time() - run.began) / taken / 60
     text = f"{minutes / 60:,.1f} h" if minutes >= 120 else f"{max(round(minutes), 1)} min"
     return f", {'more than' if unknown else 'about'} {text} left"
 

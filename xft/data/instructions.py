@@ -3,6 +3,7 @@
 import csv
 import re
 from codecs import BOM_UTF8
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ HEAD = 4096  # bytes that show a file's format
 INPUT = "input"  # in the form of Alpaca, the text that an instruction is about
 CSV = re.compile(r"\.csv(\.gz)?$", re.I)  # the names of files whose content is read as CSV
 JSON = re.compile(r"\.(jsonl?|ndjson)(\.gz)?$", re.I)
+SEPARATED = "{} has {!r} between its columns. Write it with commas: docs/data.md says how"
 NOT_READ = re.compile(r"\.(tsv|xlsx?|arrow|feather|zip|zst|bz2|xz|parquet\.gz)(\.gz)?$", re.I)
 
 
@@ -100,8 +102,11 @@ def read_rows(
 
 
 def describe(bad: list[BadRow]) -> str:
-    """The number of bad rows, and the first of them with their faults, one per line."""
-    return f"{counted(len(bad), 'bad row')}:\n{listed([f'{b.place}: {b.fault}' for b in bad])}"
+    """The number of bad rows, and their faults, one per line, each with the place of the first."""
+    first, numbers = {row.fault: row.place for row in bad[::-1]}, Counter(row.fault for row in bad)
+    more = {fault: f", and {n - 1} more" if n > 1 else "" for fault, n in numbers.items()}
+    lines = [f"{first[fault]}{more[fault]}: {fault}" for fault in numbers]
+    return f"{counted(len(bad), 'bad row')}:\n{listed(lines)}"
 
 
 def check_bad(bad: list[BadRow], rows: Sequence[AnyRow], policy: str) -> None:
@@ -199,6 +204,8 @@ def _csv_values(path: Path, columns: dict[str, str]) -> Iterator[dict]:
     try:
         while (names := reader.fieldnames) is not None and not "".join(names).strip():
             reader.fieldnames = None  # blank lines may be in front of the names
+        if names and len(names) == 1 and (mark := re.search("[;\t|]", names[0])):
+            raise UserError(SEPARATED.format(path, mark[0]))
         if names:
             _check_columns(path, columns, names)
             _check_once(path, names, names)

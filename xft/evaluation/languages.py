@@ -63,6 +63,7 @@ class Language:
 
 ROWS = [Language(*map(str.strip, line.split("|"))) for line in TABLE.strip().splitlines()]
 LANGUAGES = {language.name: language for language in ROWS}
+CODES = {language.fence: language.name for language in reversed(ROWS)}  # such as js of javascript
 # What a Java program is outside of its texts and comments.
 JAVA_TEXTS = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', re.DOTALL)
 JAVA_PARTS = re.compile(r"[{}]|\b(?:class|enum|record|interface)\s+(\w+)|\bvoid\s+main\s*\(")

@@ -6,6 +6,7 @@ from xft.common.errors import UserError, did_you_mean, errors_at
 from xft.common.json_lines import read_rows
 from xft.config.sections import problem_label
 from xft.evaluation.forms import calls, programs
+from xft.evaluation.languages import CODES
 from xft.evaluation.problems import ProblemSet
 from xft.hub.named_sets import NAMED_SETS, RELEASED, NamedSet, unpacked_sha256
 
@@ -52,8 +53,15 @@ def _locate_file(name: str) -> Path:
     if not file.exists() and not file.is_symlink():
         raise UserError(
             f"{name} is neither a data set ({', '.join(RELEASED)}, multipl-e/NAME) nor a file"
-            f"{did_you_mean(name, NAMED_SETS)}"
+            f"{hint_of_set(name)}"
         )
     if not name.endswith(SUFFIXES):
         raise UserError(f"{name}: the name of a file of problems ends in {' or '.join(SUFFIXES)}")
     return file
+
+
+def hint_of_set(name: str) -> str:
+    """The end of a message about an unknown set: a known one, if that was probably meant."""
+    source, _, language = Path(name.lower()).name.rpartition("-")
+    meant = f"multipl-e/{source}-{CODES.get(language, language)}"
+    return did_you_mean(meant if meant in NAMED_SETS else name, NAMED_SETS)

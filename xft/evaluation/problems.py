@@ -12,12 +12,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from xft.common.errors import UserError, described
 from xft.data.faults import HALF_PAIR, SURROGATE
+from xft.evaluation.languages import CODES
 
 ORIGINAL_FORM = (
-    "base_input is missing. This looks like HumanEval's original form. Write test and its call of "
-    'check into tests, "py" into language, and into stop_tokens the texts before which an answer '
-    "ends. Or write the calls of test as lists of arguments into base_input, and set plus_input to "
-    '[], contract to "" and atol to 0. For HumanEval\'s own problems, name the data set humaneval'
+    "base_input is missing. This looks like HumanEval's original form, or HumanEval-X's. Write "
+    'test and its call of check into tests, "{}" into language, and into stop_tokens the texts '
+    "before which an answer ends (docs/evaluation.md). HumanEval's own problems are the data set {}"
 )
 CALLS = (
     "base_input and plus_input are lists of calls, each the list of the function's arguments, such "
@@ -115,7 +115,9 @@ def validated_row(kind: type[Row], fields: object) -> Row:
 def parse(fields: object) -> Problem:
     """The problem of a row in EvalPlus's form, as `validated_row`."""
     if isinstance(fields, dict) and "test" in fields and "base_input" not in fields:
-        raise UserError(ORIGINAL_FORM)
+        language = CODES.get(str(fields.get("task_id")).partition("/")[0].lower(), "py")
+        known = "humaneval" if language == "py" else f"multipl-e/humaneval-{language}"
+        raise UserError(ORIGINAL_FORM.format(language, known))
     try:
         problem = validated_row(Problem, fields)
     except UserError as error:

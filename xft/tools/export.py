@@ -3,12 +3,13 @@
 docs/evaluation.md explains the forms.
 """
 
+import sys
 from pathlib import Path
 
 from xft.cli import flags
 from xft.common.errors import UserError
 from xft.reporting.exports import evalplus, every_eval_ever, model_card
-from xft.reporting.exports.evaluations import read_evaluations
+from xft.reporting.exports.evaluations import missing_evaluations, read_evaluations
 
 FORMS = {"evalplus": evalplus, "every-eval-ever": every_eval_ever, "model-card": model_card}
 
@@ -21,6 +22,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.output("--out", "DIR", out, required=False, default=Path("export"))
     args = parser.parse_args(argv)
     files = list(FORMS[args.to].export(list(read_evaluations(args.results)), args.out))
+    for missing in missing_evaluations(args.results):
+        print(f"Not finished, and left out: {missing}", file=sys.stderr)
     if not files:
-        raise UserError(f"{args.results} has nothing of this form: {FORMS[args.to].__doc__}")
+        raise UserError(f"{args.results} has no finished evaluation that --to {args.to} takes")
     print("\n".join(map(str, files)))

@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     from xft.dag.totals import totals
     from xft.estimates.advice import advice
     from xft.estimates.report import report
+    from xft.store.store import is_whole
 
     values = read_overlaid(args.config)
     runs, config = find_runs(*values), complete(*values)
@@ -43,6 +44,9 @@ def main(argv: list[str] | None = None) -> None:
     is_here = _is_this_machine(args, config)
     plan, jobs = plan_of(config), totals(experiment, plan_of, is_here)
     print("\n".join(answer(plan, jobs, args.config)))
+    nodes = [node for node in experiment.wanted if is_here and not node.is_temporary]
+    if finished := sum(is_whole(node.entry) for node in nodes):
+        print(f"Finished: {finished} of {len(nodes)} jobs. They count as long as they took")
     for fault in missing_toolchains(experiment.wanted) if is_here else ():
         print(f"Missing here: {fault}")
     if args.details:

@@ -19,6 +19,7 @@ from xft.config.validation import complete
 from xft.dag.activity import Activity, Phase, find_activities
 from xft.dag.node import Node
 from xft.dag.run import WorkflowRun
+from xft.dag.time_left import time_left
 
 LOCKS = Path(".snakemake/locks")
 MOST_LINES = 40  # of one kind. More are counted by rule
@@ -82,7 +83,9 @@ def _run(args: argparse.Namespace) -> tuple[WorkflowRun, str]:
 def _advice(run: WorkflowRun, activities: list[Activity], start: str) -> str:
     """How to go on. start: how a run is started."""
     if user := occupant(run.store.root):
-        return f"Snakemake is running ({user}). What is listed under `next run` is still to do."
+        run.began = (run.results / CONFIG_FILE).stat().st_mtime  # which a run writes as it begins
+        left = time_left(run, [str(node.entry) for node in run.experiment.wanted])
+        return f"Snakemake is running ({user}){left}. `next run` lists what is still to do."
     if not run.to_make:
         return "All is finished."
     phases = {activity.phase for activity in activities}
@@ -93,7 +96,7 @@ def _advice(run: WorkflowRun, activities: list[Activity], start: str) -> str:
         steps.insert(0, "correct what failed")
     if Phase.RUNNING in phases:
         steps.insert(0, "wait until the jobs above have ended, or stop their processes")
-    return f"Snakemake does not run on this machine.\nTo go on: {', then '.join(steps)}"
+    return f"No run is going on here.\nTo go on: {', then '.join(steps)}"
 
 
 def _listed(nodes: list[Node]) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from importlib.metadata import distributions
 
 from xft.cli import running
 from xft.tools import export, gc, import_reference, plan, report, status, verify, with_mixtures
@@ -21,7 +22,9 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("tool", choices=TOOLS, metavar="TOOL", help="One of the tools below.")
-    name = parser.parse_args(sys.argv[1:2]).tool
+    version = next((found.version for found in distributions(name="xft-pipeline")), "from sources")
+    parser.add_argument("--version", action="version", version=f"xft {version}")
+    name = parser.parse_args(sys.argv[1:2] or ["--help"]).tool
     running.run(name, lambda _: TOOLS[name].main(sys.argv[2:]))
 
 

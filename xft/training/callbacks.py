@@ -39,13 +39,11 @@ class ProgressCallback(TrainerCallback):
         self.bar = progress(desc="train", total=state.max_steps, unit="step", initial=initial)
         self.shown = {}
 
-    def on_step_end(self, args, state, control, **kwargs):
-        self.bar.update()
-
     def on_log(self, args, state, control, logs=None, **kwargs):
         new = {key: f"{logs[key]:.4f}" for key in LOSSES if key in logs}
         self.shown |= new | {"tokens": f"{self.throughput.tokens_per_second:.0f}/s"}
         self.bar.set_postfix(self.shown, refresh=False)
+        self.bar.update(state.global_step - self.bar.n)
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()

@@ -7,6 +7,7 @@ from xft.artifacts.manifest import short
 from xft.checkpoints.layout import model_name
 from xft.config.sections import MergeMethod, mixture_settings
 from xft.conversions.mixing_artifact import MixingArtifact
+from xft.data.templates import TEXTS
 from xft.reporting.templates import templates
 
 HUB_KEYS = ("model", "revision", "license")
@@ -112,9 +113,12 @@ def _card(name: str, config: dict, base: dict, **known) -> str:
 
 
 def _listed(parameters: dict) -> str:
-    """Parameters in one line, as in the config. Parameters without a value are left out."""
+    """Parameters in one line, as in the config, without those that have no value or no effect."""
     set_ones = {k: v for k, v in parameters.items() if v is not None and not isinstance(v, dict)}
+    if "max_steps" in set_ones:
+        set_ones.pop("num_train_epochs", None)
     return ", ".join(f"{key} {json.dumps(value)}" for key, value in sorted(set_ones.items()))
 
 
 HELPERS = {"xft": "[XFT](https://arxiv.org/abs/2404.15247)", "listed": _listed, "short": short}
+HELPERS["prompts"] = TEXTS

@@ -13,6 +13,7 @@ from xft.evaluation.samples import samples_path
 from xft.reporting.bootstrap import interval
 from xft.reporting.page.files import is_own, own_files
 from xft.reporting.page.folder import read_results
+from xft.reporting.runs import read_runs, results_of
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,13 @@ def read_evaluations(results: Path) -> Iterator[Evaluation]:
             content, rows = RESULT.read(file), read_json_objects(samples)
             of_set = prompts.get(content["dataset"]["name"], {})
             yield Evaluation(results / model, str(model), content, rows, of_set)
+
+
+def missing_evaluations(results: Path) -> list[Path]:
+    """The files of the evaluations that a run has not finished."""
+    table = results / "runs.csv"
+    rows = read_runs(table) if is_own(results, table) else ()
+    return [found.file for found in results_of(rows, "eval") if not is_own(results, found.file)]
 
 
 def write_lines(file: Path, rows: Iterable[dict]) -> Path:
