@@ -1,5 +1,6 @@
 """What a run says at its start and at its end."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
@@ -8,7 +9,7 @@ from xft.common.errors import UserError
 from xft.common.results_folder import CONFIG_FILE
 from xft.config.recorded import chosen_values
 from xft.config.sections import TRAININGS, WorkflowConfig
-from xft.dag.activity import find_activities
+from xft.dag.activity import Phase, find_activities
 from xft.dag.measured import hours_of
 from xft.dag.node import Node
 from xft.dag.run import WorkflowRun
@@ -18,6 +19,12 @@ from xft.hub.named_sets import BY_LABEL, unused
 from xft.store import others
 from xft.store.garbage import find_unwanted
 from xft.store.store import disk_bytes
+
+# What messages say of causes that a user need not look for in the configuration or the data.
+PASSING = re.compile(
+    "killed by SIGKILL|make room|no space left|could not be fetched|run the same command again",
+    re.IGNORECASE,
+)
 
 
 def beginning(config: WorkflowConfig) -> str:
@@ -95,11 +102,24 @@ def _odd(key: str, value: object, config: WorkflowConfig) -> str | None:
 
 
 def failures(run: WorkflowRun) -> Iterator[str]:
-    """What became of each job that failed or was cut off in this run, by its log."""
+    """What became of each job that failed or was cut off in this run, by its log, and what to do.
+
+    A later run can succeed where a job was cut off, or where its message names a passing cause.
+    """
+    lasting = []
     for activity in find_activities(run.to_make, run.store):
         log = run.store.log(activity.job.step, activity.job.entry.name)
         if log.is_file() and log.stat().st_mtime >= run.began:
-            yield f"{activity.job.name} {activity.phase.value}: {activity.text}"
+            yield f"\n{activity.job.name} {activity.phase.value}: {activity.text}"
+            if activity.phase is Phase.FAILED and not PASSING.search(activity.text):
+                lasting.append(activity.job.name)
+    if lasting:
+        yield (
+            f"The same command would fail again: first correct the cause of {', '.join(lasting)}. "
+            "Finished results are kept."
+        )
+    else:
+        yield "To go on: run the same command again."
 
 
 def pace_line(run: WorkflowRun) -> str:
