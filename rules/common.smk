@@ -99,6 +99,7 @@ def resource(name):
 
 
 threads_of, start, file_of = map(resource, ("threads", "start", "file"))
+priority_of = resource("priority")
 RESOURCES = {
     "mem_mb": asked(memory),
     "runtime": asked(minutes),

@@ -9,6 +9,7 @@ rule fetch_problems:
         entry("fetch_problems"),
     log:
         log_of("fetch_problems"),
+    priority: 2  # as the base's evaluation, which needs it
     localrule: True
     conda:
         "../envs/data.yaml"
@@ -30,6 +31,7 @@ rule ground_truth:
         entry("ground_truth"),
     log:
         log_of("ground_truth"),
+    priority: 2  # as the base's evaluation, which needs it
     conda:
         "../envs/evaluation.yaml"
     threads: threads_of
@@ -45,7 +47,7 @@ rule ground_truth:
 
 
 rule eval:
-    """A model's solutions of the problems, and its pass@1."""
+    """A model's solutions of the problems, and its pass@1. The base's come first."""
     input:
         model=entry_of("model"),
         ground_truth=entry_of("ground_truth"),
@@ -55,6 +57,7 @@ rule eval:
         entry("eval"),
     log:
         log_of("eval"),
+    priority: priority_of
     conda:
         evaluation_environment
     threads: threads_of

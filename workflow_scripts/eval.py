@@ -4,11 +4,15 @@ The step writes a result (JSON) and the generations beside it: x.generations.jso
 The model's code runs in a bubblewrap sandbox. The step tests the sandbox before all other work.
 """
 
+import math
 from pathlib import Path
+from textwrap import indent
 
+from xft.checkpoints.capacity import window
+from xft.checkpoints.model_config import read_model_config
 from xft.cli.step import Step, run
 from xft.common.devices import claim_gpus
-from xft.common.errors import UserError
+from xft.common.errors import UserError, listed
 from xft.common.processes import usable_cpus
 from xft.common.progress import say
 from xft.config.sections import EvaluatedConfig, GenerationConfig, RunConfig, ScoringConfig
@@ -18,12 +22,15 @@ from xft.evaluation import ground_truth
 from xft.evaluation.loading import trained_template
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.problems import ProblemSet
-from xft.evaluation.prompts import task_prompts
+from xft.evaluation.prompts import TaskPrompt, task_prompts
 from xft.evaluation.result import RESULT, build_result, in_words
-from xft.evaluation.samples import read_samples, samples_path, write_samples
+from xft.evaluation.samples import Sample, read_samples, samples_path, write_samples
 from xft.evaluation.sampling import sample
 from xft.evaluation.sandbox import open_sandbox
 from xft.evaluation.scorers import open_scorer
+from xft.evaluation.scoring import Verdict
+
+SHOWN_LINES = 30  # of a text
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -48,6 +55,11 @@ def main(argv: list[str] | None = None) -> None:
         "The expected results of the calls, from step ground_truth. Default: compute them.",
         required=False,
     )
+    step.name_or_file(
+        "--other-prompt",
+        "With --too-long skip, problems must fit by this prompt too. Default: magicoder.",
+        default="magicoder",
+    )
     args = step.parse_args(argv)
     scoring, generation, run = map(step.options, (ScoringConfig, GenerationConfig, RunConfig))
     if not args.rescore:
@@ -55,7 +67,10 @@ def main(argv: list[str] | None = None) -> None:
     prompt = _prompt(args.prompt, args.model)
     say(f"the prompt is {ground_truth.shown(prompt)}")
     sandbox = open_sandbox(scoring.sandbox)
-    problem_set = load_problems(args.dataset).first(scoring.limit)
+    problem_set = load_problems(args.dataset).without(scoring.exclude).first(scoring.limit)
+    if generation.too_long == "skip":
+        for identity in (prompt, read_template(args.other_prompt, PROMPT_NAMES)):
+            problem_set = _fitting(problem_set, identity, args.model, generation.max_new_tokens)
     scorer = open_scorer(problem_set, sandbox, usable_cpus())
     truth = _read_ground_truth(step, problem_set)
     tokenizer = load_tokenizer(args.model) if prompt == CHAT else None
@@ -75,6 +90,8 @@ def main(argv: list[str] | None = None) -> None:
     RESULT.write(args.out, result, parameters=result["settings"], inputs=inputs, beside=[saved])
     if journal is not None:
         journal.remove()
+    if trained_template(args.model) is None:
+        _show_first(prompts[0], samples[0], verdicts[0])
     for line in in_words(result):
         say(line)
 
@@ -95,6 +112,24 @@ def _prompt(asked: str | None, model_folder: Path) -> str:
             f"{ground_truth.shown(trained)}. Leave out --prompt to use that one"
         )
     return identity
+
+
+def _fitting(
+    problem_set: ProblemSet, identity: str, model: Path, max_new_tokens: int
+) -> ProblemSet:
+    """The problems whose prompts by a template leave room for an answer in the model's window."""
+    tokenizer, config = load_tokenizer(model), read_model_config(model / "config.json")
+    room = (window(config.get("base_config", config)) or math.inf) - max_new_tokens
+    prompts = task_prompts(problem_set, make_template(identity, tokenizer))
+    return problem_set.without([p.task_id for p in prompts if len(p.encode(tokenizer)) > room])
+
+
+def _show_first(prompt: TaskPrompt, written: Sample, verdict: Verdict) -> None:
+    """Let the log show whether prompt and answer are as they should be."""
+    texts = {"prompt": prompt.text, f"answer ({verdict.plus})": written.completion}
+    for name, text in texts.items():
+        lines = indent(listed(text.splitlines(), SHOWN_LINES), "  | ")  # none looks like a message
+        say(f"{prompt.task_id}, the {name}:\n{lines}")
 
 
 def _read_ground_truth(step: Step, problem_set: ProblemSet) -> dict[str, str] | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 
@@ -21,7 +22,7 @@ from xft.evaluation.result import ADVICE, OUTCOMES, advice, endings, outcomes
 
 BOUND = "8 GiB of address space for each process, and seccomp refuses memory outside of it"
 SETTINGS = GenerationConfig(max_new_tokens=8, batch_size=2).model_dump()
-SETTINGS |= {"prompt": "completion", "threads": 1, "seed": None, "limit": None}
+SETTINGS |= {"prompt": "completion", "threads": 1, "seed": None, "limit": None, "exclude": []}
 SETTINGS |= {"sandbox": "bubblewrap", "memory_bound": BOUND, "dtype": "float32"}
 
 
@@ -98,7 +99,7 @@ def test_a_ground_truth_of_the_first_problems_serves_no_others(copy, tmp_path):
     problems = write_problems(copy / "sums.jsonl", rows)
     truth, out = tmp_path / "truth", copy / "r.json"
     flags = make_truth(problems, truth, "--limit", "2")
-    assert read_manifest(manifest_path(truth)).parameters == {"limit": 2, "sandbox": "bubblewrap"}
+    assert read_manifest(manifest_path(truth)).parameters["limit"] == 2
     assert len(rows_of(truth / "expected.jsonl")) == 2
 
     lines = (copy / "r.generations.jsonl").read_text().splitlines(keepends=True)
@@ -125,6 +126,32 @@ def test_rescoring_needs_no_torch(copy):
 
 
 OTHER_RUN = {"model": {"path": "m", "id": "i"}, "settings": {}, "versions": {}}
+
+
+def test_the_same_problems_are_left_out_for_all_prompts_and_the_first_answer_is_shown(
+    evaluated, tiny_llama, tmp_path, capsys
+):
+    rows = [*three_problems(), three_problems()[0] | {"task_id": "Arithmetic/3"}]
+    for row, words in zip(rows, (0, 60, 20, 0), strict=True):
+        row["prompt"] = row["prompt"].replace(' "', f' "{words * "long "}')
+    problems, template = write_problems(tmp_path / "sums.jsonl", rows), tmp_path / "template.txt"
+    template.write_text("{instruction}\n")
+    flags = ["--exclude", "Arithmetic/3", "--other-prompt", str(template)]
+    with pytest.raises(UserError, match=r"1 prompt .*Arithmetic/1.* set evaluation\.too_long"):
+        evaluate(tiny_llama, problems, tmp_path / "r.json", *flags)
+    flags += ["--too-long", "skip"]
+    evaluate(tiny_llama, problems, tmp_path / "r.json", *flags)
+    counts = {"problems": 1, "problems_in_file": 4}
+    counts["left_out"] = ["Arithmetic/3", "Arithmetic/1", "Arithmetic/2"]
+    assert counts.items() <= result_of(tmp_path / "r.json")["dataset"].items()
+    said = capsys.readouterr().err
+    names = ", ".join(counts["left_out"])
+    assert f"Left out of sums, as excluded or too long: 3 problems ({names})." in said
+    assert "Arithmetic/0, the prompt:\n  | def add(a, b):\n" in said
+    assert re.search(r"Arithmetic/0, the answer \((failed|error)\):\n(  \| .*)?\n", said)
+    evaluate("m", problems, tmp_path / "r.json", *flags[:2], "--limit", "1", "--rescore")
+    with pytest.raises(UserError, match="exclude and too_long leave no problem"):
+        evaluate(tiny_llama, problems, tmp_path / "r.json", *flags, "--max-new-tokens", "255")
 
 
 def test_generations_that_do_not_fit_are_refused(copy):

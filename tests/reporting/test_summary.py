@@ -485,3 +485,13 @@ def test_what_is_no_table_of_runs_is_named(tmp_path):
         file.write_text(text)
         with pytest.raises(UserError, match=message):
             read_runs(file)
+
+
+def test_problems_that_are_left_out_are_counted_apart_from_those_of_a_limit(runs):
+    about = {"problems_in_file": 104, "left_out": ["T/1", "T/2"]}
+    for model in ("base", "sft"):
+        runs.add(model, 50, about=about)
+    text, *_ = runs.summarise()
+    assert "\n- Left out, as excluded or too long: 2 problems.\n" in text.split("\n\n")[0]
+    assert "\nLeft out of mbpp, as excluded or too long: 2 problems (T/1, T/2).\n" in text
+    assert "remove evaluation.limit: it leaves out 2 problems of mbpp." in text

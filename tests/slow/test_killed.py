@@ -76,6 +76,15 @@ def test_a_stopped_step_of_each_kind_goes_on(
     assert "moe_sft: stopped. Run the same command again to continue from step 2" in said
     assert "Traceback" not in said
 
+    running = start(project, target, "moe_sft 3")
+    for awaited in ("Ctrl-C: the training stops", "Ended at once"):
+        os.killpg(running.pid, signal.SIGINT)
+        while awaited not in (shown := (project.folder / "said").read_text()):
+            assert running.poll() is None or "Ended" in awaited, shown
+            time.sleep(0.05)
+    assert running.wait() == 128 + signal.SIGINT and "Traceback" not in shown
+    assert shown.endswith("\nEnded at once. To go on: run the same command again.\n")
+
     kill(start(project, target, "moe_sft 3"), project)
     assert "continuing from" in log_of(project, "moe_sft")
     assert not os.path.lexists(project.results / "moe_sft")

@@ -16,6 +16,7 @@ from xft.config.runs import find_runs
 from xft.config.validation import complete
 from xft.dag.input_checks import check_all_files
 from xft.dag.run import WorkflowRun
+from xft.tools import plan
 
 # What the Snakefile does when it is read: a config as JSON, then what it must not have imported.
 PARSE = """
@@ -23,9 +24,12 @@ import json, sys
 from xft.config.validation import complete
 from xft.dag.input_checks import check_all_files
 from xft.common.errors import UserError
-config = complete(json.loads(sys.argv[1]))
+from xft.dag.run import WorkflowRun
+values = json.loads(sys.argv[1])
+config = complete(values)
 try:
     check_all_files([config])
+    WorkflowRun(values).check_models()
 except UserError as error:
     print(error)
 print(sorted({"torch", "transformers", "pandas", "datasets"} & sys.modules.keys()))
@@ -197,6 +201,7 @@ ANOTHER = r"Put another one into chat_template\.jinja in the model's folder: doc
 
 def test_a_chat_template_is_tried_before_the_rows_are_tokenised(config):
     config["data"] |= {"template": "chat", "bad_rows": "skip"}
+    config["evaluation"]["max_new_tokens"] = 8
     for jinja, rows, fault in (
         (PLAIN, ROW, None),
         (PLAIN, "{\n" + TURNS, "has a chat template that cannot mark turns: it ends the assist"),
@@ -212,6 +217,33 @@ def test_a_chat_template_is_tried_before_the_rows_are_tokenised(config):
     Path("rows.jsonl").write_text(TURNS)
     with pytest.raises(UserError, match=r"1 bad row:\nrows\.jsonl, line 1: .* of base refuses"):
         run.check_models()
+
+
+def test_prompts_and_excluded_problems_are_checked_before_anything_runs(config):
+    """In a dry run, at the start and in a plan, for each set and prompt."""
+    rows = three_problems()
+    rows[1]["prompt"] = rows[1]["prompt"].replace('"""', '"""' + 40 * "long ", 1)
+    write_problems(Path("problems.jsonl"), rows)
+    config["evaluation"] |= {"max_new_tokens": 128, "models": ["base", "sft"]}
+    config["data"] |= {"template": "template.txt"}
+    Path("template.txt").write_text(60 * "word " + "{instruction}")
+    at, long = "config: evaluation on problems.jsonl: ", r"Arithmetic/1 \(\d+ tokens\)"
+    both = rf"{at}1 prompt and .* of 256 tokens: {long}\. Lower .*\n{at}3 prompts and .*"
+    unknown = "config: evaluation.exclude: no problem has the task_id Arithmetic/9: did you mean"
+    for evaluation, fault in (
+        ({}, both),
+        ({"models": ["base"]}, f"{at}1 prompt and "),
+        ({"models": ["base"], "exclude": ["Arithmetic/1"]}, None),
+        ({"models": ["base"], "limit": 1}, None),
+        ({"too_long": "skip"}, None),
+        ({"too_long": "skip", "exclude": ["Arithmetic/9"]}, unknown),
+    ):
+        run = WorkflowRun(config | {"evaluation": config["evaluation"] | evaluation})
+        with pytest.raises(UserError, match=fault) if fault else nullcontext():
+            run.check_models()
+    Path("plan.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=at):
+        plan.main(["--config", "plan.json"])
 
 
 def test_a_folder_that_is_no_model_is_left_to_its_step(config):

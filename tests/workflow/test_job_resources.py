@@ -37,6 +37,12 @@ def test_each_attempt_gets_more_memory_and_more_time_unless_it_goes_on():
     assert minutes(found["validation/base.json"].resources, 3) == 180
 
 
+def test_the_base_is_evaluated_first():
+    found = jobs(evaluation={"models": ["base", "moe", "sft"]})
+    asked = {name: job.resources["priority"] for name, job in found.items() if "eval/" in name}
+    assert {name for name in asked if asked[name]} == {"eval/base/problems.json"}
+
+
 def test_several_nodes_have_a_task_each():
     launch = {"launch": "ddp", "nodes": 2, "processes": 4, "save_minutes": 5}
     launched = {"gpus": 1, "threads": 3, "moe_sft": launch, "report_to": ["tensorboard"]}
@@ -62,12 +68,23 @@ def test_a_job_asks_for_what_it_uses():
     assert {name: (found[name]["threads"], found[name]["gpu"]) for name in asked} == asked
 
 
-def test_the_messages_of_this_runs_failures_are_shown():
+@pytest.mark.parametrize(
+    ("error", "closing"),
+    [
+        (
+            "two\nlines",
+            "The same command would fail again: first correct the cause of tokens, moe_sft",
+        ),
+        ("No space left on device. The disk has 0.1 MB free: make room", "To go on: run the same"),
+        ("the step was killed by SIGKILL, as when memory runs out", "To go on: run the same comm"),
+    ],
+)
+def test_the_messages_of_this_runs_failures_are_shown_and_what_to_do(error, closing):
     run = wants()
     run.began = 1000
     others = ("moe", "moe: error: long ago", -10), ("ffn", "all is well\n", 10)
     failed = [
-        (name, "WARNING: x\nmoe_sft: error: two\nlines\n", 10) for name in ("moe_sft", "tokens")
+        (name, f"WARNING: x\nmoe_sft: error: {error}\n", 10) for name in ("moe_sft", "tokens")
     ]
     for name, text, age in (*others, *failed):
         part = run.experiment.by_name[name]
@@ -75,10 +92,11 @@ def test_the_messages_of_this_runs_failures_are_shown():
         log.parent.mkdir(parents=True)
         log.write_text(text)
         os.utime(log, (1000 + age, 1000 + age))
-    (message,) = failures(run)
+    message, end = failures(run)
     part = run.experiment.by_name["tokens"]
     log = run.store.log("tokens", part.digest)
-    assert message == f"tokens failed: two\nlines\n(log: {log})\nThe same: moe_sft"
+    assert message == f"\ntokens failed: {error}\n(log: {log})\nThe same: moe_sft"
+    assert end.startswith(closing)
 
 
 def test_the_beginning_names_what_is_not_a_default_and_a_seed_that_no_run_has():

@@ -3,6 +3,7 @@ of its messages without an event. Whole runs show the rest.
 """
 
 import logging
+import signal
 from io import StringIO
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from working_folder import fill, wants
 
 from xft.common.errors import UserError
-from xft.dag.screen import shorten
+from xft.dag.screen import end_at_once, shorten
 from xft.dag.snakemake_options import check_not_forced
 from xft.dag.snakemake_run import SnakemakeRun
 
@@ -82,9 +83,12 @@ def test_remarks_of_snakemakes_core_are_left_out_and_those_of_executors_are_show
     assert shown(core, logging.INFO, NOTHING_TO_BE_DONE_MSG)
 
 
-def test_a_ctrl_c_is_told_once(shown):
+def test_a_ctrl_c_is_told_once_and_the_second_ends_the_run(shown, monkeypatch):
+    handlers = []
+    monkeypatch.setattr(signal, "signal", lambda *handler: handlers.append(handler))
     try:
         raise KeyboardInterrupt
     except KeyboardInterrupt:
         told = [shown("snakemake/scheduling/job_scheduler.py", logging.INFO, "x") for _ in "ab"]
-    assert told == ["Interrupted: waiting until the jobs that run have stopped.\n", ""]
+    assert told[0].startswith("Interrupted: waiting until the jobs that run have stopped. ")
+    assert told[1] == "" and handlers == [(signal.SIGINT, end_at_once)]

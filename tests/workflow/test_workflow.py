@@ -183,20 +183,27 @@ def test_an_option_of_snakemakes_does_what_the_documents_say(finished):
         assert entries(finished) == before
 
 
-def test_a_failed_job_gets_more_shows_its_message_once_and_leaves_what_was_there(finished_copy):
+def test_a_failed_job_gets_more_shows_its_message_once_and_the_others_go_on(finished_copy):
+    """The evaluation that does not need the tokens begins last, since its priority is lower."""
     store = finished_copy.folder / "store"
     before = everything(store)
-    done = finished_copy.snakemake("--retries", "1", data={"max_length": 8})
-    assert done.returncode != 0
+    variants = {"short": {"data": {"max_length": 8}}, "other": {"merge": {"lambdas": [0.85]}}}
+    done = finished_copy.snakemake("--retries", "1", "--cores", "1", variants=variants)
+    assert done.returncode == 1 and {*BEFORE_DENSE, "dense", "eval"} <= {*finished_copy.rules(done)}
     (*_, log) = sorted((finished_copy.folder / ".snakemake" / "log").iterdir())
     asked = re.findall(r"rule tokens:(?s:.*?) runtime=(\d+),.* mem_mb=(\d+),", log.read_text())
-    assert asked == [("120", "8000"), ("240", "12000")]
-    shown = (done.stdout + done.stderr).rpartition("tokens failed (log: store/logs/tokens/")[2]
-    lines = list(filter(None, shown.splitlines()))[1:]
-    assert lines[0] == "tokens failed: no row has a response within max_length = 8 tokens"
-    assert re.fullmatch(r"\(log: store/logs/tokens/\w+\.log\)", lines[-2])
-    assert lines[-1] == "To go on: run the same command again." and len(lines) == 3
-    assert (done.stdout + done.stderr).count("no row has a response") == 1
+    assert asked[:2] == [("120", "8000"), ("240", "12000")]  # then that of the next job
+    shown = done.stdout + done.stderr
+    failed = "data.max_length~8/tokens failed"
+    assert f"{failed} (log: store/logs/tokens/" in shown
+    lines = list(filter(None, done.stderr.splitlines()))[-3:]
+    assert lines[0] == f"{failed}: no row has a response within max_length = 8 tokens"
+    assert re.fullmatch(r"\(log: store/logs/tokens/\w+\.log\)", lines[1])
+    assert lines[2] == (
+        "The same command would fail again: first correct the cause of data.max_length~8/tokens. "
+        "Finished results are kept."
+    )
+    assert shown.count("no row has a response") == 1
     assert "Error in rule tokens:" in log.read_text()
     after = everything(store)
     for name, content in before.items():

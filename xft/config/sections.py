@@ -534,6 +534,11 @@ class GenerationConfig(Section):
     """Maximum tokens that a model writes for a problem. Fewer than the base's window, if its
     config.json states one."""
 
+    too_long: Literal["stop", "skip"] = "stop"
+    """What a prompt does that leaves no room for max_new_tokens in the base's window. stop: nothing
+    runs. skip: its problem is left out for all models, and counted. The prompts of base_prompt and
+    of data.template must both fit."""
+
     batch_size: int = Field(16, ge=1)
     """Problems generated at once."""
 
@@ -573,6 +578,9 @@ class ScoringConfig(Section):
 
     limit: int | None = Field(None, ge=1)
     """Use only this number of problems, from the start of each data set."""
+
+    exclude: UniqueList[Annotated[str, NOT_EMPTY]] = []
+    """Problems to leave out, by their task_id. limit counts the others."""
 
     sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
     """The sandbox for the model's code. none: the code runs with your rights, without isolation.

@@ -1,5 +1,6 @@
 """What a run says at its start and at its end."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from xft.common.errors import UserError
 from xft.common.results_folder import CONFIG_FILE
 from xft.config.recorded import chosen_values
 from xft.config.sections import TRAININGS, WorkflowConfig
-from xft.dag.activity import find_activities
+from xft.dag.activity import Phase, find_activities
 from xft.dag.measured import hours_of
 from xft.dag.node import Node
 from xft.dag.run import WorkflowRun
@@ -19,6 +20,12 @@ from xft.hub.named_sets import BY_LABEL, unused
 from xft.store import others
 from xft.store.garbage import find_unwanted
 from xft.store.store import disk_bytes
+
+# What messages say of causes that a user need not look for in the configuration or the data.
+PASSING = re.compile(
+    "killed by SIGKILL|make room|no space left|could not be fetched|run the same command again",
+    re.IGNORECASE,
+)
 
 
 def beginning(config: WorkflowConfig) -> str:
@@ -96,15 +103,28 @@ def _odd(key: str, value: object, config: WorkflowConfig) -> str | None:
 
 
 def failures(run: WorkflowRun) -> Iterator[str]:
-    """What became of the jobs that failed or were cut off in this run: each message once."""
-    alike = defaultdict(list)
+    """What became of the jobs that failed or were cut off in this run, and what to do.
+
+    Each message is said once. A later run can succeed where a job was cut off, or where its message
+    names a passing cause.
+    """
+    alike, lasting = defaultdict(list), []
     for activity in find_activities(run.to_make, run.store):
         log = run.store.log(activity.job.step, activity.job.entry.name)
         if log.is_file() and log.stat().st_mtime >= run.began:
             alike[activity.text.removesuffix(f"(log: {log})")].append(activity)
+            if activity.phase is Phase.FAILED and not PASSING.search(activity.text):
+                lasting.append(activity.job.name)
     for first, *rest in alike.values():
         more = f"\nThe same: {', '.join(other.job.name for other in rest)}" if rest else ""
-        yield f"{first.job.name} {first.phase.value}: {first.text}{more}"
+        yield f"\n{first.job.name} {first.phase.value}: {first.text}{more}"
+    if lasting:
+        yield (
+            f"The same command would fail again: first correct the cause of {', '.join(lasting)}. "
+            "Finished results are kept."
+        )
+    else:
+        yield "To go on: run the same command again."
 
 
 def pace_line(run: WorkflowRun) -> str:

@@ -256,9 +256,13 @@ class Graph:
     def evaluation(self, model: str, label: str) -> Node:
         config, is_untuned = self.config, model in UNTUNED
         # The prompt of a tuned model is that of its tuning.
-        prompt = config.evaluation.base_prompt if is_untuned else config.data.template
-        is_completion = prompt == COMPLETION.identity
-        content = prompt if is_completion else self.contents.template(prompt)
+        prompts = config.data.template, config.evaluation.base_prompt
+        prompt, other = reversed(prompts) if is_untuned else prompts
+        templates, recorded = _template(prompt, "prompt"), {"prompt": self._prompt(prompt)}
+        unread = ["data.template" if is_untuned else "evaluation.base_prompt"]
+        if config.evaluation.too_long == "skip":  # the same problems for all models
+            templates, unread = [*templates, *_template(other, "other_prompt")], []
+            recorded["other_prompt"] = self._prompt(other)
         if model in MIXTURES:  # only transformers loads them
             options = config.evaluation.model_copy(update={"backend": "transformers"})
             config = config.model_copy(update={"evaluation": options})
@@ -268,13 +272,17 @@ class Graph:
                 made("model", self.model(model)),
                 made("ground_truth", self.ground_truth(label)),
                 self._problems(label),
-                *_template(prompt, "prompt"),
+                *templates,
             ],
             name=f"eval/{model}/{label}.json",
             config=config,
-            recorded={"prompt": content},
-            unread=["data.template" if is_untuned else "evaluation.base_prompt"],
+            recorded=recorded,
+            unread=unread,
         )
+
+    def _prompt(self, name: str) -> str:
+        """What stands for a prompt in a recipe."""
+        return name if name == COMPLETION.identity else self.contents.template(name)
 
     def validation_loss(self, model: str) -> Node:
         """A model's validation loss. A training of this project has computed it."""

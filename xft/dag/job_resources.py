@@ -40,6 +40,7 @@ def resources(node: Node) -> dict[str, object]:
         asks["expected_gib"] = _expected(node, step.section)
     elif step.generates:
         asks |= {"threads": config.threads, "gpu": config.gpus}
+        asks["priority"] = 2 * (Path(node.source("model").name).name == "base")
         asks["environment"] = node.recipe.options.get("evaluation.backend", "evaluation")
     elif step.threads:
         asks["threads"] = config.threads

@@ -26,6 +26,7 @@ from xft.dag.experiment import RUNS_TABLE, Experiment
 from xft.dag.input_checks import check_all_files, faults_of_files
 from xft.dag.jobs import find_jobs
 from xft.dag.node import Node
+from xft.dag.problem_checks import check_problems
 from xft.dag.unfinished import earlier_tables, unfinished
 from xft.data.templates import CHAT
 from xft.store import names, others
@@ -101,9 +102,11 @@ class WorkflowRun:
             require(choice)
 
     def check_models(self) -> None:
-        """Raise UserError if rows cannot be tokenised with the chat template of a local model, or
-        if a model that was tuned elsewhere cannot be one of the base.
+        """Raise UserError if rows cannot be tokenised with the chat template of a local model, if
+        a model that was tuned elsewhere cannot be one of the base, or if the problems are wrong.
         """
+        if any(node.step == "eval" for node in self.to_make):
+            check_problems(self.experiment.wanted)
         for node in self.to_make:
             base, data = node.config.base, node.config.data
             is_here = Path(base.model).is_dir() and not data.revision

@@ -1,7 +1,9 @@
 """What a run shows of Snakemake's messages. Its log file in .snakemake/log keeps all of them."""
 
 import logging
+import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +30,12 @@ def shorten(workflow, time_left: Callable[[], str]) -> None:
             screen = _Screen(handler.formatter, workflow, time_left)
             handler.addFilter(screen)
             handler.setFormatter(screen)
+
+
+def end_at_once(*_) -> None:
+    """End the process with one line. Snakemake would show stack traces of all that waits."""
+    os.write(sys.stderr.fileno(), b"Ended at once. To go on: run the same command again.\n")
+    os._exit(128 + signal.SIGINT)
 
 
 class _Screen(logging.Formatter):
@@ -79,7 +87,11 @@ class _Screen(logging.Formatter):
             return self._failed(record)
         if self._is_interrupt():
             self.is_interrupted = True
-            return "Interrupted: waiting until the jobs that run have stopped."
+            signal.signal(signal.SIGINT, end_at_once)
+            return (
+                "Interrupted: waiting until the jobs that run have stopped. A second Ctrl-C ends "
+                "the run at once."
+            )
         return TIME.sub(r"\1" + self.time, self.formatter.format(record))
 
     def _is_interrupt(self) -> bool:

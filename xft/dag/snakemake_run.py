@@ -197,7 +197,6 @@ class SnakemakeRun:
     def fail(self) -> None:
         """Show what failed, once."""
         self.run.lay_names()
-        for message in failures(self.run):
-            print(f"\n{message}", file=sys.stderr)
-        print("To go on: run the same command again.", file=sys.stderr)
+        for line in failures(self.run):
+            print(line, file=sys.stderr)
         logging.disable()  # Snakemake only adds that a job failed

@@ -10,7 +10,7 @@ from xft.common.errors import UserError
 from xft.common.progress import progress
 from xft.data.endings import end_tokens
 from xft.evaluation.healing import Vocabulary, restrict_first
-from xft.evaluation.prompts import TaskPrompt
+from xft.evaluation.prompts import TaskPrompt, check_fit
 
 
 @dataclass(frozen=True)
@@ -126,20 +126,13 @@ def make_rows(
     """
     window = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
     replacements = cache(Vocabulary(tokenizer).replacements)
-    rows, too_long = [], []
+    rows = []
     for number, prompt in enumerate(prompts):
         ids = prompt.encode(tokenizer)
-        if len(ids) + max_new_tokens > window:
-            too_long.append(f"{prompt.task_id} ({len(ids)} tokens)")
         first_ids = replacements(ids[-1]) if token_healing and len(ids) > 1 else []
         rows.append(Row(number, ids, prompt.stops, first_ids))
-    if too_long:
-        left = window - max(len(row.prompt_ids) for row in rows)
-        advice = f"Lower max_new_tokens to {left}" if left > 0 else "Take shorter problems"
-        raise UserError(
-            f"{len(too_long)} prompts and max_new_tokens = {max_new_tokens} do not fit into the "
-            f"model's window of {window} tokens: {', '.join(too_long[:5])}. {advice}"
-        )
+    lengths = {prompts[row.number].task_id: len(row.prompt_ids) for row in rows}
+    check_fit(lengths, window, max_new_tokens)
     return rows
 
 

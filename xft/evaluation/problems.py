@@ -3,6 +3,7 @@
 import re
 import symtable
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -67,6 +68,7 @@ class ProblemSet:
     form: a module of `forms`.
     sha256: of the unpacked content.
     lines: the number of each problem's line in the file, by its task id.
+    left_out: the task ids of problems that the configuration leaves out, not for a limit.
     """
 
     name: str
@@ -75,10 +77,19 @@ class ProblemSet:
     sha256: str
     problems: tuple
     lines: dict[str, int]
+    left_out: tuple[str, ...] = ()
 
     def first(self, limit: int | None) -> "ProblemSet":
         """The set with only its first `limit` problems (None: all)."""
         return replace(self, problems=self.problems[:limit])
+
+    def without(self, task_ids: Collection[str]) -> "ProblemSet":
+        """The set without some problems. Raises UserError if it has no others."""
+        kept = tuple(problem for problem in self.problems if problem.task_id not in task_ids)
+        if not kept:
+            raise UserError(f"{self.file}: evaluation.exclude and too_long leave no problem")
+        gone = tuple(p.task_id for p in self.problems if p.task_id in task_ids)
+        return replace(self, problems=kept, left_out=self.left_out + gone)
 
 
 def split_mbpp(problem: Problem) -> tuple[str, str]:

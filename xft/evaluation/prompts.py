@@ -1,8 +1,10 @@
 """Builds a model's prompt for each problem, and extracts the solution from its completion."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from xft.common.errors import UserError, counted
 from xft.data.templates import COMPLETION, ChatTemplate, Template, encode_literally
 from xft.evaluation.problems import ProblemSet
 
@@ -45,6 +47,23 @@ class TaskPrompt:
 def cut(text: str, stops: tuple[str, ...]) -> str:
     """`text` up to the first occurrence of any of `stops`."""
     return text[: min((i for stop in stops if (i := text.find(stop)) >= 0), default=len(text))]
+
+
+def check_fit(lengths: Mapping[str, int], window: float, max_new_tokens: int) -> None:
+    """Raise UserError if prompts plus `max_new_tokens` do not fit into a model's window.
+
+    lengths: the tokens of each prompt, by the problem's task id.
+    """
+    long = {name: n for name, n in lengths.items() if n + max_new_tokens > window}
+    if long:
+        left = window - max(long.values())
+        advice = f"Lower max_new_tokens to {left}" if left > 0 else "Take shorter problems"
+        names = ", ".join(f"{name} ({n} tokens)" for name, n in [*long.items()][:5])
+        raise UserError(
+            f"{counted(len(long), 'prompt')} and max_new_tokens = {max_new_tokens} do not fit into "
+            f"the model's window of {window} tokens: {names}. {advice}, or set evaluation.too_long "
+            "to skip, which leaves such problems out"
+        )
 
 
 def task_prompts(problem_set: ProblemSet, template: Template) -> list[TaskPrompt]:

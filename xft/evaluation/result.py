@@ -63,7 +63,8 @@ def build_result(
             "extra_tests": any(problem.has_extra_tests for problem in problem_set.problems),
             "problems": len(problem_set.problems),
             "problems_in_file": len(problem_set.lines),
-        },
+        }
+        | ({"left_out": problem_set.left_out} if problem_set.left_out else {}),
         "settings": origin["settings"] | settings,
         "versions": origin["versions"] | here | versions,
         **_pass_at_k(samples, verdicts),
@@ -176,9 +177,19 @@ def measures(result: dict) -> list[str]:
     return [f"pass@{k}" for k in SAMPLES_OF if f"pass@{k}" in result]
 
 
+def left_out(results: Iterable[dict]) -> dict[str, list[str]]:
+    """The problems that the configuration leaves out, by data set."""
+    sets = {result["dataset"]["name"]: result["dataset"].get("left_out") for result in results}
+    return {name: gone for name, gone in sets.items() if gone}
+
+
 def caveats(results: Iterable[dict]) -> Iterator[str]:
     """Remarks that a reader of the scores must know, one sentence each."""
     results = list(results)
+    for name, gone in left_out(results).items():
+        named = ", ".join(gone[:NAMED]) + (", ..." if len(gone) > NAMED else "")
+        problems = counted(len(gone), "problem")
+        yield f"Left out of {name}, as excluded or too long: {problems} ({named})."
     count = sum(
         any(row["task_id"] == FAILED_BY_EVALPLUS and row["base"] == PASSED for row in rows)
         for rows in (result["problems"] for result in results)

@@ -14,7 +14,7 @@ from statistics import mean
 from xft.common.errors import counted
 from xft.config.models import UNTUNED
 from xft.evaluation.judging import PASSED
-from xft.evaluation.result import OUTCOMES, advice, outcomes
+from xft.evaluation.result import OUTCOMES, advice, left_out, outcomes
 from xft.hub.named_sets import unused
 from xft.reporting import sentences
 from xft.reporting.comparisons import last_rows
@@ -36,12 +36,14 @@ class Candidate:
     outcomes: the numbers of its answers, see `result.outcomes`.
     loss: the mean validation loss; infinite if it is unknown.
     seeds: their number.
+    left_out: the number of problems that the configuration leaves out, but for a limit.
     """
 
     label: str
     outcomes: Mapping[str, int]
     loss: float
     seeds: int
+    left_out: int = 0
 
     @property
     def solved(self) -> float:
@@ -84,14 +86,17 @@ def find_candidates(
         files = {result.row.validation_loss for result in results} & losses.keys()
         loss = mean(losses[file]["loss"] for file in files) if files else inf
         seeds = len({result.seed for result in results})
-        yield Candidate(label, counts, loss, seeds)
+        gone = sum(map(len, left_out(evaluations[result] for result in results).values()))
+        yield Candidate(label, counts, loss, seeds, gone)
 
 
 def known_sets(evaluations: Mapping[Result, dict]) -> dict[str, int]:
     """The evaluated data sets by name, with the number of problems that a limit left out."""
     sets = {result.row.dataset: content["dataset"] for result, content in evaluations.items()}
     return {
-        name: known.get("problems_in_file", known["problems"]) - known["problems"]
+        name: known.get("problems_in_file", known["problems"])
+        - known["problems"]
+        - len(known.get("left_out", ()))
         for name, known in sets.items()
     }
 
@@ -142,6 +147,8 @@ class _Case:
         labels = [label for row in rows for label in (row.first, row.second)]
         labelled = {model.label: model for model in self.candidates}
         reasons += _advice([labelled[label] for label in dict.fromkeys(labels)])
+        if gone := max(model.left_out for model in self.candidates):
+            reasons.append(f"Left out, as excluded or too long: {counted(gone, 'problem')}.")
         if all(model.seeds == 1 for model in self.candidates):
             reasons.append(ONE_SEED)
         return Verdict(decision, tuple(reasons), tuple(labels[-2:]), self.problems, needed)

@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
 
     from xft.dag.input_checks import check_number_of_rows
+    from xft.dag.problem_checks import check_problems
     from xft.dag.toolchains import missing_toolchains
     from xft.dag.totals import totals
     from xft.estimates.advice import advice
@@ -53,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         print("\n" + report(plan, jobs.disk), *advice(plan), "", *jobs.lines(), sep="\n")
     else:
         print(f"Everything else: xft plan {shlex.join(argv or sys.argv[1:])} --details")
+    check_problems(experiment.wanted)
     if plan.rows:
         check_number_of_rows(config, plan.rows)
 

@@ -1,0 +1,75 @@
+"""Checks before a run whether its prompts fit the base's window, and which problems it excludes."""
+
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from math import inf
+from pathlib import Path
+
+from xft.checkpoints.capacity import window
+from xft.checkpoints.model_config import read_model_config
+from xft.common.errors import UserError, collecting_errors, did_you_mean, errors_at
+from xft.dag.node import Node
+from xft.data.templates import CHAT, PROMPT_NAMES, SLOT, make_template, read_template
+from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.prompts import check_fit, task_prompts
+from xft.hub.named_sets import NAMED_SETS
+from xft.hub.source import find_local
+
+TOKENIZER, CONFIG = "tokenizer.json", "config.json"
+
+
+def check_problems(nodes: Iterable[Node]) -> None:
+    """Raise UserError if prompts do not fit the base's window, or if `exclude` names no problem.
+
+    Problems and a base that are not on this machine are not checked. Nothing is fetched.
+    """
+    faults, excluded, known = [], set(), set()
+    sizes = cache(partial(_sizes, cache(load_problems)))
+    evaluations = {node: _file(node) for node in nodes if node.step == "eval"}
+    for node, file in evaluations.items():
+        options, base = node.config.evaluation, node.config.base
+        excluded.update(options.exclude)
+        if file:
+            lengths, most = sizes(file, node.flags["prompt"], base.model, base.revision)
+            known |= lengths.keys()
+            kept = [task_id for task_id in lengths if task_id not in options.exclude]
+            kept = {task_id: lengths[task_id] for task_id in kept[: options.limit]}
+            if options.too_long == "stop":
+                with collecting_errors(faults), errors_at(f"config: evaluation on {file}"):
+                    check_fit(kept, most, options.max_new_tokens)
+    if all(evaluations.values()):
+        at = "config: evaluation.exclude: no problem has the task_id"
+        faults += [f"{at} {name}{did_you_mean(name, known)}" for name in sorted(excluded - known)]
+    if faults:
+        raise UserError("\n".join(dict.fromkeys(faults)))
+
+
+def _file(evaluation: Node) -> str:
+    """The file of an evaluation's problems; empty if it is not on this machine."""
+    (item,) = (item for item in evaluation.inputs if item.name == "problems")
+    file = Path(*item.places)
+    if item.node and not file.is_file():
+        file = NAMED_SETS[item.node.options["dataset"]].find()
+    return str(file) if file and file.is_file() else ""
+
+
+def _sizes(
+    load: Callable, file: str, prompt: str, model: str, revision: str | None
+) -> tuple[dict[str, int], float]:
+    """The tokens of each prompt by task id, and the base's window, infinite if it is unknown.
+
+    The base's tokenizer.json counts, since transformers would import torch. The tokens that a chat
+    template adds are left out.
+    """
+    from tokenizers import Tokenizer
+
+    identity = SLOT if prompt == CHAT else read_template(prompt, PROMPT_NAMES)
+    prompts = task_prompts(load(file), make_template(identity, None))
+    folder = find_local(model, revision, [TOKENIZER])
+    if not folder or not (folder / CONFIG).is_file():
+        return {each.task_id: 0 for each in prompts}, inf
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    tokenizer.no_padding()
+    encode = partial(tokenizer.encode, add_special_tokens=False)
+    lengths = {each.task_id: len(encode(each.text)) for each in prompts}
+    return lengths, window(read_model_config(folder / CONFIG)) or inf
