@@ -6,6 +6,7 @@ rule sft:
     input:
         base=entry_of("base"),
         tokens=entry_of("tokens"),
+        code=optional("code"),
     output:
         entry("sft"),
     log:
@@ -31,6 +32,7 @@ rule exfusion:
     input:
         base=entry_of("base"),
         tokens=entry_of("tokens"),
+        code=optional("code"),
     output:
         entry("exfusion"),
     log:

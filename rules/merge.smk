@@ -30,6 +30,7 @@ rule weighted_trained:
         moe_sft=entry_of("moe_sft"),
         ffn=entry_of("ffn"),
         tokens=entry_of("tokens"),
+        code=optional("code"),
     output:
         entry("weighted_trained"),
     log:
@@ -58,6 +59,7 @@ rule heal:
         dense=entry_of("dense"),
         tokens=entry_of("tokens"),
         teacher=optional("teacher"),
+        code=optional("code"),
     output:
         entry("heal"),
     log:
@@ -86,7 +88,7 @@ rule dense:
         moe_sft=entry_of("moe_sft"),
         ffn=entry_of("ffn"),
         base=optional("base"),
-        function=optional("function"),
+        code=optional("code"),
     output:
         merged(entry("dense")),
     log:

@@ -94,6 +94,7 @@ rule moe_sft:
     input:
         moe=entry_of("moe"),
         tokens=entry_of("tokens"),
+        code=optional("code"),
     output:
         entry("moe_sft"),
     log:

@@ -1,10 +1,9 @@
 """Step 7: merge the experts into a dense model with the base's architecture."""
 
-from xft.artifacts.manifest import hash_file, json_sha256
+from xft.artifacts.manifest import hash_file, hash_program
 from xft.checkpoints.layout import moe_layers
 from xft.cli.step import Step, run
 from xft.common.errors import UserError
-from xft.common.user_program import program_files
 from xft.config.sections import SELECT, MergeMethod
 
 
@@ -32,7 +31,6 @@ def main(argv: list[str] | None = None) -> None:
     if (method.method == SELECT) != (args.metrics is not None):
         raise UserError("--metrics belongs to method = select. Give both of them, or neither")
 
-    from xft.conversions.merge_function import load_function
     from xft.conversions.merge_methods import dense_plans, most_used, one_expert, open_base
     from xft.conversions.mixing_artifact import open_mixing, open_sources
     from xft.reporting.cards import dense_card
@@ -52,9 +50,8 @@ def main(argv: list[str] | None = None) -> None:
         parameters |= method.model_dump() | {"method": method.shown}
     function = None
     if method.function:
-        function = load_function(*method.function)
-        files = program_files(method.function[0]).items()
-        step.inputs["function"] = json_sha256({module: hash_file(file) for module, file in files})
+        function = method.loaded()
+        step.inputs["function"] = hash_program(method.function.file)
     if args.metrics is not None:
         mixing = most_used(mixing, loads_at_end(args.metrics))
         step.inputs["metrics"] = hash_file(args.metrics)

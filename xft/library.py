@@ -29,7 +29,6 @@ from xft.config.validation import SectionType, check_lambda, validated
 from xft.conversions import diversity as experts
 from xft.conversions import upcycle as upcycling
 from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, alpha_shape, initial_logits
-from xft.conversions.merge_function import load_function
 from xft.conversions.merge_methods import dense_plans
 from xft.conversions.soup import soup_plans
 from xft.modeling import mixing
@@ -133,7 +132,7 @@ def merge(
     of the rest.
     coefficients: `Mixing.coefficients`, in place of both.
     options: keys of section `merge`: method, scale. method may also be a function of the tensors of
-    the experts, their shares and the base's tensor (conversions/merge_function.py).
+    the experts, their shares and the base's tensor (docs/method.md).
     base: the dense model, only for methods that need it.
     """
     function = options.get("method") if callable(options.get("method")) else None
@@ -141,7 +140,7 @@ def merge(
         options["method"] = "memory.py:function"
     method, source = _options(merge, MergeMethod, options), _mixture(mixture)
     if method.function and not function:
-        function = load_function(*method.function)
+        function = method.loaded()
     if method.method == SELECT:
         raise UserError("merge: method = select needs the metrics of a tuning. Give coefficients")
     if method.needs_base != (base is not None):

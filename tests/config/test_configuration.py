@@ -175,12 +175,12 @@ def test_missing_and_strange_keys():
 
 
 def test_the_baseline_is_trained_as_the_mixture_where_nothing_else_is_said():
-    tuning = {"max_steps": 7, "learning_rate": "1e-3", "balance_loss_batch": "global"}
+    tuning = {"max_steps": 7, "learning_rate": "1e-3", "callbacks": ["a.py:B"]}
     own = {"max_steps": None, "num_train_epochs": 5}
     config = complete(MINIMAL | {"moe_sft": tuning, "sft": own})
     shared = SftConfig.model_fields.keys() & MoeSftConfig.model_fields
     differing = {k for k in shared if getattr(config.sft, k) != getattr(config.moe_sft, k)}
-    assert differing == {"max_steps", "num_train_epochs"}
+    assert differing == {"max_steps", "num_train_epochs", "callbacks"}
     assert (config.sft.max_steps, config.sft.num_train_epochs) == (None, 5.0)
     assert complete(config.model_dump()) == config
 

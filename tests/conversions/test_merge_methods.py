@@ -19,9 +19,9 @@ import xft
 from workflow_scripts import dense
 from xft.artifacts.manifest import hash_file, json_sha256, manifest_path, read_manifest
 from xft.common.errors import UserError
+from xft.config.sections import MergeMethod
 from xft.conversions import blocks
 from xft.conversions import merge_methods as methods
-from xft.conversions.merge_function import load_function
 
 SINGLE = "model.safetensors"
 LAMBDA, SCALE = 0.6, 1.5
@@ -211,7 +211,8 @@ def test_the_examples_are_their_equations():
     changes = torch.tensor([[4.0, -1.0, 0.0]]), torch.tensor([[2.0, 3.0, 1.0]])
     given = [base + change for change in changes], torch.tensor([0.25, 0.75]), base
     functions = {
-        name: load_function(EXAMPLES / f"{name}.py", name) for name in ("ties", "dare", "by_column")
+        name: MergeMethod(method=f"{EXAMPLES}/{name}.py:{name}").loaded()
+        for name in ("ties", "dare", "by_column")
     }
     # The largest fifth of three values: 4, and 3.
     expected = torch.tensor([[1 + 4.0, 2 + 3.0, 3.0]])

@@ -77,7 +77,9 @@ def test_a_balance_loss_over_the_global_batch_and_an_average(tiny_llama, tmp_pat
     experts = ["--num-experts", 4, "--num-experts-per-tok", 3, "--no-router-noise"]
     experts += ["--init", "noise", "--init-noise", 0.5, "--balance-loss-coef", 0.5]
     chain = Chain(tmp_path, {"moe": experts}, base=tiny_llama, data=write_rows(tmp_path))
-    words = [*chain.words("moe_sft"), "--balance-loss-batch", "global", "--learning-rate", 0.001]
+    callback = Path("examples/callbacks/global_balance.py").resolve()
+    words = [*chain.words("moe_sft"), "--callbacks", f"{callback}:GlobalBalance"]
+    words += ["--learning-rate", 0.001]
     words += ["--ema-decay", 0.5]
     ddp = ["--launch", "ddp", "--per-device-train-batch-size", 2]
     ddp += ["--gradient-accumulation-steps", 2]

@@ -136,6 +136,23 @@ def test_a_merge_by_a_function_depends_on_its_files_and_not_on_their_folder():
         wants(merge={"method": "a.py:main"})
 
 
+def test_a_training_depends_on_its_callbacks_and_not_on_their_folder():
+    def digest(file: str, text: str) -> str:
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_text(f"class Mine(Base):\n    def __init__(self, a=1):\n        {text}\n")
+        callbacks = [f"{file}:Mine(a=2)"]
+        run = wants(mixing={"callbacks": callbacks}, sft={"callbacks": [f"{file}:Mine"]})
+        trained = run.experiment.by_name["weighted_trained/lam~0.75"]
+        assert trained.flags["callbacks"] == callbacks
+        assert {item.name: item.paths for item in trained.inputs}["code"] == (file,)
+        return trained.digest
+
+    same = digest("a.py", "pass"), digest("b/a.py", "pass")
+    assert len({*same}) == 1 and digest("a.py", "self.a = a") not in same
+    with pytest.raises(UserError, match=r"moe_sft.callbacks: a.py: Mine: got an unexpected"):
+        wants(moe_sft={"callbacks": ["a.py:Mine(b=2)"]})
+
+
 def test_a_job_knows_the_file_that_an_override_variable_names(monkeypatch):
     """Its result is not kept if the file changes after the run began."""
     monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", "problems.jsonl")

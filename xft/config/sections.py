@@ -4,14 +4,16 @@ A class holds the keys that one step reads. A section consists of one or more su
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from xft.common.errors import UserError, did_you_mean
+from xft.common.user_code import FORM, Names, UserCode, codes_in
 from xft.config.models import DECLARED, MERGED, MODELS
 from xft.config.section import (
     Commit,
@@ -23,6 +25,7 @@ from xft.config.section import (
     Section,
     UniqueList,
     Unrecorded,
+    code_keys,
     keys,
     without_effect,
 )
@@ -316,27 +319,10 @@ class MoeSftTraining(TuningConfig):
 
     trains: ClassVar[str] = "mixture"
 
-    balance_loss_batch: Literal["micro", "global"] = "micro"
-    """The batch of the balance loss. micro: each forward pass of each process, as published.
-    global: the whole global batch. This needs one more forward pass if gradients are
-    accumulated."""
-
     router_gradient: Literal["chosen", "dense"] = "chosen"
     """What the router learns from. chosen: the outputs of the chosen experts, as published. dense:
     those of all experts, straight through the choice (DenseMixer). The forward pass is the same,
     and the backward pass computes every expert once more. For launch single and ddp."""
-
-    router_learning_rate: float | None = Field(None, gt=0)
-    """Learning rate of the routers, with the same schedule. null: learning_rate. For launch single
-    and ddp."""
-
-    noise_steps: int | None = Field(None, ge=1)
-    """Over so many optimiser steps the routing noise falls linearly to zero. null: it stays, as
-    published."""
-
-    expert_decay: float = Field(0.0, ge=0)
-    """Holds the experts of a layer near their mean: before each optimiser step W_i -= learning rate
-    * expert_decay * (W_i - mean). 0: as published. For launch single and ddp."""
 
 
 class MoeSftConfig(TunedElsewhere, MoeSftTraining):
@@ -401,28 +387,30 @@ MERGE_METHODS = {
 }
 
 SELECT = "select"
-MERGE_FUNCTION = r".+\.py:[A-Za-z_]\w*"
-METHOD_SCHEMA = {"type": "string", "pattern": f"^({'|'.join(MERGE_METHODS)}|{MERGE_FUNCTION})$"}
+MERGE = Names(("tensors", "coefficients", "base"))
+METHOD_SCHEMA = {"type": "string", "pattern": f"^({'|'.join(MERGE_METHODS)}|{FORM})$"}
 
 
 def _known_method(value: str) -> str:
-    if value not in MERGE_METHODS and not re.fullmatch(MERGE_FUNCTION, value):
+    if value in MERGE_METHODS:
+        return value
+    if not re.fullmatch(FORM, value):
         raise ValueError(
             f"should be {', '.join(MERGE_METHODS)}, or a function in a Python file, such as "
             f"my_merge.py:ties{did_you_mean(value, MERGE_METHODS)}"
         )
-    return value
+    return str(UserCode.of(value))
 
 
 class MergeMethod(Section):
     """The computation of the dense model's weights."""
 
-    method: Annotated[PathText, AfterValidator(_known_method), WithJsonSchema(METHOD_SCHEMA)] = (
-        Field(
-            "xft",
-            description=_described(MERGE_METHODS)
-            + " my_merge.py:ties: the function ties of this file (docs/method.md).",
-        )
+    method: Annotated[
+        PathText, AfterValidator(_known_method), WithJsonSchema(METHOD_SCHEMA), MERGE
+    ] = Field(
+        "xft",
+        description=_described(MERGE_METHODS)
+        + " my_merge.py:ties: the function ties of this file (docs/method.md).",
     )
 
     scale: Annotated[float, Needs("method", "task_arithmetic")] = Field(1.0, gt=0)
@@ -434,10 +422,13 @@ class MergeMethod(Section):
         return self.method not in ("xft", SELECT)
 
     @property
-    def function(self) -> tuple[Path, str] | None:
-        """The file and the name of a function of the user's; None for a method of this project."""
-        file, _, name = self.method.rpartition(":")
-        return None if self.method in MERGE_METHODS else (Path(file), name)
+    def function(self) -> UserCode | None:
+        """A function of the user's; None for a method of this project."""
+        return None if self.method in MERGE_METHODS else UserCode.of(self.method)
+
+    def loaded(self) -> Callable:
+        """The function, with its arguments. Raises UserError."""
+        return partial(self.function.load(MERGE), **self.function.arguments)
 
     @property
     def stated(self) -> dict[str, object]:
@@ -447,7 +438,7 @@ class MergeMethod(Section):
     @property
     def shown(self) -> str:
         """The method, without the folder of a file."""
-        return f"{self.function[0].name}:{self.function[1]}" if self.function else self.method
+        return self.function.shown if self.function else self.method
 
     @property
     def meaning(self) -> str:
@@ -624,6 +615,7 @@ class WorkflowConfig(ManyRuns, RunConfig):
         if not all(isinstance(section, dict) for section in sections):
             return config
         shared = {key: tuning[key] for key in keys(SftTraining) if key in tuning}
+        shared.pop("callbacks", None)  # they may be for mixtures alone
         shared |= _low_rank_baseline(moe)
         idle = without_effect(SftConfig, shared | sft)
         config = config | {"sft": {key: shared[key] for key in shared if key not in idle} | sft}
@@ -658,15 +650,6 @@ class WorkflowConfig(ManyRuns, RunConfig):
                 raise ValueError(
                     f"{needed}.model is no training, as {name} needs. Leave out {name}"
                 )
-        if self.moe_sft.noise_steps and not self.moe.router_noise:
-            raise ValueError(
-                "moe_sft.noise_steps: no effect without moe.router_noise. Leave it out"
-            )
-        if self.moe_sft.expert_decay and self.moe.experts == "lora":
-            raise ValueError(
-                "moe_sft.expert_decay is for experts with full weights. Leave it out, or set "
-                "moe.experts: full"
-            )
         if self.moe_sft.model and self.merge.method == SELECT:
             raise ValueError(
                 f"merge.method = {SELECT}: moe_sft.model does not say how many tokens chose each "
@@ -737,6 +720,14 @@ def named_paths(sections: Mapping[str, Section]) -> Iterator[tuple[str, str]]:
         value = getattr(sections[section], name) if section in sections else None
         for path in [value] if isinstance(value, str) else value or ():
             yield key, path
+
+
+def named_code(sections: Mapping[str, object]) -> Iterator[tuple[str, UserCode, Names]]:
+    """The code of the user's that sections of a configuration name, by key, and what it must be."""
+    for name, section in sections.items():
+        for key, names in code_keys(type(section)).items() if isinstance(section, Section) else ():
+            for code in codes_in(getattr(section, key)):
+                yield f"{name}.{key}", code, names
 
 
 def fault_of_learned(lam: str) -> str | None:

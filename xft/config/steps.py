@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from xft.config.section import Section, keys, unrecorded
+from xft.config.section import Section, code_keys, keys, unrecorded
 from xft.config.sections import (
     BaseConfig,
     EvalConfig,
@@ -82,6 +82,11 @@ class StepDeclaration:
             for key in names
             if key not in unrecorded(section)
         ]
+
+    @property
+    def code_keys(self) -> list[str]:
+        """Those that name code of the user's."""
+        return [f"{name}.{key}" for name, section, _ in self.sections for key in code_keys(section)]
 
     @property
     def keys(self) -> frozenset[str]:

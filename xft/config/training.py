@@ -5,8 +5,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from xft.config.section import Needs, Section, Unrecorded
+from xft.common.user_code import Names
+from xft.config.section import CodeText, Needs, Section, UniqueList, Unrecorded
 
+CALLBACK = Names(("self",))
 ZERO_STAGES = {"zero2": 2, "zero3": 3}
 SHARDED = ("fsdp", *ZERO_STAGES)  # launches that share tensors among the processes
 CHUNK_TOKENS = 512  # A training computes the logits of as many tokens at a time.
@@ -89,6 +91,10 @@ class TrainingConfig(Section):
     """padded: the rows of a batch are padded to the longest, as published. by_length: the same,
     with rows of similar length in each batch. packed: the rows follow each other in one sequence
     without padding. Each row attends only to itself, and the loss is the same."""
+
+    callbacks: Annotated[UniqueList[CodeText], CALLBACK] = []
+    """Classes in Python files, such as my_callbacks.py:Mine(share=0.5): transformers
+    TrainerCallbacks, made with these arguments (docs/training.md). For launch single and ddp."""
 
     save_minutes: Annotated[float, Unrecorded] = Field(10.0, ge=0)
     """Minutes between checkpoints, or more if saving is slow. An interrupted training continues
@@ -180,9 +186,8 @@ class TrainingConfig(Section):
                 "router_gradient = dense computes all experts in the backward pass, and they are "
                 "sharded. Choose single or ddp, or leave it out"
             )
-        for key in ("router_learning_rate", "expert_decay"):
-            if getattr(self, key, None):
-                return f"{key} needs whole weights. Choose single or ddp, or leave it out"
+        if self.callbacks:
+            return "callbacks need whole weights. Choose single or ddp, or leave them out"
         if self.launch in ZERO_STAGES and self.precision == "bf16_pure":
             return (
                 "DeepSpeed cannot train with precision = bf16_pure: it keeps fp32 master weights. "

@@ -4,7 +4,7 @@ B is a tensor of the base. T is the same tensor of XFT's merged model: the exper
 (conversions/merge.py) for a tensor of an upcycled MLP, else the mixture's own tensor.
 
 - task_arithmetic (arXiv 2212.04089): W = B + s (T - B) for all tensors.
-- a function of the user's (conversions/merge_function.py), for a tensor of an upcycled MLP.
+- a function of the user's (common/user_code.py), for a tensor of an upcycled MLP.
 - select (arXiv 2605.28207 scores experts and keeps some): C with the share 1 for the routed expert
   of each layer that most tokens chose, and 0 for the others.
 - model_stock (arXiv 2403.19522): W = B + t (C - B), t by `stock_ratio`. A tensor that the mixture
@@ -23,10 +23,10 @@ from xft.checkpoints.dtypes import FLOAT_NAMES
 from xft.checkpoints.reader import TensorSource
 from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError
+from xft.common.user_code import fault_in
 from xft.config.sections import MergeMethod
 from xft.conversions.common import computed_plan, copy_plan
 from xft.conversions.merge import unmerged
-from xft.conversions.merge_function import fault_in
 from xft.conversions.merged_tensors import MergedTensor, merged_tensors, name_in_base
 from xft.conversions.mixing_artifact import MixingArtifact
 
@@ -54,7 +54,7 @@ def dense_plans(
     ffn: the FFN weights of its experts.
     coefficients: from `mixing_coefficients`, [layers or 1, projections or 1, 1 + R].
     base: None for xft, which does not depend on it.
-    function: merges the experts, in place of the method (`merge_function`).
+    function: merges the experts, in place of the method.
 
     Raises UserError if the base lacks a tensor, or has it in another shape.
     """
@@ -91,11 +91,12 @@ def _merged_by(
     copied = partial(torch.Tensor.to, device=coefficients.device, dtype=torch.float32, copy=True)
     start = base.get(name_in_base(base, tensor.name, tensor.shape))
     given = [copied(expert) for expert in tensor.experts()], copied(coefficients), copied(start)
-    place = f"merge.method: {getattr(function, '__name__', function)}, {tensor.name}"
+    called = getattr(function, "func", function)  # without its arguments
+    place = f"merge.method: {getattr(called, '__name__', called)}, {tensor.name}"
     try:
         merged = function(*given)
     except Exception as error:
-        file = Path(getattr(getattr(function, "__code__", None), "co_filename", ""))
+        file = Path(getattr(getattr(called, "__code__", None), "co_filename", ""))
         raise UserError(f"{place}: {fault_in(error, file)}") from None
     if not isinstance(merged, torch.Tensor) or tuple(merged.shape) != tensor.shape:
         shape = list(getattr(merged, "shape", [])) or type(merged).__name__

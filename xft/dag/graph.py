@@ -5,10 +5,12 @@ A method says what the artifact is made from. `config.steps` says which keys are
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
 
 from xft.artifacts.artifact import TOKENIZER_PATTERNS
 from xft.artifacts.manifest import joint_sha256, json_sha256
+from xft.common.user_code import UserCode, codes_in
 from xft.config.models import MERGED, MIXTURES, OF_MIXTURE, UNTUNED, family
 from xft.config.runs import LISTS, Run
 from xft.config.sections import (
@@ -321,17 +323,11 @@ class Graph:
         inputs = [made("weighted", shares), *self._experts()]
         if self.config.merge.needs_base:
             inputs.append(made("base", self.base))
-        options, recorded, flags = STEPS["dense"].options(self.config) | options, {}, {}
+        options, flags = STEPS["dense"].options(self.config) | options, {}
         method = self.config.merge
         if method.method == SELECT:
             flags["metrics"] = self.moe_sft.entry / METRICS
-        if method.function:
-            file = method.function[0]
-            contents = self.contents.of_program(str(file))
-            inputs.append(Input("function", tuple(str(file.parent / name) for name in contents)))
-            recorded = {"merge.method": f"{method.shown} {json_sha256(contents)}"}
-        stated = {"options": options, "recorded": recorded, "flags": flags}
-        return self._node("dense", inputs, name=name, **stated)
+        return self._node("dense", inputs, name=name, options=options, flags=flags)
 
     def _links(self, name: str, model: str, tuned_from: Node | None = None) -> Node:
         """Links to the files of a model: the base, or one that another trainer tuned."""
@@ -372,6 +368,10 @@ class Graph:
         declared, config, inputs = STEPS[step], config or self.config, list(inputs)
         options = declared.options(config) if options is None else options
         keys_of_step = (declared.keys | {*read}) - {*unread, *LISTS, *declared.idle_keys(config)}
+        named = {key: codes_in(options.get(key)) for key in declared.code_keys}
+        if files := [self._files(code) for code in chain(*named.values())]:
+            inputs.append(Input("code", tuple({path: None for hashes in files for path in hashes})))
+        recorded = {**recorded, **{key: self._content(named[key]) for key in named if named[key]}}
         keys = keys_of_step.union(*(item.node.keys for item in inputs if item.node)) - {*common}
         node = self.nodes.get(
             step,
@@ -386,6 +386,17 @@ class Graph:
         if full not in node.names:
             node.names.append(full)
         return node
+
+    def _files(self, code: UserCode) -> dict[str, str]:
+        """The hash of each file of code of the user's, by path."""
+        hashes = self.contents.of_program(str(code.file))
+        return {str(code.file.parent / name): content for name, content in hashes.items()}
+
+    def _content(self, named: list[UserCode]) -> str:
+        """What stands for code of the user's in a recipe."""
+        contents = (self.contents.of_program(str(code.file)) for code in named)
+        stated = zip(named, map(json_sha256, contents), strict=True)
+        return ", ".join(f"{code.shown} {content}" for code, content in stated)
 
     def prefix(self, keys: Collection[str]) -> str:
         """The folders, in the results folder, of what depends on these keys.

@@ -8,8 +8,7 @@ from typing import Any
 
 from xft.common.errors import UserError, collecting_errors, did_you_mean, errors_at
 from xft.common.files import open_regular
-from xft.config.sections import TRAININGS, DataConfig, WorkflowConfig, named_paths
-from xft.conversions.merge_function import check_function
+from xft.config.sections import TRAININGS, DataConfig, WorkflowConfig, named_code, named_paths
 from xft.dag.base_fit import check_base, check_tuned
 from xft.data.instructions import check_format
 from xft.data.templates import NAMES, PROMPT_NAMES, read_template
@@ -30,7 +29,8 @@ def check_all_files(configs: Iterable[WorkflowConfig]) -> None:
     checked, rows = [], {}
     for config in configs:
         tunings = config.moe_sft.model, config.sft.model, config.sft.lora_rank
-        sections = config.base, config.moe, tunings, config.data, config.evaluation, config.merge
+        sections = config.base, config.moe, tunings, config.data, config.evaluation
+        sections += (list(named_code(dict(config))),)
         faults = []
         if sections not in checked:
             checked.append(sections)
@@ -58,9 +58,9 @@ def faults_of_files(sections: Mapping[str, Any]) -> list[str]:
         with collecting_errors(faults):
             _check_path(key, path)
             _check_named(key, path, sections)
-    if "merge" in sections and sections["merge"].function:
-        with collecting_errors(faults), errors_at("config: merge.method"):
-            check_function(*sections["merge"].function)
+    for key, code, names in named_code(sections):
+        with collecting_errors(faults), errors_at(f"config: {key}"):
+            code.check(names)
     return faults
 
 
