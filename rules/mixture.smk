@@ -28,6 +28,7 @@ rule moe:
     """Step 1: the mixture of experts, upcycled from the base."""
     input:
         base=entry_of("base"),
+        code=optional("code"),
     output:
         entry("moe"),
     log:

@@ -12,12 +12,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from workflow_scripts import moe
 from xft.artifacts.artifact import create_artifact
 from xft.cli import flags
+from xft.common.user_code import UserCode
 from xft.config.sections import MixtureConfig
 from xft.conversions import mixing_artifact
 from xft.modeling.configuration import XftConfig
 from xft.modeling.mixing import Mixing, MixingLogits
 
 LAMBDA = 0.6
+
+
+def init_example(name: str, **arguments) -> str:
+    """A value of moe.init: a function of examples/inits."""
+    file = Path(__file__).parents[1] / "examples" / "inits" / f"{name}.py"
+    return str(UserCode(file, name, arguments))
 
 
 def tokens(batch=2, length=24, vocabulary=97) -> torch.Tensor:

@@ -4,7 +4,7 @@ from xft.artifacts.manifest import hash_file, hash_program
 from xft.checkpoints.layout import moe_layers
 from xft.cli.step import Step, run
 from xft.common.errors import UserError
-from xft.config.sections import SELECT, MergeMethod
+from xft.config.sections import MERGE, SELECT, MergeMethod
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         parameters |= method.model_dump() | {"method": method.shown}
     function = None
     if method.function:
-        function = method.loaded()
+        function = method.function.load(MERGE)
         step.inputs["function"] = hash_program(method.function.file)
     if args.metrics is not None:
         mixing = most_used(mixing, loads_at_end(args.metrics))

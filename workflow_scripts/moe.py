@@ -2,11 +2,13 @@
 
 The experts are copies of the dense model's MLP. With --experts lora they share that MLP, and each
 adds products of low rank to its matrices, which are zero at the start. The mixture then gives the
-same outputs as the dense model, for every choice of the router. With --init noise or drop the
+same outputs as the dense model, for every choice of the router. With a function as --init the
 routed experts differ, and so do the outputs.
 """
 
+from xft.artifacts.manifest import hash_program
 from xft.cli.step import Step, run
+from xft.common.user_code import codes_in
 from xft.config.sections import MoeConfig, RunConfig
 
 
@@ -28,6 +30,8 @@ def main(argv: list[str] | None = None) -> None:
     check_fit(base.path)
     check_loadable(config)
     parameters = moe.model_dump() | {"seed": seed, "base": origin(base)}
+    for code in codes_in(moe.init):
+        parameters["init"], step.inputs["init"] = code.shown, hash_program(code.file)
     with step.draft(parameters) as draft:
         draft.write_model(plans, config, like=base.path, card=moe_card(config, parameters))
 

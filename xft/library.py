@@ -24,7 +24,7 @@ from xft.checkpoints.in_memory import LoadedModel
 from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError, did_you_mean
 from xft.config.section import keys
-from xft.config.sections import SELECT, MergeMethod, MixingShape, MoeConfig, RunConfig
+from xft.config.sections import MERGE, SELECT, MergeMethod, MixingShape, MoeConfig, RunConfig
 from xft.config.validation import SectionType, check_lambda, validated
 from xft.conversions import diversity as experts
 from xft.conversions import upcycle as upcycling
@@ -140,7 +140,7 @@ def merge(
         options["method"] = "memory.py:function"
     method, source = _options(merge, MergeMethod, options), _mixture(mixture)
     if method.function and not function:
-        function = method.loaded()
+        function = method.function.load(MERGE)
     if method.method == SELECT:
         raise UserError("merge: method = select needs the metrics of a tuning. Give coefficients")
     if method.needs_base != (base is not None):

@@ -141,8 +141,8 @@ def test_beside_a_tuned_model_no_key_of_the_training_has_an_effect():
     assert complete(config.model_dump()) == config
     config = complete(MINIMAL | {"moe_sft": {"model": "tuned"}})
     assert config.sft == complete(MINIMAL).sft
-    noisy = MINIMAL | {"moe_sft": {"model": "tuned"}, "moe": {"init": "noise"}}
-    assert "moe.init = noise: no effect with moe_sft.model, unless evaluat" in fault(noisy)
+    noisy = MINIMAL | {"moe_sft": {"model": "tuned"}, "moe": {"init": "a.py:b"}}
+    assert "moe.init = a.py:b: no effect with moe_sft.model, unless evaluat" in fault(noisy)
     complete(noisy | {"evaluation": {"models": ["moe", "moe_sft"]}})
     for name, section in (("sft_flops", "moe_sft"), ("sft_flops", "sft"), ("soup", "sft")):
         models = {section: {"model": "tuned"}, "evaluation": {"models": [name]}}

@@ -183,7 +183,7 @@ def test_the_ffn_weights_are_the_factors_alone(chain):
 def test_what_low_rank_experts_cannot_be_is_refused(tmp_path, tiny_llama):
     for made, flags, message in (
         ("moe", ["--rank", "33"], r"rank = 33: .*gate_proj.weight has at most rank 32"),
-        ("moe", ["--init", "noise"], "init = noise: no effect with experts = lora. Leave out"),
+        ("moe", ["--init", "a.py:b"], "init = a.py:b: no effect with experts = lora. Leave out"),
         ("ffn", ["--no-shared-expert"], "layer 0 has no shared expert"),
     ):
         chain = Chain(tmp_path, {"moe": ["--experts", "lora", *flags]}, base=tiny_llama)

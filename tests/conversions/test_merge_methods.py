@@ -19,7 +19,8 @@ import xft
 from workflow_scripts import dense
 from xft.artifacts.manifest import hash_file, json_sha256, manifest_path, read_manifest
 from xft.common.errors import UserError
-from xft.config.sections import MergeMethod
+from xft.common.user_code import UserCode
+from xft.config.sections import MERGE
 from xft.conversions import blocks
 from xft.conversions import merge_methods as methods
 
@@ -195,7 +196,10 @@ def test_a_function_of_the_users_merges_the_experts(case, tmp_path, function):
 
 def test_a_function_that_is_wrong_is_told(plain, tmp_path, function):
     for name, message in (
-        ("fails", r"fails, model.layers.\S+: .*my_merge.py, line 11: ZeroDivisionError: division"),
+        (
+            "fails",
+            r"merge.method: model.layers.\S+: .*my_merge.py, line 11: ZeroDivisionError",
+        ),
         ("flat", r"it returned \[\d+\], not a tensor of \["),
         ("other", "other must have the parameters tensors, coefficients, base"),
         ("means", "defines no function means: did you mean mean?"),
@@ -211,7 +215,7 @@ def test_the_examples_are_their_equations():
     changes = torch.tensor([[4.0, -1.0, 0.0]]), torch.tensor([[2.0, 3.0, 1.0]])
     given = [base + change for change in changes], torch.tensor([0.25, 0.75]), base
     functions = {
-        name: MergeMethod(method=f"{EXAMPLES}/{name}.py:{name}").loaded()
+        name: UserCode.of(f"{EXAMPLES}/{name}.py:{name}").load(MERGE)
         for name in ("ties", "dare", "by_column")
     }
     # The largest fifth of three values: 4, and 3.

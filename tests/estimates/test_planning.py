@@ -18,6 +18,7 @@ import yaml
 from backbones import random_dense, save_base, small_config
 from chains import Chain
 from interpreter import python
+from mixtures import init_example
 from transformers import AutoModelForCausalLM
 
 from xft.checkpoints.dtypes import DTYPE_BYTES
@@ -404,7 +405,12 @@ def test_both_gradients_of_a_tied_head_are_there_with_their_sum(tmp_path):
         ({}, "h100-80gb", ["43.1", "66.0", "59.3", "30.6"], "offload"),
         ({}, "l40s", ["40.4", "32.3", "30.6"], "zero"),  # 40.4: pure bf16, checkpointing, 4 rows
         ({"moe_sft": {"ema_decay": 0.9}}, "h200", [], "launch"),  # shards keep no average
-        ({"moe": {"init": "noise"}}, "h200", ["128.6", "129.7"], "experts"),  # not low-rank ones
+        (
+            {"moe": {"init": init_example("noise")}},
+            "h200",
+            ["128.6", "129.7"],
+            "experts",
+        ),  # not low-rank ones
         ({}, None, [], "launch"),  # all processes of a machine share its memory
     ],
 )

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from backbones import random_dense
-from mixtures import tokens
+from mixtures import init_example, tokens
 from pretended_device import GPU, pretended, waits_of
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
@@ -110,7 +110,8 @@ def test_models_are_made_mixed_and_merged_where_they_are(monkeypatch):
         return mixed.coefficients
 
     def make(base, batch):
-        changes = {"init": "noise"}, {"init": "drop"}, {"experts": "lora", "rank": 4}
+        inits = ({"init": init_example(name)} for name in ("noise", "drop"))
+        changes = *inits, {"experts": "lora", "rank": 4}
         methods = "task_arithmetic", "model_stock", "xft"
         made = []
         for change, method in zip(changes, methods, strict=True):

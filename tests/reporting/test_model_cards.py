@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from chains import Chain, run_here
 from huggingface_hub import ModelCard
+from mixtures import init_example
 from trainings import write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -100,10 +101,11 @@ def test_cards_licences_and_templates_travel(made, model, name):
 
 def test_a_card_names_a_beginning_that_is_no_copy_and_a_base_by_its_id(tmp_path, model):
     options = {"base": ["--model", str(model)]}
-    options["moe"] = ["--num-experts", "3", "--num-experts-per-tok", "2", "--init", "drop"]
+    options["moe"] = ["--num-experts", "3", "--num-experts-per-tok", "2"]
+    options["moe"] += ["--init", init_example("drop")]
     text = card(Chain(tmp_path, options)["moe"].parent, "moe")
     upcycling = re.search("- upcycling: .*", text)[0]
-    assert 'init "drop", init_drop 0.5, ' in upcycling and "init_noise" not in upcycling
+    assert 'init "drop.py:drop", ' in upcycling
     assert "It does not compute what the base computes" in text
     manifest = manifest_path(tmp_path / "base")
     identity = short(read_manifest(manifest).id)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from chains import Chain
-from mixtures import low_rank_mixture, varied_mixture
+from mixtures import init_example, low_rank_mixture, varied_mixture
 from processes import run_for
 from safetensors.torch import load_file
 from trainings import ROWS, learn, lines_of, outputs, write_rows
@@ -75,7 +75,7 @@ def test_a_balance_loss_over_the_global_batch_and_an_average(tiny_llama, tmp_pat
     leave the router a gradient of rounding errors, and Adam makes whole steps of those.
     """
     experts = ["--num-experts", 4, "--num-experts-per-tok", 3, "--no-router-noise"]
-    experts += ["--init", "noise", "--init-noise", 0.5, "--balance-loss-coef", 0.5]
+    experts += ["--init", init_example("noise", share=0.5), "--balance-loss-coef", 0.5]
     chain = Chain(tmp_path, {"moe": experts}, base=tiny_llama, data=write_rows(tmp_path))
     callback = Path("examples/callbacks/global_balance.py").resolve()
     words = [*chain.words("moe_sft"), "--callbacks", f"{callback}:GlobalBalance"]

@@ -12,6 +12,7 @@ import pytest
 from damage import change_json
 from fork_server import PYTHON
 from interpreter import ROOT
+from mixtures import init_example
 from project import FURTHER
 from working_folder import ROW, begin, fill, wants
 
@@ -243,7 +244,7 @@ def test_sft_flops_depends_on_the_mixtures_shape_alone():
         assert not any(name.endswith("moe") for name in new(run))
         return run.experiment.by_name["sft_flops"].digest
 
-    same = {"init": "noise"}, {"init": "drop", "init_drop": 0.1}, {"balance_loss_coef": 0.1}
+    same = {"init": init_example("drop", share=0.1)}, {"balance_loss_coef": 0.1}
     assert {digest(**moe) for moe in same} == {digest()}
     others = {"num_experts_per_tok": 2}, {"router": "linear"}, {"router_noise": False}
     assert len({digest(), *(digest(**moe) for moe in others)}) == 4

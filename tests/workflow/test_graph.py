@@ -79,6 +79,7 @@ def test_rules_have_the_inputs_of_their_nodes(experiments, monkeypatch):
     monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", "resources/problems.jsonl")
     plain = {"merge": {"method": "examples/merges/ties.py:ties"}, "seeds": [1, 2]}
     callbacks = ["examples/callbacks/global_balance.py:GlobalBalance"]
+    plain["moe"] = {"init": "examples/inits/drop.py:drop"}
     plain |= {name: {"callbacks": callbacks} for name in TRAININGS}
     plain["evaluation"] = {"models": list(MODELS), "datasets": ["humaneval", "mbpp"]}
     every = [*experiments.values(), _experiment("plain", plain)]

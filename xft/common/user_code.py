@@ -10,6 +10,7 @@ import re
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from xft.common.errors import UserError, did_you_mean
@@ -93,18 +94,29 @@ class UserCode:
         return offered
 
     def load(self, names: Names) -> Callable:
-        """The function or the class. Raises UserError if the file cannot be run."""
+        """The function or the class, with its arguments. Raises UserError if the file fails."""
         self.check(names)
         try:
-            return getattr(load_program(self.file), self.name)
+            named = getattr(load_program(self.file), self.name)
         except Exception as error:
             raise UserError(fault_in(error, self.file)) from None
+        return partial(named, **self.arguments) if self.arguments else named
 
 
 def codes_in(value: object) -> list[UserCode]:
     """The code that the value of a key names: of one text, or of each text of a list."""
     texts = value if isinstance(value, list) else [value]
     return [UserCode.of(text) for text in texts if re.fullmatch(FORM, str(text))]
+
+
+def called(function: Callable, place: str, *arguments: object) -> object:
+    """What a function of the user's returns. Raises UserError if it fails."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        inside = traceback.extract_tb(error.__traceback__)[1:]  # without this function
+        fault = fault_in(error, Path(inside[0].filename if inside else ""))
+        raise UserError(f"{place}: {fault}") from None
 
 
 def fault_in(error: Exception, file: Path) -> str:

@@ -4,9 +4,8 @@ A class holds the keys that one step reads. A section consists of one or more su
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -68,6 +67,23 @@ def problem_label(name_or_file: str) -> str:
 def _described(meanings: Mapping[str, str]) -> str:
     """The description of a key by the meanings of its values."""
     return " ".join(f"{value}: {meaning}." for value, meaning in meanings.items())
+
+
+def _or_code(names: Iterable[str], example: str) -> tuple:
+    """The check and the schema of a key that has one of these names, or names code."""
+
+    def check(value: str) -> str:
+        if value in names:
+            return value
+        if not re.fullmatch(FORM, value):
+            raise ValueError(
+                f"should be {', '.join(names)}, or a function in a Python file, such as "
+                f"{example}{did_you_mean(value, names)}"
+            )
+        return str(UserCode.of(value))
+
+    pattern = f"^({'|'.join(names)}|{FORM})$"
+    return AfterValidator(check), WithJsonSchema({"type": "string", "pattern": pattern})
 
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # numpy takes no larger one
@@ -196,8 +212,8 @@ class ExpertStart(Section):
 
     init: Literal["noise", "drop"] = "noise"
     """The experts before the tuning, less their mean's difference from the base's MLP: their mean
-    is the base's MLP. noise, drop: as in section moe. Equal experts would only rescale the step
-    (docs/method.md)."""
+    is the base's MLP. noise: that with normal noise. drop: that with a part of its neurons
+    re-initialised. Equal experts would only rescale the step (docs/method.md)."""
 
     init_noise: Annotated[float, Needs("init", "noise")] = Field(0.02, gt=0)
     """The noise's standard deviation, relative to that of the base's weights in the same matrix."""
@@ -206,15 +222,18 @@ class ExpertStart(Section):
     """The part of the intermediate neurons that each expert re-initialises."""
 
 
-class MoeConfig(ExpertStart, MixtureConfig):
+INIT = Names(("weights", "generator"))
+
+
+class MoeConfig(MixtureConfig):
     """Step 1, upcycling: the mixture of experts."""
 
-    init: Annotated[Literal["copy", "noise", "drop"], Needs("experts", "full")] = "copy"
-    """The routed experts before the tuning. copy: the base's MLP, as in the paper. noise: the same
-    with normal noise on every weight. drop: the same with a part of its neurons re-initialised
-    (Drop-Upcycling, arXiv 2502.19261). The shared expert is always a copy. With noise and drop the
-    mixture does not equal the dense model before training, and the step prints how much they
-    differ."""
+    init: Annotated[
+        PathText, *_or_code(["copy"], "my_init.py:noise"), INIT, Needs("experts", "full")
+    ] = "copy"
+    """The routed experts before the tuning. copy: the base's MLP, as in the paper. A function in a
+    file, such as my_init.py:noise: what it makes of that (docs/method.md). The shared expert is
+    always a copy. With a function the mixture does not equal the dense model before training."""
 
 
 class RowsSource(Section):
@@ -388,26 +407,12 @@ MERGE_METHODS = {
 
 SELECT = "select"
 MERGE = Names(("tensors", "coefficients", "base"))
-METHOD_SCHEMA = {"type": "string", "pattern": f"^({'|'.join(MERGE_METHODS)}|{FORM})$"}
-
-
-def _known_method(value: str) -> str:
-    if value in MERGE_METHODS:
-        return value
-    if not re.fullmatch(FORM, value):
-        raise ValueError(
-            f"should be {', '.join(MERGE_METHODS)}, or a function in a Python file, such as "
-            f"my_merge.py:ties{did_you_mean(value, MERGE_METHODS)}"
-        )
-    return str(UserCode.of(value))
 
 
 class MergeMethod(Section):
     """The computation of the dense model's weights."""
 
-    method: Annotated[
-        PathText, AfterValidator(_known_method), WithJsonSchema(METHOD_SCHEMA), MERGE
-    ] = Field(
+    method: Annotated[PathText, *_or_code(MERGE_METHODS, "my_merge.py:ties"), MERGE] = Field(
         "xft",
         description=_described(MERGE_METHODS)
         + " my_merge.py:ties: the function ties of this file (docs/method.md).",
@@ -425,10 +430,6 @@ class MergeMethod(Section):
     def function(self) -> UserCode | None:
         """A function of the user's; None for a method of this project."""
         return None if self.method in MERGE_METHODS else UserCode.of(self.method)
-
-    def loaded(self) -> Callable:
-        """The function, with its arguments. Raises UserError."""
-        return partial(self.function.load(MERGE), **self.function.arguments)
 
     @property
     def stated(self) -> dict[str, object]:

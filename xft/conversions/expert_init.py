@@ -1,4 +1,4 @@
-"""Routed experts that do not begin as copies of the dense MLP.
+"""Fused experts that do not begin as copies of the dense MLP.
 
 noise: W_i = W + share std(W) n, with n standard normal.
 drop: Drop-Upcycling (arXiv 2502.19261). Expert i draws a set S of at least one neuron. The
@@ -10,32 +10,11 @@ Biases are always copies. Statistics and draws are in fp32 or more, and are roun
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 
-from xft.checkpoints.layout import FfnLayer
-from xft.checkpoints.reader import TensorSource
-from xft.checkpoints.writer import TensorSpec
-from xft.config.sections import ExpertStart, MoeConfig
+from xft.config.sections import ExpertStart
 from xft.conversions.common import seeded_generator
 
 BLOCK_ROWS = 512  # of a matrix that are in memory in float64
-
-
-def varied_plans(
-    base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int
-) -> Iterable[TensorSpec]:
-    """Plan the fused weights of a layer's routed experts, for init noise and drop.
-
-    An expert's draws depend on the seed, the layer, the expert and the projection, and on nothing
-    else.
-    """
-    inputs = ("gate", "up") if layer.form.gated else ("up",)
-    for (name, projections), roles in zip(layer.fused(), (inputs, ("down",)), strict=True):
-        names = [layer.dense(projection) for projection in projections]
-        rows = sum(base.shape(weight)[0] for weight in names)
-        shape = moe.num_routed_experts, rows, base.shape(names[0])[1]
-        chunks = partial(_weights, base, names, roles, f"{layer.prefix}.expert", moe, seed)
-        yield TensorSpec(name, base.dtype(names[0]), shape, chunks)
 
 
 def redrawn(weight, neurons, axis: int, generator):
@@ -66,32 +45,13 @@ def mean_and_std(matrix) -> tuple[float, float]:
     return mean, math.sqrt(total(lambda block: (block - mean).square_()) / count)
 
 
-def _weights(
-    base: TensorSource,
-    names: Sequence[str],
-    roles: Sequence[str],
-    place: str,
-    moe: MoeConfig,
-    seed: int,
-) -> Iterator:
-    """The matrices of each routed expert that stand in the tensors `names`, split by their roles.
-
-    roles: "gate" and "up" [I, H], "up" without a gate, or "down" [H, I].
-    """
-    import torch
-
-    weight = torch.cat([base.get_finite(name).cpu() for name in names])
-    experts = range(int(moe.shared_expert), moe.num_experts)
-    return varied(weight, roles, place, experts, moe, seed)
-
-
 def varied(
     weight, roles: Sequence[str], place: str, experts: Iterable[int], start: ExpertStart, seed: int
 ) -> Iterator:
     """The matrices of each expert, made from a dense weight that holds the matrices of `roles`.
 
     weight: on the CPU.
-    roles: as for `_weights`.
+    roles: "gate" and "up" [I, H], "up" without a gate, or "down" [H, I].
     place, experts, seed: decide the draws.
     """
     import torch

@@ -23,7 +23,7 @@ from xft.checkpoints.dtypes import FLOAT_NAMES
 from xft.checkpoints.reader import TensorSource
 from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError
-from xft.common.user_code import fault_in
+from xft.common.user_code import called
 from xft.config.sections import MergeMethod
 from xft.conversions.common import computed_plan, copy_plan
 from xft.conversions.merge import unmerged
@@ -91,13 +91,8 @@ def _merged_by(
     copied = partial(torch.Tensor.to, device=coefficients.device, dtype=torch.float32, copy=True)
     start = base.get(name_in_base(base, tensor.name, tensor.shape))
     given = [copied(expert) for expert in tensor.experts()], copied(coefficients), copied(start)
-    called = getattr(function, "func", function)  # without its arguments
-    place = f"merge.method: {getattr(called, '__name__', called)}, {tensor.name}"
-    try:
-        merged = function(*given)
-    except Exception as error:
-        file = Path(getattr(getattr(called, "__code__", None), "co_filename", ""))
-        raise UserError(f"{place}: {fault_in(error, file)}") from None
+    place = f"merge.method: {tensor.name}"
+    merged = called(function, place, *given)
     if not isinstance(merged, torch.Tensor) or tuple(merged.shape) != tensor.shape:
         shape = list(getattr(merged, "shape", [])) or type(merged).__name__
         raise UserError(f"{place}: it returned {shape}, not a tensor of {list(tensor.shape)}")

@@ -15,7 +15,7 @@ from xft.common.errors import UserError, counted
 from xft.common.launch import torchrun
 from xft.common.optional import is_installed
 from xft.common.progress import job_name
-from xft.common.user_code import UserCode, codes_in, fault_in
+from xft.common.user_code import UserCode, called, codes_in
 from xft.config.section import unrecorded
 from xft.config.sections import RunConfig, TokensConfig
 from xft.config.training import CALLBACK, TrainingConfig, fault_of_devices, precision_of
@@ -228,13 +228,10 @@ def made_callback(code: UserCode):
     """A callback of the user's. Raises UserError if it is none."""
     from transformers import TrainerCallback
 
-    kind = code.load(CALLBACK)
-    if not issubclass(kind, TrainerCallback):
+    made = called(code.load(CALLBACK), str(code.file))
+    if not isinstance(made, TrainerCallback):
         raise UserError(f"{code.file}: {code.name} is no transformers.TrainerCallback")
-    try:
-        return kind(**code.arguments)
-    except Exception as error:
-        raise UserError(fault_in(error, code.file)) from None
+    return made
 
 
 def leave_group() -> None:

@@ -37,8 +37,7 @@ def moe_sft_card(config: dict, parameters: dict, data_hash: str, init: dict) -> 
 def init_settings(parameters: dict) -> dict:
     """How the experts of a mixture began, from its manifest's parameters; empty for copies."""
     init = parameters.get("init", "copy")
-    names = () if init == "copy" else ("init", f"init_{init}")
-    return {name: parameters[name] for name in names}
+    return {} if init == "copy" else {"init": init}
 
 
 def plain_card(
