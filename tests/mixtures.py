@@ -19,12 +19,17 @@ from xft.modeling.configuration import XftConfig
 from xft.modeling.mixing import Mixing, MixingLogits
 
 LAMBDA = 0.6
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def init_example(name: str, **arguments) -> str:
     """A value of moe.init: a function of examples/inits."""
-    file = Path(__file__).parents[1] / "examples" / "inits" / f"{name}.py"
-    return str(UserCode(file, name, arguments))
+    return str(UserCode(EXAMPLES / "inits" / f"{name}.py", name, arguments))
+
+
+def merge_example(name: str, **arguments) -> str:
+    """A value of merge.method: a function of examples/merges."""
+    return str(UserCode(EXAMPLES / "merges" / f"{name}.py", name, arguments))
 
 
 def tokens(batch=2, length=24, vocabulary=97) -> torch.Tensor:

@@ -24,7 +24,7 @@ from xft.checkpoints.in_memory import LoadedModel
 from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError, did_you_mean
 from xft.config.section import keys
-from xft.config.sections import MERGE, SELECT, MergeMethod, MixingShape, MoeConfig, RunConfig
+from xft.config.sections import MERGE, MergeMethod, MixingShape, MoeConfig, RunConfig
 from xft.config.validation import SectionType, check_lambda, validated
 from xft.conversions import diversity as experts
 from xft.conversions import upcycle as upcycling
@@ -131,7 +131,7 @@ def merge(
     lam: c_0, the weight of the shared expert, 0.75 if it is left out; the others have equal shares
     of the rest.
     coefficients: `Mixing.coefficients`, in place of both.
-    options: keys of section `merge`: method, scale. method may also be a function of the tensors of
+    options: the key method of section `merge`. It may also be a function of the tensors of
     the experts, their shares and the base's tensor (docs/method.md).
     base: the dense model, only for methods that need it.
     """
@@ -141,9 +141,7 @@ def merge(
     method, source = _options(merge, MergeMethod, options), _mixture(mixture)
     if method.function and not function:
         function = method.function.load(MERGE)
-    if method.method == SELECT:
-        raise UserError("merge: method = select needs the metrics of a tuning. Give coefficients")
-    if method.needs_base != (base is not None):
+    if bool(function) != (base is not None):
         need = "give the dense model as base, too" if base is None else "leave out base"
         raise UserError(f"merge: method = {method.method}: {need}")
     _warn_of_equal_experts(source)
@@ -154,7 +152,7 @@ def merge(
         raise UserError(f"merge: lam = {lam}: no effect beside coefficients. Leave out one of them")
     coefficients = _checked(coefficients, source).detach().to(mixture.device, torch.float32)
     known = None if base is None else _base(base, source)
-    plans = dense_plans(source, source, coefficients, method, known, function)
+    plans = dense_plans(source, source, coefficients, known, function)
     return _built(dense_config(source.config), plans, mixture)
 
 

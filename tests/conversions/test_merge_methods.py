@@ -21,12 +21,12 @@ from xft.artifacts.manifest import hash_file, json_sha256, manifest_path, read_m
 from xft.common.errors import UserError
 from xft.common.user_code import UserCode
 from xft.config.sections import MERGE
-from xft.conversions import blocks
-from xft.conversions import merge_methods as methods
 
 SINGLE = "model.safetensors"
 LAMBDA, SCALE = 0.6, 1.5
 EXAMPLES = Path(__file__).parents[2] / "examples" / "merges"
+ARITHMETIC = f"{EXAMPLES}/task_arithmetic.py:task_arithmetic"
+STOCK, SELECT = (f"{EXAMPLES}/{name}.py:{name}" for name in ("model_stock", "select"))
 CASES = ("llama-biases", "phi3", "starcoder2", "llama-bf16", "llama-head")
 
 
@@ -101,12 +101,10 @@ def assert_near(made: dict, expected: dict) -> None:
 
 @pytest.mark.parametrize("scale", [1, SCALE])
 def test_task_arithmetic_is_its_equation(case, tmp_path, scale):
-    """At scale 1 it is XFT's merge bit for bit."""
-    words = ["--method", "task_arithmetic", "--scale", scale, "--base", case.folder / "base"]
+    words = ["--method", f"{ARITHMETIC}(scale={scale})", "--base", case.folder / "base"]
     made, plain = case.merge(tmp_path / "out", *words), case.merge(tmp_path / "xft")
     expected = {n: case.base_of(n) + scale * (case.tuned(n) - case.base_of(n)) for n in plain}
     assert_near(made, expected)
-    assert scale != 1 or all(torch.equal(made[name], plain[name]) for name in plain)
 
 
 def ratio(experts: list[torch.Tensor], base: torch.Tensor) -> float:
@@ -118,9 +116,8 @@ def ratio(experts: list[torch.Tensor], base: torch.Tensor) -> float:
     return len(experts) * cosine / ((len(experts) - 1) * cosine + 1)
 
 
-def test_model_stock_is_its_equation(case, tmp_path, monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK", 100)
-    made = case.merge(tmp_path / "out", "--method", "model_stock", "--base", case.folder / "base")
+def test_model_stock_is_its_equation(case, tmp_path):
+    made = case.merge(tmp_path / "out", "--method", STOCK, "--base", case.folder / "base")
     expected, ratios = {}, []
     for name in case.merge(tmp_path / "xft"):
         start, end, experts = case.base_of(name), case.tuned(name), case.experts(name)
@@ -141,7 +138,7 @@ def test_one_routed_expert_of_each_layer(case, tmp_path, numbers):
         steps = [{"entropy": [1, 1], "load": load} for load in LOADS] + [{"validation_loss": 1}]
         file = tmp_path / "metrics.jsonl"
         file.write_text("".join(json.dumps(line) + "\n" for line in steps))
-        words = ["--method", "select", "--metrics", file]
+        words = ["--method", SELECT, "--metrics", file, "--base", case.folder / "base"]
     made, expected = case.merge(tmp_path / "out", *words), {}
     for name in made:
         experts = case.experts(name)
@@ -254,8 +251,7 @@ def test_a_merge_by_data_fits_the_outputs_of_the_mixture():
 
 
 def stock_ratio(experts: list[torch.Tensor], base: torch.Tensor) -> float:
-    vectors = torch.stack(experts) - base
-    return methods.stock_ratio(vectors @ vectors.T)
+    return runpy.run_path(str(EXAMPLES / "model_stock.py"))["ratio"](torch.stack(experts) - base)
 
 
 def test_the_ratio_at_its_limits():
@@ -287,24 +283,25 @@ def merged(chain: Chain, out: Path, *words: object) -> Path:
     return out
 
 
-ARITHMETIC = ["--method", "task_arithmetic", "--scale", "1.5"]
-
-
 @pytest.mark.parametrize(
     ("words", "stated", "card"),
     [
         ([], {}, "one set per layer, equal shares\n- tuning"),
-        (ARITHMETIC, {"method": "task_arithmetic", "scale": 1.5}, '"task_arithmetic", scale 1.5: '),
+        (
+            ["--method", STOCK],
+            {"method": "model_stock.py:model_stock"},
+            ':model_stock": a function',
+        ),
         (["--expert", "3"], {"expert": 3}, "| layer 0 | 0.7500 | 0.0000 | 0.0000 | 1.0000 |"),
     ],
-    ids=["xft", "task_arithmetic", "expert"],
+    ids=["xft", "model_stock", "expert"],
 )
 def test_manifest_and_card_say_how_it_was_merged(plain, tmp_path, words, stated, card):
     out = merged(plain, tmp_path / "out", *words, "--base", plain["base"])
     manifest = read_manifest(manifest_path(out))
     weighted = json.loads((plain["weighted_init"] / "config.json").read_text())
     assert manifest.parameters == weighted | stated
-    inputs = {"moe", "ffn", "weighted"} | ({"base"} if "method" in stated else set())
+    inputs = {"moe", "ffn", "weighted"} | ({"base", "function"} if "method" in stated else set())
     assert manifest.inputs.keys() == inputs
     assert card in (out / "README.md").read_text()
 
@@ -315,9 +312,12 @@ def test_a_mistake_of_the_user_is_refused(plain, tmp_path):
             ([f"--expert={expert}"], rf"--expert {expert}: the routed .* 1 to 3\. Choose one")
             for expert in (0, 4, -1)
         ),
-        (["--method", "model_stock"], "method = model_stock starts from the base's weights"),
-        (["--method", "select"], "--metrics belongs to method = select"),
-        (["--scale", 2], r"scale = 2\.0: no effect with method = xft"),
+        (["--method", STOCK], "model_stock.py:model_stock: give --base too"),
+        (["--method", SELECT], "select.py:select: give --base and --metrics too"),
+        (
+            ["--method", "ties"],
+            "should be xft, or a function in a Python file, such as my_merge.py",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             merged(plain, tmp_path / "out", *words)
@@ -328,7 +328,7 @@ def test_integers_stay_as_they_are(plain, tmp_path):
     tuned = shutil.copytree(plain["moe"], tmp_path / "tuned")
     change_tensors(tuned, lambda tensors: tensors | {"model.positions": torch.arange(5)})
     chain = Chain(tmp_path, moe_sft=tuned)
-    out = merged(chain, tmp_path / "out", *ARITHMETIC, "--base", plain["base"])
+    out = merged(chain, tmp_path / "out", "--method", ARITHMETIC, "--base", plain["base"])
     assert torch.equal(load_file(out / SINGLE)["model.positions"], torch.arange(5))
 
 
@@ -342,4 +342,4 @@ def test_another_base_and_one_of_another_shape_are_refused(plain, case, tmp_path
         (case.chain, f"has no floating-point tensor {name} of the shape"),
     ):
         with pytest.raises(UserError, match=fault):
-            merged(chain, tmp_path / "out", "--method", "model_stock", "--base", smaller)
+            merged(chain, tmp_path / "out", "--method", STOCK, "--base", smaller)

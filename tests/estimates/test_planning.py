@@ -561,7 +561,7 @@ def test_each_file_lies_over_the_one_before(project, capsys):
 
 @pytest.mark.parametrize(("keep", "dense"), [("all", 4), ("none", 0)])
 def test_what_runs_share_counts_once(project, capsys, keep, dense):
-    variants = {"xft": {}, "stock": {"merge": {"method": "model_stock"}}}
+    variants = {"xft": {}, "stock": {"merge": {"method": "examples/merges/ties.py:ties"}}}
     change_config(seeds=[42, 43], merge={"keep": keep}, variants=variants)
     plan.main([*MINE, "--gpu", "h100", "--details"])
     table = capsys.readouterr().out.partition("All jobs of 4 runs;")[2]

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from backbones import random_dense
-from mixtures import init_example, tokens
+from mixtures import init_example, merge_example, tokens
 from pretended_device import GPU, pretended, waits_of
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
@@ -112,7 +112,7 @@ def test_models_are_made_mixed_and_merged_where_they_are(monkeypatch):
     def make(base, batch):
         inits = ({"init": init_example(name)} for name in ("noise", "drop"))
         changes = *inits, {"experts": "lora", "rank": 4}
-        methods = "task_arithmetic", "model_stock", "xft"
+        methods = merge_example("task_arithmetic"), merge_example("model_stock"), "xft"
         made = []
         for change, method in zip(changes, methods, strict=True):
             mixture = xft.upcycle(base, num_experts=3, num_experts_per_tok=2, **change)

@@ -26,7 +26,7 @@ CONFIGS = {
     "demonstration": {},
     "everything": {
         "evaluation": {"models": list(MODELS), "datasets": ["humaneval", OWN]},
-        "merge": {"lambdas": ["0.5", "1"], "method": "model_stock"},
+        "merge": {"lambdas": ["0.5", "1"]},
         "heal": {"objective": "kl"},
         "seeds": [1, 2],
     },

@@ -395,56 +395,20 @@ class MixingConfig(MixingTraining, MixingShape):
     """Steps 5 and 6: the mixing coefficients and their training, with defaults of its own."""
 
 
-MERGE_METHODS = {
-    "xft": "the weighted mean C of a projection's experts, as in the paper",
-    "select": "in place of the routed experts the one of each layer that most tokens chose at the "
-    "end of the tuning, without step 6",
-    "model_stock": "a point between C and the base's weights, nearer to C if the experts agree "
-    "(arXiv 2403.19522)",
-    "task_arithmetic": "the base's weights, and scale times the difference of the whole merged "
-    "model from them (arXiv 2212.04089)",
-}
-
-SELECT = "select"
-MERGE = Names(("tensors", "coefficients", "base"))
+MERGE = Names(("tensors", "coefficients", "base"), offered=("load",))
 
 
 class MergeMethod(Section):
     """The computation of the dense model's weights."""
 
-    method: Annotated[PathText, *_or_code(MERGE_METHODS, "my_merge.py:ties"), MERGE] = Field(
-        "xft",
-        description=_described(MERGE_METHODS)
-        + " my_merge.py:ties: the function ties of this file (docs/method.md).",
-    )
-
-    scale: Annotated[float, Needs("method", "task_arithmetic")] = Field(1.0, gt=0)
-    """1 gives the model of method xft, more goes beyond it."""
-
-    @property
-    def needs_base(self) -> bool:
-        """Whether the merge depends on the base's weights."""
-        return self.method not in ("xft", SELECT)
+    method: Annotated[PathText, *_or_code(["xft"], "my_merge.py:ties"), MERGE] = "xft"
+    """xft: the weighted mean of a projection's experts, as in the paper. A function in a file, such
+    as my_merge.py:ties: what it makes of them (docs/method.md)."""
 
     @property
     def function(self) -> UserCode | None:
-        """A function of the user's; None for a method of this project."""
-        return None if self.method in MERGE_METHODS else UserCode.of(self.method)
-
-    @property
-    def stated(self) -> dict[str, object]:
-        """The values that a card states."""
-        return self.model_dump(exclude_defaults=True) | {"method": self.shown}
-
-    @property
-    def shown(self) -> str:
-        """The method, without the folder of a file."""
-        return self.function.shown if self.function else self.method
-
-    @property
-    def meaning(self) -> str:
-        """The method in words. C: the weighted mean of a projection's experts."""
-        return MERGE_METHODS.get(self.method, "a function of the user's")
+        """A function of the user's; None for the paper's method."""
+        return None if self.method == "xft" else UserCode.of(self.method)
 
 
 class MergeConfig(MergeMethod):
@@ -651,15 +615,6 @@ class WorkflowConfig(ManyRuns, RunConfig):
                 raise ValueError(
                     f"{needed}.model is no training, as {name} needs. Leave out {name}"
                 )
-        if self.moe_sft.model and self.merge.method == SELECT:
-            raise ValueError(
-                f"merge.method = {SELECT}: moe_sft.model does not say how many tokens chose each "
-                "expert. Choose another method"
-            )
-        if self.merge.method == SELECT and "uniform" in self.evaluation.models:
-            raise ValueError(
-                f"merge.method = {SELECT}: uniform is the same model as dense. Leave out uniform"
-            )
         if self.moe_sft.model and self.moe.init != "copy" and "moe" not in self.evaluation.models:
             raise ValueError(
                 f"moe.init = {self.moe.init}: no effect with moe_sft.model, unless "

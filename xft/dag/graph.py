@@ -15,7 +15,6 @@ from xft.config.models import MERGED, MIXTURES, OF_MIXTURE, UNTUNED, family
 from xft.config.runs import LISTS, Run
 from xft.config.sections import (
     FLOPS_KEYS,
-    SELECT,
     SHAPE_KEYS,
     WorkflowConfig,
     learns,
@@ -95,8 +94,7 @@ class Graph:
 
     def dense(self, lam: str) -> Node:
         """The merge with learned shares, if there is something to learn."""
-        learned = learns(lam) and self.config.merge.method != SELECT
-        shares = self.weighted_trained(lam) if learned else self.weighted_init(lam)
+        shares = self.weighted_trained(lam) if learns(lam) else self.weighted_init(lam)
         return self._merge(f"dense/lam~{lam}", shares)
 
     def uniform(self, lam: str) -> Node:
@@ -321,12 +319,11 @@ class Graph:
 
     def _merge(self, name: str, shares: Node, **options: int) -> Node:
         inputs = [made("weighted", shares), *self._experts()]
-        if self.config.merge.needs_base:
-            inputs.append(made("base", self.base))
         options, flags = STEPS["dense"].options(self.config) | options, {}
-        method = self.config.merge
-        if method.method == SELECT:
-            flags["metrics"] = self.moe_sft.entry / METRICS
+        if self.config.merge.function:
+            inputs.append(made("base", self.base))
+            if self.moe_sft.step == "moe_sft":
+                flags["metrics"] = self.moe_sft.entry / METRICS
         return self._node("dense", inputs, name=name, options=options, flags=flags)
 
     def _links(self, name: str, model: str, tuned_from: Node | None = None) -> Node:

@@ -60,7 +60,10 @@ def faults_of_files(sections: Mapping[str, Any]) -> list[str]:
             _check_named(key, path, sections)
     for key, code, names in named_code(sections):
         with collecting_errors(faults), errors_at(f"config: {key}"):
-            code.check(names)
+            if code.check(names) and "moe_sft" in sections and sections["moe_sft"].model:
+                raise UserError(
+                    f"{code.shown} takes the load of each expert, which moe_sft.model does not say"
+                )
     return faults
 
 
