@@ -51,7 +51,6 @@ class Chain:
         return {
             "base": {},
             "sft": {"--base": "base", "--data": "data"},
-            "exfusion": {"--base": "base", "--data": "data"},
             "moe": {"--base": "base"},
             "moe_sft": {"--moe": "moe", "--data": "data"},
             "ffn": {"--moe": self.mixture},

@@ -95,7 +95,7 @@ WAYS = {
     "by length": ("moe_sft", f"{BY_LENGTH} --max-steps 16 --precision bf16_pure", 14),
     "LoRA experts": ("moe_sft", EMA, 3),
     "adapters": ("sft", "--lora-rank 4 --validation-rows 2 --eval-steps 1 --keep best", 5),
-    "fused experts": ("exfusion", "--fused-experts 3 --weight-decay 0.1", 5),
+    "weight decay": ("sft", "--weight-decay 0.1", 5),
     "mixing": ("weighted_trained", f"{PARTS} {KL}", 5),
 }
 

@@ -207,21 +207,6 @@ def mixture_settings(config: Mapping[str, Any]) -> dict:
     return {key: settings[key] for key in settings if key not in idle}
 
 
-class ExpertStart(Section):
-    """Experts that differ before the training."""
-
-    init: Literal["noise", "drop"] = "noise"
-    """The experts before the tuning, less their mean's difference from the base's MLP: their mean
-    is the base's MLP. noise: that with normal noise. drop: that with a part of its neurons
-    re-initialised. Equal experts would only rescale the step (docs/method.md)."""
-
-    init_noise: Annotated[float, Needs("init", "noise")] = Field(0.02, gt=0)
-    """The noise's standard deviation, relative to that of the base's weights in the same matrix."""
-
-    init_drop: Annotated[float, Needs("init", "drop")] = Field(0.5, gt=0, le=1)
-    """The part of the intermediate neurons that each expert re-initialises."""
-
-
 INIT = Names(("weights", "generator"))
 
 
@@ -430,21 +415,6 @@ class MergeConfig(MergeMethod):
     validation if there are validation rows."""
 
 
-class ExfusionConfig(ExpertStart, TuningConfig):
-    """Tuning of the dense base as fused experts (ExFusion, arXiv 2603.27965); shared keys default
-    to those of sft."""
-
-    trains: ClassVar[str] = "fused"
-
-    fused_experts: int = Field(8, ge=2, le=10_000)
-    """Experts of each MLP. In every forward pass one MLP computes all tokens: the sum of the
-    experts' weights, each times its learned weight. The training holds all experts, and the
-    artifact holds the sum."""
-
-    launch: Literal["single", "ddp"] = "single"
-    """How processes train together. ddp: each has all experts."""
-
-
 class HealConfig(DistillationConfig, TuningConfig):
     """Tuning of the merged model itself, after the merge, on a share of the rows."""
 
@@ -566,7 +536,6 @@ class WorkflowConfig(ManyRuns, RunConfig):
     data: DataConfig
     moe_sft: MoeSftConfig = MoeSftConfig()
     sft: SftConfig = SftConfig()
-    exfusion: ExfusionConfig = ExfusionConfig()
     mixing: MixingConfig = MixingConfig()
     merge: MergeConfig = MergeConfig()
     heal: HealConfig = HealConfig()
@@ -575,19 +544,14 @@ class WorkflowConfig(ManyRuns, RunConfig):
     @model_validator(mode="before")
     @classmethod
     def _baselines_are_as_moe_sft(cls, config: dict) -> dict:
-        names = ("moe", "moe_sft", "sft", "exfusion", "evaluation")
-        sections = moe, tuning, sft, fused, evaluation = [config.get(name, {}) for name in names]
+        sections = moe, tuning, sft = [config.get(name, {}) for name in ("moe", "moe_sft", "sft")]
         if not all(isinstance(section, dict) for section in sections):
             return config
         shared = {key: tuning[key] for key in keys(SftTraining) if key in tuning}
         shared.pop("callbacks", None)  # they may be for mixtures alone
         shared |= _low_rank_baseline(moe)
         idle = without_effect(SftConfig, shared | sft)
-        config = config | {"sft": {key: shared[key] for key in shared if key not in idle} | sft}
-        if "exfusion" in (evaluation.get("models") or ()):
-            shared = {key: v for key, v in (shared | sft).items() if key in keys(ExfusionConfig)}
-            config["exfusion"] = shared | fused
-        return config
+        return config | {"sft": {key: shared[key] for key in shared if key not in idle} | sft}
 
     @property
     def sft_flops(self) -> SftConfig:

@@ -11,7 +11,6 @@ from xft.config.section import Section, code_keys, keys, unrecorded
 from xft.config.sections import (
     BaseConfig,
     EvalConfig,
-    ExfusionConfig,
     HealConfig,
     MergeMethod,
     MixingShape,
@@ -130,7 +129,6 @@ STEPS = {
     ),
     "moe_sft": _training("moe_sft", MoeSftTraining, "moe_sft.model"),
     "sft": _training("sft", SftTraining, "sft.model"),
-    "exfusion": _training("exfusion", ExfusionConfig),
     "soup": StepDeclaration(),
     "ffn": StepDeclaration(),
     "contamination": StepDeclaration(

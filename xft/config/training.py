@@ -23,12 +23,12 @@ class TrainingConfig(Section):
     """Keys of all trainings. Their names are those of transformers' TrainingArguments, if it
     has such a key.
 
-    trains: what a training changes: the mixture; a dense model, the base or one of its size; the
-        shares of the experts in a merged model; or experts that are fused in each forward pass.
+    trains: what a training changes: the mixture; a dense model, the base or one of its size; or the
+        shares of the experts in a merged model.
     per_lambda: whether there is a training for each lambda.
     """
 
-    trains: ClassVar[Literal["mixture", "dense", "shares", "fused"]] = "dense"
+    trains: ClassVar[Literal["mixture", "dense", "shares"]] = "dense"
     per_lambda: ClassVar[bool] = False
 
     num_train_epochs: float = Field(4.0, gt=0)

@@ -136,11 +136,6 @@ class Graph:
         )
 
     @cached_property
-    def exfusion(self) -> Node:
-        """The base tuned as experts that are fused in every forward pass."""
-        return self._node("exfusion", self._base_and_tokens())
-
-    @cached_property
     def soup(self) -> Node:
         """The mean of the models of all seeds. Their order in the configuration does not matter."""
         graphs = sorted(self.of_seeds, key=lambda graph: graph.config.seed)

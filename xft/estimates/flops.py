@@ -41,11 +41,6 @@ def router_gradient_flops(models: Models) -> int:
     return FORWARD * expert * models.moe.num_routed_experts
 
 
-def fusion_flops(models: Models, experts: int) -> int:
-    """FLOPs to fuse experts in a pass over a batch of any size, and of the gradients of the sum."""
-    return (FORWARD + BACKWARD) * experts * models.mlp_matrices
-
-
 def tuning_ratio(models: Models, length: int, sft: SftTraining) -> float:
     """FLOPs of a token in the tuning of the mixture, divided by those in the tuning of the base.
 

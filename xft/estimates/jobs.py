@@ -49,10 +49,6 @@ class TrainingJob:
         return self.options.trains == "shares"
 
     @property
-    def is_fused(self) -> bool:
-        return self.options.trains == "fused"
-
-    @property
     def is_of_mixture(self) -> bool:
         return self.options.trains == "mixture"
 

@@ -184,13 +184,7 @@ def _learned_head(models: Models, job: TrainingJob) -> int:
 
 
 def _copied_weights(models: Models, job: TrainingJob) -> int:
-    """Bytes of the gathered layer and the next one, or of autocast's copies of the weights.
-
-    Of fused experts, autograd keeps the fused weights, and autocast copies no others.
-    """
-    if job.is_fused:
-        copied = models.dense_total if job.autocast else 0
-        return job.weight_bytes * models.mlp_matrices + BF16 * copied
+    """Bytes of the gathered layer and the next one, or of autocast's copies of the weights."""
     total = models.trained(job.options).total
     layer = total // len(models.layers)
     if job.launch in ("fsdp", "zero3") and job.processes > 1:
@@ -221,5 +215,4 @@ def _largest(models: Models, job: TrainingJob, learned: int) -> int:
     if models.is_low_rank and job.is_of_mixture and models.moe.train_rest != "full":
         return learned // len(models.upcycled)
     table = models.mixture if job.is_of_mixture else models.base
-    largest = max(map(table.size, table.names))
-    return min(learned, largest * (job.options.fused_experts if job.is_fused else 1))
+    return min(learned, max(map(table.size, table.names)))
