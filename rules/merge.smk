@@ -53,34 +53,6 @@ rule weighted_trained:
         "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact"
 
 
-rule heal:
-    """The merged model, fine-tuned after the merge on a share of the rows."""
-    input:
-        dense=entry_of("dense"),
-        tokens=entry_of("tokens"),
-        teacher=optional("teacher"),
-        code=optional("code"),
-    output:
-        entry("heal"),
-    log:
-        log_of("heal"),
-    conda:
-        "../envs/training.yaml"
-    threads: threads_of
-    resources:
-        **RESOURCES,
-        **nodes(CONFIG.heal),
-    params:
-        start=start,
-        teacher=flag_of("teacher"),
-        flags=flags,
-    shell:
-        "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.heal --model {input.dense:q}/artifact "
-        "--data {input.tokens:q}/artifact {params.teacher} {params.flags} "
-        "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json "
-        "--out {output:q}.partial/artifact"
-
-
 rule dense:
     """Step 7: the merged model; also the baselines uniform and experts_only."""
     input:

@@ -57,6 +57,5 @@ class Chain:
             "weighted_init": sources,
             "weighted_trained": {"--weighted": "weighted_init", **sources, "--data": "data"},
             "dense": {"--weighted": self.weighted, **sources},
-            "heal": {"--model": "dense", "--data": "data"},
             "tokens": {"--model": "base", "--data": "data"},
         }[step]

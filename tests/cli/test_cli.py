@@ -22,7 +22,7 @@ from xft.cli import flags, running
 from xft.cli.config_files import check_config_files
 from xft.common.errors import UserError
 from xft.config.section import Section, keys, schemas
-from xft.config.sections import HealConfig, MixingConfig, MoeConfig, MoeSftConfig, TokensConfig
+from xft.config.sections import MixingConfig, MoeConfig, MoeSftConfig, TokensConfig
 from xft.config.validation import complete, validated
 from xft.tools.xft import TOOLS
 
@@ -31,8 +31,8 @@ STEPS = sorted(file.stem for file in (ROOT / "workflow_scripts").glob("[a-z]*.py
 COMMANDS = {step: importlib.import_module(f"workflow_scripts.{step}") for step in STEPS} | TOOLS
 HEAVY = {"torch", "transformers", "datasets", "pandas", "evalplus", "deepspeed", "accelerate"}
 SECTIONS = {"moe": MoeConfig, "data": TokensConfig, "moe_sft": MoeSftConfig}
-SECTIONS |= {"mixing": MixingConfig, "heal": HealConfig}
-COMPUTING = {"moe_sft": ["moe"], "sft": ["base"], "heal": ["model"], "validation_loss": ["model"]}
+SECTIONS |= {"mixing": MixingConfig}
+COMPUTING = {"moe_sft": ["moe"], "sft": ["base"], "validation_loss": ["model"]}
 COMPUTING |= {"weighted_trained": ["weighted", "moe", "ffn"], "eval": ["model"]}
 
 

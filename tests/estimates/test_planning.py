@@ -217,16 +217,6 @@ def test_work_is_flops_for_each_token(deepseek):
     assert training_work(deepseek, job(), None) is None
 
 
-@pytest.mark.parametrize("section", ["mixing", "heal"])
-def test_a_teacher_takes_its_forward_pass_and_its_memory(section, deepseek):
-    plain, taught = (job(section, max_steps=5, objective=objective) for objective in ("ce", "kl"))
-    per_token = 2 * (deepseek.moe_active - 32256 * 2048) + 2 * 1024 * 2048 * 24
-    works = [training_work(deepseek, one, None) for one in (plain, taught)]
-    assert works[1].flops - works[0].flops == works[0].tokens * per_token
-    peaks = [training_memory(deepseek, one).peak for one in (plain, taught)]
-    assert peaks[1] - peaks[0] >= 2 * deepseek.moe_total
-
-
 def test_generation_takes_flops_for_each_token_and_the_weights_for_each_step(deepseek):
     """150 problems in batches of 16 are 10 batches, and each token of a batch is a step."""
     options = EvaluationConfig(max_new_tokens=200)
@@ -715,9 +705,6 @@ def test_with_gpus_each_process_loads_the_model_and_one_gathers_it(headers):
     assert_about(one, 4 * (2 * MIXTURE + 6e9) + 4 * MIXTURE)
     more = memory(headers, gpus=1, moe_sft=ON_GPUS | {"offload_optimizer": True}) - one
     assert more == pytest.approx(1.25 * 12 * MIXTURE, rel=0.01)  # Adam's state and master weights
-    taught = memory(headers, "heal", gpus=1, heal={"objective": "kl"})
-    plain = memory(headers, "heal", gpus=1)
-    assert taught - plain == pytest.approx(1.25 * 2 * MIXTURE, rel=0.01)
     ddp = STEPS | {"launch": "ddp", "processes": 2}
     of_nodes = memory(headers, gpus=1, moe_sft=ddp | {"nodes": 3})
     assert of_nodes == memory(headers, gpus=1, moe_sft=ddp)  # each node asks for itself

@@ -183,9 +183,9 @@ def test_a_changed_default_raises_the_version_of_the_steps_that_read_it(monkeypa
     steps["moe_sft"]["defaults"]["moe_sft.learning_rate"] = 0.5
     del steps["moe_sft"]["defaults"]["moe_sft.optim"]  # as if it were a new option
     del steps["tokens"]["defaults"]["data.limit"]
-    found = write_versions.contents(stated, ["heal"])["steps"]
+    found = write_versions.contents(stated, ["sft"])["steps"]
     raised = {step for step in found if found[step]["version"] != steps[step]["version"]}
-    assert raised == {"moe_sft", "heal"}
+    assert raised == {"moe_sft", "sft"}
 
 
 # Runs that share

@@ -85,7 +85,7 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(words, stopped, whole, cap
 
 # The step, its flags, and the optimiser step in which a SIGTERM comes, in an epoch that is not the
 # first.
-KL = "--objective kl --batching packed --precision bf16_pure"
+PURE = "--batching packed --precision bf16_pure"
 EMA, PARTS = "--ema-decay 0.9", "--gradient-accumulation-steps 2"
 BALANCE = Path("examples/callbacks/global_balance.py:GlobalBalance").resolve()
 BY_LENGTH = "--batching by_length --per-device-train-batch-size 1"
@@ -96,7 +96,7 @@ WAYS = {
     "LoRA experts": ("moe_sft", EMA, 3),
     "adapters": ("sft", "--lora-rank 4 --validation-rows 2 --eval-steps 1 --keep best", 5),
     "weight decay": ("sft", "--weight-decay 0.1", 5),
-    "mixing": ("weighted_trained", f"{PARTS} {KL}", 5),
+    "mixing": ("weighted_trained", f"{PARTS} {PURE}", 5),
 }
 
 

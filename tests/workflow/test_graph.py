@@ -27,7 +27,6 @@ CONFIGS = {
     "everything": {
         "evaluation": {"models": list(MODELS), "datasets": ["humaneval", OWN]},
         "merge": {"lambdas": ["0.5", "1"]},
-        "heal": {"objective": "kl"},
         "seeds": [1, 2],
     },
     "from the hub": {

@@ -50,7 +50,6 @@ DECLARED = (
     _merge("uniform", "dense with equal shares, without step 6", "dense", is_aside=True),
     _merge("experts_only", "uniform with each routed expert alone", "dense", is_aside=True),
     _merge("dense", "the merged model of each lambda", counterpart="uniform"),
-    _merge("heal", "dense, tuned after the merge by section heal", counterpart="dense"),
 )
 MODEL = {model.name: model for model in DECLARED}
 MODELS = tuple(MODEL)

@@ -29,7 +29,6 @@ from xft.config.section import (
     without_effect,
 )
 from xft.config.training import (
-    DistillationConfig,
     MixingTraining,
     TrainingConfig,
     TuningConfig,
@@ -415,18 +414,6 @@ class MergeConfig(MergeMethod):
     validation if there are validation rows."""
 
 
-class HealConfig(DistillationConfig, TuningConfig):
-    """Tuning of the merged model itself, after the merge, on a share of the rows."""
-
-    per_lambda: ClassVar[bool] = True
-
-    num_train_epochs: float = Field(1.0, gt=0)
-    """Passes over the share of the training rows."""
-
-    share: float = Field(0.1, gt=0, le=1)
-    """Share of the training rows to train on, drawn by the seed."""
-
-
 class EvaluatedConfig(Section):
     """The models to evaluate, and the problems."""
 
@@ -538,7 +525,6 @@ class WorkflowConfig(ManyRuns, RunConfig):
     sft: SftConfig = SftConfig()
     mixing: MixingConfig = MixingConfig()
     merge: MergeConfig = MergeConfig()
-    heal: HealConfig = HealConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="before")

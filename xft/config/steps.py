@@ -11,7 +11,6 @@ from xft.config.section import Section, code_keys, keys, unrecorded
 from xft.config.sections import (
     BaseConfig,
     EvalConfig,
-    HealConfig,
     MergeMethod,
     MixingShape,
     MoeConfig,
@@ -140,7 +139,6 @@ STEPS = {
     ),
     "weighted_trained": _training("mixing", MixingTraining),
     "dense": StepDeclaration({"merge": keys(MergeMethod)}),
-    "heal": _training("heal", HealConfig),
     "ground_truth": StepDeclaration(
         {"evaluation": keys(ScoringConfig)},
         naming=("evaluation.datasets",),

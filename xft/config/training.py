@@ -245,19 +245,7 @@ class TuningConfig(TrainingConfig):
         return self
 
 
-class DistillationConfig(Section):
-    """The keys for trainings that can learn from the tuned mixture's distribution."""
-
-    objective: Literal["ce", "kl"] = "ce"
-    """ce: the cross-entropy (CE) of the response tokens. kl: (1 - kl_weight) CE + kl_weight KL,
-    where KL is the Kullback-Leibler divergence of the model's distribution from the tuned
-    mixture's, over the same tokens. Each process then holds the mixture too."""
-
-    kl_weight: Annotated[float, Needs("objective", "kl")] = Field(0.5, gt=0, le=1)
-    """Weight of KL in the loss."""
-
-
-class MixingTraining(DistillationConfig, TrainingConfig):
+class MixingTraining(TrainingConfig):
     """The keys for the training of the mixing coefficients. All other weights are frozen."""
 
     trains: ClassVar[str] = "shares"

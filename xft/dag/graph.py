@@ -106,12 +106,6 @@ class Graph:
         name = f"experts_only/expert~{expert}/lam~{lam}"
         return self._merge(name, self.weighted_init(lam), expert=expert)
 
-    def heal(self, lam: str) -> Node:
-        inputs = [made("dense", self.dense(lam)), made("tokens", self.tokens)]
-        if self.config.heal.objective == "kl":
-            inputs.append(made("teacher", self.moe_sft, identity="moe_sft"))
-        return self._node("heal", inputs, name=f"heal/lam~{lam}")
-
     @cached_property
     def sft(self) -> Node:
         if model := self.config.sft.model:

@@ -1,7 +1,6 @@
 """Files and folders that a configuration names are checked before anything runs."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -140,8 +139,8 @@ def check_number_of_rows(config: WorkflowConfig, number: int) -> None:
     faults = []
     for name in TRAININGS:
         options = getattr(config, name)
-        share = math.ceil((number - data.validation_rows) * getattr(options, "share", 1))
-        if fault := options.fault_of_steps(options.steps(share, options.global_batch)):
+        rows = number - data.validation_rows
+        if fault := options.fault_of_steps(options.steps(rows, options.global_batch)):
             faults.append(f"config: {name}, with at most {number} rows: {fault}")
     if faults:
         raise UserError("\n".join(faults))

@@ -30,11 +30,6 @@ def training_flops(
     return whole + again + (4 if checkpointing else 3) * _attention(models, length)
 
 
-def teacher_flops(models: Models, length: int) -> int:
-    """FLOPs of a token in the forward pass of the mixture, the teacher of a training by KL."""
-    return FORWARD * (models.moe_active - models.base.embedding) + _attention(models, length)
-
-
 def router_gradient_flops(models: Models) -> int:
     """FLOPs of a token to compute every routed expert once more, for `router_gradient: dense`."""
     expert = models.expert + (models.ffn if models.is_low_rank else 0)

@@ -78,11 +78,6 @@ class TrainingJob:
         return self.launch in ZERO_STAGES
 
     @property
-    def learns_from_mixture(self) -> bool:
-        """Whether each process also holds the tuned mixture, as a teacher."""
-        return getattr(self.options, "objective", "ce") == "kl"
-
-    @property
     def offloads(self) -> bool:
         """Whether the CPU's memory holds the optimiser's state."""
         return self.options.offload_optimizer and self.launch in SHARDED

@@ -1,6 +1,6 @@
 """The form of what a training does besides learning, and what it checks and measures at each step.
 
-Other features stand where their matter is: averaging, distillation, validation.
+Other features stand where their matter is: averaging, validation.
 """
 
 import math

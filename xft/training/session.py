@@ -140,7 +140,7 @@ class Session:
         """Train a model from its newest checkpoint on. The checkpoints are removed after the block.
 
         parameters, inputs: as in the manifest of the artifact that the block writes.
-        features: mixing, distillation and losses, as `Training` has them.
+        features: mixing and losses, as `Training` has them.
 
         Yields the learned tensors by name in the main process, and nothing in the others. Raises
         UserError.

@@ -18,7 +18,6 @@ from xft.training.arguments import training_arguments
 from xft.training.averaging import WeightAverage
 from xft.training.batches import LengthSampler, make_collator, without_repeats
 from xft.training.checkpoints import Checkpoints, step_of
-from xft.training.distillation import Teaching
 from xft.training.features import Feature, FiniteCheck, RoutingStatistics
 from xft.training.losses import LabelledLoss
 from xft.training.saving import SavingTrainer
@@ -39,7 +38,6 @@ class Training:
     metrics_file: gets a line for each step, with loss, learning rate, and routing or mixing
     statistics, and a line for each validation loss.
     mixing: the `modeling.mixing.Mixing` of `model`; its logits learn, and the model does not.
-    distillation: the `training.distillation.Distillation`; None if the labels alone are learned.
     losses: the `training.validation.ArtifactLosses`, if the model after the last step becomes an
     artifact.
     tracking: gives the callbacks of trackers for the identity of the training and what else to
@@ -56,7 +54,6 @@ class Training:
     validation: Sequence[dict] = ()
     metrics_file: Path | None = None
     mixing: object = None
-    distillation: object = None
     losses: object = None
     tracking: Callable | None = None
     callbacks: Sequence[TrainerCallback] = ()
@@ -123,7 +120,7 @@ class ResumingTrainer(SavingTrainer):
         self.options = options
         self.learned = model if mixing is None else mixing.logits
         whole_head, is_dft = options.launch != "zero3", options.loss == "dft"
-        self.loss = LabelledLoss(model, whole_head, training.distillation, is_dft)
+        self.loss = LabelledLoss(model, whole_head, is_dft)
         self.throughput = Throughput()
         self.features = self._make_features()
         self.ending = callbacks.ValidationCallback(options, self.keep_as_best)
@@ -142,8 +139,6 @@ class ResumingTrainer(SavingTrainer):
         for callback in training.callbacks:
             self.add_callback(callback)
         features += [callback for callback in training.callbacks if isinstance(callback, Feature)]
-        if training.distillation is not None:
-            features.append(Teaching(self.loss, self.accelerator))
         return features
 
     def create_optimizer(self, model=None):
