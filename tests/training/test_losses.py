@@ -4,9 +4,7 @@ import pytest
 import torch
 from backbones import FORMS, random_dense
 from mixtures import random_mixture
-from plain_losses import encoded, responses
-from trainings import learn, random_rows
-from transformers import AutoModelForCausalLM
+from trainings import random_rows
 
 from xft.modeling.packed_attention import PACKED, use_packed_attention
 from xft.training import losses
@@ -78,37 +76,6 @@ def test_loss_and_gradients_are_plain_transformers(backbone, kind, batch, tokeni
         loss = LabelledLoss(model, whole_head)
         assert_same(loss_and_gradients(model, batch, **loss.options(batch["labels"])), expected)
         assert loss.parts.shape == (labelled(),)
-
-
-@pytest.mark.parametrize("whole_head", [True, False])
-def test_dft_weighs_the_gradient_of_each_token_by_its_probability(whole_head, batch, tokenizer):
-    """By autograd of the formula. The value stays the cross-entropy."""
-    model = random_dense("llama")
-    inputs = padded(tokenizer)(rows()) | {"row": None}
-    plain, _ = loss_and_gradients(model, inputs)
-    model.zero_grad()
-    logs = model(inputs["input_ids"], inputs["attention_mask"]).logits[:, :-1].log_softmax(-1)
-    following = inputs["labels"][:, 1:]
-    logs = logs[following != -100].gather(1, following[following != -100][:, None])
-    (3 * -(logs.exp().detach() * logs).sum() / TOKENS).backward()
-    gradients = {name: weight.grad for name, weight in model.named_parameters()}
-    if "attention_mask" not in batch:
-        use_packed_attention(model, half_precision=False)
-    loss = LabelledLoss(model, whole_head, is_dft=True)
-    found = loss_and_gradients(model, batch, **loss.options(batch["labels"]))
-    assert_same(found, (plain, gradients))
-
-
-def test_a_training_with_dft_has_its_gradient(tiny_llama, data, tmp_path):
-    flags = ["--data", data, "--max-steps", 1, "--per-device-train-batch-size", 12, "--loss", "dft"]
-    (line, *_) = learn("sft", tmp_path / "out", "--base", tiny_llama, *flags)
-    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
-    logits, targets = responses(model, encoded(tiny_llama))
-    logs = logits.log_softmax(-1).gather(1, targets[:, None])
-    (-logs.exp().detach() * logs).mean().backward()
-    norm = torch.nn.utils.get_total_norm([weight.grad for weight in model.parameters()]).item()
-    assert line["grad_norm"] == pytest.approx(norm, rel=1e-4)
-    assert line["loss"] == pytest.approx(-logs.mean().item(), rel=1e-5)
 
 
 def test_the_head_computes_each_labelled_token_once(batch):

@@ -322,11 +322,6 @@ class MoeSftTraining(TuningConfig):
 
     trains: ClassVar[str] = "mixture"
 
-    router_gradient: Literal["chosen", "dense"] = "chosen"
-    """What the router learns from. chosen: the outputs of the chosen experts, as published. dense:
-    those of all experts, straight through the choice (DenseMixer). The forward pass is the same,
-    and the backward pass computes every expert once more. For launch single and ddp."""
-
 
 class MoeSftConfig(TunedElsewhere, MoeSftTraining):
     """Step 2, instruction tuning of the mixture."""

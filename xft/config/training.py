@@ -181,11 +181,6 @@ class TrainingConfig(Section):
                 f"optim = {self.optim} may fail on shards, or change results. Choose "
                 f"{' or '.join(SHARDED_OPTIMIZERS)}, or ddp"
             )
-        if getattr(self, "router_gradient", None) == "dense":
-            return (
-                "router_gradient = dense computes all experts in the backward pass, and they are "
-                "sharded. Choose single or ddp, or leave it out"
-            )
         if self.callbacks:
             return "callbacks need whole weights. Choose single or ddp, or leave them out"
         if self.launch in ZERO_STAGES and self.precision == "bf16_pure":
@@ -218,11 +213,6 @@ class TuningConfig(TrainingConfig):
     """Keep the optimiser's state in the CPU's memory. For zero2, zero3 and fsdp. fsdp moves the
     weights too."""
 
-    loss: Literal["ce", "dft"] = "ce"
-    """What the gradient is of. ce: the cross-entropy of the response tokens. dft: the same with
-    each token's cross-entropy times the token's probability, which has no gradient (DFT, arXiv
-    2508.05629). The metrics have the cross-entropy."""
-
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled decay of all weights but biases and norms, as in transformers. 0 as published."""
 
@@ -251,7 +241,6 @@ class MixingTraining(TrainingConfig):
     trains: ClassVar[str] = "shares"
     per_lambda: ClassVar[bool] = True
     offload_optimizer: ClassVar[bool] = False
-    loss: ClassVar[str] = "ce"
     ema_decay: ClassVar[None] = None
 
     num_train_epochs: float = Field(1.0, gt=0)

@@ -30,12 +30,6 @@ def training_flops(
     return whole + again + (4 if checkpointing else 3) * _attention(models, length)
 
 
-def router_gradient_flops(models: Models) -> int:
-    """FLOPs of a token to compute every routed expert once more, for `router_gradient: dense`."""
-    expert = models.expert + (models.ffn if models.is_low_rank else 0)
-    return FORWARD * expert * models.moe.num_routed_experts
-
-
 def tuning_ratio(models: Models, length: int, sft: SftTraining) -> float:
     """FLOPs of a token in the tuning of the mixture, divided by those in the tuning of the base.
 

@@ -7,7 +7,6 @@ from xft.config.sections import EvaluationConfig
 from xft.estimates.disk import expert_bytes
 from xft.estimates.flops import (
     FORWARD,
-    router_gradient_flops,
     training_flops,
 )
 from xft.estimates.jobs import FP32, TrainingJob
@@ -58,8 +57,6 @@ def training_work(models: Models, job: TrainingJob, rows: int | None) -> Work | 
     trained = models.trained(job.options)
     tokens, context = round(rows * job.batches.row), round(job.batches.context)
     of_token = training_flops(models, trained, context, options.activation_checkpointing)
-    if getattr(options, "router_gradient", None) == "dense":
-        of_token += router_gradient_flops(models)
     return Work(steps, tokens, tokens * of_token, read_bytes)
 
 

@@ -70,14 +70,12 @@ class LabelledLoss:
     """The loss function of a model: the cross-entropy of its labelled tokens.
 
     whole_head: false if the head's weight is whole only while the model calls it.
-    is_dft: whether the gradient of a token's cross-entropy is multiplied by its probability.
     parts: of the last batch, fp32 [tokens], the cross-entropy of each labelled token, first row
     first.
     """
 
-    def __init__(self, model: PreTrainedModel, whole_head: bool = True, is_dft=False):
+    def __init__(self, model: PreTrainedModel, whole_head: bool = True):
         self.split = SplitModel(model) if whole_head else None
-        self.is_dft = is_dft
         self.parts: Tensor | None = None
         model.loss_function = self
 
@@ -134,8 +132,7 @@ class LabelledLoss:
             with torch.enable_grad():
                 block = block.detach().requires_grad_()
                 parts.append(_entropies(block, wanted))
-                scales = (-parts[-1].detach()).exp() if self.is_dft else 1.0
-                loss = (parts[-1] * scales).sum()
+                loss = parts[-1].sum()
             (gradient[done : done + len(block)],) = torch.autograd.grad(loss, block)
             done += len(block)
         parts = torch.cat([part.detach() for part in parts])

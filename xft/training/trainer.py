@@ -119,8 +119,7 @@ class ResumingTrainer(SavingTrainer):
         self.training = training
         self.options = options
         self.learned = model if mixing is None else mixing.logits
-        whole_head, is_dft = options.launch != "zero3", options.loss == "dft"
-        self.loss = LabelledLoss(model, whole_head, is_dft)
+        self.loss = LabelledLoss(model, whole_head=options.launch != "zero3")
         self.throughput = Throughput()
         self.features = self._make_features()
         self.ending = callbacks.ValidationCallback(options, self.keep_as_best)
@@ -131,11 +130,8 @@ class ResumingTrainer(SavingTrainer):
             self.add_callback(self.average)
 
     def _make_features(self) -> list[Feature]:
-        training, options = self.training, self.options
+        training = self.training
         features = [FiniteCheck(self.accelerator, training.checkpoints, training.mixing)]
-        if getattr(options, "router_gradient", None) == "dense":
-            for block in training.model.moe_blocks:
-                block.dense_router_gradient = True
         for callback in training.callbacks:
             self.add_callback(callback)
         features += [callback for callback in training.callbacks if isinstance(callback, Feature)]
