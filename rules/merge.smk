@@ -54,7 +54,7 @@ rule weighted_trained:
 
 
 rule dense:
-    """Step 7: the merged model; also the baselines uniform and experts_only."""
+    """Step 7: the merged model; also the baseline uniform."""
     input:
         weighted=entry_of("weighted"),
         moe_sft=entry_of("moe_sft"),

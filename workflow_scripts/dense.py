@@ -17,13 +17,6 @@ def main(argv: list[str] | None = None) -> None:
     step.artifact("--base", help_of_base, required=False)
     help_of_metrics = "The metrics of the mixture's tuning, for a function that takes the load."
     step.path("--metrics", "FILE", help_of_metrics, required=False)
-    step.add_argument(
-        "--expert",
-        type=int,
-        metavar="NUMBER",
-        help="Merge the shared expert with this routed expert alone, counted from 1. Default: all "
-        "routed experts in their shares.",
-    )
     args = step.parse_args(argv)
     method = step.options(MergeMethod)
     takes_load = method.function and method.function.check(MERGE)
@@ -31,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     if missing := [name for name in needed if needed[name] and getattr(args, name) is None]:
         raise UserError(f"method = {method.method}: give --{' and --'.join(missing)} too")
 
-    from xft.conversions.merge_methods import dense_plans, one_expert, open_base
+    from xft.conversions.merge_methods import dense_plans, open_base
     from xft.conversions.mixing_artifact import open_mixing, open_sources
     from xft.reporting.cards import dense_card
     from xft.reporting.diversity import loads_at_end
@@ -54,11 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     if takes_load:
         loads = dict(zip(layers, loads_at_end(args.metrics), strict=True))
         step.inputs["metrics"] = hash_file(args.metrics)
-    if args.expert is not None:
-        mixing = one_expert(mixing, args.expert)
-        parameters["expert"] = args.expert
     plans = dense_plans(moe, ffn, mixing.coefficients, base, function, loads)
-    card = dense_card(mixture, mixing, layers, method, args.expert)
+    card = dense_card(mixture, mixing, layers, method)
     with step.draft(parameters) as draft:
         draft.write_model(plans, moe.config["base_config"], like=mixture.path, card=card)
 

@@ -28,7 +28,7 @@ from xft.config.sections import MERGE, MergeMethod, MixingShape, MoeConfig, RunC
 from xft.config.validation import SectionType, check_lambda, validated
 from xft.conversions import diversity as experts
 from xft.conversions import upcycle as upcycling
-from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, alpha_shape, initial_logits
+from xft.conversions.merge import ALPHA, alpha_shape, initial_logits
 from xft.conversions.merge_methods import dense_plans
 from xft.conversions.soup import soup_plans
 from xft.modeling import mixing
@@ -90,7 +90,7 @@ class Mixing(mixing.Mixing):
     """
 
     def __init__(self, mixture: PreTrainedModel, lam: float = LAMBDA, **options):
-        """options: keys of section `mixing`: granularity, learn_lambda."""
+        """options: keys of section `mixing`: granularity."""
         shape, source = _options(Mixing, MixingShape, options), _mixture(mixture)
         _warn_of_equal_experts(source)
         logits = _logits(source, lam, shape)
@@ -208,9 +208,8 @@ def _checked(coefficients: Tensor, source: LoadedModel) -> Tensor:
 
 def _logits(source: LoadedModel, lam: float, shape: MixingShape) -> mixing.MixingLogits:
     """The logits at the start: equal shares."""
-    lam = check_lambda(str(lam), shape, "lam")
-    start = initial_logits(source, shared_expert_weight=lam, **shape.model_dump())
-    return mixing.MixingLogits(start[ALPHA], start.get(LAMBDA_LOGIT), lam)
+    lam = check_lambda(str(lam), "lam")
+    return mixing.MixingLogits(initial_logits(source, shape.granularity)[ALPHA], lam)
 
 
 def _mixture(model: PreTrainedModel) -> LoadedModel:

@@ -135,8 +135,6 @@ def test_a_users_mistake_ends_in_one_message(call_step, tmp_path):
     for arguments, message in (
         ("moe --base nowhere --out out", "nowhere is not a folder"),
         ("moe --base nowhere --out out --num-experts 4", "must be at most num_experts = 4"),
-        ("weighted_init --moe a --ffn b --out c --learn-lambda --lam 1", "--lam = 1: with learn_l"),
-        ("weighted_init --moe a --ffn b --out c --learn-lambda --lam 0", "--lam = 0: with learn_l"),
         ("fetch_data --train a/b --out out", "data.train = a/b: a data set on the hub is named"),
     ):
         step, *words = arguments.split()

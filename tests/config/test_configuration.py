@@ -15,7 +15,6 @@ from xft.common.errors import UserError
 from xft.config.recorded import chosen_values, values_to_change
 from xft.config.section import Needs, Section
 from xft.config.sections import (
-    MixingShape,
     MoeSftConfig,
     SftConfig,
     WorkflowConfig,
@@ -199,7 +198,6 @@ def test_values_that_do_not_fit_together_are_named():
     for sections, message in (
         ({"sft": {"ema_decay": 0.9, **KEEPS_BEST}}, "ema_decay = 0.9, keep = best: the average"),
         ({"mixing": {"warmup_steps": 4, "max_steps": 3}}, "warmup_steps = 4: the training has 3"),
-        ({"mixing": {"learn_lambda": True}, "merge": {"lambdas": [1]}}, "merge.lambdas = 1: with"),
         ({"evaluation": VLLM | {"temperature": 2.1}}, "with backend vllm it must be 0, or from"),
     ):
         assert message in fault(MINIMAL | sections)
@@ -226,7 +224,7 @@ def test_a_lambda_token_is_the_same_number_in_one_spelling(value):
     assert float(token) == value
     assert lambda_token(token) == token
     assert learns(token) is (value != 1)
-    assert check_lambda(token, MixingShape(), "--lam") == value
+    assert check_lambda(token, "--lam") == value
 
 
 def test_a_merged_key_is_not_set_twice(tmp_path):

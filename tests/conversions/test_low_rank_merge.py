@@ -88,17 +88,15 @@ def _experts(tensors, layer, projection: str, part: str) -> torch.Tensor:
 def drawn(start) -> dict[str, torch.Tensor]:
     """Logits that are the same for each chain of one shape."""
     generator = torch.Generator().manual_seed(3)
-    shapes = {"alpha": start.alpha.shape, "lambda_logit": start.lambda_logit.shape}
-    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return {"alpha": torch.randn(start.alpha.shape, generator=generator)}
 
 
-def gradients(chain: Chain, ids) -> list[torch.Tensor]:
+def gradients(chain: Chain, ids) -> torch.Tensor:
     """Those of all mixing logits."""
     mixing = mixing_of(chain, dtype=torch.float64)
     mixing.model(ids, labels=ids).loss.backward()
     mixing.take_gradients()
-    logits = mixing.logits.alpha, mixing.logits.lambda_logit
-    return [torch.stack([p.grad for p in own]) for own in logits]
+    return torch.stack([p.grad for p in mixing.logits.alpha])
 
 
 # The start
@@ -150,7 +148,7 @@ def test_sums_products_and_squares_are_those_of_the_equation(tmp_path, dtype):
 
 @pytest.mark.parametrize("granularity", ["layer", "projection", "model"])
 def test_mixing_and_merging_give_the_same(chain, full, tmp_path, granularity):
-    flags = ["--granularity", granularity, "--learn-lambda"]
+    flags = ["--granularity", granularity]
     pairs = ("low", chain), ("full", full)
     one, other = (learned(own, tmp_path / name, drawn, *flags) for name, own in pairs)
     ids = torch.randint(3, 97, (2, 20))

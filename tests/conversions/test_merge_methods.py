@@ -1,4 +1,4 @@
-"""Merges with the base's weights, and with one routed expert alone: their equations, in fp64."""
+"""Merges by functions, those of examples/merges among them: their equations, in fp64."""
 
 import itertools
 import json
@@ -130,19 +130,16 @@ def test_model_stock_is_its_equation(case, tmp_path):
 LOADS = [[[0.5, 0.4, 0.1], [0.1, 0.2, 0.7]], [[0.1, 0.4, 0.5], [0.2, 0.3, 0.5]]]  # of two steps
 
 
-@pytest.mark.parametrize("numbers", [(2, 2), (2, 3)], ids=["one number", "the most used"])
-def test_one_routed_expert_of_each_layer(case, tmp_path, numbers):
+def test_the_most_used_expert_of_each_layer(case, tmp_path):
     """The mean loads of LOADS: 0.3, 0.4, 0.3 in the first layer, 0.15, 0.25, 0.6 in the second."""
-    words = ["--expert", 2]
-    if numbers != (2, 2):
-        steps = [{"entropy": [1, 1], "load": load} for load in LOADS] + [{"validation_loss": 1}]
-        file = tmp_path / "metrics.jsonl"
-        file.write_text("".join(json.dumps(line) + "\n" for line in steps))
-        words = ["--method", SELECT, "--metrics", file, "--base", case.folder / "base"]
+    steps = [{"entropy": [1, 1], "load": load} for load in LOADS] + [{"validation_loss": 1}]
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in steps))
+    words = ["--method", SELECT, "--metrics", file, "--base", case.folder / "base"]
     made, expected = case.merge(tmp_path / "out", *words), {}
     for name in made:
         experts = case.experts(name)
-        number = numbers[".layers.1." in name]
+        number = 2 + (".layers.1." in name)
         mixed = experts and LAMBDA * experts[0] + (1 - LAMBDA) * experts[number]
         expected[name] = case.tuned(name) if experts is None else mixed
     assert_near(made, expected)
@@ -292,9 +289,8 @@ def merged(chain: Chain, out: Path, *words: object) -> Path:
             {"method": "model_stock.py:model_stock"},
             ':model_stock": a function',
         ),
-        (["--expert", "3"], {"expert": 3}, "| layer 0 | 0.7500 | 0.0000 | 0.0000 | 1.0000 |"),
     ],
-    ids=["xft", "model_stock", "expert"],
+    ids=["xft", "model_stock"],
 )
 def test_manifest_and_card_say_how_it_was_merged(plain, tmp_path, words, stated, card):
     out = merged(plain, tmp_path / "out", *words, "--base", plain["base"])
@@ -308,10 +304,6 @@ def test_manifest_and_card_say_how_it_was_merged(plain, tmp_path, words, stated,
 
 def test_a_mistake_of_the_user_is_refused(plain, tmp_path):
     for words, message in (
-        *(
-            ([f"--expert={expert}"], rf"--expert {expert}: the routed .* 1 to 3\. Choose one")
-            for expert in (0, 4, -1)
-        ),
         (["--method", STOCK], "model_stock.py:model_stock: give --base too"),
         (["--method", SELECT], "select.py:select: give --base and --metrics too"),
         (

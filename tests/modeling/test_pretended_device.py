@@ -101,7 +101,7 @@ def test_models_are_made_mixed_and_merged_where_they_are(monkeypatch):
         monkeypatch.setattr(module, "load_whole", load)
 
     def learned(mixture, batch):
-        mixed = xft.Mixing(mixture, lam=0.6, granularity="projection", learn_lambda=True)
+        mixed = xft.Mixing(mixture, lam=0.6, granularity="projection")
         optimizer = mixed.build_optimizer(torch.optim.SGD, {"lr": 1e3}, max_norm=1e-3)
         for _ in range(2):
             mixed.model(**batch).loss.backward()

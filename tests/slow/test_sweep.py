@@ -6,7 +6,7 @@ from xft.config.runs import overlaid
 from xft.tools import verify
 
 pytestmark = pytest.mark.ci
-MODELS = ["base", "sft", "sft_flops", "soup", "moe_sft", "experts_only", "dense"]
+MODELS = ["base", "sft", "sft_flops", "soup", "moe_sft", "uniform", "dense"]
 VARIANTS = {
     "xft": {},
     "vanilla": {"moe": {"shared_expert": False}, "evaluation": {"models": ["base", "moe_sft"]}},

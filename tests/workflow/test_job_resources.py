@@ -101,7 +101,6 @@ def test_a_run_warns_of_odd_values_and_idle_sections_in_one_line_each():
         ({"sweep": {"mixing.learning_rate": [0.1, 1]}}, ["mixing.learning_rate = 1.0"]),
         ({"data": {"validation_rows": 2}, "moe_sft": {"learning_rate": 0.9}}, []),
         ({"moe": TWO_EXPERTS}, ["moe.num_experts = 2"]),
-        ({"moe": TWO_EXPERTS, "mixing": {"learn_lambda": True}}, []),
         (SET, ["sft"]),
         (SET | {"evaluation": {"models": ["base", "sft_flops"]}}, ["mixing"]),
         (SET | {"evaluation": {"models": ["base", "sft"]}}, ["moe", "mixing"]),

@@ -48,7 +48,6 @@ DECLARED = (
     Model("soup", "the mean of the sft models of all seeds", over_seeds=True, is_reference=True),
     Model("moe_sft", "the mixture of experts, fine-tuned", has_experts=True, is_reference=True),
     _merge("uniform", "dense with equal shares, without step 6", "dense", is_aside=True),
-    _merge("experts_only", "uniform with each routed expert alone", "dense", is_aside=True),
     _merge("dense", "the merged model of each lambda", counterpart="uniform"),
 )
 MODEL = {model.name: model for model in DECLARED}

@@ -365,10 +365,6 @@ class MixingShape(Section):
     """One set of coefficients for each layer (as in the paper), for each projection of a layer, or
     for the whole model."""
 
-    learn_lambda: bool = False
-    """Learn lambda too, one for each set of coefficients. Its first value comes from merge.lambdas,
-    and must be between 0 and 1."""
-
 
 class MixingConfig(MixingTraining, MixingShape):
     """Steps 5 and 6: the mixing coefficients and their training, with defaults of its own."""
@@ -569,9 +565,6 @@ class WorkflowConfig(ManyRuns, RunConfig):
             raise ValueError(
                 "merge.select = validation: there are no validation rows. Set data.validation_rows"
             )
-        for lam in self.merge.lambdas if self.mixing.learn_lambda else ():
-            if fault := fault_of_learned(lam):
-                raise ValueError(f"merge.lambdas = {lam}: {fault}")
         return self
 
     @model_validator(mode="after")
@@ -629,10 +622,3 @@ def named_code(sections: Mapping[str, object]) -> Iterator[tuple[str, UserCode, 
         for key, names in code_keys(type(section)).items() if isinstance(section, Section) else ():
             for code in codes_in(getattr(section, key)):
                 yield f"{name}.{key}", code, names
-
-
-def fault_of_learned(lam: str) -> str | None:
-    """The reason why a lambda cannot be learned. At 0 and 1 its logit is infinite."""
-    if 0 < float(lam) < 1:
-        return None
-    return "with learn_lambda it must be greater than 0 and less than 1"

@@ -1,7 +1,6 @@
 """Step 7: plans the dense model by XFT's method, or by a function of the user's."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from xft.common.user_code import called
 from xft.conversions.common import computed_plan, copy_plan
 from xft.conversions.merge import unmerged
 from xft.conversions.merged_tensors import merged_tensors, name_in_base
-from xft.conversions.mixing_artifact import MixingArtifact
 
 
 def open_base(path: Path, moe: OpenedArtifact, full: bool = False) -> OpenedArtifact:
@@ -99,26 +97,3 @@ def _function_plan(
         return merged.float()
 
     return computed_plan(name, dtype, shape, compute)
-
-
-def one_expert(mixing: MixingArtifact, expert: int) -> MixingArtifact:
-    """The same lambda with a single routed expert, counted from 1: its share is 1.
-
-    Raises UserError if there is no such expert.
-    """
-    last = mixing.alpha.shape[-1]
-    if not 1 <= expert <= last:
-        raise UserError(
-            f"--expert {expert}: the routed experts have the numbers 1 to {last}. Choose one"
-        )
-    return _with_experts(mixing, torch.full(mixing.alpha.shape[:-1], expert - 1))
-
-
-def _with_experts(mixing: MixingArtifact, experts: Tensor) -> MixingArtifact:
-    """One routed expert, counted from 0, for each set of coefficients [layers or 1, sets]."""
-    shape = *experts.shape, mixing.alpha.shape[-1]
-    alpha = torch.full(shape, -torch.inf).scatter(-1, experts[..., None], 0.0)
-    logit = mixing.lambda_logit
-    return replace(
-        mixing, alpha=alpha, lambda_logit=None if logit is None else logit.expand(experts.shape)
-    )

@@ -101,11 +101,6 @@ class Graph:
         """The merge with equal shares of the routed experts."""
         return self._merge(f"uniform/lam~{lam}", self.weighted_init(lam))
 
-    def experts_only(self, lam: str, expert: int) -> Node:
-        """The merge with a single routed expert."""
-        name = f"experts_only/expert~{expert}/lam~{lam}"
-        return self._merge(name, self.weighted_init(lam), expert=expert)
-
     @cached_property
     def sft(self) -> Node:
         if model := self.config.sft.model:
@@ -139,9 +134,6 @@ class Graph:
     def model(self, name: str) -> Node:
         """The model with this name in the evaluations, such as base or dense/lam~0.75."""
         kind, _, lam = name.partition("/lam~")
-        kind, _, expert = kind.partition("/expert~")
-        if expert:
-            return self.experts_only(lam, int(expert))
         return getattr(self, kind)(lam) if lam else getattr(self, kind)
 
     def main_models(self) -> list[Node]:
@@ -152,14 +144,8 @@ class Graph:
         """The names of the models to evaluate, in the order of the tables."""
         names = []
         for model in self.config.evaluation.models:
-            kinds = [model]
-            if model == "experts_only":
-                routed = range(1, self.config.moe.num_experts)
-                kinds = [f"{model}/expert~{expert}" for expert in routed]
             lambdas = [f"/lam~{lam}" for lam in self.config.merge.lambdas]
-            names += [
-                kind + lam for kind in kinds for lam in (lambdas if model in MERGED else [""])
-            ]
+            names += [model + lam for lam in (lambdas if model in MERGED else [""])]
         return names
 
     # The rows.
@@ -306,14 +292,14 @@ class Graph:
     def _experts(self) -> list[Input]:
         return [made("moe_sft", self.moe_sft), made("ffn", self.ffn)]
 
-    def _merge(self, name: str, shares: Node, **options: int) -> Node:
+    def _merge(self, name: str, shares: Node) -> Node:
         inputs = [made("weighted", shares), *self._experts()]
-        options, flags = STEPS["dense"].options(self.config) | options, {}
+        flags = {}
         if self.config.merge.function:
             inputs.append(made("base", self.base))
             if self.moe_sft.step == "moe_sft":
                 flags["metrics"] = self.moe_sft.entry / METRICS
-        return self._node("dense", inputs, name=name, options=options, flags=flags)
+        return self._node("dense", inputs, name=name, flags=flags)
 
     def _links(self, name: str, model: str, tuned_from: Node | None = None) -> Node:
         """Links to the files of a model: the base, or one that another trainer tuned."""

@@ -63,11 +63,10 @@ def dense_card(
     mixing: MixingArtifact,
     layers: list[int],
     method: MergeMethod,
-    expert: int | None = None,
 ) -> str:
     """The card of a merged model: base, experts, lambda, method, and every expert's share.
 
-    layers: the numbers of the upcycled layers. expert: the routed expert that was merged alone.
+    layers: the numbers of the upcycled layers.
     """
     return _card(
         "dense",
@@ -76,7 +75,6 @@ def dense_card(
         moe=moe.manifest,
         mixing=mixing,
         method=method,
-        expert=expert,
         rows=_shares(mixing, layers),
     )
 
