@@ -1,6 +1,5 @@
 """Model cards, and what else travels from the base to the mixtures and the merged model."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -15,7 +14,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import xft
 from xft.artifacts.files import write_manifest
 from xft.artifacts.manifest import hash_file, manifest_path, read_manifest, short
-from xft.reporting.cards import imported_card
 
 REVISION = "0123456789" * 4
 TRAVELLERS = {"LICENSE": "the licence", "LICENSE-MODEL": "the model's", "NOTICE.txt": "a notice"}
@@ -133,8 +131,3 @@ def test_the_library_saves_a_card_of_what_is_known(made, model, tmp_path):
         stated = ModelCard.load(tmp_path / "README.md").data
         assert [stated.base_model, stated.license] == facts
         assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == tokenizer.get_vocab()
-
-
-def test_an_imported_mixture_has_a_card_of_what_is_known(made):
-    text = imported_card(json.loads((made / "moe" / "config.json").read_text()))
-    assert "published code" in text and "- base: a LlamaForCausalLM\n" in text

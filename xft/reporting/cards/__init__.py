@@ -53,11 +53,6 @@ def plain_card(
     return _card(name, {"base_config": config}, base, **known)
 
 
-def imported_card(config: dict) -> str:
-    """The card of a mixture that was imported from the published code's format."""
-    return _mixture_card("imported", config, {}, {})
-
-
 def dense_card(
     moe: OpenedArtifact,
     mixing: MixingArtifact,
