@@ -9,7 +9,7 @@ routed experts differ, and so do the outputs.
 from xft.artifacts.manifest import hash_program
 from xft.cli.step import Step, run
 from xft.common.user_code import codes_in
-from xft.config.sections import MoeConfig, RunConfig
+from xft.config.sections import INIT, MoeConfig, RunConfig
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -25,13 +25,14 @@ def main(argv: list[str] | None = None) -> None:
 
     base = step.open("base", args.base, "base", "dense")
     checkpoint = base.checkpoint
-    plans = upcycle(checkpoint, moe, seed)
     config = upcycled_config(checkpoint.config, moe, weights_dtype(checkpoint))
     check_fit(base.path)
     check_loadable(config)
-    parameters = moe.model_dump() | {"seed": seed, "base": origin(base)}
+    parameters, init = moe.model_dump() | {"seed": seed, "base": origin(base)}, None
     for code in codes_in(moe.init):
-        parameters["init"], step.inputs["init"] = code.shown, hash_program(code.file)
+        init, step.inputs["init"] = code.load(INIT), hash_program(code.file)
+        parameters["init"] = code.shown
+    plans = upcycle(checkpoint, moe, seed, init)
     with step.draft(parameters) as draft:
         draft.write_model(plans, config, like=base.path, card=moe_card(config, parameters))
 

@@ -23,8 +23,9 @@ from xft.checkpoints.card_facts import fact_of_card
 from xft.checkpoints.in_memory import LoadedModel
 from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError, did_you_mean
+from xft.common.user_code import codes_in
 from xft.config.section import keys
-from xft.config.sections import MERGE, MergeMethod, MixingShape, MoeConfig, RunConfig
+from xft.config.sections import INIT, MERGE, MergeMethod, MixingShape, MoeConfig, RunConfig
 from xft.config.validation import SectionType, check_lambda, validated
 from xft.conversions import diversity as experts
 from xft.conversions import upcycle as upcycling
@@ -56,16 +57,21 @@ and merges it back. transformers loads a dense model alone, and a mixture after 
 def upcycle(model: PreTrainedModel, *, seed: int = 42, **options) -> PreTrainedModel:
     """Step 1: a mixture of experts that equals the dense `model` until it is trained.
 
-    options: keys of section `moe`, such as num_experts and experts="lora". The mixture is of a
+    options: keys of section `moe`, such as num_experts and experts="lora". init may also be a
+    function of the weights of an MLP and a generator (docs/extending.md). The mixture is of a
     class over the model's own. Its loss, if it gets labels, includes the balance loss. Of low-rank
     experts only what `train_rest` says learns; with "lora" the products outside of the MLPs are to
     be added with PEFT.
     """
+    function = _function(options, "init")
     settings = _options(upcycle, MoeConfig, options)
+    for code in codes_in(settings.init):
+        function = function or code.load(INIT)
     seed = validated(RunConfig, {"seed": seed}, "upcycle").seed
     dense = LoadedModel(model)
+    plans = upcycling.upcycle(dense, settings, seed, function)
     config = upcycling.upcycled_config(dense.config, settings, upcycling.weights_dtype(dense))
-    mixture = _built(XftConfig.from_dict(config), upcycling.upcycle(dense, settings, seed), model)
+    mixture = _built(XftConfig.from_dict(config), plans, model)
     if settings.experts == "lora":
         mixture.choose_trainable(freeze_rest=settings.train_rest != "full")
     return mixture
@@ -135,9 +141,7 @@ def merge(
     the experts, their shares and the base's tensor (docs/method.md).
     base: the dense model, only for methods that need it.
     """
-    function = options.get("method") if callable(options.get("method")) else None
-    if function:
-        options["method"] = "memory.py:function"
+    function = _function(options, "method")
     method, source = _options(merge, MergeMethod, options), _mixture(mixture)
     if method.function and not function:
         function = method.function.load(MERGE)
@@ -186,6 +190,15 @@ def _options(
         near = did_you_mean(name, known) or f": known are {', '.join(sorted(known))}"
         raise UserError(f"{function.__name__} has no argument {name}{near}")
     return validated(section, options, function.__name__)
+
+
+def _function(options: dict[str, object], key: str) -> Callable | None:
+    """The function that a key may have as its value; a name then stands for it in the options."""
+    function = options.get(key)
+    if not callable(function):
+        return None
+    options[key] = "memory.py:function"
+    return function
 
 
 def _checked(coefficients: Tensor, source: LoadedModel) -> Tensor:

@@ -15,7 +15,7 @@ from trainings import identity, learn, lines_of, outputs, stop_in
 
 from xft.artifacts import artifact
 from xft.artifacts.claims import lock
-from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
+from xft.artifacts.manifest import hash_program, manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.training import callbacks
 from xft.training.callbacks import ProgressCallback
@@ -267,6 +267,10 @@ class NoCallback:
 class Fails(TrainerCallback):
     def __init__(self):
         raise OSError("no")
+
+class FailsLater(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        return {}["loss"]
 """
 
 
@@ -290,10 +294,11 @@ def test_a_callback_goes_on_with_its_state_and_is_told_in_the_manifest(
     assert_same(outs[1], outs[0])
     manifest = read_manifest(manifest_path(outs[0]))
     assert manifest.parameters["callbacks"] == [f"mine.py:Kept(out={str(log)!r}, seed=1)"]
-    assert manifest.inputs["callback 1"] == hash_file(file)
+    assert manifest.inputs["callback 1"] == hash_program(file)
     for name, message in (
         ("NoCallback", "mine.py: NoCallback is no transformers.TrainerCallback"),
-        ("Fails", r"mine.py, line \d+: OSError: no"),
+        ("Fails", r"mine.py, line 26: OSError: no$"),
+        ("FailsLater", r"^\S+mine.py, line 30: KeyError: 'loss'$"),
     ):
         with pytest.raises(UserError, match=message):
             learn("moe_sft", tmp_path / name, *words, "--callbacks", f"{file}:{name}")

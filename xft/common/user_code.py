@@ -8,7 +8,8 @@ import ast
 import inspect
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,10 +97,8 @@ class UserCode:
     def load(self, names: Names) -> Callable:
         """The function or the class, with its arguments. Raises UserError if the file fails."""
         self.check(names)
-        try:
+        with errors_of([self]):
             named = getattr(load_program(self.file), self.name)
-        except Exception as error:
-            raise UserError(fault_in(error, self.file)) from None
         return partial(named, **self.arguments) if self.arguments else named
 
 
@@ -114,17 +113,32 @@ def called(function: Callable, place: str, *arguments: object) -> object:
     try:
         return function(*arguments)
     except Exception as error:
-        inside = traceback.extract_tb(error.__traceback__)[1:]  # without this function
-        fault = fault_in(error, Path(inside[0].filename if inside else ""))
-        raise UserError(f"{place}: {fault}") from None
+        inside = traceback.extract_tb(error.__traceback__)[1:2]  # without this function
+        fault = fault_in(error, {frame.filename for frame in inside})
+        raise UserError(f"{place}: {fault or repr(error)}") from None
 
 
-def fault_in(error: Exception, file: Path) -> str:
-    """An exception with its last line in the user's file."""
+@contextmanager
+def errors_of(codes: Iterable[UserCode]) -> Iterator[None]:
+    """Raise UserError in place of an exception that passed through code of the user's."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        files = {str(file) for code in codes for file in program_files(code.file).values()}
+        if fault := fault_in(error, files):
+            raise UserError(fault) from None
+        raise
+
+
+def fault_in(error: Exception, files: Collection[str]) -> str:
+    """An exception with its last line in one of these files; "" if it did not pass through them."""
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename) == file]
-    where = f"{file}, line {lines[-1]}: " if lines else ""
-    return f"{where}{type(error).__name__}: {error}"
+    inside = [frame for frame in frames if frame.filename in files]
+    if not inside:
+        return ""
+    return f"{inside[-1].filename}, line {inside[-1].lineno}: {type(error).__name__}: {error}"
 
 
 def _signature(args: ast.arguments) -> inspect.Signature:

@@ -15,7 +15,7 @@ from xft.common.errors import UserError, counted
 from xft.common.launch import torchrun
 from xft.common.optional import is_installed
 from xft.common.progress import job_name
-from xft.common.user_code import UserCode, called, codes_in
+from xft.common.user_code import UserCode, codes_in, errors_of
 from xft.config.section import unrecorded
 from xft.config.sections import RunConfig, TokensConfig
 from xft.config.training import CALLBACK, TrainingConfig, fault_of_devices, precision_of
@@ -170,7 +170,9 @@ class Session:
                 callbacks=self.callbacks,
                 **features,
             )
-            yield train(training)
+            with errors_of(codes_in(request.options.callbacks)):
+                learned = train(training)
+            yield learned
 
     def _tracking(self):
         """The `tracker_callbacks` of this step; None without any."""
@@ -228,7 +230,8 @@ def made_callback(code: UserCode):
     """A callback of the user's. Raises UserError if it is none."""
     from transformers import TrainerCallback
 
-    made = called(code.load(CALLBACK), str(code.file))
+    with errors_of([code]):
+        made = code.load(CALLBACK)()
     if not isinstance(made, TrainerCallback):
         raise UserError(f"{code.file}: {code.name} is no transformers.TrainerCallback")
     return made
