@@ -1,9 +1,9 @@
 """Compares the conversions with `cp`: wall time and peak memory, with TinyLlama-1.1B's shape.
 
-It makes a mixture of random bf16 weights in the format of the published code, for import-reference,
-and a dense model for moe, ffn, weighted_init and dense. Each step runs as a user would run it: in
-its own process, with start-up and hashing. After each run, `cp` copies the same number of bytes to
-another place on the same disk, followed by `sync`. The table shows medians.
+It makes a dense model of random bf16 weights for moe, ffn, weighted_init and dense. Each step runs
+as a user would run it: in its own process, with start-up and hashing. After each run, `cp` copies
+the same number of bytes to another place on the same disk, followed by `sync`. The table shows
+medians.
 
 - The same bytes: the step's output. dense writes an eighth of what it reads, and ffn makes links:
   for these they are the mixture.
@@ -36,7 +36,6 @@ from tokenizers.models import BPE
 
 from benchmarks.timing import markdown_table
 from xft.checkpoints.writer import TensorSpec, write_checkpoint
-from xft.conversions.reference import PUBLISHED_TYPE
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCABULARY = 2048, 5632, 32, 4, 32000
 NUM_EXPERTS = 8
@@ -63,16 +62,6 @@ REST = {
     "input_layernorm": (HIDDEN,),
     "post_attention_layernorm": (HIDDEN,),
 }
-ROUTER = {
-    "mlp.gate.gate_network.0": (NUM_EXPERTS - 1, HIDDEN),
-    "mlp.gate.gate_network.2": (NUM_EXPERTS - 1, NUM_EXPERTS - 1),
-    "mlp.gate.weight_noise": (NUM_EXPERTS - 1, HIDDEN),
-}
-PUBLISHED_EXPERTS = {
-    f"mlp.calculator.experts.weight_{name.split('.')[1].removesuffix('_proj')}.{expert}": shape
-    for name, shape in FFN.items()
-    for expert in range(NUM_EXPERTS)
-}
 OUTSIDE = {
     "model.embed_tokens": (VOCABULARY, HIDDEN),
     "model.norm": (HIDDEN,),
@@ -93,16 +82,6 @@ DENSE_CONFIG = {
     "torch_dtype": "bfloat16",
     "vocab_size": VOCABULARY,
 }
-PUBLISHED_CONFIG = DENSE_CONFIG | {
-    "gate_add_noise": True,
-    "gate_balance_loss_weight": 0.01,
-    "gate_network": "mlp",
-    "gate_type": "TopKUniversalBalancedNoisyGate",
-    "gate_use_balance": True,
-    "model_type": PUBLISHED_TYPE,
-    "num_experts": NUM_EXPERTS,
-    "num_selects": 6,
-}
 
 
 @dataclass(frozen=True)
@@ -115,7 +94,6 @@ class Step:
     flags: tuple[str, ...] = ()
 
 
-IMPORT = Step("import-reference", ("model",), "import-reference")
 STEPS = (
     Step("moe", ("base",), "moe", flags=(f"--num-experts={NUM_EXPERTS}",)),
     Step("ffn", ("moe",), "moe"),
@@ -154,7 +132,7 @@ def main() -> None:
 
 def check_space(folder: Path, layers: int) -> None:
     """End the program if the disk is too small for three mixtures."""
-    layer = parameters(PUBLISHED_EXPERTS | ROUTER | REST)
+    layer = NUM_EXPERTS * parameters(FFN) + parameters(REST)
     needed = 3 * BF16_BYTES * (layers * layer + parameters(OUTSIDE))
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -168,10 +146,7 @@ def parameters(shapes: dict[str, tuple[int, ...]]) -> int:
 
 def measure(place: Path, layers: int, repeats: int) -> list[tuple[str, ...]]:
     """Run all steps, print their times, and return a row of the table for each."""
-    make_model(place / "model", layers, PUBLISHED_EXPERTS | ROUTER | REST, PUBLISHED_CONFIG)
-    rows = [measured_row(IMPORT, place, repeats)]
-    remove(place / "model")
-    remove(place / IMPORT.name)
+    rows = []
     make_model(place / "model", layers, FFN | REST, DENSE_CONFIG)
     run_step("base", place / "base", ["--model", str(place / "model")])
     for step in STEPS:
@@ -262,8 +237,7 @@ def timed(script: str, *arguments: Path) -> float:
 
 def run_step(name: str, out: Path, words: list[str]) -> tuple[float, int]:
     """Run a step or tool as a process. Returns its seconds, and its peak of anonymous memory."""
-    program = ["xft.tools.xft", name] if name == IMPORT.name else [f"workflow_scripts.{name}"]
-    command = [sys.executable, "-m", *program, *words, "--out", str(out)]
+    command = [sys.executable, "-m", f"workflow_scripts.{name}", *words, "--out", str(out)]
     start, peak = time.perf_counter(), 0
     with subprocess.Popen(command) as process:
         while process.poll() is None:

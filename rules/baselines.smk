@@ -6,6 +6,7 @@ rule sft:
     input:
         base=entry_of("base"),
         tokens=entry_of("tokens"),
+        code=optional("code"),
     output:
         entry("sft"),
     log:
@@ -21,31 +22,6 @@ rule sft:
         flags=flags,
     shell:
         "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.sft --base {input.base:q}/artifact "
-        "--data {input.tokens:q}/artifact {params.flags} "
-        "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json "
-        "--out {output:q}.partial/artifact"
-
-
-rule exfusion:
-    """A baseline: the base, fine-tuned as experts that are fused in every forward pass."""
-    input:
-        base=entry_of("base"),
-        tokens=entry_of("tokens"),
-    output:
-        entry("exfusion"),
-    log:
-        log_of("exfusion"),
-    conda:
-        "../envs/training.yaml"
-    threads: threads_of
-    resources:
-        **RESOURCES,
-        **nodes(CONFIG.exfusion),
-    params:
-        start=start,
-        flags=flags,
-    shell:
-        "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.exfusion --base {input.base:q}/artifact "
         "--data {input.tokens:q}/artifact {params.flags} "
         "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json "
         "--out {output:q}.partial/artifact"

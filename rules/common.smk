@@ -6,23 +6,17 @@ import sys
 from pathlib import Path
 
 from xft.cli.flags import to_flags
-from xft.dag.containers import IMAGE
 from xft.dag.job_resources import memory, minutes, nodes
 from xft.dag.snakemake_run import SnakemakeRun
 from xft.store.job_log import HIDE_ERRORS
 from xft.store.store import DIGEST
 
-RUN = SnakemakeRun(workflow, config, ROOT)
+RUN = SnakemakeRun(workflow, config)
 CONFIG, JOBS = RUN.config, RUN.jobs
 STORE, RESULTS = CONFIG.store, CONFIG.results_dir
 
-if RUN.in_containers:
-
-    container: IMAGE
-
-
-# Steps import xft from ROOT, and nothing from the user's own site-packages. Without conda and
-# containers they run in the environment of snakemake.
+# Steps import xft from ROOT, and nothing from the user's own site-packages. Without conda
+# they run in the environment of snakemake.
 PYTHON_PATH = "" if RUN.deployment else Path(sys.executable).parent
 # `onerror` shows errors where it is called: neither for a job on a cluster nor for a module.
 shell.prefix(

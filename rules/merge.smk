@@ -30,6 +30,7 @@ rule weighted_trained:
         moe_sft=entry_of("moe_sft"),
         ffn=entry_of("ffn"),
         tokens=entry_of("tokens"),
+        code=optional("code"),
     output:
         entry("weighted_trained"),
     log:
@@ -52,41 +53,14 @@ rule weighted_trained:
         "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact"
 
 
-rule heal:
-    """The merged model, fine-tuned after the merge on a share of the rows."""
-    input:
-        dense=entry_of("dense"),
-        tokens=entry_of("tokens"),
-        teacher=optional("teacher"),
-    output:
-        entry("heal"),
-    log:
-        log_of("heal"),
-    conda:
-        "../envs/training.yaml"
-    threads: threads_of
-    resources:
-        **RESOURCES,
-        **nodes(CONFIG.heal),
-    params:
-        start=start,
-        teacher=flag_of("teacher"),
-        flags=flags,
-    shell:
-        "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.heal --model {input.dense:q}/artifact "
-        "--data {input.tokens:q}/artifact {params.teacher} {params.flags} "
-        "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json "
-        "--out {output:q}.partial/artifact"
-
-
 rule dense:
-    """Step 7: the merged model; also the baselines uniform and experts_only."""
+    """Step 7: the merged model; also the baseline uniform."""
     input:
         weighted=entry_of("weighted"),
         moe_sft=entry_of("moe_sft"),
         ffn=entry_of("ffn"),
         base=optional("base"),
-        function=optional("function"),
+        code=optional("code"),
     output:
         merged(entry("dense")),
     log:

@@ -28,6 +28,7 @@ rule moe:
     """Step 1: the mixture of experts, upcycled from the base."""
     input:
         base=entry_of("base"),
+        code=optional("code"),
     output:
         entry("moe"),
     log:
@@ -94,6 +95,7 @@ rule moe_sft:
     input:
         moe=entry_of("moe"),
         tokens=entry_of("tokens"),
+        code=optional("code"),
     output:
         entry("moe_sft"),
     log:

@@ -51,13 +51,11 @@ class Chain:
         return {
             "base": {},
             "sft": {"--base": "base", "--data": "data"},
-            "exfusion": {"--base": "base", "--data": "data"},
             "moe": {"--base": "base"},
             "moe_sft": {"--moe": "moe", "--data": "data"},
             "ffn": {"--moe": self.mixture},
             "weighted_init": sources,
             "weighted_trained": {"--weighted": "weighted_init", **sources, "--data": "data"},
             "dense": {"--weighted": self.weighted, **sources},
-            "heal": {"--model": "dense", "--data": "data"},
             "tokens": {"--model": "base", "--data": "data"},
         }[step]

@@ -19,7 +19,6 @@ DOCUMENTS += [ROOT / folder / "README.md" for folder in FOLDERS]
 RUN = ["docs/own-model.md", "docs/by-hand.md", "docs/planning.md", "docs/design.md", "docs/hub.md"]
 TRAINERS = "docs/trainers.md"  # tests/slow/test_trainers.py runs it
 NEEDS = {"a GPU", "a cluster", "the hub", "a second environment", "some minutes"}
-NEEDS |= {"Docker or Apptainer"}
 FENCE = re.compile(r"^```(\S*)$")
 MARK = re.compile(r"^<!-- (needs:|tested by|file:) (.*) -->$")
 HEADING = re.compile(r"^#+ (.*)$")

@@ -12,12 +12,24 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from workflow_scripts import moe
 from xft.artifacts.artifact import create_artifact
 from xft.cli import flags
+from xft.common.user_code import UserCode
 from xft.config.sections import MixtureConfig
 from xft.conversions import mixing_artifact
 from xft.modeling.configuration import XftConfig
 from xft.modeling.mixing import Mixing, MixingLogits
 
 LAMBDA = 0.6
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def init_example(name: str, **arguments) -> str:
+    """A value of moe.init: a function of examples/inits."""
+    return str(UserCode(EXAMPLES / "inits" / f"{name}.py", name, arguments))
+
+
+def merge_example(name: str, **arguments) -> str:
+    """A value of merge.method: a function of examples/merges."""
+    return str(UserCode(EXAMPLES / "merges" / f"{name}.py", name, arguments))
 
 
 def tokens(batch=2, length=24, vocabulary=97) -> torch.Tensor:
@@ -61,11 +73,11 @@ def mixing_of(chain: Chain, **options) -> Mixing:
     """The mixing model of a chain's mixture and coefficients."""
     sources = mixing_artifact.open_sources(chain[chain.mixture], chain["ffn"])
     start = mixing_artifact.open_mixing(chain[chain.weighted], sources)
-    logits = MixingLogits(start.alpha, start.lambda_logit, start.shared_expert_weight)
+    logits = MixingLogits(start.alpha, start.shared_expert_weight)
     return Mixing(sources["moe"].checkpoint, sources["ffn"].checkpoint, logits, **options)
 
 
-def plain_gradients(dense, state: dict, alpha, lambda_logit, batches: list[dict]) -> tuple:
+def plain_gradients(dense, state: dict, alpha, batches: list[dict]) -> tuple:
     """Loss and gradients of the logits in fp64, by autograd through a merge in each forward.
 
     dense: a model of the merged one's class, which changes. state: the experts' tensors, by name.
@@ -73,7 +85,6 @@ def plain_gradients(dense, state: dict, alpha, lambda_logit, batches: list[dict]
     dense.requires_grad_(False).double()
     state = {name: tensor.double() for name, tensor in state.items()}
     alpha = alpha.double().requires_grad_()
-    lambda_logit = None if lambda_logit is None else lambda_logit.double().requires_grad_()
     total = 0
     for batch in batches:
         weights = {}
@@ -85,14 +96,13 @@ def plain_gradients(dense, state: dict, alpha, lambda_logit, batches: list[dict]
             for number, (name, routed) in enumerate(experts.items()):
                 row = layer if alpha.shape[0] > 1 else 0
                 column = number if alpha.shape[1] > 1 else 0
-                lam = LAMBDA if lambda_logit is None else lambda_logit[row, column].sigmoid()
                 shared = state[f"{prefix}.shared_expert.{name}.weight"]
                 mixed = torch.einsum("i,ioh->oh", alpha[row, column].softmax(0), routed)
-                weights[f"{prefix}.{name}.weight"] = lam * shared + (1 - lam) * mixed
+                weights[f"{prefix}.{name}.weight"] = LAMBDA * shared + (1 - LAMBDA) * mixed
         loss = torch.func.functional_call(dense, weights, (), batch).loss
         (loss / len(batches)).backward()
         total += loss.item() / len(batches)
-    return total, alpha.grad, None if lambda_logit is None else lambda_logit.grad
+    return total, alpha.grad
 
 
 def learned(chain: Chain, out: Path, values: Callable[[object], dict], *flags: object) -> Chain:

@@ -4,25 +4,11 @@ from pathlib import Path
 
 import torch
 from trainings import ROWS
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from xft.data.templates import make_template
 
 STEPS, RATE = 4, 0.01
-
-
-def plain_parts(teacher: Path, model: Path, rows: list[tuple[list[int], int]]) -> list[float]:
-    """The mean cross-entropy and KL over the tokens of rows that follow a prompt, in float64.
-
-    rows: the token ids of each, and the number of those of its prompt.
-    """
-    models = [AutoModelForCausalLM.from_pretrained(path).eval() for path in (teacher, model)]
-    with torch.no_grad():
-        (wanted, targets), (own, _) = (responses(model, rows) for model in models)
-    wanted, own = (logits.double().log_softmax(-1) for logits in (wanted, own))
-    entropy = torch.nn.functional.nll_loss(own, targets)
-    divergence = torch.nn.functional.kl_div(own, wanted, reduction="batchmean", log_target=True)
-    return [entropy.item(), divergence.item()]
 
 
 def responses(model, rows) -> tuple[torch.Tensor, torch.Tensor]:

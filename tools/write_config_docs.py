@@ -9,7 +9,7 @@ from pathlib import Path
 from xft.config.section import Section, meaning, schemas
 from xft.config.sections import TRAININGS, TunedElsewhere, WorkflowConfig
 from xft.config.steps import STEPS
-from xft.config.training import DistillationConfig, TrainingConfig, TuningConfig
+from xft.config.training import TrainingConfig, TuningConfig
 from xft.config.validation import is_section, sections
 from xft.tools.xft import TOOLS
 
@@ -24,7 +24,7 @@ HEAD = ("key", "value", "default", "meaning")
 ARGUMENT = re.compile(r"^  (?!-h)(\S.*?)(?:  +|\n {24})(\S.*(?:\n {10,}.*)*)", re.MULTILINE)
 # The step that reads a section's keys, if nothing else is said and none has the section's name.
 READERS = {"data": "tokens", "mixing": "weighted_trained", "evaluation": "eval"}
-SHARED = (TrainingConfig, TuningConfig, DistillationConfig, TunedElsewhere)  # by several sections
+SHARED = (TrainingConfig, TuningConfig, TunedElsewhere)  # by several sections
 BOUNDS = {
     "minimum": "at least {}",
     "exclusiveMinimum": "greater than {}",

@@ -1,11 +1,10 @@
 """Step 7: merge the experts into a dense model with the base's architecture."""
 
-from xft.artifacts.manifest import hash_file, json_sha256
+from xft.artifacts.manifest import hash_file, hash_program
 from xft.checkpoints.layout import moe_layers
 from xft.cli.step import Step, run
 from xft.common.errors import UserError
-from xft.common.user_program import program_files
-from xft.config.sections import SELECT, MergeMethod
+from xft.config.sections import MERGE, MergeMethod
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -14,26 +13,18 @@ def main(argv: list[str] | None = None) -> None:
     step.artifact("--moe", "The tuned mixture.")
     step.artifact("--ffn", "The FFN weights of its experts.")
     step.output("--out", "DIR", "The dense model.")
-    help_of_base = "The dense base. All methods but xft need it; xft does not read it."
+    help_of_base = "The dense base, for a function as method; xft does not read it."
     step.artifact("--base", help_of_base, required=False)
-    help_of_metrics = "The metrics of the mixture's tuning, for method select."
+    help_of_metrics = "The metrics of the mixture's tuning, for a function that takes the load."
     step.path("--metrics", "FILE", help_of_metrics, required=False)
-    step.add_argument(
-        "--expert",
-        type=int,
-        metavar="NUMBER",
-        help="Merge the shared expert with this routed expert alone, counted from 1. Default: all "
-        "routed experts in their shares.",
-    )
     args = step.parse_args(argv)
     method = step.options(MergeMethod)
-    if method.needs_base and args.base is None:
-        raise UserError(f"method = {method.method} starts from the base's weights. Give --base too")
-    if (method.method == SELECT) != (args.metrics is not None):
-        raise UserError("--metrics belongs to method = select. Give both of them, or neither")
+    takes_load = method.function and method.function.check(MERGE)
+    needed = {"base": method.function, "metrics": takes_load}
+    if missing := [name for name in needed if needed[name] and getattr(args, name) is None]:
+        raise UserError(f"method = {method.method}: give --{' and --'.join(missing)} too")
 
-    from xft.conversions.merge_function import load_function
-    from xft.conversions.merge_methods import dense_plans, most_used, one_expert, open_base
+    from xft.conversions.merge_methods import dense_plans, open_base
     from xft.conversions.mixing_artifact import open_mixing, open_sources
     from xft.reporting.cards import dense_card
     from xft.reporting.diversity import loads_at_end
@@ -45,25 +36,19 @@ def main(argv: list[str] | None = None) -> None:
     tuning, moe, base = mixture.manifest.parameters, mixture.checkpoint, None
     kept = {key: tuning[key] for key in ("template", "end_of_turn") if key in tuning}
     parameters = mixing.config | kept
-    if method.needs_base:
+    layers = [layer.index for layer in moe_layers(ffn.names)]
+    function, loads = None, {}
+    if method.function:
         step.inputs["base"] = open_base(args.base, mixture, step.full)
         base = step.inputs["base"].checkpoint
-    if method.method != "xft":
-        parameters |= method.model_dump() | {"method": method.shown}
-    function = None
-    if method.function:
-        function = load_function(*method.function)
-        files = program_files(method.function[0]).items()
-        step.inputs["function"] = json_sha256({module: hash_file(file) for module, file in files})
-    if args.metrics is not None:
-        mixing = most_used(mixing, loads_at_end(args.metrics))
+        function = method.function.load(MERGE)
+        step.inputs["function"] = hash_program(method.function.file)
+        parameters["method"] = method.function.shown
+    if takes_load:
+        loads = dict(zip(layers, loads_at_end(args.metrics), strict=True))
         step.inputs["metrics"] = hash_file(args.metrics)
-    if args.expert is not None:
-        mixing = one_expert(mixing, args.expert)
-        parameters["expert"] = args.expert
-    plans = dense_plans(moe, ffn, mixing.coefficients, method, base, function)
-    layers = [layer.index for layer in moe_layers(ffn.names)]
-    card = dense_card(mixture, mixing, layers, method, args.expert)
+    plans = dense_plans(moe, ffn, mixing.coefficients, base, function, loads)
+    card = dense_card(mixture, mixing, layers, method)
     with step.draft(parameters) as draft:
         draft.write_model(plans, moe.config["base_config"], like=mixture.path, card=card)
 

@@ -2,12 +2,14 @@
 
 The experts are copies of the dense model's MLP. With --experts lora they share that MLP, and each
 adds products of low rank to its matrices, which are zero at the start. The mixture then gives the
-same outputs as the dense model, for every choice of the router. With --init noise or drop the
+same outputs as the dense model, for every choice of the router. With a function as --init the
 routed experts differ, and so do the outputs.
 """
 
+from xft.artifacts.manifest import hash_program
 from xft.cli.step import Step, run
-from xft.config.sections import MoeConfig, RunConfig
+from xft.common.user_code import codes_in
+from xft.config.sections import INIT, MoeConfig, RunConfig
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,11 +25,14 @@ def main(argv: list[str] | None = None) -> None:
 
     base = step.open("base", args.base, "base", "dense")
     checkpoint = base.checkpoint
-    plans = upcycle(checkpoint, moe, seed)
     config = upcycled_config(checkpoint.config, moe, weights_dtype(checkpoint))
     check_fit(base.path)
     check_loadable(config)
-    parameters = moe.model_dump() | {"seed": seed, "base": origin(base)}
+    parameters, init = moe.model_dump() | {"seed": seed, "base": origin(base)}, None
+    for code in codes_in(moe.init):
+        init, step.inputs["init"] = code.load(INIT), hash_program(code.file)
+        parameters["init"] = code.shown
+    plans = upcycle(checkpoint, moe, seed, init)
     with step.draft(parameters) as draft:
         draft.write_model(plans, config, like=base.path, card=moe_card(config, parameters))
 

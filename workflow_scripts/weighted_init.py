@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     step.output("--out", "DIR", "The coefficients.")
     args = step.parse_args(argv)
     shape = step.options(MixingShape)
-    lam = check_lambda(args.lam, shape, "--lam")
+    lam = check_lambda(args.lam, "--lam")
 
     from xft.conversions import mixing_artifact
     from xft.conversions.merge import initial_logits
@@ -24,7 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     config = {"shared_expert_weight": lam, **shape.model_dump()}
     step.inputs |= sources
     with step.draft(config) as draft:
-        mixing_artifact.write(draft, initial_logits(sources["ffn"].checkpoint, **config), config)
+        logits = initial_logits(sources["ffn"].checkpoint, shape.granularity)
+        mixing_artifact.write(draft, logits, config)
 
 
 if __name__ == "__main__":

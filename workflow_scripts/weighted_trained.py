@@ -17,18 +17,15 @@ def main(argv: list[str] | None = None) -> None:
 
     from xft.conversions import mixing_artifact
     from xft.modeling.mixing import Mixing, MixingLogits
-    from xft.training.distillation import load_distillation
 
     sources = mixing_artifact.open_sources(args.moe, args.ffn, request.full)
     initial = mixing_artifact.open_mixing(args.weighted, sources, request.full)
     session = Session(request, args.moe)
-    inputs = {"weighted": initial.artifact.id, **session.data_ids}
-    distillation = load_distillation(args.moe, request.options)
-    logits = MixingLogits(initial.alpha, initial.lambda_logit, initial.shared_expert_weight)
+    inputs = {"weighted": initial.artifact.id, **session.ids}
+    logits = MixingLogits(initial.alpha, initial.shared_expert_weight)
     moe, ffn = sources["moe"].checkpoint, sources["ffn"].checkpoint
     mixing = Mixing(moe, ffn, logits, device(), session.weight_dtype)
-    features = {"mixing": mixing, "distillation": distillation}
-    with session.trained(mixing.model, request.parameters, inputs, **features) as learned:
+    with session.trained(mixing.model, request.parameters, inputs, mixing=mixing) as learned:
         if not learned:
             return
         step.inputs |= sources | inputs

@@ -23,13 +23,13 @@ from xft.checkpoints.card_facts import fact_of_card
 from xft.checkpoints.in_memory import LoadedModel
 from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError, did_you_mean
+from xft.common.user_code import codes_in
 from xft.config.section import keys
-from xft.config.sections import SELECT, MergeMethod, MixingShape, MoeConfig, RunConfig
+from xft.config.sections import INIT, MERGE, MergeMethod, MixingShape, MoeConfig, RunConfig
 from xft.config.validation import SectionType, check_lambda, validated
 from xft.conversions import diversity as experts
 from xft.conversions import upcycle as upcycling
-from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, alpha_shape, initial_logits
-from xft.conversions.merge_function import load_function
+from xft.conversions.merge import ALPHA, alpha_shape, initial_logits
 from xft.conversions.merge_methods import dense_plans
 from xft.conversions.soup import soup_plans
 from xft.modeling import mixing
@@ -57,16 +57,21 @@ and merges it back. transformers loads a dense model alone, and a mixture after 
 def upcycle(model: PreTrainedModel, *, seed: int = 42, **options) -> PreTrainedModel:
     """Step 1: a mixture of experts that equals the dense `model` until it is trained.
 
-    options: keys of section `moe`, such as num_experts and experts="lora". The mixture is of a
+    options: keys of section `moe`, such as num_experts and experts="lora". init may also be a
+    function of the weights of an MLP and a generator (docs/extending.md). The mixture is of a
     class over the model's own. Its loss, if it gets labels, includes the balance loss. Of low-rank
     experts only what `train_rest` says learns; with "lora" the products outside of the MLPs are to
     be added with PEFT.
     """
+    function = _function(options, "init")
     settings = _options(upcycle, MoeConfig, options)
+    for code in codes_in(settings.init):
+        function = function or code.load(INIT)
     seed = validated(RunConfig, {"seed": seed}, "upcycle").seed
     dense = LoadedModel(model)
+    plans = upcycling.upcycle(dense, settings, seed, function)
     config = upcycling.upcycled_config(dense.config, settings, upcycling.weights_dtype(dense))
-    mixture = _built(XftConfig.from_dict(config), upcycling.upcycle(dense, settings, seed), model)
+    mixture = _built(XftConfig.from_dict(config), plans, model)
     if settings.experts == "lora":
         mixture.choose_trainable(freeze_rest=settings.train_rest != "full")
     return mixture
@@ -91,7 +96,7 @@ class Mixing(mixing.Mixing):
     """
 
     def __init__(self, mixture: PreTrainedModel, lam: float = LAMBDA, **options):
-        """options: keys of section `mixing`: granularity, learn_lambda."""
+        """options: keys of section `mixing`: granularity."""
         shape, source = _options(Mixing, MixingShape, options), _mixture(mixture)
         _warn_of_equal_experts(source)
         logits = _logits(source, lam, shape)
@@ -132,19 +137,15 @@ def merge(
     lam: c_0, the weight of the shared expert, 0.75 if it is left out; the others have equal shares
     of the rest.
     coefficients: `Mixing.coefficients`, in place of both.
-    options: keys of section `merge`: method, scale. method may also be a function of the tensors of
-    the experts, their shares and the base's tensor (conversions/merge_function.py).
+    options: the key method of section `merge`. It may also be a function of the tensors of
+    the experts, their shares and the base's tensor (docs/method.md).
     base: the dense model, only for methods that need it.
     """
-    function = options.get("method") if callable(options.get("method")) else None
-    if function:
-        options["method"] = "memory.py:function"
+    function = _function(options, "method")
     method, source = _options(merge, MergeMethod, options), _mixture(mixture)
     if method.function and not function:
-        function = load_function(*method.function)
-    if method.method == SELECT:
-        raise UserError("merge: method = select needs the metrics of a tuning. Give coefficients")
-    if method.needs_base != (base is not None):
+        function = method.function.load(MERGE)
+    if bool(function) != (base is not None):
         need = "give the dense model as base, too" if base is None else "leave out base"
         raise UserError(f"merge: method = {method.method}: {need}")
     _warn_of_equal_experts(source)
@@ -155,7 +156,7 @@ def merge(
         raise UserError(f"merge: lam = {lam}: no effect beside coefficients. Leave out one of them")
     coefficients = _checked(coefficients, source).detach().to(mixture.device, torch.float32)
     known = None if base is None else _base(base, source)
-    plans = dense_plans(source, source, coefficients, method, known, function)
+    plans = dense_plans(source, source, coefficients, known, function)
     return _built(dense_config(source.config), plans, mixture)
 
 
@@ -191,6 +192,15 @@ def _options(
     return validated(section, options, function.__name__)
 
 
+def _function(options: dict[str, object], key: str) -> Callable | None:
+    """The function that a key may have as its value; a name then stands for it in the options."""
+    function = options.get(key)
+    if not callable(function):
+        return None
+    options[key] = "memory.py:function"
+    return function
+
+
 def _checked(coefficients: Tensor, source: LoadedModel) -> Tensor:
     """The coefficients of a mixture's experts. Raises UserError if they cannot be."""
     layers, projections, routed = alpha_shape("projection", source)
@@ -211,9 +221,8 @@ def _checked(coefficients: Tensor, source: LoadedModel) -> Tensor:
 
 def _logits(source: LoadedModel, lam: float, shape: MixingShape) -> mixing.MixingLogits:
     """The logits at the start: equal shares."""
-    lam = check_lambda(str(lam), shape, "lam")
-    start = initial_logits(source, shared_expert_weight=lam, **shape.model_dump())
-    return mixing.MixingLogits(start[ALPHA], start.get(LAMBDA_LOGIT), lam)
+    lam = check_lambda(str(lam), "lam")
+    return mixing.MixingLogits(initial_logits(source, shape.granularity)[ALPHA], lam)
 
 
 def _mixture(model: PreTrainedModel) -> LoadedModel:

@@ -15,7 +15,6 @@ from xft.common.errors import UserError
 from xft.config.recorded import chosen_values, values_to_change
 from xft.config.section import Needs, Section
 from xft.config.sections import (
-    MixingShape,
     MoeSftConfig,
     SftConfig,
     WorkflowConfig,
@@ -142,8 +141,8 @@ def test_beside_a_tuned_model_no_key_of_the_training_has_an_effect():
     assert complete(config.model_dump()) == config
     config = complete(MINIMAL | {"moe_sft": {"model": "tuned"}})
     assert config.sft == complete(MINIMAL).sft
-    noisy = MINIMAL | {"moe_sft": {"model": "tuned"}, "moe": {"init": "noise"}}
-    assert "moe.init = noise: no effect with moe_sft.model, unless evaluat" in fault(noisy)
+    noisy = MINIMAL | {"moe_sft": {"model": "tuned"}, "moe": {"init": "a.py:b"}}
+    assert "moe.init = a.py:b: no effect with moe_sft.model, unless evaluat" in fault(noisy)
     complete(noisy | {"evaluation": {"models": ["moe", "moe_sft"]}})
     for name, section in (("sft_flops", "moe_sft"), ("sft_flops", "sft"), ("soup", "sft")):
         models = {section: {"model": "tuned"}, "evaluation": {"models": [name]}}
@@ -176,12 +175,12 @@ def test_missing_and_strange_keys():
 
 
 def test_the_baseline_is_trained_as_the_mixture_where_nothing_else_is_said():
-    tuning = {"max_steps": 7, "learning_rate": "1e-3", "balance_loss_batch": "global"}
+    tuning = {"max_steps": 7, "learning_rate": "1e-3", "callbacks": ["a.py:B"]}
     own = {"max_steps": None, "num_train_epochs": 5}
     config = complete(MINIMAL | {"moe_sft": tuning, "sft": own})
     shared = SftConfig.model_fields.keys() & MoeSftConfig.model_fields
     differing = {k for k in shared if getattr(config.sft, k) != getattr(config.moe_sft, k)}
-    assert differing == {"max_steps", "num_train_epochs"}
+    assert differing == {"max_steps", "num_train_epochs", "callbacks"}
     assert (config.sft.max_steps, config.sft.num_train_epochs) == (None, 5.0)
     assert complete(config.model_dump()) == config
 
@@ -200,7 +199,6 @@ def test_values_that_do_not_fit_together_are_named():
     for sections, message in (
         ({"sft": {"ema_decay": 0.9, **KEEPS_BEST}}, "ema_decay = 0.9, keep = best: the average"),
         ({"mixing": {"warmup_steps": 4, "max_steps": 3}}, "warmup_steps = 4: the training has 3"),
-        ({"mixing": {"learn_lambda": True}, "merge": {"lambdas": [1]}}, "merge.lambdas = 1: with"),
         ({"evaluation": VLLM | {"temperature": 2.1}}, "with backend vllm it must be 0, or from"),
     ):
         assert message in fault(MINIMAL | sections)
@@ -227,7 +225,7 @@ def test_a_lambda_token_is_the_same_number_in_one_spelling(value):
     assert float(token) == value
     assert lambda_token(token) == token
     assert learns(token) is (value != 1)
-    assert check_lambda(token, MixingShape(), "--lam") == value
+    assert check_lambda(token, "--lam") == value
 
 
 def test_a_merged_key_is_not_set_twice(tmp_path):

@@ -88,17 +88,15 @@ def _experts(tensors, layer, projection: str, part: str) -> torch.Tensor:
 def drawn(start) -> dict[str, torch.Tensor]:
     """Logits that are the same for each chain of one shape."""
     generator = torch.Generator().manual_seed(3)
-    shapes = {"alpha": start.alpha.shape, "lambda_logit": start.lambda_logit.shape}
-    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return {"alpha": torch.randn(start.alpha.shape, generator=generator)}
 
 
-def gradients(chain: Chain, ids) -> list[torch.Tensor]:
+def gradients(chain: Chain, ids) -> torch.Tensor:
     """Those of all mixing logits."""
     mixing = mixing_of(chain, dtype=torch.float64)
     mixing.model(ids, labels=ids).loss.backward()
     mixing.take_gradients()
-    logits = mixing.logits.alpha, mixing.logits.lambda_logit
-    return [torch.stack([p.grad for p in own]) for own in logits]
+    return torch.stack([p.grad for p in mixing.logits.alpha])
 
 
 # The start
@@ -150,7 +148,7 @@ def test_sums_products_and_squares_are_those_of_the_equation(tmp_path, dtype):
 
 @pytest.mark.parametrize("granularity", ["layer", "projection", "model"])
 def test_mixing_and_merging_give_the_same(chain, full, tmp_path, granularity):
-    flags = ["--granularity", granularity, "--learn-lambda"]
+    flags = ["--granularity", granularity]
     pairs = ("low", chain), ("full", full)
     one, other = (learned(own, tmp_path / name, drawn, *flags) for name, own in pairs)
     ids = torch.randint(3, 97, (2, 20))
@@ -183,7 +181,7 @@ def test_the_ffn_weights_are_the_factors_alone(chain):
 def test_what_low_rank_experts_cannot_be_is_refused(tmp_path, tiny_llama):
     for made, flags, message in (
         ("moe", ["--rank", "33"], r"rank = 33: .*gate_proj.weight has at most rank 32"),
-        ("moe", ["--init", "noise"], "init = noise: no effect with experts = lora. Leave out"),
+        ("moe", ["--init", "a.py:b"], "init = a.py:b: no effect with experts = lora. Leave out"),
         ("ffn", ["--no-shared-expert"], "layer 0 has no shared expert"),
     ):
         chain = Chain(tmp_path, {"moe": ["--experts", "lora", *flags]}, base=tiny_llama)

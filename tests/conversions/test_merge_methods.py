@@ -1,4 +1,4 @@
-"""Merges with the base's weights, and with one routed expert alone: their equations, in fp64."""
+"""Merges by functions, those of examples/merges among them: their equations, in fp64."""
 
 import itertools
 import json
@@ -19,13 +19,14 @@ import xft
 from workflow_scripts import dense
 from xft.artifacts.manifest import hash_file, json_sha256, manifest_path, read_manifest
 from xft.common.errors import UserError
-from xft.conversions import blocks
-from xft.conversions import merge_methods as methods
-from xft.conversions.merge_function import load_function
+from xft.common.user_code import UserCode
+from xft.config.sections import MERGE
 
 SINGLE = "model.safetensors"
 LAMBDA, SCALE = 0.6, 1.5
 EXAMPLES = Path(__file__).parents[2] / "examples" / "merges"
+ARITHMETIC = f"{EXAMPLES}/task_arithmetic.py:task_arithmetic"
+STOCK, SELECT = (f"{EXAMPLES}/{name}.py:{name}" for name in ("model_stock", "select"))
 CASES = ("llama-biases", "phi3", "starcoder2", "llama-bf16", "llama-head")
 
 
@@ -100,12 +101,10 @@ def assert_near(made: dict, expected: dict) -> None:
 
 @pytest.mark.parametrize("scale", [1, SCALE])
 def test_task_arithmetic_is_its_equation(case, tmp_path, scale):
-    """At scale 1 it is XFT's merge bit for bit."""
-    words = ["--method", "task_arithmetic", "--scale", scale, "--base", case.folder / "base"]
+    words = ["--method", f"{ARITHMETIC}(scale={scale})", "--base", case.folder / "base"]
     made, plain = case.merge(tmp_path / "out", *words), case.merge(tmp_path / "xft")
     expected = {n: case.base_of(n) + scale * (case.tuned(n) - case.base_of(n)) for n in plain}
     assert_near(made, expected)
-    assert scale != 1 or all(torch.equal(made[name], plain[name]) for name in plain)
 
 
 def ratio(experts: list[torch.Tensor], base: torch.Tensor) -> float:
@@ -117,9 +116,8 @@ def ratio(experts: list[torch.Tensor], base: torch.Tensor) -> float:
     return len(experts) * cosine / ((len(experts) - 1) * cosine + 1)
 
 
-def test_model_stock_is_its_equation(case, tmp_path, monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK", 100)
-    made = case.merge(tmp_path / "out", "--method", "model_stock", "--base", case.folder / "base")
+def test_model_stock_is_its_equation(case, tmp_path):
+    made = case.merge(tmp_path / "out", "--method", STOCK, "--base", case.folder / "base")
     expected, ratios = {}, []
     for name in case.merge(tmp_path / "xft"):
         start, end, experts = case.base_of(name), case.tuned(name), case.experts(name)
@@ -132,19 +130,16 @@ def test_model_stock_is_its_equation(case, tmp_path, monkeypatch):
 LOADS = [[[0.5, 0.4, 0.1], [0.1, 0.2, 0.7]], [[0.1, 0.4, 0.5], [0.2, 0.3, 0.5]]]  # of two steps
 
 
-@pytest.mark.parametrize("numbers", [(2, 2), (2, 3)], ids=["one number", "the most used"])
-def test_one_routed_expert_of_each_layer(case, tmp_path, numbers):
+def test_the_most_used_expert_of_each_layer(case, tmp_path):
     """The mean loads of LOADS: 0.3, 0.4, 0.3 in the first layer, 0.15, 0.25, 0.6 in the second."""
-    words = ["--expert", 2]
-    if numbers != (2, 2):
-        steps = [{"entropy": [1, 1], "load": load} for load in LOADS] + [{"validation_loss": 1}]
-        file = tmp_path / "metrics.jsonl"
-        file.write_text("".join(json.dumps(line) + "\n" for line in steps))
-        words = ["--method", "select", "--metrics", file]
+    steps = [{"entropy": [1, 1], "load": load} for load in LOADS] + [{"validation_loss": 1}]
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in steps))
+    words = ["--method", SELECT, "--metrics", file, "--base", case.folder / "base"]
     made, expected = case.merge(tmp_path / "out", *words), {}
     for name in made:
         experts = case.experts(name)
-        number = numbers[".layers.1." in name]
+        number = 2 + (".layers.1." in name)
         mixed = experts and LAMBDA * experts[0] + (1 - LAMBDA) * experts[number]
         expected[name] = case.tuned(name) if experts is None else mixed
     assert_near(made, expected)
@@ -195,7 +190,10 @@ def test_a_function_of_the_users_merges_the_experts(case, tmp_path, function):
 
 def test_a_function_that_is_wrong_is_told(plain, tmp_path, function):
     for name, message in (
-        ("fails", r"fails, model.layers.\S+: .*my_merge.py, line 11: ZeroDivisionError: division"),
+        (
+            "fails",
+            r"merge.method: model.layers.\S+: .*my_merge.py, line 11: ZeroDivisionError",
+        ),
         ("flat", r"it returned \[\d+\], not a tensor of \["),
         ("other", "other must have the parameters tensors, coefficients, base"),
         ("means", "defines no function means: did you mean mean?"),
@@ -211,7 +209,8 @@ def test_the_examples_are_their_equations():
     changes = torch.tensor([[4.0, -1.0, 0.0]]), torch.tensor([[2.0, 3.0, 1.0]])
     given = [base + change for change in changes], torch.tensor([0.25, 0.75]), base
     functions = {
-        name: load_function(EXAMPLES / f"{name}.py", name) for name in ("ties", "dare", "by_column")
+        name: UserCode.of(f"{EXAMPLES}/{name}.py:{name}").load(MERGE)
+        for name in ("ties", "dare", "by_column")
     }
     # The largest fifth of three values: 4, and 3.
     expected = torch.tensor([[1 + 4.0, 2 + 3.0, 3.0]])
@@ -249,8 +248,7 @@ def test_a_merge_by_data_fits_the_outputs_of_the_mixture():
 
 
 def stock_ratio(experts: list[torch.Tensor], base: torch.Tensor) -> float:
-    vectors = torch.stack(experts) - base
-    return methods.stock_ratio(vectors @ vectors.T)
+    return runpy.run_path(str(EXAMPLES / "model_stock.py"))["ratio"](torch.stack(experts) - base)
 
 
 def test_the_ratio_at_its_limits():
@@ -282,37 +280,36 @@ def merged(chain: Chain, out: Path, *words: object) -> Path:
     return out
 
 
-ARITHMETIC = ["--method", "task_arithmetic", "--scale", "1.5"]
-
-
 @pytest.mark.parametrize(
     ("words", "stated", "card"),
     [
         ([], {}, "one set per layer, equal shares\n- tuning"),
-        (ARITHMETIC, {"method": "task_arithmetic", "scale": 1.5}, '"task_arithmetic", scale 1.5: '),
-        (["--expert", "3"], {"expert": 3}, "| layer 0 | 0.7500 | 0.0000 | 0.0000 | 1.0000 |"),
+        (
+            ["--method", STOCK],
+            {"method": "model_stock.py:model_stock"},
+            ':model_stock": a function',
+        ),
     ],
-    ids=["xft", "task_arithmetic", "expert"],
+    ids=["xft", "model_stock"],
 )
 def test_manifest_and_card_say_how_it_was_merged(plain, tmp_path, words, stated, card):
     out = merged(plain, tmp_path / "out", *words, "--base", plain["base"])
     manifest = read_manifest(manifest_path(out))
     weighted = json.loads((plain["weighted_init"] / "config.json").read_text())
     assert manifest.parameters == weighted | stated
-    inputs = {"moe", "ffn", "weighted"} | ({"base"} if "method" in stated else set())
+    inputs = {"moe", "ffn", "weighted"} | ({"base", "function"} if "method" in stated else set())
     assert manifest.inputs.keys() == inputs
     assert card in (out / "README.md").read_text()
 
 
 def test_a_mistake_of_the_user_is_refused(plain, tmp_path):
     for words, message in (
-        *(
-            ([f"--expert={expert}"], rf"--expert {expert}: the routed .* 1 to 3\. Choose one")
-            for expert in (0, 4, -1)
+        (["--method", STOCK], "model_stock.py:model_stock: give --base too"),
+        (["--method", SELECT], "select.py:select: give --base and --metrics too"),
+        (
+            ["--method", "ties"],
+            "should be xft, or a function in a Python file, such as my_merge.py",
         ),
-        (["--method", "model_stock"], "method = model_stock starts from the base's weights"),
-        (["--method", "select"], "--metrics belongs to method = select"),
-        (["--scale", 2], r"scale = 2\.0: no effect with method = xft"),
     ):
         with pytest.raises(UserError, match=message):
             merged(plain, tmp_path / "out", *words)
@@ -323,7 +320,7 @@ def test_integers_stay_as_they_are(plain, tmp_path):
     tuned = shutil.copytree(plain["moe"], tmp_path / "tuned")
     change_tensors(tuned, lambda tensors: tensors | {"model.positions": torch.arange(5)})
     chain = Chain(tmp_path, moe_sft=tuned)
-    out = merged(chain, tmp_path / "out", *ARITHMETIC, "--base", plain["base"])
+    out = merged(chain, tmp_path / "out", "--method", ARITHMETIC, "--base", plain["base"])
     assert torch.equal(load_file(out / SINGLE)["model.positions"], torch.arange(5))
 
 
@@ -337,4 +334,4 @@ def test_another_base_and_one_of_another_shape_are_refused(plain, case, tmp_path
         (case.chain, f"has no floating-point tensor {name} of the shape"),
     ):
         with pytest.raises(UserError, match=fault):
-            merged(chain, tmp_path / "out", "--method", "model_stock", "--base", smaller)
+            merged(chain, tmp_path / "out", "--method", STOCK, "--base", smaller)

@@ -13,7 +13,7 @@ from backbones import ROPES, random_dense, save_base
 from chains import Chain
 from documents import ROOT, blocks
 from interpreter import forked
-from mixtures import mixing_of, random_mixture, tokens
+from mixtures import merge_example, mixing_of, random_mixture, tokens
 from peft import LoraConfig, get_peft_model
 from torch.nn.utils import prune
 from torch.profiler import ProfilerActivity, profile
@@ -43,7 +43,13 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
 def test_task_arithmetic_goes_beyond_the_merged_model():
     base, mixture = random_dense("llama"), random_mixture("llama")
     plain = xft.merge(mixture).state_dict()
-    beyond = xft.merge(mixture, base=base, method="task_arithmetic", scale=2.0).state_dict()
+    beyond = xft.merge(
+        mixture, base=base, method=merge_example("task_arithmetic", scale=2.0)
+    ).state_dict()
+    function = xft.merge(
+        mixture, base=base, method=lambda w, c, _: sum(map(mul, c, w))
+    ).state_dict()
+    assert all(torch.allclose(function[name], plain[name], atol=1e-6) for name in plain)
     for name, start in base.state_dict().items():
         torch.testing.assert_close(beyond[name], 2 * plain[name] - start)
 
@@ -167,8 +173,8 @@ def test_what_cannot_be_done_is_told():
         (lambda dense: merge(coefficients=EQUAL * torch.nan), "sum of nan"),
         (lambda dense: merge(coefficients=EQUAL, lam=0.5), "lam = 0.5: no effect beside coeffici"),
         (lambda dense: merge(base=dense), "method = xft: leave out base"),
-        (lambda _: merge(base=random_dense("qwen2"), method="model_stock"), "from: model_type,"),
-        (lambda m: merge(base=m.resize_token_embeddings(9) and m, method="model_stock"), "neither"),
+        (lambda _: merge(base=random_dense("qwen2"), method=max), "from: model_type,"),
+        (lambda m: merge(base=m.resize_token_embeddings(9) and m, method=max), "neither"),
         (lambda m: xft.upcycle(prune.identity(m.lm_head, "weight") and m), "lm_head.* is missing"),
         (lambda _: xft.upcycle(random_dense("llama", quantization_config={})), "is quantised"),
         (lambda dense: xft.upcycle(dense.to("meta")), "no values for .*: it is offloaded, or on"),
@@ -176,7 +182,7 @@ def test_what_cannot_be_done_is_told():
         (lambda dense: xft.upcycle(dense.to(torch.float8_e5m2)), "Load the model without quantis"),
         (lambda dense: xft.merge(dense), "no mixture. Make one of it with xft.upcycle"),
         (lambda dense: xft.Mixing(xft.upcycle(dense), lam=2), "lam = 2: must be a decimal number"),
-        (lambda _: merge(method="model_stock"), "model_stock: give the dense model as base, too"),
+        (lambda _: merge(method=max), "function: give the dense model as base, too"),
         (lambda dense: xft.soup([dense]), "a mean needs at least two models"),
     ):
         with pytest.raises(xft.UserError, match=message):

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from xft.checkpoints.in_memory import LoadedModel
 from xft.config.sections import learns
 from xft.conversions import mixing_artifact
-from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, mixing_coefficients
+from xft.conversions.merge import ALPHA, mixing_coefficients
 from xft.conversions.merged_tensors import merge
 from xft.modeling.mixing import Mixing, MixingLogits
 
@@ -28,8 +28,8 @@ def mixture(tiny_llama, tmp_path_factory) -> Chain:
     return Chain(root, moe_sft=root / "moe_sft")
 
 
-def mixing_model(sources, alpha, lambda_logit=None, lam=LAMBDA):
-    logits = MixingLogits(alpha, lambda_logit, lam)
+def mixing_model(sources, alpha, lam=LAMBDA):
+    logits = MixingLogits(alpha, lam)
     return Mixing(sources["moe"].checkpoint, sources["ffn"].checkpoint, logits)
 
 
@@ -91,27 +91,22 @@ def test_step_6_learns_where_a_gradient_reaches_the_logits(sources, lam):
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("learn_lambda", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_are_those_of_the_plain_form(
-    mixture, sources, granularity, learn_lambda, checkpointing
-):
+def test_gradients_are_those_of_the_plain_form(mixture, sources, granularity, checkpointing):
     """From files, and with checkpointing from a mixture in memory."""
     alpha = random_alpha(granularity)
-    lambda_logit = torch.full(alpha.shape[:2], LAMBDA).logit() if learn_lambda else None
     generator = torch.Generator().manual_seed(5)
     batches = []
     for length in (9, 21, 14):
         ids = torch.randint(3, 290, (2, length), generator=generator)
         batches.append({"input_ids": ids, "labels": ids})
     dense, state = mixing_model(sources, alpha).model, sources["ffn"].path / "model.safetensors"
-    given = dense, load_file(state), alpha, lambda_logit, batches
-    loss, alpha_grad, lambda_grad = plain_gradients(*given)
+    loss, alpha_grad = plain_gradients(dense, load_file(state), alpha, batches)
 
     moe, ffn = sources["moe"].checkpoint, sources["ffn"].checkpoint
     if checkpointing:
         moe = ffn = LoadedModel(AutoModelForCausalLM.from_pretrained(mixture["moe_sft"]))
-    mixing = Mixing(moe, ffn, MixingLogits(alpha, lambda_logit, LAMBDA))
+    mixing = Mixing(moe, ffn, MixingLogits(alpha, LAMBDA))
     mixing.model.train()
     if checkpointing:
         mixing.model.activation_checkpointing_enable()
@@ -124,9 +119,6 @@ def test_gradients_are_those_of_the_plain_form(
     assert ours == pytest.approx(loss, rel=1e-6)
     gradient = torch.stack([parameter.grad for parameter in mixing.logits.alpha])
     assert_relative(gradient.view_as(alpha), alpha_grad)
-    if learn_lambda:
-        gradient = torch.stack([parameter.grad for parameter in mixing.logits.lambda_logit])
-        assert_relative(gradient.view_as(lambda_grad), lambda_grad)
 
 
 def assert_relative(ours, exact):
@@ -193,32 +185,12 @@ def test_zero_grad_and_closures_are_as_torch_means_them(sources):
     assert step(torch.optim.LBFGS, options)[2] < plain[2]
 
 
-def test_a_learned_lambda_starts_where_it_was_set_and_reaches_the_dense_model(
-    mixture, sources, tmp_path
-):
-    logit = torch.tensor([[-1.0], [2.0]])
-    chain = learned(mixture, tmp_path, lambda start: {LAMBDA_LOGIT: logit}, "--learn-lambda")
-    start = mixing_artifact.open_mixing(tmp_path / "weighted_init", sources)
-    torch.testing.assert_close(start.coefficients[..., 0], torch.full((2, 1), LAMBDA))
-    out = chain["dense"]
-    state = load_file(mixture["ffn"] / "model.safetensors")
-    prefix = "model.layers.1.mlp"
-    lam = torch.tensor(2.0).sigmoid()
-    expected = lam * state[f"{prefix}.shared_expert.down_proj.weight"]
-    expected += (1 - lam) * state[f"{prefix}.experts.down_proj"].mean(0)
-    ours = load_file(out / "model.safetensors")[f"{prefix}.down_proj.weight"]
-    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-6)
-    card = (out / "README.md").read_text()
-    assert "| layer 1 | 0.8808 | 0.3333 |" in card
-    assert f"elsewhere; the mixture has the id {sources['moe'].id[:8]}" in card
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(1,), (33, 31), (4, 0)])
 def test_merging_in_blocks_changes_no_bit(monkeypatch, dtype, shape):
     monkeypatch.setattr("xft.conversions.merged_tensors.MERGE_BLOCK", 50)
     experts = [torch.randn(shape).to(dtype) for _ in range(4)]
-    coefficients = mixing_coefficients(torch.randn(3), None, LAMBDA)
+    coefficients = mixing_coefficients(torch.randn(3), LAMBDA)
     expected = experts[0].float() * coefficients[0].item()
     for expert, coefficient in zip(experts[1:], coefficients[1:].tolist(), strict=True):
         expected.add_(expert, alpha=coefficient)

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from backbones import random_dense
-from mixtures import tokens
+from mixtures import init_example, merge_example, tokens
 from pretended_device import GPU, pretended, waits_of
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
@@ -101,7 +101,7 @@ def test_models_are_made_mixed_and_merged_where_they_are(monkeypatch):
         monkeypatch.setattr(module, "load_whole", load)
 
     def learned(mixture, batch):
-        mixed = xft.Mixing(mixture, lam=0.6, granularity="projection", learn_lambda=True)
+        mixed = xft.Mixing(mixture, lam=0.6, granularity="projection")
         optimizer = mixed.build_optimizer(torch.optim.SGD, {"lr": 1e3}, max_norm=1e-3)
         for _ in range(2):
             mixed.model(**batch).loss.backward()
@@ -110,8 +110,9 @@ def test_models_are_made_mixed_and_merged_where_they_are(monkeypatch):
         return mixed.coefficients
 
     def make(base, batch):
-        changes = {"init": "noise"}, {"init": "drop"}, {"experts": "lora", "rank": 4}
-        methods = "task_arithmetic", "model_stock", "xft"
+        inits = ({"init": init_example(name)} for name in ("noise", "drop"))
+        changes = *inits, {"experts": "lora", "rank": 4}
+        methods = merge_example("task_arithmetic"), merge_example("model_stock"), "xft"
         made = []
         for change, method in zip(changes, methods, strict=True):
             mixture = xft.upcycle(base, num_experts=3, num_experts_per_tok=2, **change)

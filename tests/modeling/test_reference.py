@@ -9,21 +9,18 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from published import converted
+from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from workflow_scripts import ffn
 from xft.checkpoints.reader import Checkpoint
-from xft.common.errors import UserError
-from xft.config.sections import MergeMethod
 from xft.conversions.merge import mixing_coefficients
 from xft.conversions.merge_methods import dense_plans
-from xft.conversions.reference import reference_settings
 from xft.modeling.mixing import Mixing, MixingLogits
 from xft.modeling.router import squared_variation
-from xft.tools import import_reference
 
 pytestmark = pytest.mark.numeric
 
@@ -38,8 +35,7 @@ MODES = ("eval", "train")
 def case(request, repository, tmp_path_factory):
     """Expected tensors, and the folder of the imported model."""
     golden = repository / "tests" / "golden" / request.param
-    imported = tmp_path_factory.mktemp("reference") / request.param
-    import_reference.main(["--model", str(golden / "checkpoint"), "--out", str(imported)])
+    imported = converted(golden / "checkpoint", tmp_path_factory.mktemp("reference") / "mixture")
     return load_file(golden / "expected.safetensors"), imported
 
 
@@ -149,7 +145,7 @@ def mixing_case(repository, tmp_path_factory):
     golden = repository / "tests" / "golden" / "a_8x_top6"
     folder = tmp_path_factory.mktemp("mixing")
     imported, extracted = folder / "moe_sft", folder / "ffn"
-    import_reference.main(["--model", str(golden / "checkpoint"), "--out", str(imported)])
+    converted(golden / "checkpoint", imported)
     ffn.main(["--moe", str(imported), "--out", str(extracted)])
     expected = load_file(golden / "expected.safetensors")
     alpha = torch.stack([expected[f"mix.layer{layer}.alpha"] for layer in range(2)])[:, None]
@@ -159,7 +155,7 @@ def mixing_case(repository, tmp_path_factory):
 
 def test_mixing_logits_and_gradients(mixing_case, float64_norms):
     moe, extracted, alpha, shared_expert_weight, expected = mixing_case
-    logits = MixingLogits(alpha, None, shared_expert_weight)
+    logits = MixingLogits(alpha, shared_expert_weight)
     mixing = Mixing(moe, extracted, logits, dtype=torch.float64)
     output = mixing.model(input_ids=expected["input_ids"], labels=expected["labels"])
     output.loss.backward()
@@ -173,57 +169,9 @@ def test_mixing_logits_and_gradients(mixing_case, float64_norms):
 
 def test_merged_weights(mixing_case):
     moe, extracted, alpha, shared_expert_weight, expected = mixing_case
-    coefficients = mixing_coefficients(alpha, None, shared_expert_weight)
-    plans = dense_plans(moe, extracted, coefficients, MergeMethod())
+    coefficients = mixing_coefficients(alpha, shared_expert_weight)
+    plans = dense_plans(moe, extracted, coefficients)
     merged = {plan.name: plan.chunks()[0] for plan in plans if "mlp" in plan.name}
     assert {f"dense.{name}" for name in merged} == {k for k in expected if k.startswith("dense.")}
     for name, weight in merged.items():
         torch.testing.assert_close(weight, expected[f"dense.{name}"], atol=1e-6, rtol=0)
-
-
-def test_a_published_vanilla_mixture_with_a_linear_router(repository, tmp_path):
-    """All experts routed, softmax over the chosen logits: computed here expert by expert."""
-    golden = repository / "tests" / "golden" / "a_8x_top6" / "checkpoint"
-    state = load_file(golden / "model.safetensors")
-    config = json.loads((golden / "config.json").read_text())
-    config |= {"gate_type": "TopKBalancedNoisyGate", "gate_network": "linear", "num_selects": 3}
-    config |= {"gate_add_noise": False}
-    generator = torch.Generator().manual_seed(0)
-    for name in [name for name in state if ".mlp.gate." in name]:
-        del state[name]
-    for layer in range(2):
-        gate = torch.randn(8, 32, generator=generator)
-        state[f"model.layers.{layer}.mlp.gate.gate_network.weight"] = gate
-    (tmp_path / "published").mkdir()
-    save_file(state, tmp_path / "published" / "model.safetensors")
-    (tmp_path / "published" / "config.json").write_text(json.dumps(config))
-    out = tmp_path / "imported"
-    import_reference.main(["--model", str(tmp_path / "published"), "--out", str(out)])
-    block = AutoModelForCausalLM.from_pretrained(out).moe_blocks[1]
-
-    x = torch.randn(5, 32, generator=generator)
-    prefix = "model.layers.1.mlp"
-    logits, indices = (x @ state[f"{prefix}.gate.gate_network.weight"].T).topk(3)
-    expected = torch.zeros(5, 32)
-    for token in range(5):
-        for weight, expert in zip(logits[token].softmax(0), indices[token], strict=True):
-            own = f"{prefix}.calculator.experts.weight_{{}}.{expert}.weight"
-            gate, up, down = (state[own.format(part)] for part in ("gate", "up", "down"))
-            hidden = torch.nn.functional.silu(gate @ x[token]) * (up @ x[token])
-            expected[token] += weight * (down @ hidden)
-    with torch.no_grad():
-        torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-4)
-
-
-def test_a_published_config_that_cannot_be_read_is_named(repository):
-    for key, value, message in (
-        ("gate_network", "other", "should be 'mlp' or 'linear'"),
-        ("num_selects", None, "the config lacks 'num_selects', which published"),
-        ("gate_type", "Other", "gate_type = 'Other': must be one of"),
-    ):
-        file = repository / "tests" / "golden" / "a_8x_top6" / "checkpoint" / "config.json"
-        config = json.loads(file.read_text()) | {key: value}
-        config = {name: stated for name, stated in config.items() if stated is not None}
-        with pytest.raises(UserError) as caught:
-            reference_settings(config)
-        assert message in str(caught.value)

@@ -1,6 +1,5 @@
 """Model cards, and what else travels from the base to the mixtures and the merged model."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -8,13 +7,13 @@ from pathlib import Path
 import pytest
 from chains import Chain, run_here
 from huggingface_hub import ModelCard
+from mixtures import init_example
 from trainings import write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import xft
 from xft.artifacts.files import write_manifest
 from xft.artifacts.manifest import hash_file, manifest_path, read_manifest, short
-from xft.reporting.cards import imported_card
 
 REVISION = "0123456789" * 4
 TRAVELLERS = {"LICENSE": "the licence", "LICENSE-MODEL": "the model's", "NOTICE.txt": "a notice"}
@@ -105,10 +104,11 @@ def test_cards_licences_and_templates_travel(made, model, name):
 
 def test_a_card_names_a_beginning_that_is_no_copy_and_a_base_by_its_id(tmp_path, model):
     options = {"base": ["--model", str(model)]}
-    options["moe"] = ["--num-experts", "3", "--num-experts-per-tok", "2", "--init", "drop"]
+    options["moe"] = ["--num-experts", "3", "--num-experts-per-tok", "2"]
+    options["moe"] += ["--init", init_example("drop")]
     text = card(Chain(tmp_path, options)["moe"].parent, "moe")
     upcycling = re.search("- upcycling: .*", text)[0]
-    assert 'init "drop", init_drop 0.5, ' in upcycling and "init_noise" not in upcycling
+    assert 'init "drop.py:drop", ' in upcycling
     assert "It does not compute what the base computes" in text
     manifest = manifest_path(tmp_path / "base")
     identity = short(read_manifest(manifest).id)
@@ -136,8 +136,3 @@ def test_the_library_saves_a_card_of_what_is_known(made, model, tmp_path):
         stated = ModelCard.load(tmp_path / "README.md").data
         assert [stated.base_model, stated.license] == facts
         assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == tokenizer.get_vocab()
-
-
-def test_an_imported_mixture_has_a_card_of_what_is_known(made):
-    text = imported_card(json.loads((made / "moe" / "config.json").read_text()))
-    assert "published code" in text and "- base: a LlamaForCausalLM\n" in text

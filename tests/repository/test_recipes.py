@@ -17,9 +17,10 @@ OVER = re.compile(r"--configfile (recipes/.+)")  # of the command in a file's he
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch) -> None:
-    """A working folder with the embedded model and rows."""
+    """A working folder with the embedded model, rows, and code that keys name."""
     monkeypatch.chdir(tmp_path)
-    Path("resources").symlink_to(ROOT / "resources")
+    for name in ("resources", "examples"):
+        Path(name).symlink_to(ROOT / name)
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)

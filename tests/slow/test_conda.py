@@ -20,7 +20,7 @@ def test_the_workflow_runs_in_conda_environments(
     monkeypatch.delenv("PYTHONPATH", raising=False)
     project, plain = new_project("conda"), new_project("plain")
     overlay = project.overlay | {"data": {"limit": 64, "validation_rows": 6}}
-    variants = {"xft": {}, "stock": {"merge": {"method": "model_stock"}}}
+    variants = {"xft": {}, "stock": {"merge": {"method": "examples/merges/ties.py:ties"}}}
     project.overlay = plain.overlay = overlay | {"variants": variants}
     in_conda = ("--sdm", "conda", "--conda-prefix", str(project.folder / "environments"))
     rules = project.run(*in_conda)

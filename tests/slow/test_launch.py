@@ -18,7 +18,7 @@ from pickle import UnpicklingError
 import pytest
 import torch
 from damage import change_json, change_tensors
-from mixtures import low_rank_mixture
+from mixtures import init_example, low_rank_mixture
 from processes import free_port, run_for
 from safetensors.torch import load_file
 from trainings import additions, identity, lines_of, outputs, write_rows
@@ -57,7 +57,7 @@ def inputs(tiny_llama, tmp_path_factory) -> list[str]:
     change_json(base / "config.json", tie_word_embeddings=True)
     change_tensors(base, lambda t: t | {"lm_head.weight": t["model.embed_tokens.weight"].clone()})
     words = ["--base", str(base), "--num-experts", "16", "--num-experts-per-tok", "2"]
-    words += ["--init", "noise", "--init-noise", "0.1"]
+    words += ["--init", init_example("noise", share=0.1)]
     words += ["--no-router-noise", "--balance-loss-coef", "0", "--out", str(root / "moe")]
     assert run_for("moe", words)
     rows = write_rows(root, additions(64, 5))

@@ -12,6 +12,7 @@ import sys
 import pytest
 from chains import Chain
 from documents import ROOT, blocks
+from mixtures import init_example
 
 pytestmark = pytest.mark.slow
 PAGE = blocks(ROOT / "docs" / "serving.md")
@@ -19,7 +20,7 @@ PROGRAMS = [file.read_text() for file in (ROOT / "examples" / "serving").glob("*
 PROMPT = r"# The sum of a list\n"
 PROMPTS = [PROMPT, r"Write a function that reverses a string.\n"]
 SHARED = ROOT.parent / "shared"
-MOE = ["--num-experts", "4", "--num-experts-per-tok", "2", "--init", "noise"]
+MOE = ["--num-experts", "4", "--num-experts-per-tok", "2", "--init", init_example("noise")]
 OPTIONS = {"moe": MOE, "weighted_init": ["--lam", "0.5"]}
 
 

@@ -25,7 +25,8 @@ LINK = Path("/etc/slurm/slurm.conf")
 SECONDS = 800  # that a job may take to come as far as a test waits for
 TRAINING = {"max_steps": 30, "per_device_train_batch_size": 4}
 MIXING = TRAINING | {"max_steps": 150}  # long enough to be caught in the middle of it
-VARIANTS = {"xft": {}, "stock": {"merge": {"method": "model_stock"}}}
+STOCK = "examples/merges/model_stock.py:model_stock"
+VARIANTS = {"xft": {}, "stock": {"merge": {"method": STOCK}}}
 BALLAST = "\nBALLAST = b'x' * 10**9\n\n\ndef main("
 PROFILE = [
     *("--workflow-profile", "slurm", "--latency-wait", "5", "--max-status-checks-per-second", "10"),

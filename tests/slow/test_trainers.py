@@ -10,6 +10,7 @@ import pytest
 import torch
 from chains import Chain, run_here
 from documents import ROOT, TRAINERS, blocks
+from mixtures import init_example
 from other_trainers import (
     ONE_STEP,
     alone,
@@ -69,7 +70,8 @@ WAYS |= {"padding free": {"padding_free": True, "max_length": None}}
 
 def mixture_of_the_embedded_model():
     base = AutoModelForCausalLM.from_pretrained(ROOT / "resources/base", dtype="float32")
-    options = {"num_experts": 4, "num_experts_per_tok": 3, "router_noise": False, "init": "noise"}
+    options = {"num_experts": 4, "num_experts_per_tok": 3, "router_noise": False}
+    options["init"] = init_example("noise")
     return xft.upcycle(base, **options, balance_loss_coef=1.0).train()
 
 

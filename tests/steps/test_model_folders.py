@@ -11,6 +11,7 @@ import pytest
 import torch
 from backbones import SIZES
 from damage import change_json, change_tensors
+from mixtures import init_example
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from workflow_scripts import base, moe, soup
@@ -275,7 +276,7 @@ def test_weights_that_are_not_finite_are_refused(model, name, value):
 
     weights(spoil)(model)
     fault = f"{model}: {name} holds NaN or infinity"
-    noise = ["--init", "noise", "--init-noise", "0.1", "--no-shared-expert"]
+    noise = ["--init", init_example("noise"), "--no-shared-expert"]
     for flags in ([], ["--experts", "lora"], noise):
         with pytest.raises(UserError, match=fault):
             run_moe(model, *flags)

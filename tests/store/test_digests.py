@@ -12,6 +12,7 @@ import pytest
 from damage import change_json
 from fork_server import PYTHON
 from interpreter import ROOT
+from mixtures import init_example
 from project import FURTHER
 from working_folder import ROW, begin, fill, wants
 
@@ -136,6 +137,23 @@ def test_a_merge_by_a_function_depends_on_its_files_and_not_on_their_folder():
         wants(merge={"method": "a.py:main"})
 
 
+def test_a_training_depends_on_its_callbacks_and_not_on_their_folder():
+    def digest(file: str, text: str) -> str:
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_text(f"class Mine(Base):\n    def __init__(self, a=1):\n        {text}\n")
+        callbacks = [f"{file}:Mine(a=2)"]
+        run = wants(mixing={"callbacks": callbacks}, sft={"callbacks": [f"{file}:Mine"]})
+        trained = run.experiment.by_name["weighted_trained/lam~0.75"]
+        assert trained.flags["callbacks"] == callbacks
+        assert {item.name: item.paths for item in trained.inputs}["code"] == (file,)
+        return trained.digest
+
+    same = digest("a.py", "pass"), digest("b/a.py", "pass")
+    assert len({*same}) == 1 and digest("a.py", "self.a = a") not in same
+    with pytest.raises(UserError, match=r"moe_sft.callbacks: a.py: Mine: got an unexpected"):
+        wants(moe_sft={"callbacks": ["a.py:Mine(b=2)"]})
+
+
 def test_a_job_knows_the_file_that_an_override_variable_names(monkeypatch):
     """Its result is not kept if the file changes after the run began."""
     monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", "problems.jsonl")
@@ -165,9 +183,9 @@ def test_a_changed_default_raises_the_version_of_the_steps_that_read_it(monkeypa
     steps["moe_sft"]["defaults"]["moe_sft.learning_rate"] = 0.5
     del steps["moe_sft"]["defaults"]["moe_sft.optim"]  # as if it were a new option
     del steps["tokens"]["defaults"]["data.limit"]
-    found = write_versions.contents(stated, ["heal"])["steps"]
+    found = write_versions.contents(stated, ["sft"])["steps"]
     raised = {step for step in found if found[step]["version"] != steps[step]["version"]}
-    assert raised == {"moe_sft", "heal"}
+    assert raised == {"moe_sft", "sft"}
 
 
 # Runs that share
@@ -226,7 +244,7 @@ def test_sft_flops_depends_on_the_mixtures_shape_alone():
         assert not any(name.endswith("moe") for name in new(run))
         return run.experiment.by_name["sft_flops"].digest
 
-    same = {"init": "noise"}, {"init": "drop", "init_drop": 0.1}, {"balance_loss_coef": 0.1}
+    same = {"init": init_example("drop", share=0.1)}, {"balance_loss_coef": 0.1}
     assert {digest(**moe) for moe in same} == {digest()}
     others = {"num_experts_per_tok": 2}, {"router": "linear"}, {"router_noise": False}
     assert len({digest(), *(digest(**moe) for moe in others)}) == 4

@@ -54,36 +54,12 @@ def test_the_hub_s_cards_have_the_results_and_the_models_keep_theirs(exported, f
         assert [value.metric_value for value in card.data.eval_results] == [*scores.values()]
 
 
-def test_a_record_and_its_samples_are_of_every_eval_ever(exported, finished):
-    out, files = exported("every-eval-ever")
-    assert len(files) == 2 * len(MODELS)
-    for file in (file for file in files if file.endswith(".json")):
-        record = json.loads((out / file).read_text())
-        model = record["model_info"]["id"]
-        assert file.startswith(f"data/problems/{model}/")
-        named = record["detailed_evaluation_results"]["file_path"]
-        assert named == file.replace(".json", "_samples.jsonl")
-        rows = [json.loads(line) for line in (out / named).read_text().splitlines()]
-        for result in record["evaluation_results"]:
-            here = [
-                row for row in rows if row["evaluation_result_id"] == result["evaluation_result_id"]
-            ]
-            mean = sum(row["evaluation"]["score"] for row in here) / len(here)
-            assert result["score_details"]["score"] == mean and len(here) == 4
-        for row in rows:
-            assert (row["evaluation_id"], row["model_id"]) == (record["evaluation_id"], model)
-
-
-def test_a_program_of_tests_has_one_score_and_is_nothing_for_evalplus(tmp_path):
+def test_a_program_of_tests_is_nothing_for_evalplus(tmp_path):
     about = {"form": "programs", "extra_tests": False}
     write_results(tmp_path / "results", {"base": 5}, about=about)
     words = [str(tmp_path / "results"), "--to"]
     with pytest.raises(UserError, match="no finished evaluation that --to evalplus takes"):
         export.main([*words, "evalplus", "--out", str(tmp_path / "new")])
-    export.main([*words, "every-eval-ever", "--out", str(tmp_path / "new")])
-    (file,) = (tmp_path / "new").rglob("????????-*[0-9a-f].json")
-    (result,) = json.loads(file.read_text())["evaluation_results"]
-    assert (result["evaluation_name"], result["score_details"]["score"]) == ("own", 0.25)
 
 
 def test_nothing_is_overwritten(tmp_path, finished):

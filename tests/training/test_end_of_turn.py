@@ -53,11 +53,11 @@ def chain(tiny_llama, tmp_path_factory) -> Chain:
     model = AutoModelForCausalLM.from_pretrained(tiny_llama)
     model.resize_token_embeddings(len(tokenizer))
     tokenizer.save_pretrained(base), model.save_pretrained(base)
-    options = dict.fromkeys(["sft", "moe_sft", "heal"], TUNING)
+    options = dict.fromkeys(["sft", "moe_sft"], TUNING)
     return Chain(root, options, base=base, data=write_rows(root, [{"messages": TURNS}]))
 
 
-@pytest.mark.parametrize("name", ["dense", "heal", "soup"])
+@pytest.mark.parametrize("name", ["dense", "soup"])
 def test_a_tuned_model_stops_at_the_end_of_a_turn(chain, tmp_path, name):
     if name == "soup":
         folder = tmp_path / "soup"

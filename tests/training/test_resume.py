@@ -15,7 +15,7 @@ from trainings import identity, learn, lines_of, outputs, stop_in
 
 from xft.artifacts import artifact
 from xft.artifacts.claims import lock
-from xft.artifacts.manifest import manifest_path
+from xft.artifacts.manifest import hash_program, manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.training import callbacks
 from xft.training.callbacks import ProgressCallback
@@ -85,17 +85,18 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(words, stopped, whole, cap
 
 # The step, its flags, and the optimiser step in which a SIGTERM comes, in an epoch that is not the
 # first.
-KL = "--objective kl --batching packed --precision bf16_pure"
+PURE = "--batching packed --precision bf16_pure"
 EMA, PARTS = "--ema-decay 0.9", "--gradient-accumulation-steps 2"
+BALANCE = Path("examples/callbacks/global_balance.py:GlobalBalance").resolve()
 BY_LENGTH = "--batching by_length --per-device-train-batch-size 1"
 WAYS = {
-    "all at once": ("moe_sft", f"--balance-loss-batch global {PARTS} --batching packed {EMA}", 5),
+    "all at once": ("moe_sft", f"--callbacks {BALANCE} {PARTS} --batching packed {EMA}", 5),
     "8 bits": ("moe_sft", "--optim adamw_8bit", 5),
     "by length": ("moe_sft", f"{BY_LENGTH} --max-steps 16 --precision bf16_pure", 14),
     "LoRA experts": ("moe_sft", EMA, 3),
     "adapters": ("sft", "--lora-rank 4 --validation-rows 2 --eval-steps 1 --keep best", 5),
-    "fused experts": ("exfusion", "--fused-experts 3 --weight-decay 0.1", 5),
-    "mixing": ("weighted_trained", f"{PARTS} {KL}", 5),
+    "weight decay": ("sft", "--weight-decay 0.1", 5),
+    "mixing": ("weighted_trained", f"{PARTS} {PURE}", 5),
 }
 
 
@@ -238,3 +239,66 @@ def test_a_loss_that_is_not_finite_stops_with_the_rows(words, tmp_path, monkeypa
     assert sorted(map(int, rows.split(", "))) == list(range(1, 13))
     assert f"Last good checkpoint: {checkpoint(tmp_path / 'out', 2)}. " in fault
     assert not (tmp_path / "out").exists()
+
+
+CALLBACK = """
+import torch
+from transformers import TrainerCallback
+
+class Kept(TrainerCallback):
+    def __init__(self, seed, out):
+        self.draws, self.out = torch.Generator().manual_seed(seed), out
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        value = torch.rand((), generator=self.draws)
+        model.get_input_embeddings().weight.data.add_(value)
+        with open(self.out, "a") as file:
+            print(state.global_step, value.item(), file=file)
+
+    def state_dict(self):
+        return {"draws": self.draws.get_state()}
+
+    def load_state_dict(self, state):
+        self.draws.set_state(state["draws"].cpu())
+
+class NoCallback:
+    pass
+
+class Fails(TrainerCallback):
+    def __init__(self):
+        raise OSError("no")
+
+class FailsLater(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        return {}["loss"]
+"""
+
+
+def test_a_callback_goes_on_with_its_state_and_is_told_in_the_manifest(
+    words, whole, tmp_path, monkeypatch
+):
+    file, outs = tmp_path / "mine.py", [tmp_path / name / "out" for name in ("one", "two")]
+    file.write_text(CALLBACK)
+    log = tmp_path / "log"
+    own = [*words, "--callbacks", f"{file}:Kept(out={str(log)!r}, seed=1)"]
+    learn("moe_sft", outs[0], *own)
+    once = log.read_text()
+    assert len(once.splitlines()) == LENGTH
+    log.unlink()
+    with monkeypatch.context() as patch:
+        stop_in(patch, 3)
+        with pytest.raises(SystemExit):
+            learn("moe_sft", outs[1], *own)
+    learn("moe_sft", outs[1], *own)
+    assert log.read_text() == once
+    assert_same(outs[1], outs[0])
+    manifest = read_manifest(manifest_path(outs[0]))
+    assert manifest.parameters["callbacks"] == [f"mine.py:Kept(out={str(log)!r}, seed=1)"]
+    assert manifest.inputs["callback 1"] == hash_program(file)
+    for name, message in (
+        ("NoCallback", "mine.py: NoCallback is no transformers.TrainerCallback"),
+        ("Fails", r"mine.py, line 26: OSError: no$"),
+        ("FailsLater", r"^\S+mine.py, line 30: KeyError: 'loss'$"),
+    ):
+        with pytest.raises(UserError, match=message):
+            learn("moe_sft", tmp_path / name, *words, "--callbacks", f"{file}:{name}")

@@ -28,7 +28,7 @@ LENGTH = 8
 # Learns fast on few rows, so that the validation loss rises again.
 OPTIONS = {"max_steps": LENGTH, "per_device_train_batch_size": 3, "eval_steps": 1}
 OPTIONS["lr_scheduler_type"] = "constant_with_warmup"
-LAMBDA_LEARNS = {"weighted_init": ["--lam", 0.6, "--learn-lambda"]}
+LAMBDA = {"weighted_init": ["--lam", 0.6]}
 # Tokens of few kinds.
 LENGTHS = [9 + 5 * number % 13 for number in range(7)]
 TRAINING, VALIDATION = random_rows(LENGTHS[:6], kinds=40), random_rows(LENGTHS, seed=1, kinds=40)
@@ -41,7 +41,7 @@ def learn(chain, tokenizer, tmp_path):
     def run(name: str, validation=VALIDATION, mixing=False, **options):
         torch.manual_seed(0)
         given = {part: chain[part] for part in ("moe_sft", "ffn")}
-        start = Chain(tmp_path / f"start of {name}", LAMBDA_LEARNS, **given)
+        start = Chain(tmp_path / f"start of {name}", LAMBDA, **given)
         mixture = mixing_of(start) if mixing else None
         model = mixture.model if mixing else AutoModelForCausalLM.from_pretrained(chain["moe_sft"])
         kind, rate = (MixingTraining, 0.3) if mixing else (MoeSftConfig, 0.03)

@@ -10,6 +10,7 @@ import pytest
 
 from xft.config.models import MODELS
 from xft.config.runs import find_runs, overlaid, read_overlaid
+from xft.config.sections import TRAININGS
 from xft.config.validation import complete
 from xft.dag.contents import NoContents
 from xft.dag.experiment import Experiment
@@ -25,8 +26,7 @@ CONFIGS = {
     "demonstration": {},
     "everything": {
         "evaluation": {"models": list(MODELS), "datasets": ["humaneval", OWN]},
-        "merge": {"lambdas": ["0.5", "1"], "method": "model_stock"},
-        "heal": {"objective": "kl"},
+        "merge": {"lambdas": ["0.5", "1"]},
         "seeds": [1, 2],
     },
     "from the hub": {
@@ -77,6 +77,9 @@ def test_rules_have_the_inputs_of_their_nodes(experiments, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", "resources/problems.jsonl")
     plain = {"merge": {"method": "examples/merges/ties.py:ties"}, "seeds": [1, 2]}
+    callbacks = ["examples/callbacks/global_balance.py:GlobalBalance"]
+    plain["moe"] = {"init": "examples/inits/drop.py:drop"}
+    plain |= {name: {"callbacks": callbacks} for name in TRAININGS}
     plain["evaluation"] = {"models": list(MODELS), "datasets": ["humaneval", "mbpp"]}
     every = [*experiments.values(), _experiment("plain", plain)]
     files = [file.read_text() for file in (ROOT / "rules").glob("*.smk")]

@@ -111,8 +111,8 @@ def test_the_beginning_names_what_is_not_a_default_and_a_seed_that_no_run_has():
 
 
 TWO_EXPERTS = {"num_experts": 2, "num_experts_per_tok": 2}
-SET = {"moe": {"num_experts": 6}, "sft": {"max_steps": 5}, "heal": {"max_steps": 2}}
-DEFAULTS = {"sft": {"num_train_epochs": 4}, "heal": {"share": 0.1}}
+SET = {"moe": {"num_experts": 6}, "sft": {"max_steps": 5}, "mixing": {"max_steps": 2}}
+DEFAULTS = {"sft": {"num_train_epochs": 4}, "mixing": {"num_train_epochs": 1}}
 
 
 def test_a_run_warns_of_odd_values_and_idle_sections_in_one_line_each():
@@ -122,11 +122,10 @@ def test_a_run_warns_of_odd_values_and_idle_sections_in_one_line_each():
         ({"sweep": {"mixing.learning_rate": [0.1, 1]}}, ["mixing.learning_rate = 1.0"]),
         ({"data": {"validation_rows": 2}, "moe_sft": {"learning_rate": 0.9}}, []),
         ({"moe": TWO_EXPERTS}, ["moe.num_experts = 2"]),
-        ({"moe": TWO_EXPERTS, "mixing": {"learn_lambda": True}}, []),
-        (SET, ["sft", "heal"]),
-        (SET | {"evaluation": {"models": ["base", "sft_flops"]}}, ["heal"]),
-        (SET | {"evaluation": {"models": ["base", "sft"]}}, ["moe", "heal"]),
-        (SET | {"variants": {"a": {"evaluation": {"models": ["sft", "heal"]}}, "b": {}}}, []),
+        (SET, ["sft"]),
+        (SET | {"evaluation": {"models": ["base", "sft_flops"]}}, ["mixing"]),
+        (SET | {"evaluation": {"models": ["base", "sft"]}}, ["moe", "mixing"]),
+        (SET | {"variants": {"a": {"evaluation": {"models": ["sft", "dense"]}}, "b": {}}}, []),
         (DEFAULTS, []),
     ):
         run = wants(**keys)

@@ -15,13 +15,13 @@ from xft.common.errors import UserError
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 ZERO3 = {"moe_sft": {"launch": "zero3", "processes": 2}}
-HEAL = {"heal": {"optim": "adamw_8bit"}, "evaluation": {"models": ["heal"]}}
+EIGHT = {"sft": {"optim": "adamw_8bit"}, "evaluation": {"models": ["sft"]}}
 SFT = {"sft": {"lora_rank": 4}, "evaluation": {"models": ["sft"]}}
 LORA = {"moe": {"experts": "lora", "rank": 4, "train_rest": "lora"}}
 # The configuration, the step with its flags, the option, and the package.
 CASES = [
     (ZERO3, "moe_sft --moe none --launch zero3 --processes 2", "zero3", "deepspeed"),
-    (HEAL, "heal --model none --optim adamw_8bit", "adamw_8bit", "bitsandbytes"),
+    (EIGHT, "sft --base none --optim adamw_8bit", "adamw_8bit", "bitsandbytes"),
     (SFT, "sft --base none --lora-rank 4", "lora_rank", "peft"),
     (LORA, "moe_sft --moe mixture", "train_rest = lora", "peft"),
     ({"report_to": ["wandb"]}, "sft --base none --report-to wandb", "wandb", "wandb"),

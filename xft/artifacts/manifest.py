@@ -15,6 +15,7 @@ from xft.checkpoints.header import hash_header
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 from xft.common.progress import progress
+from xft.common.user_program import program_files
 
 FORMAT = 4
 MANIFEST_SUFFIX = ".manifest.json"
@@ -146,6 +147,11 @@ def hash_file(path: Path, report: Callable[[int], object] = lambda count: None) 
             digest.update(block)
             report(len(block))
     return digest.hexdigest()
+
+
+def hash_program(file: Path) -> str:
+    """The joint hash of a program of the user's, by those of its files. Raises UserError."""
+    return json_sha256({name: hash_file(path) for name, path in program_files(file).items()})
 
 
 def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[str]:

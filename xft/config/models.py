@@ -46,12 +46,9 @@ DECLARED = (
     ),
     Model("sft_flops", "sft with as many FLOPs as the mixture's tuning", "sft", is_reference=True),
     Model("soup", "the mean of the sft models of all seeds", over_seeds=True, is_reference=True),
-    Model("exfusion", "the base tuned as fused experts, by section exfusion"),
     Model("moe_sft", "the mixture of experts, fine-tuned", has_experts=True, is_reference=True),
     _merge("uniform", "dense with equal shares, without step 6", "dense", is_aside=True),
-    _merge("experts_only", "uniform with each routed expert alone", "dense", is_aside=True),
     _merge("dense", "the merged model of each lambda", counterpart="uniform"),
-    _merge("heal", "dense, tuned after the merge by section heal", counterpart="dense"),
 )
 MODEL = {model.name: model for model in DECLARED}
 MODELS = tuple(MODEL)

@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 
 from xft.common.errors import UserError
+from xft.common.user_code import codes_in
 from xft.config.models import MODEL
 from xft.config.section import Section
 from xft.config.sections import TRAININGS, WorkflowConfig
@@ -230,4 +231,6 @@ def _text(value: object) -> str:
     if not isinstance(value, str | list) or PLAIN_TEXT.fullmatch(text):
         return text
     digest = hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
-    return f"{re.sub(r'[^A-Za-z0-9_]+', '-', text).strip('-')[-20:]}.{digest}"
+    names = " ".join(code.shown.partition(":")[2] for code in codes_in(value))
+    text = re.sub(r"[^A-Za-z0-9_]+", "-", names or text).strip("-")
+    return f"{text[:40] if names else text[-20:]}.{digest}"

@@ -16,9 +16,12 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
+
+from xft.common.user_code import FORM, Names, UserCode
 
 LARGEST = 1e12  # number: what is estimated from several of them is still finite
 ONE, SEVERAL = "one value", "a list"  # how a fault's place names the form of a `OneOrMore`
@@ -156,6 +159,12 @@ PathText = Annotated[Name, AfterValidator(_path), Field(json_schema_extra={"form
 NameOrFile = Annotated[
     Name, AfterValidator(_path), Field(json_schema_extra={"format": "file-path"})
 ]
+# Code in a file, with its arguments in order. The key has a mark `Names`.
+CodeText = Annotated[
+    PathText,
+    AfterValidator(lambda text: str(UserCode.of(text))),
+    WithJsonSchema({"type": "string", "pattern": f"^{FORM}$"}),
+]
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None
 
 
@@ -183,11 +192,21 @@ def _flat(schema: dict) -> list[dict]:
 @cache
 def needs(section: type[Section]) -> dict[str, Needs]:
     """The keys of a section that need a value of another one, with what they need."""
+    return _marked(section, Needs)
+
+
+@cache
+def code_keys(section: type[Section]) -> dict[str, Names]:
+    """The keys of a section that name code of the user's."""
+    return _marked(section, Names)
+
+
+def _marked(section: type[Section], kind: type) -> dict:
     return {
         key: mark
         for key, field in section.model_fields.items()
         for mark in field.metadata
-        if isinstance(mark, Needs)
+        if isinstance(mark, kind)
     }
 
 

@@ -4,7 +4,7 @@ A class holds the keys that one step reads. A section consists of one or more su
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from xft.common.errors import UserError, did_you_mean
+from xft.common.user_code import FORM, Names, UserCode, codes_in
 from xft.config.models import DECLARED, MERGED, MODELS
 from xft.config.section import (
     Commit,
@@ -23,11 +24,11 @@ from xft.config.section import (
     Section,
     UniqueList,
     Unrecorded,
+    code_keys,
     keys,
     without_effect,
 )
 from xft.config.training import (
-    DistillationConfig,
     MixingTraining,
     TrainingConfig,
     TuningConfig,
@@ -65,6 +66,23 @@ def problem_label(name_or_file: str) -> str:
 def _described(meanings: Mapping[str, str]) -> str:
     """The description of a key by the meanings of its values."""
     return " ".join(f"{value}: {meaning}." for value, meaning in meanings.items())
+
+
+def _or_code(names: Iterable[str], example: str) -> tuple:
+    """The check and the schema of a key that has one of these names, or names code."""
+
+    def check(value: str) -> str:
+        if value in names:
+            return value
+        if not re.fullmatch(FORM, value):
+            raise ValueError(
+                f"should be {', '.join(names)}, or a function in a Python file, such as "
+                f"{example}{did_you_mean(value, names)}"
+            )
+        return str(UserCode.of(value))
+
+    pattern = f"^({'|'.join(names)}|{FORM})$"
+    return AfterValidator(check), WithJsonSchema({"type": "string", "pattern": pattern})
 
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # numpy takes no larger one
@@ -188,30 +206,18 @@ def mixture_settings(config: Mapping[str, Any]) -> dict:
     return {key: settings[key] for key in settings if key not in idle}
 
 
-class ExpertStart(Section):
-    """Experts that differ before the training."""
-
-    init: Literal["noise", "drop"] = "noise"
-    """The experts before the tuning, less their mean's difference from the base's MLP: their mean
-    is the base's MLP. noise, drop: as in section moe. Equal experts would only rescale the step
-    (docs/method.md)."""
-
-    init_noise: Annotated[float, Needs("init", "noise")] = Field(0.02, gt=0)
-    """The noise's standard deviation, relative to that of the base's weights in the same matrix."""
-
-    init_drop: Annotated[float, Needs("init", "drop")] = Field(0.5, gt=0, le=1)
-    """The part of the intermediate neurons that each expert re-initialises."""
+INIT = Names(("weights", "generator"))
 
 
-class MoeConfig(ExpertStart, MixtureConfig):
+class MoeConfig(MixtureConfig):
     """Step 1, upcycling: the mixture of experts."""
 
-    init: Annotated[Literal["copy", "noise", "drop"], Needs("experts", "full")] = "copy"
-    """The routed experts before the tuning. copy: the base's MLP, as in the paper. noise: the same
-    with normal noise on every weight. drop: the same with a part of its neurons re-initialised
-    (Drop-Upcycling, arXiv 2502.19261). The shared expert is always a copy. With noise and drop the
-    mixture does not equal the dense model before training, and the step prints how much they
-    differ."""
+    init: Annotated[
+        PathText, *_or_code(["copy"], "my_init.py:noise"), INIT, Needs("experts", "full")
+    ] = "copy"
+    """The routed experts before the tuning. copy: the base's MLP, as in the paper. A function in a
+    file, such as my_init.py:noise: what it makes of that (docs/method.md). The shared expert is
+    always a copy. With a function the mixture does not equal the dense model before training."""
 
 
 class RowsSource(Section):
@@ -316,28 +322,6 @@ class MoeSftTraining(TuningConfig):
 
     trains: ClassVar[str] = "mixture"
 
-    balance_loss_batch: Literal["micro", "global"] = "micro"
-    """The batch of the balance loss. micro: each forward pass of each process, as published.
-    global: the whole global batch. This needs one more forward pass if gradients are
-    accumulated."""
-
-    router_gradient: Literal["chosen", "dense"] = "chosen"
-    """What the router learns from. chosen: the outputs of the chosen experts, as published. dense:
-    those of all experts, straight through the choice (DenseMixer). The forward pass is the same,
-    and the backward pass computes every expert once more. For launch single and ddp."""
-
-    router_learning_rate: float | None = Field(None, gt=0)
-    """Learning rate of the routers, with the same schedule. null: learning_rate. For launch single
-    and ddp."""
-
-    noise_steps: int | None = Field(None, ge=1)
-    """Over so many optimiser steps the routing noise falls linearly to zero. null: it stays, as
-    published."""
-
-    expert_decay: float = Field(0.0, ge=0)
-    """Holds the experts of a layer near their mean: before each optimiser step W_i -= learning rate
-    * expert_decay * (W_i - mean). 0: as published. For launch single and ddp."""
-
 
 class MoeSftConfig(TunedElsewhere, MoeSftTraining):
     """Step 2, instruction tuning of the mixture."""
@@ -381,78 +365,25 @@ class MixingShape(Section):
     """One set of coefficients for each layer (as in the paper), for each projection of a layer, or
     for the whole model."""
 
-    learn_lambda: bool = False
-    """Learn lambda too, one for each set of coefficients. Its first value comes from merge.lambdas,
-    and must be between 0 and 1."""
-
 
 class MixingConfig(MixingTraining, MixingShape):
     """Steps 5 and 6: the mixing coefficients and their training, with defaults of its own."""
 
 
-MERGE_METHODS = {
-    "xft": "the weighted mean C of a projection's experts, as in the paper",
-    "select": "in place of the routed experts the one of each layer that most tokens chose at the "
-    "end of the tuning, without step 6",
-    "model_stock": "a point between C and the base's weights, nearer to C if the experts agree "
-    "(arXiv 2403.19522)",
-    "task_arithmetic": "the base's weights, and scale times the difference of the whole merged "
-    "model from them (arXiv 2212.04089)",
-}
-
-SELECT = "select"
-MERGE_FUNCTION = r".+\.py:[A-Za-z_]\w*"
-METHOD_SCHEMA = {"type": "string", "pattern": f"^({'|'.join(MERGE_METHODS)}|{MERGE_FUNCTION})$"}
-
-
-def _known_method(value: str) -> str:
-    if value not in MERGE_METHODS and not re.fullmatch(MERGE_FUNCTION, value):
-        raise ValueError(
-            f"should be {', '.join(MERGE_METHODS)}, or a function in a Python file, such as "
-            f"my_merge.py:ties{did_you_mean(value, MERGE_METHODS)}"
-        )
-    return value
+MERGE = Names(("tensors", "coefficients", "base"), offered=("load",))
 
 
 class MergeMethod(Section):
     """The computation of the dense model's weights."""
 
-    method: Annotated[PathText, AfterValidator(_known_method), WithJsonSchema(METHOD_SCHEMA)] = (
-        Field(
-            "xft",
-            description=_described(MERGE_METHODS)
-            + " my_merge.py:ties: the function ties of this file (docs/method.md).",
-        )
-    )
-
-    scale: Annotated[float, Needs("method", "task_arithmetic")] = Field(1.0, gt=0)
-    """1 gives the model of method xft, more goes beyond it."""
+    method: Annotated[PathText, *_or_code(["xft"], "my_merge.py:ties"), MERGE] = "xft"
+    """xft: the weighted mean of a projection's experts, as in the paper. A function in a file, such
+    as my_merge.py:ties: what it makes of them (docs/method.md)."""
 
     @property
-    def needs_base(self) -> bool:
-        """Whether the merge depends on the base's weights."""
-        return self.method not in ("xft", SELECT)
-
-    @property
-    def function(self) -> tuple[Path, str] | None:
-        """The file and the name of a function of the user's; None for a method of this project."""
-        file, _, name = self.method.rpartition(":")
-        return None if self.method in MERGE_METHODS else (Path(file), name)
-
-    @property
-    def stated(self) -> dict[str, object]:
-        """The values that a card states."""
-        return self.model_dump(exclude_defaults=True) | {"method": self.shown}
-
-    @property
-    def shown(self) -> str:
-        """The method, without the folder of a file."""
-        return f"{self.function[0].name}:{self.function[1]}" if self.function else self.method
-
-    @property
-    def meaning(self) -> str:
-        """The method in words. C: the weighted mean of a projection's experts."""
-        return MERGE_METHODS.get(self.method, "a function of the user's")
+    def function(self) -> UserCode | None:
+        """A function of the user's; None for the paper's method."""
+        return None if self.method == "xft" else UserCode.of(self.method)
 
 
 class MergeConfig(MergeMethod):
@@ -472,33 +403,6 @@ class MergeConfig(MergeMethod):
     variants and sweep. validation: the lowest validation loss. benchmark: the highest pass@1
     (plus tests) on the first data set; the score there is then optimistically biased. auto:
     validation if there are validation rows."""
-
-
-class ExfusionConfig(ExpertStart, TuningConfig):
-    """Tuning of the dense base as fused experts (ExFusion, arXiv 2603.27965); shared keys default
-    to those of sft."""
-
-    trains: ClassVar[str] = "fused"
-
-    fused_experts: int = Field(8, ge=2, le=10_000)
-    """Experts of each MLP. In every forward pass one MLP computes all tokens: the sum of the
-    experts' weights, each times its learned weight. The training holds all experts, and the
-    artifact holds the sum."""
-
-    launch: Literal["single", "ddp"] = "single"
-    """How processes train together. ddp: each has all experts."""
-
-
-class HealConfig(DistillationConfig, TuningConfig):
-    """Tuning of the merged model itself, after the merge, on a share of the rows."""
-
-    per_lambda: ClassVar[bool] = True
-
-    num_train_epochs: float = Field(1.0, gt=0)
-    """Passes over the share of the training rows."""
-
-    share: float = Field(0.1, gt=0, le=1)
-    """Share of the training rows to train on, drawn by the seed."""
 
 
 class EvaluatedConfig(Section):
@@ -618,27 +522,21 @@ class WorkflowConfig(ManyRuns, RunConfig):
     data: DataConfig
     moe_sft: MoeSftConfig = MoeSftConfig()
     sft: SftConfig = SftConfig()
-    exfusion: ExfusionConfig = ExfusionConfig()
     mixing: MixingConfig = MixingConfig()
     merge: MergeConfig = MergeConfig()
-    heal: HealConfig = HealConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="before")
     @classmethod
     def _baselines_are_as_moe_sft(cls, config: dict) -> dict:
-        names = ("moe", "moe_sft", "sft", "exfusion", "evaluation")
-        sections = moe, tuning, sft, fused, evaluation = [config.get(name, {}) for name in names]
+        sections = moe, tuning, sft = [config.get(name, {}) for name in ("moe", "moe_sft", "sft")]
         if not all(isinstance(section, dict) for section in sections):
             return config
         shared = {key: tuning[key] for key in keys(SftTraining) if key in tuning}
+        shared.pop("callbacks", None)  # they may be for mixtures alone
         shared |= _low_rank_baseline(moe)
         idle = without_effect(SftConfig, shared | sft)
-        config = config | {"sft": {key: shared[key] for key in shared if key not in idle} | sft}
-        if "exfusion" in (evaluation.get("models") or ()):
-            shared = {key: v for key, v in (shared | sft).items() if key in keys(ExfusionConfig)}
-            config["exfusion"] = shared | fused
-        return config
+        return config | {"sft": {key: shared[key] for key in shared if key not in idle} | sft}
 
     @property
     def sft_flops(self) -> SftConfig:
@@ -666,24 +564,6 @@ class WorkflowConfig(ManyRuns, RunConfig):
                 raise ValueError(
                     f"{needed}.model is no training, as {name} needs. Leave out {name}"
                 )
-        if self.moe_sft.noise_steps and not self.moe.router_noise:
-            raise ValueError(
-                "moe_sft.noise_steps: no effect without moe.router_noise. Leave it out"
-            )
-        if self.moe_sft.expert_decay and self.moe.experts == "lora":
-            raise ValueError(
-                "moe_sft.expert_decay is for experts with full weights. Leave it out, or set "
-                "moe.experts: full"
-            )
-        if self.moe_sft.model and self.merge.method == SELECT:
-            raise ValueError(
-                f"merge.method = {SELECT}: moe_sft.model does not say how many tokens chose each "
-                "expert. Choose another method"
-            )
-        if self.merge.method == SELECT and "uniform" in self.evaluation.models:
-            raise ValueError(
-                f"merge.method = {SELECT}: uniform is the same model as dense. Leave out uniform"
-            )
         if self.moe_sft.model and self.moe.init != "copy" and "moe" not in self.evaluation.models:
             raise ValueError(
                 f"moe.init = {self.moe.init}: no effect with moe_sft.model, unless "
@@ -693,9 +573,6 @@ class WorkflowConfig(ManyRuns, RunConfig):
             raise ValueError(
                 "merge.select = validation: there are no validation rows. Set data.validation_rows"
             )
-        for lam in self.merge.lambdas if self.mixing.learn_lambda else ():
-            if fault := fault_of_learned(lam):
-                raise ValueError(f"merge.lambdas = {lam}: {fault}")
         return self
 
     @model_validator(mode="after")
@@ -747,8 +624,9 @@ def named_paths(sections: Mapping[str, Section]) -> Iterator[tuple[str, str]]:
             yield key, path
 
 
-def fault_of_learned(lam: str) -> str | None:
-    """The reason why a lambda cannot be learned. At 0 and 1 its logit is infinite."""
-    if 0 < float(lam) < 1:
-        return None
-    return "with learn_lambda it must be greater than 0 and less than 1"
+def named_code(sections: Mapping[str, object]) -> Iterator[tuple[str, UserCode, Names]]:
+    """The code of the user's that sections of a configuration name, by key, and what it must be."""
+    for name, section in sections.items():
+        for key, names in code_keys(type(section)).items() if isinstance(section, Section) else ():
+            for code in codes_in(getattr(section, key)):
+                yield f"{name}.{key}", code, names

@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from xft.config.section import Section, keys, unrecorded
+from xft.config.section import Section, code_keys, keys, unrecorded
 from xft.config.sections import (
     BaseConfig,
     EvalConfig,
-    ExfusionConfig,
-    HealConfig,
     MergeMethod,
     MixingShape,
     MoeConfig,
@@ -84,6 +82,11 @@ class StepDeclaration:
         ]
 
     @property
+    def code_keys(self) -> list[str]:
+        """Those that name code of the user's."""
+        return [f"{name}.{key}" for name, section, _ in self.sections for key in code_keys(section)]
+
+    @property
     def keys(self) -> frozenset[str]:
         """All keys that decide, directly or through a file, about the result."""
         return frozenset([*self.recorded, *self.naming])
@@ -125,7 +128,6 @@ STEPS = {
     ),
     "moe_sft": _training("moe_sft", MoeSftTraining, "moe_sft.model"),
     "sft": _training("sft", SftTraining, "sft.model"),
-    "exfusion": _training("exfusion", ExfusionConfig),
     "soup": StepDeclaration(),
     "ffn": StepDeclaration(),
     "contamination": StepDeclaration(
@@ -137,7 +139,6 @@ STEPS = {
     ),
     "weighted_trained": _training("mixing", MixingTraining),
     "dense": StepDeclaration({"merge": keys(MergeMethod)}),
-    "heal": _training("heal", HealConfig),
     "ground_truth": StepDeclaration(
         {"evaluation": keys(ScoringConfig)},
         naming=("evaluation.datasets",),

@@ -5,8 +5,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from xft.config.section import Needs, Section, Unrecorded
+from xft.common.user_code import Names
+from xft.config.section import CodeText, Needs, Section, UniqueList, Unrecorded
 
+CALLBACK = Names(("self",))
 ZERO_STAGES = {"zero2": 2, "zero3": 3}
 SHARDED = ("fsdp", *ZERO_STAGES)  # launches that share tensors among the processes
 CHUNK_TOKENS = 512  # A training computes the logits of as many tokens at a time.
@@ -21,12 +23,12 @@ class TrainingConfig(Section):
     """Keys of all trainings. Their names are those of transformers' TrainingArguments, if it
     has such a key.
 
-    trains: what a training changes: the mixture; a dense model, the base or one of its size; the
-        shares of the experts in a merged model; or experts that are fused in each forward pass.
+    trains: what a training changes: the mixture; a dense model, the base or one of its size; or the
+        shares of the experts in a merged model.
     per_lambda: whether there is a training for each lambda.
     """
 
-    trains: ClassVar[Literal["mixture", "dense", "shares", "fused"]] = "dense"
+    trains: ClassVar[Literal["mixture", "dense", "shares"]] = "dense"
     per_lambda: ClassVar[bool] = False
 
     num_train_epochs: float = Field(4.0, gt=0)
@@ -89,6 +91,10 @@ class TrainingConfig(Section):
     """padded: the rows of a batch are padded to the longest, as published. by_length: the same,
     with rows of similar length in each batch. packed: the rows follow each other in one sequence
     without padding. Each row attends only to itself, and the loss is the same."""
+
+    callbacks: Annotated[UniqueList[CodeText], CALLBACK] = []
+    """Classes in Python files, such as my_callbacks.py:Mine(share=0.5): transformers
+    TrainerCallbacks, made with these arguments (docs/training.md). For launch single and ddp."""
 
     save_minutes: Annotated[float, Unrecorded] = Field(10.0, ge=0)
     """Minutes between checkpoints, or more if saving is slow. An interrupted training continues
@@ -175,14 +181,8 @@ class TrainingConfig(Section):
                 f"optim = {self.optim} may fail on shards, or change results. Choose "
                 f"{' or '.join(SHARDED_OPTIMIZERS)}, or ddp"
             )
-        if getattr(self, "router_gradient", None) == "dense":
-            return (
-                "router_gradient = dense computes all experts in the backward pass, and they are "
-                "sharded. Choose single or ddp, or leave it out"
-            )
-        for key in ("router_learning_rate", "expert_decay"):
-            if getattr(self, key, None):
-                return f"{key} needs whole weights. Choose single or ddp, or leave it out"
+        if self.callbacks:
+            return "callbacks need whole weights. Choose single or ddp, or leave them out"
         if self.launch in ZERO_STAGES and self.precision == "bf16_pure":
             return (
                 "DeepSpeed cannot train with precision = bf16_pure: it keeps fp32 master weights. "
@@ -213,11 +213,6 @@ class TuningConfig(TrainingConfig):
     """Keep the optimiser's state in the CPU's memory. For zero2, zero3 and fsdp. fsdp moves the
     weights too."""
 
-    loss: Literal["ce", "dft"] = "ce"
-    """What the gradient is of. ce: the cross-entropy of the response tokens. dft: the same with
-    each token's cross-entropy times the token's probability, which has no gradient (DFT, arXiv
-    2508.05629). The metrics have the cross-entropy."""
-
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled decay of all weights but biases and norms, as in transformers. 0 as published."""
 
@@ -240,25 +235,12 @@ class TuningConfig(TrainingConfig):
         return self
 
 
-class DistillationConfig(Section):
-    """The keys for trainings that can learn from the tuned mixture's distribution."""
-
-    objective: Literal["ce", "kl"] = "ce"
-    """ce: the cross-entropy (CE) of the response tokens. kl: (1 - kl_weight) CE + kl_weight KL,
-    where KL is the Kullback-Leibler divergence of the model's distribution from the tuned
-    mixture's, over the same tokens. Each process then holds the mixture too."""
-
-    kl_weight: Annotated[float, Needs("objective", "kl")] = Field(0.5, gt=0, le=1)
-    """Weight of KL in the loss."""
-
-
-class MixingTraining(DistillationConfig, TrainingConfig):
+class MixingTraining(TrainingConfig):
     """The keys for the training of the mixing coefficients. All other weights are frozen."""
 
     trains: ClassVar[str] = "shares"
     per_lambda: ClassVar[bool] = True
     offload_optimizer: ClassVar[bool] = False
-    loss: ClassVar[str] = "ce"
     ema_decay: ClassVar[None] = None
 
     num_train_epochs: float = Field(1.0, gt=0)

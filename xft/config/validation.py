@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from xft.common.errors import UserError, did_you_mean
 from xft.config.section import ONE, SEVERAL, NoEffect, Section, keys
-from xft.config.sections import MixingShape, WorkflowConfig, fault_of_learned, lambda_token
+from xft.config.sections import WorkflowConfig, lambda_token
 
 # Added to the message if `base` is missing.
 OVER_THE_DEMONSTRATION = (
@@ -127,12 +127,9 @@ def _places() -> dict[str, list[str]]:
     return places
 
 
-def check_lambda(text: str, shape: MixingShape, where: str) -> float:
-    """A lambda as a number. Raises UserError if it is not valid, or cannot be learned as asked."""
+def check_lambda(text: str, where: str) -> float:
+    """A lambda as a number. Raises UserError if it is not valid."""
     try:
-        lam = lambda_token(text)
+        return float(lambda_token(text))
     except ValueError as error:
         raise UserError(f"{where} = {text}: {error}") from None
-    if shape.learn_lambda and (fault := fault_of_learned(lam)):
-        raise UserError(f"{where} = {lam}: {fault}")
-    return float(lam)

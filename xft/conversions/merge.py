@@ -2,7 +2,7 @@
 
 For each tensor of the MLP, W = c_0 W_0 + sum_i c_i W_i with c_0 = lambda and
 c_i = (1 - lambda) softmax(alpha)_i. W_0 is the shared expert, and i counts the routed experts (XFT,
-arXiv 2404.15247, section 3.2). If lambda is learned too, lambda = sigmoid(lambda_logit).
+arXiv 2404.15247, section 3.2).
 """
 
 import torch
@@ -11,19 +11,14 @@ from xft.checkpoints.layout import moe_layers, outside
 from xft.checkpoints.reader import TensorSource
 
 ALPHA = "alpha"
-LAMBDA_LOGIT = "lambda_logit"
 
 
-def mixing_coefficients(alpha, lambda_logit, shared_expert_weight: float):
+def mixing_coefficients(alpha, shared_expert_weight: float):
     """c_0 (shared) and c_1 .. c_R: [..., 1 + R] in fp32, summing to one.
 
-    alpha [..., R]; lambda_logit [...], or None for the fixed lambda `shared_expert_weight`.
+    alpha [..., R]; `shared_expert_weight` is lambda.
     """
-    if lambda_logit is None:
-        share = alpha.new_full(alpha.shape[:-1], shared_expert_weight, dtype=torch.float32)
-    else:
-        share = lambda_logit.float().sigmoid()
-    share = share.unsqueeze(-1)
+    share = alpha.new_full((*alpha.shape[:-1], 1), shared_expert_weight, dtype=torch.float32)
     return torch.cat([share, (1 - share) * alpha.float().softmax(dim=-1)], dim=-1)
 
 
@@ -43,19 +38,9 @@ def alpha_shape(granularity: str, ffn: TensorSource) -> tuple[int, int, int]:
     return *sets[granularity], routed
 
 
-def initial_logits(
-    ffn: TensorSource, granularity: str, shared_expert_weight: float, learn_lambda: bool
-) -> dict:
-    """The logits for the experts of an FFN artifact at the start, and lambda's if it is learned.
-
-    The routed experts have equal shares.
-    """
-    shape = alpha_shape(granularity, ffn)
-    logits = {ALPHA: torch.zeros(shape)}
-    if learn_lambda:
-        lambda_logit = torch.tensor(shared_expert_weight, dtype=torch.float64).logit()
-        logits[LAMBDA_LOGIT] = lambda_logit.float().repeat(shape[:2])
-    return logits
+def initial_logits(ffn: TensorSource, granularity: str) -> dict:
+    """The logits for the experts of an FFN artifact at the start: equal shares."""
+    return {ALPHA: torch.zeros(alpha_shape(granularity, ffn))}
 
 
 def unmerged(moe: TensorSource) -> dict[str, str]:

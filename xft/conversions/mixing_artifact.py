@@ -6,7 +6,7 @@ from pathlib import Path
 from xft.artifacts.artifact import Draft, OpenedArtifact, open_artifact, write_json
 from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError
-from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, mixing_coefficients
+from xft.conversions.merge import ALPHA, mixing_coefficients
 
 
 def open_sources(moe: Path, ffn: Path, full: bool = False) -> dict[str, OpenedArtifact]:
@@ -27,24 +27,22 @@ class MixingArtifact:
 
     artifact: that holds them.
     alpha: [layers or 1, projections or 1, R].
-    lambda_logit: [layers or 1, projections or 1] if lambda is learned, else None.
-    config: lambda at the start, and the keys of `MixingShape`.
+    config: lambda, and the keys of `MixingShape`.
     """
 
     artifact: OpenedArtifact
     alpha: object
-    lambda_logit: object | None
     config: dict
 
     @property
     def shared_expert_weight(self) -> float:
-        """lambda; if it is learned, its value at the start."""
+        """lambda."""
         return self.config["shared_expert_weight"]
 
     @property
     def coefficients(self):
         """The experts' coefficients, [layers or 1, projections or 1, 1 + R]; lambda first."""
-        return mixing_coefficients(self.alpha, self.lambda_logit, self.shared_expert_weight)
+        return mixing_coefficients(self.alpha, self.shared_expert_weight)
 
 
 def open_mixing(
@@ -56,14 +54,13 @@ def open_mixing(
         if artifact.manifest.inputs.get(name) != source.id:
             raise UserError(f"{path} belongs to another {name} than {source.path}")
     checkpoint = artifact.checkpoint
-    lambda_logit = checkpoint.get(LAMBDA_LOGIT).clone() if LAMBDA_LOGIT in checkpoint else None
-    return MixingArtifact(artifact, checkpoint.get(ALPHA).clone(), lambda_logit, checkpoint.config)
+    return MixingArtifact(artifact, checkpoint.get(ALPHA).clone(), checkpoint.config)
 
 
 def write(draft: Draft, logits: dict, config: dict) -> None:
     """Fill an artifact with coefficients.
 
-    logits: fp32 tensors by name: alpha, and lambda_logit if lambda is learned.
+    logits: fp32 tensors by name: alpha.
     """
     plans = [
         TensorSpec(name, "F32", tuple(tensor.shape), lambda tensor=tensor: [tensor])

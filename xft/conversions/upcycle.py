@@ -4,33 +4,36 @@ Full experts are copies of the FFN. LoRA experts are the FFN, which they share, 
 B_i A_i: B_i is zero, and A_i is uniform between +-1/sqrt(K) for K inputs, as in PEFT.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from xft.checkpoints.capacity import check_rank
-from xft.checkpoints.dtypes import FLOAT_NAMES
+from xft.checkpoints.dtypes import FLOAT_NAMES, torch_dtype
 from xft.checkpoints.layout import FfnLayer, dense_layers, outside
 from xft.checkpoints.reader import TensorSource
 from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError, errors_at
+from xft.common.user_code import called
 from xft.config.section import keys
 from xft.config.sections import MixtureConfig, MoeConfig
 from xft.conversions.common import computed_plan, copy_plan, fused_plan, seeded_generator
-from xft.conversions.expert_init import varied_plans
 from xft.conversions.low_rank import low_rank_plans
 
 DEFAULT_INITIALIZER_RANGE = 0.02
 
 
-def upcycle(base: TensorSource, moe: MoeConfig, seed: int) -> list[TensorSpec]:
+def upcycle(
+    base: TensorSource, moe: MoeConfig, seed: int, init: Callable | None = None
+) -> list[TensorSpec]:
     """Plan the tensors of the upcycled model.
 
     moe: the config's section `moe`. Router weights are normal with the base's
     initializer_range, drawn from `seed` and the tensor's name; the noise weights are zero.
+    init: makes the weights of each routed expert, in place of copies.
     Raises UserError if a layer cannot be upcycled in this way.
     """
     layers = chosen_layers(base, moe.upcycled_layers)
-    expert_plans = _expert_plans
+    expert_plans = partial(_expert_plans, init=init)
     if moe.experts == "lora":
         names = [layer.dense(name) for layer in layers for name in layer.form.projections]
         check_rank("rank", moe.rank, {name: min(base.shape(name)) for name in names})
@@ -93,20 +96,57 @@ def weights_dtype(base: TensorSource) -> str:
 
 
 def _expert_plans(
-    base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int
+    base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int, init: Callable | None
 ) -> Iterable[TensorSpec]:
     routed = moe.num_routed_experts
     if moe.shared_expert:
         for tensor in layer.tensors:
             yield copy_plan(base, layer.dense(*tensor), layer.shared(*tensor))
     parts = layer.parts
-    if moe.init != "copy":
-        yield from varied_plans(base, layer, moe, seed)
+    if init:
+        yield from _function_plans(base, layer, moe, init, seed)
         parts = [part for part in parts if part == "bias"]
     for part in parts:
         for name, projections in layer.fused(part):
             dense = [layer.dense(projection, part) for projection in projections]
             yield fused_plan(base, name, dense * routed, routed)
+
+
+def _function_plans(
+    base: TensorSource, layer: FfnLayer, moe: MoeConfig, init: Callable, seed: int
+) -> Iterable[TensorSpec]:
+    """Plan the fused weights of the routed experts by a function of the user's."""
+    roles = ("gate", "up") if layer.form.gated else ("up",)
+    fused = list(zip(layer.fused(), (roles, ("down",)), strict=True))
+    for (name, projections), inside in fused:
+        dense = [layer.dense(projection) for projection in projections]
+        rows, dtype = sum(base.shape(weight)[0] for weight in dense), base.dtype(dense[0])
+        shape = moe.num_routed_experts, rows, base.shape(dense[0])[1]
+        chunks = partial(_made_by, init, base, layer, fused, moe, seed, inside, dtype)
+        yield TensorSpec(name, dtype, shape, chunks)
+
+
+def _made_by(init, base, layer, fused, moe, seed, inside, dtype) -> Iterator:
+    """The matrices `inside` of each routed expert, of this dtype, by a function of the user's.
+
+    An expert's draws depend on the seed, the layer and the expert, and on nothing else.
+    """
+    import torch
+
+    for expert in range(int(moe.shared_expert), moe.num_experts):
+        weights = {}
+        for (_, projections), roles in fused:
+            dense = [base.get_finite(layer.dense(projection)).cpu() for projection in projections]
+            parts = torch.cat(dense).float().chunk(len(roles))
+            weights |= {role: part.clone() for role, part in zip(roles, parts, strict=True)}
+        shapes = {role: part.shape for role, part in weights.items()}
+        place = f"{layer.prefix}.expert.{expert}"
+        made = called(init, f"moe.init: {place}", weights, seeded_generator(seed, place))
+        if not isinstance(made, dict) or shapes != {n: part.shape for n, part in made.items()}:
+            raise UserError(f"moe.init: {place}: it must return tensors as it gets them, by name")
+        if not all(part.isfinite().all() for part in made.values()):
+            raise UserError(f"moe.init: {place}: it returned values that are not finite")
+        yield from (made[role].to(torch_dtype(dtype)) for role in inside)
 
 
 def _router_plans(

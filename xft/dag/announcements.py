@@ -89,8 +89,7 @@ def _idle_sections(run: WorkflowRun, to_make: list[Node]) -> list[str]:
 
 def _odd(key: str, value: object, config: WorkflowConfig) -> str | None:
     """What is odd about a value, and what is usual; None if nothing is."""
-    learns_nothing = config.moe.shared_expert and not config.mixing.learn_lambda
-    if key == "moe.num_experts" and value == 2 and learns_nothing:
+    if key == "moe.num_experts" and value == 2 and config.moe.shared_expert:
         return (
             "one routed expert stands beside the shared one. Its share is always 1, so step 6 "
             "learns nothing. Usual are 4 or more"

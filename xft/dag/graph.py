@@ -5,15 +5,16 @@ A method says what the artifact is made from. `config.steps` says which keys are
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
 
 from xft.artifacts.artifact import TOKENIZER_PATTERNS
 from xft.artifacts.manifest import joint_sha256, json_sha256
+from xft.common.user_code import UserCode, codes_in
 from xft.config.models import MERGED, MIXTURES, OF_MIXTURE, UNTUNED, family
 from xft.config.runs import LISTS, Run
 from xft.config.sections import (
     FLOPS_KEYS,
-    SELECT,
     SHAPE_KEYS,
     WorkflowConfig,
     learns,
@@ -93,24 +94,12 @@ class Graph:
 
     def dense(self, lam: str) -> Node:
         """The merge with learned shares, if there is something to learn."""
-        learned = learns(lam) and self.config.merge.method != SELECT
-        shares = self.weighted_trained(lam) if learned else self.weighted_init(lam)
+        shares = self.weighted_trained(lam) if learns(lam) else self.weighted_init(lam)
         return self._merge(f"dense/lam~{lam}", shares)
 
     def uniform(self, lam: str) -> Node:
         """The merge with equal shares of the routed experts."""
         return self._merge(f"uniform/lam~{lam}", self.weighted_init(lam))
-
-    def experts_only(self, lam: str, expert: int) -> Node:
-        """The merge with a single routed expert."""
-        name = f"experts_only/expert~{expert}/lam~{lam}"
-        return self._merge(name, self.weighted_init(lam), expert=expert)
-
-    def heal(self, lam: str) -> Node:
-        inputs = [made("dense", self.dense(lam)), made("tokens", self.tokens)]
-        if self.config.heal.objective == "kl":
-            inputs.append(made("teacher", self.moe_sft, identity="moe_sft"))
-        return self._node("heal", inputs, name=f"heal/lam~{lam}")
 
     @cached_property
     def sft(self) -> Node:
@@ -136,11 +125,6 @@ class Graph:
         )
 
     @cached_property
-    def exfusion(self) -> Node:
-        """The base tuned as experts that are fused in every forward pass."""
-        return self._node("exfusion", self._base_and_tokens())
-
-    @cached_property
     def soup(self) -> Node:
         """The mean of the models of all seeds. Their order in the configuration does not matter."""
         graphs = sorted(self.of_seeds, key=lambda graph: graph.config.seed)
@@ -150,9 +134,6 @@ class Graph:
     def model(self, name: str) -> Node:
         """The model with this name in the evaluations, such as base or dense/lam~0.75."""
         kind, _, lam = name.partition("/lam~")
-        kind, _, expert = kind.partition("/expert~")
-        if expert:
-            return self.experts_only(lam, int(expert))
         return getattr(self, kind)(lam) if lam else getattr(self, kind)
 
     def main_models(self) -> list[Node]:
@@ -163,14 +144,8 @@ class Graph:
         """The names of the models to evaluate, in the order of the tables."""
         names = []
         for model in self.config.evaluation.models:
-            kinds = [model]
-            if model == "experts_only":
-                routed = range(1, self.config.moe.num_experts)
-                kinds = [f"{model}/expert~{expert}" for expert in routed]
             lambdas = [f"/lam~{lam}" for lam in self.config.merge.lambdas]
-            names += [
-                kind + lam for kind in kinds for lam in (lambdas if model in MERGED else [""])
-            ]
+            names += [model + lam for lam in (lambdas if model in MERGED else [""])]
         return names
 
     # The rows.
@@ -325,21 +300,14 @@ class Graph:
     def _experts(self) -> list[Input]:
         return [made("moe_sft", self.moe_sft), made("ffn", self.ffn)]
 
-    def _merge(self, name: str, shares: Node, **options: int) -> Node:
+    def _merge(self, name: str, shares: Node) -> Node:
         inputs = [made("weighted", shares), *self._experts()]
-        if self.config.merge.needs_base:
+        flags = {}
+        if self.config.merge.function:
             inputs.append(made("base", self.base))
-        options, recorded, flags = STEPS["dense"].options(self.config) | options, {}, {}
-        method = self.config.merge
-        if method.method == SELECT:
-            flags["metrics"] = self.moe_sft.entry / METRICS
-        if method.function:
-            file = method.function[0]
-            contents = self.contents.of_program(str(file))
-            inputs.append(Input("function", tuple(str(file.parent / name) for name in contents)))
-            recorded = {"merge.method": f"{method.shown} {json_sha256(contents)}"}
-        stated = {"options": options, "recorded": recorded, "flags": flags}
-        return self._node("dense", inputs, name=name, **stated)
+            if self.moe_sft.step == "moe_sft":
+                flags["metrics"] = self.moe_sft.entry / METRICS
+        return self._node("dense", inputs, name=name, flags=flags)
 
     def _links(self, name: str, model: str, tuned_from: Node | None = None) -> Node:
         """Links to the files of a model: the base, or one that another trainer tuned."""
@@ -380,6 +348,10 @@ class Graph:
         declared, config, inputs = STEPS[step], config or self.config, list(inputs)
         options = declared.options(config) if options is None else options
         keys_of_step = (declared.keys | {*read}) - {*unread, *LISTS, *declared.idle_keys(config)}
+        named = {key: codes_in(options.get(key)) for key in declared.code_keys}
+        if files := [self._files(code) for code in chain(*named.values())]:
+            inputs.append(Input("code", tuple({path: None for hashes in files for path in hashes})))
+        recorded = {**recorded, **{key: self._content(named[key]) for key in named if named[key]}}
         keys = keys_of_step.union(*(item.node.keys for item in inputs if item.node)) - {*common}
         node = self.nodes.get(
             step,
@@ -394,6 +366,17 @@ class Graph:
         if full not in node.names:
             node.names.append(full)
         return node
+
+    def _files(self, code: UserCode) -> dict[str, str]:
+        """The hash of each file of code of the user's, by path."""
+        hashes = self.contents.of_program(str(code.file))
+        return {str(code.file.parent / name): content for name, content in hashes.items()}
+
+    def _content(self, named: list[UserCode]) -> str:
+        """What stands for code of the user's in a recipe."""
+        contents = (self.contents.of_program(str(code.file)) for code in named)
+        stated = zip(named, map(json_sha256, contents), strict=True)
+        return ", ".join(f"{code.shown} {content}" for code, content in stated)
 
     def prefix(self, keys: Collection[str]) -> str:
         """The folders, in the results folder, of what depends on these keys.

@@ -1,15 +1,13 @@
 """Files and folders that a configuration names are checked before anything runs."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from xft.common.errors import UserError, collecting_errors, errors_at
 from xft.common.files import open_regular
-from xft.config.sections import TRAININGS, DataConfig, WorkflowConfig, named_paths
-from xft.conversions.merge_function import check_function
+from xft.config.sections import TRAININGS, DataConfig, WorkflowConfig, named_code, named_paths
 from xft.dag.base_fit import check_base, check_tuned
 from xft.data.instructions import check_format
 from xft.data.templates import NAMES, PROMPT_NAMES, read_template
@@ -30,7 +28,8 @@ def check_all_files(configs: Iterable[WorkflowConfig]) -> None:
     checked, rows = [], {}
     for config in configs:
         tunings = config.moe_sft.model, config.sft.model, config.sft.lora_rank
-        sections = config.base, config.moe, tunings, config.data, config.evaluation, config.merge
+        sections = config.base, config.moe, tunings, config.data, config.evaluation
+        sections += (list(named_code(dict(config))),)
         faults = []
         if sections not in checked:
             checked.append(sections)
@@ -58,9 +57,12 @@ def faults_of_files(sections: Mapping[str, Any]) -> list[str]:
         with collecting_errors(faults):
             _check_path(key, path)
             _check_named(key, path, sections)
-    if "merge" in sections and sections["merge"].function:
-        with collecting_errors(faults), errors_at("config: merge.method"):
-            check_function(*sections["merge"].function)
+    for key, code, names in named_code(sections):
+        with collecting_errors(faults), errors_at(f"config: {key}"):
+            if code.check(names) and "moe_sft" in sections and sections["moe_sft"].model:
+                raise UserError(
+                    f"{code.shown} takes the load of each expert, which moe_sft.model does not say"
+                )
     return faults
 
 
@@ -137,8 +139,8 @@ def check_number_of_rows(config: WorkflowConfig, number: int) -> None:
     faults = []
     for name in TRAININGS:
         options = getattr(config, name)
-        share = math.ceil((number - data.validation_rows) * getattr(options, "share", 1))
-        if fault := options.fault_of_steps(options.steps(share, options.global_batch)):
+        rows = number - data.validation_rows
+        if fault := options.fault_of_steps(options.steps(rows, options.global_batch)):
             faults.append(f"config: {name}, with at most {number} rows: {fault}")
     if faults:
         raise UserError("\n".join(faults))

@@ -13,15 +13,12 @@ from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 
-from snakemake.settings.types import DeploymentMethod
-
 from xft.common.devices import check_gpus
 from xft.common.errors import UserError, did_you_mean
 from xft.common.refusals import explain
 from xft.config.text import read_config
 from xft.config.validation import complete
 from xft.dag.announcements import beginning, failures, pace_line, store_line, warnings
-from xft.dag.containers import bind_folders, check_image
 from xft.dag.node import Node
 from xft.dag.run import WorkflowRun
 from xft.dag.screen import shorten
@@ -53,12 +50,11 @@ class SnakemakeRun:
     is_alone: whether this is the main process, and no other workflow includes this one.
     """
 
-    def __init__(self, workflow, values: dict, source: Path):
-        """values: the configuration as Snakemake read it. source: the folder of the steps' code."""
+    def __init__(self, workflow, values: dict):
+        """values: the configuration as Snakemake read it."""
         self.workflow, self.run = workflow, None
         self.is_alone = workflow.is_main_process and workflow.modifier.is_main_snakefile()
         self.deployment = workflow.deployment_settings.deployment_method
-        self.in_containers = DeploymentMethod.APPTAINER in self.deployment
         self.show_results = cache(self.show_results)
         shorten(workflow, self._time_left)
         with exit_on_error():
@@ -66,10 +62,6 @@ class SnakemakeRun:
                 self.run = self._checked_run(values)
             self.config = self.run.config if self.run else complete(values)
             self.jobs = self.run.jobs if self.run else read_plan()
-            if self.in_containers:
-                check_image()
-            if self.in_containers and self.run:
-                bind_folders([source, *self.run.folders()])
         name_nodes(sys.stdout, self.jobs)
 
     def _checked_run(self, values: dict) -> WorkflowRun:

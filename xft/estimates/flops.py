@@ -30,22 +30,6 @@ def training_flops(
     return whole + again + (4 if checkpointing else 3) * _attention(models, length)
 
 
-def teacher_flops(models: Models, length: int) -> int:
-    """FLOPs of a token in the forward pass of the mixture, the teacher of a training by KL."""
-    return FORWARD * (models.moe_active - models.base.embedding) + _attention(models, length)
-
-
-def router_gradient_flops(models: Models) -> int:
-    """FLOPs of a token to compute every routed expert once more, for `router_gradient: dense`."""
-    expert = models.expert + (models.ffn if models.is_low_rank else 0)
-    return FORWARD * expert * models.moe.num_routed_experts
-
-
-def fusion_flops(models: Models, experts: int) -> int:
-    """FLOPs to fuse experts in a pass over a batch of any size, and of the gradients of the sum."""
-    return (FORWARD + BACKWARD) * experts * models.mlp_matrices
-
-
 def tuning_ratio(models: Models, length: int, sft: SftTraining) -> float:
     """FLOPs of a token in the tuning of the mixture, divided by those in the tuning of the base.
 

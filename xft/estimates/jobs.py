@@ -49,10 +49,6 @@ class TrainingJob:
         return self.options.trains == "shares"
 
     @property
-    def is_fused(self) -> bool:
-        return self.options.trains == "fused"
-
-    @property
     def is_of_mixture(self) -> bool:
         return self.options.trains == "mixture"
 
@@ -80,11 +76,6 @@ class TrainingJob:
     @property
     def zero(self) -> bool:
         return self.launch in ZERO_STAGES
-
-    @property
-    def learns_from_mixture(self) -> bool:
-        """Whether each process also holds the tuned mixture, as a teacher."""
-        return getattr(self.options, "objective", "ce") == "kl"
 
     @property
     def offloads(self) -> bool:

@@ -9,7 +9,7 @@ Bytes for each parameter that learns, on N processes, with the optimiser's state
 - zero3: all of these divided by N, and two whole layers: the present one and the next.
 - fsdp: fp32 weights 4, gradients 4 and o, divided by N, and two whole layers.
 
-Frozen weights, and a teacher, have no gradients and no optimiser. The sources are Rajbhandari et
+Frozen weights have no gradients and no optimiser. The sources are Rajbhandari et
 al. 2020 (ZeRO, arXiv 1910.02054), section 3, and the optimisers' code.
 
 Autograd keeps in each layer, for each token: two norms with their inputs, inputs and outputs of
@@ -38,7 +38,6 @@ ZERO3_GROUP = 10**9  # parameters that ZeRO-3 updates at a time (its default sub
 class Memory:
     """Bytes of one process.
 
-    weights: with those of a teacher.
     optimizer: with master weights.
     extra: autocast's copies, gathered layers, ddp's buckets and an average of the weights.
     host: the optimiser's state, if the CPU's memory holds it.
@@ -63,7 +62,6 @@ def training_memory(models: Models, job: TrainingJob) -> Memory:
     trained, weight = models.trained(job.options), job.weight_bytes
     learned = trained.learned
     weights = weight * trained.total // (1 if job.launch == "zero2" else job.share)
-    weights += teacher_bytes(models, job)
     gradients = weight * learned // job.share
     optimizer = optimizer_bytes(models, job) // job.share
     host = optimizer if job.offloads else 0
@@ -79,11 +77,6 @@ def training_memory(models: Models, job: TrainingJob) -> Memory:
     libraries = RUNTIME * min(job.processes, 2) if job.on_gpu else RUNTIME_ON_CPU + tokenizer
     peak = weights + optimizer - host + always + max(first, last) + libraries
     return Memory(weights, gradients, optimizer - host, always + copies, activations, host, peak)
-
-
-def teacher_bytes(models: Models, job: TrainingJob) -> int:
-    """Bytes of the mixture that each process of a training by KL holds, too."""
-    return job.product_bytes * models.moe_total if job.learns_from_mixture else 0
 
 
 def optimizer_bytes(models: Models, job: TrainingJob) -> int:
@@ -171,7 +164,7 @@ def _logit_bytes(models: Models, job: TrainingJob) -> int:
     gradient. See `training/losses.py`. zero3 computes the logits of all tokens at once.
     """
     chunk = min(job.tokens, CHUNK_TOKENS) * models.base.config["vocab_size"]
-    nbytes = (2 + job.learns_from_mixture) * chunk * job.product_bytes
+    nbytes = 2 * chunk * job.product_bytes
     nbytes += 3 * FP32 * min(chunk, BLOCK_LOGITS[job.on_gpu])
     if job.launch == "zero3":
         return nbytes + 4 * job.tokens * models.base.config["vocab_size"] * job.product_bytes
@@ -184,13 +177,7 @@ def _learned_head(models: Models, job: TrainingJob) -> int:
 
 
 def _copied_weights(models: Models, job: TrainingJob) -> int:
-    """Bytes of the gathered layer and the next one, or of autocast's copies of the weights.
-
-    Of fused experts, autograd keeps the fused weights, and autocast copies no others.
-    """
-    if job.is_fused:
-        copied = models.dense_total if job.autocast else 0
-        return job.weight_bytes * models.mlp_matrices + BF16 * copied
+    """Bytes of the gathered layer and the next one, or of autocast's copies of the weights."""
     total = models.trained(job.options).total
     layer = total // len(models.layers)
     if job.launch in ("fsdp", "zero3") and job.processes > 1:
@@ -221,5 +208,4 @@ def _largest(models: Models, job: TrainingJob, learned: int) -> int:
     if models.is_low_rank and job.is_of_mixture and models.moe.train_rest != "full":
         return learned // len(models.upcycled)
     table = models.mixture if job.is_of_mixture else models.base
-    largest = max(map(table.size, table.names))
-    return min(learned, largest * (job.options.fused_experts if job.is_fused else 1))
+    return min(learned, max(map(table.size, table.names)))

@@ -94,19 +94,10 @@ class Models:
                 return self._trained_mixture
             case "shares":
                 return Trained(dense, self.ffn, dense, whole=False)
-            case "fused":
-                total = dense + (options.fused_experts - 1) * self.mlp_matrices
-                return Trained(total, total, dense, whole=True)
         if rank := getattr(options, "lora_rank", None):
             learned = self._factors_outside([], rank)
             return Trained(dense + learned, learned, dense + learned, whole=False)
         return Trained(dense, dense, dense, whole=True)
-
-    @property
-    def mlp_matrices(self) -> int:
-        """The number of weights, without biases, of the base's MLPs."""
-        matrices = (layer.dense(name) for layer in self.layers for name in layer.form.projections)
-        return sum(map(self.base.size, matrices))
 
     @cached_property
     def _trained_mixture(self) -> Trained:

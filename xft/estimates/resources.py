@@ -19,7 +19,7 @@ from xft.config.training import SHARDED
 from xft.estimates.disk import expert_bytes
 from xft.estimates.flops import tuning_ratio
 from xft.estimates.jobs import FP32, TrainingJob, configured_job
-from xft.estimates.memory import teacher_bytes, training_memory
+from xft.estimates.memory import training_memory
 from xft.estimates.parameters import Models
 from xft.estimates.processors import DEFAULT_UTILISATION, GPUS, Processor
 from xft.estimates.tensors import check_sizes, has_weights, read_table
@@ -101,7 +101,7 @@ class Requests:
         if not self.on_gpu:
             return processes * memory.peak + files
         total = models.trained(job.options).total
-        loaded = job.weight_bytes * total + teacher_bytes(models, job) + memory.host
+        loaded = job.weight_bytes * total + memory.host
         gathered = FP32 * total if job.launch in SHARDED else 0
         return processes * loaded + gathered + files
 

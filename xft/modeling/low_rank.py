@@ -82,13 +82,6 @@ class LowRankBlock(RoutedBlock):
             result = result + weights.sum(1, keepdim=True) * output.bias
         return result
 
-    def output_of(self, expert: int, tokens: Tensor) -> Tensor:
-        index = torch.full((len(tokens), 1), expert, device=tokens.device)
-        weights = torch.ones_like(index, dtype=torch.float32)
-        logits = weights.new_zeros(len(tokens), self.router.input.out_features)
-        shared = weights.new_zeros(len(tokens)) if self.router.has_shared_expert else None
-        return self.compute(tokens, Routing(logits, index, weights, shared, logits[0], logits[0]))
-
     def activate(self, part: "Operands") -> Tensor:
         """h of one expert, for its t tokens: [t, I]."""
         parts = zip(part.wide, part.low, part.expand, strict=True)

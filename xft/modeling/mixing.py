@@ -15,47 +15,34 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
 from xft.checkpoints.reader import TensorSource
-from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, mixing_coefficients, unmerged
+from xft.conversions.merge import ALPHA, mixing_coefficients, unmerged
 from xft.conversions.merged_tensors import MergedTensor, merged_tensors
 from xft.modeling.configuration import dense_config
 from xft.modeling.loading import load_whole
 
 
 class MixingLogits(nn.Module):
-    """The trained values: alpha, a vector [R] for each set of coefficients, and optionally lambda.
+    """The trained values: alpha, a vector [R] for each set of coefficients.
 
-    alpha [layers or 1, projections or 1, R]; lambda_logit [layers or 1, projections or 1], or None
-    for a fixed lambda, `shared_expert_weight`.
+    alpha [layers or 1, projections or 1, R]; `shared_expert_weight` is lambda.
     """
 
-    def __init__(self, alpha: Tensor, lambda_logit: Tensor | None, shared_expert_weight: float):
+    def __init__(self, alpha: Tensor, shared_expert_weight: float):
         super().__init__()
         self.sets = alpha.shape[:2]
         self.alpha = nn.ParameterList(vector.clone() for vector in alpha.flatten(0, 1))
-        self.lambda_logit = None
-        if lambda_logit is not None:
-            self.lambda_logit = nn.ParameterList(value.clone() for value in lambda_logit.flatten())
         self.shared_expert_weight = shared_expert_weight
 
     def coefficients(self) -> Tensor:
         """The coefficients [layers or 1, projections or 1, 1 + R]. The first is lambda."""
-        logits = self._stacked()
-        lambda_logit = logits.get(LAMBDA_LOGIT)
-        return mixing_coefficients(logits[ALPHA], lambda_logit, self.shared_expert_weight)
+        return mixing_coefficients(self._stacked(), self.shared_expert_weight)
 
     def tensors(self) -> dict[str, Tensor]:
         """The current logits by name, on the CPU."""
-        return {name: values.detach().cpu() for name, values in self._stacked().items()}
+        return {ALPHA: self._stacked().detach().cpu()}
 
-    @property
-    def vectors(self) -> dict[str, nn.ParameterList]:
-        """The logits of each set, by name."""
-        alpha = {ALPHA: self.alpha}
-        return alpha if self.lambda_logit is None else alpha | {LAMBDA_LOGIT: self.lambda_logit}
-
-    def _stacked(self) -> dict[str, Tensor]:
-        stacked = {name: torch.stack(list(vectors)) for name, vectors in self.vectors.items()}
-        return {name: logits.unflatten(0, self.sets) for name, logits in stacked.items()}
+    def _stacked(self) -> Tensor:
+        return torch.stack(list(self.alpha)).unflatten(0, self.sets)
 
 
 class Mixing:
@@ -98,42 +85,37 @@ class Mixing:
         """
         coefficients = self.logits.coefficients()
         gradient = torch.zeros_like(coefficients, dtype=torch.float64)
-        first = 1 if self.logits.lambda_logit is None else 0  # a fixed lambda has no gradient
         for tensor, weight in self._merged:
             if weight.grad is not None:
-                products = tensor.inner_products(weight.grad, first)
-                gradient[tensor.row, tensor.column, first:] += products
+                products = tensor.inner_products(weight.grad, 1)  # lambda has no gradient
+                gradient[tensor.row, tensor.column, 1:] += products
                 weight.grad = None
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(gradient)
             gradient /= torch.distributed.get_world_size()
         self.logits.zero_grad()
         coefficients.backward(gradient.to(coefficients.dtype))
-        sets = zip(*self.logits.vectors.values(), strict=True)
-        norms = [nn.utils.get_total_norm([vector.grad for vector in logits]) for logits in sets]
+        norms = [nn.utils.get_total_norm([vector.grad]) for vector in self.logits.alpha]
         self.gradient_norms = torch.stack(norms).cpu().unflatten(0, self.logits.sets)
         limit = float("inf") if max_norm is None else max_norm
         norm = nn.utils.clip_grad_norm_(self.logits.parameters(), limit)
         self.gradient_norm = norm.item()
 
     def metrics(self) -> dict:
-        """Each set's shares of the routed experts, its lambda if learned, and the gradient norms.
+        """Each set's shares of the routed experts, and the gradient norms.
 
         distance_from_uniform: the largest distance of a share from 1/R; 0 is plain averaging.
         distances_from_uniform: the same for each set.
         """
-        logits = self.logits.tensors()
-        shares = logits[ALPHA].softmax(dim=-1)
+        shares = self.logits.tensors()[ALPHA].softmax(dim=-1)
         distances = (shares - 1 / shares.shape[-1]).abs().amax(dim=-1)
-        metrics = {
+        return {
             "shares": shares.tolist(),
             "distance_from_uniform": distances.max().item(),
             "distances_from_uniform": distances.tolist(),
             "grad_norms": self.gradient_norms.tolist(),
+            "grad_norm": self.gradient_norm,
         }
-        if LAMBDA_LOGIT in logits:
-            metrics["lambda"] = logits[LAMBDA_LOGIT].sigmoid().tolist()
-        return metrics | {"grad_norm": self.gradient_norm}
 
     def build_optimizer(
         self,

@@ -1,12 +1,9 @@
 """The blocks that replace a decoder layer's MLP: routed tokens, and experts with full weights."""
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from xft.modeling.experts import Experts
 from xft.modeling.mlp import read_mlp
@@ -42,7 +39,7 @@ class RoutedBlock(ABC, nn.Module):
     """Routes tokens, and lets a subclass compute them.
 
     Padding is neither routed nor counted; its output is zero. `routing` holds the router's decision
-    until the model takes it. `dense_router_gradient`: in training, as `DenseRouterGradient` says.
+    until the model takes it.
     """
 
     def __init__(self, config, mlp: nn.Module, token_mask: TokenMask):
@@ -51,7 +48,6 @@ class RoutedBlock(ABC, nn.Module):
         self.token_mask = token_mask
         self.router = Router(config, self.shape.hidden_size)
         self.routing: Routing | None = None
-        self.dense_router_gradient = False
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Hidden states of any shape [..., H] to the same shape."""
@@ -69,46 +65,11 @@ class RoutedBlock(ABC, nn.Module):
         routing = self.router(tokens)
         if self.token_mask.keeps_routing:
             self.routing = routing
-        if not (self.training and self.dense_router_gradient):
-            return self.compute(tokens, routing).to(tokens.dtype)
-        output = self.compute(tokens, replace(routing, weights=routing.weights.detach()))
-        weights = self.router.weights_of_all(routing.logits)
-        return DenseRouterGradient.apply(output, weights, tokens, self).to(tokens.dtype)
+        return self.compute(tokens, routing).to(tokens.dtype)
 
     @abstractmethod
     def compute(self, tokens: Tensor, routing: Routing) -> Tensor:
         """The weighted sum of the chosen experts' outputs, for tokens [T, H]: [T, H]."""
-
-    @abstractmethod
-    def output_of(self, expert: int, tokens: Tensor) -> Tensor:
-        """The output of a routed expert, counted from 0, for tokens [T, H]: [T, H]."""
-
-
-class DenseRouterGradient(Function):
-    """The router's gradient by the outputs of all routed experts, straight through the choice.
-
-    The forward pass is y of the chosen experts. In the backward pass the weight w_i of each routed
-    expert has the gradient <dL/dy, E_i(x)>, chosen or not, and w is that of a token that chooses
-    all experts (DenseMixer, NeurIPS 2025). The experts' own gradients are those of the choice.
-    """
-
-    @staticmethod
-    def forward(ctx, output: Tensor, weights: Tensor, tokens: Tensor, block: RoutedBlock) -> Tensor:
-        """weights: of all routed experts [T, R]. tokens [T, H]."""
-        ctx.block = block
-        ctx.autocast = torch.is_autocast_enabled(tokens.device.type)
-        ctx.save_for_backward(tokens)
-        return output.view_as(output)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor):
-        (tokens,) = ctx.saved_tensors
-        experts = range(ctx.block.router.input.out_features)
-        with torch.no_grad(), torch.autocast(tokens.device.type, enabled=ctx.autocast):
-            outputs = (ctx.block.output_of(expert, tokens) for expert in experts)
-            products = [(gradient.float() * output.float()).sum(-1) for output in outputs]
-        return gradient, torch.stack(products, -1), None, None
 
 
 class MoeBlock(RoutedBlock):
@@ -127,7 +88,3 @@ class MoeBlock(RoutedBlock):
         if self.shared_expert is not None:
             output = output + routing.shared_weight[:, None] * self.shared_expert(tokens)
         return output
-
-    def output_of(self, expert: int, tokens: Tensor) -> Tensor:
-        index = torch.full((len(tokens), 1), expert, device=tokens.device)
-        return self.experts(tokens, index, torch.ones_like(index, dtype=torch.float32))

@@ -132,13 +132,6 @@ class Router(nn.Module):
         """Standard normal draws of the shape of `like`."""
         return torch.randn_like(like)
 
-    def weights_of_all(self, logits: Tensor) -> Tensor:
-        """The weights [T, R] of all routed experts, as if each token chose all of them."""
-        gates = logits.softmax(dim=-1)
-        if not (self.has_shared_expert and self.normalize):
-            return gates
-        return gates.amax(dim=-1, keepdim=True) * gates.softmax(dim=-1)
-
     def route(self, logits: Tensor) -> Routing:
         """Choose experts and weights from logits [T, R].
 

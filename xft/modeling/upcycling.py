@@ -6,7 +6,6 @@ The backbone's own classes do the rest: attention, RoPE, cache, generation.
 import functools
 import inspect
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -86,10 +85,7 @@ def _forward_over(base: type[nn.Module]):
             warnings.warn(NO_BALANCE, stacklevel=2)
         loss = outputs.loss
         if loss is not None and self.training:
-            share = token_share(kwargs["labels"], kwargs.get("num_items_in_batch"))
-            loss = loss + balance * share
-            if self.is_global_balance:  # each pass has the whole gradient of its own counts
-                loss = loss + (1 - share) * (balance - balance.detach())
+            loss = loss + balance * token_share(kwargs["labels"], kwargs.get("num_items_in_batch"))
         fields = {key: value for key, value in outputs.items() if key not in ("loss", "logits")}
         return XftOutput(
             loss=loss,
@@ -123,12 +119,7 @@ class XftOutput(MoeCausalLMOutputWithPast):
 class UpcycledModel:
     """Mixin over the backbone's causal LM class: `mlp` of each upcycled layer is a MoeBlock,
     or a LowRankBlock if the config's `experts` is "lora".
-
-    complete_counts: turns the counts [layers, 2, R] (importance, load) of a training's forward
-    pass into those of its global batch; None if each pass has its own balance loss.
     """
-
-    complete_counts: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def __init__(self, config):
         requested = config._experts_implementation
@@ -185,16 +176,10 @@ class UpcycledModel:
         self.token_mask.keeps_routing = False
         return routings
 
-    @property
-    def is_global_balance(self) -> bool:
-        return self.training and self.complete_counts is not None
-
     def balance_loss(self, routings: list) -> torch.Tensor:
         """coefficient * sum over the layers of CV^2(importance) + CV^2(load)."""
         device = routings[0].logits.device
         counts = torch.stack([routing.counts.to(device) for routing in routings])
-        if self.is_global_balance:
-            counts = self.complete_counts(counts)
         return self.config.balance_loss_coef * squared_variation(counts).sum()
 
     def check_gradient(self, routing: Routing) -> None:

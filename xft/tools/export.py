@@ -8,10 +8,10 @@ from pathlib import Path
 
 from xft.cli import flags
 from xft.common.errors import UserError
-from xft.reporting.exports import evalplus, every_eval_ever, model_card
+from xft.reporting.exports import evalplus, model_card
 from xft.reporting.exports.evaluations import missing_evaluations, read_evaluations
 
-FORMS = {"evalplus": evalplus, "every-eval-ever": every_eval_ever, "model-card": model_card}
+FORMS = {"evalplus": evalplus, "model-card": model_card}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -3,16 +3,11 @@
 torch's AveragedModel is not used. It copies the whole model at the start, in the model's dtype.
 """
 
-from pathlib import Path
-
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from xft.training.engines import learned_parameters
-
-AVERAGE_FILE = "average.safetensors"
 
 
 class WeightAverage(TrainerCallback):
@@ -37,11 +32,8 @@ class WeightAverage(TrainerCallback):
             if state.global_step == state.max_steps:
                 weight.copy_(self.tensors[name])
 
-    def save(self, folder: Path) -> None:
-        """Write the average so far to a checkpoint."""
-        save_file(self.tensors, folder / AVERAGE_FILE)
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.tensors
 
-    def load(self, folder: Path, device: torch.device) -> None:
-        """Read the average that a checkpoint holds."""
-        kept = load_file(folder / AVERAGE_FILE)
-        self.tensors = {name: tensor.to(device) for name, tensor in kept.items()}
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.tensors = state

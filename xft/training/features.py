@@ -1,6 +1,6 @@
 """The form of what a training does besides learning, and what it checks and measures at each step.
 
-Other features stand where their matter is: averaging, balance, distillation, validation.
+Other features stand where their matter is: averaging, validation.
 """
 
 import math
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.optim import Optimizer
 
 from xft.common.devices import advice_on_nan
 from xft.common.errors import UserError
@@ -17,6 +18,9 @@ from xft.training.checkpoints import Checkpoints
 
 class Feature:
     """Hooks that `trainer.ResumingTrainer` calls in each process, beside those of callbacks."""
+
+    def on_optimizer(self, model, optimizer: Optimizer) -> None:
+        """The optimiser is made. Its state, if a training continues, is not loaded yet."""
 
     def on_batches(self, batches: list[dict], rows: list[Tensor]) -> None:
         """An optimiser step begins, on these batches. rows: the numbers of each batch's rows."""

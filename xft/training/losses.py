@@ -67,23 +67,16 @@ def no_logits(ids: Tensor) -> Tensor:
 
 
 class LabelledLoss:
-    """The loss function of a model: the cross-entropy of its labelled tokens, or with KL.
+    """The loss function of a model: the cross-entropy of its labelled tokens.
 
     whole_head: false if the head's weight is whole only while the model calls it.
-    distillation: the `training.distillation.Distillation`, or None.
-    is_dft: whether the gradient of a token's cross-entropy is multiplied by its probability.
-    parts: of the last batch, fp32 [tokens, 1 or 2], the cross-entropy and KL of each labelled
-    token, first row first.
+    parts: of the last batch, fp32 [tokens], the cross-entropy of each labelled token, first row
+    first.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, whole_head: bool = True, distillation=None, is_dft=False
-    ):
+    def __init__(self, model: PreTrainedModel, whole_head: bool = True):
         self.split = SplitModel(model) if whole_head else None
-        self.distillation = distillation
-        self.is_dft = is_dft
         self.parts: Tensor | None = None
-        self._taught: Tensor | None = None  # the teacher's hidden states
         model.loss_function = self
 
     def options(self, labels: Tensor) -> dict[str, Tensor]:
@@ -93,10 +86,6 @@ class LabelledLoss:
         following = _following(labels)
         kept = (following != IGNORED).any(dim=0).nonzero()[:, 0]
         return {"logits_to_keep": kept, "shift_labels": following[:, kept]}
-
-    def teach(self, inputs: dict[str, Tensor]) -> None:
-        """Let the teacher compute the batch whose loss follows."""
-        self._taught = self.distillation.states(inputs)
 
     def __call__(
         self,
@@ -118,41 +107,32 @@ class LabelledLoss:
         places = _places(following)  # a GPU is waited for
         with_logits = places if shift_labels is None else _places(shift_labels)
         states = states.flatten(0, 1).index_select(0, with_logits)
-        others, weights = [following.flatten()[places]], [1.0]
-        if self._taught is not None:
-            others.append(self._taught.flatten(0, 1).index_select(0, places))
-            weights = [1 - self.distillation.weight, self.distillation.weight]
-            self._taught = None
+        targets = following.flatten()[places]
         learns = torch.is_grad_enabled() and (states.requires_grad or bool(parameters))
-        total, self.parts = _ChunkedSum.apply(self, weights, learns, others, states, *parameters)
+        total, self.parts = _ChunkedSum.apply(self, learns, targets, states, *parameters)
         return total / (len(self.parts) if num_items_in_batch is None else num_items_in_batch)
 
-    def parts_of(self, states: Tensor, *others: Tensor) -> Tensor:
+    def parts_of(self, states: Tensor, targets: Tensor) -> Tensor:
         """`parts` of a chunk, without gradients. See `gradients_of`."""
-        blocks = self._blocks(self._logits(states), *others)
-        return torch.cat([self._block_parts(*block) for block in blocks])
+        blocks = self._blocks(self._logits(states), targets)
+        return torch.cat([_entropies(*block) for block in blocks])
 
     def gradients_of(
-        self, weights: Tensor, parameters: Sequence[nn.Parameter], states: Tensor, *others: Tensor
+        self, parameters: Sequence[nn.Parameter], states: Tensor, targets: Tensor
     ) -> list[Tensor]:
-        """`parts` of a chunk, and the gradients of their weighted sum for states and parameters.
+        """`parts` of a chunk, and the gradients of their sum for states and parameters.
 
-        states [t, H], or logits [t, V] without a whole head. others: the targets [t], and the
-        teacher's states [t, H], if there is one.
+        states [t, H], or logits [t, V] without a whole head. targets [t].
         """
         with torch.enable_grad():
             states = states.detach().requires_grad_()
             logits = self._logits(states)
         gradient, parts, done = torch.empty_like(logits), [], 0
-        for block, *rest in self._blocks(logits.detach(), *others):
+        for block, wanted in self._blocks(logits.detach(), targets):
             with torch.enable_grad():
                 block = block.detach().requires_grad_()
-                parts.append(self._block_parts(block, *rest))
-                scales = weights
-                if self.is_dft:
-                    scales = weights.repeat(len(block), 1)
-                    scales[:, 0] *= (-parts[-1][:, 0].detach()).exp()
-                loss = (parts[-1] * scales).sum()
+                parts.append(_entropies(block, wanted))
+                loss = parts[-1].sum()
             (gradient[done : done + len(block)],) = torch.autograd.grad(loss, block)
             done += len(block)
         parts = torch.cat([part.detach() for part in parts])
@@ -161,23 +141,16 @@ class LabelledLoss:
     def _logits(self, states: Tensor) -> Tensor:
         return states if self.split is None else self.split.logits(states)
 
-    def _blocks(
-        self, logits: Tensor, targets: Tensor, taught: Tensor | None = None
-    ) -> Iterator[tuple[Tensor, ...]]:
-        """The same, some tokens at a time, with the teacher's logits in place of its states."""
-        given = [logits, targets]
-        if taught is not None:
-            given.append(self.distillation.teacher.logits(taught))
+    def _blocks(self, logits: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same, some tokens at a time."""
         tokens = max(1, BLOCK_LOGITS[logits.is_cuda] // logits.shape[1])
-        return zip(*(tensor.split(tokens) for tensor in given), strict=True)
+        return zip(logits.split(tokens), targets.split(tokens), strict=True)
 
-    def _block_parts(self, logits: Tensor, targets: Tensor, taught: Tensor | None = None) -> Tensor:
-        """`parts` of a block: logits [t, V], targets [t], the teacher's logits [t, V]."""
-        logs = logits.float().log_softmax(dim=-1)
-        parts = [nn.functional.nll_loss(logs, targets, reduction="none")]
-        if taught is not None:
-            parts.append(self.distillation.divergence(taught, logs))
-        return torch.stack(parts, dim=1)
+
+def _entropies(logits: Tensor, targets: Tensor) -> Tensor:
+    """The cross-entropy of each token, fp32 [t]: logits [t, V], targets [t]."""
+    logs = logits.float().log_softmax(dim=-1)
+    return nn.functional.nll_loss(logs, targets, reduction="none")
 
 
 def _following(labels: Tensor) -> Tensor:
@@ -191,24 +164,23 @@ def _places(labels: Tensor) -> Tensor:
 
 
 class _ChunkedSum(torch.autograd.Function):
-    """The weighted sum [] of a loss's parts [n, parts], and these parts, fp32.
+    """The sum [] of a loss's parts [n], and these parts, fp32.
 
-    states, others: of n tokens, for `LabelledLoss.gradients_of`, a chunk at a time. The forward
+    states, targets: of n tokens, for `LabelledLoss.gradients_of`, a chunk at a time. The forward
     pass computes the sum's gradient for the states and for `parameters`, and the backward pass
     scales it, once. The parameters' gradients are summed in fp32.
     learns: whether a backward pass follows.
     """
 
     @staticmethod
-    def forward(ctx, loss, weights, learns, others, states, *parameters):
-        weights = torch.tensor(weights, device=states.device)
-        chunks = zip(*(tensor.split(CHUNK_TOKENS) for tensor in (states, *others)), strict=True)
+    def forward(ctx, loss, learns, targets, states, *parameters):
+        chunks = zip(states.split(CHUNK_TOKENS), targets.split(CHUNK_TOKENS), strict=True)
         if not learns:
             parts = torch.cat([loss.parts_of(*chunk) for chunk in chunks])
-            return (parts.sum(dim=0) * weights).sum(), parts
+            return parts.sum(), parts
         parts, gradients, sums = [], [], None
         for chunk in chunks:
-            part, gradient, *terms = loss.gradients_of(weights, parameters, *chunk)
+            part, gradient, *terms = loss.gradients_of(parameters, *chunk)
             parts.append(part)
             gradients.append(gradient)
             if sums is not None:  # the sum may overwrite the first term: a head's weight is large
@@ -219,7 +191,7 @@ class _ChunkedSum(torch.autograd.Function):
         ctx.mark_non_differentiable(parts)
         ctx.save_for_backward(torch.cat(gradients), *sums)
         ctx.dtypes = [parameter.dtype for parameter in parameters]
-        return (parts.sum(dim=0) * weights).sum(), parts
+        return parts.sum(), parts
 
     @staticmethod
     @once_differentiable
@@ -228,4 +200,4 @@ class _ChunkedSum(torch.autograd.Function):
         scaled = [
             total.mul_(scale).to(dtype) for total, dtype in zip(sums, ctx.dtypes, strict=True)
         ]
-        return None, None, None, None, scale * gradients, *scaled
+        return None, None, None, scale * gradients, *scaled

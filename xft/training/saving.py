@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from xft.common.errors import UserError
 from xft.training.callbacks import METRICS_FILE
@@ -61,8 +61,8 @@ class SavingTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                if self.average is not None:
-                    self.average.save(folder)
+                for file, callback in self._stateful(folder):
+                    save_file(callback.state_dict(), file)
                 if training.metrics_file is not None:
                     shutil.copyfile(training.metrics_file, folder / METRICS_FILE)
                 training.checkpoints.seal(step)
@@ -100,8 +100,17 @@ class SavingTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             self._set_learned(load_file(Path(resume_from_checkpoint) / LEARNED_FILE))
-        if self.average is not None:
-            self.average.load(Path(resume_from_checkpoint), self.args.device)
+        for file, callback in self._stateful(Path(resume_from_checkpoint)):
+            callback.load_state_dict(load_file(file, str(self.args.device)))
+
+    def _stateful(self, folder: Path) -> list[tuple[Path, TrainerCallback]]:
+        """The average and the user's callbacks that have a state, with its file in a checkpoint."""
+        numbered = enumerate([self.average, *self.training.callbacks])
+        return [
+            (folder / f"callback-{number}.safetensors", callback)
+            for number, callback in numbered
+            if hasattr(callback, "state_dict")
+        ]
 
     @torch.no_grad()
     def _set_learned(self, learned: dict[str, torch.Tensor]) -> None:

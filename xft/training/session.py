@@ -9,15 +9,16 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from xft.artifacts.manifest import json_sha256
+from xft.artifacts.manifest import hash_program, json_sha256
 from xft.common.devices import describe_device
 from xft.common.errors import UserError, counted
 from xft.common.launch import torchrun
 from xft.common.optional import is_installed
 from xft.common.progress import job_name
+from xft.common.user_code import UserCode, codes_in, errors_of
 from xft.config.section import unrecorded
 from xft.config.sections import RunConfig, TokensConfig
-from xft.config.training import TrainingConfig, fault_of_devices, precision_of
+from xft.config.training import CALLBACK, TrainingConfig, fault_of_devices, precision_of
 from xft.config.validation import validated
 from xft.data.templates import with_template_read
 from xft.training.checkpoints import Checkpoints
@@ -58,6 +59,7 @@ class TrainingRequest:
     def parameters(self) -> dict:
         """Everything that the trained weights depend on, except for the inputs."""
         training = self.options.model_dump(exclude=set(unrecorded(type(self.options))))
+        training["callbacks"] = [code.shown for code in codes_in(self.options.callbacks)]
         if self.flops_ratio is not None:
             training["flops_ratio"] = self.flops_ratio
         run = self.run.model_dump(include={"seed", "threads"})
@@ -70,7 +72,8 @@ class Session:
     request: with the steps that follow from its `flops_ratio`.
     tokenizer: the model's.
     examples, validation: tokenised rows, to train on and held out.
-    data_ids: the ids of the rows ("data") and of the tokens, for the manifest.
+    ids: of the rows ("data"), of the tokens, and of the files of callbacks, for the manifest.
+    callbacks: of the user's.
     datasets: as `datasets_of` gives them.
     """
 
@@ -78,6 +81,7 @@ class Session:
         """Seed this process and read the examples. Raises UserError."""
         self.request = request
         self._prepare_process()
+        self.callbacks = [made_callback(code) for code in codes_in(request.options.callbacks)]
         self._read_examples(model_folder)
 
     def _prepare_process(self) -> None:
@@ -104,12 +108,14 @@ class Session:
         self.datasets = datasets_of([request.data])
         self.tokenizer = load_tokenizer(model_folder)
         if request.data.is_dir():
-            tokens, self.data_ids = open_tokens(request.data, model_folder, request.full)
+            tokens, self.ids = open_tokens(request.data, model_folder, request.full)
             text = counted(len(tokens.training), "row")
         else:
             tokens, report = prepare([request.data], self.tokenizer, request.tokens)
-            self.data_ids = {"data": report["data_sha256"]}
+            self.ids = {"data": report["data_sha256"]}
             text = summary([request.data], report)
+        for number, code in enumerate(codes_in(request.options.callbacks), 1):
+            self.ids[f"callback {number}"] = hash_program(code.file)
         self.examples, self.validation = tokens.training, tokens.validation
         if fault := request.options.fault_of_validation(len(self.validation)):
             raise UserError(fault)
@@ -134,7 +140,7 @@ class Session:
         """Train a model from its newest checkpoint on. The checkpoints are removed after the block.
 
         parameters, inputs: as in the manifest of the artifact that the block writes.
-        features: mixing, distillation and losses, as `Training` has them.
+        features: mixing and losses, as `Training` has them.
 
         Yields the learned tensors by name in the main process, and nothing in the others. Raises
         UserError.
@@ -161,9 +167,12 @@ class Session:
                 checkpoints=checkpoints,
                 metrics_file=request.metrics,
                 tracking=self._tracking(),
+                callbacks=self.callbacks,
                 **features,
             )
-            yield train(training)
+            with errors_of(codes_in(request.options.callbacks)):
+                learned = train(training)
+            yield learned
 
     def _tracking(self):
         """The `tracker_callbacks` of this step; None without any."""
@@ -215,6 +224,17 @@ def on_this_machine(options: TrainingConfig, step: str) -> TrainingConfig:
         )
     has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return options.model_copy(update={"precision": precision_of(options, has_bf16)})
+
+
+def made_callback(code: UserCode):
+    """A callback of the user's. Raises UserError if it is none."""
+    from transformers import TrainerCallback
+
+    with errors_of([code]):
+        made = code.load(CALLBACK)()
+    if not isinstance(made, TrainerCallback):
+        raise UserError(f"{code.file}: {code.name} is no transformers.TrainerCallback")
+    return made
 
 
 def leave_group() -> None:

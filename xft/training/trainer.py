@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import PrinterCallback, Trainer
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from xft.common.errors import UserError
 from xft.common.progress import say
@@ -16,14 +16,11 @@ from xft.config.training import TrainingConfig
 from xft.training import callbacks, engines
 from xft.training.arguments import training_arguments
 from xft.training.averaging import WeightAverage
-from xft.training.balance import GlobalBalance
 from xft.training.batches import LengthSampler, make_collator, without_repeats
 from xft.training.checkpoints import Checkpoints, step_of
-from xft.training.distillation import Teaching
 from xft.training.features import Feature, FiniteCheck, RoutingStatistics
 from xft.training.losses import LabelledLoss
 from xft.training.saving import SavingTrainer
-from xft.training.specialisation import FadingNoise, TiedExperts, separate_routers
 from xft.training.this_process import is_main_process, say_once
 from xft.training.throughput import Throughput
 from xft.training.validation import VALIDATION_LOSS, validation_loss
@@ -41,11 +38,11 @@ class Training:
     metrics_file: gets a line for each step, with loss, learning rate, and routing or mixing
     statistics, and a line for each validation loss.
     mixing: the `modeling.mixing.Mixing` of `model`; its logits learn, and the model does not.
-    distillation: the `training.distillation.Distillation`; None if the labels alone are learned.
     losses: the `training.validation.ArtifactLosses`, if the model after the last step becomes an
     artifact.
     tracking: gives the callbacks of trackers for the identity of the training and what else to
     report.
+    callbacks: of the user's. One that is a `Feature` too gets its hooks.
     """
 
     model: torch.nn.Module
@@ -57,9 +54,9 @@ class Training:
     validation: Sequence[dict] = ()
     metrics_file: Path | None = None
     mixing: object = None
-    distillation: object = None
     losses: object = None
     tracking: Callable | None = None
+    callbacks: Sequence[TrainerCallback] = ()
 
 
 def train(training: Training) -> dict[str, torch.Tensor]:
@@ -122,8 +119,7 @@ class ResumingTrainer(SavingTrainer):
         self.training = training
         self.options = options
         self.learned = model if mixing is None else mixing.logits
-        whole_head, is_dft = options.launch != "zero3", options.loss == "dft"
-        self.loss = LabelledLoss(model, whole_head, training.distillation, is_dft)
+        self.loss = LabelledLoss(model, whole_head=options.launch != "zero3")
         self.throughput = Throughput()
         self.features = self._make_features()
         self.ending = callbacks.ValidationCallback(options, self.keep_as_best)
@@ -134,26 +130,17 @@ class ResumingTrainer(SavingTrainer):
             self.add_callback(self.average)
 
     def _make_features(self) -> list[Feature]:
-        training, options = self.training, self.options
+        training = self.training
         features = [FiniteCheck(self.accelerator, training.checkpoints, training.mixing)]
-        if getattr(options, "balance_loss_batch", None) == "global":
-            accumulates = options.gradient_accumulation_steps > 1
-            features.append(GlobalBalance(training.model, accumulates))
-        if getattr(options, "router_gradient", None) == "dense":
-            for block in training.model.moe_blocks:
-                block.dense_router_gradient = True
-        if steps := getattr(options, "noise_steps", None):
-            self.add_callback(FadingNoise(training.model.moe_blocks, steps))
-        if strength := getattr(options, "expert_decay", 0.0):
-            self.add_callback(TiedExperts(training.model.moe_blocks, strength))
-        if training.distillation is not None:
-            features.append(Teaching(self.loss, self.accelerator))
+        for callback in training.callbacks:
+            self.add_callback(callback)
+        features += [callback for callback in training.callbacks if isinstance(callback, Feature)]
         return features
 
     def create_optimizer(self, model=None):
         optimizer = super().create_optimizer(model)
-        if rate := getattr(self.options, "router_learning_rate", None):
-            separate_routers(optimizer, self.model.moe_blocks, rate)
+        for feature in self.features:
+            feature.on_optimizer(self.model, optimizer)
         return optimizer
 
     def report(self, newest: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""Tunes a model on instructions: a mixture, the dense baseline, a merged model."""
+"""Tunes a model on instructions: a mixture, or the dense baseline."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,6 @@ def tune(
     sources: dict[str, OpenedArtifact],
     base: dict,
     make_card: Callable[[dict, dict, str], str],
-    distillation=None,
     adapt: Callable[[PreTrainedModel], Adapters | None] | None = None,
 ) -> None:
     """Train the model of `source`, and write it as an artifact with the same names and dtypes.
@@ -35,7 +34,6 @@ def tune(
     manifest.
     base: the manifest's entry about the base model.
     make_card: gives the README for a config, the manifest's parameters and the SHA-256 of the rows.
-    distillation: as for `Session.trained`.
     adapt: freezes what must not learn, and adds what learns in its place; None: all weights learn.
 
     Raises UserError.
@@ -51,10 +49,9 @@ def tune(
     parameters = request.parameters | session.datasets | {"base": base}
     if template.end_of_turn is not None:
         parameters["end_of_turn"] = template.end_of_turn
-    inputs = {name: artifact.id for name, artifact in sources.items()} | session.data_ids
+    inputs = {name: artifact.id for name, artifact in sources.items()} | session.ids
     losses = None if adapters else _artifact_losses(session, checkpoint)
-    features = {"distillation": distillation, "losses": losses}
-    with session.trained(model, parameters, inputs, **features) as learned:
+    with session.trained(model, parameters, inputs, losses=losses) as learned:
         if not learned:
             return
         if adapters is not None:
@@ -62,12 +59,12 @@ def tune(
         with create_artifact(request.out, kind, parameters, inputs) as draft:
             state = revert_weight_conversion(model, learned)
             plans = trained_plans(checkpoint, state, model.base_model_prefix)
-            card = make_card(checkpoint.config, parameters, session.data_ids["data"])
+            card = make_card(checkpoint.config, parameters, session.ids["data"])
             draft.write_model(plans, checkpoint.config, like=source.path, card=card)
             if generation is not None:
                 write_json(draft.path / GENERATION_CONFIG, generation)
             if request.losses and losses and losses.content:
-                tokens, threads = session.data_ids.get("tokens"), request.run.threads
+                tokens, threads = session.ids.get("tokens"), request.run.threads
                 weights = {name: file["sha256"] for name, file in draft.known_files.items()}
                 of = {"tokens": tokens, "threads": threads, "weights": weights}
                 write_whole(request.losses, as_json({"of": of, "losses": losses.content}))

@@ -106,7 +106,7 @@ def _loss_and_tokens(model, loss: LabelledLoss, batch: dict) -> Tensor:
     model(**inputs, **loss.options(batch["labels"]))
     is_labelled = batch["labels"][:, 1:] != IGNORED
     losses = torch.zeros_like(is_labelled, dtype=torch.float64)
-    losses[is_labelled] = loss.parts[:, 0].double()
+    losses[is_labelled] = loss.parts.double()
     return torch.stack([losses.sum(dim=1), is_labelled.sum(dim=1).double()], dim=1)
 
 

@@ -38,8 +38,7 @@ def moe_sft_card(config: dict, parameters: dict, data_hash: str, init: dict) -> 
 def init_settings(parameters: dict) -> dict:
     """How the experts of a mixture began, from its manifest's parameters; empty for copies."""
     init = parameters.get("init", "copy")
-    names = () if init == "copy" else ("init", f"init_{init}")
-    return {name: parameters[name] for name in names}
+    return {} if init == "copy" else {"init": init}
 
 
 def plain_card(
@@ -55,21 +54,15 @@ def plain_card(
     return _card(name, {"base_config": config}, base, **known)
 
 
-def imported_card(config: dict) -> str:
-    """The card of a mixture that was imported from the published code's format."""
-    return _mixture_card("imported", config, {}, {})
-
-
 def dense_card(
     moe: OpenedArtifact,
     mixing: MixingArtifact,
     layers: list[int],
     method: MergeMethod,
-    expert: int | None = None,
 ) -> str:
     """The card of a merged model: base, experts, lambda, method, and every expert's share.
 
-    layers: the numbers of the upcycled layers. expert: the routed expert that was merged alone.
+    layers: the numbers of the upcycled layers.
     """
     return _card(
         "dense",
@@ -78,7 +71,6 @@ def dense_card(
         moe=moe.manifest,
         mixing=mixing,
         method=method,
-        expert=expert,
         rows=_shares(mixing, layers),
     )
 

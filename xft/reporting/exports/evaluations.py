@@ -12,7 +12,6 @@ from xft.evaluation.result import RESULT, measures, solved_shares, tests_of, uni
 from xft.evaluation.samples import samples_path
 from xft.reporting.bootstrap import interval
 from xft.reporting.page.files import is_own, own_files
-from xft.reporting.page.folder import read_results
 from xft.reporting.runs import read_runs, results_of
 
 
@@ -24,14 +23,12 @@ class Evaluation:
     model: its place in the results folder.
     content: of the result's file.
     samples: the rows of its generations.
-    prompts: the problems' texts by task id; empty if they are elsewhere.
     """
 
     folder: Path
     model: str
     content: dict
     samples: list[dict]
-    prompts: dict[str, str]
 
     @property
     def dataset(self) -> str:
@@ -52,15 +49,13 @@ class Evaluation:
 
 def read_evaluations(results: Path) -> Iterator[Evaluation]:
     """The finished evaluations of a results folder. Raises UserError if a file is broken."""
-    prompts = read_results(results).prompts
     for file in own_files(results, "**/eval/**/*.json"):
         samples = samples_path(file)
         if not file.name.endswith(MANIFEST_SUFFIX) and is_own(results, samples):
             place = file.parent.relative_to(results)
             model = Path(*(part for part in place.parts if part != "eval"))
             content, rows = RESULT.read(file), read_json_objects(samples)
-            of_set = prompts.get(content["dataset"]["name"], {})
-            yield Evaluation(results / model, str(model), content, rows, of_set)
+            yield Evaluation(results / model, str(model), content, rows)
 
 
 def missing_evaluations(results: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from xft.estimates.tensors import ModelTable, read_table
 from xft.estimates.work import training_work
 from xft.reporting.page.files import made_from
 
-DENSE = ("sft", "exfusion", "soup", "dense", "heal")
+DENSE = ("sft", "soup", "dense")
 
 
 def base_table(folder: Path, artifacts: Mapping[str, dict]) -> ModelTable | None:

@@ -1,4 +1,4 @@
-"""Experts that do not begin as copies: which values change, how they are distributed, and when."""
+"""The functions of examples/inits: which values change, how they are distributed, and when."""
 
 import re
 from functools import cache
@@ -8,16 +8,16 @@ import pytest
 import torch
 from backbones import save_base
 from chains import Chain
+from mixtures import init_example as example
 from safetensors.torch import load_file
 from scipy.stats import kstest
 
+from xft.common.errors import UserError
 from xft.conversions.common import seeded_generator
-from xft.conversions.expert_init import mean_and_std
 
 pytestmark = pytest.mark.numeric
 
-NOISE = ["--init", "noise", "--init-noise", "0.1"]
-DROP = ["--init", "drop", "--init-drop", "0.4"]
+NOISE, DROP = ["--init", example("noise", share=0.1)], ["--init", example("drop", share=0.4)]
 SIZE, HIDDEN, DROPPED = 48, 32, 19  # floor(0.4 x 48)
 
 
@@ -39,7 +39,7 @@ def upcycled(bases, tmp_path):
     """Callable (type, flags): the tensors of the mixture and those of its base."""
 
     def make(name: str, *flags: str) -> tuple[dict, dict]:
-        folder = tmp_path / f"{name} {' '.join(flags)}"
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         moe = Chain(folder, {"moe": ["--num-experts-per-tok", "2", *flags]}, base=bases(name))
         return load_file(moe["moe"] / "model.safetensors"), load_file(
             bases(name) / "model.safetensors"
@@ -158,20 +158,35 @@ def test_an_expert_depends_on_its_seed_and_place_alone(upcycled, flags):
 def test_weights_keep_the_bases_dtype(upcycled):
     """What is computed in fp32 is rounded once."""
     mixture, base = upcycled("qwen2", "--num-experts", "3", *NOISE)
-    expert, weight = experts(mixture, 0)[0]["down"], dense(base, 0)["down"]
-    assert expert.dtype == weight.dtype == torch.bfloat16
-    normal = torch.randn(
-        weight.shape, generator=seeded_generator(42, "model.layers.0.mlp.expert.1.down")
-    )
-    expected = weight.float() + 0.1 * weight.double().std(correction=0).float() * normal
-    torch.testing.assert_close(expert, expected.bfloat16())
+    made, whole = experts(mixture, 0)[0], dense(base, 0)
+    draws, scale = seeded_generator(42, "model.layers.0.mlp.expert.1"), 0.1
+    for role in ("gate", "up", "down"):
+        assert made[role].dtype == whole[role].dtype == torch.bfloat16
+        normal = torch.randn(whole[role].shape, generator=draws)
+        moved = scale * whole[role].double().std(correction=0).item() * normal
+        torch.testing.assert_close(made[role], (whole[role].float() + moved).bfloat16())
 
 
-@pytest.mark.parametrize("shape", [(3, 5), (1300, 700), (1, 1)])
-def test_mean_and_deviation_on_any_number_of_threads(shape):
-    matrix = torch.randn(shape) + 0.5
-    found = mean_and_std(matrix)
-    expected = matrix.double().mean().item(), matrix.double().std(correction=0).item()
-    assert found == pytest.approx(expected, rel=1e-12)
-    torch.set_num_threads(3)
-    assert mean_and_std(matrix) == found
+FUNCTIONS = """
+def fewer(weights, generator):
+    return {"down": weights["down"]}
+
+def endless(weights, generator):
+    return {name: weight / 0 for name, weight in weights.items()}
+
+def fails(weights, generator):
+    return 1 / 0
+"""
+
+
+def test_a_function_that_is_wrong_is_told(upcycled, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(FUNCTIONS)
+    for name, message in (
+        ("fewer", "layers.0.mlp.expert.1: it must return tensors as it gets them"),
+        ("endless", "expert.1: it returned values that are not finite"),
+        ("fails", r"moe.init: model.layers.0.mlp.expert.1: \S*mine.py, line 9: ZeroDivisionError"),
+        ("other", "defines no function other"),
+    ):
+        with pytest.raises(UserError, match=message):
+            upcycled("llama", "--init", f"{file}:{name}")

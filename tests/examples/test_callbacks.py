@@ -1,0 +1,155 @@
+"""The callbacks of examples/callbacks, by closed forms of what one or a few steps do."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from chains import Chain
+from mixtures import random_mixture
+from trainings import random_rows, train_model
+from transformers import AutoModelForCausalLM
+
+from xft.common.user_code import UserCode
+from xft.config.sections import MoeSftConfig
+from xft.modeling.router import squared_variation
+from xft.training.session import made_callback
+
+pytestmark = pytest.mark.numeric
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "callbacks"
+ROWS = random_rows([9, 17, 12, 7], kinds=64)
+RATE = 1e-3
+
+
+def example(text: str):
+    return made_callback(UserCode.of(f"{EXAMPLES}/{text}"))
+
+
+@pytest.fixture
+def learned(tokenizer, tmp_path):
+    """Callable (callback, backbone, moe, options): the weights before and after, the metrics."""
+
+    def learned(callback: str = "", backbone: str = "llama", moe: Mapping = {}, **options):
+        model = random_mixture(backbone, moe)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        options = MoeSftConfig(**{"max_steps": 1, "learning_rate": RATE} | options)
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        callbacks = [example(callback)] if callback else []
+        lines = train_model(model, ROWS, tokenizer, out, options, callbacks=callbacks)
+        return before, model.state_dict(), lines
+
+    return learned
+
+
+def test_routers_learn_at_a_rate_of_their_own(learned):
+    """The first step of AdamW is proportional to the rate."""
+    before, usual, _ = learned()
+    _, after, _ = learned(f"router_rate.py:RouterRate(learning_rate={4 * RATE})")
+    for name, value in before.items():
+        step = usual[name] - value
+        factor = 4 if ".router." in name else 1
+        assert torch.allclose(after[name] - value, factor * step, rtol=1e-2, atol=1e-6), name
+
+
+def test_noise_falls_linearly(learned):
+    """Its projection starts at zero and hardly learns: the scale is softplus(0) + 0.01."""
+    noise = {"moe": {"router_noise": True}, "max_steps": 6, "learning_rate": 1e-7}
+    _, _, lines = learned("fading_noise.py:FadingNoise(steps=4)", **noise)
+    factors = [line["noise_scale"][0] / (math.log(2) + 0.01) for line in lines]
+    assert factors == pytest.approx([1, 0.75, 0.5, 0.25, 1e-3, 1e-3], abs=3e-4)
+    assert [line["noise_changed"][0] > 0 for line in lines] == [True] * 4 + [False] * 2
+
+
+# The layers of the shared expert that are one weight of the routed experts.
+SHARED = {
+    "llama": {"gate_up_proj": ["gate_proj", "up_proj"], "down_proj": ["down_proj"]},
+    "phi3": {"gate_up_proj": ["gate_up_proj"], "down_proj": ["down_proj"]},
+    "starcoder2": {"up_proj": ["c_fc"], "down_proj": ["c_proj"]},  # with biases
+}
+
+
+@pytest.mark.parametrize("backbone", SHARED)
+@pytest.mark.parametrize("has_shared", [True, False])
+def test_experts_move_towards_their_mean(learned, backbone, has_shared):
+    """By a tenth of the way, as the rate times the strength says, beside a usual step."""
+    moe = {"shared_expert": has_shared}
+    before, usual, _ = learned("", backbone, moe)
+    text = f"expert_decay.py:ExpertDecay(strength={0.1 / RATE})"
+    _, after, _ = learned(text, backbone, moe)
+    routed = [name for name in before if ".experts." in name]
+    assert len(routed) == (8 if backbone == "starcoder2" else 4)
+    for name in routed:
+        block, _, weight = name.partition("experts.")
+        kind = "bias" if weight.endswith("_bias") else "weight"
+        layers = SHARED[backbone][weight.removesuffix("_bias")]
+        names = [f"{block}shared_expert.{layer}.{kind}" for layer in layers] if has_shared else []
+        shared = [torch.cat([before[name] for name in names])] if names else []
+        mean = torch.stack([*before[name], *shared]).mean(0)
+        moved = after[name] - usual[name]
+        assert torch.allclose(moved, 0.1 * (mean - before[name]), rtol=1e-3, atol=1e-6), name
+    assert all(torch.equal(after[name], usual[name]) for name in before if "expert" not in name)
+
+
+COEFFICIENT = 0.5  # large, so that its gradient matters
+
+
+@pytest.mark.parametrize("batching", ["padded", "packed"])
+@pytest.mark.parametrize("noise", [0, 1])
+def test_micro_batches_have_the_balance_of_the_whole(
+    tiny_llama, tokenizer, tmp_path, monkeypatch, batching, noise
+):
+    """Their gradient is the formula's over all rows in one pass, without noise. With it the pass
+    ahead sees what the passes that follow see.
+    """
+    model = AutoModelForCausalLM.from_pretrained(Chain(tmp_path, base=tiny_llama)["moe"])
+    model.config.balance_loss_coef = COEFFICIENT
+    generator = torch.Generator().manual_seed(1)
+    for block in model.moe_blocks:
+        for weight in [*block.experts.parameters(), *block.router.parameters()]:
+            weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+        block.router.noise_factor = noise or 1e-9
+    rows = random_rows([8 + 5 * number % 17 for number in range(6)], prompt=3)
+    expected = whole_gradient(model, rows)
+    callback, seen, found = example("global_balance.py:GlobalBalance"), [], {}
+    balance = type(callback).balance_loss
+
+    def note(self, routings):
+        seen.append(torch.stack([routing.counts.detach() for routing in routings]))
+        return balance(self, routings)
+
+    def take(self, args, state, control, model=None, **kwargs):
+        found.update({name: value.grad.clone() for name, value in model.named_parameters()})
+
+    monkeypatch.setattr(type(callback), "balance_loss", note)
+    monkeypatch.setattr(type(callback), "on_pre_optimizer_step", take, raising=False)
+    options = {"max_steps": 1, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
+    options = MoeSftConfig(**options, batching=batching)
+    train_model(model, rows, tokenizer, tmp_path / "out", options, callbacks=[callback])
+    assert len(seen) == 3 + 3
+    assert all(torch.equal(*pair) for pair in zip(seen[:3], seen[3:], strict=True))
+    for name, gradient in found.items() if not noise else ():
+        error = torch.linalg.vector_norm(gradient - expected[name])
+        assert error <= 2e-5 * torch.linalg.vector_norm(expected[name]) + 1e-9, name
+
+
+def whole_gradient(model, rows: list[dict]) -> dict[str, torch.Tensor]:
+    """Of the cross-entropy and the balance loss of all rows, one padded batch."""
+    length = max(len(row["input_ids"]) for row in rows)
+    padded = {
+        name: torch.tensor([row[name] + [pad] * (length - len(row[name])) for row in rows])
+        for name, pad in (("input_ids", 0), ("labels", -100))
+    }
+    mask = torch.tensor([[n < len(row["input_ids"]) for n in range(length)] for row in rows]).long()
+    model.train()
+    whole = model(padded["input_ids"], attention_mask=mask, output_router_logits=True)
+    loss = torch.nn.functional.cross_entropy(
+        whole.logits[:, :-1].flatten(0, 1), padded["labels"][:, 1:].flatten()
+    )
+    for routing in whole.routing:
+        loss = loss + COEFFICIENT * squared_variation(routing.counts).sum()
+    loss.backward()
+    gradient = {name: value.grad.clone() for name, value in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    return gradient
