@@ -59,7 +59,7 @@ generated: .venv/installed-dev
 # All packages with their hashes, but torch, what only torch needs, and setuptools, of which some
 # versions of torch need an old one. This asks the package index.
 lock: .venv/bin/python
-	printf 'torch\nsetuptools\n' | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	printf 'torch\nsetuptools\n' | uv pip compile --no-config --quiet --universal --python-version 3.11 --generate-hashes \
 		--custom-compile-command "make lock" --excludes /dev/stdin --all-extras \
 		--output-file requirements.lock pyproject.toml --group slow --group docs
 

@@ -12,7 +12,9 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from inspect import Parameter
 from pathlib import Path
+from typing import get_type_hints
 
 import torch
 from torch import Tensor
@@ -24,7 +26,7 @@ from xft.checkpoints.in_memory import LoadedModel
 from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError, did_you_mean
 from xft.common.user_code import codes_in
-from xft.config.section import keys
+from xft.config.section import Section
 from xft.config.sections import INIT, MERGE, MergeMethod, MixingShape, MoeConfig, RunConfig
 from xft.config.validation import SectionType, check_lambda, validated
 from xft.conversions import diversity as experts
@@ -54,6 +56,22 @@ and merges it back. transformers loads a dense model alone, and a mixture after 
 """
 
 
+def _with_keys(section: type[Section]) -> Callable[[Callable], Callable]:
+    """Name a section's keys, types and defaults in the signature of a function with **options."""
+
+    def named(function: Callable) -> Callable:
+        signature, types = inspect.signature(function), get_type_hints(section)
+        *parameters, _ = signature.parameters.values()
+        for key, field in section.model_fields.items():
+            about = {"default": field.default, "annotation": types[key]}
+            parameters.append(Parameter(key, Parameter.KEYWORD_ONLY, **about))
+        function.__signature__ = signature.replace(parameters=parameters)
+        return function
+
+    return named
+
+
+@_with_keys(MoeConfig)
 def upcycle(model: PreTrainedModel, *, seed: int = 42, **options) -> PreTrainedModel:
     """Step 1: a mixture of experts that equals the dense `model` until it is trained.
 
@@ -95,6 +113,7 @@ class Mixing(mixing.Mixing):
     mixture is not copied, and must not change meanwhile.
     """
 
+    @_with_keys(MixingShape)
     def __init__(self, mixture: PreTrainedModel, lam: float = LAMBDA, **options):
         """options: keys of section `mixing`: granularity."""
         shape, source = _options(Mixing, MixingShape, options), _mixture(mixture)
@@ -124,6 +143,7 @@ class Mixing(mixing.Mixing):
         return self.logits.coefficients().detach()
 
 
+@_with_keys(MergeMethod)
 def merge(
     mixture: PreTrainedModel,
     lam: float | None = None,
@@ -185,7 +205,7 @@ def _options(
     function: Callable, section: type[SectionType], options: dict[str, object]
 ) -> SectionType:
     """Arguments of a function as an object of a section. Raises UserError with every fault."""
-    known = {*keys(section), *inspect.signature(function).parameters} - {"options"}
+    known = inspect.signature(function).parameters.keys()
     for name in options.keys() - known:
         near = did_you_mean(name, known) or f": known are {', '.join(sorted(known))}"
         raise UserError(f"{function.__name__} has no argument {name}{near}")

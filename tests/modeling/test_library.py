@@ -3,6 +3,7 @@ And the memory of trainings and conversions.
 """
 
 import copy
+from inspect import signature
 from itertools import chain
 from operator import mul
 from pathlib import Path
@@ -38,6 +39,13 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
     for name, value in merged.state_dict().items():
         assert value.equal(learned.state_dict()[name])
     assert not torch.allclose(names["mixing"].coefficients[..., 1:], torch.tensor(0.25 / 3))
+
+
+def test_signatures_name_the_options_and_their_defaults():
+    upcycle, merge, mixing = map(signature, (xft.upcycle, xft.merge, xft.Mixing))
+    assert upcycle.parameters["router"].default == "mlp"
+    assert "num_experts: int = 8" in str(upcycle) and "scale: float = 1.0" in str(merge)
+    assert [*mixing.parameters] == ["mixture", "lam", "granularity", "learn_lambda"]
 
 
 def test_task_arithmetic_goes_beyond_the_merged_model():

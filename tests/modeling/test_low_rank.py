@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from xft.config.sections import MixtureConfig
 from xft.modeling import low_rank
-from xft.modeling.low_rank import LowRankBlock
+from xft.modeling.low_rank import LowRankBlock, Operands, weighted_hidden
 from xft.modeling.moe import TokenMask
 
 pytestmark = pytest.mark.numeric
@@ -110,6 +110,15 @@ def test_under_autocast_the_result_is_near_that_in_fp32():
     assert {tensor.dtype for tensor in rough} == {torch.float32}
     for a, b in zip(rough[:2], exact[:2], strict=True):
         assert (a - b).norm() < 0.03 * b.norm()
+
+
+def test_the_sum_over_the_experts_is_rounded_once():
+    """Added to 1 in bf16, each of the other experts' outputs, 1/512, would vanish."""
+    weights = torch.tensor([[1.0] + 256 * [1 / 512]])
+    wide, factors = (torch.ones(shape).bfloat16() for shape in ((1, 1), (257, 1, 1)))
+    operands = Operands(weights, factors, [factors.transpose(0, 1)], [factors], [wide])
+    total, _ = weighted_hidden(lambda part: torch.ones_like(part.wide[0]), weights > 0, operands)
+    assert (total.dtype, total.item()) == (torch.bfloat16, 1.5)
 
 
 @pytest.mark.usefixtures("small_blocks")

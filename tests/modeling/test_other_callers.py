@@ -18,6 +18,7 @@ from other_trainers import (
 )
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
+from transformers import DataCollatorWithFlattening
 
 import xft
 
@@ -72,6 +73,7 @@ MODES = {
     "label smoothing": ({"label_smoothing_factor": 0.1}, 1e-5),
     "autocast": ({"bf16": True}, 0.05),
     "LoRA experts": ({}, 1e-5),
+    "packed, prepared": ({"use_cache": True}, 1e-5),
 }
 
 
@@ -82,7 +84,11 @@ def test_a_trainer_has_the_loss_and_gradients_of_a_plain_loop(tmp_path, tokenize
     smoothing = options.get("label_smoothing_factor", 0.0)
     mixture, plain = (balanced("lora" if "LoRA" in mode else "full") for _ in range(2))
     with unbalanced() if smoothing else nullcontext():
-        loss, gradients, batches = learn(trainer_of(mixture, tmp_path, tokenizer, **options))
+        trainer = trainer_of(mixture, tmp_path, tokenizer, **options)
+        if "prepared" in mode:
+            trainer.data_collator = DataCollatorWithFlattening()
+            assert xft.prepare(trainer) is trainer
+        loss, gradients, batches = learn(trainer)
     assert len(batches) == (1 if mode == "whole batch" else 2)
     with torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"):
         expected = alone(plain, batches, smoothing, with_balance=not smoothing)

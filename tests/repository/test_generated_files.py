@@ -2,11 +2,13 @@
 
 import json
 import re
+import tomllib
 from importlib.metadata import distributions
 
 import jsonschema
 import pytest
 import yaml
+from interpreter import python
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -67,6 +69,15 @@ def test_the_lock_has_each_pin_with_hashes_and_leaves_torch_to_the_machine():
     wanted = exact(line for line in write_envs.requirements() if not line.startswith("vllm"))
     assert {name for name, _ in wanted - locked} == {"torch"}
     assert not {"torch", "setuptools", "sympy", "triton"} & {name for name, _ in locked}
+
+
+def test_what_is_imported_of_evalplus_needs_no_client_of_a_service():
+    """uv leaves these clients out."""
+    sources = "".join(file.read_text() for file in (ROOT / "xft").rglob("*.py"))
+    modules = sorted(set(re.findall(r"(?:from|import) (evalplus[\w.]*)", sources)))
+    uv = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]
+    clients = {name.replace("-generative", ".generative") for name in uv["exclude-dependencies"]}
+    python("-c", f"import sys, {', '.join(modules)}; assert not {clients} & sys.modules.keys()")
 
 
 def test_an_environment_has_what_its_packages_need():

@@ -10,9 +10,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from chains import Chain
 from documents import ROOT, blocks
 from mixtures import init_example
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
 PAGE = blocks(ROOT / "docs" / "serving.md")
@@ -86,6 +88,18 @@ def test_vllm_gives_the_same_tokens(reader, plain, vllm):
     assert tokens(reader, imported, vllm, VLLM_CPU_KVCACHE_SPACE="1") == plain
 
 
+def check_the_way_back(reader):
+    """By the lines of docs/hub.md, from GGUF to the same weights."""
+    (reader / "given").mkdir()
+    (reader / "given" / "model.gguf").symlink_to(reader / "dense.gguf")
+    (block,) = [block for block in blocks(ROOT / "docs" / "hub.md") if "gguf_file" in block.text]
+    done = run(reader, sys.executable, "-c", block.text)
+    assert done.returncode == 0, done.stderr
+    folders = reader / "results" / "dense" / "lam~0.75", reader / "converted"
+    before, after = (load_file(folder / "model.safetensors") for folder in folders)
+    assert all(torch.equal(before[name].float(), after[name]) for name in before.keys() | after)
+
+
 def test_llama_cpp_gives_the_same_tokens_or_refuses_the_tokenizer(reader, plain):
     (block,) = [block for block in PAGE if block.language == "sh"]
     if reader.name.startswith("embedded"):
@@ -95,4 +109,5 @@ def test_llama_cpp_gives_the_same_tokens_or_refuses_the_tokenizer(reader, plain)
         return
     made = run(reader, "bash", "-ec", block.text)
     assert made.returncode == 0, made.stderr
+    check_the_way_back(reader)
     assert tokens(reader, "from llama_cpp import Llama", reader / "gguf/bin/python") == plain

@@ -171,7 +171,7 @@ REFUSED = [
     # what a folder holds instead of a model, or beside it
     ((evaluate,), link("adapter_config.json", "config.json"), "holds a LoRA adapter .* beside a"),
     (ANY, weights_as("adapter_config.json"), "holds a LoRA adapter .*merge_and_unload"),
-    (ANY, weights_as("model-q4.gguf"), "Only safetensors are read.* GGUF.*gguf_file"),
+    (ANY, weights_as("model-q4.gguf"), r"read\. docs/hub\.md, section Other weights, .*GGUF"),
     (ANY, weights_as("pytorch_model.bin"), "Only safetensors are read"),
     # configs that must not reach transformers
     (READERS, mark_byte_order, r"config\.json begins with a byte order mark"),

@@ -89,6 +89,18 @@ def test_the_head_computes_each_labelled_token_once(batch):
     assert sum(sizes) == labelled()
 
 
+def test_gradients_of_a_head_in_bf16_are_summed_in_fp32(monkeypatch):
+    """A sum in bf16 of equal terms, one for each row, ends at 256 of them."""
+    monkeypatch.setattr(losses, "CHUNK_TOKENS", 1)
+    model = random_dense("llama").bfloat16()
+    loss, row, gradients = LabelledLoss(model), torch.tensor([[5, 6]]), []
+    for rows in (row, row.repeat(600, 1)):
+        model.zero_grad()
+        model(rows, labels=rows, **loss.options(rows)).loss.backward()
+        gradients.append(model.lm_head.weight.grad)
+    assert (gradients[1] - gradients[0]).norm() < 0.1 * gradients[0].norm()
+
+
 @pytest.mark.parametrize("whole_head", [True, False])
 def test_a_batch_without_labels_has_no_loss_and_gradients_of_zero(whole_head, tokenizer):
     model = random_mixture("llama")

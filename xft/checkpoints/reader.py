@@ -166,9 +166,8 @@ def _instead_of_weights(folder: Path) -> str:
             "and write the model with merge_and_unload and save_pretrained"
         )
     return (
-        f"has no {SINGLE_FILE} and no {INDEX_FILE}. Only safetensors are read: convert other "
-        "weights, such as GGUF, with transformers' from_pretrained (gguf_file=...) and "
-        "save_pretrained first"
+        f"has no {SINGLE_FILE} and no {INDEX_FILE}. Only safetensors are read. docs/hub.md, "
+        "section Other weights, has the lines that convert GGUF and pickles"
     )
 
 
