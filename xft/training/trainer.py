@@ -19,6 +19,7 @@ from xft.training.averaging import WeightAverage
 from xft.training.balance import GlobalBalance
 from xft.training.batches import LengthSampler, make_collator, without_repeats
 from xft.training.checkpoints import Checkpoints, step_of
+from xft.training.curve import VALIDATION_LOSS
 from xft.training.distillation import Teaching
 from xft.training.features import Feature, FiniteCheck, RoutingStatistics
 from xft.training.losses import LabelledLoss
@@ -26,7 +27,7 @@ from xft.training.saving import SavingTrainer
 from xft.training.specialisation import FadingNoise, TiedExperts, separate_routers
 from xft.training.this_process import is_main_process, say_once
 from xft.training.throughput import Throughput
-from xft.training.validation import VALIDATION_LOSS, validation_loss
+from xft.training.validation import validation_loss
 
 
 @dataclass(frozen=True)
