@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         flags.check_apart(f"--out {args.out}: {path}", path, read)
     table, comparisons, text = summarise(rows, args.chosen_by)
     write_whole(args.out, _csv(table, "%.1f"))
-    write_whole(comparisons_file, _csv(comparisons, "%.10g"))
+    write_whole(comparisons_file, _csv(comparisons))
     write_whole(text_file, text)
     inputs = {os.path.relpath(file, args.out.parent): hash_file(file) for file in files}
     beside = [comparisons_file, text_file]
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     print(head(text))
 
 
-def _csv(table, number: str) -> str:
+def _csv(table, number: str | None = None) -> str:
     return table.to_csv(index=False, float_format=number, lineterminator="\n")
 
 

@@ -7,15 +7,17 @@ import math
 from pathlib import Path
 
 from xft.artifacts.artifact import MODEL_KINDS, OpenedArtifact
-from xft.artifacts.manifest import SAFETENSORS
+from xft.artifacts.manifest import SAFETENSORS, hash_file
 from xft.checkpoints.strict_json import read_json
 from xft.cli.step import Step, run
 from xft.common.devices import advice_on_nan, claim_gpus
 from xft.common.errors import UserError, counted
+from xft.common.json_lines import read_json_objects
 from xft.common.progress import say
 from xft.config.sections import RunConfig
 from xft.evaluation.loading import load_model
 from xft.reporting.formats import LOSS_RESULT
+from xft.training.curve import change_at_end
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,6 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     step.artifact("--model", "The model folder.")
     step.artifact("--data", "Tokens with validation rows, from step tokens.")
     step.path("--losses", "FILE", "What the model's training measured, if it is there.", False)
+    step.path("--metrics", "FILE", "The metrics of the training that it comes from.", False)
     step.output("--out", "FILE", "The loss, JSON.")
     args = step.parse_args(argv)
     run = step.options(RunConfig)
@@ -36,6 +39,9 @@ def main(argv: list[str] | None = None) -> None:
     identity = model.known_manifest and model.id
     description = {"model": {"path": str(args.model), "id": identity}, **given, **losses}
     ids = {"model": identity, "tokens": tokens.id}
+    if args.metrics and args.metrics.is_file():
+        description["change_at_end"] = change_at_end([*read_json_objects(args.metrics, "metrics")])
+        ids["metrics"] = hash_file(args.metrics)
     LOSS_RESULT.write(args.out, description, parameters={"threads": run.threads}, inputs=ids)
     say(f"loss {loss:.4f} on {counted(len(losses['rows']), 'validation row')}")
 

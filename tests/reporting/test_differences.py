@@ -125,9 +125,10 @@ def test_problems_with_one_name_are_drawn_together(seeds):
     assert (wide, narrow) == pytest.approx((width, width / 2**0.5), rel=0.05)
     assert both.problems == 595
     thrice = in_sets([np.tile(values, 3)], [[*range(300)] * 3], seeds)  # within a set too
-    names = ("difference", "low", "high", "p_value", "error")
-    for name in names:
-        assert getattr(thrice, name) == pytest.approx(getattr(alone, name), rel=1e-9, abs=1e-12)
+    twice = in_sets([values] * 2, [range(300)] * 2, seeds)  # they have no more degrees of freedom
+    for name in ("difference", "low", "high", "p_value", "error"):
+        same = pytest.approx(getattr(alone, name), rel=1e-9, abs=1e-12)
+        assert getattr(thrice, name) == same == getattr(twice, name)
 
 
 @pytest.mark.parametrize(("differing", "p_value"), [(0, 1), (3, 0.25), (5, 0.0625), (8, 2**-7)])
@@ -215,6 +216,9 @@ def test_the_interval_of_several_samples_is_a_bootstrap_over_the_problems():
     assert interval(solved, np.repeat(range(140), 5)) == pytest.approx(
         wilson(passed, count), abs=0.01
     )
+    # One problem in 50 languages and 50 others: the mean depends on whether it is drawn.
+    low, high = interval([1.0] * 50 + [1.0, 0.0] * 25, ["a"] * 50 + [*range(50)])
+    assert low < 0.45 and high > 0.85
     # Where all problems are alike nothing is known of others, and the interval has a width.
     assert interval([0.5] * 4, range(4)) == wilson(2, 4)
     assert interval([1.0] * 8, [*range(4)] * 2) == wilson(4, 4)

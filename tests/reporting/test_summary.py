@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import change_json
 from evaluations import write_evaluation, write_table
 
 from workflow_scripts import summary
@@ -182,6 +183,7 @@ def test_models_are_compared_with_those_that_they_come_from(runs):
     assert (model, against, dataset) == ("dense/lam~0.75", "moe_sft", "all")
     assert (numbers[0], significant) == ("+3.3", "yes")
     assert "- Of 3 pairs of models, 3 differ significantly in pass@1.\n- With 364 problems" in text
+    assert cells(text, "model", "passed")[0][:3] == ["base", "80", "284"]  # on both sets
 
 
 def test_the_statistics_follow_the_decision(runs):
@@ -197,6 +199,34 @@ def test_the_statistics_follow_the_decision(runs):
     assert first == "- Of 3 pairs of models, 2 differ significantly in pass@1."
     assert power.startswith("- With 140 problems, a true difference of ")
     assert [row[-1] for row in cells(text, "model", "against")] == ["no", "yes", "yes"]
+
+
+def test_holm_counts_the_pairs_of_a_set_and_of_all_sets_apart_and_a_dead_set_is_left_out(runs):
+    """p = 2 / 2^6 = 0.031 on a and on both sets, 1 on b and for the losses."""
+    solved = {"a": (40, 46), "b": (40, 40), "js": (0, 0)}
+    for dataset, numbers in solved.items():
+        for model, count in zip(("base", "sft"), numbers, strict=True):
+            runs.add(model, count, dataset=dataset, families=[dataset], losses=[1 - count / 99])
+    text, _, rows = runs.summarise()
+    found = {r["dataset"]: (r["problems"], r["significant"]) for r in rows if r["tests"] == "plus"}
+    false = dict.fromkeys(["b", "js"], ("100", "False"))
+    assert found == {"a": ("100", "True"), **false, "all": ("200", "True")}
+    said = "- All models solve 0 problems of js. The figures over all data sets leave that out.\n"
+    assert said in text and "With 200 problems, " in text
+
+
+def test_the_page_says_what_the_summary_says(runs):
+    """The interval is 12.5 points wide. Its last digits decide whether the half is 6.2 or 6.3. And
+    the curve of a training reaches the verdict.
+    """
+    for model, solved in {"base": 52, "sft": 40}.items():
+        runs.add(model, solved, count=104, losses=[1.0] * 6)
+    change_json(runs.root / runs.rows[1]["validation_loss"], change_at_end=-0.06)
+    text, *_ = runs.summarise()
+    assert "\n- The loss of sft still fell at the end of training. Next: more steps.\n" in text
+    (lines,) = [p.lines for p in find_parts([read_results(runs.root)])["verdict"] if p.lines]
+    assert lines[1].startswith("With 104 problems, a true difference of 6.")
+    assert [line for line in lines if f"- {line}\n" not in text] == []
 
 
 def test_no_more_than_19_lines_are_printed(runs, capsys):
@@ -227,14 +257,16 @@ def test_different_backends_are_told(runs):
 
 
 def test_the_seeds_of_a_model_are_one_row(runs):
+    """sqrt((16 + 1 + 25) / 2) = 4.6. The standard error over the problems is 4.7."""
     add_seeds(runs)
     text, rows, compared = runs.summarise()
+    first, second = "64.0 % (54.7 to 73.0; seeds ± 4.6)", "42.0 % (32.7 to 51.7; seeds ± 2.0)"
     assert cells(text, "model") == [
-        ["base", "mbpp", "100", "1", "20.0 %", "20.0 %", "0.8000"],
-        # sqrt((16 + 1 + 25) / 2)
-        ["moe_sft", "mbpp", "100", "3", *["64.0 ± 4.6 %"] * 2, "0.3600 ± 0.0458"],
-        ["moe_sft (vanilla)", "mbpp", "100", "3", *["42.0 ± 2.0 %"] * 2, "0.5800 ± 0.0200"],
+        ["base", "mbpp", "100", "1", *["20.0 % (13.3 to 28.9)"] * 2, "0.8000"],
+        ["moe_sft", "mbpp", "100", "3", first, first, "0.3600 ± 0.0458"],
+        ["moe_sft (vanilla)", "mbpp", "100", "3", second, second, "0.5800 ± 0.0200"],
     ]
+    assert cells(text, "model", "passed")[1][:3] == ["moe_sft", "192", "108"]  # of all seeds
     assert [(row["model"], row["variant"], row["seed"]) for row in rows] == [
         ("base", "", ""),
         *(("moe_sft", "", seed) for seed in ("42", "43", "44")),
@@ -262,7 +294,7 @@ def test_only_sets_with_extra_tests_have_a_column_of_them(runs, seeds):
         assert "js" in titles
         return [row[3 + (len(seeds) > 1) :] for row in cells(text, "model")]
 
-    score = "20.0 % (13.3 to 28.9; 20)" if len(seeds) == 1 else "20.0 ± 0.0 %"
+    score = "20.0 % (13.3 to 28.9; 20)" if len(seeds) == 1 else "20.0 % (13.0 to 28.0; seeds ± 0.0)"
     for seed in seeds:
         runs.add("base", 20, seed=seed, dataset="js", about={"extra_tests": False})
         runs.add("sft", 60, seed=seed, dataset="js", about={"extra_tests": False})
@@ -278,7 +310,7 @@ def test_a_loss_that_all_seeds_share_has_no_deviation(runs):
         for dataset in ("mbpp", "humaneval"):
             runs.add("base", passed, seed=seed, dataset=dataset, losses=[0.8] * 2)
             runs.rows[-1]["validation_loss"] = runs.rows[0]["validation_loss"]
-    row = ["100", "2", *["10.0 ± 1.4 %"] * 2, "0.8000"]
+    row = ["100", "2", *["10.0 % (4.5 to 16.0; seeds ± 1.4)"] * 2, "0.8000"]
     assert cells(runs.summarise()[0], "model") == [["base", d, *row] for d in ("mbpp", "humaneval")]
 
 

@@ -20,6 +20,7 @@ from tools import write_versions
 from xft.artifacts.artifact import create_artifact
 from xft.common.errors import UserError
 from xft.common.results_folder import CONFIG_FILE
+from xft.config.steps import METRICS
 from xft.dag import run as module
 from xft.dag.announcements import pace_line
 from xft.dag.run import WorkflowRun
@@ -291,6 +292,11 @@ def test_the_table_has_a_row_for_each_model_of_each_run_with_the_shared_files():
         ("base", *run) for run in about
     ]
     assert {named[row.eval] for row in rows[::2]} == {"eval/base/problems.json"}
+    graph, tunings = experiment.runs[0], {"base": None, "sft": "sft", "moe_sft": "moe_sft"}
+    tunings |= {"dense/lam~0.75": "moe_sft", "heal/lam~0.75": "heal/lam~0.75"}
+    for model, tuning in tunings.items():  # whose curve comes with the loss
+        metrics = tuning and graph.model(tuning).entry / METRICS
+        assert graph.validation_loss(model).options.get("metrics") == metrics
 
 
 def test_the_configs_own_value_comes_first_in_the_table_of_a_sweep():

@@ -88,6 +88,9 @@ def test_the_last_validation_loss_is_that_of_the_artifact(tiny_llama, data, tmp_
 
     computed = measure("computed")
     assert lines[-1]["validation_loss"] == json.loads(computed)["loss"]
+    curve = tmp_path / "curve.jsonl"
+    curve.write_text("".join(f'{{"validation_loss": {loss}}}\n' for loss in (4, 3, 2, 1)))
+    assert json.loads(measure("curved", "out", "--metrics", curve))["change_at_end"] == -0.5
     load = Mock(wraps=load_model)
     monkeypatch.setattr(validation_loss, "load_model", load)
     assert measure("taken", "out", "--losses", losses) == computed

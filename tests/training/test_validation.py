@@ -97,6 +97,12 @@ def test_early_stop_comes_after_so_many_losses_that_are_no_lower_and_after_a_cut
     assert again == lines and same(weights, expected)
 
 
+def test_a_training_says_that_its_loss_still_falls(learn, capsys):
+    for steps, falls in ((4, True), (LENGTH, False)):
+        learn(f"{steps} steps", max_steps=steps)
+        assert ("the loss still fell in the last quarter" in capsys.readouterr().err) == falls
+
+
 def test_of_equal_losses_the_first_is_the_best():
     history = [{"loss": 1.0}, *({VALIDATION_LOSS: loss} for loss in (2.0, 1.0, 1.0, 3.0))]
     assert validations_since_best(history) == 2

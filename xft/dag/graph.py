@@ -264,6 +264,9 @@ class Graph:
         node = self.model(model)
         inputs = [made("model", node), made("tokens", self.tokens)]
         flags = {"losses": node.entry / LOSSES} if STEPS[node.step].section else {}
+        for tuned in node.ancestors():  # the last one counts
+            if STEPS[tuned.step].section not in (None, "mixing"):
+                flags["metrics"] = tuned.entry / METRICS
         return self._node("validation_loss", inputs, name=f"validation/{model}.json", flags=flags)
 
     def contamination(self, label: str) -> Node:

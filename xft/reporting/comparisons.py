@@ -65,7 +65,8 @@ def comparison_table(values: Sequence[Values]):
     """A pandas data frame with a row for each pair of models, data set and set of tests.
 
     A pair is compared only on data sets with the same units for all seeds of both models. If there
-    are several, there is a row for all of them together too.
+    are several, there is a row for all of them together too, but for those on which no model solves
+    any problem.
 
     significant: whether p is below 5% after Holm's correction. It is for all pairs on the data set,
     but in the last row of a pair, which the verdict is about, for the last rows of all pairs.
@@ -77,6 +78,7 @@ def comparison_table(values: Sequence[Values]):
         most = inf if tests == LOSS_TESTS else 1.0
         here = [item for item in values if item.tests == tests]
         datasets = dict.fromkeys(item.dataset for item in here)
+        live = {item.dataset for item in here if any(item.values)}
         names = linked(dict.fromkeys(item.units[1:] for item in here))
         measured = {
             name: _measured([v for v in here if v.dataset == name], names) for name in datasets
@@ -89,7 +91,8 @@ def comparison_table(values: Sequence[Values]):
                 if subject == second and (units, first) in models
             }
             if len(sets) > 1:
-                sets[POOLED] = [both for measures in sets.values() for both in measures]
+                pooled = [name for name in sets if name in live] or [*sets]
+                sets[POOLED] = [both for name in pooled for both in sets[name]]
             rows += [
                 (first.label, second.label, name, tests, *astuple(compare(measures, most)))
                 for name, measures in sets.items()

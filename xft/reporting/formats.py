@@ -2,7 +2,8 @@
 
 from xft.artifacts.results import ResultFormat
 
-# The loss, its model, and the loss and the number of tokens of each row.
+# The loss, its model, the loss and the number of tokens of each row, and `change_at_end` of the
+# training that the model comes from.
 LOSS_RESULT = ResultFormat("validation", "validation_loss", 2, "rows")
 # How far the experts lie apart: spread, deviation, shift, layers, experts, ffn, base and routing.
 DIVERSITY = ResultFormat("diversity", "diversity", 1, "spread")

@@ -84,6 +84,7 @@ def _scores(table, results: dict[Result, dict], has_seeds: bool) -> str:
     """The table of scores, with one row for all seeds of a model."""
     table = table.assign(model=[result.subject.label for result in results])
     table["loss_file"] = [result.row.validation_loss for result in results]
+    table["result"] = [*results.values()]
     table["has_extra"] = [*map(_has_extra, results.values())]
     shown = tables.over_seeds if has_seeds else tables.readable
     return tables.to_markdown(shown(table))

@@ -85,7 +85,8 @@ def over_seeds(table):
     """The means over the seeds as texts, one row for each model and data set.
 
     table: from `summary_table`, with a name in the column `model` that all seeds share, the file
-    of the loss in `loss_file`, and whether the data set has extra tests in `has_extra`.
+    of the loss in `loss_file`, the content of the evaluation in `result`, and whether the data set
+    has extra tests in `has_extra`.
     """
     import pandas as pd
 
@@ -95,12 +96,25 @@ def over_seeds(table):
         row["seeds"] = len(group)
         for tests, heading in _headings(table).items():
             is_shown = tests == "base" or group["has_extra"].all()
-            row[heading] = mean_text(group[f"pass@1 {tests}"], 1, " %") if is_shown else NO_TESTS
+            row[heading] = _score_text(group, tests) if is_shown else NO_TESTS
         if LOSS_COLUMN in group:
             losses = group.drop_duplicates("loss_file")[LOSS_COLUMN]
             row[LOSS_COLUMN] = mean_text(pd.to_numeric(losses).dropna(), 4)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _score_text(group, tests: str) -> str:
+    """The mean pass@1 of the seeds, its interval over the problems, and the seeds' deviation.
+
+    The answers of all seeds to a problem are drawn together.
+    """
+    shares = [share for result in group["result"] for share in solved_shares(result, tests)]
+    names = [name for result in group["result"] for name in units_of(result)]
+    low, high = (100 * end for end in interval(shares, names))
+    values = group[f"pass@1 {tests}"]
+    deviation = f"; seeds ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{values.mean():.1f} % ({low:.1f} to {high:.1f}{deviation})"
 
 
 def answers_table(candidates: Iterable[Candidate]):
@@ -110,12 +124,12 @@ def answers_table(candidates: Iterable[Candidate]):
     return pd.DataFrame([{"model": model.label, **model.outcomes} for model in candidates])
 
 
-def mean_text(values, digits: int, unit: str = "") -> str:
+def mean_text(values, digits: int) -> str:
     """The mean of a pandas series, and its standard deviation if there are several values."""
     if not len(values):
         return ""
     deviation = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{values.mean():.{digits}f}{deviation}{unit}"
+    return f"{values.mean():.{digits}f}{deviation}"
 
 
 def to_markdown(table) -> str:

@@ -5,7 +5,7 @@ models, the best one is that with the most solved problems. If these are equal, 
 validation loss decides, and then the order of the tables.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isnan
 from pathlib import Path
@@ -20,6 +20,7 @@ from xft.reporting import sentences
 from xft.reporting.comparisons import last_rows
 from xft.reporting.runs import Result
 from xft.reporting.sentences import BASE, LOSSES, NAMED, PLAIN, SCORES, label_family, name_list
+from xft.training.curve import still_falls
 
 PLAN = "xft plan estimates the hours."
 ONE_SEED = (
@@ -37,6 +38,8 @@ class Candidate:
     loss: the mean validation loss; infinite if it is unknown.
     seeds: their number.
     left_out: the number of problems that the configuration leaves out, but for a limit.
+    change: the mean of `change_at_end` of its trainings; None if it is unknown.
+    solves: the data sets of which it solves a problem.
     """
 
     label: str
@@ -44,6 +47,8 @@ class Candidate:
     loss: float
     seeds: int
     left_out: int = 0
+    change: float | None = None
+    solves: Collection[str] = ()
 
     @property
     def solved(self) -> float:
@@ -85,9 +90,12 @@ def find_candidates(
         counts = {name: sum(count[name] for count in counts) for name in OUTCOMES}
         files = {result.row.validation_loss for result in results} & losses.keys()
         loss = mean(losses[file]["loss"] for file in files) if files else inf
+        changes = [change for f in files if (change := losses[f].get("change_at_end")) is not None]
         seeds = len({result.seed for result in results})
         gone = sum(map(len, left_out(evaluations[result] for result in results).values()))
-        yield Candidate(label, counts, loss, seeds, gone)
+        solves = {r.row.dataset for r in results if evaluations[r]["passed"]["plus"]}
+        change = mean(changes) if changes else None
+        yield Candidate(label, counts, loss, seeds, gone, change, solves)
 
 
 def known_sets(evaluations: Mapping[Result, dict]) -> dict[str, int]:
@@ -141,6 +149,11 @@ class _Case:
         more: sentences about this case.
         """
         needed, reasons = 0.0, [*map(self.in_words, rows), *more]
+        if unsolved := self.sets.keys() - set().union(*(model.solves for model in self.candidates)):
+            reasons.append(
+                f"All models solve 0 problems of {name_list(sorted(unsolved))}. The figures over "
+                "all data sets leave that out."
+            )
         if rows and not rows[-1].significant:
             needed, evidence = _more_evidence(rows[-1], self.pairs)
             reasons += [evidence, *_existing(self.sets)] if needed else []
@@ -182,7 +195,7 @@ def decide(table, candidates: Sequence[Candidate], sets: Mapping[str, int]) -> V
             [case.over_plain[model.label] for model in case.rivals[:1]],
             f"Next: add {BASE} to evaluation.models.",
         )
-    if not case.over_base:
+    if not (case.over_base and case.tuned):
         return None
     if all(case.over_base[model.label].difference < 0 for model in case.tuned):
         return _all_below(case)
@@ -200,7 +213,7 @@ def _nothing_measured(case: _Case, is_all: bool) -> Verdict:
         f"Nothing was measured: {_all_of(len(case.candidates), 'models')} solve {number} problems, "
         "so pass@1 says nothing here."
     )
-    reasons = [*_advice(case.candidates)] or [
+    reasons = [*_advice(case.candidates), *_more_steps(case.candidates)] or [
         f"The problems are too {'easy' if is_all else 'hard'} for these models: take other ones.",
         *_existing(case.sets),
     ]
@@ -215,7 +228,8 @@ def _all_below(case: _Case) -> Verdict:
         worst = [f"The worst: {case.in_words(case.over_base[others[-1].label])}"]
     decision = f"Do not fine-tune like this: base solves more problems than {models}."
     (base,) = (model for model in case.candidates if model.label == row.first)
-    return case.verdict(decision, [row], *worst, _of_losses(base, best))
+    more = [*_more_steps([best])] or [_of_losses(base, best, row.significant)]
+    return case.verdict(decision, [row], *worst, *more)
 
 
 def _take_rival(case: _Case, label: str) -> Verdict:
@@ -241,11 +255,11 @@ def _take_plain(case: _Case, label: str) -> Verdict:
 
 def _undecided(case: _Case, best: Candidate) -> Verdict:
     row, plain = case.over_base[best.label], case.over_plain.get(best.label)
-    if row.difference <= 0:
-        decision = "Not decided: no fine-tuned model solves more problems than base."
-        return case.verdict(decision, [row])
-    if not row.significant:
-        return case.verdict(f"Not decided: {best.label} may be better than base.", [row])
+    if row.difference <= 0 or not row.significant:
+        is_better = f"{best.label} may be better than base"
+        words = "no fine-tuned model solves more problems than base"
+        decision = f"Not decided: {is_better if row.difference > 0 else words}."
+        return case.verdict(decision, [row], *_more_steps([best]))
     if plain is None:
         return case.verdict(
             f"Not decided: {best.label} solves significantly more problems than base, but plain "
@@ -306,20 +320,34 @@ def _existing(sets: Mapping[str, int]) -> Iterator[str]:
         yield f"Next: add {names} to evaluation.datasets. {PLAN}"
 
 
-def _of_losses(base: Candidate, model: Candidate) -> str:
-    """What the validation losses say of models that solve fewer problems than base."""
+def _more_steps(models: Iterable[Candidate]) -> Iterator[str]:
+    """What to do about the models whose training ended while its loss still fell."""
+    if names := [model.label for model in models if still_falls(model.change)][:NAMED]:
+        yield f"The loss of {name_list(names)} still fell at the end of training. Next: more steps."
+
+
+def _of_losses(base: Candidate, model: Candidate, is_far: bool) -> str:
+    """What the losses say of models that solve fewer problems than base, and no longer learned.
+
+    is_far: significantly fewer.
+    """
     losses = f"({LOSSES.number(model.loss)} against {LOSSES.number(base.loss)})"
     if inf in (base.loss, model.loss):
         return "Next: set data.validation_rows: the loss says whether the model learned the rows."
-    if model.loss < base.loss:
+    if model.loss >= base.loss:
         return (
-            f"The validation loss of {model.label} is lower than that of base {losses}: it learned "
-            "the rows, and forgot what the problems need. Next: rows that are nearer to the "
-            "problems, fewer steps, or a lower learning rate."
+            f"The validation loss of {model.label} is not lower than that of base {losses}. Next: "
+            "a lower learning rate, fewer epochs, or more rows."
         )
+    learned = f"The validation loss of {model.label} is lower than that of base {losses}"
+    if model.change is None:
+        return f"{learned}. Next: set eval_steps: the curve says whether more steps would help."
+    if not is_far:
+        return f"{learned}: it learned the rows. Next: rows that are nearer to the problems."
     return (
-        f"The validation loss of {model.label} is not lower than that of base {losses}. Next: "
-        "a lower learning rate, fewer epochs, or more rows."
+        f"{learned}, and no longer fell at the end: it learned the rows, and forgot what the "
+        "problems need. Next: rows that are nearer to the problems, fewer steps, or a lower "
+        "learning rate."
     )
 
 

@@ -14,10 +14,11 @@ from transformers import TrainerCallback
 
 from xft.common.progress import labelled, progress, say
 from xft.config.training import TrainingConfig
+from xft.training.curve import VALIDATION_LOSS, change_at_end, still_falls
 from xft.training.processes import over_processes
 from xft.training.this_process import is_main_process, say_once
 from xft.training.throughput import Throughput
-from xft.training.validation import VALIDATION_LOSS, validations_since_best
+from xft.training.validation import validations_since_best
 
 LOSSES = "loss", VALIDATION_LOSS
 METRICS_FILE = "metrics.jsonl"  # in a checkpoint
@@ -49,6 +50,8 @@ class ProgressCallback(TrainerCallback):
         self.bar.close()
         losses = [f"{name} {self.shown[name]}" for name in LOSSES if name in self.shown]
         say(", ".join([f"step {state.global_step}", *losses, self.throughput.summary()]))
+        if still_falls(change := change_at_end(state.log_history)):
+            say(f"the loss still fell in the last quarter, by {-change:.0%}: more steps may help")
 
 
 class MetricsCallback(TrainerCallback):

@@ -18,12 +18,13 @@ from xft.training.arguments import training_arguments
 from xft.training.averaging import WeightAverage
 from xft.training.batches import LengthSampler, make_collator, without_repeats
 from xft.training.checkpoints import Checkpoints, step_of
+from xft.training.curve import VALIDATION_LOSS
 from xft.training.features import Feature, FiniteCheck, RoutingStatistics
 from xft.training.losses import LabelledLoss
 from xft.training.saving import SavingTrainer
 from xft.training.this_process import is_main_process, say_once
 from xft.training.throughput import Throughput
-from xft.training.validation import VALIDATION_LOSS, validation_loss
+from xft.training.validation import validation_loss
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from xft.common.devices import computed_on
 from xft.common.progress import progress
 from xft.data.examples import IGNORED
 from xft.training.batches import padded
+from xft.training.curve import VALIDATION_LOSS
 from xft.training.losses import LabelledLoss
 from xft.training.processes import over_processes
 from xft.training.this_process import is_main_process
 
-VALIDATION_LOSS = "validation_loss"
 BATCH_ROWS = 8
 MakeBatch = Callable[[list[dict]], dict]  # the model's inputs, on its device, from some rows
 
