@@ -4,6 +4,7 @@ import atexit
 import json
 import os
 import random
+import re
 import select
 import shlex
 import shutil
@@ -28,6 +29,7 @@ from xft.evaluation.sandbox import (
     CLEAN_ENVIRONMENT,
     ISOLATION,
     PROJECT,
+    ZERO,
     Bubblewrap,
     bind,
     cover,
@@ -42,6 +44,8 @@ FOLDER_BYTES = 2**29
 MOST_FILES = 20_000  # in it
 MOST_PROCESSES = 128
 MOST_OUTPUT = 2**20  # bytes of error messages
+HOLDS = re.compile(r"^Vm(?:RSS|Swap|PTE):\s+(\d+) kB", re.MULTILINE)  # PTE: page tables
+SOCKET_KILOBYTES = 208  # that wait in a socket at most, which no process shows
 LOOK_EACH = 0.05  # seconds, at what a program uses
 CHUNK_BYTES = 2**16
 PROBE_SECONDS = 60
@@ -270,7 +274,7 @@ def _output(descriptor: int, stop: Stop) -> Iterator[bytes]:
 
 def _uses_too_much(root: Path) -> bool:
     """Whether the processes that see this as their root exceed a limit together."""
-    pages = processes = 0
+    kilobytes = processes = 0
     with suppress(FileNotFoundError, ProcessLookupError, NotADirectoryError):  # they end now
         files = os.statvfs(root / FOLDER[1:])
         if files.f_files - files.f_ffree > MOST_FILES:
@@ -278,8 +282,10 @@ def _uses_too_much(root: Path) -> bool:
         for number in filter(str.isdigit, os.listdir(root / "proc")):  # noqa: PTH208
             processes += 1
             with suppress(FileNotFoundError, ProcessLookupError):
-                pages += int((root / "proc" / number / "statm").read_text().split()[1])
-    return processes > MOST_PROCESSES or pages * os.sysconf("SC_PAGE_SIZE") > MEMORY_BYTES
+                status = (root / "proc" / number / "status").read_text()
+                kilobytes += sum(map(int, HOLDS.findall(status)))
+        kilobytes += SOCKET_KILOBYTES * (root / "proc/1/net/unix").read_text().count("\n")
+    return processes > MOST_PROCESSES or kilobytes > MEMORY_BYTES // 2**10
 
 
 CALLS = cache(program_filter)  # that bubblewrap refuses
@@ -320,6 +326,6 @@ def _mounts(toolchain: Toolchain) -> list[str]:
     parents = dict.fromkeys(p for path in (*shown, *settings) for p in reversed(path.parents))
     return [
         *(word for path in parents for word in ("--dir", str(path))),
-        *(*bind(shown), *links(*SYSTEM), *bind(settings), *cover(hidden), "--dev", "/dev"),
+        *(*bind(shown), *links(*SYSTEM), *bind(settings), *cover(hidden), "--dev", "/dev", *ZERO),
         *(w for path in (*hidden, "/dev", "/proc", "/") for w in ("--remount-ro", str(path))),
     ]
