@@ -23,11 +23,12 @@ from xft.dag.toolchains import missing_toolchains
 from xft.data.templates import COMPLETION, make_template
 from xft.evaluation import languages, program_scoring
 from xft.evaluation.forms import programs
-from xft.evaluation.languages import ENDS_ITSELF, find_language, main_class
+from xft.evaluation.languages import commands, find_language, main_class
 from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.program_runs import Ended
 from xft.evaluation.prompts import task_prompts
 from xft.evaluation.references import fingerprints
-from xft.evaluation.result import caveats, units_of
+from xft.evaluation.result import units_of
 from xft.evaluation.samples import samples_path
 from xft.evaluation.scorers import open_scorer
 from xft.tools import plan
@@ -77,7 +78,7 @@ def test_rows_are_read_from_json_lines_and_parquet(make, tmp_path):
 
 def test_bad_rows_are_named(make):
     for changes, message in (
-        ({"language": "cobol"}, "line 2: there is no language 'cobol' here, only py, js, "),
+        ({"language": "go_test.go"}, "no language 'go_test.go' here, only py, js, .* go, sh, "),
         ({"tests": " \n"}, "line 2: tests: "),
         ({"stop_tokens": [""]}, "line 2: stop_tokens.0: "),
         ({"prompt": 1}, "line 2: prompt: "),
@@ -111,21 +112,26 @@ def test_verdicts_on_bash(statuses, monkeypatch):
     monkeypatch.setattr(program_scoring, "SECONDS", 1.0)
     completions = {DOUBLE["canonical_solution"]: "passed", "    echo $((3 * $1))": "failed"}
     completions |= {"": "empty", "    while true; do :; done": "timed out", "    if": "failed"}
+    right = DOUBLE["canonical_solution"] + "; }}; {}; other() {{ :"
+    completions |= {right.format("seq 300000"): "passed", right.format("exit 0"): "failed"}
     rows = [DOUBLE | {"name": f"T/{number}"} for number in range(len(completions))]
     assert statuses(rows, [*completions]) == [*completions.values()]
 
 
-def test_equal_programs_run_once(make, bubblewrap, monkeypatch):
+def test_equal_programs_run_once_and_again_if_late(make, bubblewrap, monkeypatch):
     ran = []
     run = program_scoring.run_program
-    monkeypatch.setattr(
-        program_scoring, "run_program", lambda c, p, **kw: ran.append(p) or run(c, p, **kw)
-    )
+
+    def late_once(chain, program, **options) -> Ended:
+        ran.append(program)
+        return run(chain, program, **options) if len(ran) > 1 else Ended("timed out", "")
+
+    monkeypatch.setattr(program_scoring, "run_program", late_once)
     problem_set = make(DOUBLE)
     (problem,) = problem_set.problems
     solutions = [(problem, problem.canonical_program)] * 3
     verdicts = open_scorer(problem_set, bubblewrap, 2).score({}, solutions)
-    assert [verdict.base for verdict in verdicts] == ["passed"] * 3 and len(ran) == 1
+    assert [verdict.base for verdict in verdicts] == ["passed"] * 3 and len(ran) == 2
 
 
 def test_canonical_solutions_that_do_not_pass_are_told(make, bubblewrap, capsys):
@@ -193,29 +199,17 @@ def test_a_run_and_a_plan_tell_what_is_missing_before(place, monkeypatch, capsys
 def test_a_java_file_is_named_by_its_outermost_class_with_main():
     program = """
     interface Shape { }
-    class Problem { // class Other {
+    class Own { public static void main(String[] args) { } }
+    class Problem { // public class Other {
         static class Inner { String text = "}"; char quote = '"'; }
         public static void main(String[] args) { }
     }
     class Last { }
     """
     assert main_class(program) == "Problem"
-
-
-def test_solutions_that_may_end_themselves_are_named(make, bubblewrap):
-    problem_set = make(DOUBLE)
-    (problem,) = problem_set.problems
-    code = problem.prompt + "    :\n}\nexit 0\n{"
-    (verdict,) = open_scorer(problem_set, bubblewrap, 1).score({}, [(problem, code)])
-    assert (verdict.base, verdict.may_end_itself) == ("passed", True)
-    row = {"task_id": problem.task_id, "base": "passed", "may_end_itself": True}
-    (remark,) = caveats([{"model": {"path": "m"}, "problems": [row]}])
-    assert remark == (
-        "1 solution may have ended with status 0 before the tests: HumanEval_7_double (m)."
-    )
-    ends = ("process.exit(0)", "std::quick_exit(0)", "System.exit(0)", "os._exit(0)", "_exit(0)")
-    assert all(map(ENDS_ITSELF.search, ends))
-    assert not ENDS_ITSELF.search("let exits = exit_code + quitter;")
+    for words, file in (("class Last", "Problem"), ("public final class Last", "Last")):
+        names = commands(find_language("java"), program.replace("class Last", words))
+        assert names[0] == f"{file}.java" and names[2].endswith(" Problem")
 
 
 def test_the_steps_judge_programs(tiny_llama, tmp_path, bubblewrap):
@@ -240,13 +234,13 @@ def test_the_steps_judge_programs(tiny_llama, tmp_path, bubblewrap):
     assert units_of(result) == ["HumanEval/7"]
 
 
-# MultiPL-E's own files. The solution of its largest element of a list is written by hand.
+# MultiPL-E's own files. The largest element of a list, and the smallest, are written by hand.
 LARGEST = {
-    "cpp": "    return *std::max_element(l.begin(), l.end());",
-    "js": "  return Math.max(...l);\n}",
-    "sh": "    tr ' ' '\\n' <<< \"$1\" | sort -n | tail -1",
-    "java": "        return Collections.max(l);",
-    "php": "    return max($l);\n}",
+    "cpp": ("    return *std::max_element(l.begin(), l.end());", "max_", "min_"),
+    "js": ("  return Math.max(...l);\n}", "max", "min"),
+    "sh": ("    tr ' ' '\\n' <<< \"$1\" | sort -n | tail -1", "tail", "head"),
+    "java": ("        return Collections.max(l);", "max", "min"),
+    "php": ("    return max($l);\n}", "max", "min"),
 }
 COMPILED = ("cpp", "java")
 
@@ -270,9 +264,10 @@ def test_multipl_e_is_judged(request, statuses, language):
         request.getfixturevalue("javatuples")
     file = DATA / "multipl-e" / f"humaneval-{language}.jsonl.gz"
     known = {row["name"]: row for _, row in read_json_lines(file)}
-    expected = {LARGEST[language]: "passed", "": "empty"}
+    right, *names = LARGEST[language]
+    expected = {right: "passed", right.replace(*names): "failed", "": "empty"}
     expected["    ,,"] = "compile error" if language in COMPILED else "failed"
-    rows = [known["HumanEval_35_max_element"] | {"name": name} for name in "abc"]
+    rows = [known["HumanEval_35_max_element"] | {"name": name} for name in "abcd"]
     assert statuses(rows, [*expected]) == [*expected.values()]
 
 

@@ -170,13 +170,15 @@ def test_an_orphan_keeps_its_entry_to_itself():
     ends = Path("ends")
     code = f"{WRITES}\nwhile not pathlib.Path({str(ends)!r}).exists(): pass\nprint('the end')"
     started = subprocess.Popen(command(entry, code), start_new_session=True)
-    wait_until((partial(entry) / "result.txt").exists)
-    started.kill()
-    started.wait()
-    assert "process" in worker(entry)
-    with pytest.raises(UserError, match=rf"is making {entry}\. Wait"):
-        run(entry)
-    ends.touch()
+    try:
+        wait_until((partial(entry) / "result.txt").exists)
+        started.kill()
+        started.wait()
+        assert "process" in worker(entry)
+        with pytest.raises(UserError, match=rf"is making {entry}\. Wait"):
+            run(entry)
+    finally:
+        ends.touch()
     wait_until(lambda: not worker(entry))
     assert "the end" in Store(Path("store")).log("moe", entry.name).read_text()
     assert run(entry) == 0  # its command goes on

@@ -20,7 +20,7 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 KEYCTL_JOIN_SESSION_KEYRING = 1
 ALLOW, FAIL_WITH = 0x7FFF0000, 0x00050000
-LOAD_WORD, JUMP_EQUAL, JUMP_GREATER, JUMP_BITS, RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
+LOAD_WORD, AND, JUMP_EQUAL, JUMP_GREATER, JUMP_BITS, RETURN = 0x20, 0x54, 0x15, 0x25, 0x45, 0x06
 NUMBER_OFFSET, ARCHITECTURE_OFFSET, ARGUMENTS_OFFSET = 0, 4, 16  # of struct seccomp_data
 X32_BIT = 0x40000000  # a second set of numbers, only on x86_64
 # "Unknown" calls (ENOSYS): the C library then uses an older call.
@@ -39,7 +39,7 @@ dup 32 23, dup2 33 -, dup3 292 24, pipe 22 -, pipe2 293 59, eventfd2 290 19, sen
 recvfrom 45 207, shutdown 48 210, select 23 -, pselect6 270 72, poll 7 -, ppoll 271 73,
 epoll_create1 291 20, epoll_ctl 233 21, epoll_wait 232 -, epoll_pwait 281 22,
 
-brk 12 214, mmap 9 222, munmap 11 215, mremap 25 216, mprotect 10 226, futex 202 98,
+brk 12 214, munmap 11 215, mremap 25 216, mprotect 10 226, futex 202 98,
 set_robust_list 273 99, rseq 334 293, sched_yield 24 124, sched_getaffinity 204 123,
 getcpu 309 168,
 
@@ -82,13 +82,16 @@ settimeofday 164 170, clock_settime 227 112, clock_adjtime 305 266, adjtimex 159
 shmget 29 194, semget 64 190, msgget 68 186, mq_open 240 180, memfd_create 319 279
 """
 NAMESPACES = 0x7E020000  # the flags of clone
-# Calls with their numbers, the position of one argument, what it is compared with, and whether the
-# call is refused if the comparison holds. If not, all others are.
+SHARED_ANONYMOUS = 0x21  # flags of mmap. Such memory can stay where no process shows it
+ALL = 0xFFFFFFFF
+# Calls with their numbers, the position of one argument, the bits of it that are compared, with
+# what, and whether the call is refused if they are equal. If not, all others are.
 BY_ARGUMENT = {
-    "clone": ((56, 220), 0, JUMP_BITS, NAMESPACES, True),
-    "fcntl": ((72, 25), 1, JUMP_EQUAL, 1031, True),  # widen a pipe
-    "socket": ((41, 198), 0, JUMP_EQUAL, 1, False),  # other than AF_UNIX
-    "socketpair": ((53, 199), 0, JUMP_EQUAL, 1, False),
+    "clone": ((56, 220), 0, NAMESPACES, 0, False),
+    "fcntl": ((72, 25), 1, ALL, 1031, True),  # widen a pipe
+    "mmap": ((9, 222), 3, SHARED_ANONYMOUS, SHARED_ANONYMOUS, True),
+    "socket": ((41, 198), 0, ALL, 1, False),  # other than AF_UNIX
+    "socketpair": ((53, 199), 0, ALL, 1, False),
 }
 
 
@@ -153,6 +156,7 @@ def _filter(architecture: int, column: int) -> list[bytes]:
     return [
         *load_number(architecture),
         *(part for number in numbers for part in (unless(JUMP_EQUAL, number), PERMIT)),
+        *_by_argument(column, BY_ARGUMENT["mmap"]),
         *(part for row in IN_PART.values() for part in _in_part(row[0][column], *row[1:])),
         REFUSE,
     ]
@@ -176,13 +180,20 @@ def program_filter() -> bytes:
     parts = load_number(architecture)
     for number in calls_on(REFUSED, column):
         parts += unless(JUMP_EQUAL, number), REFUSE
-    for numbers, position, test, constant, is_refused in BY_ARGUMENT.values():
-        parts += [
-            instruction(JUMP_EQUAL, numbers[column], if_false=4),
-            instruction(LOAD_WORD, ARGUMENTS_OFFSET + 8 * position),
-            *(unless(test, constant, skip_if=not is_refused), REFUSE, PERMIT),
-        ]
+    for row in BY_ARGUMENT.values():
+        parts += _by_argument(column, row)
     return b"".join([*parts, PERMIT])
+
+
+def _by_argument(column: int, row: tuple[tuple[int, int], int, int, int, bool]) -> list[bytes]:
+    """Refuse or allow a call, as a row of `BY_ARGUMENT` says."""
+    numbers, position, bits, value, is_refused = row
+    return [
+        instruction(JUMP_EQUAL, numbers[column], if_false=5),
+        instruction(LOAD_WORD, ARGUMENTS_OFFSET + 8 * position),
+        instruction(AND, bits),
+        *(unless(JUMP_EQUAL, value, skip_if=not is_refused), REFUSE, PERMIT),
+    ]
 
 
 def _in_part(number: int, position: int, values: tuple[int, ...]) -> list[bytes]:

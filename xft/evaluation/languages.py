@@ -24,7 +24,7 @@ js | javascript | main.js | | node main.js | node -v | nodejs | nodejs
 ts | typescript | main.ts | tsc --target esnext main.ts | node main.js | tsc -v \
    | nodejs node-typescript | nodejs typescript
 cpp | cpp | main.cpp | g++ -std=c++17 -o main main.cpp | ./main | g++ --version | g++ | gxx
-java | java | {main}.java | javac {javac} -encoding UTF-8 {main}.java | java {small} -ea {main} \
+java | java | {file}.java | javac {javac} -encoding UTF-8 {file}.java | java {small} -ea {main} \
    | javac -version | default-jdk-headless | openjdk
 php | php | main.php | | php main.php | php -v | php-cli | php
 rs | rust | main.rs | rustc -o main main.rs | ./main | rustc -V | rustc | rust
@@ -47,7 +47,8 @@ class Language:
     name: MultiPL-E's.
     fence: behind the code fence of an answer.
     file: of the program.
-    compile, run, version: commands; compile is "" if a language needs none. {main} is Java's class.
+    compile, run, version: commands; compile is "" if a language needs none. {main} and {file} are
+        Java's classes: the outermost with `main`, and the one that names the file.
     debian, conda: the packages that have the commands.
     """
 
@@ -64,9 +65,11 @@ class Language:
 ROWS = [Language(*map(str.strip, line.split("|"))) for line in TABLE.strip().splitlines()]
 LANGUAGES = {language.name: language for language in ROWS}
 CODES = {language.fence: language.name for language in reversed(ROWS)}  # such as js of javascript
+GO_TESTS = LANGUAGES.pop("go_test.go")
 # What a Java program is outside of its texts and comments.
 JAVA_TEXTS = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', re.DOTALL)
 JAVA_PARTS = re.compile(r"[{}]|\b(?:class|enum|record|interface)\s+(\w+)|\bvoid\s+main\s*\(")
+JAVA_PUBLIC = re.compile(r"\bpublic\s+(?:\w+\s+){0,3}(?:class|enum|record|interface)\s+(\w+)")
 JAVATUPLES = "org.javatuples"
 JARS = Path("/usr/share/java")
 # What MultiPL-E's tests load beside a language's own library: by language its name in a program, a
@@ -77,8 +80,6 @@ LIBRARIES = {
     "rb": ("test/unit", "ruby -rtest/unit -e exit!true", "ruby-test-unit"),
 }
 MULTIPL_E_LOADS = {"java": JAVATUPLES} | {name: row[0] for name, row in LIBRARIES.items()}
-# A call that can end a program with status 0.
-ENDS_ITSELF = re.compile(r"\b(?:_*exit|_?Exit|quick_exit|halt|quit|exec[lv]?\w?|SystemExit)\b")
 
 
 def find_language(name: str) -> Language:
@@ -91,24 +92,28 @@ def find_language(name: str) -> Language:
 
 def commands(language: Language, program: str) -> tuple[str, str, str]:
     """The name of a program's file, and the commands that compile and run it."""
-    if language.name == "go" and "func Test" in program:  # tests, which are no program
-        language = LANGUAGES["go_test.go"]
-    words = {"main": main_class(program), "small": SMALL, "javac": JAVAC}
-    texts = language.file, language.compile, language.run
-    return tuple(text.format(**words) for text in texts)
+    public, main = JAVA_PUBLIC.search(JAVA_TEXTS.sub(" ", program)), main_class(program)
+    words = {"main": main, "file": public[1] if public else main, "small": SMALL, "javac": JAVAC}
+    language = as_built(language, program)
+    return tuple(text.format(**words) for text in (language.file, language.compile, language.run))
+
+
+def as_built(language: Language, program: str) -> Language:
+    """The language, or that of Go's tests, which are no program."""
+    return GO_TESTS if language.name == "go" and "func Test" in program else language
 
 
 def main_class(program: str) -> str:
-    """The outermost Java class that holds `main`."""
-    name, depth = "Main", 0
+    """The outermost Java class that holds the last `main`: the tests', not an answer's own."""
+    main, name, depth = "Main", "Main", 0
     for part in JAVA_PARTS.finditer(JAVA_TEXTS.sub(" ", program)):
         if part[1]:
             name = name if depth else part[1]
         elif part[0] in "{}":
             depth += 1 if part[0] == "{" else -1
         else:
-            break
-    return name
+            main = name
+    return main
 
 
 def class_path(programs: str) -> list[Path]:

@@ -4,6 +4,7 @@ import atexit
 import json
 import os
 import random
+import re
 import select
 import shlex
 import shutil
@@ -28,6 +29,7 @@ from xft.evaluation.sandbox import (
     CLEAN_ENVIRONMENT,
     ISOLATION,
     PROJECT,
+    ZERO,
     Bubblewrap,
     bind,
     cover,
@@ -41,7 +43,10 @@ FOLDER = "/tmp"  # the one writable folder, in memory
 FOLDER_BYTES = 2**29
 MOST_FILES = 20_000  # in it
 MOST_PROCESSES = 128
-MOST_OUTPUT = 2**20  # bytes of error messages
+MOST_OUTPUT, MOST_PRINTED = 2**20, 2**26  # bytes of error messages, and of standard output
+KEPT_BYTES = 2**10  # of the end of standard output
+HOLDS = re.compile(r"^Vm(?:RSS|Swap|PTE):\s+(\d+) kB", re.MULTILINE)  # PTE: page tables
+SOCKET_KILOBYTES = 208  # that wait in a socket at most, which no process shows
 LOOK_EACH = 0.05  # seconds, at what a program uses
 CHUNK_BYTES = 2**16
 PROBE_SECONDS = 60
@@ -52,7 +57,7 @@ SCRIPT = """
 {{ ulimit -c 0; ulimit -n 512; ulimit -t {processor_seconds}; ulimit -d {kilobytes}
 ulimit -u 1024 || ulimit -p 1024; }} 2>/dev/null
 echo ready >&2
-exec </dev/null >{output}
+exec </dev/null
 {compile}exec {run}
 """
 SYSTEM = ("/bin", "/lib", "/lib64")
@@ -79,10 +84,12 @@ class Ended:
 
     status: PASSED if it ended with status 0, FAILED, COMPILE_ERROR, TIMED_OUT or TOO_COSTLY.
     text: what it wrote to its standard error.
+    printed: the last 1,024 bytes that it wrote to its standard output.
     """
 
     status: str
     text: str
+    printed: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,7 @@ def open_toolchain(language: Language, parts: Parts, sandbox: Bubblewrap | None)
     """The toolchain of a language, which was started in the sandbox. Raises UserError."""
     cache = compiled_packages(parts.programs[0]) if language.name == "go" else None
     toolchain = Toolchain(language, parts, cache)
-    script = _script(parts.library, language.version, PROBE_SECONDS, output="&2")
+    script = _script(parts.library, f"{language.version} >&2", PROBE_SECONDS)
     stop, end = socket.socketpair()
     with stop, end:
         ended = _run(_Job(toolchain, script, PROBE_SECONDS), sandbox, stop)
@@ -182,12 +189,11 @@ def run_program(
     return _run(_Job(toolchain, script, seconds, file, program), sandbox, stop)
 
 
-def _script(compile: str, run: str, seconds: float, output: str = "/dev/null") -> str:
+def _script(compile: str, run: str, seconds: float) -> str:
     return SCRIPT.format(
         processor_seconds=2 * int(seconds),
         kilobytes=MEMORY_BYTES // 2**10,
-        output=output,
-        compile=f"{compile} || exit {NOT_COMPILED}\n" if compile else "",
+        compile=f"{compile} >&2 || exit {NOT_COMPILED}\n" if compile else "",
         run=run,
     )
 
@@ -217,11 +223,12 @@ def _attempt(job: _Job, sandbox: Bubblewrap | None, stop: Stop) -> Ended:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             Path(folder, job.file).write_text(job.text)
         # Pipes, and no device, whose mode a program could change.
-        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        options = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         options |= {"env": job.toolchain.environment, "cwd": folder, "start_new_session": True}
         child = stack.enter_context(subprocess.Popen(command, pass_fds=given, **options))
         child.stdin.close()
-        os.fchmod(child.stdout.fileno(), 0o666)  # /dev/stderr is opened by another user
+        for pipe in (child.stdout, child.stderr):
+            os.fchmod(pipe.fileno(), 0o666)  # /dev/stderr is opened by another user
         try:
             return _watch(child, info, job.seconds, stop)
         finally:
@@ -234,43 +241,51 @@ def _watch(child: subprocess.Popen, info: int | None, seconds: float, stop: Stop
 
     info: where bubblewrap says which process it started.
     """
-    ends, text, root, status = time.monotonic() + seconds, b"", None, None
-    for chunk in _output(child.stdout.fileno(), stop):
-        text += chunk
+    ends, look = time.monotonic() + seconds, 0.0
+    text, printed, size, root, status = b"", b"", 0, None, None
+    for said, chunk in _output(child, stop):
+        text, printed, size = text + said, (printed + chunk)[-KEPT_BYTES:], size + len(chunk)
+        now = time.monotonic()
         if info is not None and root is None and text.startswith(READY):
             root = Path(f"/proc/{json.loads(os.read(info, CHUNK_BYTES))['child-pid']}/root")
-        if time.monotonic() > ends:
+        if now > ends:
             status = TIMED_OUT
-        elif len(text) > MOST_OUTPUT or (root and _uses_too_much(root)):
+        elif len(text) > MOST_OUTPUT or size > MOST_PRINTED:
             status = TOO_COSTLY
+        elif root and now > look:
+            look = now + LOOK_EACH
+            status = TOO_COSTLY if _uses_too_much(root) else None
         if status:
             break
-    said = text.removeprefix(READY).decode(errors="replace")
+    told = text.removeprefix(READY).decode(errors="replace")
     if not text.startswith(READY):
-        raise _NotStarted(said.strip() or "it ended without a message")
+        raise _NotStarted(told.strip() or "it ended without a message")
     if status is None:
         with suppress(subprocess.TimeoutExpired):
             child.wait(max(ends - time.monotonic(), 1))
         ends_with = {None: TIMED_OUT, 0: PASSED, NOT_COMPILED: COMPILE_ERROR}
         status = ends_with.get(child.returncode, FAILED)
-    return Ended(status, said)
+    return Ended(status, told, printed)
 
 
-def _output(descriptor: int, stop: Stop) -> Iterator[bytes]:
-    """What comes from a descriptor, until its end. b"" if nothing comes for `LOOK_EACH` seconds."""
-    while True:
-        readable = select.select([stop, descriptor], [], [], LOOK_EACH)[0]
+def _output(child: subprocess.Popen, stop: Stop) -> Iterator[tuple[bytes, bytes]]:
+    """What comes from standard error and from standard output, until both end.
+
+    Both are b"" if nothing comes for `LOOK_EACH` seconds.
+    """
+    streams = open_streams = [child.stderr.fileno(), child.stdout.fileno()]
+    while open_streams:
+        readable = select.select([stop, *open_streams], [], [], LOOK_EACH)[0]
         if stop in readable:
             raise Stopped
-        chunk = os.read(descriptor, CHUNK_BYTES) if readable else None
-        if chunk == b"":
-            return
-        yield chunk or b""
+        chunks = {stream: os.read(stream, CHUNK_BYTES) for stream in readable}
+        open_streams = [stream for stream in open_streams if chunks.get(stream) != b""]
+        yield tuple(chunks.get(stream, b"") for stream in streams)
 
 
 def _uses_too_much(root: Path) -> bool:
     """Whether the processes that see this as their root exceed a limit together."""
-    pages = processes = 0
+    kilobytes = processes = 0
     with suppress(FileNotFoundError, ProcessLookupError, NotADirectoryError):  # they end now
         files = os.statvfs(root / FOLDER[1:])
         if files.f_files - files.f_ffree > MOST_FILES:
@@ -278,8 +293,10 @@ def _uses_too_much(root: Path) -> bool:
         for number in filter(str.isdigit, os.listdir(root / "proc")):  # noqa: PTH208
             processes += 1
             with suppress(FileNotFoundError, ProcessLookupError):
-                pages += int((root / "proc" / number / "statm").read_text().split()[1])
-    return processes > MOST_PROCESSES or pages * os.sysconf("SC_PAGE_SIZE") > MEMORY_BYTES
+                status = (root / "proc" / number / "status").read_text()
+                kilobytes += sum(map(int, HOLDS.findall(status)))
+        kilobytes += SOCKET_KILOBYTES * (root / "proc/1/net/unix").read_text().count("\n")
+    return processes > MOST_PROCESSES or kilobytes > MEMORY_BYTES // 2**10
 
 
 CALLS = cache(program_filter)  # that bubblewrap refuses
@@ -320,6 +337,6 @@ def _mounts(toolchain: Toolchain) -> list[str]:
     parents = dict.fromkeys(p for path in (*shown, *settings) for p in reversed(path.parents))
     return [
         *(word for path in parents for word in ("--dir", str(path))),
-        *(*bind(shown), *links(*SYSTEM), *bind(settings), *cover(hidden), "--dev", "/dev"),
+        *(*bind(shown), *links(*SYSTEM), *bind(settings), *cover(hidden), "--dev", "/dev", *ZERO),
         *(w for path in (*hidden, "/dev", "/proc", "/") for w in ("--remount-ro", str(path))),
     ]

@@ -1,12 +1,14 @@
 """Judges solutions of problems whose tests are a program."""
 
+import secrets
 from collections.abc import Sequence
 
 from xft.common.errors import counted, listed
 from xft.common.progress import say
 from xft.evaluation.forms.programs import Program
-from xft.evaluation.judging import PASSED
-from xft.evaluation.languages import ENDS_ITSELF, find_language, find_toolchains
+from xft.evaluation.judging import FAILED, PASSED
+from xft.evaluation.languages import find_language, find_toolchains
+from xft.evaluation.last_statement import with_word
 from xft.evaluation.problems import ProblemSet
 from xft.evaluation.program_runs import MEMORY_BYTES, Ended, open_toolchain, run_program
 from xft.evaluation.sandbox import Bubblewrap
@@ -15,6 +17,7 @@ from xft.evaluation.workers import Stop, work_on
 
 SECONDS = 15.0  # to compile and run a program
 MOST_TEXT = 200  # of a program's output, in a message
+STOPPED = "it ended with status 0 before the end of its tests, or ended itself there"
 
 
 class ProgramScorer:
@@ -64,17 +67,19 @@ class ProgramScorer:
         for problem, code in solutions:
             is_none = is_empty(problem, code)
             status = NO_CODE if is_none else ends[problem.language, problem.program(code)].status
-            added = code.removeprefix(problem.prompt.strip())
-            verdicts.append(Verdict(status, status, may_end_itself=bool(ENDS_ITSELF.search(added))))
+            verdicts.append(Verdict(status, status))
         return verdicts
 
     def _ends(self, programs: Sequence[tuple[str, str]]) -> list[Ended]:
         """How each program ends, in order. programs: language and text."""
 
         def run(program: tuple[str, str], stop: Stop) -> Ended:
-            language, text = program
-            chain = self.toolchains[language]
-            return run_program(chain, text, sandbox=self.sandbox, seconds=SECONDS, stop=stop)
+            chain, word = self.toolchains[program[0]], secrets.token_hex()
+            text = with_word(chain.language, program[1], word)
+            ended = run_program(chain, text, sandbox=self.sandbox, seconds=SECONDS, stop=stop)
+            if ended.status == PASSED and word.encode() not in ended.printed:
+                return Ended(FAILED, STOPPED)
+            return ended
 
         todo = list(dict.fromkeys(programs))
         shown = {"desc": "score", "unit": "program"}

@@ -27,7 +27,7 @@ ADVICE = {
 }
 # EvalPlus 0.3.1 counts every solution of this problem as failed.
 FAILED_BY_EVALPLUS = "HumanEval/32"
-NAMED = 5  # solutions in a remark
+NAMED = 5  # problems in a remark
 
 
 def package_versions(*names: str) -> dict[str, str]:
@@ -71,8 +71,7 @@ def build_result(
         "passed": passed,
         "problems": [
             sample.model_dump(include={"task_id", "prompt_sha256", "finish"})
-            | {"sample": sample.number}
-            | {key: value for key, value in vars(verdict).items() if value is not False}
+            | {"sample": sample.number, **vars(verdict)}
             | ({"unit": units[sample.task_id]} if units[sample.task_id] else {})
             for sample, verdict in zip(samples, verdicts, strict=True)
         ],
@@ -199,16 +198,6 @@ def caveats(results: Iterable[dict]) -> Iterator[str]:
             f"EvalPlus itself fails every solution of {FAILED_BY_EVALPLUS}. {count} of these "
             "results count it as passed."
         )
-    ending = [
-        f"{row['task_id']} ({result['model']['path']})"
-        for result in results
-        for row in result["problems"]
-        if row.get("may_end_itself") and row["base"] == PASSED
-    ]
-    if ending:
-        solutions = counted(len(ending), "solution")
-        names = ", ".join(ending[:NAMED]) + (", ..." if len(ending) > NAMED else "")
-        yield f"{solutions} may have ended with status 0 before the tests: {names}."
 
 
 def backends_note(results: Mapping[str, dict]) -> Iterator[str]:

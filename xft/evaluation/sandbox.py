@@ -33,7 +33,8 @@ ISOLATION = shlex.split("""
     --unshare-all --unshare-user --disable-userns --cap-drop ALL
     --die-with-parent --new-session --hostname evalbox
 """)
-DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
+ZERO = ("--dev-bind", "/dev/full", "/dev/zero")  # it reads the same, and cannot be mapped
 # Root inside owns root's files outside. Only the filter stops it from changing devices' modes.
 CHANGE_A_DEVICE = f"""
 import os, sys
@@ -75,7 +76,7 @@ class Bubblewrap:
         """
         shown, covered = _python()
         seals = [word for path in ("/dev", *covered, "/") for word in ("--remount-ro", path)]
-        devices = [word for path in DEVICES for word in ("--dev-bind", path, path)]
+        devices = [*(word for path in DEVICES for word in ("--dev-bind", path, path)), *ZERO]
         mounts = [*cover(["/dev"]), *devices, *shown, *bind(readable), *seals, "--chdir", "/"]
         python = [_interpreter(), "-P", "-S", "-B", "-X", "utf8"]
         return [self.program, *ISOLATION, "--as-pid-1", *mounts, "--", *python, *script]

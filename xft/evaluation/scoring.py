@@ -28,13 +28,11 @@ class Verdict:
     base: on the original tests.
     plus: on the original tests and EvalPlus's tests together.
     failed_call: the arguments of the first call that failed, if there is one.
-    may_end_itself: whether a program of tests may end with status 0 before its tests.
     """
 
     base: str
     plus: str
     failed_call: str | None = None
-    may_end_itself: bool = False
 
 
 def score(

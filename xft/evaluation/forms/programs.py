@@ -1,7 +1,7 @@
 """Problems whose tests are a program, such as MultiPL-E's.
 
-The program is the prompt, the completion, a newline and the tests. It passes if it ends with
-status 0 in time.
+The program is the prompt, the completion, a newline and the tests. It passes if its tests run to
+their end and it ends with status 0, in time.
 """
 
 import re

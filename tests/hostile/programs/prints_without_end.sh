@@ -1,0 +1,2 @@
+# expect: too costly to judge
+yes
