@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 
 from xft.common.errors import UserError, did_you_mean
 from xft.common.user_code import FORM, Names, UserCode, codes_in
-from xft.config.models import DECLARED, MERGED, MODELS
+from xft.config.models import MERGED, MODELS
 from xft.config.section import (
     Commit,
     Name,
@@ -61,11 +61,6 @@ def learns(lam: str) -> bool:
 def problem_label(name_or_file: str) -> str:
     """The label of a problem set in results: its name, or its file's name without the ending."""
     return re.sub(r"\.jsonl(\.gz)?$|\.parquet$", "", Path(name_or_file).name)
-
-
-def _described(meanings: Mapping[str, str]) -> str:
-    """The description of a key by the meanings of its values."""
-    return " ".join(f"{value}: {meaning}." for value, meaning in meanings.items())
 
 
 def _or_code(names: Iterable[str], example: str) -> tuple:
@@ -408,10 +403,10 @@ class MergeConfig(MergeMethod):
 class EvaluatedConfig(Section):
     """The models to evaluate, and the problems."""
 
-    models: Annotated[UniqueList[Literal[MODELS]], NOT_EMPTY] = Field(
+    models: Annotated[UniqueList[Literal[tuple(MODELS)]], NOT_EMPTY] = Field(
         ["base", "sft", "moe_sft", "dense"],
         description="Models to evaluate. "
-        + _described({model.name: model.meaning for model in DECLARED if model.meaning}),
+        + " ".join(f"{name}: {meaning}." for name, meaning in MODELS.items()),
     )
 
     datasets: Annotated[UniqueList[NameOrFile], NOT_EMPTY] = ["humaneval"]

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xft.artifacts.artifact import COMPANION_PATTERNS, MODEL_KINDS, check_artifact, companions
+from xft.artifacts.artifact import COMPANION_PATTERNS, check_artifact, companions
 from xft.checkpoints.capacity import check_vocabulary
 from xft.checkpoints.layout import dense_layers
 from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE, CheckpointHeaders, weight_files
 from xft.common.errors import UserError
+from xft.config.models import MODEL_KINDS
 from xft.hub import repository as hub
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
