@@ -159,10 +159,7 @@ class Draft:
 
 @contextmanager
 def create_artifact(
-    out: Path,
-    kind: str,
-    parameters: dict | None = None,
-    inputs: dict[str, str] | None = None,
+    out: Path, kind: str, parameters: dict | None = None, inputs: dict[str, str] | None = None
 ) -> Iterator[Draft]:
     """Yield a draft to fill. Then move it to `out` and write its manifest last, beside it.
 

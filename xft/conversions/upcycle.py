@@ -106,10 +106,15 @@ def _expert_plans(
         for (name, projections), roles in zip(layer.fused(part), _roles(layer), strict=True):
             dense = [layer.dense(projection, part) for projection in projections]
             rows, rest = sum(base.shape(held)[0] for held in dense), base.shape(dense[0])[1:]
-            dtype, chunks = base.dtype(dense[0]), partial(map, base.get_finite, dense * routed)
+            dtype, chunks = base.dtype(dense[0]), partial(_copies, base, dense * routed)
             if init and part == "weight":
                 chunks = partial(_made_by, init, base, layer, moe, seed, roles, dtype)
             yield TensorSpec(name, dtype, (routed, rows, *rest), chunks)
+
+
+def _copies(base: TensorSource, names: Iterable[str]) -> Iterator:
+    """The tensors of the base of these names, one at a time."""
+    return map(base.get_finite, names)
 
 
 def _roles(layer: FfnLayer) -> list[tuple[str, ...]]:

@@ -189,7 +189,7 @@ def find_cached_dataset_file(source: DatasetSource) -> Path | None:
     """The file of a data set, if the hub's cache holds it; None for a whole data set."""
     if source.file is None:
         return None
-    return hub.cached_file(source.repository, source.revision, source.file, "dataset")
+    return hub.cached_rows(source.repository, source.revision, source.file)
 
 
 def check_model(folder: Path, is_base: bool = True) -> list[Path]:
