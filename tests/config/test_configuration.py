@@ -14,13 +14,7 @@ from hypothesis import strategies as st
 from xft.common.errors import UserError
 from xft.config.recorded import chosen_values, values_to_change
 from xft.config.section import Needs, Section
-from xft.config.sections import (
-    MoeSftConfig,
-    SftConfig,
-    WorkflowConfig,
-    lambda_token,
-    learns,
-)
+from xft.config.sections import MoeSftConfig, SftConfig, WorkflowConfig, lambda_token, learns
 from xft.config.text import read_config
 from xft.config.validation import check_lambda, complete
 
@@ -147,13 +141,6 @@ def test_beside_a_tuned_model_no_key_of_the_training_has_an_effect():
     for name, section in (("sft_flops", "moe_sft"), ("sft_flops", "sft"), ("soup", "sft")):
         models = {section: {"model": "tuned"}, "evaluation": {"models": [name]}}
         assert f"{section}.model is no training, as {name} needs" in fault(MINIMAL | models)
-
-
-def test_with_select_no_merge_has_equal_shares():
-    select = MINIMAL | {"merge": {"method": "select"}}
-    text = fault(select | {"evaluation": {"models": ["uniform", "dense"]}})
-    assert "merge.method = select: uniform is the same model as dense. Leave out uniform" in text
-    complete(select)
 
 
 def test_variables_in_paths_are_expanded(monkeypatch):

@@ -44,8 +44,8 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
 def test_signatures_name_the_options_and_their_defaults():
     upcycle, merge, mixing = map(signature, (xft.upcycle, xft.merge, xft.Mixing))
     assert upcycle.parameters["router"].default == "mlp"
-    assert "num_experts: int = 8" in str(upcycle) and "scale: float = 1.0" in str(merge)
-    assert [*mixing.parameters] == ["mixture", "lam", "granularity", "learn_lambda"]
+    assert "num_experts: int = 8" in str(upcycle) and "method: str = 'xft'" in str(merge)
+    assert [*mixing.parameters] == ["mixture", "lam", "granularity"]
 
 
 def test_task_arithmetic_goes_beyond_the_merged_model():

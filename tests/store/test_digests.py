@@ -13,7 +13,6 @@ from damage import change_json
 from fork_server import PYTHON
 from interpreter import ROOT
 from mixtures import init_example
-from project import FURTHER
 from working_folder import ROW, begin, fill, wants
 
 from tools import write_versions
@@ -46,8 +45,8 @@ pytestmark = pytest.mark.usefixtures("place")
 
 
 def new(run: WorkflowRun) -> set[str]:
-    """The names of what a run would make, without further results."""
-    return {name for part in run.to_make if part.step not in FURTHER for name in part.names}
+    """The names of what a run would make."""
+    return {name for part in run.to_make for name in part.names}
 
 
 def test_a_changed_value_makes_what_depends_on_it():
@@ -293,7 +292,7 @@ def test_the_table_has_a_row_for_each_model_of_each_run_with_the_shared_files():
     ]
     assert {named[row.eval] for row in rows[::2]} == {"eval/base/problems.json"}
     graph, tunings = experiment.runs[0], {"base": None, "sft": "sft", "moe_sft": "moe_sft"}
-    tunings |= {"dense/lam~0.75": "moe_sft", "heal/lam~0.75": "heal/lam~0.75"}
+    tunings |= {"dense/lam~0.75": "moe_sft"}
     for model, tuning in tunings.items():  # whose curve comes with the loss
         metrics = tuning and graph.model(tuning).entry / METRICS
         assert graph.validation_loss(model).options.get("metrics") == metrics
