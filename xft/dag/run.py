@@ -201,7 +201,7 @@ class WorkflowRun:
     def close(self) -> None:
         """Give store and results to other runs. The end of the process does the same."""
         while self._locks:
-            os.close(self._locks.pop())
+            self._locks.pop().close()
 
     def lay_names(self) -> None:
         """Let the results folder show what the store holds of this configuration, and no more."""
