@@ -149,13 +149,6 @@ def test_beside_a_tuned_model_no_key_of_the_training_has_an_effect():
         assert f"{section}.model is no training, as {name} needs" in fault(MINIMAL | models)
 
 
-def test_with_select_no_merge_has_equal_shares():
-    select = MINIMAL | {"merge": {"method": "select"}}
-    text = fault(select | {"evaluation": {"models": ["uniform", "dense"]}})
-    assert "merge.method = select: uniform is the same model as dense. Leave out uniform" in text
-    complete(select)
-
-
 def test_variables_in_paths_are_expanded(monkeypatch):
     monkeypatch.setenv("PLACE", "/data")
     for text in ("$PLACE/x", "${PLACE}/x"):

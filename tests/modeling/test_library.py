@@ -44,8 +44,8 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
 def test_signatures_name_the_options_and_their_defaults():
     upcycle, merge, mixing = map(signature, (xft.upcycle, xft.merge, xft.Mixing))
     assert upcycle.parameters["router"].default == "mlp"
-    assert "num_experts: int = 8" in str(upcycle) and "scale: float = 1.0" in str(merge)
-    assert [*mixing.parameters] == ["mixture", "lam", "granularity", "learn_lambda"]
+    assert "num_experts: int = 8" in str(upcycle) and "method: str = 'xft'" in str(merge)
+    assert [*mixing.parameters] == ["mixture", "lam", "granularity"]
 
 
 def test_task_arithmetic_goes_beyond_the_merged_model():
@@ -80,6 +80,21 @@ def test_a_function_of_the_users_cannot_change_what_is_merged():
     assert equal.equal(EQUAL)
     for model, state in zip((base, mixture), kept, strict=True):
         assert all(value.equal(state[name]) for name, value in model.state_dict().items())
+
+
+def test_a_function_of_the_users_makes_the_experts(tmp_path):
+    """The same from a file; it gets copies of the base's MLP, and a generator for each expert."""
+    text = "def doubled(weights, generator):\n    return {n: w.mul_(2) for n, w in weights.items()}"
+    (tmp_path / "mine.py").write_text(text)
+    exec(text, functions := {})
+    base = random_dense("llama")
+    mixtures = [
+        xft.upcycle(base, **SIZES, init=init).state_dict()
+        for init in (functions["doubled"], f"{tmp_path}/mine.py:doubled", "copy")
+    ]
+    for name, copied in mixtures[2].items():
+        factor = 2 if ".experts." in name else 1
+        assert all(mixture[name].equal(factor * copied) for mixture in mixtures[:2]), name
 
 
 @pytest.mark.parametrize("experts", ["full", "lora"])
