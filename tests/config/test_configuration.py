@@ -157,19 +157,17 @@ def test_beside_a_tuned_model_no_key_of_the_training_has_an_effect():
 
 @pytest.mark.parametrize("key", [*FILES, *WITHOUT_FILE])
 def test_what_was_removed_is_told_with_its_file_or_the_last_commit(key, monkeypatch):
-    """Also in a sweep. The text that a message gives is right."""
+    """Also in a sweep. The file is there, and the key takes it."""
     monkeypatch.chdir(ROOT)
     name, _, value = key.partition(" = ")
     value = [value] if name == "evaluation.models" else value or "0.5"
     told, end = fault(with_value(name, value)), " was removed. The last commit with it is f17b3a61"
     if key in FILES:
-        ((end, text),) = re.findall(
-            r"( is a file now\. Write (.*?)(?: for global)? in its pl)", told
-        )
-        config = complete(MINIMAL | {name.partition(".")[0]: yaml.safe_load(text)})
+        ((end, code, place),) = re.findall(r"( is a file now\. Name (\S+) in (\S+))$", told)
+        config = complete(with_value(place, [code] if place.endswith("callbacks") else code))
         assert [code.check(names) for _, code, names in named_code(dict(config))]
     assert name in told and end in told
-    with pytest.raises(UserError, match=end[:16]):
+    with pytest.raises(UserError, match=r"is a file now|was removed"):
         find_runs(MINIMAL | {"sweep": {name: [value]}})
 
 
