@@ -16,6 +16,7 @@ from xft.config.validation import complete
 from xft.dag.contents import NoContents
 from xft.dag.experiment import Experiment
 from xft.dag.graph import Graph
+from xft.dag.jobs import find_jobs
 from xft.dag.node import Node
 from xft.store.code import ROOT, Code
 
@@ -72,6 +73,13 @@ def test_artifacts_keep_their_digests(experiments):
     for config, digests in expected.items():
         known = experiments[config].by_name
         assert {name: known[name].digest for name in digests} == digests, config
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_each_artifact_has_a_job(experiments, name):
+    """With its memory and time, which ask a section for its keys and properties by name."""
+    known = experiments[name].known
+    assert find_jobs(experiments[name], known).keys() == {node.digest for node in known}
 
 
 def test_rules_have_the_inputs_of_their_nodes(experiments, monkeypatch):

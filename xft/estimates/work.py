@@ -5,10 +5,7 @@ from dataclasses import dataclass
 
 from xft.config.sections import EvaluationConfig
 from xft.estimates.disk import expert_bytes
-from xft.estimates.flops import (
-    FORWARD,
-    training_flops,
-)
+from xft.estimates.flops import FORWARD, training_flops
 from xft.estimates.jobs import FP32, TrainingJob
 from xft.estimates.parameters import Models
 from xft.estimates.processors import HOST_BANDWIDTH, Processor
