@@ -16,7 +16,8 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 FOLDERS = ("benchmarks", "config", "recipes", "resources")
 DOCUMENTS += [ROOT / folder / "README.md" for folder in FOLDERS]
 # Those whose blocks without a mark tests/slow/test_docs_commands.py runs, in this order.
-RUN = ["docs/own-model.md", "docs/by-hand.md", "docs/planning.md", "docs/design.md", "docs/hub.md"]
+RUN = ["own-model", "by-hand", "planning", "design", "hub", "extending"]
+RUN = [f"docs/{name}.md" for name in RUN]
 TRAINERS = "docs/trainers.md"  # tests/slow/test_trainers.py runs it
 NEEDS = {"a GPU", "a cluster", "the hub", "a second environment", "some minutes"}
 FENCE = re.compile(r"^```(\S*)$")

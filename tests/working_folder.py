@@ -1,7 +1,6 @@
 """A working folder with inputs of the user's, and what a configuration over them wants."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def begin(run: WorkflowRun) -> WorkflowRun:
 
 def fill(run: WorkflowRun) -> None:
     """Stand-ins for all entries that a configuration wants."""
-    os.close(run.store.open())
+    run.store.open().close()
     for part in run.experiment.wanted:
         part.place.mkdir(parents=True, exist_ok=True)
         (part.entry / ENTRY_FILE).write_text("{}")

@@ -49,7 +49,8 @@ def document() -> str:
             parts += ["## Keys of several trainings\n", _shared()]
         keys = [key for key in section.model_fields if _is_own(section, key)]
         summary = " ".join(section.__doc__.split()).removesuffix(".")
-        parts += [f"## `{name}`: {summary[0].lower()}{summary[1:]}\n", _keys(section, keys, name)]
+        table = _keys(section, keys, name) if keys else "It has the keys of several trainings.\n"
+        parts += [f"## `{name}`: {summary[0].lower()}{summary[1:]}\n", table]
     return "\n".join(parts)
 
 

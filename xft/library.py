@@ -158,7 +158,7 @@ def merge(
     of the rest.
     coefficients: `Mixing.coefficients`, in place of both.
     options: the key method of section `merge`. It may also be a function of the tensors of
-    the experts, their shares and the base's tensor (docs/method.md).
+    the experts, their shares and the base's tensor (docs/extending.md).
     base: the dense model, only for methods that need it.
     """
     function = _function(options, "method")

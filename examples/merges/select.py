@@ -1,4 +1,4 @@
-"""In place of the routed experts the one of each layer that most tokens chose (arXiv 2605.28207).
+"""In place of the routed experts the one of each layer that most tokens chose.
 
 merge: {method: examples/merges/select.py:select}
 evaluation: {models: [uniform]}  # the learned shares of `dense` have no effect

@@ -4,6 +4,8 @@ with the text of its file.
 
 import copy
 import math
+import re
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -13,11 +15,21 @@ from hypothesis import strategies as st
 
 from xft.common.errors import UserError
 from xft.config.recorded import chosen_values, values_to_change
+from xft.config.removed import FILES, WITHOUT_FILE
+from xft.config.runs import find_runs
 from xft.config.section import Needs, Section
-from xft.config.sections import MoeSftConfig, SftConfig, WorkflowConfig, lambda_token, learns
+from xft.config.sections import (
+    MoeSftConfig,
+    SftConfig,
+    WorkflowConfig,
+    lambda_token,
+    learns,
+    named_code,
+)
 from xft.config.text import read_config
 from xft.config.validation import check_lambda, complete
 
+ROOT = Path(__file__).parents[2]
 MINIMAL = {"base": {"model": "resources/base"}, "data": {"train": "rows.jsonl"}}
 KEEPS_BEST, VLLM = {"keep": "best", "eval_steps": 5}, {"backend": "vllm"}
 
@@ -141,6 +153,22 @@ def test_beside_a_tuned_model_no_key_of_the_training_has_an_effect():
     for name, section in (("sft_flops", "moe_sft"), ("sft_flops", "sft"), ("soup", "sft")):
         models = {section: {"model": "tuned"}, "evaluation": {"models": [name]}}
         assert f"{section}.model is no training, as {name} needs" in fault(MINIMAL | models)
+
+
+@pytest.mark.parametrize("key", [*FILES, *WITHOUT_FILE])
+def test_what_was_removed_is_told_with_its_file_or_the_last_commit(key, monkeypatch):
+    """Also in a sweep. The file is there, and the key takes it."""
+    monkeypatch.chdir(ROOT)
+    name, _, value = key.partition(" = ")
+    value = [value] if name == "evaluation.models" else value or "0.5"
+    told, end = fault(with_value(name, value)), " was removed. The last commit with it is f17b3a61"
+    if key in FILES:
+        ((end, code, place),) = re.findall(r"( is a file now\. Name (\S+) in (\S+))$", told)
+        config = complete(with_value(place, [code] if place.endswith("callbacks") else code))
+        assert [code.check(names) for _, code, names in named_code(dict(config))]
+    assert name in told and end in told
+    with pytest.raises(UserError, match=r"is a file now|was removed"):
+        find_runs(MINIMAL | {"sweep": {name: [value]}})
 
 
 def test_variables_in_paths_are_expanded(monkeypatch):

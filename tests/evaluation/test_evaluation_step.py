@@ -276,6 +276,9 @@ def test_a_generation_that_was_cut_off_goes_on(
     whole, cut = (tmp_path / f"{name}.generations.jsonl" for name in ("whole", "cut"))
     assert whole.read_bytes() == cut.read_bytes()
     assert not list(tmp_path.glob(".*.part"))
+    evaluate(tiny_llama, problems, out.with_name("other.json"), *flags, "--seed", "7")
+    drawn = [rows_of(tmp_path / f"{name}.generations.jsonl") for name in ("cut", "other")]
+    assert all(one["completion"] != other["completion"] for one, other in zip(*drawn, strict=True))
 
 
 def test_another_run_begins_again(tmp_path):

@@ -172,6 +172,7 @@ def test_a_run_and_a_plan_tell_what_is_missing_before(place, monkeypatch, capsys
     write_problems(Path("programs.jsonl"), rows)
     monkeypatch.setattr(languages, "find_program", lambda name: None)
     datasets = {"datasets": ["problems.jsonl", "programs.jsonl", "multipl-e/mbpp-rb"]}
+    datasets["max_new_tokens"] = 8
     run = wants(evaluation=datasets | {"limit": 1})
     fault, other = missing_toolchains(run.to_make)
     assert re.fullmatch(r"go for problems in go not found.* conda install -c conda-forge go", fault)

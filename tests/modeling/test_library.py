@@ -82,6 +82,21 @@ def test_a_function_of_the_users_cannot_change_what_is_merged():
         assert all(value.equal(state[name]) for name, value in model.state_dict().items())
 
 
+def test_a_function_of_the_users_makes_the_experts(tmp_path):
+    """The same from a file; it gets copies of the base's MLP, and a generator for each expert."""
+    text = "def doubled(weights, generator):\n    return {n: w.mul_(2) for n, w in weights.items()}"
+    (tmp_path / "mine.py").write_text(text)
+    exec(text, functions := {})
+    base = random_dense("llama")
+    mixtures = [
+        xft.upcycle(base, **SIZES, init=init).state_dict()
+        for init in (functions["doubled"], f"{tmp_path}/mine.py:doubled", "copy")
+    ]
+    for name, copied in mixtures[2].items():
+        factor = 2 if ".experts." in name else 1
+        assert all(mixture[name].equal(factor * copied) for mixture in mixtures[:2]), name
+
+
 @pytest.mark.parametrize("experts", ["full", "lora"])
 def test_experts_that_did_not_learn_are_told(experts, recwarn):
     mixture = xft.upcycle(random_dense("llama"), **SIZES, experts=experts)

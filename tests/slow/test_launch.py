@@ -23,7 +23,7 @@ from processes import free_port, run_for
 from safetensors.torch import load_file
 from trainings import additions, identity, lines_of, outputs, write_rows
 
-from xft.artifacts.claims import worker
+from xft.artifacts.claims import OWNER, holder
 from xft.artifacts.manifest import read_manifest
 from xft.cli.running import failure
 from xft.common.launch import torchrun
@@ -191,7 +191,7 @@ def test_stopped_and_killed_it_goes_on_to_the_same_bytes(inputs, tiny_llama, rep
     assert f"continuing from step {number}\n" in log.read_text()
 
     pause.unlink()
-    while worker(tmp_path / ".out.training"):  # the processes end with their launcher
+    while holder(tmp_path / ".out.training" / OWNER):  # the processes end with their launcher
         time.sleep(0.05)
     assert start(repository, words, log).wait() == 0
     step = re.search(r"continuing from step (\d+)\n", log.read_text())[1]

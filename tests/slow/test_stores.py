@@ -20,7 +20,11 @@ CHAIN = ["weighted_init", "weighted_trained"]
 BEGIN_AS_NOBODY = """
 import json, os, sys
 from xft.dag.run import WorkflowRun
-run = WorkflowRun(json.loads(sys.argv[1]))
+values = json.loads(sys.argv[1])
+first = WorkflowRun(values | {"store": "first", "results_dir": "results_of_first"})
+first.begin()  # imports all that a run needs, which the other user may not be able to read
+first.close()
+run = WorkflowRun(values)
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
@@ -101,8 +105,9 @@ def test_another_user_takes_from_a_store_that_he_cannot_write(finished, theirs, 
     readable = shutil.copytree(theirs, public / "theirs", copy_function=shutil.copy)
     for path in (readable, *readable.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    ignored = shutil.ignore_patterns("store", "results", ".snakemake")
-    own = shutil.copytree(finished.folder, public / "own", ignore=ignored)
+    own = shutil.copytree(finished.folder, public / "own")
+    for made in ("store", "results", ".snakemake"):
+        shutil.rmtree(own / made)
     for path in (own, *own.rglob("*")):
         os.chown(path, NOBODY, NOBODY)
     values, _ = read_overlaid([own / "config.yaml"])

@@ -146,6 +146,7 @@ REFUSED = [
     ((run_base,), lose("config.json"), r"config\.json is missing"),
     ((run_base,), lose("tokenizer.json"), r"has no tokenizer \(tokenizer\.json"),
     ((run_base,), configured(quantization_config={"bits": 4}), "is quantised"),
+    ((run_base,), as_dtype("1.self_attn.q_proj", torch.int8), r"q_proj\.weight is I8: .*quantised"),
     ((run_base,), need_code, "needs its own Python code"),
     ((run_base,), without("layers.1.mlp"), "LlamaForCausalLM: 1 of 2 layers have an MLP"),
     ((run_base,), lose_bias, "MLP of layer 0 holds .*It can be upcycled if"),

@@ -84,6 +84,9 @@ def test_a_changed_value_makes_what_depends_on_it():
     ):
         assert new(wants(**changed)) == expected, changed
     assert new(wants()) == set()
+    drawn = {"evaluation": {"temperature": 0.5}}
+    fill(wants(**drawn))
+    assert "eval/base/problems.json" in new(wants(**drawn, seed=7))
 
 
 def append(path: str) -> None:
@@ -101,6 +104,10 @@ def test_other_content_and_a_target_that_is_gone_make_what_is_made_from_it():
     assert new(wants()) == {"report.html"}
     append("rows.jsonl")
     assert new(wants()) == TUNED | {"tokens"}
+    Path("template.txt").write_text("{instruction}")
+    fill(wants(data={"template": "template.txt"}))
+    append("template.txt")
+    assert new(wants(data={"template": "template.txt"})) == TUNED | {"tokens"}
 
 
 def test_a_file_of_rows_stands_for_its_content_and_csv_for_its_format_too():

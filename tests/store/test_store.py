@@ -47,7 +47,7 @@ def plan(*steps: str, results: str = "results", **about) -> list[Path]:
     """The entries of a plan with a job for each step. about: more fields of the jobs."""
     Path(results).mkdir(exist_ok=True, parents=True)
     store, jobs, entries = Store(Path("store")), {}, []
-    os.close(store.open())
+    store.open().close()
     for step in steps:
         recipe = Recipe(step, 1, {}, {})
         entry = store.entry(step, recipe.digest)
@@ -150,9 +150,10 @@ def test_what_was_whole_when_its_parent_was_killed_is_not_made_again():
     (partial(entry) / "result.txt").write_text("whole")
     (partial(entry) / "result.txt.manifest.json").touch()
     (partial(entry) / ".result.txt.training" / "checkpoint-1").mkdir(parents=True)
+    (partial(entry) / "owner").write_text("process 7")  # older versions wrote it
     assert run(entry) == 0
     assert (entry / "result.txt").read_text() == "whole"
-    assert not list(entry.glob(".*"))
+    assert not list(entry.glob(".*")) and not (entry / "owner").exists()
 
 
 def test_an_orphan_keeps_its_entry_to_itself():
@@ -253,12 +254,14 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
     shutil.rmtree("elsewhere")
     assert find_unwanted(store) == [old]
     first, second = (store.entry(step, "0" * 16) for step in ("moe_sft", "sft"))
+    halves = {partial(first), partial(second)}
+    for half in halves:
+        half.mkdir(parents=True)
     with claimed(first), claimed(second):  # of jobs that outlived their run
         told = rf"moe_sft is still .* {os.getpid()} .*\nsft is still .* {os.getpid()} .*\nWait "
         with pytest.raises(UserError, match=told):
             gc.main(["store", "--yes"])
         assert old.exists()
-    halves = {partial(first), partial(second)}
     assert set(find_unwanted(store)) == {old, *halves}
     gc.main(["store", "--yes", "--keep-days", "1"])
     assert old.exists() and "Nothing to remove" in capsys.readouterr().out

@@ -11,14 +11,13 @@ from interpreter import python
 from working_folder import CONFIG, begin, fill, wants
 
 from xft.artifacts.artifact import seal
-from xft.artifacts.claims import OWNER
 from xft.common.errors import UserError
 from xft.common.progress import LINE_FORMAT
 from xft.config.runs import overlaid
 from xft.dag.node import Node
 from xft.evaluation.samples import journal_path
 from xft.store.costs import COSTS_FILE
-from xft.store.store import ENTRY_FILE, claimed, partial
+from xft.store.store import ENTRY_FILE, claimed, log_of, owner, partial
 from xft.tools import status
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -110,13 +109,12 @@ def test_a_job_that_runs_is_told_with_its_progress(told):
 def test_a_job_of_another_machine_runs_while_its_log_changes(told):
     part = begun("moe_sft")
     partial(part.entry).mkdir(parents=True)
-    (partial(part.entry) / OWNER).write_text("process 7 of me on node-7")
+    owner(part.entry).write_text("process 7 of me on node-7")
     assert re.search(r"^running: 1\n  moe_sft  step 3 of 40, .* on node-7\)$", told(), re.M)
-    (log,) = Path("store/logs/moe_sft").iterdir()
-    os.utime(log, (1000, 1000))
+    os.utime(log_of(part.entry), (1000, 1000))
     assert "cut off: 1\n  moe_sft  step 3 of 40, " in told()
-    (partial(part.entry) / OWNER).unlink()
-    (partial(part.entry) / OWNER).mkdir()  # a damaged entry is told too
+    owner(part.entry).unlink()
+    owner(part.entry).mkdir()  # a damaged store is told too
     assert "cut off: 1\n  moe_sft  step 3 of 40, " in told()
 
 

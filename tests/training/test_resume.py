@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from trainings import identity, learn, lines_of, outputs, stop_in
 
 from xft.artifacts import artifact
-from xft.artifacts.claims import lock
+from xft.artifacts.claims import OWNER, claimed
 from xft.artifacts.manifest import hash_program, manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.training import callbacks
@@ -162,8 +162,9 @@ def test_a_damaged_checkpoint_is_passed_over(words, stopped, whole, damage, capf
 
 
 def test_a_second_training_of_the_same_output_is_refused(words, stopped):
-    owner = f"process {os.getpid()} of .* trains in "
-    with lock(stopped.parent / ".out.training"), pytest.raises(UserError, match=owner):
+    told = f"process {os.getpid()} of .* trains in "
+    owner = stopped.parent / ".out.training" / OWNER
+    with claimed(owner, ""), pytest.raises(UserError, match=told):
         learn("moe_sft", stopped, *words)
     assert checkpoints(stopped) == ["checkpoint-3", "checkpoint-5"]
 

@@ -11,16 +11,19 @@ import pytest
 from xft.config.models import MODELS
 from xft.config.runs import find_runs, overlaid, read_overlaid
 from xft.config.sections import TRAININGS
+from xft.config.steps import STEPS
 from xft.config.validation import complete
 from xft.dag.contents import NoContents
 from xft.dag.experiment import Experiment
 from xft.dag.graph import Graph
+from xft.dag.jobs import find_jobs
 from xft.dag.node import Node
 from xft.store.code import ROOT, Code
 
 GOLDEN = ROOT / "tests/golden/digests.json"  # by configuration and name, with all versions 1
 RULE = re.compile(r"^rule (\w+):$(.*?)(?=^rule|\Z)", re.MULTILINE | re.DOTALL)
 INPUT = re.compile(r"^        (\w+)=(entry_of|optional)\(\"(\w+)\"\),$", re.MULTILINE)
+NODES = re.compile(r"^        \*\*nodes\(CONFIG\.(\w+)\),$", re.MULTILINE)
 ELSEWHERE, OWN = {"model": "resources/base"}, "resources/problems.jsonl"
 CONFIGS = {
     "demonstration": {},
@@ -72,8 +75,17 @@ def test_artifacts_keep_their_digests(experiments):
         assert {name: known[name].digest for name in digests} == digests, config
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_each_artifact_has_a_job(experiments, name):
+    """With its memory and time, which ask a section for its keys and properties by name."""
+    known = experiments[name].known
+    assert find_jobs(experiments[name], known).keys() == {node.digest for node in known}
+
+
 def test_rules_have_the_inputs_of_their_nodes(experiments, monkeypatch):
-    """The job of the report also reads what there is of the results."""
+    """And the cluster's nodes by their section. The report's job also reads what there is of the
+    results.
+    """
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", "resources/problems.jsonl")
     plain = {"merge": {"method": "examples/merges/ties.py:ties"}, "seeds": [1, 2]}
@@ -94,6 +106,8 @@ def test_rules_have_the_inputs_of_their_nodes(experiments, monkeypatch):
         always = set.intersection(*inputs)
         kinds = {name: "entry_of" if name in always else "optional" for name in set.union(*inputs)}
         assert {name: kind for name, kind, _ in stated} == kinds, step
+        section = STEPS[step].section
+        assert NODES.findall(rules[step]) == ([section] if section else []), step
 
 
 def test_each_method_of_the_graph_is_asked_for(monkeypatch):

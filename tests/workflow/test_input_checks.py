@@ -12,9 +12,6 @@ from interpreter import python
 from problem_files import three_problems, write_problems
 
 from xft.common.errors import UserError
-from xft.config.runs import find_runs
-from xft.config.validation import complete
-from xft.dag.input_checks import check_all_files
 from xft.dag.run import WorkflowRun
 from xft.tools import plan
 
@@ -54,10 +51,11 @@ def check(config: dict, **changes) -> None:
     for name, values in changes.items():
         both = isinstance(values, dict)
         config = config | {name: config.get(name, {}) | values if both else values}
-    check_all_files([complete(config), *(run.config for run in find_runs(config))])
+    WorkflowRun(config)
 
 
 LOW_RANK = {"experts": "lora", "rank": 33}
+OTHERS = {"evaluation": {"datasets": ["problems.jsonl", "gone.jsonl"]}}
 PINNED = {"revision": "0" * 40}
 
 
@@ -95,6 +93,7 @@ def test_a_mistake_is_named_with_its_key(config):
         ({"sft": {"lora_rank": 33}}, "sft.lora_rank = 33: a matrix of base has at most rank"),
         ({"sft": {"model": "gone"}}, "config: sft.model: gone is not a folder"),
         ({"moe_sft": {"model": "base"}}, "moe_sft.model: base is no mixture by section moe"),
+        ({"variants": {"a": {}, "b": OTHERS}}, "evaluation.datasets: there is no file gone.jsonl"),
         ({"moe_sft": {"model": "mixture"}}, 'config.json says {"num_experts": 4}. Set this in'),
     ):
         with pytest.raises(UserError, match=re.escape(message)):

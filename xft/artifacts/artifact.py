@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from xft.artifacts.claims import lock
+from xft.artifacts.claims import OWNER, holder, lock
 from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import (
     Manifest,
@@ -170,10 +170,10 @@ def create_artifact(
     remove_abandoned(out)
     check_no_artifact(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    # A hidden folder beside `out`, locked while this process lives.
+    # A hidden folder beside `out`, with a file that is locked while this process lives.
     place = {"prefix": f".{out.name}.", "suffix": WORKSPACE_SUFFIX, "dir": out.parent}
     workspace = TemporaryDirectory(**place, ignore_cleanup_errors=True)
-    with writing(out), workspace as name, lock(Path(name)):
+    with writing(out), workspace as name, lock(Path(name, f".{OWNER}")):
         folder = Path(name)
         draft = Draft(folder / out.name, out)
         draft.path.mkdir()
@@ -247,8 +247,9 @@ def _make_files_read_only(folder: Path) -> None:
 def remove_abandoned(out: Path) -> None:
     """Remove the unlocked workspaces that killed processes left beside `out`."""
     for abandoned in out.parent.glob(f".{glob.escape(out.name)}.*{WORKSPACE_SUFFIX}"):
-        with suppress(OSError), lock(abandoned):
-            shutil.rmtree(abandoned)
+        with suppress(OSError):
+            if not holder(abandoned / f".{OWNER}"):
+                shutil.rmtree(abandoned)
 
 
 def sync(folder: Path) -> None:

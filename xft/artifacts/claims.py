@@ -1,4 +1,8 @@
-"""Locks of folders, each with a file that names the process that works in the folder."""
+"""Locks that all machines see which share a folder, in files that name the process that works.
+
+Only regular files are locked, and they are open for writing: NFS knows no locks of folders, and no
+locks that exclude others of files that are open for reading alone.
+"""
 
 import fcntl
 import getpass
@@ -7,82 +11,86 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
-from xft.artifacts.files import write_whole
 from xft.common.errors import UserError
 
-OWNER = "owner"  # the file, in the folder
+OWNER = "owner"  # the name of such a file, or how it ends
+
+
+def lock(file: Path) -> TextIO:
+    """Lock a file, which is made if it is missing. The lock holds until what is returned is closed.
+
+    A child process that inherits the descriptor keeps the lock. Raises BlockingIOError if another
+    process holds it, or has removed the file in the meantime.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    opened = file.open("a+")
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(opened.fileno()).st_nlink:
+            raise BlockingIOError
+    except OSError:
+        opened.close()
+        raise
+    return opened
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[int]:
-    """Hold the lock of a folder or file, and yield its descriptor.
+def claimed(file: Path, work: str) -> Iterator[TextIO]:
+    """Hold the lock of a file, as `lock` gives it. The file names this process meanwhile.
 
-    Raises BlockingIOError if another process holds it.
+    Raises UserError if another process holds it. work: what it then does, such as "is making
+    results/moe".
     """
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def claimed(folder: Path, work: str) -> Iterator[int]:
-    """The lock of a folder, which is made if it is missing. Yields the lock's descriptor.
-
-    A child process that inherits the descriptor keeps the lock. Raises UserError if another process
-    works in the folder. work: what it then does, such as "is making results/moe".
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with lock(folder) as descriptor:
-            write_whole(folder / OWNER, this_process())
-            yield descriptor
+        held = lock(file)
     except BlockingIOError:
-        raise UserError(f"{worker(folder)} {work}. Wait until it has ended, or stop it") from None
+        process = holder(file) or "another process"
+        raise UserError(f"{process} {work}. Wait until it has ended, or stop it") from None
+    with held:
+        file.write_text(this_process())
+        try:
+            yield held
+        finally:
+            held.truncate(0)
 
 
-def occupy(folder: Path, or_else: str) -> int:
-    """Lock a folder for the run of this process, by a hidden file in it.
+def occupy(folder: Path, or_else: str) -> TextIO:
+    """Lock a folder for the run of this process, by a hidden file in it, as `lock` does.
 
-    Returns the descriptor of the lock, which holds until it is closed. Children do not inherit it.
     Raises UserError if another process has the folder. or_else: what its user may do, as sentences.
     """
     owner = folder / f".{OWNER}"
-    descriptor = os.open(owner, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = lock(owner)
     except BlockingIOError:
-        os.close(descriptor)
         raise UserError(
             f"{folder} is in use by {occupant(folder) or 'a process'}. Wait until it has ended. "
             f"{or_else}".rstrip()
         ) from None
     owner.write_text(this_process())
-    return descriptor
+    return held
 
 
 def occupant(folder: Path) -> str | None:
-    """The process that has a folder by `occupy`, in words. None if none of this machine has it."""
-    owner = folder / f".{OWNER}"
-    return holder(owner, owner) if owner.is_file() else None
+    """The process that has a folder by `occupy`, in words. None if no process has it."""
+    return holder(folder / f".{OWNER}")
 
 
-def worker(folder: Path) -> str | None:
-    """The process that works in a folder, in words. None if no process does."""
-    return holder(folder, folder / OWNER) if folder.is_dir() else None
+def holder(file: Path) -> str | None:
+    """The process that holds the lock of a file, in words. None if no process does.
 
-
-def holder(locked: Path, owner: Path) -> str | None:
-    """The process that holds the lock of a path, as a file names it. None if no process does."""
+    To ask needs no permission to write: a shared lock can be had by reading, also with NFS.
+    """
     try:
-        with lock(locked):
+        with file.open() as opened:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None
+    except (FileNotFoundError, IsADirectoryError):
+        return None
     except BlockingIOError:
-        text = owner.read_text() if owner.is_file() else ""
-        return text or "another process"
+        return file.read_text() or "another process"
 
 
 def this_process(number: int | None = None) -> str:

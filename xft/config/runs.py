@@ -13,6 +13,7 @@ from pathlib import Path
 
 from xft.common.errors import UserError
 from xft.common.user_code import codes_in
+from xft.config.removed import removal
 from xft.config.section import Section
 from xft.config.sections import TRAININGS, WorkflowConfig
 from xft.config.text import read_config
@@ -127,6 +128,8 @@ def _check_swept(where: str, whole: WorkflowConfig) -> None:
     """Raise UserError if a key is unknown, with keys that can stand in its place."""
     known = leaves(whole)
     for name in [key for key in whole.sweep if key not in known]:
+        if end := removal(name, "..."):
+            raise UserError(f"{where}: {name} {end}")
         section, _, key = name.rpartition(".")
         ends = dict.fromkeys(full.rpartition(".")[2] for full in known)
         near = difflib.get_close_matches(key, ends, n=1, cutoff=0.7)

@@ -206,7 +206,7 @@ class MoeConfig(MixtureConfig):
         PathText, *_or_code("copy", "my_init.py:noise"), INIT, Needs("experts", "full")
     ] = "copy"
     """The routed experts before the tuning. copy: the base's MLP, as in the paper. A function in a
-    file, such as my_init.py:noise: what it makes of that (docs/method.md). The shared expert is
+    file, such as my_init.py:noise: what it makes of that (docs/extending.md). The shared expert is
     always a copy. With a function the mixture does not equal the dense model before training."""
 
 
@@ -368,7 +368,7 @@ class MergeMethod(Section):
 
     method: Annotated[PathText, *_or_code("xft", "my_merge.py:ties"), MERGE] = "xft"
     """xft: the weighted mean of a projection's experts, as in the paper. A function in a file, such
-    as my_merge.py:ties: what it makes of them (docs/method.md)."""
+    as my_merge.py:ties: what it makes of them (docs/extending.md)."""
 
     @property
     def function(self) -> UserCode | None:

@@ -92,7 +92,7 @@ class TrainingConfig(Section):
 
     callbacks: Annotated[UniqueList[CodeText], CALLBACK] = []
     """Classes in Python files, such as my_callbacks.py:Mine(share=0.5): transformers
-    TrainerCallbacks, made with these arguments (docs/training.md). For launch single and ddp."""
+    TrainerCallbacks, made with these arguments (docs/extending.md). For launch single and ddp."""
 
     save_minutes: Annotated[float, Unrecorded] = Field(10.0, ge=0)
     """Minutes between checkpoints, or more if saving is slow. An interrupted training continues

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from xft.common.errors import UserError, did_you_mean
+from xft.config.removed import removal
 from xft.config.section import ONE, SEVERAL, NoEffect, Section, keys
 from xft.config.sections import WorkflowConfig, lambda_token
 
@@ -70,6 +71,8 @@ def _explain(section: type[Section], fault: dict) -> str:
     name = _name(place)
     if kind == "missing":
         return f"{name} is missing{OVER_THE_DEMONSTRATION if name == 'base' else ''}"
+    if end := removal(name, fault["input"]):
+        return f"{name if kind == 'extra_forbidden' else _set(fault).rstrip(': ')} {end}"
     if kind == "extra_forbidden":
         return f"{name} is not a known key{_hint(section, place)}"
     if kind == "value_error":

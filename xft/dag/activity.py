@@ -1,7 +1,7 @@
 """Finds out by its files what became of a job: it runs, it failed, or it was cut off.
 
-A job runs if a process of this machine has the lock of its unfinished entry. Processes of other
-machines cannot be seen: there a job counts as running while its log changes.
+A job runs if a process has the lock of its unfinished entry. Not all file systems show the locks
+of other machines: there a job counts as running while its log changes.
 """
 
 import platform
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from xft.artifacts.claims import OWNER
 from xft.artifacts.manifest import manifest_path
 from xft.cli.running import failure, without_torchrun
 from xft.common.errors import counted
@@ -21,7 +20,7 @@ from xft.common.progress import last_progress
 from xft.config.steps import RESULT
 from xft.dag.node import Node
 from xft.evaluation.samples import journal_path
-from xft.store.store import Store, partial, worker
+from xft.store.store import Store, owner, partial, worker
 
 FRESH_SECONDS = 300  # a job of another machine is over if its log has not changed for longer
 TRACEBACK = re.compile(r"^Traceback \(most recent call last\):", re.MULTILINE)
@@ -54,7 +53,7 @@ def _find_activity(job: Node, log: Path) -> Activity | None:
     text, folder = _read(log), partial(job.entry)
     progress = last_progress(text) or "no progress line yet"
     age = time.time() - log.stat().st_mtime if log.is_file() else FRESH_SECONDS
-    machine = _read(folder / OWNER).rpartition(" on ")[2]
+    machine = _read(owner(job.entry)).rpartition(" on ")[2]
     is_elsewhere = machine not in ("", platform.node()) and age < FRESH_SECONDS
     if (process := worker(job.entry)) or is_elsewhere:
         where = process or f"on {machine}"

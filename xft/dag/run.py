@@ -116,10 +116,6 @@ class WorkflowRun:
                 with errors_at(f"config: {Path(node.name).name}.model"):
                     check_made_of(node.flags["model"], base)
 
-    def folders(self) -> list[Path]:
-        """The files and folders that jobs read and write, also through links."""
-        return [self.store.root, self.results, *(path for _, path in self.user_files())]
-
     def check(self, config_files: Collection[str] = ()) -> None:
         """Raise UserError if the run would overwrite something of the user's, or if the store holds
         a node of an artifact, or a link to nothing, where it should hold the artifact.
@@ -201,7 +197,7 @@ class WorkflowRun:
     def close(self) -> None:
         """Give store and results to other runs. The end of the process does the same."""
         while self._locks:
-            os.close(self._locks.pop())
+            self._locks.pop().close()
 
     def lay_names(self) -> None:
         """Let the results folder show what the store holds of this configuration, and no more."""

@@ -9,8 +9,8 @@ Bytes for each parameter that learns, on N processes, with the optimiser's state
 - zero3: all of these divided by N, and two whole layers: the present one and the next.
 - fsdp: fp32 weights 4, gradients 4 and o, divided by N, and two whole layers.
 
-Frozen weights have no gradients and no optimiser. The sources are Rajbhandari et
-al. 2020 (ZeRO, arXiv 1910.02054), section 3, and the optimisers' code.
+Frozen weights have no gradients and no optimiser. The sources are Rajbhandari et al. 2020 (ZeRO,
+arXiv 1910.02054), section 3, and the optimisers' code.
 
 Autograd keeps in each layer, for each token: two norms with their inputs, inputs and outputs of
 the attention, and for each expert that computes the token its input, output and inner values. The

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from xft.artifacts.artifact import COMPANION_PATTERNS, check_artifact, companions
 from xft.checkpoints.capacity import check_vocabulary
+from xft.checkpoints.dtypes import FLOAT_NAMES
 from xft.checkpoints.layout import dense_layers
 from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE, CheckpointHeaders, weight_files
 from xft.common.errors import UserError
@@ -201,6 +202,12 @@ def check_model(folder: Path, is_base: bool = True) -> list[Path]:
     checkpoint = CheckpointHeaders(folder)
     if checkpoint.config.get("quantization_config"):
         raise UserError(f"{folder} is quantised. Use the unquantised model")
+    for name in checkpoint.names:
+        dtype = checkpoint.dtype(name)
+        if name.endswith("weight") and dtype not in FLOAT_NAMES:  # masks may be integers
+            raise UserError(
+                f"{folder}: {name} is {dtype}: the model is quantised. Use the unquantised model"
+            )
     if "auto_map" in checkpoint.config:
         _check_known(folder, checkpoint.config)
     if is_base:

@@ -37,18 +37,18 @@ class Candidate:
     outcomes: the numbers of its answers, see `result.outcomes`.
     loss: the mean validation loss; infinite if it is unknown.
     seeds: their number.
-    left_out: the number of problems that the configuration leaves out, but for a limit.
     change: the mean of `change_at_end` of its trainings; None if it is unknown.
     solves: the data sets of which it solves a problem.
+    left_out: the number of problems that the configuration leaves out, but for a limit.
     """
 
     label: str
     outcomes: Mapping[str, int]
     loss: float
     seeds: int
-    left_out: int = 0
     change: float | None = None
     solves: Collection[str] = ()
+    left_out: int = 0
 
     @property
     def solved(self) -> float:
@@ -95,7 +95,7 @@ def find_candidates(
         gone = sum(map(len, left_out(evaluations[result] for result in results).values()))
         solves = {r.row.dataset for r in results if evaluations[r]["passed"]["plus"]}
         change = mean(changes) if changes else None
-        yield Candidate(label, counts, loss, seeds, gone, change, solves)
+        yield Candidate(label, counts, loss, seeds, change, solves, gone)
 
 
 def known_sets(evaluations: Mapping[Result, dict]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-from xft.artifacts.claims import OWNER, this_process
+from xft.artifacts.claims import this_process
 from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
@@ -27,7 +27,7 @@ from xft.store import job_log, names
 from xft.store.costs import COSTS_FILE, Costs
 from xft.store.file_hashes import content_hash
 from xft.store.job_plan import VIEW, Job, Jobs, read_plan
-from xft.store.store import Store, claimed, is_whole, partial, publish
+from xft.store.store import claimed, is_whole, log_of, owner, partial, publish
 
 
 def make(entry: Path, command: list[str]) -> int:
@@ -37,12 +37,10 @@ def make(entry: Path, command: list[str]) -> int:
     names.lay(job.logs)
     if not is_whole(entry):
         _check_unchanged(job)
-    with claimed(entry) as lock:
-        if is_whole(entry):  # by a process of an earlier run
-            partial(entry).joinpath(OWNER).unlink()
-            partial(entry).rmdir()
-        elif status := _make(entry, command, jobs, lock):
-            return status
+        with claimed(entry) as lock:
+            # A process of an earlier run may have made it meanwhile.
+            if not is_whole(entry) and (status := _make(entry, command, jobs, lock.fileno())):
+                return status
     names.lay(job.links | job.logs)
     return 0
 
@@ -51,6 +49,7 @@ def _make(entry: Path, command: list[str], jobs: Jobs, lock: int) -> int:
     """Let the command make the entry. Returns its exit status."""
     job = jobs[entry.name]
     artifact = partial(entry) / job.resources["file"]
+    partial(entry).mkdir(parents=True, exist_ok=True)
     names.lay(_view(entry, job, jobs.values()))
     if not _is_finished(artifact) and (status := _run(entry, command, job, lock)):
         return status
@@ -125,7 +124,7 @@ def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
             command, env=environment, pass_fds=[lock], stdout=output, stderr=output
         ) as process,
     ):
-        write_whole(partial(entry) / OWNER, this_process(process.pid))
+        owner(entry).write_text(this_process(process.pid))
         Costs(partial(entry), job.resources).measure(process)
     status = process.returncode
     if status == -signal.SIGKILL:
@@ -134,14 +133,10 @@ def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
             "store: error: the step was killed by SIGKILL, as when memory runs out. "
             "docs/troubleshooting.md says what to do",
         )
-    nothing_kept = {OWNER, COSTS_FILE, *(Path(name).parts[0] for name in job.texts)}
+    nothing_kept = {COSTS_FILE, *(Path(name).parts[0] for name in job.texts)}
     if status and {path.name for path in partial(entry).iterdir()} <= nothing_kept:
         shutil.rmtree(partial(entry))
     return status if status >= 0 else 128 - status
-
-
-def log_of(entry: Path) -> Path:
-    return Store(entry.parents[1]).log(entry.parent.name, entry.name)
 
 
 def main() -> None:

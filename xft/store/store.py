@@ -9,6 +9,7 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from stat import S_ISREG
+from typing import TextIO
 
 from xft.artifacts import claims
 from xft.artifacts.artifact import ENTRY_FILE, as_json, sync, write_json
@@ -62,8 +63,8 @@ class Store:
                 "another folder"
             )
 
-    def open(self, or_else: str = "") -> int:
-        """Make the folder a store, and lock it as `claims.occupy` does. Returns the descriptor."""
+    def open(self, or_else: str = "") -> TextIO:
+        """Make the folder a store, and lock it as `claims.occupy` does."""
         self.check()
         mark = self.root / MARK
         if not mark.is_file():
@@ -92,14 +93,27 @@ def partial(entry: Path) -> Path:
     return entry.with_name(entry.name + PARTIAL)
 
 
-def claimed(entry: Path) -> AbstractContextManager[int]:
-    """The folder of an unfinished entry, as `claims.claimed` locks it."""
-    return claims.claimed(partial(entry), f"is making {entry}")
+def log_of(entry: Path) -> Path:
+    """The log of the job that makes an entry."""
+    return Store(entry.parents[1]).log(entry.parent.name, entry.name)
+
+
+def owner(entry: Path) -> Path:
+    """The file beside the log that is locked while a process makes the entry, and names it.
+
+    It outlives the entry, so that nobody locks a file that was removed.
+    """
+    return log_of(entry).with_suffix(f".{OWNER}")
+
+
+def claimed(entry: Path) -> AbstractContextManager[TextIO]:
+    """The right to make an entry, as `claims.claimed` gives it."""
+    return claims.claimed(owner(entry), f"is making {entry}")
 
 
 def worker(entry: Path) -> str | None:
     """The process that works on an unfinished entry, in words. None if no process does."""
-    return claims.worker(partial(entry))
+    return claims.holder(owner(entry))
 
 
 def publish(entry: Path, recipe: Recipe) -> None:
@@ -108,7 +122,7 @@ def publish(entry: Path, recipe: Recipe) -> None:
     If the entry has been made in the meantime, the unfinished one is removed.
     """
     folder = partial(entry)
-    for path in (folder / OWNER, *folder.glob(".*")):
+    for path in (folder / OWNER, *folder.glob(".*")):  # OWNER: of an older version
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     write_json(folder / ENTRY_FILE, _describe(folder, recipe))
     sync(folder)

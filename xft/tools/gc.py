@@ -5,7 +5,6 @@ the same parent folder, it needs what this folder shows and what an unfinished r
 its results folder was deleted, it needs nothing. Nothing is removed while a job runs.
 """
 
-import os
 import shutil
 import sys
 import time
@@ -16,7 +15,7 @@ from xft.common.errors import UserError
 from xft.estimates.report import disk_text
 from xft.store.garbage import SECONDS_PER_DAY, find_unwanted, results_folders, wanted_digests
 from xft.store.job_plan import jobs_of
-from xft.store.store import MARK, PARTIAL, PLANS, Store, disk_bytes
+from xft.store.store import MARK, PARTIAL, PLANS, Store, claimed, disk_bytes, log_of
 
 PLAN_DAYS = 7  # a job in a queue may still read the plan of an earlier run
 
@@ -32,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     if not (args.store / MARK).is_file():
         raise UserError(f"{args.store} is no store: it has no {MARK}")
     store = Store(args.store)
-    with os.fdopen(store.open(), "r+"):
+    with store.open():
         _collect(store, args.keep_days, args.yes)
 
 
@@ -67,7 +66,7 @@ def _collect(store: Store, keep_days: float, agreed: bool) -> None:
         print("Nothing to remove: the configurations want all that the store holds.")
     elif agreed or _agrees(f"Remove these {len(unwanted)} entries, {total}? [y/N] "):
         for entry in unwanted:
-            _remove(entry, store)
+            _remove(entry)
         print(f"Removed: {total}")
 
 
@@ -77,14 +76,15 @@ def _agrees(question: str) -> bool:
     return input(question).strip().lower() in ("y", "yes")
 
 
-def _remove(entry: Path, store: Store) -> None:
+def _remove(entry: Path) -> None:
     """Remove an entry and its logs. It vanishes by one rename, so it is never there in part."""
-    log = store.log(entry.parent.name, entry.name.removesuffix(PARTIAL))
-    for file in log.parent.glob(f"{log.stem}.*"):
-        file.unlink()
-    if entry.is_symlink():
-        entry.unlink()
-        return
-    aside = entry.with_name(f".{entry.name}.removed")
-    entry.rename(aside)
-    shutil.rmtree(aside)
+    whole = entry.with_name(entry.name.removesuffix(PARTIAL))
+    with claimed(whole):
+        if entry.is_symlink():
+            entry.unlink()
+        else:
+            aside = entry.with_name(f".{entry.name}.removed")
+            entry.rename(aside)
+            shutil.rmtree(aside)
+        for file in log_of(whole).parent.glob(f"{whole.name}.*"):
+            file.unlink()

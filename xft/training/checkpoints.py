@@ -46,13 +46,16 @@ class Checkpoints:
         checkpoints of this training are removed. Raises UserError if another training has the
         output.
         """
-        with claimed(self.root, f"trains in {self.root}"):
+        with claimed(self.root / OWNER, f"trains in {self.root}"):
             self.folder.mkdir(exist_ok=True)
             self._tell_of_others()
             self._drop_damaged()
             self._restore_best()
             yield
-            self._remove_own()
+            shutil.rmtree(self.folder)
+            (self.root / OWNER).unlink()
+        with suppress(OSError):  # it may hold checkpoints of other trainings
+            self.root.rmdir()
 
     def newest(self) -> Path | None:
         """The newest complete checkpoint, or None. `claimed` has checked its content."""
@@ -88,13 +91,6 @@ class Checkpoints:
                 )
             else:
                 shutil.rmtree(folder)
-
-    def _remove_own(self) -> None:
-        """Remove the checkpoints of this training, and the common folder if it is then empty."""
-        shutil.rmtree(self.folder)
-        (self.root / OWNER).unlink()
-        with suppress(OSError):
-            self.root.rmdir()
 
     def _drop_damaged(self) -> None:
         """Remove damaged checkpoints, from the newest on, down to the first complete one."""

@@ -137,7 +137,7 @@ class LabelledLoss:
         return states if self.split is None else self.split.logits(states)
 
     def _blocks(self, logits: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same, some tokens at a time."""
+        """Logits and targets of some tokens at a time."""
         tokens = max(1, BLOCK_LOGITS[logits.is_cuda] // logits.shape[1])
         return zip(logits.split(tokens), targets.split(tokens), strict=True)
 
