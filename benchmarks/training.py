@@ -28,7 +28,7 @@ from benchmarks.timing import interleaved, markdown_table, relative_speed
 from workflow_scripts import ffn, moe
 from xft.checkpoints.reader import Checkpoint
 from xft.config.sections import MoeSftConfig, TokensConfig
-from xft.conversions.merge import ALPHA, initial_logits
+from xft.conversions.merge import initial_logits
 from xft.data.preparation import prepare
 from xft.data.tokenizers import load_tokenizer
 from xft.modeling.mixing import Mixing, MixingLogits
@@ -119,7 +119,7 @@ class Bench:
 
     def mixed(self) -> tuple:
         experts = Checkpoint(self.folder / "ffn")
-        logits = MixingLogits(initial_logits(experts, "layer", LAMBDA, False)[ALPHA], None, LAMBDA)
+        logits = MixingLogits(initial_logits(experts, "layer"), LAMBDA)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         mixing = Mixing(Checkpoint(self.folder / "moe"), experts, logits, device)
         return mixing.model, mixing

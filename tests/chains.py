@@ -19,14 +19,13 @@ class Chain:
     `Chain(folder, base=model)["dense"]` makes moe, ffn, weighted_init and dense. `given` are
     artifacts that are there already, and `data`, the rows. `options` are the flags of a step
     besides its inputs, in place of those in OPTIONS. The merged model is that of a training if the
-    training is given or has options. `run` runs a step with its words. `mixture`, `weighted`: the
-    names of those that are merged.
+    training is given or has options. `mixture`, `weighted`: the names of those
+    that are merged.
     """
 
-    def __init__(self, folder: Path, options: Mapping = {}, run=run_here, **given: Path):
+    def __init__(self, folder: Path, options: Mapping = {}, **given: Path):
         self.folder = folder
         self._options = OPTIONS | options
-        self._run = run
         self._made = dict(given)
         trained = self._options.keys() | given
         self.mixture = "moe_sft" if "moe_sft" in trained else "moe"
@@ -35,7 +34,7 @@ class Chain:
     def __getitem__(self, name: str) -> Path:
         if name not in self._made:
             out = self.folder / name
-            self._run(name, [*self.words(name), "--out", str(out)])
+            run_here(name, [*self.words(name), "--out", str(out)])
             self._made[name] = out
         return self._made[name]
 

@@ -105,8 +105,8 @@ def plain_gradients(dense, state: dict, alpha, batches: list[dict]) -> tuple:
     return total, alpha.grad
 
 
-def learned(chain: Chain, out: Path, values: Callable[[object], dict], *flags: object) -> Chain:
-    """The artifacts from a training on that left `values(start)`. flags: of weighted_init."""
+def learned(chain: Chain, out: Path, alpha_of: Callable[[object], object], *flags: object) -> Chain:
+    """The artifacts from a training on that left `alpha_of(start)`. flags: of weighted_init."""
     given = {name: chain[name] for name in (chain.mixture, "ffn")}
     start = Chain(out, {"weighted_init": ["--lam", LAMBDA, *flags]}, **given)["weighted_init"]
     sources = mixing_artifact.open_sources(*given.values())
@@ -114,7 +114,7 @@ def learned(chain: Chain, out: Path, values: Callable[[object], dict], *flags: o
     inputs = start.artifact.manifest.inputs
     made = create_artifact(out / "learned", "weighted_trained", start.config, inputs)
     with made as draft:
-        mixing_artifact.write(draft, {"alpha": start.alpha} | values(start), start.config)
+        mixing_artifact.write(draft, alpha_of(start), start.config)
     return Chain(out, weighted_trained=out / "learned", **given)
 
 

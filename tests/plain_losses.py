@@ -11,12 +11,6 @@ from xft.data.templates import make_template
 STEPS, RATE = 4, 0.01
 
 
-def responses(model, rows) -> tuple[torch.Tensor, torch.Tensor]:
-    """The logits and the ids of all tokens that follow a prompt, computed one row at a time."""
-    logits = [model(torch.tensor([ids])).logits[0, prompt - 1 : -1] for ids, prompt in rows]
-    return torch.cat(logits), torch.cat([torch.tensor(ids[prompt:]) for ids, prompt in rows])
-
-
 def encoded(folder) -> list[tuple[list[int], int]]:
     """The token ids of each of ROWS, with BOS and EOS, and the number of those of its prompt."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -32,7 +26,9 @@ def encoded(folder) -> list[tuple[list[int], int]]:
 
 def plain_loss(model, rows) -> torch.Tensor:
     """The mean over the response tokens of all rows, one row at a time."""
-    return torch.nn.functional.cross_entropy(*responses(model, rows))
+    logits = [model(torch.tensor([ids])).logits[0, prompt - 1 : -1] for ids, prompt in rows]
+    expected = torch.cat([torch.tensor(ids[prompt:]) for ids, prompt in rows])
+    return torch.nn.functional.cross_entropy(torch.cat(logits), expected)
 
 
 def plain_loop(model, parameters, folder: Path) -> list[float]:

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from fork_server import PYTHON
 
-from xft.reporting.runs import MEASURED
-
 NOT_COPIED = (".git", ".venv", ".snakemake", "__pycache__", "*cache")
 NOT_COPIED_AT_TOP = {"results", "store", "tests", "docs"}
 QUICK = {
@@ -21,8 +19,6 @@ QUICK = {
     "mixing": {"max_steps": 3, "per_device_train_batch_size": 4},
     "evaluation": {"models": ["base", "moe_sft", "dense"], "limit": 4, "max_new_tokens": 16},
 }
-# Results of each model that were added later. No test counts them.
-FURTHER = {*MEASURED} - {"eval", "validation_loss", "diversity", "contamination"}
 # A job that begins, and a job of a dry run.
 BEGINS = r"\[[\d:]+\] (?!all: |by_name: |file_by_name: )"
 RULE = re.compile(rf"^(?:{BEGINS}|(?=.*/[0-9a-f]{{16}}\)$))(\w+): ", re.MULTILINE)
@@ -81,8 +77,8 @@ class Project:
 
 
 def rules(shown: str) -> list[str]:
-    """The rules of the jobs that Snakemake showed, sorted, without those of further results."""
-    return sorted(rule for rule in RULE.findall(shown) if rule not in FURTHER)
+    """The rules of the jobs that Snakemake showed, sorted, without those that make nothing."""
+    return sorted(RULE.findall(shown))
 
 
 def copy_project(repository: Path, folder: Path) -> Project:

@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from xft.conversions.upcycle import upcycle, upcycled_config, weights_dtype
     from xft.modeling.loading import check_fit, check_loadable
-    from xft.reporting.cards import moe_card, origin
+    from xft.reporting.cards import mixture_card, origin
 
     base = step.open("base", args.base, "base", "dense")
     checkpoint = base.checkpoint
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         parameters["init"] = code.shown
     plans = upcycle(checkpoint, moe, seed, init)
     with step.draft(parameters) as draft:
-        draft.write_model(plans, config, like=base.path, card=moe_card(config, parameters))
+        draft.write_model(plans, config, like=base.path, card=mixture_card(config, parameters))
 
 
 if __name__ == "__main__":

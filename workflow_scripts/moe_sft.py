@@ -21,14 +21,14 @@ def main(argv: list[str] | None = None) -> None:
     if moe.checkpoint.config.get("experts") == "lora":
         require(f"train_rest = {moe.checkpoint.config['train_rest']}")
 
-    from xft.reporting.cards import init_settings, moe_sft_card
+    from xft.reporting.cards import mixture_card
     from xft.training.low_rank import adapt_mixture
     from xft.training.tuning import tune
 
     known = moe.manifest.parameters
-    make_card = partial(moe_sft_card, init=init_settings(known))
+    make_card = partial(mixture_card, start=known)
     session, base = Session(request, moe.path), known.get("base", {})
-    tune(session, moe, step.inputs, base, make_card, adapt=adapt_mixture)
+    tune(session, moe, step.ids, base, make_card, adapt=adapt_mixture)
     if request.metrics and (advice := noise_at_end(request.metrics)):
         say_once(advice)
 

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.lora_rank is not None:
         adapt = partial(adapt_all, rank=options.lora_rank, alpha=options.lora_alpha)
     session = Session(request, base.path)
-    tune(session, base, step.inputs, origin(base), partial(plain_card, "sft"), adapt=adapt)
+    tune(session, base, step.ids, origin(base), partial(plain_card, "sft"), adapt=adapt)
 
 
 def _flops_ratio(base: OpenedArtifact, moe: MoeConfig, request: TrainingRequest) -> float:

@@ -5,9 +5,10 @@ away evaluation problems (--problems), and rows whose prompt fills the window. -
 rows that were left out, with the reasons.
 """
 
-from xft.artifacts.artifact import MODEL_KINDS, OpenedArtifact, write_json
+from xft.artifacts.artifact import OpenedArtifact, write_json
 from xft.cli.step import Step, run
 from xft.common.progress import say
+from xft.config.models import MODEL_KINDS
 from xft.config.sections import TokensConfig
 from xft.data.templates import with_template_read
 from xft.hub.named_sets import RELEASED

@@ -6,7 +6,7 @@ The model's training may have measured it already (--losses): then no model is l
 import math
 from pathlib import Path
 
-from xft.artifacts.artifact import MODEL_KINDS, OpenedArtifact
+from xft.artifacts.artifact import OpenedArtifact
 from xft.artifacts.manifest import SAFETENSORS, hash_file
 from xft.checkpoints.strict_json import read_json
 from xft.cli.step import Step, run
@@ -14,6 +14,7 @@ from xft.common.devices import advice_on_nan, claim_gpus
 from xft.common.errors import UserError, counted
 from xft.common.json_lines import read_json_objects
 from xft.common.progress import say
+from xft.config.models import MODEL_KINDS
 from xft.config.sections import RunConfig
 from xft.evaluation.loading import load_model
 from xft.reporting.formats import LOSS_RESULT

@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     config = {"shared_expert_weight": lam, **shape.model_dump()}
     step.inputs |= sources
     with step.draft(config) as draft:
-        logits = initial_logits(sources["ffn"].checkpoint, shape.granularity)
-        mixing_artifact.write(draft, logits, config)
+        alpha = initial_logits(sources["ffn"].checkpoint, shape.granularity)
+        mixing_artifact.write(draft, alpha, config)
 
 
 if __name__ == "__main__":

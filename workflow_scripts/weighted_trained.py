@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
             return
         step.inputs |= sources | inputs
         with step.draft(initial.config | request.parameters) as draft:
-            mixing_artifact.write(draft, logits.tensors(), initial.config)
+            mixing_artifact.write(draft, logits.values(), initial.config)
 
 
 if __name__ == "__main__":

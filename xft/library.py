@@ -31,7 +31,7 @@ from xft.config.sections import INIT, MERGE, MergeMethod, MixingShape, MoeConfig
 from xft.config.validation import SectionType, check_lambda, validated
 from xft.conversions import diversity as experts
 from xft.conversions import upcycle as upcycling
-from xft.conversions.merge import ALPHA, alpha_shape, initial_logits
+from xft.conversions.merge import alpha_shape, initial_logits
 from xft.conversions.merge_methods import dense_plans
 from xft.conversions.soup import soup_plans
 from xft.modeling import mixing
@@ -242,7 +242,7 @@ def _checked(coefficients: Tensor, source: LoadedModel) -> Tensor:
 def _logits(source: LoadedModel, lam: float, shape: MixingShape) -> mixing.MixingLogits:
     """The logits at the start: equal shares."""
     lam = check_lambda(str(lam), "lam")
-    return mixing.MixingLogits(initial_logits(source, shape.granularity)[ALPHA], lam)
+    return mixing.MixingLogits(initial_logits(source, shape.granularity), lam)
 
 
 def _mixture(model: PreTrainedModel) -> LoadedModel:

@@ -85,10 +85,10 @@ def _experts(tensors, layer, projection: str, part: str) -> torch.Tensor:
     return equation(tensors, layer.dense(projection)).float()
 
 
-def drawn(start) -> dict[str, torch.Tensor]:
+def drawn(start) -> torch.Tensor:
     """Logits that are the same for each chain of one shape."""
     generator = torch.Generator().manual_seed(3)
-    return {"alpha": torch.randn(start.alpha.shape, generator=generator)}
+    return torch.randn(start.alpha.shape, generator=generator)
 
 
 def gradients(chain: Chain, ids) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from backbones import BACKBONES, save_base
 from chains import Chain
 from damage import change_tensors
-from mixtures import random_mixture
+from mixtures import EXAMPLES, merge_example, random_mixture
 from safetensors.torch import load_file
 
 import xft
@@ -24,9 +24,8 @@ from xft.config.sections import MERGE
 
 SINGLE = "model.safetensors"
 LAMBDA, SCALE = 0.6, 1.5
-EXAMPLES = Path(__file__).parents[2] / "examples" / "merges"
-ARITHMETIC = f"{EXAMPLES}/task_arithmetic.py:task_arithmetic"
-STOCK, SELECT = (f"{EXAMPLES}/{name}.py:{name}" for name in ("model_stock", "select"))
+MERGES = EXAMPLES / "merges"
+STOCK, SELECT = map(merge_example, ("model_stock", "select"))
 CASES = ("llama-biases", "phi3", "starcoder2", "llama-bf16", "llama-head")
 
 
@@ -101,8 +100,9 @@ def assert_near(made: dict, expected: dict) -> None:
 
 @pytest.mark.parametrize("scale", [1, SCALE])
 def test_task_arithmetic_is_its_equation(case, tmp_path, scale):
-    words = ["--method", f"{ARITHMETIC}(scale={scale})", "--base", case.folder / "base"]
-    made, plain = case.merge(tmp_path / "out", *words), case.merge(tmp_path / "xft")
+    method = merge_example("task_arithmetic", scale=scale)
+    made = case.merge(tmp_path / "out", "--method", method, "--base", case.folder / "base")
+    plain = case.merge(tmp_path / "xft")
     expected = {n: case.base_of(n) + scale * (case.tuned(n) - case.base_of(n)) for n in plain}
     assert_near(made, expected)
 
@@ -185,15 +185,15 @@ def test_a_function_of_the_users_merges_the_experts(case, tmp_path, function):
     assert str(tmp_path) not in manifest_path(tmp_path / "out").read_text() + card
     files = {"__main__": "my_merge.py", "my_helper": "my_helper.py"}
     known = json_sha256({module: hash_file(tmp_path / file) for module, file in files.items()})
-    assert read_manifest(manifest_path(tmp_path / "out")).inputs["function"] == known
+    manifest = read_manifest(manifest_path(tmp_path / "out"))
+    assert manifest.parameters["method"] == "my_merge.py:mean"
+    assert manifest.inputs.keys() == {"moe", "ffn", "weighted", "base", "function"}
+    assert manifest.inputs["function"] == known
 
 
 def test_a_function_that_is_wrong_is_told(plain, tmp_path, function):
     for name, message in (
-        (
-            "fails",
-            r"merge.method: model.layers.\S+: .*my_merge.py, line 11: ZeroDivisionError",
-        ),
+        ("fails", r"merge.method: model.layers.\S+: .*my_merge.py, line 11: ZeroDivisionError"),
         ("flat", r"it returned \[\d+\], not a tensor of \["),
         ("other", "other must have the parameters tensors, coefficients, base"),
         ("means", "defines no function means: did you mean mean?"),
@@ -208,10 +208,8 @@ def test_the_examples_are_their_equations():
     base = torch.tensor([[1.0, 2.0, 3.0]])
     changes = torch.tensor([[4.0, -1.0, 0.0]]), torch.tensor([[2.0, 3.0, 1.0]])
     given = [base + change for change in changes], torch.tensor([0.25, 0.75]), base
-    functions = {
-        name: UserCode.of(f"{EXAMPLES}/{name}.py:{name}").load(MERGE)
-        for name in ("ties", "dare", "by_column")
-    }
+    names = "ties", "dare", "by_column"
+    functions = {name: UserCode.of(merge_example(name)).load(MERGE) for name in names}
     # The largest fifth of three values: 4, and 3.
     expected = torch.tensor([[1 + 4.0, 2 + 3.0, 3.0]])
     torch.testing.assert_close(functions["ties"](*given), expected)
@@ -227,7 +225,7 @@ def test_the_examples_are_their_equations():
 
 def test_a_merge_by_data_fits_the_outputs_of_the_mixture():
     """By the normal equations of the first MLP. Equal experts give their own function."""
-    example = runpy.run_path(str(EXAMPLES / "by_data.py"))["by_data"]
+    example = runpy.run_path(str(MERGES / "by_data.py"))["by_data"]
     mixture = random_mixture("llama").eval()
     ids = torch.randint(3, 97, (60, 8), generator=torch.Generator().manual_seed(0))
     given, block = [], mixture.model.layers[0].mlp
@@ -248,7 +246,7 @@ def test_a_merge_by_data_fits_the_outputs_of_the_mixture():
 
 
 def stock_ratio(experts: list[torch.Tensor], base: torch.Tensor) -> float:
-    return runpy.run_path(str(EXAMPLES / "model_stock.py"))["ratio"](torch.stack(experts) - base)
+    return runpy.run_path(str(MERGES / "model_stock.py"))["ratio"](torch.stack(experts) - base)
 
 
 def test_the_ratio_at_its_limits():
@@ -280,26 +278,13 @@ def merged(chain: Chain, out: Path, *words: object) -> Path:
     return out
 
 
-@pytest.mark.parametrize(
-    ("words", "stated", "card"),
-    [
-        ([], {}, "one set per layer, equal shares\n- tuning"),
-        (
-            ["--method", STOCK],
-            {"method": "model_stock.py:model_stock"},
-            ':model_stock": a function',
-        ),
-    ],
-    ids=["xft", "model_stock"],
-)
-def test_manifest_and_card_say_how_it_was_merged(plain, tmp_path, words, stated, card):
-    out = merged(plain, tmp_path / "out", *words, "--base", plain["base"])
+def test_manifest_and_card_say_how_it_was_merged(plain, tmp_path):
+    out = merged(plain, tmp_path / "out", "--base", plain["base"])
     manifest = read_manifest(manifest_path(out))
     weighted = json.loads((plain["weighted_init"] / "config.json").read_text())
-    assert manifest.parameters == weighted | stated
-    inputs = {"moe", "ffn", "weighted"} | ({"base", "function"} if "method" in stated else set())
-    assert manifest.inputs.keys() == inputs
-    assert card in (out / "README.md").read_text()
+    assert manifest.parameters == weighted
+    assert manifest.inputs.keys() == {"moe", "ffn", "weighted"}
+    assert "one set per layer, equal shares\n- tuning" in (out / "README.md").read_text()
 
 
 def test_a_mistake_of_the_user_is_refused(plain, tmp_path):
@@ -320,7 +305,8 @@ def test_integers_stay_as_they_are(plain, tmp_path):
     tuned = shutil.copytree(plain["moe"], tmp_path / "tuned")
     change_tensors(tuned, lambda tensors: tensors | {"model.positions": torch.arange(5)})
     chain = Chain(tmp_path, moe_sft=tuned)
-    out = merged(chain, tmp_path / "out", "--method", ARITHMETIC, "--base", plain["base"])
+    method = merge_example("task_arithmetic")
+    out = merged(chain, tmp_path / "out", "--method", method, "--base", plain["base"])
     assert torch.equal(load_file(out / SINGLE)["model.positions"], torch.arange(5))
 
 

@@ -25,13 +25,7 @@ from xft.checkpoints.dtypes import DTYPE_BYTES
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 from xft.config.runs import find_runs, overlaid
-from xft.config.sections import (
-    TRAINING,
-    EvaluationConfig,
-    MoeConfig,
-    MoeSftTraining,
-    SftTraining,
-)
+from xft.config.sections import TRAINING, EvaluationConfig, MoeConfig, MoeSftTraining, SftTraining
 from xft.config.steps import TRAINING_SECTIONS
 from xft.config.validation import complete
 from xft.conversions.upcycle import upcycled_config

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from xft.checkpoints.in_memory import LoadedModel
 from xft.config.sections import learns
 from xft.conversions import mixing_artifact
-from xft.conversions.merge import ALPHA, mixing_coefficients
+from xft.conversions.merge import mixing_coefficients
 from xft.conversions.merged_tensors import merge
 from xft.modeling.mixing import Mixing, MixingLogits
 
@@ -47,7 +47,7 @@ def random_alpha(granularity: str) -> torch.Tensor:
 def test_dense_logits_are_the_mixing_models(mixture, sources, tmp_path, granularity):
     alpha = random_alpha(granularity)
     flags = ["--granularity", granularity]
-    chain = learned(mixture, tmp_path, lambda start: {ALPHA: alpha}, *flags)
+    chain = learned(mixture, tmp_path, lambda start: alpha, *flags)
     model = AutoModelForCausalLM.from_pretrained(chain["dense"])
     mixing = mixing_model(sources, alpha)
     assert not any(parameter.requires_grad for parameter in mixing.model.parameters())
@@ -140,7 +140,7 @@ def test_an_optimiser_step_moves_the_logits_and_merges_once(sources, monkeypatch
         (before / 2).backward()
     optimizer.step()
     assert len(merged) == (1 + 1) * 2 * 3  # at the start and after the step: layers, projections
-    moved = mixing.logits.tensors()[ALPHA]
+    moved = mixing.logits.values()
     assert mixing.gradient_norm > 1e-3
     assert (moved - alpha).norm() == pytest.approx(0.1, rel=0.01)
     again = mixing_model(sources, moved)
@@ -177,7 +177,7 @@ def test_zero_grad_and_closures_are_as_torch_means_them(sources):
 
         mixing.model(ids.flip(1), labels=ids).loss.backward()  # dropped by zero_grad
         before = optimizer.step(closure) if is_closed else (closure(), optimizer.step())[0]
-        return before, mixing.logits.tensors()[ALPHA], closure()
+        return before, mixing.logits.values(), closure()
 
     plain, closed = (step(torch.optim.SGD, {"lr": 100.0}, is_closed) for is_closed in (0, 1))
     assert all(map(torch.equal, plain, closed)) and plain[2] < plain[0]

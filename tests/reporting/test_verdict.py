@@ -40,8 +40,8 @@ def compared(solved, count=140, losses=None, base_tests=None, seeds=1, outcomes=
         passed = seeds * number + sum(range(seeds)) * (number > 0)
         others = (outcomes or {}).get(label, {"failed": seeds * count - passed})
         counts = dict.fromkeys(OUTCOMES, 0) | {"passed": passed} | others
-        about = (losses or {}).get(label, inf), seeds, (changes or {}).get(label), {"d"}
-        candidates.append(Candidate(label, counts, *about))
+        loss, change = (losses or {}).get(label, inf), (changes or {}).get(label)
+        candidates.append(Candidate(label, counts, loss, seeds, change=change, solves={"d"}))
     return comparison_table(values), candidates
 
 

@@ -13,7 +13,6 @@ from damage import change_json
 from fork_server import PYTHON
 from interpreter import ROOT
 from mixtures import init_example
-from project import FURTHER
 from working_folder import ROW, begin, fill, wants
 
 from tools import write_versions
@@ -46,8 +45,8 @@ pytestmark = pytest.mark.usefixtures("place")
 
 
 def new(run: WorkflowRun) -> set[str]:
-    """The names of what a run would make, without further results."""
-    return {name for part in run.to_make if part.step not in FURTHER for name in part.names}
+    """The names of what a run would make."""
+    return {name for part in run.to_make for name in part.names}
 
 
 def test_a_changed_value_makes_what_depends_on_it():

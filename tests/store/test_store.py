@@ -28,16 +28,7 @@ from xft.store.job_log import HIDE_ERRORS, link_declared
 from xft.store.job_plan import Job, read_plan, write_plan
 from xft.store.make import log_of, make
 from xft.store.recipe import Recipe
-from xft.store.store import (
-    ENTRY_FILE,
-    MARK,
-    Store,
-    claimed,
-    is_whole,
-    partial,
-    publish,
-    worker,
-)
+from xft.store.store import ENTRY_FILE, MARK, Store, claimed, is_whole, partial, publish, worker
 from xft.tools import gc
 
 WRITES = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('made')"

@@ -25,13 +25,10 @@ from xft.checkpoints.writer import TensorSpec, link_checkpoint, write_checkpoint
 from xft.common.errors import UserError
 from xft.common.files import check_own
 from xft.common.refusals import NO_ROOM, way_out, writing
-from xft.config.models import MODEL_STEPS
 
 WORKSPACE_SUFFIX = ".tmp"
 ENTRY_FILE = "entry.json"  # in an entry of the store: its recipe, size and hashes
 NEW_MANIFEST = "manifest.json"  # in a workspace
-# transformers can load these kinds.
-MODEL_KINDS = MODEL_STEPS
 TOKENIZER_PATTERNS = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -162,10 +159,7 @@ class Draft:
 
 @contextmanager
 def create_artifact(
-    out: Path,
-    kind: str,
-    parameters: dict | None = None,
-    inputs: dict[str, str] | None = None,
+    out: Path, kind: str, parameters: dict | None = None, inputs: dict[str, str] | None = None
 ) -> Iterator[Draft]:
     """Yield a draft to fill. Then move it to `out` and write its manifest last, beside it.
 

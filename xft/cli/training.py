@@ -11,7 +11,7 @@ from xft.common.devices import claim_gpus
 from xft.common.launch import end_process
 from xft.common.optional import require
 from xft.common.processes import end_with_parent
-from xft.config.models import MODEL_STEPS
+from xft.config.models import MODEL_KINDS
 from xft.config.section import keys
 from xft.config.sections import RunConfig, TokensConfig
 from xft.config.training import TrainingConfig
@@ -28,7 +28,7 @@ class TrainingStep(Step):
         super().__init__(name, description)
         self.path("--data", "FILE_OR_DIR", "The rows, or tokens from step tokens.")
         self.output("--metrics", "FILE", "File for each step's loss, JSONL.", required=False)
-        if name in MODEL_STEPS:
+        if name in MODEL_KINDS:
             meaning = "File for the model's validation losses, for step validation_loss, JSON."
             self.output("--losses", "FILE", meaning, required=False)
         self.output(

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from xft.common.errors import UserError
 from xft.common.user_code import codes_in
-from xft.config.models import MODEL
 from xft.config.removed import removal
 from xft.config.section import Section
 from xft.config.sections import TRAININGS, WorkflowConfig
@@ -82,11 +81,10 @@ def find_runs(config: Mapping, where: str = "config") -> list[Run]:
 
 def _check_models(whole: WorkflowConfig, runs: list[Run], where: str) -> None:
     models = {model for run in runs for model in run.config.evaluation.models}
-    pooled = [model for model in models if MODEL[model].over_seeds]
-    if pooled and len(whole.seeds) < 2:
+    if "soup" in models and len(whole.seeds) < 2:
         raise UserError(
-            f"{where}: evaluation.models names {pooled[0]}, which is made from all seeds. List at "
-            "least two seeds in `seeds`, or leave it out"
+            f"{where}: evaluation.models names soup, which is made from all seeds. List at least "
+            "two seeds in `seeds`, or leave it out"
         )
 
 

@@ -4,7 +4,7 @@ A class holds the keys that one step reads. A section consists of one or more su
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 
 from xft.common.errors import UserError, did_you_mean
 from xft.common.user_code import FORM, Names, UserCode, codes_in
-from xft.config.models import DECLARED, MERGED, MODELS
+from xft.config.models import MERGED, MODELS
 from xft.config.section import (
     Commit,
     Name,
@@ -28,12 +28,7 @@ from xft.config.section import (
     keys,
     without_effect,
 )
-from xft.config.training import (
-    MixingTraining,
-    TrainingConfig,
-    TuningConfig,
-    fault_of_devices,
-)
+from xft.config.training import MixingTraining, TrainingConfig, TuningConfig, fault_of_devices
 
 NOT_EMPTY = Field(min_length=1)
 VLLM_TEMPERATURES = (0.01, 2.0)  # vLLM raises a lower temperature to the lowest
@@ -63,25 +58,20 @@ def problem_label(name_or_file: str) -> str:
     return re.sub(r"\.jsonl(\.gz)?$|\.parquet$", "", Path(name_or_file).name)
 
 
-def _described(meanings: Mapping[str, str]) -> str:
-    """The description of a key by the meanings of its values."""
-    return " ".join(f"{value}: {meaning}." for value, meaning in meanings.items())
-
-
-def _or_code(names: Iterable[str], example: str) -> tuple:
-    """The check and the schema of a key that has one of these names, or names code."""
+def _or_code(name: str, example: str) -> tuple:
+    """The check and the schema of a key that has this name, or names code."""
 
     def check(value: str) -> str:
-        if value in names:
+        if value == name:
             return value
         if not re.fullmatch(FORM, value):
             raise ValueError(
-                f"should be {', '.join(names)}, or a function in a Python file, such as "
-                f"{example}{did_you_mean(value, names)}"
+                f"should be {name}, or a function in a Python file, such as "
+                f"{example}{did_you_mean(value, [name])}"
             )
         return str(UserCode.of(value))
 
-    pattern = f"^({'|'.join(names)}|{FORM})$"
+    pattern = f"^({name}|{FORM})$"
     return AfterValidator(check), WithJsonSchema({"type": "string", "pattern": pattern})
 
 
@@ -213,7 +203,7 @@ class MoeConfig(MixtureConfig):
     """Step 1, upcycling: the mixture of experts."""
 
     init: Annotated[
-        PathText, *_or_code(["copy"], "my_init.py:noise"), INIT, Needs("experts", "full")
+        PathText, *_or_code("copy", "my_init.py:noise"), INIT, Needs("experts", "full")
     ] = "copy"
     """The routed experts before the tuning. copy: the base's MLP, as in the paper. A function in a
     file, such as my_init.py:noise: what it makes of that (docs/extending.md). The shared expert is
@@ -376,7 +366,7 @@ MERGE = Names(("tensors", "coefficients", "base"), offered=("load",))
 class MergeMethod(Section):
     """The computation of the dense model's weights."""
 
-    method: Annotated[PathText, *_or_code(["xft"], "my_merge.py:ties"), MERGE] = "xft"
+    method: Annotated[PathText, *_or_code("xft", "my_merge.py:ties"), MERGE] = "xft"
     """xft: the weighted mean of a projection's experts, as in the paper. A function in a file, such
     as my_merge.py:ties: what it makes of them (docs/extending.md)."""
 
@@ -408,10 +398,10 @@ class MergeConfig(MergeMethod):
 class EvaluatedConfig(Section):
     """The models to evaluate, and the problems."""
 
-    models: Annotated[UniqueList[Literal[MODELS]], NOT_EMPTY] = Field(
+    models: Annotated[UniqueList[Literal[tuple(MODELS)]], NOT_EMPTY] = Field(
         ["base", "sft", "moe_sft", "dense"],
         description="Models to evaluate. "
-        + _described({model.name: model.meaning for model in DECLARED if model.meaning}),
+        + " ".join(f"{name}: {meaning}." for name, meaning in MODELS.items()),
     )
 
     datasets: Annotated[UniqueList[NameOrFile], NOT_EMPTY] = ["humaneval"]

@@ -25,11 +25,9 @@ class TrainingConfig(Section):
 
     trains: what a training changes: the mixture; a dense model, the base or one of its size; or the
         shares of the experts in a merged model.
-    per_lambda: whether there is a training for each lambda.
     """
 
     trains: ClassVar[Literal["mixture", "dense", "shares"]] = "dense"
-    per_lambda: ClassVar[bool] = False
 
     num_train_epochs: float = Field(4.0, gt=0)
     """Passes over the training rows."""
@@ -239,7 +237,6 @@ class MixingTraining(TrainingConfig):
     """The keys for the training of the mixing coefficients. All other weights are frozen."""
 
     trains: ClassVar[str] = "shares"
-    per_lambda: ClassVar[bool] = True
     offload_optimizer: ClassVar[bool] = False
     ema_decay: ClassVar[None] = None
 

@@ -15,18 +15,6 @@ def copy_plan(source: TensorSource, name: str, new_name: str | None = None) -> T
     )
 
 
-def fused_plan(source: TensorSource, name: str, parts: list[str], num_experts: int) -> TensorSpec:
-    """Plan a fused tensor [num_experts, rows, ...] from the parts of all experts, in order."""
-    first = source.shape(parts[0])
-    rows = sum(source.shape(part)[0] for part in parts) // num_experts
-    return TensorSpec(
-        name,
-        source.dtype(parts[0]),
-        (num_experts, rows, *first[1:]),
-        lambda: (source.get_finite(part) for part in parts),
-    )
-
-
 def computed_plan(name: str, dtype: str, shape: tuple[int, ...], compute: Callable) -> TensorSpec:
     """Plan a tensor that `compute` gives as a whole. It is rounded to the dtype."""
     return TensorSpec(name, dtype, shape, lambda: [compute().to(torch_dtype(dtype))])

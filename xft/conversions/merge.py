@@ -38,9 +38,9 @@ def alpha_shape(granularity: str, ffn: TensorSource) -> tuple[int, int, int]:
     return *sets[granularity], routed
 
 
-def initial_logits(ffn: TensorSource, granularity: str) -> dict:
+def initial_logits(ffn: TensorSource, granularity: str):
     """The logits for the experts of an FFN artifact at the start: equal shares."""
-    return {ALPHA: torch.zeros(alpha_shape(granularity, ffn))}
+    return torch.zeros(alpha_shape(granularity, ffn))
 
 
 def unmerged(moe: TensorSource) -> dict[str, str]:

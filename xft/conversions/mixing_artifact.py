@@ -57,14 +57,7 @@ def open_mixing(
     return MixingArtifact(artifact, checkpoint.get(ALPHA).clone(), checkpoint.config)
 
 
-def write(draft: Draft, logits: dict, config: dict) -> None:
-    """Fill an artifact with coefficients.
-
-    logits: fp32 tensors by name: alpha.
-    """
-    plans = [
-        TensorSpec(name, "F32", tuple(tensor.shape), lambda tensor=tensor: [tensor])
-        for name, tensor in sorted(logits.items())
-    ]
-    draft.write_tensors(plans)
+def write(draft: Draft, alpha, config: dict) -> None:
+    """Fill an artifact with coefficients. alpha: the logits, in fp32."""
+    draft.write_tensors([TensorSpec(ALPHA, "F32", tuple(alpha.shape), lambda: [alpha])])
     write_json(draft.path / "config.json", config)

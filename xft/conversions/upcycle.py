@@ -16,7 +16,7 @@ from xft.common.errors import UserError, errors_at
 from xft.common.user_code import called
 from xft.config.section import keys
 from xft.config.sections import MixtureConfig, MoeConfig
-from xft.conversions.common import computed_plan, copy_plan, fused_plan, seeded_generator
+from xft.conversions.common import computed_plan, copy_plan, seeded_generator
 from xft.conversions.low_rank import low_rank_plans
 
 DEFAULT_INITIALIZER_RANGE = 0.02
@@ -102,31 +102,27 @@ def _expert_plans(
     if moe.shared_expert:
         for tensor in layer.tensors:
             yield copy_plan(base, layer.dense(*tensor), layer.shared(*tensor))
-    parts = layer.parts
-    if init:
-        yield from _function_plans(base, layer, moe, init, seed)
-        parts = [part for part in parts if part == "bias"]
-    for part in parts:
-        for name, projections in layer.fused(part):
+    for part in layer.parts:
+        for (name, projections), roles in zip(layer.fused(part), _roles(layer), strict=True):
             dense = [layer.dense(projection, part) for projection in projections]
-            yield fused_plan(base, name, dense * routed, routed)
+            rows, rest = sum(base.shape(held)[0] for held in dense), base.shape(dense[0])[1:]
+            dtype, chunks = base.dtype(dense[0]), partial(_copies, base, dense * routed)
+            if init and part == "weight":
+                chunks = partial(_made_by, init, base, layer, moe, seed, roles, dtype)
+            yield TensorSpec(name, dtype, (routed, rows, *rest), chunks)
 
 
-def _function_plans(
-    base: TensorSource, layer: FfnLayer, moe: MoeConfig, init: Callable, seed: int
-) -> Iterable[TensorSpec]:
-    """Plan the fused weights of the routed experts by a function of the user's."""
-    roles = ("gate", "up") if layer.form.gated else ("up",)
-    fused = list(zip(layer.fused(), (roles, ("down",)), strict=True))
-    for (name, projections), inside in fused:
-        dense = [layer.dense(projection) for projection in projections]
-        rows, dtype = sum(base.shape(weight)[0] for weight in dense), base.dtype(dense[0])
-        shape = moe.num_routed_experts, rows, base.shape(dense[0])[1]
-        chunks = partial(_made_by, init, base, layer, fused, moe, seed, inside, dtype)
-        yield TensorSpec(name, dtype, shape, chunks)
+def _copies(base: TensorSource, names: Iterable[str]) -> Iterator:
+    """The tensors of the base of these names, one at a time."""
+    return map(base.get_finite, names)
 
 
-def _made_by(init, base, layer, fused, moe, seed, inside, dtype) -> Iterator:
+def _roles(layer: FfnLayer) -> list[tuple[str, ...]]:
+    """The names of a layer's matrices for a function of the user's, fused as they are stored."""
+    return [("gate", "up") if layer.form.gated else ("up",), ("down",)]
+
+
+def _made_by(init, base, layer, moe, seed, inside, dtype) -> Iterator:
     """The matrices `inside` of each routed expert, of this dtype, by a function of the user's.
 
     An expert's draws depend on the seed, the layer and the expert, and on nothing else.
@@ -135,7 +131,7 @@ def _made_by(init, base, layer, fused, moe, seed, inside, dtype) -> Iterator:
 
     for expert in range(int(moe.shared_expert), moe.num_experts):
         weights = {}
-        for (_, projections), roles in fused:
+        for (_, projections), roles in zip(layer.fused(), _roles(layer), strict=True):
             dense = [base.get_finite(layer.dense(projection)).cpu() for projection in projections]
             parts = torch.cat(dense).float().chunk(len(roles))
             weights |= {role: part.clone() for role, part in zip(roles, parts, strict=True)}

@@ -22,13 +22,10 @@ RUNS_TABLE = "runs.csv"
 class Experiment:
     """The artifacts that all runs of a configuration want."""
 
-    def __init__(
-        self, config: WorkflowConfig, runs: list[Run], contents: FileContents | None = None
-    ):
+    def __init__(self, config: WorkflowConfig, runs: list[Run], contents: FileContents):
         """Raises UserError if two different sets of problems have the same name."""
         self.config = config
         self.results, self.store = Path(config.results_dir), Store(Path(config.store))
-        contents = contents or FileContents()
         self.code = Code(contents.file_hashes)
         self.nodes = Nodes(self.store, contents, self.code)
         self.runs = [Graph(run, self.nodes) for run in runs]
@@ -57,13 +54,7 @@ class Experiment:
     @cached_property
     def wanted(self) -> list[Node]:
         """All artifacts that a run of the workflow makes, each after those that it is made from."""
-        nodes = (node for target in self.targets for node in target.ancestors())
-        return list(dict.fromkeys(nodes))
-
-    @cached_property
-    def targets(self) -> list[Node]:
-        """The artifacts that no other one is made from: the report."""
-        return [self.report]
+        return list(self.report.ancestors())
 
     @cached_property
     def known(self) -> list[Node]:

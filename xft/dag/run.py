@@ -73,7 +73,7 @@ class WorkflowRun:
     @property
     def to_make(self) -> list[Node]:
         """What a run makes, in order."""
-        return self.needed(self.experiment.targets)
+        return self.needed([self.experiment.report])
 
     def needed(self, targets: Iterable[Node]) -> list[Node]:
         """Those of some artifacts that are missing, and what is missing to make them, in order."""

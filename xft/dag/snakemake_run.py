@@ -98,12 +98,12 @@ class SnakemakeRun:
         return self.jobs[digest].inputs
 
     def targets(self) -> list[str]:
-        """The entries of what the run makes in the end."""
-        targets = self.run.experiment.targets
-        self._announce(targets)
+        """The entry of what the run makes in the end: the report."""
+        report = self.run.experiment.report
+        self._announce([report])
         if self.run.begun and not self.run.to_make:
             self.show_results()
-        return [str(node.entry) for node in targets]
+        return [str(report.entry)]
 
     def named(self, name: str) -> str:
         """The entry of the artifact with a name in the results folder."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xft.common.errors import counted
 from xft.common.refusals import nearest_folder
-from xft.config.models import MODELS
+from xft.config.models import MODEL_KINDS
 from xft.config.sections import problem_label
 from xft.config.steps import STEPS, TRAINING_SECTIONS
 from xft.dag.experiment import Experiment
@@ -89,7 +89,7 @@ def warn_of_full_disk(run: WorkflowRun, to_make: Iterable[Node]) -> str | None:
 
     None also while the size of the base is unknown.
     """
-    models = {node: requests(node).models for node in to_make if node.step in MODELS[1:]}
+    models = {node: requests(node).models for node in to_make if node.step in MODEL_KINDS[1:]}
     if None in models.values():
         return None
     store = run.store.root
@@ -114,7 +114,7 @@ def _space(nodes: dict[Node, Models]) -> Counter:
     for node, models in nodes.items():
         space[node.step] += _nbytes(node, models)
         section = TRAINING_SECTIONS.get(node.step)
-        if section and node.step in MODELS:
+        if section and node.step in MODEL_KINDS:
             job = configured_job(node.config, section)
             checkpoints.append((checkpoint_bytes(models, job), node.step))
     if checkpoints:

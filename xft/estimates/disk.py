@@ -1,7 +1,7 @@
 """Disk space of each artifact, without tokenizers, configs and metrics (a few megabytes)."""
 
 from xft.checkpoints.dtypes import DTYPE_BYTES
-from xft.config.models import MIXTURES, MODELS
+from xft.config.models import MIXTURES, MODEL_KINDS
 from xft.config.training import KEPT, SHARDED
 from xft.estimates.jobs import TrainingJob
 from xft.estimates.memory import average_bytes, optimizer_bytes
@@ -15,7 +15,7 @@ def artifact_bytes(models: Models, step: str) -> int:
     """
     if step in MIXTURES:
         return models.mixture.nbytes
-    return models.base.nbytes if step in MODELS[1:] else 0
+    return models.base.nbytes if step in MODEL_KINDS[1:] else 0
 
 
 def checkpoint_bytes(models: Models, job: TrainingJob) -> int:

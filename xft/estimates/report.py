@@ -97,7 +97,7 @@ def summary(plan: Plan, disk: str) -> list[str]:
         if hours is not None:
             is_limit = section != MIXTURE or not models.is_low_rank
             line += f", {'about' if is_limit else 'at least'} {duration(hours)} hours"
-        lines.append(line + (", for each lambda" if TRAINING[section].per_lambda else ""))
+        lines.append(line + (", for each lambda" if job.is_mixing else ""))
     return lines
 
 

@@ -65,14 +65,6 @@ def encode_inputs(sets: Sequence[Sequence]) -> Inputs:
     return Inputs(dumps(rows), sum(map(len, sets)))
 
 
-def memory_bound(sandbox: Bubblewrap | None) -> str:
-    """How a program's memory is bounded, in words for the result."""
-    if sys.platform != "linux":
-        return "none"
-    bound = f"{Limits().memory_bytes // 2**30} GiB of address space for each process"
-    return f"{bound}, and seccomp refuses memory outside of it" if sandbox else bound
-
-
 def execute(
     code: str,
     entry_point: str,

@@ -1,10 +1,11 @@
 """What runs and judges solutions, for each form of problems."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xft.evaluation import ground_truth, scoring
-from xft.evaluation.execution import memory_bound
+from xft.evaluation.execution import Limits
 from xft.evaluation.forms import calls, programs
 from xft.evaluation.problems import Problem, ProblemSet
 from xft.evaluation.program_scoring import ProgramScorer
@@ -26,7 +27,11 @@ class CallScorer:
 
     @property
     def memory_bound(self) -> str:
-        return memory_bound(self.sandbox)
+        """How a program's memory is bounded, in words for the result."""
+        if sys.platform != "linux":
+            return "none"
+        bound = f"{Limits().memory_bytes // 2**30} GiB of address space for each process"
+        return f"{bound}, and seccomp refuses memory outside of it" if self.sandbox else bound
 
     def expected(self) -> dict[str, str]:
         return ground_truth.compute(self.problem_set, sandbox=self.sandbox, workers=self.workers)

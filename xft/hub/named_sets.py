@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xft.common.errors import UserError
 from xft.common.files import read_bytes
-from xft.hub.repository import OFFLINE, cached_file
+from xft.hub.repository import OFFLINE, cached_rows
 
 RELEASES = "https://github.com/evalplus"
 MAX_BYTES = 2**28  # of a file of problems, unpacked
@@ -142,7 +142,7 @@ class Translation:
 
     def find(self) -> Path | None:
         """Its file in the hub's cache."""
-        return cached_file(self.hub_id, self.revision, self.place, "dataset")
+        return cached_rows(self.hub_id, self.revision, self.place)
 
     @property
     def advice(self) -> str:

@@ -40,11 +40,11 @@ def fetch_file(repository: str, revision: str, name: str, kind: str = "model") -
         return Path(hf_hub_download(repository, name, repo_type=kind, revision=revision))
 
 
-def cached_file(repository: str, revision: str, name: str, kind: str = "model") -> Path | None:
-    """A file of a commit, if the hub's cache holds it."""
+def cached_rows(repository: str, revision: str, name: str) -> Path | None:
+    """A file of a data set's commit, if the hub's cache holds it."""
     from huggingface_hub import try_to_load_from_cache
 
-    file = try_to_load_from_cache(repository, name, repo_type=kind, revision=revision)
+    file = try_to_load_from_cache(repository, name, repo_type="dataset", revision=revision)
     return Path(file) if isinstance(file, str) else None
 
 

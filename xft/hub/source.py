@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xft.artifacts.artifact import COMPANION_PATTERNS, MODEL_KINDS, check_artifact, companions
+from xft.artifacts.artifact import COMPANION_PATTERNS, check_artifact, companions
 from xft.checkpoints.capacity import check_vocabulary
 from xft.checkpoints.dtypes import FLOAT_NAMES
 from xft.checkpoints.layout import dense_layers
 from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE, CheckpointHeaders, weight_files
 from xft.common.errors import UserError
+from xft.config.models import MODEL_KINDS
 from xft.hub import repository as hub
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -189,7 +190,7 @@ def find_cached_dataset_file(source: DatasetSource) -> Path | None:
     """The file of a data set, if the hub's cache holds it; None for a whole data set."""
     if source.file is None:
         return None
-    return hub.cached_file(source.repository, source.revision, source.file, "dataset")
+    return hub.cached_rows(source.repository, source.revision, source.file)
 
 
 def check_model(folder: Path, is_base: bool = True) -> list[Path]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
 from xft.checkpoints.reader import TensorSource
-from xft.conversions.merge import ALPHA, mixing_coefficients, unmerged
+from xft.conversions.merge import mixing_coefficients, unmerged
 from xft.conversions.merged_tensors import MergedTensor, merged_tensors
 from xft.modeling.configuration import dense_config
 from xft.modeling.loading import load_whole
@@ -37,9 +37,9 @@ class MixingLogits(nn.Module):
         """The coefficients [layers or 1, projections or 1, 1 + R]. The first is lambda."""
         return mixing_coefficients(self._stacked(), self.shared_expert_weight)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The current logits by name, on the CPU."""
-        return {ALPHA: self._stacked().detach().cpu()}
+    def values(self) -> Tensor:
+        """The current alpha, on the CPU."""
+        return self._stacked().detach().cpu()
 
     def _stacked(self) -> Tensor:
         return torch.stack(list(self.alpha)).unflatten(0, self.sets)
@@ -107,7 +107,7 @@ class Mixing:
         distance_from_uniform: the largest distance of a share from 1/R; 0 is plain averaging.
         distances_from_uniform: the same for each set.
         """
-        shares = self.logits.tensors()[ALPHA].softmax(dim=-1)
+        shares = self.logits.values().softmax(dim=-1)
         distances = (shares - 1 / shares.shape[-1]).abs().amax(dim=-1)
         return {
             "shares": shares.tolist(),

@@ -4,7 +4,7 @@ from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from math import inf
 
-from xft.config.models import MODEL, MODELS, Model, family
+from xft.config.models import MODELS, REFERENCES, family
 from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.result import solved_shares, units_of
 from xft.reporting.bootstrap import Measured, measure, significant
@@ -153,14 +153,13 @@ def pairs(subjects: Sequence[Subject]) -> Iterator[tuple[Subject, Subject]]:
 
 def _rank(model: str) -> int:
     """The place of a model in the tables, from the base to the merged models."""
-    name = family(model)
-    return MODELS.index(name) if name in MODEL else len(MODELS)
+    return [*MODELS, family(model)].index(family(model))
 
 
 def _is_compared(first: str, second: str) -> bool:
     """Whether to compare a pair: a model and a reference, or two merges with the same lambda."""
-    of_first, of_second = (MODEL.get(family(name), Model(name)) for name in (first, second))
-    if of_second.counterpart == of_first.name:
+    of_first, of_second = family(first), family(second)
+    if (of_first, of_second) == ("uniform", "dense"):
         return first.partition("/")[2] == second.partition("/")[2]
-    later = _rank(first) < _rank(second)
-    return later and of_first.is_reference and not of_second.is_aside
+    is_later = _rank(first) < _rank(second)
+    return is_later and of_first in REFERENCES and of_second != "uniform"

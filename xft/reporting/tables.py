@@ -99,7 +99,7 @@ def over_seeds(table):
             row[heading] = _score_text(group, tests) if is_shown else NO_TESTS
         if LOSS_COLUMN in group:
             losses = group.drop_duplicates("loss_file")[LOSS_COLUMN]
-            row[LOSS_COLUMN] = mean_text(pd.to_numeric(losses).dropna(), 4)
+            row[LOSS_COLUMN] = mean_text(pd.to_numeric(losses).dropna())
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -124,12 +124,12 @@ def answers_table(candidates: Iterable[Candidate]):
     return pd.DataFrame([{"model": model.label, **model.outcomes} for model in candidates])
 
 
-def mean_text(values, digits: int) -> str:
+def mean_text(values) -> str:
     """The mean of a pandas series, and its standard deviation if there are several values."""
     if not len(values):
         return ""
-    deviation = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{values.mean():.{digits}f}{deviation}"
+    deviation = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{values.mean():.4f}{deviation}"
 
 
 def to_markdown(table) -> str:

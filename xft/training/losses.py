@@ -61,11 +61,6 @@ class _GivenStates(nn.Module):
         return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
 
 
-def no_logits(ids: Tensor) -> Tensor:
-    """The `logits_to_keep` with which a model computes no logits. ids: on the model's device."""
-    return ids.new_empty(0)
-
-
 class LabelledLoss:
     """The loss function of a model: the cross-entropy of its labelled tokens.
 
@@ -82,7 +77,7 @@ class LabelledLoss:
     def options(self, labels: Tensor) -> dict[str, Tensor]:
         """Inputs of the model's forward pass beside a batch with these labels [rows, T]."""
         if self.split is not None:
-            return {"logits_to_keep": no_logits(labels)}
+            return {"logits_to_keep": labels.new_empty(0)}
         following = _following(labels)
         kept = (following != IGNORED).any(dim=0).nonzero()[:, 0]
         return {"logits_to_keep": kept, "shift_labels": following[:, kept]}

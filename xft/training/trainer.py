@@ -122,21 +122,17 @@ class ResumingTrainer(SavingTrainer):
         self.learned = model if mixing is None else mixing.logits
         self.loss = LabelledLoss(model, whole_head=options.launch != "zero3")
         self.throughput = Throughput()
-        self.features = self._make_features()
+        self.features: list[Feature] = [FiniteCheck(self.accelerator, training.checkpoints, mixing)]
+        for callback in training.callbacks:
+            self.add_callback(callback)
+            if isinstance(callback, Feature):
+                self.features.append(callback)
         self.ending = callbacks.ValidationCallback(options, self.keep_as_best)
         self.add_callback(self.ending)
         self.average = None
         if options.ema_decay is not None:
             self.average = WeightAverage(model, options.ema_decay)
             self.add_callback(self.average)
-
-    def _make_features(self) -> list[Feature]:
-        training = self.training
-        features = [FiniteCheck(self.accelerator, training.checkpoints, training.mixing)]
-        for callback in training.callbacks:
-            self.add_callback(callback)
-        features += [callback for callback in training.callbacks if isinstance(callback, Feature)]
-        return features
 
     def create_optimizer(self, model=None):
         optimizer = super().create_optimizer(model)

@@ -23,15 +23,14 @@ from xft.training.validation import ArtifactLosses
 def tune(
     session: Session,
     source: OpenedArtifact,
-    sources: dict[str, OpenedArtifact],
+    ids: dict[str, str],
     base: dict,
     make_card: Callable[[dict, dict, str], str],
     adapt: Callable[[PreTrainedModel], Adapters | None] | None = None,
 ) -> None:
     """Train the model of `source`, and write it as an artifact with the same names and dtypes.
 
-    sources: the artifacts that it is made from, `source` and others, by their names in the
-    manifest.
+    ids: of the artifacts that it is made from, by their names in the manifest.
     base: the manifest's entry about the base model.
     make_card: gives the README for a config, the manifest's parameters and the SHA-256 of the rows.
     adapt: freezes what must not learn, and adds what learns in its place; None: all weights learn.
@@ -49,7 +48,7 @@ def tune(
     parameters = request.parameters | session.datasets | {"base": base}
     if template.end_of_turn is not None:
         parameters["end_of_turn"] = template.end_of_turn
-    inputs = {name: artifact.id for name, artifact in sources.items()} | session.ids
+    inputs = ids | session.ids
     losses = None if adapters else _artifact_losses(session, checkpoint)
     with session.trained(model, parameters, inputs, losses=losses) as learned:
         if not learned:

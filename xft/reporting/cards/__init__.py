@@ -19,26 +19,22 @@ def origin(base: OpenedArtifact) -> dict:
     return {"id": base.id} | {key: known[key] for key in HUB_KEYS if key in known}
 
 
-def moe_card(config: dict, parameters: dict) -> str:
-    """The card of an upcycled model, from its config and its manifest's parameters."""
-    init = init_settings(parameters)
-    upcycling = init | {"seed": parameters["seed"]}
-    return _mixture_card("upcycled", config, parameters["base"], upcycling, init=init)
+def mixture_card(
+    config: dict, parameters: dict, data_hash: str | None = None, start: dict | None = None
+) -> str:
+    """The card of a mixture, from its config and its manifest's parameters.
 
-
-def moe_sft_card(config: dict, parameters: dict, data_hash: str, init: dict) -> str:
-    """The card of a tuned mixture, from its config and its manifest's parameters.
-
-    init: the `init_settings` of the mixture before its tuning.
+    data_hash: of the rows that it was tuned on, if it was. start: the parameters of the mixture
+    before its tuning.
     """
+    began = parameters if start is None else start
+    init = began.get("init", "copy")
+    upcycling = mixture_settings(config) | ({} if init == "copy" else {"init": init})
+    if start is None:
+        upcycling["seed"] = parameters["seed"]
     tuning = {"parameters": parameters, "data_hash": data_hash}
-    return _mixture_card("tuned", config, parameters["base"], init, **tuning)
-
-
-def init_settings(parameters: dict) -> dict:
-    """How the experts of a mixture began, from its manifest's parameters; empty for copies."""
-    init = parameters.get("init", "copy")
-    return {} if init == "copy" else {"init": init}
+    about = {"copied": init == "copy", "upcycling": upcycling}
+    return _card("mixture", config, parameters["base"], **about, **tuning)
 
 
 def plain_card(
@@ -55,10 +51,7 @@ def plain_card(
 
 
 def dense_card(
-    moe: OpenedArtifact,
-    mixing: MixingArtifact,
-    layers: list[int],
-    method: MergeMethod,
+    moe: OpenedArtifact, mixing: MixingArtifact, layers: list[int], method: MergeMethod
 ) -> str:
     """The card of a merged model: base, experts, lambda, method, and every expert's share.
 
@@ -87,11 +80,6 @@ def _shares(mixing: MixingArtifact, layers: list[int]) -> list[tuple[str, list[f
             name += f", projection {column + 1}" if by_projection else ""
             rows.append((name, [float(lambdas[row, column]), *shares[row, column].tolist()]))
     return rows
-
-
-def _mixture_card(made: str, config: dict, base: dict, upcycling: dict, **known) -> str:
-    upcycling = mixture_settings(config) | upcycling
-    return _card("mixture", config, base, made=made, upcycling=upcycling, **known)
 
 
 def _card(name: str, config: dict, base: dict, **known) -> str:

@@ -1,9 +1,11 @@
 """What `evalplus.evaluate --samples` takes: the solutions of problems in EvalPlus's form."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from xft.reporting.exports.evaluations import Evaluation, write_lines
+from xft.artifacts.files import write_whole
+from xft.reporting.exports.evaluations import Evaluation
 
 KEYS = ("task_id", "solution")
 
@@ -13,4 +15,6 @@ def export(evaluations: Sequence[Evaluation], out: Path) -> Iterator[Path]:
     for evaluation in evaluations:
         if evaluation.content["dataset"].get("form", "calls") == "calls":
             file = out / evaluation.model / evaluation.dataset / "samples.jsonl"
-            yield write_lines(file, ({key: row[key] for key in KEYS} for row in evaluation.samples))
+            rows = ({key: row[key] for key in KEYS} for row in evaluation.samples)
+            write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
+            yield file

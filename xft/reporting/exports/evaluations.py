@@ -1,16 +1,13 @@
 """Reads the evaluations of a results folder, with all that a model wrote."""
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import MANIFEST_SUFFIX
 from xft.common.json_lines import read_json_objects
-from xft.evaluation.result import RESULT, measures, solved_shares, tests_of, units_of
+from xft.evaluation.result import RESULT
 from xft.evaluation.samples import samples_path
-from xft.reporting.bootstrap import interval
 from xft.reporting.page.files import is_own, own_files
 from xft.reporting.runs import read_runs, results_of
 
@@ -34,18 +31,6 @@ class Evaluation:
     def dataset(self) -> str:
         return self.content["dataset"]["name"]
 
-    def named(self, name: str, tests: str) -> str:
-        """A name, with that of a set of tests if there are several."""
-        return ", ".join(filter(None, [name, tests_of(self.content)[tests]]))
-
-    def scores(self) -> Iterator[tuple[str, str, float, tuple[float, ...]]]:
-        """Each measure, set of tests and score, and for pass@1 the ends of the 95% interval."""
-        for measure in measures(self.content):
-            for tests in tests_of(self.content):
-                shares = solved_shares(self.content, tests)
-                ends = interval(shares, units_of(self.content)) if measure == "pass@1" else ()
-                yield measure, tests, self.content[measure][tests], ends
-
 
 def read_evaluations(results: Path) -> Iterator[Evaluation]:
     """The finished evaluations of a results folder. Raises UserError if a file is broken."""
@@ -63,9 +48,3 @@ def missing_evaluations(results: Path) -> list[Path]:
     table = results / "runs.csv"
     rows = read_runs(table) if is_own(results, table) else ()
     return [found.file for found in results_of(rows, "eval") if not is_own(results, found.file)]
-
-
-def write_lines(file: Path, rows: Iterable[dict]) -> Path:
-    """Write a file with an object of JSON in each line."""
-    write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
-    return file

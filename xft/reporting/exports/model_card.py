@@ -4,10 +4,13 @@ The cards in the results folder stay as they are, since they were written before
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 from xft.artifacts.files import write_whole
+from xft.evaluation.result import measures, solved_shares, tests_of, units_of
 from xft.hub.named_sets import BY_LABEL
+from xft.reporting.bootstrap import interval
 from xft.reporting.exports.evaluations import Evaluation
 
 CARD, OUR_TAG = "README.md", "xft"
@@ -35,9 +38,11 @@ def _values(evaluation: Evaluation) -> Iterator:
     named = BY_LABEL.get(evaluation.dataset)
     hub_id = named.hub_id if named else evaluation.dataset
     title = named.title if named else evaluation.dataset
-    for measure, tests, score, ends in evaluation.scores():
-        shown = ", 95% interval {:.3f} to {:.3f}".format(*ends) if ends else ""
-        name = evaluation.named(measure, tests) + shown
-        yield EvalResult(
-            "text-generation", hub_id, title, measure, round(score, 4), metric_name=name
-        )
+    content = evaluation.content
+    for measure, (tests, tests_name) in product(measures(content), tests_of(content).items()):
+        name = ", ".join(filter(None, [measure, tests_name]))
+        if measure == "pass@1":
+            low, high = interval(solved_shares(content, tests), units_of(content))
+            name += f", 95% interval {low:.3f} to {high:.3f}"
+        score = round(content[measure][tests], 4)
+        yield EvalResult("text-generation", hub_id, title, measure, score, metric_name=name)

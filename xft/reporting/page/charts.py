@@ -4,12 +4,11 @@
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from string import Template
-
-from xft.common.numbers import finite
 
 ROW, SEED = 20, 9  # pixels: of a model, and of a seed of it
 HEIGHT, TEXT_HEIGHT = 260, 14  # pixels: of a chart of lines, and of a line of text in it
@@ -33,7 +32,7 @@ def drawn(name: str, rows: Sequence[dict], note: str = "", **words: object) -> d
     if len(places) == 1:
         values = "; ".join(meta["words"].format(**row) for row in rows)
         return {"note": f"{meta['title']}: {values}. {note}"}
-    values = [{k: finite(v) if isinstance(v, float) else v for k, v in r.items()} for r in rows]
+    values = [{key: _shown(value) for key, value in row.items()} for row in rows]
     height = max(ROW * len({value.get(row) for value in values}), SEED * len(places))
     look = json.loads(_file("look")) | {"height": height, "data": {"values": values}}
     return {"note": note, "chart": look | spec}
@@ -74,6 +73,10 @@ def paint(charts: Iterable[dict]) -> None:
             free = (colour for colour in (first, *palette) if colour not in taken.values())
             taken[name] = next(free, first)
         chart["config"]["range"]["category"] = [taken[name] for name in names]
+
+
+def _shown(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _file(name: str) -> str:

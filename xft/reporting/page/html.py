@@ -9,7 +9,7 @@ from importlib import resources
 
 from markupsafe import Markup, escape
 
-from xft.config.models import DECLARED
+from xft.config.models import MODELS
 from xft.evaluation.result import OUTCOMES, TEST_NAMES
 from xft.reporting.page.folder import Results
 from xft.reporting.page.sections import MOST, find_parts, in_words
@@ -59,7 +59,7 @@ def _breakable(text: object) -> Markup:
 def _meanings(runs: Iterable[Results]) -> dict[str, str]:
     """What the names of the evaluated models mean."""
     names = {label_family(model.label) for run in runs for model in run.candidates}
-    return {model.name: model.meaning for model in DECLARED if model.name in names}
+    return {name: meaning for name, meaning in MODELS.items() if name in names}
 
 
 def _with_code(text: str) -> Markup:
