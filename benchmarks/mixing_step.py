@@ -33,11 +33,7 @@ from benchmarks.peak import peak_memory
 from benchmarks.timing import interleaved, speed_table
 from workflow_scripts import ffn, moe
 from xft.checkpoints.reader import Checkpoint
-from xft.conversions.merge import (
-    ALPHA,
-    initial_logits,
-    mixing_coefficients,
-)
+from xft.conversions.merge import ALPHA, initial_logits, mixing_coefficients
 from xft.conversions.merged_tensors import merged_tensors
 from xft.modeling.mixing import Mixing, MixingLogits
 
@@ -93,7 +89,7 @@ def make_artifacts(folder: Path, layers: int) -> Path:
 
 def mixing_step(folder: Path) -> Callable[[], None]:
     experts = Checkpoint(folder / "ffn")
-    logits = MixingLogits(initial_logits(experts, "layer", LAMBDA, False)[ALPHA], None, LAMBDA)
+    logits = MixingLogits(initial_logits(experts, "layer")[ALPHA], LAMBDA)
     mixing = Mixing(Checkpoint(folder / "moe"), experts, logits)
     optimizer = mixing.build_optimizer(torch.optim.AdamW, {"lr": LEARNING_RATE}, None)
     return accumulated_step(mixing.model, optimizer)
@@ -106,13 +102,13 @@ def dense_step(folder: Path) -> Callable[[], None]:
 
 def published_step(folder: Path) -> Callable[[], None]:
     checkpoint = Checkpoint(folder / "ffn")
-    alpha = initial_logits(checkpoint, "layer", LAMBDA, False)[ALPHA].requires_grad_()
+    alpha = initial_logits(checkpoint, "layer")[ALPHA].requires_grad_()
     tensors = merged_tensors(Checkpoint(folder / "moe"), checkpoint, alpha.shape)
     experts = [torch.stack(list(tensor.experts())).float() for tensor in tensors]
     model = dense_model(folder).requires_grad_(False)
 
     def forward(**batch):
-        coefficients = mixing_coefficients(alpha, None, LAMBDA)
+        coefficients = mixing_coefficients(alpha, LAMBDA)
         weights = {
             tensor.name: torch.einsum("e,eoi->oi", tensor.coefficients_of(coefficients), stacked)
             for tensor, stacked in zip(tensors, experts, strict=True)

@@ -119,7 +119,7 @@ class Bench:
 
     def mixed(self) -> tuple:
         experts = Checkpoint(self.folder / "ffn")
-        logits = MixingLogits(initial_logits(experts, "layer", LAMBDA, False)[ALPHA], None, LAMBDA)
+        logits = MixingLogits(initial_logits(experts, "layer")[ALPHA], LAMBDA)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         mixing = Mixing(Checkpoint(self.folder / "moe"), experts, logits, device)
         return mixing.model, mixing

@@ -4,14 +4,14 @@ A class holds the keys that one step reads. A section consists of one or more su
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from xft.common.errors import UserError, did_you_mean
+from xft.common.errors import UserError
 from xft.common.user_code import FORM, Names, UserCode, codes_in
 from xft.config.models import DECLARED, MERGED, MODELS
 from xft.config.section import (
@@ -68,20 +68,17 @@ def _described(meanings: Mapping[str, str]) -> str:
     return " ".join(f"{value}: {meaning}." for value, meaning in meanings.items())
 
 
-def _or_code(names: Iterable[str], example: str) -> tuple:
-    """The check and the schema of a key that has one of these names, or names code."""
+def _or_code(name: str, example: str) -> tuple:
+    """The check and the schema of a key that has this value, or names code."""
 
     def check(value: str) -> str:
-        if value in names:
+        if value == name:
             return value
         if not re.fullmatch(FORM, value):
-            raise ValueError(
-                f"should be {', '.join(names)}, or a function in a Python file, such as "
-                f"{example}{did_you_mean(value, names)}"
-            )
+            raise ValueError(f"should be {name}, or a function in a Python file, such as {example}")
         return str(UserCode.of(value))
 
-    pattern = f"^({'|'.join(names)}|{FORM})$"
+    pattern = f"^({name}|{FORM})$"
     return AfterValidator(check), WithJsonSchema({"type": "string", "pattern": pattern})
 
 
@@ -213,7 +210,7 @@ class MoeConfig(MixtureConfig):
     """Step 1, upcycling: the mixture of experts."""
 
     init: Annotated[
-        PathText, *_or_code(["copy"], "my_init.py:noise"), INIT, Needs("experts", "full")
+        PathText, *_or_code("copy", "my_init.py:noise"), INIT, Needs("experts", "full")
     ] = "copy"
     """The routed experts before the tuning. copy: the base's MLP, as in the paper. A function in a
     file, such as my_init.py:noise: what it makes of that (docs/extending.md). The shared expert is
@@ -376,7 +373,7 @@ MERGE = Names(("tensors", "coefficients", "base"), offered=("load",))
 class MergeMethod(Section):
     """The computation of the dense model's weights."""
 
-    method: Annotated[PathText, *_or_code(["xft"], "my_merge.py:ties"), MERGE] = "xft"
+    method: Annotated[PathText, *_or_code("xft", "my_merge.py:ties"), MERGE] = "xft"
     """xft: the weighted mean of a projection's experts, as in the paper. A function in a file, such
     as my_merge.py:ties: what it makes of them (docs/extending.md)."""
 

@@ -111,6 +111,7 @@ class ResumingTrainer(SavingTrainer):
             train_dataset=training.examples,
             eval_dataset=validation,
             data_collator=make_collator(options, training.tokenizer, model),
+            callbacks=[*training.callbacks],
         )
         self.remove_callback(PrinterCallback)
         if mixing is not None:  # DDP refuses a model in which nothing learns
@@ -121,21 +122,14 @@ class ResumingTrainer(SavingTrainer):
         self.learned = model if mixing is None else mixing.logits
         self.loss = LabelledLoss(model, whole_head=options.launch != "zero3")
         self.throughput = Throughput()
-        self.features = self._make_features()
+        check = FiniteCheck(self.accelerator, training.checkpoints, mixing)
+        self.features = [check, *(own for own in training.callbacks if isinstance(own, Feature))]
         self.ending = callbacks.ValidationCallback(options, self.keep_as_best)
         self.add_callback(self.ending)
         self.average = None
         if options.ema_decay is not None:
             self.average = WeightAverage(model, options.ema_decay)
             self.add_callback(self.average)
-
-    def _make_features(self) -> list[Feature]:
-        training = self.training
-        features = [FiniteCheck(self.accelerator, training.checkpoints, training.mixing)]
-        for callback in training.callbacks:
-            self.add_callback(callback)
-        features += [callback for callback in training.callbacks if isinstance(callback, Feature)]
-        return features
 
     def create_optimizer(self, model=None):
         optimizer = super().create_optimizer(model)
