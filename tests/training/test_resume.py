@@ -250,8 +250,11 @@ class Kept(TrainerCallback):
     def __init__(self, seed, out):
         self.draws, self.out = torch.Generator().manual_seed(seed), out
 
+    def on_init_end(self, args, state, control, **kwargs):
+        self.size = 0.5
+
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        value = torch.rand((), generator=self.draws)
+        value = self.size * torch.rand((), generator=self.draws)
         model.get_input_embeddings().weight.data.add_(value)
         with open(self.out, "a") as file:
             print(state.global_step, value.item(), file=file)
@@ -298,8 +301,8 @@ def test_a_callback_goes_on_with_its_state_and_is_told_in_the_manifest(
     assert manifest.inputs["callback 1"] == hash_program(file)
     for name, message in (
         ("NoCallback", "mine.py: NoCallback is no transformers.TrainerCallback"),
-        ("Fails", r"mine.py, line 26: OSError: no$"),
-        ("FailsLater", r"^\S+mine.py, line 30: KeyError: 'loss'$"),
+        ("Fails", r"mine.py, line 29: OSError: no$"),
+        ("FailsLater", r"^\S+mine.py, line 33: KeyError: 'loss'$"),
     ):
         with pytest.raises(UserError, match=message):
             learn("moe_sft", tmp_path / name, *words, "--callbacks", f"{file}:{name}")

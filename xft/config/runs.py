@@ -128,8 +128,6 @@ def _check_swept(where: str, whole: WorkflowConfig) -> None:
     """Raise UserError if a key is unknown, with keys that can stand in its place."""
     known = leaves(whole)
     for name in [key for key in whole.sweep if key not in known]:
-        if end := removal(name, "..."):
-            raise UserError(f"{where}: {name} {end}")
         section, _, key = name.rpartition(".")
         ends = dict.fromkeys(full.rpartition(".")[2] for full in known)
         near = difflib.get_close_matches(key, ends, n=1, cutoff=0.7)
@@ -137,9 +135,8 @@ def _check_swept(where: str, whole: WorkflowConfig) -> None:
         meant = [full for full in known if full.rpartition(".")[2] in near]
         meant = [full for full in meant if full.startswith(f"{section}.")] or meant
         hint = f": did you mean {' or '.join(meant)}?" if meant else ""
-        raise UserError(
-            f"{where}: {name} is not a known key{hint or '. docs/configuration.md lists all keys'}"
-        )
+        end = f"is not a known key{hint or '. docs/configuration.md lists all keys'}"
+        raise UserError(f"{where}: {name} {removal(name, '...') or end}")
 
 
 def _completed(

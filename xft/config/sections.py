@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from xft.common.errors import UserError, did_you_mean
+from xft.common.errors import UserError
 from xft.common.user_code import FORM, Names, UserCode, codes_in
 from xft.config.models import MERGED, MODELS
 from xft.config.section import (
@@ -59,16 +59,13 @@ def problem_label(name_or_file: str) -> str:
 
 
 def _or_code(name: str, example: str) -> tuple:
-    """The check and the schema of a key that has this name, or names code."""
+    """The check and the schema of a key that has this value, or names code."""
 
     def check(value: str) -> str:
         if value == name:
             return value
         if not re.fullmatch(FORM, value):
-            raise ValueError(
-                f"should be {name}, or a function in a Python file, such as "
-                f"{example}{did_you_mean(value, [name])}"
-            )
+            raise ValueError(f"should be {name}, or a function in a Python file, such as {example}")
         return str(UserCode.of(value))
 
     pattern = f"^({name}|{FORM})$"

@@ -128,7 +128,7 @@ class LowRankTensor(MergedTensor):
         """s <G, B_i A_i> of the experts from number `first` on, in fp64, for the gradient G of W.
 
         This is <G, W_i> without <G, W>, which all experts have in common. The coefficients sum to
-        one, so that a common term has no effect on a logit, that of lambda included.
+        one, so that a common term has no effect on a logit.
         """
         gradient = gradient.float()
         a, b = (self._factor(letter)[first:].to(gradient.device).float() for letter in ("A", "B"))

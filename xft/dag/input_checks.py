@@ -57,6 +57,12 @@ def faults_of_files(sections: Mapping[str, Any]) -> list[str]:
         with collecting_errors(faults):
             _check_path(key, path)
             _check_named(key, path, sections)
+    return faults + faults_of_code(sections)
+
+
+def faults_of_code(sections: Mapping[str, Any]) -> list[str]:
+    """The faults of the user's code that sections of a configuration name."""
+    faults = []
     for key, code, names in named_code(sections):
         with collecting_errors(faults), errors_at(f"config: {key}"):
             if code.check(names) and "moe_sft" in sections and sections["moe_sft"].model:

@@ -30,7 +30,7 @@ MEASURED = "Default: what jobs in the store reached, if this machine is planned 
 def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
 
-    from xft.dag.input_checks import check_number_of_rows
+    from xft.dag.input_checks import check_number_of_rows, faults_of_code
     from xft.dag.problem_checks import check_problems
     from xft.dag.toolchains import missing_toolchains
     from xft.dag.totals import totals
@@ -54,6 +54,8 @@ def main(argv: list[str] | None = None) -> None:
         print("\n" + report(plan, jobs.disk), *advice(plan), "", *jobs.lines(), sep="\n")
     else:
         print(f"Everything else: xft plan {shlex.join(argv or sys.argv[1:])} --details")
+    if faults := [fault for run in runs for fault in faults_of_code(dict(run.config))]:
+        raise UserError("\n".join(dict.fromkeys(faults)))
     check_problems(experiment.wanted)
     if plan.rows:
         check_number_of_rows(config, plan.rows)

@@ -112,6 +112,7 @@ class ResumingTrainer(SavingTrainer):
             train_dataset=training.examples,
             eval_dataset=validation,
             data_collator=make_collator(options, training.tokenizer, model),
+            callbacks=[*training.callbacks],
         )
         self.remove_callback(PrinterCallback)
         if mixing is not None:  # DDP refuses a model in which nothing learns
@@ -122,11 +123,8 @@ class ResumingTrainer(SavingTrainer):
         self.learned = model if mixing is None else mixing.logits
         self.loss = LabelledLoss(model, whole_head=options.launch != "zero3")
         self.throughput = Throughput()
-        self.features: list[Feature] = [FiniteCheck(self.accelerator, training.checkpoints, mixing)]
-        for callback in training.callbacks:
-            self.add_callback(callback)
-            if isinstance(callback, Feature):
-                self.features.append(callback)
+        check = FiniteCheck(self.accelerator, training.checkpoints, mixing)
+        self.features = [check, *(own for own in training.callbacks if isinstance(own, Feature))]
         self.ending = callbacks.ValidationCallback(options, self.keep_as_best)
         self.add_callback(self.ending)
         self.average = None
