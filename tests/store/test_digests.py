@@ -157,6 +157,10 @@ def test_a_training_depends_on_its_callbacks_and_not_on_their_folder():
 
     same = digest("a.py", "pass"), digest("b/a.py", "pass")
     assert len({*same}) == 1 and digest("a.py", "self.a = a") not in same
+    texts = ("a.py:Mine(a=2, b='c d')", "a.py:Mine( b = 'c d',a=2)")
+    variants = {f"v{n}": {"sft": {"callbacks": [text]}} for n, text in enumerate(texts)}
+    with pytest.raises(UserError, match=r"variants.v1: it is the same as \S+ variants.v0"):
+        wants(variants=variants)
     with pytest.raises(UserError, match=r"moe_sft.callbacks: a.py: Mine: got an unexpected"):
         wants(moe_sft={"callbacks": ["a.py:Mine(b=2)"]})
 

@@ -284,7 +284,7 @@ def test_a_callback_goes_on_with_its_state_and_is_told_in_the_manifest(
     file, outs = tmp_path / "mine.py", [tmp_path / name / "out" for name in ("one", "two")]
     file.write_text(CALLBACK)
     log = tmp_path / "log"
-    own = [*words, "--callbacks", f"{file}:Kept(out={str(log)!r}, seed=1)"]
+    own = [*words, "--callbacks", f"{file}:Kept( seed = 1,out={str(log)!r})"]
     learn("moe_sft", outs[0], *own)
     once = log.read_text()
     assert len(once.splitlines()) == LENGTH
