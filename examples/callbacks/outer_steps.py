@@ -12,8 +12,8 @@ class OuterSteps(TrainerCallback):
     """Every K steps: s = theta - now, b <- momentum b + s, theta <- theta - rate (momentum b + s).
 
     now: the weights, with the mean of a layer's experts in place of each. That is the merge with
-    equal shares, the shared expert's too, which is exact where all experts start alike. The weights
-    start again from theta; the optimiser keeps its state. In fp32.
+    equal shares for all, the shared one too. The weights start again from theta; the optimiser
+    keeps its state. For a dense model, or a mixture of experts with full weights. In fp32.
     """
 
     def __init__(self, every, rate=0.7, momentum=0.9):

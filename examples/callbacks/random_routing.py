@@ -14,6 +14,7 @@ class RandomRouting(TrainerCallback):
     """In training one expert computes a token, with weight 1: any of a layer, with equal chances.
 
     W_i <- (1 - averaging) W_i + averaging mean(W) after each step. The router does not learn.
+    For experts with full weights.
     """
 
     def __init__(self, averaging):

@@ -12,7 +12,8 @@ class Shuffling(TrainerCallback):
     """Permutes this share of the coordinates over a layer's experts after each step.
 
     Each coordinate has a permutation of its own, so the experts' mean stays. The optimiser's state
-    is not permuted. The draws follow from seed and step: all processes have the same ones.
+    is not permuted. The draws follow from seed and step: all processes have the same ones. For
+    experts with full weights.
     """
 
     def __init__(self, share):
