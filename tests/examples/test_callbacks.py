@@ -3,9 +3,11 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from backbones import random_dense
 from chains import Chain
 from mixtures import random_mixture
 from trainings import random_rows, train_model
@@ -70,6 +72,19 @@ SHARED = {
 }
 
 
+def stacks(values: Mapping, backbone: str = "llama") -> dict[str, torch.Tensor]:
+    """Copies of a model's weights by name: those of a layer's experts in stacks, others alone."""
+    found = {name: value[None].clone() for name, value in values.items() if "expert" not in name}
+    for name in (name for name in values if ".experts." in name):
+        block, _, weight = name.partition("experts.")
+        kind = "bias" if weight.endswith("_bias") else "weight"
+        layers = SHARED[backbone][weight.removesuffix("_bias")]
+        shared = [values.get(f"{block}shared_expert.{layer}.{kind}") for layer in layers]
+        shared = [] if shared[0] is None else [torch.cat(shared)]
+        found[name] = torch.stack([*values[name], *shared])
+    return found
+
+
 @pytest.mark.parametrize("backbone", SHARED)
 @pytest.mark.parametrize("has_shared", [True, False])
 def test_experts_move_towards_their_mean(learned, backbone, has_shared):
@@ -78,18 +93,86 @@ def test_experts_move_towards_their_mean(learned, backbone, has_shared):
     before, usual, _ = learned("", backbone, moe)
     text = f"expert_decay.py:ExpertDecay(strength={0.1 / RATE})"
     _, after, _ = learned(text, backbone, moe)
-    routed = [name for name in before if ".experts." in name]
-    assert len(routed) == (8 if backbone == "starcoder2" else 4)
-    for name in routed:
-        block, _, weight = name.partition("experts.")
-        kind = "bias" if weight.endswith("_bias") else "weight"
-        layers = SHARED[backbone][weight.removesuffix("_bias")]
-        names = [f"{block}shared_expert.{layer}.{kind}" for layer in layers] if has_shared else []
-        shared = [torch.cat([before[name] for name in names])] if names else []
-        mean = torch.stack([*before[name], *shared]).mean(0)
-        moved = after[name] - usual[name]
-        assert torch.allclose(moved, 0.1 * (mean - before[name]), rtol=1e-3, atol=1e-6), name
+    experts = {name: x for name, x in stacks(before, backbone).items() if ".experts." in name}
+    assert len(experts) == (8 if backbone == "starcoder2" else 4)
+    for name, stack in experts.items():
+        moved, way = after[name] - usual[name], stack.mean(0) - before[name]
+        assert torch.allclose(moved, 0.1 * way, rtol=1e-3, atol=1e-6), name
     assert all(torch.equal(after[name], usual[name]) for name in before if "expert" not in name)
+
+
+def stacked(model) -> list[torch.Tensor]:
+    return list(stacks(model.state_dict()).values())
+
+
+def end_step(callback, model, step: int) -> None:
+    callback.on_step_end(SimpleNamespace(seed=1), SimpleNamespace(global_step=step), None, model)
+
+
+@pytest.mark.parametrize("make", [random_mixture, random_dense])
+def test_outer_steps_are_those_of_sgd(make):
+    """With Nesterov momentum, on the experts' mean, in each second step."""
+    model, callback = make("llama"), example("outer_steps.py:OuterSteps(every=2)")
+    callback.on_train_begin(None, None, None, model)
+    theta = [torch.nn.Parameter(stack.mean(0)) for stack in stacked(model)]
+    outer = torch.optim.SGD(theta, lr=0.7, momentum=0.9, nesterov=True)
+    for step in range(1, 7):
+        for weight in model.parameters():
+            weight.data += 0.1 * torch.randn(weight.shape)
+        expected = learned = stacked(model)
+        end_step(callback, model, step)
+        if step % 2 == 0:
+            for weight, stack in zip(theta, learned, strict=True):
+                weight.grad = weight.detach() - stack.mean(0)
+            outer.step()
+            expected = theta
+        for weight, stack in zip(expected, stacked(model), strict=True):
+            assert torch.allclose(stack, weight.expand_as(stack), atol=1e-5)
+
+
+@pytest.mark.parametrize("has_shared", [True, False])
+def test_an_expert_at_random_computes_a_token_and_moves_towards_the_mean(has_shared):
+    model = random_mixture("llama", {"shared_expert": has_shared})
+    callback = example("random_routing.py:RandomRouting(averaging=0.25)")
+    router, tokens = model.moe_blocks[0].router, torch.randn(4000, 32)
+    usual, learned = router.eval()(tokens), stacked(model)
+    callback.on_train_begin(None, None, None, model)
+    assert torch.equal(router(tokens).weights, usual.weights)
+    routing = router.train()(tokens)
+    _, weights = routing.spread()
+    assert torch.equal(weights.sort().values, torch.tensor([0.0, 0, 0, 1]).expand(4000, 4))
+    assert torch.allclose(weights.mean(0), torch.tensor(0.25), atol=0.03)
+    assert torch.equal(routing.load, weights.sum(0)[int(has_shared) :])
+    end_step(callback, model, 1)
+    for before, after in zip(learned, stacked(model), strict=True):
+        assert torch.allclose(after, 0.75 * before + 0.25 * before.mean(0), atol=1e-6)
+
+
+def test_shuffling_permutes_a_share_of_the_coordinates():
+    """By the seed and the step. A permutation of 4 leaves all in place in one of 24 cases."""
+
+    def shuffled(step: int, share: float = 0.25) -> torch.Tensor:
+        model = random_mixture("llama")
+        end_step(example(f"shuffling.py:Shuffling(share={share})"), model, step)
+        return torch.cat([stack.flatten(1) for stack in stacked(model) if len(stack) > 1], 1)
+
+    before, first = shuffled(1, share=0), shuffled(1)
+    assert torch.equal(before.sort(0).values, first.sort(0).values)
+    moved = (before != first).any(0)
+    assert moved.float().mean() == pytest.approx(0.25 * 23 / 24, abs=0.02)
+    assert torch.equal(first, shuffled(1))
+    assert not torch.equal(moved, (before != shuffled(2)).any(0))
+
+
+def test_dropout_takes_outputs_of_the_mlp_in_training():
+    model, inputs = random_dense("llama"), torch.randn(200, 32)
+    mlp = model.model.layers[0].mlp
+    whole = mlp(inputs)
+    example("dropout.py:Dropout(share=0.25)").on_train_begin(None, None, None, model)
+    assert torch.equal(mlp.eval()(inputs), whole)
+    left = mlp.train()(inputs)
+    assert (left == 0).float().mean() == pytest.approx(0.25, abs=0.03)
+    assert torch.allclose(left, torch.where(left == 0, 0, whole / 0.75))
 
 
 COEFFICIENT = 0.5  # large, so that its gradient matters

@@ -87,10 +87,14 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(words, stopped, whole, cap
 # first.
 PURE = "--batching packed --precision bf16_pure"
 EMA, PARTS = "--ema-decay 0.9", "--gradient-accumulation-steps 2"
-BALANCE = Path("examples/callbacks/global_balance.py:GlobalBalance").resolve()
+CALLBACKS = Path("examples/callbacks").resolve()
+BALANCE = f"{CALLBACKS}/global_balance.py:GlobalBalance"
+IDEAS = f"""{CALLBACKS}/random_routing.py:RandomRouting(averaging=0.1)
+    {CALLBACKS}/outer_steps.py:OuterSteps(every=2) {CALLBACKS}/shuffling.py:Shuffling(share=0.1)"""
 BY_LENGTH = "--batching by_length --per-device-train-batch-size 1"
 WAYS = {
     "all at once": ("moe_sft", f"--callbacks {BALANCE} {PARTS} --batching packed {EMA}", 5),
+    "callbacks": ("moe_sft", f"--callbacks {IDEAS}", 5),
     "8 bits": ("moe_sft", "--optim adamw_8bit", 5),
     "by length": ("moe_sft", f"{BY_LENGTH} --max-steps 16 --precision bf16_pure", 14),
     "LoRA experts": ("moe_sft", EMA, 3),
