@@ -535,7 +535,8 @@ def test_each_file_lies_over_the_one_before(project, capsys):
 
 @pytest.mark.parametrize(("keep", "dense"), [("all", 4), ("none", 0)])
 def test_what_runs_share_counts_once(project, capsys, keep, dense):
-    variants = {"xft": {}, "stock": {"merge": {"method": "examples/merges/ties.py:ties"}}}
+    Path("mine.py").write_text("def mine(tensors, coefficients, base): pass")
+    variants = {"xft": {}, "own": {"merge": {"method": "mine.py:mine"}}}
     change_config(seeds=[42, 43], merge={"keep": keep}, variants=variants)
     plan.main([*MINE, "--gpu", "h100", "--details"])
     table = capsys.readouterr().out.partition("All jobs of 4 runs;")[2]
@@ -590,7 +591,7 @@ BASES = {
     ),
 }
 OTHERS = {"embedded", "embedded-large", "ablations", "regimes", "little_data", "low_rank"}
-OTHERS |= {"rehearsal", "capacity", "capacity-base", "specialisation"}
+OTHERS |= {"rehearsal", "capacity", "capacity-base", "ideas", "specialisation"}
 
 
 def base_config(name: str) -> dict:
