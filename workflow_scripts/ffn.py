@@ -15,15 +15,15 @@ def main(argv: list[str] | None = None) -> None:
     step.output("--out", "DIR", "The FFN weights.")
     args = step.parse_args(argv)
 
-    from xft.conversions.extract import factor_config, ffn_names
+    from xft.conversions.extract import FACTOR_SETTINGS, ffn_names
 
     moe = step.open("moe", args.moe, "moe", "moe_sft")
-    names = ffn_names(moe.checkpoint)
-    config = factor_config(moe.checkpoint.config)
+    names, config = ffn_names(moe.checkpoint), moe.checkpoint.config
     with step.draft() as draft:
         draft.link_tensors(moe, names)
-        if config is not None:
-            write_json(draft.path / "config.json", config)
+        if config.get("experts") == "lora":
+            factors = {key: config[key] for key in FACTOR_SETTINGS}
+            write_json(draft.path / "config.json", factors)
 
 
 if __name__ == "__main__":

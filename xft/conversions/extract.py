@@ -4,7 +4,7 @@ from xft.checkpoints.layout import FfnLayer, moe_layers, no_shared_expert
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 
-FACTOR_SETTINGS = ("experts", "rank", "lora_alpha")
+FACTOR_SETTINGS = ("experts", "rank", "lora_alpha")  # what a reader of factors needs
 
 
 def ffn_names(moe: Checkpoint) -> list[str]:
@@ -13,16 +13,6 @@ def ffn_names(moe: Checkpoint) -> list[str]:
     Raises UserError if the model has no shared expert: the merge needs one.
     """
     return [name for layer in moe_layers(moe.names) for name in _names(moe, layer)]
-
-
-def factor_config(config: dict) -> dict | None:
-    """What a reader of LoRA experts' factors needs of the mixture's config.
-
-    None for full experts, which need no config.
-    """
-    if config.get("experts") != "lora":
-        return None
-    return {key: config[key] for key in FACTOR_SETTINGS}
 
 
 def _names(moe: Checkpoint, layer: FfnLayer) -> list[str]:

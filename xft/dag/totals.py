@@ -112,7 +112,8 @@ def _space(nodes: dict[Node, Models]) -> Counter:
     """Bytes of the artifacts of each rule, with the largest checkpoints of a training."""
     space, checkpoints = Counter(), []
     for node, models in nodes.items():
-        space[node.step] += _nbytes(node, models)
+        if not node.is_temporary:  # a merge that is not kept takes no space in the end
+            space[node.step] += artifact_bytes(models, node.step)
         section = TRAINING_SECTIONS.get(node.step)
         if section and node.step in MODEL_KINDS:
             job = configured_job(node.config, section)
@@ -121,11 +122,6 @@ def _space(nodes: dict[Node, Models]) -> Counter:
         largest, step = max(checkpoints)
         space[step] += largest
     return space
-
-
-def _nbytes(node: Node, models: Models) -> int:
-    """Bytes of an artifact. A merge that is not kept takes none in the end."""
-    return 0 if node.is_temporary else artifact_bytes(models, node.step)
 
 
 def _hours(node: Node, plan: Plan, expected: bool) -> float | None:
