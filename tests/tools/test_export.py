@@ -73,7 +73,7 @@ def test_what_an_unfinished_run_lacks_is_told(tmp_path, capsys):
     write_results(results, {"base": 5, "sft": 6})
     (results / "eval/sft/own.json").unlink()
     export.main([str(results), *words])
-    lacking = f"Not finished, and left out: {results}/eval/sft/own.json\n"
+    lacking = "Not finished, and left out: sft on own\n"
     assert capsys.readouterr().err == lacking
     (results / "eval/base/own.json").unlink()
     shutil.rmtree(tmp_path / "new")

@@ -96,6 +96,11 @@ def test_a_job_that_runs_is_told_with_its_progress(told):
         lines = told()
         run.close()
         orphaned = told()
+    with run.store.open():
+        others = told()
+    assert others.endswith(
+        " uses the store for other results. To go on: wait until it has ended.\n"
+    )
     running = r"^running: 1\n  moe_sft  step 3 of 40, .* left \(\d+ s ago; process \d+ of .*\)$"
     assert re.search(running, lines, re.M)
     going_on = r"\nSnakemake is running \(process .*\), about \d+ min left\. `next run` lists .*\n$"

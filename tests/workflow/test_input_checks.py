@@ -243,6 +243,11 @@ def test_prompts_and_excluded_problems_are_checked_before_anything_runs(config):
     Path("plan.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=at):
         plan.main(["--config", "plan.json"])
+    text = "{{ 'word ' * 60 }}{{ messages[0].content }}{{ '\n' }}"
+    change_json(Path(config["base"]["model"], "tokenizer_config.json"), chat_template=text)
+    config["data"] |= {"template": "chat"}
+    with pytest.raises(UserError, match=both):
+        WorkflowRun(config).check_models()
 
 
 def test_a_plan_checks_the_code_of_all_runs(config):

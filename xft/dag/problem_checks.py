@@ -10,6 +10,7 @@ from xft.checkpoints.model_config import read_model_config
 from xft.common.errors import UserError, collecting_errors, did_you_mean, errors_at
 from xft.dag.node import Node
 from xft.data.templates import CHAT, PROMPT_NAMES, SLOT, make_template, read_template
+from xft.data.tokenizers import load_tokenizer
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.prompts import check_fit, task_prompts
 from xft.hub.named_sets import NAMED_SETS
@@ -58,8 +59,8 @@ def _sizes(
 ) -> tuple[dict[str, int], float]:
     """The tokens of each prompt by task id, and the base's window, infinite if it is unknown.
 
-    The base's tokenizer.json counts, since transformers would import torch. The tokens that a chat
-    template adds are left out.
+    The base's tokenizer.json counts, since transformers would import torch. Only the chat template
+    of a local base needs transformers; of another base, what its template adds is left out.
     """
     from tokenizers import Tokenizer
 
@@ -72,4 +73,8 @@ def _sizes(
     tokenizer.no_padding()
     encode = partial(tokenizer.encode, add_special_tokens=False)
     lengths = {each.task_id: len(encode(each.text)) for each in prompts}
+    if prompt == CHAT and Path(model).is_dir():
+        loaded = load_tokenizer(folder)
+        prompts = task_prompts(load(file), make_template(CHAT, loaded))
+        lengths = {each.task_id: len(each.encode(loaded)) for each in prompts}
     return lengths, window(read_model_config(folder / CONFIG)) or inf

@@ -12,6 +12,8 @@ from pathlib import Path
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from xft.cli.running import failure
+
 HIDDEN_EVENTS = {LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.RESOURCES_INFO}
 # Folders of Snakemake's code, whose remarks tell how it works. What its executors say, and what
 # makes environments, lies in others.
@@ -106,12 +108,14 @@ class _Screen(logging.Formatter):
         return "" if before == self.counts else self.counts
 
     def _failed(self, record: logging.LogRecord) -> str:
-        """The result, a scheduler's message if there is one, and the logs.
+        """The result, the message of a scheduler or the step's first line of it, and the logs.
 
         Empty after a Ctrl-C, which fails all jobs that run.
         """
         if self.is_interrupted:
             return ""
         name = self.names.get(record.jobid, record.rule_name)
-        cause = f": {record.rule_msg}" if record.rule_msg else ""
+        texts = [Path(log).read_text(errors="replace") for log in record.log if Path(log).is_file()]
+        said = record.rule_msg or next(filter(None, map(failure, texts)), "")
+        cause = f": {said.splitlines()[0]}" if said else ""
         return f"{time.strftime('[%H:%M:%S]')} {name} failed{cause} (log: {', '.join(record.log)})"

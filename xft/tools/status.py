@@ -82,12 +82,15 @@ def _run(args: argparse.Namespace) -> tuple[WorkflowRun, str]:
 
 def _advice(run: WorkflowRun, activities: list[Activity], start: str) -> str:
     """How to go on. start: how a run is started."""
-    if user := occupant(run.store.root):
+    user = occupant(run.store.root)
+    if user and occupant(run.results):
         run.began = (run.results / CONFIG_FILE).stat().st_mtime  # which a run writes as it begins
         left = time_left(run, [str(node.entry) for node in run.experiment.wanted])
         return f"Snakemake is running ({user}){left}. `next run` lists what is still to do."
     if not run.to_make:
         return "All is finished."
+    if user:
+        return f"{user} uses the store for other results. To go on: wait until it has ended."
     phases = {activity.phase for activity in activities}
     steps = [f"{start}."]
     if any(LOCKS.glob("*")):

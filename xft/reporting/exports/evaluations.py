@@ -43,8 +43,13 @@ def read_evaluations(results: Path) -> Iterator[Evaluation]:
             yield Evaluation(results / model, str(model), content, rows)
 
 
-def missing_evaluations(results: Path) -> list[Path]:
-    """The files of the evaluations that a run has not finished."""
+def missing_evaluations(results: Path) -> list[str]:
+    """The evaluations that a run has not finished, in words."""
     table = results / "runs.csv"
     rows = read_runs(table) if is_own(results, table) else ()
-    return [found.file for found in results_of(rows, "eval") if not is_own(results, found.file)]
+    missing = [item for item in results_of(rows, "eval") if not is_own(results, item.file)]
+    seeds = ["" if item.seed is None else f", seed {item.seed}" for item in missing]
+    return [
+        f"{item.subject.label} on {item.row.dataset}{seed}"
+        for item, seed in zip(missing, seeds, strict=True)
+    ]
