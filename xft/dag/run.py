@@ -105,8 +105,6 @@ class WorkflowRun:
         """Raise UserError if rows cannot be tokenised with the chat template of a local model, if
         a model that was tuned elsewhere cannot be one of the base, or if the problems are wrong.
         """
-        if any(node.step == "eval" for node in self.to_make):
-            check_problems(self.experiment.wanted)
         for node in self.to_make:
             base, data = node.config.base, node.config.data
             is_here = Path(base.model).is_dir() and not data.revision
@@ -115,6 +113,8 @@ class WorkflowRun:
             if "tuned_from" in {item.name for item in node.inputs}:
                 with errors_at(f"config: {Path(node.name).name}.model"):
                     check_made_of(node.flags["model"], base)
+        if any(node.step == "eval" for node in self.to_make):
+            check_problems(self.experiment.wanted)
 
     def check(self, config_files: Collection[str] = ()) -> None:
         """Raise UserError if the run would overwrite something of the user's, or if the store holds
