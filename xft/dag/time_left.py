@@ -20,7 +20,7 @@ def time_left(run: WorkflowRun, outputs: Iterable[str]) -> str:
 
     A job takes what the newest one of its rule took. Empty while this is unknown of a training or
     an evaluation. "more than" if it is unknown of others. What the jobs of this run have taken,
-    compared with the time since it began, shows how many run at once.
+    compared with the time since it began, shows how many run at once: at least one.
     """
     left, unknown, taken = 0.0, False, 0.0
     for entry in (Path(output) for output in outputs if ENTRY.search(f"/{output}")):
@@ -35,7 +35,7 @@ def time_left(run: WorkflowRun, outputs: Iterable[str]) -> str:
             left += max(_seconds(newest.parent) - so_far, 0) if newest else 0
     if not taken:
         return ""
-    minutes = left * (time.time() - run.began) / taken / 60
+    minutes = left * min((time.time() - run.began) / taken, 1) / 60
     text = f"{minutes / 60:,.1f} h" if minutes >= 120 else f"{max(round(minutes), 1)} min"
     return f", {'more than' if unknown else 'about'} {text} left"
 
