@@ -24,7 +24,7 @@ NUMBERS = count(1)
 
 
 def parsed(file: Path) -> ast.Module:
-    """The text of a file. Raises UserError if there is none, or if it is not valid Python."""
+    """A file of Python. Raises UserError if there is no such file, or if it is not valid Python."""
     if not file.is_file():
         raise UserError(f"there is no file {file}")
     try:

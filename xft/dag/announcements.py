@@ -21,7 +21,7 @@ from xft.store import others
 from xft.store.garbage import find_unwanted
 from xft.store.store import disk_bytes
 
-# What messages say of causes that a user need not look for in the configuration or the data.
+# What messages say of causes that lie neither in the configuration nor in the data.
 PASSING = re.compile(
     "killed by SIGKILL|make room|no space left|could not be fetched|run the same command again",
     re.IGNORECASE,

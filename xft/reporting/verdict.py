@@ -38,7 +38,7 @@ class Candidate:
     loss: the mean validation loss; infinite if it is unknown.
     seeds: their number.
     change: the mean of `change_at_end` of its trainings; None if it is unknown.
-    solves: the data sets of which it solves a problem.
+    solves: the data sets in which it solves a problem.
     left_out: the number of problems that the configuration leaves out, but for a limit.
     """
 

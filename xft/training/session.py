@@ -227,7 +227,7 @@ def on_this_machine(options: TrainingConfig, step: str) -> TrainingConfig:
 
 
 def made_callback(code: UserCode):
-    """A callback of the user's. Raises UserError if it is none."""
+    """A callback of the user's. Raises UserError if it is no TrainerCallback."""
     from transformers import TrainerCallback
 
     with errors_of([code]):
