@@ -591,7 +591,7 @@ BASES = {
     ),
 }
 OTHERS = {"embedded", "embedded-large", "ablations", "regimes", "little_data", "low_rank"}
-OTHERS |= {"rehearsal", "capacity", "capacity-base", "ideas", "specialisation"}
+OTHERS |= {"rehearsal", "capacity", "capacity-base", "ideas", "ideas_few", "specialisation"}
 
 
 def base_config(name: str) -> dict:
