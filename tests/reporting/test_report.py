@@ -247,7 +247,7 @@ def test_several_folders_are_one_report_and_seeds_are_points_of_one_row(tmp_path
 
 
 def in_memory(**shares: tuple[int, int]) -> Results:
-    """What a folder holds of the sets js and py, of which the models solve so many percent."""
+    """The results of sets js and py. The models solve these shares of them, in percent."""
     run = Results(Path("r"), flops={(model, ""): n for n, model in enumerate(shares, start=1)})
     for model, of_model in shares.items():
         for dataset, share in zip(("js", "py"), of_model, strict=True):
