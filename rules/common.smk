@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from xft.cli.flags import to_flags
+from xft.cli.step import to_flags
 from xft.dag.job_resources import memory, minutes, nodes
 from xft.dag.snakemake_run import SnakemakeRun
 from xft.store.job_log import HIDE_ERRORS

@@ -21,13 +21,11 @@ from xft.common.errors import UserError
 from xft.common.results_folder import CONFIG_FILE
 from xft.config.steps import METRICS
 from xft.dag import run as module
-from xft.dag.announcements import pace_line
-from xft.dag.run import WorkflowRun
-from xft.dag.time_left import time_left
-from xft.dag.totals import warn_of_full_disk
-from xft.estimates.disk import artifact_bytes, checkpoint_bytes
+from xft.dag.job_resources import Requests
+from xft.dag.messages import pace_line, time_left, warn_of_full_disk
+from xft.dag.workflow_run import WorkflowRun
 from xft.estimates.jobs import configured_job
-from xft.estimates.resources import Requests
+from xft.estimates.memory_and_disk import artifact_bytes, checkpoint_bytes
 from xft.store.costs import COSTS_FILE
 from xft.store.file_hashes import content_hash
 from xft.store.job_log import link_declared
