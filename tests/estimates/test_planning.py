@@ -31,6 +31,7 @@ from xft.config.steps import TRAINING_SECTIONS
 from xft.conversions.upcycle import upcycled_config
 from xft.dag.experiment import Totals, totals
 from xft.dag.job_resources import Requests
+from xft.estimates import memory_and_disk
 from xft.estimates.jobs import (
     GPUS,
     Processor,
@@ -39,13 +40,7 @@ from xft.estimates.jobs import (
     generation_seconds,
     training_work,
 )
-from xft.estimates.memory_and_disk import (
-    RUNTIME,
-    activation_bytes,
-    artifact_bytes,
-    checkpoint_bytes,
-    training_memory,
-)
+from xft.estimates.memory_and_disk import RUNTIME, activation_bytes, training_memory
 from xft.estimates.model_sizes import Models, compute_table, read_table, tuning_ratio
 from xft.estimates.planning import Plan, advice, fits, summary, time_text, ways
 from xft.estimates.rows import Lengths, count_problems
@@ -146,7 +141,7 @@ def test_disk_space_is_what_the_steps_write(settings, tmp_path):
     ffn = Checkpoint(chain["ffn"])
     own = sum(ffn.get(name).nbytes for name in ffn.names)
     steps = ("moe", "moe_sft", "sft", "dense", "ffn")
-    spaces = [artifact_bytes(models, step) for step in steps]
+    spaces = [memory_and_disk.artifact_bytes(models, step) for step in steps]
     mixture, base = read_table(chain["moe"]).nbytes, models.base.nbytes
     assert spaces == [mixture, mixture, base, base, 0]
     assert models.expert_bytes == own + 4 * models.is_low_rank * models.ffn
@@ -349,10 +344,10 @@ def test_only_what_learns_has_gradients_and_an_optimiser(tmp_path):
     memory = training_memory(models, job())
     assert memory.weights == 4 * models.moe_total
     assert (memory.gradients, memory.optimizer) == (4 * learned, 8 * learned)
-    assert checkpoint_bytes(models, job()) == 3 * 12 * learned
+    assert memory_and_disk.checkpoint_bytes(models, job()) == 3 * 12 * learned
     frozen = models.moe_total - learned
     for launch, of_frozen, of_learned in (("zero2", 4, 14), ("zero3", 2, 14), ("fsdp", 4, 12)):
-        written = checkpoint_bytes(models, job("moe_sft", launch, 4))
+        written = memory_and_disk.checkpoint_bytes(models, job("moe_sft", launch, 4))
         assert written == 3 * (of_frozen * frozen + of_learned * learned)
 
 
