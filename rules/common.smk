@@ -1,5 +1,5 @@
 # What the rules have in common. An artifact lies in store/STEP/DIGEST: the digest of its recipe. A
-# rule's jobs have a digest as their only wildcard, and find all else in the plan of the run.
+# rule's jobs have a digest as their only wildcard, and find all else in the jobs of the run.
 
 import shlex
 import sys

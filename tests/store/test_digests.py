@@ -300,7 +300,7 @@ def test_the_table_has_a_row_for_each_model_of_each_run_with_the_shared_files():
         ("base", *run) for run in about
     ]
     assert {named[row.eval] for row in rows[::2]} == {"eval/base/problems.json"}
-    graph, tunings = experiment.runs[0], {"base": None, "sft": "sft", "moe_sft": "moe_sft"}
+    graph, tunings = experiment.graphs[0], {"base": None, "sft": "sft", "moe_sft": "moe_sft"}
     tunings |= {"dense/lam~0.75": "moe_sft"}
     for model, tuning in tunings.items():  # whose curve comes with the loss
         metrics = tuning and graph.model(tuning).entry / METRICS

@@ -41,21 +41,21 @@ class Experiment:
         self.results, self.store = Path(config.results_dir), Store(Path(config.store))
         self.code = Code(contents.file_hashes)
         self.nodes = Nodes(self.store, contents, self.code)
-        self.runs = [Graph(run, self.nodes) for run in runs]
+        self.graphs = [Graph(run, self.nodes) for run in runs]
         self._find_seeds()
         self._check_problem_sets()
 
     def _find_seeds(self) -> None:
         """Let each run know those that differ from it in the seed alone."""
         groups: dict[str, list[Graph]] = {}
-        for run in self.runs:
-            key = run.config.model_copy(update={"seed": 0}).model_dump_json()
-            run.of_seeds = groups.setdefault(key, [])
-            run.of_seeds.append(run)
+        for graph in self.graphs:
+            key = graph.config.model_copy(update={"seed": 0}).model_dump_json()
+            graph.of_seeds = groups.setdefault(key, [])
+            graph.of_seeds.append(graph)
 
     def _check_problem_sets(self) -> None:
         names: dict[str, str] = {}
-        for config in (self.config, *(run.config for run in self.runs)):
+        for config in (self.config, *(graph.config for graph in self.graphs)):
             for name in [*config.evaluation.datasets, *config.data.decontaminate_against]:
                 label = problem_label(name)
                 if names.setdefault(label, name) != name:
@@ -72,7 +72,7 @@ class Experiment:
     @cached_property
     def known(self) -> list[Node]:
         """All wanted artifacts, and the models of each run, which a user may ask for by name."""
-        models = [model for run in self.runs for model in run.main_models()]
+        models = [model for graph in self.graphs for model in graph.main_models()]
         nodes = (node for model in models for node in model.ancestors())
         return list(dict.fromkeys([*self.wanted, *nodes]))
 
@@ -86,10 +86,10 @@ class Experiment:
         """The results that the summary shows, each with its name."""
         return {
             node: node.name
-            for run in self.runs
-            for label in run.problem_sets
-            for model in run.model_names()
-            for node in run.measured(model, label).values()
+            for graph in self.graphs
+            for label in graph.problem_sets
+            for model in graph.model_names()
+            for node in graph.measured(model, label).values()
         }
 
     @cached_property
@@ -99,14 +99,14 @@ class Experiment:
         A run has a row for each model that it shares with another run which evaluates it, too. The
         runs with the configuration's own values come first: they are references of the others.
         """
-        runs = sorted(self.runs, key=lambda graph: not graph.run.changes.keys() <= {"seed"})
-        models = dict.fromkeys(model for run in self.runs for model in run.model_names())
+        graphs = sorted(self.graphs, key=lambda graph: not graph.run.changes.keys() <= {"seed"})
+        models = dict.fromkeys(model for graph in self.graphs for model in graph.model_names())
         return [
-            self._row(run, model, label, files)
-            for run in runs
-            for label in run.problem_sets
+            self._row(graph, model, label, files)
+            for graph in graphs
+            for label in graph.problem_sets
             for model in models
-            if (files := run.measured(model, label))["eval"] in self.shown
+            if (files := graph.measured(model, label))["eval"] in self.shown
         ]
 
     def _row(self, graph: Graph, model: str, label: str, files: dict[str, Node]) -> Row:
@@ -290,7 +290,7 @@ def totals(experiment: Experiment, plan_of: FindPlan, is_measured: bool) -> Tota
         pair = (_hours(node, plan, True), _hours(node, plan, False)) if took is None else [took] * 2
         hours[node.step].append(tuple(pair))
     space = disk_space({node: plan.models for node, plan in nodes.items()})
-    return Totals(len(experiment.runs), hours, space)
+    return Totals(len(experiment.graphs), hours, space)
 
 
 def _sums(pairs: Iterable[tuple]) -> tuple[float | None, float | None]:

@@ -86,9 +86,9 @@ def warnings(run: WorkflowRun, to_make: list[Node]) -> Iterator[str]:
         )
     odd = (
         f"WARNING: {key} = {value}: {why}"
-        for graph in run.runs
-        for key, value in chosen_values(graph.config).items()
-        if (why := _odd(key, value, graph.config))
+        for config in run.configs
+        for key, value in chosen_values(config).items()
+        if (why := _odd(key, value, config))
     )
     yield from dict.fromkeys(odd)
     for name in _idle_sections(run, to_make):
@@ -121,8 +121,8 @@ def warn_of_full_disk(run: WorkflowRun, to_make: Iterable[Node]) -> str | None:
 def _idle_sections(run: WorkflowRun, to_make: list[Node]) -> list[str]:
     """The sections with values of the user's on which no wanted artifact depends."""
     read = {key for node in (*run.experiment.wanted, *to_make) for key in node.keys}
-    chosen = {key for graph in run.runs for key in chosen_values(graph.config)}
-    read |= {"moe" for graph in run.runs if graph.config.moe_sft.model}  # compared with that model
+    chosen = {key for config in run.configs for key in chosen_values(config)}
+    read |= {"moe" for config in run.configs if config.moe_sft.model}  # compared with that model
     idle = {key.partition(".")[0] for key in chosen} - {key.partition(".")[0] for key in read}
     return [name for name in ("moe", *TRAININGS, "merge") if name in idle]
 

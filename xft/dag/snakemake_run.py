@@ -58,7 +58,7 @@ class SnakemakeRun:
     """A workflow of Snakemake's, with what its configuration asks for.
 
     config: the complete configuration.
-    jobs: by the digest of what they make. The processes of jobs read them from the plan.
+    jobs: by the digest of what they make. The processes of jobs read them from the store.
     run: None in the processes of jobs.
     is_alone: whether this is the main process, and no other workflow includes this one.
     """
@@ -100,7 +100,7 @@ class SnakemakeRun:
         return self.run is None or self.run.keeps_merges
 
     def begin(self) -> None:
-        """Lock the store and write the plan, if this process is to run jobs: not for -n."""
+        """Lock the store and write the jobs, if this process is to run jobs: not for -n."""
         # Existence alone decides what runs: an entry is whole, even if its job was cut off.
         self.workflow.dag.ignore_incomplete |= self.is_alone
         with exit_on_error():

@@ -51,7 +51,8 @@ class WorkflowRun:
         except UserError as error:
             faults = faults_of_files(valid_sections(values))
             raise UserError("\n".join([str(error), *faults])) from None
-        check_all_files([self.config, *(run.config for run in self.runs)])
+        self.configs = [run.config for run in self.runs]
+        check_all_files([self.config, *self.configs])
         self.hashes = FileHashCache(Path(self.config.store) / HASHES_FILE)
         contents = FileContents(self.hashes)
         self.experiment = Experiment(self.config, self.runs, contents)
@@ -165,14 +166,15 @@ class WorkflowRun:
 
     def user_files(self) -> list[tuple[str, Path]]:
         """The files and folders that the configuration names, with their keys."""
-        configs = [self.config, *(run.config for run in self.runs)]
         paths = dict.fromkeys(
-            (key, Path(path)) for config in configs for key, path in named_paths(dict(config))
+            (key, Path(path))
+            for config in (self.config, *self.configs)
+            for key, path in named_paths(dict(config))
         )
         return [(key, path) for key, path in paths if path.exists()]
 
     def begin(self) -> None:
-        """On the first call: lock store and results, lay the names, write plan and configuration.
+        """On the first call: lock store and results, write jobs and configuration, lay names.
 
         Raises UserError if another run has one of them, or if a job of an earlier one still works.
         """

@@ -50,9 +50,10 @@ def main(argv: list[str] | None = None) -> None:
     runs, config = find_runs(values, where), complete(values, where)
     experiment = find_experiment(config, runs)
     with naming(where):
-        _check(experiment)
+        _check_names(experiment)
         plan_of, is_here = planner(args, experiment), _is_this_machine(args, config)
         plan, jobs = plan_of(config), totals(experiment, plan_of, is_here)
+        check_problems(experiment.wanted)
         if plan.rows:
             check_number_of_rows(config, plan.rows)
     print("\n".join(answer(plan, jobs, args.config)))
@@ -67,13 +68,12 @@ def main(argv: list[str] | None = None) -> None:
         print(f"Everything else: xft plan {shlex.join(argv or sys.argv[1:])} --details")
 
 
-def _check(experiment: Experiment) -> None:
-    """Raise UserError with the faults of a configuration that files elsewhere cannot hide."""
-    sections = [dict(graph.config) for graph in experiment.runs]
+def _check_names(experiment: Experiment) -> None:
+    """Raise UserError if a problem set or code of the user's can be nowhere."""
+    sections = [dict(graph.config) for graph in experiment.graphs]
     faults = [f for some in sections for f in (*faults_of_sets(some), *faults_of_code(some))]
     if faults:
         raise UserError("\n".join(dict.fromkeys(faults)))
-    check_problems(experiment.wanted)
 
 
 def answer(plan: Plan, jobs: Totals, files: list[Path]) -> list[str]:
