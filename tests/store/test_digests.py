@@ -20,7 +20,7 @@ from xft.artifacts.artifact import create_artifact
 from xft.common.errors import UserError
 from xft.common.results_folder import CONFIG_FILE
 from xft.config.steps import METRICS
-from xft.dag import run as module
+from xft.dag import workflow_run as module
 from xft.dag.job_resources import Requests
 from xft.dag.messages import pace_line, time_left, warn_of_full_disk
 from xft.dag.workflow_run import WorkflowRun

@@ -210,8 +210,9 @@ def _explain(section: type[Section], fault: dict) -> str:
 
 
 def _set(fault: dict) -> str:
-    name = _name(fault["loc"])
-    value = json.dumps(fault["input"], default=str, ensure_ascii=False)
+    name, given = _name(fault["loc"]), fault["input"]
+    given = given[0] if isinstance(given, list) and len(given) == 1 else given  # `OneOrMore`
+    value = json.dumps(given, default=str, ensure_ascii=False)
     return f"{name} = {value}: " if name else ""
 
 
