@@ -1,5 +1,5 @@
 # XFT: upcycle a dense code LLM, tune the experts, merge them back, evaluate.
-# rules/find_steps.smk finds the steps, workflow_scripts/<rule>.py. rules/common.smk makes the plan.
+# rules/find_steps.smk finds the steps, workflow_scripts/<rule>.py. rules/common.smk finds the jobs.
 
 from snakemake.utils import min_version
 

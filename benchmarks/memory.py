@@ -1,4 +1,4 @@
-"""Compares the memory that `xft.tools.plan` expects with that of trainings on the CPU.
+"""Compares the memory that `xft plan` expects with that of trainings on the CPU.
 
 It runs some optimiser steps of steps 2 and 6 for several precisions, each in its own process. The
 rows fill the window, except one per batch, so that there is padding; with --data they are those of
@@ -24,15 +24,13 @@ from benchmarks.peak import observe
 from benchmarks.timing import markdown_table
 from workflow_scripts import base, ffn, moe, weighted_init
 from xft.cli import running
-from xft.cli.flags import to_flags
+from xft.cli.step import to_flags
+from xft.config.reading import complete
 from xft.config.sections import DataConfig, MoeConfig
-from xft.config.validation import complete
 from xft.estimates.jobs import configured_job
-from xft.estimates.lengths import Lengths
-from xft.estimates.memory import training_memory
-from xft.estimates.parameters import Models
-from xft.estimates.rows import sample_lengths
-from xft.estimates.tensors import read_table
+from xft.estimates.memory_and_disk import training_memory
+from xft.estimates.model_sizes import Models, read_table
+from xft.estimates.rows import Lengths, sample_lengths
 
 EMBEDDED = Path(__file__).parents[1] / "resources" / "base"
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}

@@ -32,9 +32,7 @@ from transformers import (
 from benchmarks.stepwise import WARMUP, Stepwise, make_trainer
 from benchmarks.timing import interleaved, markdown_table
 from xft.config.sections import MoeConfig, MoeSftConfig
-from xft.estimates.flops import training_flops
-from xft.estimates.parameters import Models
-from xft.estimates.tensors import compute_table
+from xft.estimates.model_sizes import Models, compute_table, training_flops
 from xft.modeling.configuration import MOE_SETTINGS, XftConfig
 
 ROWS, LENGTH = 2, 384

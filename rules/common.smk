@@ -1,11 +1,11 @@
 # What the rules have in common. An artifact lies in store/STEP/DIGEST: the digest of its recipe. A
-# rule's jobs have a digest as their only wildcard, and find all else in the plan of the run.
+# rule's jobs have a digest as their only wildcard, and find all else in the jobs of the run.
 
 import shlex
 import sys
 from pathlib import Path
 
-from xft.cli.flags import to_flags
+from xft.cli.step import to_flags
 from xft.dag.job_resources import memory, minutes, nodes
 from xft.dag.snakemake_run import SnakemakeRun
 from xft.store.job_log import HIDE_ERRORS

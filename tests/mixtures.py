@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workflow_scripts import moe
 from xft.artifacts.artifact import create_artifact
-from xft.cli import flags
+from xft.cli.step import to_flags
 from xft.common.user_code import UserCode
 from xft.config.sections import MixtureConfig
 from xft.conversions import mixing_artifact
@@ -124,6 +124,6 @@ def low_rank_mixture(base: Path, out: Path, **settings) -> Path:
     A is random, B is zero. settings: other keys of the section moe.
     """
     keys = {"num_experts": 4, "num_experts_per_tok": 3, "experts": "lora", "rank": 4}
-    words = shlex.split(flags.to_flags(keys | settings))
+    words = shlex.split(to_flags(keys | settings))
     moe.main(["--base", str(base), *words, "--out", str(out)])
     return out

@@ -6,11 +6,11 @@ import re
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
+from xft.config.reading import is_section, sections
 from xft.config.section import Section, meaning, schemas
 from xft.config.sections import TRAININGS, TunedElsewhere, WorkflowConfig
 from xft.config.steps import STEPS
 from xft.config.training import TrainingConfig, TuningConfig
-from xft.config.validation import is_section, sections
 from xft.tools.xft import TOOLS
 
 ROOT = Path(__file__).parents[1]

@@ -10,28 +10,22 @@ unchanged.
 import json
 import sys
 
-from xft.config.steps import STEPS, default_of
+from xft.config.steps import STEPS
 from xft.store.code import VERSIONS, Code
 
 
 def contents(stated: dict, raised: list[str] = ()) -> dict:
     """The content of the file, from its present one. raised: steps that get the next version."""
     code, steps, modules = Code(), {}, {}
-    for step in STEPS:
+    for step, declared in STEPS.items():
         modules |= code.hashes(step)
-        defaults = _defaults(step)
+        defaults = dict(sorted(declared.defaults.items()))
         before = stated["steps"].get(step, {"version": 1, "defaults": defaults})
         known = before["defaults"]
         changed = any(defaults[key] != known[key] for key in defaults.keys() & known.keys())
         version = before["version"] + (changed or step in raised)
         steps[step] = {"version": version, "defaults": defaults}
     return {"steps": steps, "modules": dict(sorted(modules.items()))}
-
-
-def _defaults(step: str) -> dict[str, object]:
-    """The defaults of the keys that a step reads."""
-    found = {key: default_of(key) for key in sorted(STEPS[step].recorded)}
-    return {key: value for key, value in found.items() if type(value) is not object}
 
 
 def changes(stated: dict, new: dict) -> list[str]:

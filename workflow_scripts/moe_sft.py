@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from xft.cli import training
+from xft.cli.training_step import TrainingStep, run
 from xft.common.optional import require
 from xft.config.sections import MoeSftTraining
 from xft.reporting.diversity import noise_at_end
@@ -11,7 +11,7 @@ from xft.training.this_process import say_once
 
 
 def main(argv: list[str] | None = None) -> None:
-    step = training.TrainingStep("moe_sft", __doc__)
+    step = TrainingStep("moe_sft", __doc__)
     step.artifact("--moe", "The mixture.")
     step.output("--out", "DIR", "The tuned mixture.")
     args = step.parse_args(argv)
@@ -34,4 +34,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    training.run("moe_sft", main)
+    run("moe_sft", main)

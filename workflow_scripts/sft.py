@@ -12,13 +12,13 @@ from dataclasses import replace
 from functools import partial
 
 from xft.artifacts.artifact import OpenedArtifact
-from xft.cli import training
+from xft.cli.training_step import TrainingStep, run
 from xft.config.sections import SHAPE_KEYS, MoeConfig, SftTraining
 from xft.training.session import Session, TrainingRequest
 
 
 def main(argv: list[str] | None = None) -> None:
-    step = training.TrainingStep("sft", __doc__)
+    step = TrainingStep("sft", __doc__)
     step.artifact("--base", "The dense model.")
     step.output("--out", "DIR", "The tuned dense model.")
     step.add_argument(
@@ -48,9 +48,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _flops_ratio(base: OpenedArtifact, moe: MoeConfig, request: TrainingRequest) -> float:
     """FLOPs of a token in the tuning of a mixture of this base, divided by those in the base's."""
-    from xft.estimates.flops import tuning_ratio
-    from xft.estimates.parameters import Models
-    from xft.estimates.tensors import check_sizes, read_table
+    from xft.estimates.model_sizes import Models, check_sizes, read_table, tuning_ratio
 
     table = read_table(base.path)
     check_sizes(table.config, base.path / "config.json")
@@ -58,4 +56,4 @@ def _flops_ratio(base: OpenedArtifact, moe: MoeConfig, request: TrainingRequest)
 
 
 if __name__ == "__main__":
-    training.run("sft", main)
+    run("sft", main)

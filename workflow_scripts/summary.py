@@ -8,8 +8,7 @@ import os
 
 from xft.artifacts.files import write_manifest, write_whole
 from xft.artifacts.manifest import hash_file
-from xft.cli import flags, running
-from xft.cli.step import Step
+from xft.cli.step import Step, check_apart, run
 from xft.reporting.notes import CHOICES
 from xft.reporting.runs import read_runs
 from xft.reporting.summary import head, summarise
@@ -46,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     comparisons_file, text_file = args.out.with_name(COMPARISONS_FILE), args.out.with_suffix(".md")
     read = [("runs", file) for file in (args.runs, *files)]
     for path in (args.out, comparisons_file, text_file):
-        flags.check_apart(f"--out {args.out}: {path}", path, read)
+        check_apart(f"--out {args.out}: {path}", path, read)
     table, comparisons, text = summarise(rows, args.chosen_by)
     write_whole(args.out, _csv(table, "%.1f"))
     write_whole(comparisons_file, _csv(comparisons))
@@ -62,4 +61,4 @@ def _csv(table, number: str | None = None) -> str:
 
 
 if __name__ == "__main__":
-    running.run("summary", main)
+    run("summary", main)

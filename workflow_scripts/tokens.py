@@ -8,8 +8,7 @@ rows that were left out, with the reasons.
 from xft.artifacts.artifact import OpenedArtifact, write_json
 from xft.cli.step import Step, run
 from xft.common.progress import say
-from xft.config.models import MODEL_KINDS
-from xft.config.sections import TokensConfig
+from xft.config.sections import MODEL_KINDS, TokensConfig
 from xft.data.templates import with_template_read
 from xft.hub.named_sets import RELEASED
 

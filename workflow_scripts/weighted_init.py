@@ -1,8 +1,8 @@
 """Steps 4 and 5: set lambda, and create mixing coefficients: equal shares of the routed experts."""
 
 from xft.cli.step import Step, run
+from xft.config.reading import check_lambda
 from xft.config.sections import MixingShape
-from xft.config.validation import check_lambda
 
 
 def main(argv: list[str] | None = None) -> None:

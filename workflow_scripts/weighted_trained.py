@@ -1,13 +1,13 @@
 """Step 6: learn the mixing coefficients. All other weights are frozen."""
 
-from xft.cli import training
+from xft.cli.training_step import TrainingStep, run
 from xft.config.training import MixingTraining
 from xft.training.session import Session
 from xft.training.this_process import device
 
 
 def main(argv: list[str] | None = None) -> None:
-    step = training.TrainingStep("weighted_trained", __doc__)
+    step = TrainingStep("weighted_trained", __doc__)
     step.artifact("--weighted", "The initial coefficients.")
     step.artifact("--moe", "The tuned mixture.")
     step.artifact("--ffn", "The FFN weights of its experts.")
@@ -34,4 +34,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    training.run("weighted_trained", main)
+    run("weighted_trained", main)

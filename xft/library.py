@@ -26,9 +26,9 @@ from xft.checkpoints.in_memory import LoadedModel
 from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError, did_you_mean
 from xft.common.user_code import codes_in
+from xft.config.reading import SectionType, check_lambda, validated
 from xft.config.section import Section
 from xft.config.sections import INIT, MERGE, MergeMethod, MixingShape, MoeConfig, RunConfig
-from xft.config.validation import SectionType, check_lambda, validated
 from xft.conversions import diversity as experts
 from xft.conversions import upcycle as upcycling
 from xft.conversions.merge import alpha_shape, initial_logits

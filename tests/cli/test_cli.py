@@ -19,12 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreter import forked, python
 
-from xft.cli import flags, running
-from xft.cli.config_files import check_config_files
+from xft.cli import running
+from xft.cli.running import check_config_files
+from xft.cli.step import StepParser, to_flags
 from xft.common.errors import UserError
+from xft.config.reading import complete, validated
 from xft.config.section import Section, keys, schemas
 from xft.config.sections import MixingConfig, MoeConfig, MoeSftConfig, TokensConfig
-from xft.config.validation import complete, validated
 from xft.tools.xft import TOOLS
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ COMPUTING |= {"weighted_trained": ["weighted", "moe", "ffn"], "eval": ["model"]}
 
 
 def parse(section: str, words: list[str]) -> Section:
-    parser = flags.StepParser("any", "")
+    parser = StepParser("any", "")
     parser.add_options(SECTIONS[section])
     return validated(SECTIONS[section], vars(parser.parse_args(words)), "command line")
 
@@ -121,7 +122,7 @@ def test_flags_carry_every_value(section, data):
     """Flags accept and refuse the same values as the configuration."""
     owner = SECTIONS[section]
     given_values = {name: data.draw(values(owner, name), name) for name in keys(owner)}
-    words = shlex.split(flags.to_flags(given_values))
+    words = shlex.split(to_flags(given_values))
     try:
         expected = validated(SECTIONS[section], given_values, "command line")
     except UserError as error:
@@ -239,8 +240,8 @@ def test_an_output_that_is_an_input_is_refused_and_one_elsewhere_is_taken(places
         some_parser().parse_args(elsewhere.split())
 
 
-def some_parser() -> flags.StepParser:
-    parser = flags.StepParser("any", "")
+def some_parser() -> StepParser:
+    parser = StepParser("any", "")
     for flag in ("--base", "--data"):
         parser.path(flag, "DIR", "", required=False)
     parser.path("--evals", "FILE", "", required=False, nargs="+")
@@ -257,7 +258,7 @@ def test_no_path_of_a_command_escapes_the_check(command, places, monkeypatch):
     """Each argument for a path is declared as an input or an output, and no output is an input."""
     parsers = []
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(flags.StepParser, "parse_args", lambda self, *_: exit(parsers.append(self)))
+        patched.setattr(StepParser, "parse_args", lambda self, *_: exit(parsers.append(self)))
         COMMANDS[command].main([])
     (parser,) = parsers
     paths = parser.reads | parser.writes

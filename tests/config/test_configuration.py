@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xft.common.errors import UserError
-from xft.config.recorded import chosen_values, values_to_change
-from xft.config.removed import FILES, WITHOUT_FILE
+from xft.config import reading
+from xft.config.reading import check_lambda, chosen_values, complete, read_config, values_to_change
 from xft.config.runs import find_runs
 from xft.config.section import Needs, Section
 from xft.config.sections import (
@@ -26,8 +26,6 @@ from xft.config.sections import (
     learns,
     named_code,
 )
-from xft.config.text import read_config
-from xft.config.validation import check_lambda, complete
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = {"base": {"model": "resources/base"}, "data": {"train": "rows.jsonl"}}
@@ -155,14 +153,14 @@ def test_beside_a_tuned_model_no_key_of_the_training_has_an_effect():
         assert f"{section}.model is no training, as {name} needs" in fault(MINIMAL | models)
 
 
-@pytest.mark.parametrize("key", [*FILES, *WITHOUT_FILE])
+@pytest.mark.parametrize("key", [*reading.BECAME_FILES, *reading.REMOVED])
 def test_what_was_removed_is_told_with_its_file_or_the_last_commit(key, monkeypatch):
     """Also in a sweep. The file is there, and the key takes it."""
     monkeypatch.chdir(ROOT)
     name, _, value = key.partition(" = ")
     value = [value] if name == "evaluation.models" else value or "0.5"
     told, end = fault(with_value(name, value)), " was removed. The last commit with it is f17b3a61"
-    if key in FILES:
+    if key in reading.BECAME_FILES:
         ((end, code, place),) = re.findall(r"( is a file now\. Name (\S+) in (\S+))$", told)
         config = complete(with_value(place, [code] if place.endswith("callbacks") else code))
         assert [code.check(names) for _, code, names in named_code(dict(config))]

@@ -18,8 +18,8 @@ from workflow_scripts import eval as evaluate
 from workflow_scripts import ground_truth
 from xft.common.errors import UserError
 from xft.common.json_lines import read_json_lines
+from xft.dag.problem_checks import missing_toolchains
 from xft.dag.snakemake_run import SnakemakeRun
-from xft.dag.toolchains import missing_toolchains
 from xft.data.templates import COMPLETION, make_template
 from xft.evaluation import languages, program_scoring
 from xft.evaluation.forms import programs

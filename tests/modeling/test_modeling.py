@@ -17,7 +17,7 @@ from transformers.models.starcoder2.modeling_starcoder2 import Starcoder2MLP
 
 import xft  # noqa: F401
 from workflow_scripts import moe
-from xft.cli import flags
+from xft.cli.step import to_flags
 from xft.common.errors import UserError
 from xft.config.sections import MixtureConfig
 from xft.modeling.mlp import read_mlp
@@ -68,7 +68,7 @@ SWITCHES += [{"num_experts": count, "num_experts_per_tok": 2} for count in (2, 4
 @pytest.mark.parametrize("changes", SWITCHES, ids=str)
 def test_every_switch_reaches_the_model_and_trains(tiny_llama, tmp_path, changes):
     """Step 0 holds wherever the weights sum to one."""
-    words = shlex.split(flags.to_flags(changes))
+    words = shlex.split(to_flags(changes))
     chain = Chain(tmp_path, {"moe": words}, base=tiny_llama)
     model = AutoModelForCausalLM.from_pretrained(chain["moe"])
     for name, value in changes.items():

@@ -24,7 +24,7 @@ from xft.reporting.page.flops import base_table, flops_to_make
 from xft.reporting.page.folder import Results, Solution, read_results
 from xft.reporting.page.sections import find_parts
 from xft.store.store import MARK
-from xft.tools import report
+from xft.tools import joint_report as report
 
 
 class Page(HTMLParser):

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from report_folders import write_results
 
 from xft.artifacts.files import write_whole
-from xft.tools import report
+from xft.tools import joint_report as report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from xft.config.models import MERGED, MODELS, UNTUNED
+from xft.config.sections import MERGED, MODELS, UNTUNED
 from xft.evaluation.result import OUTCOMES
 from xft.reporting.comparisons import Values, comparison_table
 from xft.reporting.runs import Subject

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from documents import CODE, DOCUMENTS, NEEDS, ROOT, RUN, TRAINERS, anchors, blocks, links, prose
 
+from xft.config.reading import complete
 from xft.config.steps import STEPS
-from xft.config.validation import complete
 from xft.tools import plan
 
 LANGUAGES = {"sh", "text", "json", "snakemake"}

@@ -9,7 +9,7 @@ import networkx
 from documents import ROOT
 
 from xft.config.runs import read_overlaid
-from xft.dag.run import WorkflowRun
+from xft.dag.workflow_run import WorkflowRun
 
 README = (ROOT / "README.md").read_text()
 IMAGES = ROOT / "docs" / "images"

@@ -8,7 +8,7 @@ import pytest
 from damage import change_json
 
 from xft.config.runs import read_overlaid
-from xft.dag.run import WorkflowRun
+from xft.dag.workflow_run import WorkflowRun
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATIONS = [ROOT / "config" / "config.yaml", *sorted((ROOT / "recipes").glob("*.yaml"))]
@@ -27,7 +27,7 @@ def place(tmp_path, monkeypatch) -> None:
 def test_a_configuration_is_a_whole_workflow(path):
     """With stand-ins for the model and the rows that it names."""
     command = OVER.search(path.read_text())
-    values, where = read_overlaid([*map(ROOT.joinpath, command[1].split())] if command else [path])
+    values, _ = read_overlaid([*map(ROOT.joinpath, command[1].split())] if command else [path])
     model, rows = Path(values["base"]["model"]), Path(values["data"]["train"])
     if "revision" not in values["base"] and not model.exists():
         shutil.copytree("resources/base", model)
@@ -36,7 +36,7 @@ def test_a_configuration_is_a_whole_workflow(path):
         rows.parent.mkdir(parents=True, exist_ok=True)
         row = '{"instruction": "a", "response": "b", "output": "b"}\n'
         rows.write_text(row * 20_001)  # for any warm-up
-    run = WorkflowRun(values, where)
+    run = WorkflowRun(values)
     asked = {model for one in run.runs for model in one.config.evaluation.models}
     assert {row.model.partition("/")[0] for row in run.experiment.rows} == asked
     assert {part.digest for part in run.to_make} <= run.jobs.keys()

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from xft.config.runs import overlaid, read_overlaid
-from xft.dag.run import WorkflowRun
+from xft.dag.workflow_run import WorkflowRun
 
 pytestmark = pytest.mark.ci
 NOBODY = 65534
 CHAIN = ["weighted_init", "weighted_trained"]
 BEGIN_AS_NOBODY = """
 import json, os, sys
-from xft.dag.run import WorkflowRun
+from xft.dag.workflow_run import WorkflowRun
 values = json.loads(sys.argv[1])
 first = WorkflowRun(values | {"store": "first", "results_dir": "results_of_first"})
 first.begin()  # imports all that a run needs, which the other user may not be able to read

@@ -18,7 +18,7 @@ from workflow_scripts import base, moe, soup
 from xft.artifacts.artifact import open_artifact
 from xft.common.errors import UserError
 from xft.data.tokenizers import load_tokenizer
-from xft.estimates.tensors import compute_table
+from xft.estimates.model_sizes import compute_table
 from xft.evaluation.loading import load_model
 from xft.modeling.loading import load_whole
 

@@ -20,14 +20,12 @@ from xft.artifacts.artifact import create_artifact
 from xft.common.errors import UserError
 from xft.common.results_folder import CONFIG_FILE
 from xft.config.steps import METRICS
-from xft.dag import run as module
-from xft.dag.announcements import pace_line
-from xft.dag.run import WorkflowRun
-from xft.dag.time_left import time_left
-from xft.dag.totals import warn_of_full_disk
-from xft.estimates.disk import artifact_bytes, checkpoint_bytes
+from xft.dag import workflow_run as module
+from xft.dag.job_resources import Requests
+from xft.dag.messages import pace_line, time_left, warn_of_full_disk
+from xft.dag.workflow_run import WorkflowRun
 from xft.estimates.jobs import configured_job
-from xft.estimates.resources import Requests
+from xft.estimates.memory_and_disk import artifact_bytes, checkpoint_bytes
 from xft.store.costs import COSTS_FILE
 from xft.store.file_hashes import content_hash
 from xft.store.job_log import link_declared
@@ -302,7 +300,7 @@ def test_the_table_has_a_row_for_each_model_of_each_run_with_the_shared_files():
         ("base", *run) for run in about
     ]
     assert {named[row.eval] for row in rows[::2]} == {"eval/base/problems.json"}
-    graph, tunings = experiment.runs[0], {"base": None, "sft": "sft", "moe_sft": "moe_sft"}
+    graph, tunings = experiment.graphs[0], {"base": None, "sft": "sft", "moe_sft": "moe_sft"}
     tunings |= {"dense/lam~0.75": "moe_sft"}
     for model, tuning in tunings.items():  # whose curve comes with the loss
         metrics = tuning and graph.model(tuning).entry / METRICS

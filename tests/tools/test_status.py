@@ -14,7 +14,7 @@ from xft.artifacts.artifact import seal
 from xft.common.errors import UserError
 from xft.common.progress import LINE_FORMAT
 from xft.config.runs import overlaid
-from xft.dag.node import Node
+from xft.dag.nodes import Node
 from xft.evaluation.samples import journal_path
 from xft.store.costs import COSTS_FILE
 from xft.store.store import ENTRY_FILE, claimed, log_of, owner, partial

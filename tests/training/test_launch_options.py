@@ -8,9 +8,9 @@ from workflow_scripts import moe_sft
 from xft.common import optional
 from xft.common.errors import UserError
 from xft.common.launch import torchrun
+from xft.config.reading import complete, validated
 from xft.config.sections import MoeSftConfig
 from xft.config.training import fault_of_devices, precision_of
-from xft.config.validation import complete, validated
 from xft.training.session import on_this_machine
 
 DDP = {"launch": "ddp", "processes": 2}

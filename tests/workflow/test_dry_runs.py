@@ -9,8 +9,7 @@ import yaml
 from project import rules
 
 from xft.common import optional
-from xft.config.text import read_config
-from xft.config.validation import complete
+from xft.config.reading import complete, read_config
 
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
 RECIPE = "recipes/deepseek-coder-1.3b.yaml"
@@ -32,6 +31,7 @@ def show(new_project):
     project.overlay = {}
     (project.folder / "my tasks.yaml").touch()
     (project.folder / "tab.yaml").write_text("base:\n\tmodel: mine\n")
+    (project.folder / "gone.yaml").write_text("{base: {model: mine}, data: {train: gone.jsonl}}")
 
     def show(*arguments: str, code: int = 0, **config) -> str:
         with pytest.MonkeyPatch.context() as patch:
@@ -109,10 +109,12 @@ def test_a_launch_starts_torchrun_for_the_nodes_gpus(recipe):
     assert start in command and command.startswith("exec python -m xft.store.make store/moe_sft/")
 
 
-def test_a_config_file_that_cannot_be_read_is_one_message(show):
+def test_a_fault_of_a_config_file_is_one_message_with_its_name(show):
     """Snakemake reads it before the Snakefile, and shows a stack trace."""
     _, told = show("--configfile", "config.yaml", "tab.yaml", code=1).splitlines()
     assert told.startswith("tab.yaml, line 2, column 1, is not valid YAML: found character '\\t'")
+    told = show("--configfile", "gone.yaml", code=1)
+    assert "\ngone.yaml: data.train: there is no file gone.jsonl" in told
 
 
 def test_the_slurm_profile_caps_no_gpus_and_warns_trainings(repository):

@@ -8,16 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from xft.config.models import MODELS
+from xft.config.reading import complete
 from xft.config.runs import find_runs, overlaid, read_overlaid
-from xft.config.sections import TRAININGS
+from xft.config.sections import MODELS, TRAININGS
 from xft.config.steps import STEPS
-from xft.config.validation import complete
-from xft.dag.contents import NoContents
-from xft.dag.experiment import Experiment
+from xft.dag.experiment import Experiment, find_jobs
 from xft.dag.graph import Graph
-from xft.dag.jobs import find_jobs
-from xft.dag.node import Node
+from xft.dag.nodes import NoContents, Node
 from xft.store.code import ROOT, Code
 
 GOLDEN = ROOT / "tests/golden/digests.json"  # by configuration and name, with all versions 1
@@ -128,5 +125,5 @@ def test_each_method_of_the_graph_is_asked_for(monkeypatch):
     idle = sorted(method.__name__ for method in methods if method.__code__ not in ran)
     assert methods and not idle, (
         f"nothing asks for Graph.{' and Graph.'.join(idle)}: name a model in "
-        "xft/config/models.py, and a result in Graph.measured"
+        "MODELS of xft/config/sections.py, and a result in Graph.measured"
     )

@@ -12,16 +12,16 @@ from interpreter import python
 from problem_files import three_problems, write_problems
 
 from xft.common.errors import UserError
-from xft.dag.run import WorkflowRun
+from xft.dag.workflow_run import WorkflowRun
 from xft.tools import plan
 
 # What the Snakefile does when it is read: a config as JSON, then what it must not have imported.
 PARSE = """
 import json, sys
-from xft.config.validation import complete
+from xft.config.reading import complete
 from xft.dag.input_checks import check_all_files
 from xft.common.errors import UserError
-from xft.dag.run import WorkflowRun
+from xft.dag.workflow_run import WorkflowRun
 values = json.loads(sys.argv[1])
 config = complete(values)
 try:
@@ -218,7 +218,7 @@ def test_a_chat_template_is_tried_before_the_rows_are_tokenised(config):
         run.check_models()
 
 
-def test_prompts_and_excluded_problems_are_checked_before_anything_runs(config):
+def test_prompts_and_excluded_problems_are_checked_before_anything_runs(config, capsys):
     """In a dry run, at the start and in a plan, for each set and prompt."""
     rows = three_problems()
     rows[1]["prompt"] = rows[1]["prompt"].replace('"""', '"""' + 40 * "long ", 1)
@@ -241,8 +241,9 @@ def test_prompts_and_excluded_problems_are_checked_before_anything_runs(config):
         with pytest.raises(UserError, match=fault) if fault else nullcontext():
             run.check_models()
     Path("plan.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=at):
+    with pytest.raises(UserError, match=f"^{at}".replace("config", "plan.json")):
         plan.main(["--config", "plan.json"])
+    assert not capsys.readouterr().out
     text = "{{ 'word ' * 60 }}{{ messages[0].content }}{{ '\n' }}"
     change_json(Path(config["base"]["model"], "tokenizer_config.json"), chat_template=text)
     config["data"] |= {"template": "chat"}
@@ -250,11 +251,15 @@ def test_prompts_and_excluded_problems_are_checked_before_anything_runs(config):
         WorkflowRun(config).check_models()
 
 
-def test_a_plan_checks_the_code_of_all_runs(config):
+def test_a_plan_checks_the_code_and_the_names_of_all_runs(config):
     variants = {"plain": {}, "mine": {"moe_sft": {"callbacks": ["a.py:B"]}}}
+    variants["typo"] = {"evaluation": {"datasets": ["humanevl", "elsewhere.jsonl"]}}
     Path("plan.json").write_text(json.dumps(config | {"variants": variants}))
-    with pytest.raises(UserError, match=r"config: moe_sft.callbacks: there is no file a"):
+    with pytest.raises(UserError) as caught:
         plan.main(["--config", "plan.json"])
+    code, name = str(caught.value).splitlines()
+    assert code.startswith("plan.json: moe_sft.callbacks: there is no file a.py")
+    assert name.startswith("plan.json: evaluation.datasets: there is no file humanevl: did you m")
 
 
 def test_a_folder_that_is_no_model_is_left_to_its_step(config):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from working_folder import CONFIG, ROW, wants
 
-from xft.config.validation import complete
-from xft.dag.announcements import beginning, failures, warnings
+from xft.config.reading import complete
 from xft.dag.job_resources import memory, minutes, nodes
+from xft.dag.messages import beginning, failures, warnings
 from xft.store.job_plan import Job
 
 

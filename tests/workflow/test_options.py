@@ -12,9 +12,7 @@ from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from working_folder import fill, wants
 
 from xft.common.errors import UserError
-from xft.dag.screen import end_at_once, shorten
-from xft.dag.snakemake_options import check_not_forced
-from xft.dag.snakemake_run import SnakemakeRun
+from xft.dag.snakemake_run import SnakemakeRun, check_not_forced, end_at_once, shorten
 
 pytestmark = pytest.mark.usefixtures("place")
 

@@ -1,1 +1,6 @@
-"""Command lines of the steps and tools: their flags, and errors without a stack trace."""
+"""Command lines of the steps and tools.
+
+`step` has the flags, from the classes of the configuration, and the inputs and the artifact of a
+step; `training_step` the same for trainings. `running` ends a process with one message for a user's
+mistake, without a stack trace.
+"""

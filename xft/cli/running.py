@@ -1,16 +1,19 @@
-"""Runs a step or tool: a user's mistake ends in one message and a non-zero exit status."""
+"""Runs steps and tools, and checks snakemake's words: a mistake ends the process in one message."""
 
+import argparse
 import logging
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from xft.common import progress
 from xft.common.allocator import reuse_freed_memory
 from xft.common.errors import UserError
 from xft.common.refusals import explain
+from xft.config.reading import read_config
 
 ENVIRONMENT = {
     # Threads that wait in a loop for the next operation stall each other on a shared machine.
@@ -65,3 +68,38 @@ def failure(log: str) -> str | None:
     log = without_torchrun(log)
     message = re.search(r"^\w+: error: (.*)", log, re.MULTILINE | re.DOTALL)
     return message and message[1].rstrip()
+
+
+def check_config_files() -> None:
+    """End the process with one message if the words after --configfile or --config cannot be read.
+
+    Both options take all words that follow.
+    """
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--configfile", "--configfiles", nargs="+", default=[])
+    parser.add_argument("--config", "-C", nargs="*", default=[])
+    given = parser.parse_known_args()[0]
+    try:
+        for file in map(Path, given.configfile):
+            if file != Path(given.configfile[0]) and (file.is_dir() or not file.exists()):
+                raise UserError(
+                    f"--configfile: there is no file {file}. All words after --configfile are "
+                    "files. Write the names of results before it"
+                )
+            read_config(file)
+        for word in given.config:
+            _check_setting(word)
+    except UserError as error:
+        sys.exit(str(error))
+
+
+def _check_setting(word: str) -> None:
+    name, equals, value = word.partition("=")
+    if not equals:
+        raise UserError(
+            f"--config {word}: there is no =. All words after --config are KEY=VALUE, in quotes "
+            "where they hold blanks. Write the names of results before it"
+        )
+    section, dot, key = name.partition(".")
+    if dot:
+        raise UserError(f"--config {word}: write --config '{section}={{{key}: {value}}}'")

@@ -1,17 +1,192 @@
-"""A step: its command line, the inputs that it opens, and the artifact that it makes."""
+"""A step: its command line, the inputs that it opens, and the artifact that it makes.
 
+Flags are paths, and keys of the configuration. The tools have the same parser.
+"""
+
+import argparse
+import shlex
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from xft.artifacts.artifact import Draft, OpenedArtifact, create_artifact, open_artifact
-from xft.cli import flags
+from pydantic.fields import FieldInfo
+
+from xft.artifacts.artifact import (
+    Draft,
+    OpenedArtifact,
+    check_no_artifact,
+    create_artifact,
+    open_artifact,
+)
+from xft.artifacts.overlap import overlap
 from xft.cli.running import run as run
-from xft.config.section import keys
+from xft.common.errors import UserError
+from xft.config.reading import SectionType, validated
+from xft.config.section import Section, keys, meaning, schemas
 from xft.config.steps import STEPS
-from xft.config.validation import SectionType, validated
+
+OPTIONS = "options of the configuration"
+TYPES = {"string": str, "integer": int, "number": float}  # by their names in JSON schema
+PATHS = {"path": False, "file-path": True}  # formats of strings: whether a folder is not meant
 
 
-class Step(flags.StepParser):
+class StepParser(argparse.ArgumentParser):
+    """A parser that refuses outputs that would overwrite inputs.
+
+    reads, writes: the flags of paths that are read or written. The value tells whether a folder may
+        be shared: it may hold inputs and outputs, if their files differ.
+    """
+
+    def __init__(self, prog: str, description: str):
+        form = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog=prog, description=description, formatter_class=form)
+        self.reads: dict[str, bool] = {}
+        self.writes: dict[str, bool] = {}
+
+    def parse_args(self, args=None, namespace=None):
+        """Parse the arguments. Raises UserError as `check_apart` does, or if --out exists."""
+        parsed = super().parse_args(args, namespace)
+        given = vars(parsed)
+        for name in filter(given.get, self.writes):
+            # A new file in a shared folder has a name of its own.
+            written = given[name] / name if self.writes[name] else given[name]
+            check_apart(f"{_flag(name)} {given[name]}", written, self._sources(given))
+        out = given.get("out")
+        if out is not None and out.is_dir():
+            check_no_artifact(out)
+        return parsed
+
+    def _sources(self, given: dict) -> Iterator[tuple[str, Path]]:
+        """The inputs that exist on this disk, each with the key of its flag."""
+        for name, is_shared in self.reads.items():
+            values = given[name] or []
+            for value in values if isinstance(values, list) else [values]:
+                path = Path(value)
+                if path.is_file() or (path.is_dir() and not is_shared):
+                    yield name, path
+
+    def path(self, name: str, kind: str, meaning: str, required: bool = True, **more) -> None:
+        """Add an argument for a path that is read, as `_add_path` says."""
+        self.reads |= self._add_path(name, kind, meaning, required, **more)
+
+    def output(self, flag: str, kind: str, meaning: str, required: bool = True, **more) -> None:
+        """Add a flag for a path that is written, as `_add_path` says."""
+        self.writes |= self._add_path(flag, kind, meaning, required, **more)
+
+    def _add_path(self, name, kind, meaning, required, shared=False, **settings):
+        """Add an argument for a path. Returns whether a folder there is shared, by its key.
+
+        name: of the flag, or of an argument without one.
+        kind: DIR or FILE.
+        shared: for a folder that may hold inputs and outputs.
+        settings: of `add_argument`.
+        """
+        settings |= {"required": required} if name.startswith("-") else {}
+        settings |= {"type": Path, "metavar": kind, "help": meaning}
+        return {self.add_argument(name, **settings).dest: shared}
+
+    def artifact(self, flag: str, meaning: str, required: bool = True, **settings) -> None:
+        """Add a flag for the folder of an input, and --verify: how thoroughly it is checked."""
+        self.path(flag, "DIR", meaning, required, **settings)
+        if "--verify" not in self._option_string_actions:
+            self.add_argument(
+                "--verify",
+                choices=["quick", "full"],
+                default="quick",
+                help="How the step checks its inputs before it begins. quick: names, sizes, files "
+                "up to 64 MiB, and the headers of larger ones. full: all of each file. Default: "
+                "quick.",
+            )
+
+    def name_or_file(self, flag: str, meaning: str, **settings) -> None:
+        """Add a flag for a name or a file. A folder with the name is not meant."""
+        settings |= {"metavar": "NAME_OR_FILE", "help": meaning}
+        self.reads[self.add_argument(flag, **settings).dest] = True
+
+    def dataset(self) -> None:
+        """Add --dataset: a set of evaluation problems."""
+        problems = "humaneval, mbpp, or a file in HumanEval+ form (.jsonl or .jsonl.gz)"
+        self.name_or_file("--dataset", f"The problems: {problems}.", required=True)
+
+    def configs(self, meaning: str, required: bool) -> None:
+        """Add --config: files that `config.runs.read_overlaid` takes."""
+        overlaid = "YAML files, each merged on top of those before, as for snakemake."
+        self.path("--config", "FILE", f"{meaning}: {overlaid}", required, nargs="+")
+
+    def add_options(self, section: type[Section], names: Iterable[str] | None = None) -> None:
+        """Add a flag for each named key (default: all) of a class of the configuration.
+
+        The class gives the flag its type, its default, its choices and its help.
+        """
+        groups = {group.title: group for group in self._action_groups}
+        group = groups.get(OPTIONS) or self.add_argument_group(OPTIONS)
+        for name in names or keys(section):
+            schema = _add_option(group, section, name)
+            if schema.get("format") in PATHS:
+                self.reads[name] = PATHS[schema["format"]]
+
+
+def check_apart(output: str, written: Path, read: Iterable[tuple[str, Path]]) -> None:
+    """Raise UserError if the path `written` overlaps an input, also through links.
+
+    output: its flag with its value.
+    read: keys of the flags of inputs, each with a path.
+    """
+    for name, source in read:
+        if overlap(written, source):
+            raise UserError(
+                f"{output} overlaps {_flag(name)} {source}, which the step reads. Choose another "
+                "place"
+            )
+
+
+def _add_option(group, section: type[Section], name: str) -> dict:
+    """Add the flag of a key. Returns the JSON schema of its values."""
+    field = section.model_fields[name]
+    forms = schemas(section, name)
+    schema = next((form for form in forms if form["type"] == "array"), forms[0])
+    settings = {"help": _help(field, meaning(section, name)), "required": field.is_required()}
+    if not field.is_required():
+        settings["default"] = field.get_default()
+    if schema["type"] == "boolean":
+        settings["action"] = argparse.BooleanOptionalAction
+    else:
+        if schema["type"] == "array":
+            settings["nargs"], schema = "+", schema["items"]
+        kind, choices = schema["type"], schema.get("enum")
+        settings |= {"type": TYPES[kind], "choices": choices}
+        settings["metavar"] = None if choices else kind.upper()
+    group.add_argument(_flag(name), **settings)
+    return schema
+
+
+def _help(field: FieldInfo, text: str) -> str:
+    default = None if field.is_required() else field.get_default()
+    suffix = "" if default in (None, []) else f" Default: {default}."
+    return (text + suffix).replace("%", "%%")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def to_flags(values: dict) -> str:
+    """The command line that sets `values`: the inverse of `Step.options`.
+
+    None and empty lists are left out.
+    """
+    words = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            words.append(_flag(name) if value else "--no-" + _flag(name).removeprefix("--"))
+        elif isinstance(value, list):
+            words += [_flag(name), *map(str, value)] if value else []
+        elif value is not None:
+            words.append(f"{_flag(name)}={value}")
+    return shlex.join(words)
+
+
+class Step(StepParser):
     """The parser of `python -m workflow_scripts.<name>`, and what the parsed flags stand for.
 
     The keys that `config.steps` names for the step are flags from the beginning.

@@ -13,11 +13,9 @@ from pathlib import Path
 
 from xft.common.errors import UserError
 from xft.common.user_code import codes_in
-from xft.config.removed import removal
+from xft.config.reading import complete, read_config, removal, sections
 from xft.config.section import Section
 from xft.config.sections import TRAININGS, WorkflowConfig
-from xft.config.text import read_config
-from xft.config.validation import complete, sections
 
 MOST_RUNS = 1000
 VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")

@@ -1,4 +1,4 @@
-"""The sections of the configuration, with type, range, default and meaning of every key.
+"""The models, and the sections of the configuration: type, range, default and meaning of every key.
 
 A class holds the keys that one step reads. A section consists of one or more such classes.
 """
@@ -13,7 +13,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 
 from xft.common.errors import UserError
 from xft.common.user_code import FORM, Names, UserCode, codes_in
-from xft.config.models import MERGED, MODELS
 from xft.config.section import (
     Commit,
     Name,
@@ -29,6 +28,31 @@ from xft.config.section import (
     without_effect,
 )
 from xft.config.training import MixingTraining, TrainingConfig, TuningConfig, fault_of_devices
+
+# In the order of the tables: from the base to the merged models. What the description of
+# `evaluation.models` says of each.
+MODELS = {
+    "base": "the given model, not fine-tuned",
+    "moe": "the base as a mixture of experts, not fine-tuned",
+    "sft": "plain fine-tuning: the base tuned without experts, by section sft",
+    "sft_flops": "sft with as many FLOPs as the mixture's tuning",
+    "soup": "the mean of the sft models of all seeds",
+    "moe_sft": "the mixture of experts, fine-tuned",
+    "uniform": "dense with equal shares, without step 6",
+    "dense": "the merged model of each lambda",
+}
+UNTUNED = ("base", "moe")  # models that have seen no instructions
+MIXTURES = ("moe", "moe_sft")
+MERGED = ("uniform", "dense")  # one of each for each lambda
+OF_MIXTURE = ("moe_sft", *MERGED)  # those that hold, or are made from, a tuned mixture
+REFERENCES = ("base", "sft", "sft_flops", "soup", "moe_sft")  # each later model is compared with
+MODEL_KINDS = ("base", "moe", "sft", "soup", "moe_sft", "dense")  # of artifacts, and steps
+
+
+def family(model: str) -> str:
+    """The declared name of a model: `dense` of `dense/lam~0.75`."""
+    return model.partition("/")[0]
+
 
 NOT_EMPTY = Field(min_length=1)
 VLLM_TEMPERATURES = (0.01, 2.0)  # vLLM raises a lower temperature to the lowest

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from pydantic.fields import FieldInfo
+
 from xft.config.section import Section, code_keys, keys, unrecorded
 from xft.config.sections import (
     BaseConfig,
@@ -44,6 +46,7 @@ class StepDeclaration:
 
     reads: the keys of the configuration that are its flags, by section (None: the top level).
     naming: keys that decide what it reads, or that have a flag in another form.
+    given: options that are no keys. The graph gives them a value.
     idle: keys that have no effect under a condition.
     section: of the configuration, if it is a training.
     file: of the artifact, in its entry.
@@ -60,6 +63,7 @@ class StepDeclaration:
 
     reads: Mapping[str | None, tuple[str, ...]] = field(default_factory=dict)
     naming: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
     idle: Mapping[str, Callable[[WorkflowConfig], bool]] = field(default_factory=dict)
     section: str | None = None
     file: str = ARTIFACT
@@ -72,14 +76,20 @@ class StepDeclaration:
     continues: bool = False
 
     @property
-    def recorded(self) -> list[str]:
+    def recorded(self) -> dict[str, FieldInfo]:
         """The keys that are flags and decide about the result, such as "moe.rank"."""
-        return [
-            f"{name}.{key}" if name else key
+        return {
+            f"{name}.{key}" if name else key: section.model_fields[key]
             for name, section, names in self.sections
             for key in names
             if key not in unrecorded(section)
-        ]
+        }
+
+    @property
+    def defaults(self) -> dict[str, object]:
+        """The defaults of these keys. A required key has none."""
+        fields = self.recorded.items()
+        return {key: field.get_default() for key, field in fields if not field.is_required()}
 
     @property
     def code_keys(self) -> list[str]:
@@ -97,10 +107,11 @@ class StepDeclaration:
         for name, names in self.reads.items():
             yield name, WorkflowConfig.model_fields[name].annotation if name else RunConfig, names
 
-    def options(self, config: WorkflowConfig) -> dict[str, object]:
-        """The values that the result depends on, by key."""
+    def options(self, config: WorkflowConfig, **given: object) -> dict[str, object]:
+        """The values that the result depends on, by key. given: those that are no keys."""
         idle = self.idle_keys(config)
-        return {key: attrgetter(key)(config) for key in self.recorded if key not in idle}
+        values = {key: attrgetter(key)(config) for key in self.recorded if key not in idle}
+        return values | {name: given[name] for name in self.given}
 
     def idle_keys(self, config: WorkflowConfig) -> set[str]:
         """The keys that have no effect in a configuration."""
@@ -135,7 +146,10 @@ STEPS = {
     ),
     "diversity": StepDeclaration(file=RESULT),
     "weighted_init": StepDeclaration(
-        {"mixing": keys(MixingShape)}, naming=("merge.lambdas",), cost=Request(3000, 10)
+        {"mixing": keys(MixingShape)},
+        naming=("merge.lambdas",),
+        given=("lam",),
+        cost=Request(3000, 10),
     ),
     "weighted_trained": _training("mixing", MixingTraining),
     "dense": StepDeclaration({"merge": keys(MergeMethod)}),
@@ -172,11 +186,3 @@ STEPS = {
 }
 # The sections of the trainings, by step.
 TRAINING_SECTIONS = {name: step.section for name, step in STEPS.items() if step.section}
-
-
-def default_of(key: str) -> object:
-    """The default of a key such as "moe.num_experts"; an object that equals nothing without one."""
-    section, _, name = key.rpartition(".")
-    owner = WorkflowConfig.model_fields[section].annotation if section else WorkflowConfig
-    field = owner.model_fields.get(name)
-    return object() if field is None or field.is_required() else field.get_default()

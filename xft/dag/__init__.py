@@ -1,1 +1,8 @@
-"""Lists the artifacts that a configuration wants, and the jobs that make them."""
+"""What a configuration wants, and how a run of the workflow gets it.
+
+In the order of reading: `nodes` (an artifact to make, and its recipe), `graph` (what the artifacts
+of one run are made from), `experiment` (all runs: their artifacts, jobs, hours and disk space),
+`job_resources` (what jobs ask a scheduler for), `input_checks` and `problem_checks` (mistakes that
+are found before a job runs), `workflow_run` (from the values of a configuration to a locked store),
+`messages` (what a run says), `snakemake_run` (Snakemake's side of all this).
+"""

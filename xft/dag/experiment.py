@@ -1,22 +1,35 @@
-"""All runs of a configuration, and the artifacts that they share."""
+"""All runs of a configuration: the artifacts that they share, the jobs, hours and disk space."""
 
 import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from xft.common.errors import UserError
-from xft.config.recorded import shown_choices
+from xft.cli.step import to_flags
+from xft.common.errors import UserError, counted
+from xft.common.results_folder import CONFIG_FILE, CONFIG_HEAD
+from xft.config.reading import as_yaml, shown_choices
 from xft.config.runs import Run
-from xft.config.sections import WorkflowConfig, problem_label
-from xft.config.steps import STEPS
-from xft.dag.contents import FileContents
+from xft.config.sections import MODEL_KINDS, WorkflowConfig, problem_label
+from xft.config.steps import ARTIFACT, COSTS, STEPS, TRAINING_SECTIONS
 from xft.dag.graph import Graph, Nodes
-from xft.dag.node import Input, Node, made
+from xft.dag.job_resources import computing_flags, of_mixture, resources
+from xft.dag.nodes import FileContents, Input, Node, made
+from xft.estimates.jobs import configured_job
+from xft.estimates.memory_and_disk import artifact_bytes, checkpoint_bytes
+from xft.estimates.model_sizes import Models, tuning_ratio
+from xft.estimates.planning import Plan, disk_text, duration, table
 from xft.reporting.runs import MEASURED, Row, write_runs
 from xft.store.code import Code
-from xft.store.store import Store
+from xft.store.costs import COSTS_FILE, total_cost
+from xft.store.job_plan import VIEW, Job
+from xft.store.store import PARTIAL, Store, is_whole
 
 RUNS_TABLE = "runs.csv"
+FindPlan = Callable[[WorkflowConfig], Plan]
 
 
 class Experiment:
@@ -28,21 +41,21 @@ class Experiment:
         self.results, self.store = Path(config.results_dir), Store(Path(config.store))
         self.code = Code(contents.file_hashes)
         self.nodes = Nodes(self.store, contents, self.code)
-        self.runs = [Graph(run, self.nodes) for run in runs]
+        self.graphs = [Graph(run, self.nodes) for run in runs]
         self._find_seeds()
         self._check_problem_sets()
 
     def _find_seeds(self) -> None:
         """Let each run know those that differ from it in the seed alone."""
         groups: dict[str, list[Graph]] = {}
-        for run in self.runs:
-            key = run.config.model_copy(update={"seed": 0}).model_dump_json()
-            run.of_seeds = groups.setdefault(key, [])
-            run.of_seeds.append(run)
+        for graph in self.graphs:
+            key = graph.config.model_copy(update={"seed": 0}).model_dump_json()
+            graph.of_seeds = groups.setdefault(key, [])
+            graph.of_seeds.append(graph)
 
     def _check_problem_sets(self) -> None:
         names: dict[str, str] = {}
-        for config in (self.config, *(run.config for run in self.runs)):
+        for config in (self.config, *(graph.config for graph in self.graphs)):
             for name in [*config.evaluation.datasets, *config.data.decontaminate_against]:
                 label = problem_label(name)
                 if names.setdefault(label, name) != name:
@@ -59,7 +72,7 @@ class Experiment:
     @cached_property
     def known(self) -> list[Node]:
         """All wanted artifacts, and the models of each run, which a user may ask for by name."""
-        models = [model for run in self.runs for model in run.main_models()]
+        models = [model for graph in self.graphs for model in graph.main_models()]
         nodes = (node for model in models for node in model.ancestors())
         return list(dict.fromkeys([*self.wanted, *nodes]))
 
@@ -73,10 +86,10 @@ class Experiment:
         """The results that the summary shows, each with its name."""
         return {
             node: node.name
-            for run in self.runs
-            for label in run.problem_sets
-            for model in run.model_names()
-            for node in run.measured(model, label).values()
+            for graph in self.graphs
+            for label in graph.problem_sets
+            for model in graph.model_names()
+            for node in graph.measured(model, label).values()
         }
 
     @cached_property
@@ -86,14 +99,14 @@ class Experiment:
         A run has a row for each model that it shares with another run which evaluates it, too. The
         runs with the configuration's own values come first: they are references of the others.
         """
-        runs = sorted(self.runs, key=lambda graph: not graph.run.changes.keys() <= {"seed"})
-        models = dict.fromkeys(model for run in self.runs for model in run.model_names())
+        graphs = sorted(self.graphs, key=lambda graph: not graph.run.changes.keys() <= {"seed"})
+        models = dict.fromkeys(model for graph in self.graphs for model in graph.model_names())
         return [
-            self._row(run, model, label, files)
-            for run in runs
-            for label in run.problem_sets
+            self._row(graph, model, label, files)
+            for graph in graphs
+            for label in graph.problem_sets
             for model in models
-            if (files := run.measured(model, label))["eval"] in self.shown
+            if (files := graph.measured(model, label))["eval"] in self.shown
         ]
 
     def _row(self, graph: Graph, model: str, label: str, files: dict[str, Node]) -> Row:
@@ -138,3 +151,181 @@ class Experiment:
         return self.nodes.get(
             step, recorded, inputs, run=run, file=file, options=flags, names=[file]
         )
+
+
+def find_jobs(experiment: Experiment, to_make: Collection[Node]) -> dict[str, Job]:
+    """The jobs by the digest of what they make. made: what the run makes."""
+    jobs = {node.digest: _job(node, experiment) for node in experiment.known}
+    report = experiment.report
+    jobs[report.digest] = _report_job(jobs[report.digest], experiment, to_make)
+    return jobs
+
+
+def _report_job(job: Job, experiment: Experiment, to_make: Collection[Node]) -> Job:
+    """The job of the report, which reads what there is of the results, by their names.
+
+    What somebody removed is not made again for it, nor are merges that are not kept.
+    """
+    shown = [
+        str(node.entry)
+        for node in experiment.report.ancestors()
+        if node is not experiment.report
+        and (node in to_make or is_whole(node.entry))
+        and not node.is_temporary
+    ]
+    view = Path(f"{experiment.report.entry}{PARTIAL}", VIEW)
+    texts = {
+        f"{VIEW}/{CONFIG_FILE}": CONFIG_HEAD + as_yaml(experiment.config.model_dump()),
+        f"{VIEW}/{RUNS_TABLE}": experiment.table(view),
+    }
+    inputs = job.inputs | {"shown": shown}
+    return replace(job, inputs=inputs, texts=texts, shows=experiment.config.results_dir)
+
+
+def _job(node: Node, experiment: Experiment) -> Job:
+    files = [path for item in node.inputs if item.node is None for path in item.paths]
+    results, log = experiment.config.results_dir, experiment.store.log(node.step, node.digest)
+    texts = {RUNS_TABLE: experiment.table(node.entry)} if node.step == "summary" else {}
+    logs = {f"{results}/logs/{_stem(node, name)}.log": str(log) for name in node.names}
+    return Job(
+        name=node.name,
+        recipe=node.recipe,
+        inputs=_by_name((item.name, item.paths) for item in node.inputs),
+        places=_by_name((item.name, item.places) for item in node.inputs),
+        flags=to_flags(node.flags | computing_flags(node)),
+        resources=resources(node),
+        links={os.path.normpath(f"{results}/{name}"): place for name, place in _links(node)},
+        logs={os.path.normpath(name): target for name, target in logs.items()},
+        texts=texts,
+        contents={file: experiment.nodes.contents.of_file(file) for file in files},
+    )
+
+
+def _by_name(inputs: Iterable[tuple[str, Iterable[str]]]) -> dict[str, list[str]]:
+    """The paths of inputs by the names in their rule."""
+    paths: dict[str, list[str]] = {}
+    for name, some in inputs:
+        paths.setdefault(name, []).extend(some)
+    return paths
+
+
+def _links(node: Node) -> Iterator[tuple[str, str]]:
+    """Each name of an artifact and of what belongs to it, with its place in the store."""
+    for name in node.names:
+        yield name, str(node.place)
+        yield f"{name}.manifest.json", f"{node.place}.manifest.json"
+        yield f"{COSTS}/{_stem(node, name)}.{COSTS_FILE}", str(node.entry / COSTS_FILE)
+        prefix = name.removesuffix(node.step)
+        for pattern, file in STEPS[node.step].beside.items():
+            beside = pattern.format(name=name, prefix=prefix, stem=_stem(node, name))
+            yield beside, str(node.entry / file)
+
+
+def _stem(node: Node, name: str) -> str:
+    """A name without the suffix of a file."""
+    return name if node.file == ARTIFACT else name.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The jobs of all runs. What runs share counts once.
+
+    runs: their number. hours: of each job, expected and at most, by rule; None where they are
+    unknown, 0 for jobs of minutes. space: bytes on the disk, by rule.
+    """
+
+    runs: int
+    hours: dict[str, list[tuple[float | None, float | None]]]
+    space: Counter
+
+    @property
+    def all_hours(self) -> tuple[float | None, float | None]:
+        """Hours of all jobs, one after the other: expected and at most."""
+        return _sums(pair for pairs in self.hours.values() for pair in pairs)
+
+    @property
+    def slowest(self) -> tuple[str, tuple[float, float]] | None:
+        """The rule of the longest job, and its hours; None if those of one are unknown."""
+        jobs = [(rule, pair) for rule, pairs in self.hours.items() for pair in pairs]
+        is_known = all(None not in pair for _, pair in jobs)
+        return max(jobs, key=lambda job: job[1]) if is_known else None
+
+    def lines(self) -> list[str]:
+        """The jobs of each rule, their hours and their disk space, for `xft plan`."""
+        count = sum(map(len, self.hours.values()))
+        rows = [
+            (rule, f"{len(pairs):,}", *map(duration, _sums(pairs)), disk_text(self.space[rule]))
+            for rule, pairs in self.hours.items()
+        ]
+        whole = ("all", f"{count:,}", *map(duration, self.all_hours))
+        return [
+            f"All jobs of {counted(self.runs, 'run')}; what runs share is counted once",
+            *table([("", "jobs", "hours", "at most", "disk"), *rows, (*whole, self.disk)]),
+            "  hours: one after the other, of trainings, of evaluations, and of what ran before",
+            "  disk: with checkpoints of the largest training; more if several run at once",
+            "  jobs: snakemake counts one more, all, which makes nothing",
+        ]
+
+    @property
+    def disk(self) -> str:
+        return disk_text(self.space.total())
+
+
+def hours_of(entry: Path) -> float | None:
+    """The hours that an entry's job took in all its attempts; None if nothing says it."""
+    with suppress(UserError, LookupError, TypeError):
+        return total_cost(entry / COSTS_FILE)["seconds"] / 3600
+
+
+def totals(experiment: Experiment, plan_of: FindPlan, is_measured: bool) -> Totals:
+    """The jobs of all runs.
+
+    plan_of: gives the plan for a run's configuration. is_measured: whether jobs in the store count
+    as long as they took.
+    """
+    nodes = {node: plan_of(node.config) for node in experiment.wanted}
+    hours = defaultdict(list)
+    for node, plan in nodes.items():
+        took = hours_of(node.entry) if is_measured else None
+        pair = (_hours(node, plan, True), _hours(node, plan, False)) if took is None else [took] * 2
+        hours[node.step].append(tuple(pair))
+    space = disk_space({node: plan.models for node, plan in nodes.items()})
+    return Totals(len(experiment.graphs), hours, space)
+
+
+def _sums(pairs: Iterable[tuple]) -> tuple[float | None, float | None]:
+    """The sums of the first and of the second numbers; None where one is unknown."""
+    columns = zip(*pairs, strict=True)
+    return tuple(None if None in column else sum(column) for column in columns)
+
+
+def disk_space(nodes: dict[Node, Models]) -> Counter:
+    """Bytes of the artifacts of each rule, with the largest checkpoints of a training."""
+    space, checkpoints = Counter(), []
+    for node, models in nodes.items():
+        if not node.is_temporary:  # a merge that is not kept takes no space in the end
+            space[node.step] += artifact_bytes(models, node.step)
+        section = TRAINING_SECTIONS.get(node.step)
+        if section and node.step in MODEL_KINDS:
+            job = configured_job(node.config, section)
+            checkpoints.append((checkpoint_bytes(models, job), node.step))
+    if checkpoints:
+        largest, step = max(checkpoints)
+        space[step] += largest
+    return space
+
+
+def _hours(node: Node, plan: Plan, expected: bool) -> float | None:
+    """Hours of a job; None if they are unknown, 0 if a job takes minutes."""
+    step = STEPS[node.step]
+    if step.generates and not step.minutes:
+        datasets = plan.config.evaluation.datasets
+        evaluated = [name for name in datasets if problem_label(name) == Path(node.name).stem]
+        return plan.evaluation_hours(of_mixture(node), evaluated)
+    if not step.section:
+        return 0
+    hours = plan.training_hours(step.section, expected)
+    if hours is None or "match_flops" not in node.options:
+        return hours
+    options = plan.config
+    return hours * tuning_ratio(plan.models, options.data.max_length, options.sft)

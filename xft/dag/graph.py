@@ -4,50 +4,31 @@ A method says what the artifact is made from. `config.steps` says which keys are
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache, cached_property
-from itertools import chain
 from pathlib import Path
 
 from xft.artifacts.artifact import TOKENIZER_PATTERNS
-from xft.artifacts.manifest import joint_sha256, json_sha256
-from xft.common.user_code import UserCode, codes_in
-from xft.config.models import MERGED, MIXTURES, OF_MIXTURE, UNTUNED, family
-from xft.config.runs import LISTS, Run
+from xft.artifacts.manifest import joint_sha256
+from xft.config.runs import Run
 from xft.config.sections import (
     FLOPS_KEYS,
+    MERGED,
+    MIXTURES,
+    OF_MIXTURE,
     SHAPE_KEYS,
-    WorkflowConfig,
+    UNTUNED,
+    family,
     learns,
     mixture_settings,
     problem_label,
 )
-from xft.config.steps import LOSSES, METRICS, RESULT, STEPS, default_of
-from xft.dag.contents import FileContents
-from xft.dag.node import Input, Node, made, order_only
+from xft.config.steps import LOSSES, METRICS, RESULT, STEPS
+from xft.dag.nodes import Choices, Input, Node, Nodes, made, order_only
 from xft.data.templates import COMPLETION, PROMPT_NAMES
 from xft.data.tokenizers import class_choice
 from xft.hub.named_sets import NAMED_SETS, RELEASED, TRANSLATED
 from xft.hub.source import dataset_source
-from xft.store.code import Code
-from xft.store.recipe import Recipe
-from xft.store.store import Store
-
-
-class Nodes:
-    """The nodes of all runs, by digest: who asks for an equal recipe gets the same node."""
-
-    def __init__(self, store: Store, contents: FileContents, code: Code):
-        self.store, self.contents, self.code = store, contents, code
-        self._by_digest: dict[str, Node] = {}
-
-    def get(self, step: str, recorded: dict, inputs: Iterable[Input], **fields) -> Node:
-        """The node of a recipe with these options. fields: the others of a new node."""
-        inputs = tuple(inputs)
-        identity = {name: value for item in inputs for name, value in item.identity.items()}
-        recipe = Recipe(step, self.code.version_of(step), recorded, identity)
-        entry = self.store.entry(step, recipe.digest)
-        node = Node(recipe, entry=entry, inputs=inputs, **fields)
-        return self._by_digest.setdefault(recipe.digest, node)
 
 
 class Graph:
@@ -80,9 +61,8 @@ class Graph:
         return self._node("ffn", [made("moe_sft", self.moe_sft)])
 
     def weighted_init(self, lam: str) -> Node:
-        name = f"weighted_init/lam~{lam}"
-        options = STEPS["weighted_init"].options(self.config) | {"lam": lam}
-        return self._node("weighted_init", self._experts(), name=name, options=options)
+        choices = Choices.of("weighted_init", self.config, lam=lam)
+        return self._node(choices, self._experts(), f"weighted_init/lam~{lam}")
 
     def weighted_trained(self, lam: str) -> Node:
         inputs = [
@@ -90,7 +70,7 @@ class Graph:
             *self._experts(),
             made("tokens", self.tokens),
         ]
-        return self._node("weighted_trained", inputs, name=f"weighted_trained/lam~{lam}")
+        return self._node("weighted_trained", inputs, f"weighted_trained/lam~{lam}")
 
     def dense(self, lam: str) -> Node:
         """The merge with learned shares, if there is something to learn."""
@@ -113,23 +93,19 @@ class Graph:
         config = self.config.model_copy(update={"sft": self.config.sft_flops})
         settings = mixture_settings(dict(self.config.moe))
         shape = {key: settings[key] for key in SHAPE_KEYS if key in settings}
-        return self._node(
-            "sft",
-            self._base_and_tokens(),
-            name="sft_flops",
-            config=config,
-            recorded={"flops_of": shape},
-            flags={"match_flops": True} | shape,
-            read=[*FLOPS_KEYS, *(f"moe.{key}" for key in shape)],
-            unread=["sft.max_steps", "sft.num_train_epochs"],
-        )
+        choices = Choices.of("sft", config)
+        keys = choices.keys - {"sft.max_steps", "sft.num_train_epochs"}
+        keys |= {*FLOPS_KEYS, *(f"moe.{key}" for key in shape)}
+        choices = replace(choices, recorded={"flops_of": shape}, keys=keys)
+        flags = {"match_flops": True} | shape
+        return self._node(choices, self._base_and_tokens(), "sft_flops", flags=flags)
 
     @cached_property
     def soup(self) -> Node:
         """The mean of the models of all seeds. Their order in the configuration does not matter."""
         graphs = sorted(self.of_seeds, key=lambda graph: graph.config.seed)
         inputs = [made("models", graph.sft, f"model {n}") for n, graph in enumerate(graphs, 1)]
-        return self._node("soup", inputs, common=["seed"])
+        return self._node(Choices("soup", common=frozenset(["seed"])), inputs)
 
     def model(self, name: str) -> Node:
         """The model with this name in the evaluations, such as base or dense/lam~0.75."""
@@ -154,12 +130,11 @@ class Graph:
     def fetched_rows(self) -> Node:
         """The rows from the hub."""
         data = self.config.data
-        options = STEPS["fetch_data"].options(self.config)
+        choices = Choices.of("fetch_data", self.config)
         source = dataset_source(data.train, data.revision)
         if source.file:
-            del options["data.split"]
-        name = f"data/fetched/{source.file_name}"
-        return self._node("fetch_data", name=name, file=source.file_name, options=options)
+            del choices.options["data.split"]
+        return self._node(choices, (), f"data/fetched/{source.file_name}", file=source.file_name)
 
     @cached_property
     def tokens(self) -> Node:
@@ -170,7 +145,7 @@ class Graph:
         else:
             inputs.append(made("base", self.base))
         recorded = {"data.template": self.contents.template(template)}
-        return self._node("tokens", inputs, recorded=recorded)
+        return self._node(replace(Choices.of("tokens", self.config), recorded=recorded), inputs)
 
     def _rows(self) -> Input:
         data = self.config.data
@@ -215,10 +190,10 @@ class Graph:
         content = {"content": self.contents.of_problems(name)}
         inputs = [Input("override", (str(override),) if override else (), content)]
         flags = {"dataset": name}
-        return self._node("fetch_problems", inputs, name=f"problems/{file}", file=file, flags=flags)
+        return self._node("fetch_problems", inputs, f"problems/{file}", file=file, flags=flags)
 
     def ground_truth(self, label: str) -> Node:
-        return self._node("ground_truth", [self._problems(label)], name=f"ground_truth/{label}")
+        return self._node("ground_truth", [self._problems(label)], f"ground_truth/{label}")
 
     def _problems(self, label: str) -> Input:
         """A set of problems."""
@@ -234,26 +209,22 @@ class Graph:
         prompts = config.data.template, config.evaluation.base_prompt
         prompt, other = reversed(prompts) if is_untuned else prompts
         templates, recorded = _template(prompt, "prompt"), {"prompt": self._prompt(prompt)}
-        unread = ["data.template" if is_untuned else "evaluation.base_prompt"]
+        unread = {"data.template" if is_untuned else "evaluation.base_prompt"}
         if config.evaluation.too_long == "skip":  # the same problems for all models
-            templates, unread = [*templates, *_template(other, "other_prompt")], []
+            templates, unread = [*templates, *_template(other, "other_prompt")], set()
             recorded["other_prompt"] = self._prompt(other)
         if model in MIXTURES:  # only transformers loads them
             options = config.evaluation.model_copy(update={"backend": "transformers"})
             config = config.model_copy(update={"evaluation": options})
-        return self._node(
-            "eval",
-            [
-                made("model", self.model(model)),
-                made("ground_truth", self.ground_truth(label)),
-                self._problems(label),
-                *templates,
-            ],
-            name=f"eval/{model}/{label}.json",
-            config=config,
-            recorded=recorded,
-            unread=unread,
-        )
+        inputs = [
+            made("model", self.model(model)),
+            made("ground_truth", self.ground_truth(label)),
+            self._problems(label),
+            *templates,
+        ]
+        choices = Choices.of("eval", config)
+        choices = replace(choices, recorded=recorded, keys=choices.keys - unread)
+        return self._node(choices, inputs, f"eval/{model}/{label}.json")
 
     def _prompt(self, name: str) -> str:
         """What stands for a prompt in a recipe."""
@@ -267,7 +238,7 @@ class Graph:
         for tuned in node.ancestors():  # the last one counts
             if STEPS[tuned.step].section not in (None, "mixing"):
                 flags["metrics"] = tuned.entry / METRICS
-        return self._node("validation_loss", inputs, name=f"validation/{model}.json", flags=flags)
+        return self._node("validation_loss", inputs, f"validation/{model}.json", flags=flags)
 
     def contamination(self, label: str) -> Node:
         """The number of rows that trainings learn from and that contain a problem of a set."""
@@ -275,7 +246,7 @@ class Graph:
         if rows.node is None:  # the recipe of the tokens holds their content
             rows = Input("data", rows.paths)
         inputs = [made("tokens", self.tokens), self._problems(label), rows]
-        return self._node("contamination", inputs, name=f"contamination/{label}.json")
+        return self._node("contamination", inputs, f"contamination/{label}.json")
 
     @cached_property
     def diversity(self) -> Node:
@@ -310,76 +281,53 @@ class Graph:
             inputs.append(made("base", self.base))
             if self.moe_sft.step == "moe_sft":
                 flags["metrics"] = self.moe_sft.entry / METRICS
-        return self._node("dense", inputs, name=name, flags=flags)
+        return self._node("dense", inputs, name, flags=flags)
 
     def _links(self, name: str, model: str, tuned_from: Node | None = None) -> Node:
         """Links to the files of a model: the base, or one that another trainer tuned."""
         contents = self.contents.of_model(model, is_tuned=tuned_from is not None)
         paths = tuple(str(Path(model, file)) for file in contents)
-        inputs, read = [Input("files", paths, contents, flags={"model": model})], []
+        inputs, keys = [Input("files", paths, contents, flags={"model": model})], STEPS["base"].keys
         if tuned_from:
             inputs.append(made("tuned_from", tuned_from, identity="base"))
-            read = [f"{name}.model"]
-        return self._node("base", inputs, name=name, options={}, read=read)
+            keys |= {f"{name}.model"}
+        return self._node(Choices("base", keys=keys), inputs, name)
 
     def _node(
         self,
-        step: str,
+        choices: Choices | str,
         inputs: Iterable[Input] = (),
-        *,
         name: str | None = None,
+        *,
         file: str | None = None,
-        config: WorkflowConfig | None = None,
-        options: Mapping[str, object] | None = None,
-        recorded: Mapping[str, object] = {},
         flags: Mapping[str, object] = {},
-        read: Collection[str] = (),
-        unread: Collection[str] = (),
-        common: Collection[str] = (),
     ) -> Node:
-        """The node of a step with these inputs.
+        """The node of an artifact that is made from these inputs.
 
+        choices: or the name of a step, for those of the run's configuration.
         name: in the results folder; by default that of the step.
         file: in the entry; by default that of the step.
-        config: in place of the run's own.
-        options: flags that its recipe holds; by default the keys that the step declares.
-        recorded: what its recipe holds and its command does not.
         flags: of its command, that its recipe does not hold.
-        read, unread: keys that it depends on beside, or without, those that its step declares.
-        common: keys of its inputs whose values it has all of.
         """
-        declared, config, inputs = STEPS[step], config or self.config, list(inputs)
-        options = declared.options(config) if options is None else options
-        keys_of_step = (declared.keys | {*read}) - {*unread, *LISTS, *declared.idle_keys(config)}
-        named = {key: codes_in(options.get(key)) for key in declared.code_keys}
-        if files := [self._files(code) for code in chain(*named.values())]:
-            inputs.append(Input("code", tuple({path: None for hashes in files for path in hashes})))
-        recorded = {**recorded, **{key: self._content(named[key]) for key in named if named[key]}}
-        keys = keys_of_step.union(*(item.node.keys for item in inputs if item.node)) - {*common}
+        if isinstance(choices, str):
+            choices = Choices.of(choices, self.config)
+        choices, code = choices.with_code(self.contents)
+        step, inputs, declared = choices.step, [*inputs, *code], STEPS[choices.step]
+        keys = choices.keys.union(*(item.node.keys for item in inputs if item.node))
+        keys -= choices.common
         node = self.nodes.get(
             step,
-            _chosen({**options, **recorded}),
+            choices.recipe_options,
             inputs,
             run=self.run,
             file=file or declared.file,
             keys=keys,
-            options=_flags(_chosen(options)) | dict(flags),
+            options=choices.flags | dict(flags),
         )
         full = self.prefix(keys) + (name or step + (".json" if declared.file == RESULT else ""))
         if full not in node.names:
             node.names.append(full)
         return node
-
-    def _files(self, code: UserCode) -> dict[str, str]:
-        """The hash of each file of code of the user's, by path."""
-        hashes = self.contents.of_program(str(code.file))
-        return {str(code.file.parent / name): content for name, content in hashes.items()}
-
-    def _content(self, named: list[UserCode]) -> str:
-        """What stands for code of the user's in a recipe."""
-        contents = (self.contents.of_program(str(code.file)) for code in named)
-        stated = zip(named, map(json_sha256, contents), strict=True)
-        return ", ".join(f"{code.shown} {content}" for code, content in stated)
 
     def prefix(self, keys: Collection[str]) -> str:
         """The folders, in the results folder, of what depends on these keys.
@@ -394,16 +342,6 @@ class Graph:
 def _template(name: str, flag: str) -> list[Input]:
     """A template as an input, with its flag. Its content is an option of the recipe."""
     return [Input("template", () if name in PROMPT_NAMES else (name,), flags={flag: name})]
-
-
-def _chosen(options: Mapping[str, object]) -> dict[str, object]:
-    """The options that have another value than the default."""
-    return {key: value for key, value in options.items() if value != default_of(key)}
-
-
-def _flags(options: Mapping[str, object]) -> dict[str, object]:
-    """The flags of options by their keys, such as rank of moe.rank."""
-    return {key.rpartition(".")[2]: value for key, value in options.items()}
 
 
 def _is_uncleaned(evaluation: Node) -> bool:

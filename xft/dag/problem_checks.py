@@ -1,6 +1,6 @@
-"""Checks before a run whether its prompts fit the base's window, and which problems it excludes."""
+"""Checks of the problems before a run: prompts, exclusions, and compilers for programs of tests."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from math import inf
 from pathlib import Path
@@ -8,15 +8,19 @@ from pathlib import Path
 from xft.checkpoints.capacity import window
 from xft.checkpoints.model_config import read_model_config
 from xft.common.errors import UserError, collecting_errors, did_you_mean, errors_at
-from xft.dag.node import Node
+from xft.dag.nodes import Node
 from xft.data.templates import CHAT, PROMPT_NAMES, SLOT, make_template, read_template
 from xft.data.tokenizers import load_tokenizer
+from xft.evaluation.forms import programs
+from xft.evaluation.languages import MULTIPL_E_LOADS, find_toolchains
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.prompts import check_fit, task_prompts
-from xft.hub.named_sets import NAMED_SETS
+from xft.hub.named_sets import NAMED_SETS, RELEASED, TRANSLATED
 from xft.hub.source import find_local
+from xft.store.store import is_whole
 
 TOKENIZER, CONFIG = "tokenizer.json", "config.json"
+JUDGES = ("ground_truth", "eval")  # steps that run programs
 
 
 def check_problems(nodes: Iterable[Node]) -> None:
@@ -78,3 +82,34 @@ def _sizes(
         prompts = task_prompts(load(file), make_template(CHAT, loaded))
         lengths = {each.task_id: len(each.encode(loaded)) for each in prompts}
     return lengths, window(read_model_config(folder / CONFIG)) or inf
+
+
+def missing_toolchains(nodes: Iterable[Node]) -> list[str]:
+    """What this machine lacks for those of the nodes that are to be made, a sentence for each.
+
+    Files that are not on this machine are left out: the job tells what they need.
+    """
+    sets = {
+        (name, node.config.evaluation.limit): None
+        for node in nodes
+        if node.step in JUDGES and not is_whole(node.entry)
+        for item in node.inputs
+        if item.name == "problems"
+        for name in ([item.node.options["dataset"]] if item.node else item.paths)
+    }
+    faults = []
+    for name, limit in sets:
+        with collecting_errors(faults):
+            find_toolchains(_programs(name, limit))
+    return list(dict.fromkeys("\n".join(faults).splitlines()))
+
+
+def _programs(name: str, limit: int | None) -> Iterator[tuple[str, str]]:
+    """The language and the text of each program, as far as they are known before the run."""
+    if name in TRANSLATED:
+        language = TRANSLATED[name].language
+        yield language, MULTIPL_E_LOADS.get(language, "")
+    elif name not in RELEASED and Path(name).exists():
+        problem_set = load_problems(name).first(limit)
+        if problem_set.form is programs:
+            yield from ((p.language, p.prompt + p.tests) for p in problem_set.problems)

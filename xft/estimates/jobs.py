@@ -1,13 +1,67 @@
-"""The trainings of a configuration, as jobs whose memory and time can be computed."""
+"""Trainings and generations as jobs on a processor: how they run, their FLOPs and their hours."""
 
+import math
+import os
 from dataclasses import dataclass, replace
 
-from xft.config.sections import WorkflowConfig
+from xft.common.gpus import find_gpu
+from xft.config.sections import EvaluationConfig, WorkflowConfig
 from xft.config.training import SHARDED, ZERO_STAGES, TrainingConfig, precision_of
-from xft.estimates.lengths import Batches, Lengths
+from xft.estimates.model_sizes import FORWARD, Models, ModelTable, training_flops
+from xft.estimates.rows import Batches, Lengths
 
+GIB = 2**30
+DEFAULT_UTILISATION = 0.3
+# Bytes a second from the host's memory to its CPU, and to a GPU over PCIe 4. Assumed.
+HOST_BANDWIDTH = 10e9
 LAUNCHES = ("single", "ddp", *SHARDED)
 FP32, BF16 = 4, 2  # bytes of a value
+PROMPT_TOKENS = 512  # of each problem; assumed
+JUDGING_SECONDS = 0.2  # of one core for a solution: measured with HumanEval+ and C++ programs
+READS = 2  # of all experts in a step of the mixing: for the merge, and for the gradients
+
+
+@dataclass(frozen=True)
+class Processor:
+    """bf16, fp32: FLOPs a second, dense, without sparsity and TF32; 0 if they are unknown.
+    bandwidth: of its memory, bytes a second. memory: in GiB; None if it is unknown. layer_seconds:
+    the least time of a decoder layer, in which transformers starts its kernels; assumed. A CPU has
+    none.
+    """
+
+    bf16: float
+    fp32: float
+    bandwidth: float = HOST_BANDWIDTH
+    memory: float | None = None
+    layer_seconds: float = 0
+
+    def flops(self, precision: str) -> float:
+        return self.fp32 if precision == "fp32" else self.bf16
+
+    def reached(self, utilisation: float) -> "Processor":
+        """The same with the share of its FLOPs that a training reaches."""
+        return replace(self, bf16=self.bf16 * utilisation, fp32=self.fp32 * utilisation)
+
+
+GPUS = {
+    "a10": Processor(125e12, 31.2e12, 600e9, 22.5, 1e-3),
+    "rtx4090": Processor(165e12, 82.6e12, 1008e9, 24.0, 1e-3),
+    "l40s": Processor(362e12, 91.6e12, 864e9, 45.0, 1e-3),
+    "a100-40gb": Processor(312e12, 19.5e12, 1555e9, 39.4, 1e-3),
+    "a100": Processor(312e12, 19.5e12, 2039e9, 79.3, 1e-3),
+    "h100": Processor(989e12, 67e12, 3350e9, 79.6, 1e-3),
+    "h200": Processor(989e12, 67e12, 4800e9, 140.4, 1e-3),
+}
+GPUS |= {f"{name}-80gb": GPUS[name] for name in ("a100", "h100")}
+CPU = Processor(0, 0, memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB)
+
+
+def this_gpu() -> tuple[str, Processor] | None:
+    """The GPU of this machine by its key in GPUS, or else by its own name; None without one."""
+    memory, name = find_gpu() or (None, "")
+    words = name.lower().replace("rtx ", "rtx").replace("-", " ").split()
+    name = next((word for word in words if word in GPUS), name)
+    return memory and (name, replace(GPUS.get(name, GPUS["a10"].reached(0)), memory=memory))
 
 
 @dataclass(frozen=True)
@@ -110,3 +164,78 @@ def configured_job(config: WorkflowConfig, section: str, on_gpu: bool | None = N
     on_gpu = config.gpus > 0 if on_gpu is None else on_gpu
     length, launch = config.data.max_length, options.launch
     return TrainingJob(section, options, length, launch, options.world_size, on_gpu)
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of a training.
+
+    steps: of the optimiser.
+    tokens: with padding.
+    read_bytes: what each step moves from the host's memory to the device.
+    """
+
+    steps: int
+    tokens: int
+    flops: int
+    read_bytes: int
+
+    def hours(self, job: TrainingJob, processor: Processor) -> float:
+        """Hours at most.
+
+        processor: with the FLOPs that a process reaches.
+        """
+        seconds = self.flops / (job.processes * processor.flops(job.precision))
+        return (seconds + self.steps * self.read_bytes / HOST_BANDWIDTH) / 3600
+
+
+def training_work(models: Models, job: TrainingJob, rows: int | None) -> Work | None:
+    """The work of a training, in all processes; None if the number of rows counts and is None."""
+    options = job.options
+    if options.max_steps:
+        steps = options.max_steps
+        rows = steps * job.global_batch
+    elif rows is None:
+        return None
+    else:
+        steps = options.steps(rows, job.global_batch)
+        rows = round(rows * options.num_train_epochs)
+    read_bytes = READS * models.expert_bytes if job.is_mixing else 0
+    trained = models.trained(job.options)
+    tokens, context = round(rows * job.batches.row), round(job.batches.context)
+    of_token = training_flops(models, trained, context, options.activation_checkpointing)
+    return Work(steps, tokens, tokens * of_token, read_bytes)
+
+
+def generation_bytes(table: ModelTable, precision: str, on_gpu: bool) -> int:
+    """Bytes at most of the weights of a model that generates.
+
+    precision: `evaluation.precision`. On a CPU the weights count as fp32 in any case: the losses of
+    the same model are computed in fp32, and not every processor is faster in bf16.
+    """
+    if on_gpu and precision != "fp32":
+        return table.nbytes
+    return FP32 * sum(table.parameters.values())
+
+
+def generation_seconds(
+    models: Models, mixture: bool, problems: int, options: EvaluationConfig, processor: Processor
+) -> float:
+    """Seconds at most that the base or the mixture takes to generate solutions.
+
+    Each solution has max_new_tokens. All weights, with those of all experts, are read once for each
+    token of a batch.
+
+    options: the config's section `evaluation`.
+    processor: with the FLOPs that generation reaches.
+    """
+    samples = problems * options.samples
+    steps = math.ceil(samples / options.batch_size) * options.max_new_tokens
+    tokens = samples * (PROMPT_TOKENS + options.max_new_tokens)
+    active = models.moe_active if mixture else models.dense_total
+    on_gpu = processor.layer_seconds > 0
+    table = models.mixture if mixture else models.base
+    weights = generation_bytes(table, options.precision, on_gpu)
+    reading = weights / processor.bandwidth + len(models.layers) * processor.layer_seconds
+    precision = "bf16" if on_gpu and options.precision != "fp32" else "fp32"
+    return FORWARD * active * tokens / processor.flops(precision) + steps * reading

@@ -10,8 +10,7 @@ from xft.artifacts.artifact import check_artifact
 from xft.common.devices import computed_on
 from xft.common.optional import installed
 from xft.common.progress import say
-from xft.config.models import MODEL_KINDS
-from xft.config.sections import GenerationConfig, RunConfig
+from xft.config.sections import MODEL_KINDS, GenerationConfig, RunConfig
 from xft.evaluation import vllm_backend
 from xft.evaluation.generation import Completion, Sampling, generate, write_rows
 from xft.evaluation.journal import Journal

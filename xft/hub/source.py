@@ -13,7 +13,7 @@ from xft.checkpoints.dtypes import FLOAT_NAMES
 from xft.checkpoints.layout import dense_layers
 from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE, CheckpointHeaders, weight_files
 from xft.common.errors import UserError
-from xft.config.models import MODEL_KINDS
+from xft.config.sections import MODEL_KINDS
 from xft.hub import repository as hub
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")

@@ -4,7 +4,7 @@ from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from math import inf
 
-from xft.config.models import MODELS, REFERENCES, family
+from xft.config.sections import MODELS, REFERENCES, family
 from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.result import solved_shares, units_of
 from xft.reporting.bootstrap import Measured, measure, significant

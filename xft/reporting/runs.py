@@ -9,8 +9,8 @@ from pathlib import Path
 
 from xft.common.errors import UserError, counted
 from xft.common.files import read_text
+from xft.config.reading import validated
 from xft.config.section import Section
-from xft.config.validation import validated
 
 
 class Row(Section, strict=False):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from xft.common.errors import counted
-from xft.config.models import family
+from xft.config.sections import family
 from xft.reporting.bootstrap import LEVEL
 from xft.reporting.comparisons import LOSS_TESTS, last_rows
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean
 
 from xft.common.errors import counted
-from xft.config.models import UNTUNED
+from xft.config.sections import UNTUNED
 from xft.evaluation.judging import PASSED
 from xft.evaluation.result import OUTCOMES, advice, left_out, outcomes
 from xft.hub.named_sets import unused

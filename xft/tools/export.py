@@ -6,7 +6,7 @@ docs/evaluation.md explains the forms.
 import sys
 from pathlib import Path
 
-from xft.cli import flags
+from xft.cli.step import StepParser
 from xft.common.errors import UserError
 from xft.reporting.exports import evalplus, model_card
 from xft.reporting.exports.evaluations import missing_evaluations, read_evaluations
@@ -15,7 +15,7 @@ FORMS = {"evalplus": evalplus, "model-card": model_card}
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.StepParser("xft export", __doc__)
+    parser = StepParser("xft export", __doc__)
     parser.path("results", "RESULTS", "The results_dir of a run.", shared=True)
     parser.add_argument("--to", choices=FORMS, required=True, help="The form.")
     out = "A new or empty folder for the files. Default: export."

@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-from xft.cli import flags
+from xft.cli.step import StepParser
 from xft.common.errors import UserError
-from xft.estimates.report import disk_text
+from xft.estimates.planning import disk_text
 from xft.store.garbage import SECONDS_PER_DAY, find_unwanted, results_folders, wanted_digests
 from xft.store.job_plan import jobs_of
 from xft.store.store import MARK, PARTIAL, PLANS, Store, claimed, disk_bytes, log_of
@@ -21,7 +21,7 @@ PLAN_DAYS = 7  # a job in a queue may still read the plan of an earlier run
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.StepParser("xft gc", __doc__)
+    parser = StepParser("xft gc", __doc__)
     parser.path("store", "STORE", "Default: store.", nargs="?", default=Path("store"))
     parser.add_argument(
         "--keep-days", type=float, default=0, metavar="N", help="Keep what is younger. Default: 0."

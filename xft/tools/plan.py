@@ -8,19 +8,36 @@ configuration leaves out have their documented defaults. docs/planning.md explai
 import argparse
 import shlex
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from math import inf
 from pathlib import Path
 
-from xft.cli import flags
+from xft.checkpoints.strict_json import read_json
+from xft.cli.step import StepParser
 from xft.common.errors import UserError
+from xft.config.reading import complete, naming
 from xft.config.runs import Run, find_runs, read_overlaid
 from xft.config.section import Section
 from xft.config.sections import WorkflowConfig
 from xft.config.steps import TRAINING_SECTIONS
-from xft.config.validation import complete
-from xft.estimates.processors import CPU, DEFAULT_UTILISATION, GPUS, Processor, this_gpu
+from xft.config.training import TrainingConfig
+from xft.dag.experiment import Experiment, FindPlan, Totals, hours_of, totals
+from xft.dag.graph import Graph
+from xft.dag.input_checks import check_number_of_rows, faults_of_code, faults_of_sets
+from xft.dag.job_resources import row_lengths
+from xft.dag.nodes import FileContents, NoContents, Node
+from xft.dag.problem_checks import check_problems, missing_toolchains
+from xft.dag.workflow_run import HASHES_FILE
+from xft.estimates.jobs import CPU, DEFAULT_UTILISATION, GPUS, Processor, this_gpu
+from xft.estimates.model_sizes import Models, find_table
+from xft.estimates.planning import Plan, advice, fit_line, report, time_text
+from xft.estimates.rows import count_rows
+from xft.store.file_hashes import FileHashCache
+from xft.store.recipe import Recipe
+from xft.store.store import ENTRY_FILE, is_whole
 
 DEFAULT_GPU = "h100"
 ASSUMED = f"Default: {DEFAULT_UTILISATION}, an assumption."
@@ -29,21 +46,16 @@ MEASURED = "Default: what jobs in the store reached, if this machine is planned 
 
 def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
-
-    from xft.dag.input_checks import check_number_of_rows, faults_of_code
-    from xft.dag.problem_checks import check_problems
-    from xft.dag.toolchains import missing_toolchains
-    from xft.dag.totals import totals
-    from xft.estimates.advice import advice
-    from xft.estimates.report import report
-    from xft.store.store import is_whole
-
-    values = read_overlaid(args.config)
-    runs, config = find_runs(*values), complete(*values)
+    values, where = read_overlaid(args.config)
+    runs, config = find_runs(values, where), complete(values, where)
     experiment = find_experiment(config, runs)
-    plan_of = planner(args, experiment)
-    is_here = _is_this_machine(args, config)
-    plan, jobs = plan_of(config), totals(experiment, plan_of, is_here)
+    with naming(where):
+        _check_names(experiment)
+        plan_of, is_here = planner(args, experiment), _is_this_machine(args, config)
+        plan, jobs = plan_of(config), totals(experiment, plan_of, is_here)
+        check_problems(experiment.wanted)
+        if plan.rows:
+            check_number_of_rows(config, plan.rows)
     print("\n".join(answer(plan, jobs, args.config)))
     nodes = [node for node in experiment.wanted if is_here and not node.is_temporary]
     if finished := sum(is_whole(node.entry) for node in nodes):
@@ -54,18 +66,18 @@ def main(argv: list[str] | None = None) -> None:
         print("\n" + report(plan, jobs.disk), *advice(plan), "", *jobs.lines(), sep="\n")
     else:
         print(f"Everything else: xft plan {shlex.join(argv or sys.argv[1:])} --details")
-    if faults := [fault for run in runs for fault in faults_of_code(dict(run.config))]:
+
+
+def _check_names(experiment: Experiment) -> None:
+    """Raise UserError if a problem set or code of the user's can be nowhere."""
+    sections = [dict(graph.config) for graph in experiment.graphs]
+    faults = [f for some in sections for f in (*faults_of_sets(some), *faults_of_code(some))]
+    if faults:
         raise UserError("\n".join(dict.fromkeys(faults)))
-    check_problems(experiment.wanted)
-    if plan.rows:
-        check_number_of_rows(config, plan.rows)
 
 
-def answer(plan, jobs, files: list[Path]) -> list[str]:
+def answer(plan: Plan, jobs: Totals, files: list[Path]) -> list[str]:
     """The plan in four lines. jobs: the totals. files: of the configuration."""
-    from xft.estimates.advice import fit_line
-    from xft.estimates.report import time_text
-
     time = f"{time_text(*jobs.all_hours)}, for all jobs one after the other"
     slowest = jobs.slowest and f"{jobs.slowest[0]}, {time_text(*jobs.slowest[1])}"
     if None in jobs.all_hours:
@@ -83,7 +95,7 @@ def answer(plan, jobs, files: list[Path]) -> list[str]:
     ]
 
 
-def speed_command(plan, files: list[Path]) -> str:
+def speed_command(plan: Plan, files: list[Path]) -> str:
     """The command that measures the speed of this machine by a short training, for later plans."""
     rules = {section: rule for rule, section in TRAINING_SECTIONS.items()}
     section = (*plan.trainings, "moe_sft")[0]
@@ -93,13 +105,8 @@ def speed_command(plan, files: list[Path]) -> str:
     )
 
 
-def find_experiment(config: WorkflowConfig, runs: list[Run]):
+def find_experiment(config: WorkflowConfig, runs: list[Run]) -> Experiment:
     """What a configuration wants. Files that are elsewhere count as unknown."""
-    from xft.dag.contents import FileContents, NoContents
-    from xft.dag.experiment import Experiment
-    from xft.dag.run import HASHES_FILE
-    from xft.store.file_hashes import FileHashCache
-
     hashes = FileHashCache(Path(config.store, HASHES_FILE))
     try:
         experiment = Experiment(config, runs, FileContents(hashes))
@@ -110,7 +117,7 @@ def find_experiment(config: WorkflowConfig, runs: list[Run]):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = flags.StepParser("xft plan", __doc__)
+    parser = StepParser("xft plan", __doc__)
     parser.configs("The configuration", required=True)
     parser.add_argument(
         *("--gpu", "--device"),
@@ -134,18 +141,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def planner(args: argparse.Namespace, experiment):
+def planner(args: argparse.Namespace, experiment: Experiment) -> FindPlan:
     """A function that gives the plan for a configuration of the experiment's.
 
     Files are read once for all of them. Raises UserError.
     """
-    from xft.dag.graph import Graph
-    from xft.dag.measured import row_lengths, speeds
-    from xft.estimates.parameters import Models
-    from xft.estimates.report import Plan
-    from xft.estimates.rows import count_rows
-    from xft.estimates.tensors import find_table
-
     for name, most in {"gpus": inf, "rows": inf, "flops": inf, "mfu": 1}.items():
         value = getattr(args, name)
         if value is not None and not 0 < value <= most:
@@ -171,7 +171,7 @@ def planner(args: argparse.Namespace, experiment):
     plan_of = partial(once, make)
     if not _is_this_machine(args, experiment.config):
         return plan_of
-    reached = speeds(experiment.wanted, plan_of)
+    reached = _speeds(experiment.wanted, plan_of)
     speed = next(iter(reached.values()), None)
 
     def measured(config: WorkflowConfig) -> Plan:
@@ -180,6 +180,51 @@ def planner(args: argparse.Namespace, experiment):
         return replace(plan, processor=processor, speeds=reached)
 
     return measured
+
+
+def _speeds(nodes: Iterable[Node], plan_of: FindPlan) -> dict[str, float]:
+    """FLOPs a second of a process, by the section of a training: of the longest job in the store.
+
+    It has the same inputs as one of these nodes, such as a training with fewer steps. The time to
+    start counts. The longest job's section is first.
+    """
+    longest: dict[str, tuple[float, float]] = {}
+    recipes = cache(lambda folder: [*_recipes(folder)])
+    for node in nodes:
+        section = TRAINING_SECTIONS.get(node.step)
+        if section is None or "match_flops" in node.options:
+            continue
+        for recipe, hours in recipes(node.entry.parent):
+            options = _options(recipe, node, section)
+            if options and hours > longest.get(section, (0, 0))[0]:
+                config = node.config.model_copy(update={section: options})
+                plan = replace(plan_of(node.config), config=config, processes=None)
+                if work := plan.work(section, expected=True):
+                    seconds = 3600 * hours * plan.job(section).processes
+                    longest[section] = hours, work.flops / seconds
+    return {name: speed for name, (_, speed) in sorted(longest.items(), key=lambda f: -f[1][0])}
+
+
+def _recipes(folder: Path) -> Iterator[tuple[Recipe, float]]:
+    """The recipes of a step's entries whose cost is known, each with the hours."""
+    for entry in filter(is_whole, folder.glob("*")):
+        hours = hours_of(entry)
+        if hours:
+            yield Recipe(**read_json(entry / ENTRY_FILE)["recipe"]), hours
+
+
+def _options(recipe: Recipe, node: Node, section: str) -> TrainingConfig | None:
+    """The options of a training in the store; None if its inputs or threads are not a node's."""
+    threads = (recipe_of.options.get("threads") for recipe_of in (recipe, node.recipe))
+    if recipe.inputs != node.recipe.inputs or next(threads) != next(threads):
+        return None
+    start = f"{section}."
+    keys = {
+        key.removeprefix(start): v for key, v in recipe.options.items() if key.startswith(start)
+    }
+    with suppress(ValueError):
+        return type(getattr(node.config, section))(**keys)
+    return None
 
 
 def _is_this_machine(args: argparse.Namespace, config: WorkflowConfig) -> bool:

@@ -10,23 +10,21 @@ from collections import Counter
 from pathlib import Path
 
 from xft.artifacts.claims import occupant
-from xft.cli import flags
+from xft.cli.step import StepParser
 from xft.common.errors import UserError
 from xft.common.results_folder import CONFIG_FILE, is_results_folder
-from xft.config.recorded import recorded_config, values_to_change
+from xft.config.reading import complete, naming, recorded_config, values_to_change
 from xft.config.runs import read_overlaid
-from xft.config.validation import complete
-from xft.dag.activity import Activity, Phase, find_activities
-from xft.dag.node import Node
-from xft.dag.run import WorkflowRun
-from xft.dag.time_left import time_left
+from xft.dag.messages import Activity, Phase, find_activities, time_left
+from xft.dag.nodes import Node
+from xft.dag.workflow_run import WorkflowRun
 
 LOCKS = Path(".snakemake/locks")
 MOST_LINES = 40  # of one kind. More are counted by rule
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.StepParser("xft status", __doc__)
+    parser = StepParser("xft status", __doc__)
     parser.path("results", "RESULTS", "The results_dir of a run.")
     meaning = f"The configuration of the next run, by default RESULTS/{CONFIG_FILE}"
     parser.configs(meaning, required=False)
@@ -77,7 +75,8 @@ def _run(args: argparse.Namespace) -> tuple[WorkflowRun, str]:
             )
         values["results_dir"] = str(args.results)
         start += f" with --config results_dir={shlex.quote(str(args.results))}"
-    return WorkflowRun(values, where), start
+    with naming(where):
+        return WorkflowRun(values), start
 
 
 def _advice(run: WorkflowRun, activities: list[Activity], start: str) -> str:

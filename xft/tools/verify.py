@@ -18,13 +18,13 @@ from xft.artifacts.manifest import (
     read_manifest,
     short,
 )
-from xft.cli import flags
+from xft.cli.step import StepParser
 from xft.common.errors import UserError, collecting_errors
 from xft.store.store import MARK, Store, entry_faults, is_whole, lost_inputs
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.StepParser("xft verify", __doc__)
+    parser = StepParser("xft verify", __doc__)
     paths = "An artifact, or a folder with artifacts, such as store."
     parser.path("paths", "PATH", paths, nargs="+")
     parser.add_argument("--full", action="store_true", help="Compare the hashes of all files.")

@@ -9,12 +9,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from xft.cli import flags
+from xft.cli.step import StepParser
 from xft.common.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.StepParser("xft with-mixtures", __doc__)
+    parser = StepParser("xft with-mixtures", __doc__)
     meaning = "The command with its arguments. A name that ends in .py is a script's."
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help=meaning)
     words = parser.parse_args(argv).command or [""]

@@ -5,10 +5,17 @@ import sys
 from importlib.metadata import distributions
 
 from xft.cli import running
-from xft.tools import export, gc, plan, report, status, verify, with_mixtures
+from xft.tools import export, gc, joint_report, plan, status, verify, with_mixtures
 
-MODULES = (plan, status, report, export, gc, verify, with_mixtures)
-TOOLS = {tool.__name__.rpartition(".")[2].replace("_", "-"): tool for tool in MODULES}
+TOOLS = {
+    "plan": plan,
+    "status": status,
+    "report": joint_report,
+    "export": export,
+    "gc": gc,
+    "verify": verify,
+    "with-mixtures": with_mixtures,
+}
 
 
 def main() -> None:

@@ -16,10 +16,10 @@ from xft.common.launch import torchrun
 from xft.common.optional import is_installed
 from xft.common.progress import job_name
 from xft.common.user_code import UserCode, codes_in, errors_of
+from xft.config.reading import validated
 from xft.config.section import unrecorded
 from xft.config.sections import RunConfig, TokensConfig
 from xft.config.training import CALLBACK, TrainingConfig, fault_of_devices, precision_of
-from xft.config.validation import validated
 from xft.data.templates import with_template_read
 from xft.training.checkpoints import Checkpoints
 from xft.training.this_process import device, is_main_process, say_once

@@ -7,11 +7,9 @@ from pathlib import Path
 from xft.config.section import keys
 from xft.config.sections import TRAINING, MoeConfig
 from xft.config.steps import TRAINING_SECTIONS
-from xft.estimates.jobs import TrainingJob
-from xft.estimates.parameters import Models
+from xft.estimates.jobs import TrainingJob, training_work
+from xft.estimates.model_sizes import Models, ModelTable, read_table
 from xft.estimates.rows import stored_lengths
-from xft.estimates.tensors import ModelTable, read_table
-from xft.estimates.work import training_work
 from xft.reporting.page.files import made_from
 
 DENSE = ("sft", "soup", "dense")

@@ -13,10 +13,9 @@ from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError, collecting_errors, errors_at
 from xft.common.json_lines import read_json_objects
 from xft.common.results_folder import CONFIG_FILE
-from xft.config.recorded import recorded_config, shown_choices, shown_values
+from xft.config.reading import as_yaml, recorded_config, shown_choices, shown_values
 from xft.config.sections import WorkflowConfig, problem_label
 from xft.config.steps import COSTS
-from xft.config.text import as_yaml
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.result import RESULT, tests_of
 from xft.evaluation.samples import samples_path

@@ -9,7 +9,7 @@ from importlib import resources
 
 from markupsafe import Markup, escape
 
-from xft.config.models import MODELS
+from xft.config.sections import MODELS
 from xft.evaluation.result import OUTCOMES, TEST_NAMES
 from xft.reporting.page.folder import Results
 from xft.reporting.page.sections import MOST, find_parts, in_words

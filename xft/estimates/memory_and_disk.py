@@ -1,4 +1,4 @@
-"""The memory that a training needs on each processor, in closed form.
+"""The memory that a training needs on each processor, and disk space, in closed form.
 
 Bytes for each parameter that learns, on N processes, with the optimiser's state o (8 for AdamW):
 
@@ -15,14 +15,16 @@ arXiv 1910.02054), section 3, and the optimisers' code.
 Autograd keeps in each layer, for each token: two norms with their inputs, inputs and outputs of
 the attention, and for each expert that computes the token its input, output and inner values. The
 parts that no model's size changes much (router, rotary embedding, indices) are left out.
+
+The disk space is without tokenizers, configs and metrics (a few megabytes).
 """
 
 from dataclasses import dataclass
 
-from xft.config.training import BLOCK_LOGITS, CHUNK_TOKENS
-from xft.estimates.jobs import BF16, FP32, TrainingJob
-from xft.estimates.parameters import Models
-from xft.estimates.processors import GIB
+from xft.config.sections import MIXTURES, MODEL_KINDS
+from xft.config.training import BLOCK_LOGITS, CHUNK_TOKENS, KEPT, SHARDED
+from xft.estimates.jobs import BF16, FP32, GIB, TrainingJob
+from xft.estimates.model_sizes import Models
 
 # CUDA's context, cuBLAS's workspaces and kernels; with several GPUs as much again, for the buffers
 # of NCCL and of the buckets. Assumed, not measured.
@@ -209,3 +211,27 @@ def _largest(models: Models, job: TrainingJob, learned: int) -> int:
         return learned // len(models.upcycled)
     table = models.mixture if job.is_of_mixture else models.base
     return min(learned, max(map(table.size, table.names)))
+
+
+def artifact_bytes(models: Models, step: str) -> int:
+    """Bytes of an artifact by its step or model. Links, as of base and ffn, count as 0.
+
+    So do weighted_init and weighted_trained, which are small.
+    """
+    if step in MIXTURES:
+        return models.mixture.nbytes
+    return models.base.nbytes if step in MODEL_KINDS[1:] else 0
+
+
+def checkpoint_bytes(models: Models, job: TrainingJob) -> int:
+    """Bytes of all checkpoints at most: those that are kept, and the one being written.
+
+    Each holds the weights that learn, the optimiser's state with ZeRO's master weights, and an
+    average of the weights. Engines that shard weights write frozen ones too; DeepSpeed writes them
+    twice if they are whole, as with zero2.
+    """
+    trained = models.trained(job.options)
+    frozen = (2 if job.launch == "zero2" else 1) * (trained.total - trained.learned)
+    weights = trained.learned + (frozen if job.launch in SHARDED else 0)
+    state = optimizer_bytes(models, job) + average_bytes(models, job)
+    return (KEPT + 1) * (job.weight_bytes * weights + state)

@@ -11,9 +11,8 @@ from xft.common.devices import claim_gpus
 from xft.common.launch import end_process
 from xft.common.optional import require
 from xft.common.processes import end_with_parent
-from xft.config.models import MODEL_KINDS
 from xft.config.section import keys
-from xft.config.sections import RunConfig, TokensConfig
+from xft.config.sections import MODEL_KINDS, RunConfig, TokensConfig
 from xft.config.training import TrainingConfig
 from xft.training.session import TrainingRequest, on_this_machine, tokens_options
 from xft.training.this_process import is_main_process

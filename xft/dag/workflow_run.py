@@ -1,9 +1,9 @@
-"""A run of the workflow: its plan, and what it does before its first job."""
+"""A run of the workflow: what it wants, and what it does before its first job."""
 
 import os
 import subprocess
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -15,45 +15,44 @@ from xft.artifacts.overlap import overlap
 from xft.common.errors import UserError, errors_at
 from xft.common.optional import require
 from xft.common.results_folder import CONFIG_FILE, CONFIG_HEAD, is_results_folder
+from xft.config.reading import as_yaml, changes, complete, recorded_config, valid_sections
 from xft.config.runs import find_runs
-from xft.config.sections import named_paths
+from xft.config.sections import WorkflowConfig, named_paths
 from xft.config.steps import STEPS
-from xft.config.text import as_yaml
-from xft.config.validation import complete, valid_sections
-from xft.dag.base_fit import check_chat_template, check_made_of
-from xft.dag.contents import FileContents
-from xft.dag.experiment import RUNS_TABLE, Experiment
-from xft.dag.input_checks import check_all_files, faults_of_files
-from xft.dag.jobs import find_jobs
-from xft.dag.node import Node
+from xft.dag.experiment import RUNS_TABLE, Experiment, find_jobs
+from xft.dag.input_checks import (
+    check_all_files,
+    check_chat_template,
+    check_made_of,
+    faults_of_files,
+)
+from xft.dag.nodes import FileContents, Node
 from xft.dag.problem_checks import check_problems
-from xft.dag.unfinished import earlier_tables, unfinished
 from xft.data.templates import CHAT
 from xft.store import names, others
 from xft.store.code import ROOT
 from xft.store.file_hashes import FileHashCache
 from xft.store.garbage import wanted_digests
 from xft.store.job_plan import Jobs, write_plan
-from xft.store.store import ENTRY_FILE, is_whole
+from xft.store.store import ENTRY_FILE, PLANS, is_whole
 
 HASHES_FILE = ".memory.json"  # in the store
+EARLIER = "These tables are of an earlier configuration. Changed since then: "
 
 
 class WorkflowRun:
-    """What a configuration wants, and how a run gets it.
+    """What a configuration wants, and how a run gets it."""
 
-    values: the configuration as it was read. where: its files, for messages.
-    """
-
-    def __init__(self, values: dict, where: str = "config"):
-        """Raises UserError if the configuration or a file that it names is wrong."""
+    def __init__(self, values: dict):
+        """values: as read. Raises UserError if they, or a file that they name, are wrong."""
         try:
-            self.config = complete(values, where)
-            self.runs = find_runs(values, where)
+            self.config = complete(values)
+            self.runs = find_runs(values)
         except UserError as error:
             faults = faults_of_files(valid_sections(values))
             raise UserError("\n".join([str(error), *faults])) from None
-        check_all_files([self.config, *(run.config for run in self.runs)])
+        self.configs = [run.config for run in self.runs]
+        check_all_files([self.config, *self.configs])
         self.hashes = FileHashCache(Path(self.config.store) / HASHES_FILE)
         contents = FileContents(self.hashes)
         self.experiment = Experiment(self.config, self.runs, contents)
@@ -167,14 +166,15 @@ class WorkflowRun:
 
     def user_files(self) -> list[tuple[str, Path]]:
         """The files and folders that the configuration names, with their keys."""
-        configs = [self.config, *(run.config for run in self.runs)]
         paths = dict.fromkeys(
-            (key, Path(path)) for config in configs for key, path in named_paths(dict(config))
+            (key, Path(path))
+            for config in (self.config, *self.configs)
+            for key, path in named_paths(dict(config))
         )
         return [(key, path) for key, path in paths if path.exists()]
 
     def begin(self) -> None:
-        """On the first call: lock store and results, lay the names, write plan and configuration.
+        """On the first call: lock store and results, write jobs and configuration, lay names.
 
         Raises UserError if another run has one of them, or if a job of an earlier one still works.
         """
@@ -237,3 +237,37 @@ def _commit() -> str:
             done = subprocess.run(command, capture_output=True, check=True, text=True)
             return f"# The workflow's commit: {done.stdout.strip()}\n"
     return ""
+
+
+def earlier_tables(results: Path, config: WorkflowConfig) -> tuple[str, str]:
+    """The tables that a results folder shows, after what a configuration changes of theirs.
+
+    Both are empty if it shows none.
+    """
+    file, changed = results / "summary.md", []
+    if not file.is_file():
+        return "", ""
+    with suppress(UserError):  # of another version
+        changed = list(changes(recorded_config(results), config))
+    text = file.read_text(encoding="utf-8")
+    if text.startswith(EARLIER):
+        first, _, rest = text.partition("\n")
+        return "; ".join([first.removeprefix(EARLIER), *changed]), rest.partition("\n\n")[2]
+    if file.resolve().parent.name == PLANS:
+        return "", ""
+    return "; ".join(changed) or "a file or the code", text
+
+
+def unfinished(missing: Sequence[str], wanted: int, changed: str, tables: str) -> str:
+    """The text in place of a summary.
+
+    missing: the names of the missing ones of all `wanted` results. changed, tables: from
+    `earlier_tables`.
+    """
+    count = f"{len(missing)} of {wanted} results"
+    end = "missing (when the last run began or ended). Run snakemake without a target to make them."
+    if tables:
+        first = f"{EARLIER}{changed}\n{count} of the present one are {end}"
+        return f"{first}\n\n{tables}"
+    names = "".join(f"- {name}\n" for name in missing)
+    return f"There are no tables yet: {count} are {end}\n\n{names}"

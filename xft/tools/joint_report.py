@@ -4,14 +4,14 @@ from pathlib import Path
 
 from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import manifest_path
-from xft.cli import flags
+from xft.cli.step import StepParser
 from xft.common.errors import UserError
 from xft.reporting.page.folder import read_results
 from xft.reporting.page.html import GENERATOR, build_page
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.StepParser("xft report", __doc__)
+    parser = StepParser("xft report", __doc__)
     parser.path("folders", "RESULTS", "The results_dir of a run.", shared=True, nargs="+")
     out = "The report. Default: report.html in the current folder."
     parser.output("--out", "FILE", out, required=False, default=Path("report.html"))

@@ -1,0 +1,315 @@
+"""From files to a checked configuration, and what a results folder records of it.
+
+Each fault is one line of the message, with its file and line or its key. Snakemake reads config
+files itself too, but of two equal keys it silently keeps the last.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from xft.common.errors import UserError, did_you_mean
+from xft.common.results_folder import CONFIG_FILE
+from xft.config.section import ONE, SEVERAL, NoEffect, Section, keys, unrecorded
+from xft.config.sections import WorkflowConfig, lambda_token
+
+LAST_COMMIT = "f17b3a61"  # the last one with all keys and values that the configuration lost
+# What is code in examples now, and the key that names it, by folder. {} is the value of the key.
+BECAME_FILES = {
+    "moe.init = noise": "inits/noise.py:noise",
+    "moe.init = drop": "inits/drop.py:drop",
+    "moe.init_noise": "inits/noise.py:noise(share={})",
+    "moe.init_drop": "inits/drop.py:drop(share={})",
+    "moe_sft.expert_decay": "callbacks/expert_decay.py:ExpertDecay(strength={})",
+    "moe_sft.noise_steps": "callbacks/fading_noise.py:FadingNoise(steps={})",
+    "moe_sft.router_learning_rate": "callbacks/router_rate.py:RouterRate(learning_rate={})",
+    "moe_sft.balance_loss_batch = global": "callbacks/global_balance.py:GlobalBalance",
+    "merge.method = model_stock": "merges/model_stock.py:model_stock",
+    "merge.method = task_arithmetic": "merges/task_arithmetic.py:task_arithmetic",
+    "merge.method = select": "merges/select.py:select",
+    "merge.scale": "merges/task_arithmetic.py:task_arithmetic(scale={})",
+}
+KEYS_OF_FILES = {"inits": "moe.init", "callbacks": "moe_sft.callbacks", "merges": "merge.method"}
+REMOVED = {
+    *("exfusion", "heal", "moe_sft.loss", "sft.loss", "moe_sft.router_gradient"),
+    *("mixing.learn_lambda", "mixing.objective", "mixing.kl_weight", "moe_sft.balance_loss_batch"),
+    "merge.lambdas = learned",
+    *(f"evaluation.models = {model}" for model in ("exfusion", "experts_only", "heal")),
+}
+# Added to the message if `base` is missing.
+OVER_THE_DEMONSTRATION = (
+    ". To change the demonstration, merge your file on top of it: --configfile config.yaml "
+    "mine.yaml (of xft: --config)"
+)
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Let faults begin with the file of the configuration in place of the word config."""
+    try:
+        yield
+    except UserError as error:
+        text = re.sub(r"^config(?=: )", lambda _: where, str(error), flags=re.MULTILINE)
+        raise UserError(text) from None
+
+
+def read_config(path: Path) -> dict:
+    """The configuration in a YAML or JSON file.
+
+    Raises UserError, with file, line and column, if it is not valid or holds a key twice.
+    """
+    import yaml
+
+    try:
+        config = _loader(path)(path.read_text(encoding="utf-8")).get_single_data()
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"there is no file {path}") from None
+    except RecursionError:
+        raise UserError(f"{path} is not valid YAML: it is nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise UserError(
+            f"{_place(path, mark)}, is not valid YAML: {error.problem or error.context}"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds no configuration: it must be a mapping of keys")
+    return config
+
+
+def _loader(path: Path) -> type:
+    """PyYAML's safe loader, which raises UserError if a mapping has two equal keys.
+
+    It says the place of each value that cannot be read.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_object(self, node, deep=False):
+            fault = "the anchor holds itself"
+            try:
+                if node not in self.recursive_objects:
+                    return super().construct_object(node, deep=True)
+            except (ValueError, LookupError, AttributeError) as error:  # of PyYAML's constructors
+                fault = f"the {node.tag.rpartition(':')[2]} cannot be read: {error}"
+            raise yaml.constructor.ConstructorError(None, None, fault, node.start_mark)
+
+        def construct_mapping(self, node, deep=False):
+            marks = {}
+            for key, _ in node.value:
+                first = marks.setdefault((key.tag, str(key.value)), key.start_mark)
+                if first is not key.start_mark:
+                    raise UserError(
+                        f"{_place(path, key.start_mark)}: the key {key.value} is set twice, "
+                        f"first in line {first.line + 1}. Leave one of them out"
+                    )
+            return super().construct_mapping(node, deep)
+
+    return Loader
+
+
+def _place(path: Path, mark) -> str:
+    return f"{path}, line {mark.line + 1}, column {mark.column + 1}"
+
+
+def as_yaml(values: dict) -> str:
+    """A configuration, or some of it, as YAML."""
+    import yaml
+
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def removal(name: str, value: object) -> str | None:
+    """The end of a message about a key, or about its value, if it was in the configuration."""
+    for known in (f"{name.partition('[')[0]} = {value}", name):
+        if known in BECAME_FILES:
+            code = BECAME_FILES[known].format(value)
+            return f"is a file now. Name examples/{code} in {KEYS_OF_FILES[code.partition('/')[0]]}"
+        if known in REMOVED:
+            return f"was removed. The last commit with it is {LAST_COMMIT}"
+    return None
+
+
+def complete(config: Mapping, where: str = "config") -> WorkflowConfig:
+    """The checked configuration with all defaults.
+
+    Raises UserError with every fault: the key, its value, and what is allowed.
+    """
+    return validated(WorkflowConfig, dict(config), where)
+
+
+def validated(section: type[SectionType], values: dict, where: str) -> SectionType:
+    """The values as an object of a class. Raises UserError with every fault."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        faults = [_explain(section, fault) for fault in error.errors(include_url=False)]
+        # sft takes the values of moe_sft, so that both have the same faults: they are told once.
+        shown = [f for f in faults if not f.startswith("sft") or f"moe_{f}" not in faults]
+        raise UserError("\n".join(f"{where}: {fault}" for fault in shown)) from None
+
+
+def sections() -> Iterator[tuple[str, type[Section]]]:
+    """The sections of the configuration, by name."""
+    for name, field in WorkflowConfig.model_fields.items():
+        if is_section(field.annotation):
+            yield name, field.annotation
+
+
+def valid_sections(config: Mapping) -> dict[str, Section]:
+    """The sections of a configuration by name, each with those of its keys that fit together."""
+    valid = {}
+    for name, section in sections():
+        given, kept = config.get(name), {}
+        parts = [{key: given[key]} for key in given] if isinstance(given, Mapping) else []
+        for part in ({}, *parts, *parts):  # twice, since a key may need a later one
+            with suppress(ValidationError):
+                valid[name] = section.model_validate(kept | part)
+                kept |= part
+    return valid
+
+
+def is_section(annotation: Any) -> bool:
+    """Whether a key's annotation is that of a section."""
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _explain(section: type[Section], fault: dict) -> str:
+    place, kind = fault["loc"], fault["type"]
+    name = _name(place)
+    if kind == "missing":
+        return f"{name} is missing{OVER_THE_DEMONSTRATION if name == 'base' else ''}"
+    if end := removal(name, fault["input"]):
+        return f"{name if kind == 'extra_forbidden' else _set(fault).rstrip(': ')} {end}"
+    if kind == "extra_forbidden":
+        return f"{name} is not a known key{_hint(section, place)}"
+    if kind == "value_error":
+        message = str(error := fault["ctx"]["error"])
+        if isinstance(error, NoEffect) and section is WorkflowConfig:
+            message += ". If only some runs have it, set all of this in variants"
+        is_whole = isinstance(fault["input"], dict | Section)
+        return f"{name}: {message}".removeprefix(": ") if is_whole else f"{_set(fault)}{message}"
+    if kind == "string_pattern_mismatch":
+        return f"{_set(fault)}must be a commit hash of 40 hexadecimal digits: a branch can change"
+    if kind == "list_type":
+        return f"{_set(fault)}should be a list, such as [{fault['input']}]"
+    if kind == "model_type":
+        first = keys(section.model_fields[name].annotation)[0]
+        return f"{_set(fault)}should be a section of keys, such as {{{first}: ...}}"
+    return _set(fault) + fault["msg"].removeprefix("Input ")
+
+
+def _set(fault: dict) -> str:
+    name, given = _name(fault["loc"]), fault["input"]
+    given = given[0] if isinstance(given, list) and len(given) == 1 else given  # `OneOrMore`
+    value = json.dumps(given, default=str, ensure_ascii=False)
+    return f"{name} = {value}: " if name else ""
+
+
+def _owner(section: type[Section], place: tuple) -> type[Section]:
+    """The section with the key at a place: ("moe", "router") is in MoeConfig."""
+    return section.model_fields[place[0]].annotation if len(place) > 1 else section
+
+
+def _name(place: tuple) -> str:
+    """The name of a place: ("moe", "upcycled_layers", 0) is moe.upcycled_layers[0]."""
+    named = [part for part in place if part not in (ONE, SEVERAL)]
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in named]
+    return "".join(parts).removeprefix(".")
+
+
+def _hint(section: type[Section], place: tuple) -> str:
+    """The key that was probably meant in place of an unknown one, or the known keys."""
+    known, places = keys(_owner(section, place)), _places()
+    if near := did_you_mean(place[-1], known):
+        return near
+    name = place[-1].rpartition(".")[2]
+    if near := difflib.get_close_matches(name, places, n=1, cutoff=0.75):
+        return f": did you mean {near[0]} {' or '.join(places[near[0]])}?"
+    return f": known keys are {', '.join(sorted(known))}"
+
+
+@cache
+def _places() -> dict[str, list[str]]:
+    """Every key of the configuration, and where it stands."""
+    places = {key: ["at the top level"] for key in keys(WorkflowConfig)}
+    for name, section in sections():
+        for key in keys(section):
+            places.setdefault(key, []).append(f"in {name}")
+    return places
+
+
+def check_lambda(text: str, where: str) -> float:
+    """A lambda as a number. Raises UserError if it is not valid."""
+    try:
+        return float(lambda_token(text))
+    except ValueError as error:
+        raise UserError(f"{where} = {text}: {error}") from None
+
+
+def recorded_config(results: Path) -> WorkflowConfig:
+    """The configuration of the last run. Raises UserError if it is not one of this version."""
+    file = results / CONFIG_FILE
+    return validated(WorkflowConfig, read_config(file), str(file))
+
+
+def values_to_change(config: WorkflowConfig) -> dict:
+    """A configuration such as `find_runs` takes it.
+
+    Values of section sft that follow from sections moe and moe_sft are left out: a variant that
+    changes these changes sft too.
+    """
+    return config.model_dump() | {"sft": _own_of_sft(config)}
+
+
+def chosen_values(config: WorkflowConfig) -> dict[str, object]:
+    """The values that are not the documented defaults, by key.
+
+    Those of section sft are left out if they follow from sections moe and moe_sft.
+    """
+    chosen, own_of_sft = {}, _own_of_sft(config)
+    for name, value in config.model_dump(exclude_defaults=True).items():
+        if isinstance(getattr(config, name), Section):
+            keys = [key for key in value if name != "sft" or key in own_of_sft]
+            chosen |= {f"{name}.{key}": value[key] for key in keys}
+        else:
+            chosen[name] = value
+    return chosen
+
+
+def shown_choices(config: WorkflowConfig) -> dict[str, object]:
+    """The chosen values that a report shows. Its recipe holds them."""
+    hidden = set(unrecorded(WorkflowConfig))
+    for name, section in config:
+        if isinstance(section, Section):
+            hidden |= {f"{name}.{key}" for key in unrecorded(type(section))}
+    return {key: value for key, value in chosen_values(config).items() if key not in hidden}
+
+
+def changes(old: WorkflowConfig, new: WorkflowConfig) -> Iterator[str]:
+    """The values that a report shows and that differ, each with its key, as `key: old -> new`."""
+    for key in shown_choices(old) | shown_choices(new):
+        before, now = map(attrgetter(key), (old, new))
+        if before != now:
+            yield f"{key}: {before} -> {now}"
+
+
+def shown_values(config: WorkflowConfig) -> dict:
+    """The values that a report shows, by section."""
+    hidden = {name: unrecorded(type(value)) for name, value in config if isinstance(value, Section)}
+    return config.model_dump(exclude=dict.fromkeys(unrecorded(WorkflowConfig), True) | hidden)
+
+
+def _own_of_sft(config: WorkflowConfig) -> dict[str, object]:
+    following = WorkflowConfig.model_validate(config.model_dump(exclude={"sft"})).sft
+    return {key: value for key, value in config.sft if value != getattr(following, key)}

@@ -1,0 +1,287 @@
+"""What a run says at its start, on its way and at its end.
+
+The files of a job tell what became of it. It runs if a process has the lock of its unfinished
+entry. Not all file systems show the locks of other machines: there a job counts as running while
+its log changes.
+"""
+
+import platform
+import re
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from shlex import quote
+
+from xft.artifacts.manifest import manifest_path
+from xft.checkpoints.strict_json import read_json
+from xft.cli.running import failure, without_torchrun
+from xft.common.errors import UserError, counted
+from xft.common.progress import last_progress
+from xft.common.refusals import nearest_folder
+from xft.common.results_folder import CONFIG_FILE
+from xft.config.reading import chosen_values
+from xft.config.sections import MODEL_KINDS, TRAININGS, WorkflowConfig
+from xft.config.steps import RESULT, TRAINING_SECTIONS
+from xft.dag.experiment import disk_space, hours_of
+from xft.dag.job_resources import requests
+from xft.dag.nodes import Node
+from xft.dag.workflow_run import WorkflowRun
+from xft.estimates.planning import disk_text, time_text
+from xft.evaluation.samples import journal_path
+from xft.hub.named_sets import BY_LABEL, unused
+from xft.store import others
+from xft.store.costs import COSTS_FILE
+from xft.store.garbage import find_unwanted
+from xft.store.recipe import DIGITS
+from xft.store.store import ENTRY, Store, disk_bytes, is_whole, owner, partial, worker
+
+# What messages say of causes that lie neither in the configuration nor in the data.
+PASSING = re.compile(
+    "killed by SIGKILL|make room|no space left|could not be fetched|run the same command again",
+    re.IGNORECASE,
+)
+FRESH_SECONDS = 300  # a job of another machine is over if its log has not changed for longer
+TRACEBACK = re.compile(r"^Traceback \(most recent call last\):", re.MULTILINE)
+LONG = {*TRAINING_SECTIONS, "eval"}  # steps that take most of a run's time
+
+
+def beginning(config: WorkflowConfig) -> str:
+    """The values that are not defaults, and what they leave out."""
+    lines = ["The values of the configuration that are not defaults:"]
+    lines += [f"  {key}: {value}" for key, value in chosen_values(config).items()]
+    lines.append(f"All of it: {Path(config.results_dir) / CONFIG_FILE}")
+    if config.seeds and "seed" in config.model_fields_set and config.seed not in config.seeds:
+        lines.append(
+            f"seed = {config.seed} is not one of seeds = {config.seeds}: no run has it, and the "
+            "tables do not show it."
+        )
+    return "\n".join(lines)
+
+
+def warnings(run: WorkflowRun, to_make: list[Node]) -> Iterator[str]:
+    """Lines about the stores of others, edited code, odd values, and a disk that is too small.
+
+    None if there is nothing to make.
+    """
+    if not to_make:
+        return
+    held = [node for node in to_make if others.find(run.config.stores, node)]
+    if held and not run.begun:
+        yield (
+            f"{len(held)} of these {len(to_make)} artifacts lie in the stores of others: a run "
+            "takes them from there if their bytes are intact"
+        )
+    rules = dict.fromkeys(node.step for node in to_make)
+    edited = {rule: names for rule in rules if (names := run.experiment.code.edited(rule))}
+    if edited:
+        modules = dict.fromkeys(name for names in edited.values() for name in names)
+        yield (
+            f"Edited code makes these steps run again: {', '.join(edited)}. The modules: "
+            f"{', '.join(modules)}. If results stay the same: python -m tools.write_versions"
+        )
+    odd = (
+        f"WARNING: {key} = {value}: {why}"
+        for config in run.configs
+        for key, value in chosen_values(config).items()
+        if (why := _odd(key, value, config))
+    )
+    yield from dict.fromkeys(odd)
+    for name in _idle_sections(run, to_make):
+        yield (
+            f"WARNING: {name}: this section has no effect, because no model in evaluation.models "
+            "needs it. Add such a model, or leave the section out"
+        )
+    if full := warn_of_full_disk(run, to_make):
+        yield full
+
+
+def warn_of_full_disk(run: WorkflowRun, to_make: Iterable[Node]) -> str | None:
+    """A line with both numbers if a run may need more disk space than is free, or None.
+
+    None also while the size of the base is unknown.
+    """
+    models = {node: requests(node).models for node in to_make if node.step in MODEL_KINDS[1:]}
+    if None in models.values():
+        return None
+    store = run.store.root
+    needed, free = disk_space(models).total(), shutil.disk_usage(nearest_folder(store)).free
+    if needed <= free:
+        return None
+    return (
+        f"WARNING: this run writes up to {disk_text(needed)}, and the disk of {store} has "
+        f"{disk_text(free)} free. Make room, or set store to a folder on another disk"
+    )
+
+
+def _idle_sections(run: WorkflowRun, to_make: list[Node]) -> list[str]:
+    """The sections with values of the user's on which no wanted artifact depends."""
+    read = {key for node in (*run.experiment.wanted, *to_make) for key in node.keys}
+    chosen = {key for config in run.configs for key in chosen_values(config)}
+    read |= {"moe" for config in run.configs if config.moe_sft.model}  # compared with that model
+    idle = {key.partition(".")[0] for key in chosen} - {key.partition(".")[0] for key in read}
+    return [name for name in ("moe", *TRAININGS, "merge") if name in idle]
+
+
+def _odd(key: str, value: object, config: WorkflowConfig) -> str | None:
+    """What is odd about a value, and what is usual; None if nothing is."""
+    if key == "moe.num_experts" and value == 2 and config.moe.shared_expert:
+        return (
+            "one routed expert stands beside the shared one. Its share is always 1, so step 6 "
+            "learns nothing. Usual are 4 or more"
+        )
+    if key == "data.validation_rows" and value == 1:
+        return "a loss on one held-out row says little, and has no interval. Usual are 100 or more"
+    if key.endswith(".learning_rate") and value >= 1:
+        return "with such a rate a training usually diverges. Usual are 1e-5 to 1e-1"
+    return None
+
+
+def failures(run: WorkflowRun) -> Iterator[str]:
+    """What became of the jobs that failed or were cut off in this run, and what to do.
+
+    Each message is said once. A later run can succeed where a job was cut off, or where its message
+    names a passing cause.
+    """
+    alike, lasting = defaultdict(list), []
+    for activity in find_activities(run.to_make, run.store):
+        log = run.store.log(activity.job.step, activity.job.entry.name)
+        if log.is_file() and log.stat().st_mtime >= run.began:
+            alike[activity.text.removesuffix(f"(log: {log})")].append(activity)
+            if activity.phase is Phase.FAILED and not PASSING.search(activity.text):
+                lasting.append(activity.job.name)
+    for first, *rest in alike.values():
+        more = f"\nThe same: {', '.join(other.job.name for other in rest)}" if rest else ""
+        yield f"\n{first.job.name} {first.phase.value}: {first.text}{more}"
+    if lasting:
+        yield (
+            f"The same command would fail again: first correct the cause of {', '.join(lasting)}. "
+            "Finished results are kept."
+        )
+    else:
+        yield "To go on: run the same command again."
+
+
+def pace_line(run: WorkflowRun) -> str:
+    """How long the problem sets that the summary suggests would take; empty if that is unknown."""
+    evaluations = [node for node in run.experiment.wanted if node.step == "eval"]
+    named = {node: BY_LABEL.get(Path(node.name).stem) for node in evaluations}
+    hours = [hours_of(node.entry) for node, chosen in named.items() if chosen]
+    used = {*named.values()} - {None}
+    more = sum(chosen.problems for chosen in unused(chosen.label for chosen in used))
+    if not more or None in hours:
+        return ""
+    total = sum(hours) * more / sum(chosen.problems for chosen in used)
+    return f"Those {more} problems would take about {time_text(total, total)} at this run's pace."
+
+
+def store_line(run: WorkflowRun) -> str:
+    """How much the store holds, and how much of it no configuration wants."""
+    held = disk_bytes(run.store.entries())
+    try:
+        unwanted, gc = disk_bytes(find_unwanted(run.store)), f"xft gc {quote(str(run.store.root))}"
+        advice = f", {disk_text(unwanted)} of it for no configuration: {gc}" if unwanted else ""
+    except UserError as error:
+        advice = f". {error}"
+    return f"{run.store.root} holds {disk_text(held)}{advice}"
+
+
+class Phase(Enum):
+    """What became of a job."""
+
+    RUNNING = "running"
+    FAILED = "failed"
+    CUT_OFF = "cut off"
+
+
+@dataclass(frozen=True)
+class Activity:
+    """A job that has begun. text: its progress, or the message of its failure and its log."""
+
+    job: Node
+    phase: Phase
+    text: str
+
+
+def find_activities(jobs: Iterable[Node], store: Store) -> list[Activity]:
+    """The jobs that have begun. Those that left no sign of it are left out."""
+    activities = (_find_activity(job, store.log(job.step, job.entry.name)) for job in jobs)
+    return [activity for activity in activities if activity]
+
+
+def _find_activity(job: Node, log: Path) -> Activity | None:
+    text, folder = _read(log), partial(job.entry)
+    progress = last_progress(text) or "no progress line yet"
+    age = time.time() - log.stat().st_mtime if log.is_file() else FRESH_SECONDS
+    machine = _read(owner(job.entry)).rpartition(" on ")[2]
+    is_elsewhere = machine not in ("", platform.node()) and age < FRESH_SECONDS
+    if (process := worker(job.entry)) or is_elsewhere:
+        where = process or f"on {machine}"
+        return Activity(job, Phase.RUNNING, f"{progress} ({max(age, 0):.0f} s ago; {where})")
+    if message := failure(text) or _exception(text):
+        return Activity(job, Phase.FAILED, f"{message}\n(log: {log})")
+    kept = _kept(folder)
+    return Activity(job, Phase.CUT_OFF, f"{progress}; {kept}") if kept else None
+
+
+def _kept(folder: Path) -> str | None:
+    """What an unfinished entry holds, from which its job goes on; None if that is nothing."""
+    saved = [path for path in folder.glob(".*/*/checkpoint-*") if manifest_path(path).is_file()]
+    if saved:
+        newest = max(saved, key=lambda path: path.stat().st_mtime)
+        return f"checkpoint of step {newest.name.removeprefix('checkpoint-')}"
+    if journal_path(folder / RESULT).is_file():
+        count = _read(journal_path(folder / RESULT)).count("\n") - 1  # the first line names the run
+        return f"{counted(max(count, 0), 'solution')} kept"
+    return "no checkpoint" if folder.is_dir() else None
+
+
+def _exception(log: str) -> str | None:
+    """The last line of a log with a stack trace."""
+    log = without_torchrun(log)
+    return log.rstrip().splitlines()[-1] if TRACEBACK.search(log) else None
+
+
+def _read(file: Path) -> str:
+    """The text of a file. It is empty if there is no such file."""
+    with suppress(FileNotFoundError, IsADirectoryError):
+        return file.read_text(encoding="utf-8", errors="replace")
+    return ""
+
+
+def time_left(run: WorkflowRun, outputs: Iterable[str]) -> str:
+    """The time that the jobs of a run still take, in words. outputs: of its jobs, made or not.
+
+    A job takes what the newest one of its rule took. Empty while this is unknown of a training or
+    an evaluation. "more than" if it is unknown of others. What the jobs of this run have taken,
+    compared with the time since it began, shows how many run at once: at least one.
+    """
+    left, unknown, taken = 0.0, False, 0.0
+    for entry in (Path(output) for output in outputs if ENTRY.search(f"/{output}")):
+        so_far = _seconds(entry if is_whole(entry) else partial(entry), run.began)
+        taken += so_far
+        if not is_whole(entry):
+            others = entry.parent.glob(f"{'?' * DIGITS}/{COSTS_FILE}")
+            newest = max(others, key=lambda file: file.stat().st_mtime, default=None)
+            if newest is None and entry.parent.name in LONG:
+                return ""
+            unknown |= newest is None
+            left += max(_seconds(newest.parent) - so_far, 0) if newest else 0
+    if not taken:
+        return ""
+    minutes = left * min((time.time() - run.began) / taken, 1) / 60
+    text = f"{minutes / 60:,.1f} h" if minutes >= 120 else f"{max(round(minutes), 1)} min"
+    return f", {'more than' if unknown else 'about'} {text} left"
+
+
+def _seconds(folder: Path, since: float = 0) -> float:
+    """What the last attempt to make an entry took; 0 if it ended before a time, or is unknown."""
+    file = folder / COSTS_FILE
+    with suppress(OSError, LookupError):
+        if file.stat().st_mtime >= since:
+            return read_json(file)["attempts"][-1]["seconds"]
+    return 0

@@ -1,0 +1,253 @@
+"""The nodes of the graph: artifacts to make, with recipe, inputs and names."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+from xft.artifacts.manifest import json_sha256
+from xft.common.user_code import UserCode, codes_in
+from xft.common.user_program import program_files
+from xft.config.runs import LISTS, Run
+from xft.config.sections import WorkflowConfig
+from xft.config.steps import STEPS
+from xft.data.instructions import CSV
+from xft.data.templates import read_template
+from xft.hub.named_sets import NAMED_SETS, unpacked_sha256
+from xft.hub.source import check_model
+from xft.store.code import Code
+from xft.store.file_hashes import FileHashCache, content_hash
+from xft.store.recipe import Recipe
+from xft.store.store import Store
+
+
+class FileContents:
+    """The hashes of files that configurations name. file_hashes: their cache, between runs."""
+
+    def __init__(self, file_hashes: FileHashCache | None = None):
+        self.file_hashes = file_hashes or FileHashCache()
+        self.template = read_template
+        self.of_model = cache(self.of_model)
+
+    def of_file(self, path: str) -> str:
+        return self.file_hashes.of(Path(path), content_hash)
+
+    def of_rows(self, path: str) -> str:
+        """As `of_file`. The same content has other rows as CSV than as JSON Lines."""
+        content = self.of_file(path)
+        return json_sha256(["csv", content]) if CSV.search(path) else content
+
+    def of_model(self, folder: str, is_tuned: bool = False) -> dict[str, str]:
+        """The hash of each file of a base, or of a model that was tuned elsewhere, by name."""
+        place = Path(folder)
+        return self.of_files(place, check_model(place, is_base=not is_tuned))
+
+    def of_code(self, code: UserCode) -> dict[str, str]:
+        """The hash of each file of code of the user's, by name."""
+        return self.of_files(code.file.parent, program_files(code.file).values())
+
+    def of_files(self, folder: Path, files: Iterable[Path]) -> dict[str, str]:
+        """The hash of each of some files below a folder, by name."""
+        return {file.relative_to(folder).as_posix(): self.of_file(str(file)) for file in files}
+
+    def of_problems(self, name: str) -> str:
+        """What stands for the content of a set of problems, named or a file."""
+        if name in NAMED_SETS:
+            return NAMED_SETS[name].identity
+        return self.file_hashes.of(Path(name), unpacked_sha256)
+
+
+class NoContents(FileContents):
+    """Stands for contents that nobody reads: of files that may not be on this machine."""
+
+    def __init__(self):
+        super().__init__()
+        self.of_file = self.template = lambda name: name
+        self.of_model = lambda folder, is_tuned=False: {"": folder}
+        self.of_code = lambda code: {code.file.name: str(code.file)}
+
+    def of_problems(self, name: str) -> str:
+        return super().of_problems(name) if name in NAMED_SETS else name
+
+
+@dataclass(frozen=True)
+class Input:
+    """Something that a job reads.
+
+    name: of the input in the step's rule.
+    paths: the store's entry or the user's files, which Snakemake waits for.
+    identity: what stands for the content in the recipe, by name; empty if another input's does.
+    node: that makes it; None for files of the user's.
+    flags: of the step's command that name it, if the rule's own command does not.
+    """
+
+    name: str
+    paths: tuple[str, ...] = ()
+    identity: Mapping[str, str] = field(default_factory=dict)
+    node: "Node | None" = None
+    flags: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def places(self) -> list[str]:
+        """The files or folders that the step reads: below an entry, or the user's own."""
+        return list(self.paths) if self.node is None else [str(self.node.place)]
+
+
+def made(name: str, node: "Node", identity: str | None = None, **flags: object) -> Input:
+    """An artifact as an input. identity: its name in the recipe, if that is another one."""
+    return Input(name, (str(node.entry),), {identity or name: node.digest}, node, flags)
+
+
+def order_only(name: str, node: "Node", identity: Mapping[str, str]) -> Input:
+    """An artifact whose content stands in the recipe in place of its digest."""
+    return Input(name, (str(node.entry),), identity, node)
+
+
+@dataclass(eq=False)
+class Node:
+    """An artifact that a configuration asks for. Runs with equal recipes share it.
+
+    recipe: everything that determines its content.
+    run: the first that asks for it.
+    entry: its folder in the store.
+    file: its file or folder in the entry.
+    inputs: what its job reads.
+    keys: those of the configuration that it depends on, directly or through its inputs.
+    options: flags of its command, beside those of its rule and its inputs.
+    names: in the results folder.
+    """
+
+    recipe: Recipe
+    run: Run = field(repr=False)
+    entry: Path
+    file: str
+    inputs: tuple[Input, ...] = ()
+    keys: frozenset[str] = frozenset()
+    options: Mapping[str, object] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+
+    @property
+    def step(self) -> str:
+        """The step that makes it, and its rule."""
+        return self.recipe.step
+
+    @property
+    def config(self) -> WorkflowConfig:
+        return self.run.config
+
+    @property
+    def digest(self) -> str:
+        return self.recipe.digest
+
+    @property
+    def name(self) -> str:
+        """Its first name in the results folder."""
+        return self.names[0]
+
+    @property
+    def place(self) -> Path:
+        return self.entry / self.file
+
+    @property
+    def sources(self) -> list["Node"]:
+        """The nodes that it is directly made from."""
+        return [item.node for item in self.inputs if item.node is not None]
+
+    def source(self, name: str) -> "Node":
+        """The node that makes an input."""
+        return next(item.node for item in self.inputs if item.name == name)
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether a run removes it in the end: a merge, after its evaluation."""
+        return self.step == "dense" and self.config.merge.keep == "none"
+
+    @property
+    def flags(self) -> dict[str, object]:
+        """The flags of its command that are not in its rule."""
+        flags = dict(self.options)
+        for item in self.inputs:
+            flags |= item.flags
+        return flags
+
+    def ancestors(self) -> Iterator["Node"]:
+        """All that it is directly or indirectly made from, each once and in order; itself last."""
+        seen: dict[Node, None] = {}
+
+        def visit(node: Node) -> None:
+            if node not in seen:
+                for source in node.sources:
+                    visit(source)
+                seen[node] = None
+
+        visit(self)
+        yield from seen
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a configuration decides about an artifact.
+
+    step: that makes it.
+    options: flags of its command that its recipe holds, by key.
+    keys: of the configuration that decide these, or decide through a file.
+    recorded: what its recipe holds besides.
+    common: keys of its inputs whose values it has all of.
+    """
+
+    step: str
+    options: dict[str, object] = field(default_factory=dict)
+    keys: frozenset[str] = frozenset()
+    recorded: Mapping[str, object] = field(default_factory=dict)
+    common: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, step: str, config: WorkflowConfig, **given: object) -> "Choices":
+        """What the step declares. given: its options that are no keys."""
+        declared = STEPS[step]
+        keys = declared.keys - {*LISTS, *declared.idle_keys(config)}
+        return cls(step, declared.options(config, **given), keys)
+
+    def with_code(self, contents: FileContents) -> tuple["Choices", list[Input]]:
+        """The same with the content of the user's code that it names, and with its files."""
+        recorded, paths = {**self.recorded}, {}
+        for key in STEPS[self.step].code_keys:
+            stated = []
+            for code in codes_in(self.options.get(key)):
+                hashes = contents.of_code(code)
+                stated.append(f"{code.shown} {json_sha256(hashes)}")
+                paths |= {str(code.file.parent / name): None for name in hashes}
+            if stated:
+                recorded[key] = ", ".join(stated)
+        return replace(self, recorded=recorded), [Input("code", tuple(paths))] if paths else []
+
+    @property
+    def recipe_options(self) -> dict[str, object]:
+        """The options of its recipe: what has another value than the default."""
+        return self._chosen({**self.options, **self.recorded})
+
+    @property
+    def flags(self) -> dict[str, object]:
+        """The options as flags, such as rank of moe.rank."""
+        return {key.rpartition(".")[2]: v for key, v in self._chosen(self.options).items()}
+
+    def _chosen(self, values: Mapping[str, object]) -> dict[str, object]:
+        defaults = STEPS[self.step].defaults.items()
+        return {key: value for key, value in values.items() if (key, value) not in defaults}
+
+
+class Nodes:
+    """The nodes of all runs, by digest: who asks for an equal recipe gets the same node."""
+
+    def __init__(self, store: Store, contents: FileContents, code: Code):
+        self.store, self.contents, self.code = store, contents, code
+        self._by_digest: dict[str, Node] = {}
+
+    def get(self, step: str, recorded: dict, inputs: Iterable[Input], **fields) -> Node:
+        """The node of a recipe with these options. fields: the others of a new node."""
+        inputs = tuple(inputs)
+        identity = {name: value for item in inputs for name, value in item.identity.items()}
+        recipe = Recipe(step, self.code.version_of(step), recorded, identity)
+        entry = self.store.entry(step, recipe.digest)
+        node = Node(recipe, entry=entry, inputs=inputs, **fields)
+        return self._by_digest.setdefault(recipe.digest, node)
