@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     if missing := [name for name in needed if needed[name] and getattr(args, name) is None]:
         raise UserError(f"method = {method.method}: give --{' and --'.join(missing)} too")
 
-    from xft.conversions.merge_methods import dense_plans, open_base
-    from xft.conversions.mixing_artifact import open_mixing, open_sources
+    from xft.conversions.coefficients import open_mixing, open_sources
+    from xft.conversions.dense_models import dense_plans, open_base
     from xft.reporting.cards import dense_card
     from xft.reporting.diversity import loads_at_end
 

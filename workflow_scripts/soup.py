@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     step.output("--out", "DIR", "The mean.")
     args = step.parse_args(argv)
 
-    from xft.conversions.soup import soup_plans
+    from xft.conversions.dense_models import soup_plans
     from xft.reporting.cards import plain_card
 
     paths = enumerate(args.models, 1)

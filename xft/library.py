@@ -21,19 +21,18 @@ from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from xft.checkpoints.card_facts import fact_of_card
 from xft.checkpoints.in_memory import LoadedModel
+from xft.checkpoints.model_files import fact_of_card
 from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError, did_you_mean
 from xft.common.user_code import codes_in
 from xft.config.section import Section
 from xft.config.sections import INIT, MERGE, MergeMethod, MixingShape, MoeConfig, RunConfig
 from xft.config.validation import SectionType, check_lambda, validated
-from xft.conversions import diversity as experts
+from xft.conversions import expert_diversity as experts
 from xft.conversions import upcycle as upcycling
-from xft.conversions.merge import alpha_shape, initial_logits
-from xft.conversions.merge_methods import dense_plans
-from xft.conversions.soup import soup_plans
+from xft.conversions.coefficients import alpha_shape, initial_logits
+from xft.conversions.dense_models import dense_plans, soup_plans
 from xft.modeling import mixing
 from xft.modeling.configuration import MODEL_TYPE, XftConfig, dense_config
 from xft.modeling.loading import load_whole

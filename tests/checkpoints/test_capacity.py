@@ -7,7 +7,7 @@ from tokenizers import AddedToken, Tokenizer, models
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from workflow_scripts import base
-from xft.checkpoints.capacity import check_vocabulary, embedding_rows, highest_token, window
+from xft.checkpoints.model_files import check_vocabulary, embedding_rows, highest_token, window
 from xft.common.errors import UserError
 from xft.data.tokenizers import has_chat_template
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from xft.checkpoints import writer
-from xft.checkpoints.reader import SINGLE_FILE, Checkpoint
+from xft.checkpoints.model_files import SINGLE_FILE
+from xft.checkpoints.reader import Checkpoint
 from xft.checkpoints.writer import TensorSpec, write_checkpoint
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

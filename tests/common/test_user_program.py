@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from xft.common.errors import UserError
-from xft.common.user_program import load_program, program_files
+from xft.common.user_code import load_program, program_files
 
 FILES = {
     "main.py": """

@@ -12,7 +12,7 @@ import pytest
 from evalplus.sanitize import sanitize
 
 from xft.common.errors import UserError
-from xft.data.templates import COMPLETION, make_template
+from xft.data.prompt_templates import COMPLETION, make_template
 from xft.evaluation import ground_truth
 from xft.evaluation.forms import calls
 from xft.evaluation.problem_sets import load_problems

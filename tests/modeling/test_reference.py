@@ -17,8 +17,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from workflow_scripts import ffn
 from xft.checkpoints.reader import Checkpoint
-from xft.conversions.merge import mixing_coefficients
-from xft.conversions.merge_methods import dense_plans
+from xft.conversions.coefficients import mixing_coefficients
+from xft.conversions.dense_models import dense_plans
 from xft.modeling.mixing import Mixing, MixingLogits
 from xft.modeling.router import squared_variation
 

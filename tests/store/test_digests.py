@@ -28,10 +28,9 @@ from xft.dag.totals import warn_of_full_disk
 from xft.estimates.disk import artifact_bytes, checkpoint_bytes
 from xft.estimates.jobs import configured_job
 from xft.estimates.resources import Requests
-from xft.store.costs import COSTS_FILE
 from xft.store.file_hashes import content_hash
-from xft.store.job_log import link_declared
-from xft.store.make import log_of, make
+from xft.store.job_records import COSTS_FILE
+from xft.store.make import link_declared, log_of, make
 from xft.store.store import ENTRY_FILE, claimed, partial
 
 TRAINED = {"moe_sft", "ffn", "weighted_init/lam~0.75", "weighted_trained/lam~0.75"}

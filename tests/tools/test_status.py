@@ -16,7 +16,7 @@ from xft.common.progress import LINE_FORMAT
 from xft.config.runs import overlaid
 from xft.dag.node import Node
 from xft.evaluation.samples import journal_path
-from xft.store.costs import COSTS_FILE
+from xft.store.job_records import COSTS_FILE
 from xft.store.store import ENTRY_FILE, claimed, log_of, owner, partial
 from xft.tools import status
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from xft.artifacts.claims import OWNER, holder, lock
-from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import (
     Manifest,
     as_json,
@@ -20,11 +19,11 @@ from xft.artifacts.manifest import (
     manifest_path,
     read_manifest,
 )
-from xft.checkpoints.reader import INDEX_FILE, Checkpoint, weight_files
+from xft.checkpoints.model_files import INDEX_FILE, weight_files
+from xft.checkpoints.reader import Checkpoint
 from xft.checkpoints.writer import TensorSpec, link_checkpoint, write_checkpoint
 from xft.common.errors import UserError
-from xft.common.files import check_own
-from xft.common.refusals import NO_ROOM, way_out, writing
+from xft.common.file_access import NO_ROOM, check_own, way_out, write_whole, writing
 
 WORKSPACE_SUFFIX = ".tmp"
 ENTRY_FILE = "entry.json"  # in an entry of the store: its recipe, size and hashes
@@ -265,3 +264,20 @@ def _sync_path(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def overlap(written: Path, read: Path) -> bool:
+    """Whether the path `written` equals the path `read`, contains it or lies in it."""
+    links = filter(Path.is_symlink, read.iterdir() if read.is_dir() else ())
+    targets = [Path(os.path.realpath(link)) for link in links]  # resolve may raise at a loop
+    return any(
+        out.is_relative_to(source) or source.is_relative_to(out)
+        for out in _places(written)
+        for source in (*_places(read), *targets)
+    )
+
+
+def _places(path: Path) -> list[Path]:
+    """A path with its parent's links resolved, and the path with all links resolved."""
+    absolute = path.absolute()
+    return [absolute.parent.resolve() / absolute.name, absolute.resolve()]

@@ -6,16 +6,17 @@ and parameters give the same bytes.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from xft.checkpoints.header import hash_header
-from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
+from xft.common.file_access import write_whole
+from xft.common.json_files import read_json
 from xft.common.progress import progress
-from xft.common.user_program import program_files
+from xft.common.user_code import program_files
 
 FORMAT = 4
 MANIFEST_SUFFIX = ".manifest.json"
@@ -199,3 +200,54 @@ def _content_fault(path: Path, entry: dict, full: bool, report: Callable) -> str
         if _header_entry(path).items() <= entry.items():
             return None
     return "its header is not the manifest's"
+
+
+def write_manifest(
+    path: Path,
+    kind: str,
+    parameters: dict | None = None,
+    inputs: Mapping[str, str | None] | None = None,
+    beside: Iterable[Path] = (),
+) -> None:
+    """Write the manifest of the file at `path` and of the files `beside` it.
+
+    inputs: ids of artifacts and SHA-256 of files. An input without an id (None) is left out.
+    """
+    files = hash_files({file.name: file for file in (path, *beside)})
+    known = {name: identity for name, identity in (inputs or {}).items() if identity}
+    manifest = Manifest(kind, files, parameters or {}, known)
+    write_whole(manifest_path(path), manifest.to_json())
+
+
+@dataclass(frozen=True)
+class ResultFormat:
+    """A kind of such files.
+
+    kind: its name in manifests.
+    step: the one that writes them.
+    number: of the format's version.
+    key: the content of such a file has it, that of other kinds does not.
+    """
+
+    kind: str
+    step: str
+    number: int
+    key: str
+
+    def write(self, path: Path, content: dict, **more) -> None:
+        """Write a file whole or not at all, and then its manifest.
+
+        more: parameters, inputs and beside, for `write_manifest`.
+        """
+        write_whole(path, as_json({"format": self.number} | content))
+        write_manifest(path, self.kind, **more)
+
+    def read(self, path: Path) -> dict:
+        """The content of a file. Raises UserError if it is missing, broken, or of another kind."""
+        content = read_json(path)
+        if content.get("format") != self.number or self.key not in content:
+            raise UserError(
+                f"{path} is no result of step {self.step} (format {self.number}). Run the step "
+                "again"
+            )
+        return content

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from xft.checkpoints.dtypes import DTYPE_BYTES, torch_dtype
-from xft.checkpoints.reader import INDEX_FILE, SELECTION, SINGLE_FILE, Checkpoint
-from xft.common.files import link_or_copy
+from xft.checkpoints.header import DTYPE_BYTES, torch_dtype
+from xft.checkpoints.model_files import INDEX_FILE, SINGLE_FILE
+from xft.checkpoints.reader import SELECTION, Checkpoint, TensorSource
+from xft.common.file_access import link_or_copy
 from xft.common.progress import progress
 
 MAX_SHARD_BYTES = 5 * 10**9
@@ -157,3 +158,33 @@ def _pieces(tensor) -> Iterable[memoryview]:
     values = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
     for start in range(0, len(values), PIECE_BYTES):
         yield values[start : start + PIECE_BYTES]
+
+
+def copy_plan(source: TensorSource, name: str, new_name: str | None = None) -> TensorSpec:
+    """A tensor of `source`, unchanged, under its own or a new name. NaN is refused."""
+    return TensorSpec(
+        new_name or name, source.dtype(name), source.shape(name), lambda: [source.get_finite(name)]
+    )
+
+
+def computed_plan(name: str, dtype: str, shape: tuple[int, ...], compute: Callable) -> TensorSpec:
+    """Plan a tensor that `compute` gives as a whole. It is rounded to the dtype."""
+    return TensorSpec(name, dtype, shape, lambda: [compute().to(torch_dtype(dtype))])
+
+
+def trained_plans(before: TensorSource, state: dict, prefix: str) -> list[TensorSpec]:
+    """Plan trained weights with the names and dtypes of the checkpoint before training.
+
+    state: what has learned, by name.
+    prefix: of these names; the checkpoint's may lack it, since transformers loads such weights too.
+
+    Other tensors of the checkpoint, such as frozen weights and the rotary frequencies of older
+    models, are copied unchanged.
+    """
+    learned = {name.removeprefix(f"{prefix}."): value for name, value in state.items()} | state
+    return [
+        computed_plan(name, before.dtype(name), before.shape(name), learned[name].cpu)
+        if name in learned
+        else copy_plan(before, name)
+        for name in before.names
+    ]

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from xft.artifacts.artifact import check_no_artifact
-from xft.artifacts.overlap import overlap
+from xft.artifacts.artifact import check_no_artifact, overlap
 from xft.common.errors import UserError
 from xft.config.section import Section, keys, meaning, schemas
 

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable
 
 from xft.common import progress
-from xft.common.allocator import reuse_freed_memory
 from xft.common.errors import UserError
-from xft.common.refusals import explain
+from xft.common.file_access import explain
+from xft.common.system import reuse_freed_memory
 
 ENVIRONMENT = {
     # Threads that wait in a loop for the next operation stall each other on a shared machine.

@@ -11,14 +11,14 @@ from itertools import islice
 
 import torch
 
-from xft.checkpoints.capacity import EMBEDDINGS
-from xft.checkpoints.dtypes import FLOAT_NAMES
-from xft.checkpoints.layout import FfnLayer, moe_layers
+from xft.checkpoints.header import FLOAT_NAMES
+from xft.checkpoints.layout import FfnLayer, moe_layers, outside
+from xft.checkpoints.model_files import EMBEDDINGS
 from xft.checkpoints.reader import TensorSource
 from xft.common.errors import UserError
-from xft.conversions.blocks import stacked_blocks
 
 MERGE_BLOCK = 2**19  # values; their sum (2 MB) stays in a CPU's cache while experts are added
+STACK_BLOCK = 2**16  # values of each tensor; a block of nine tensors takes 5 MB
 
 
 @dataclass(frozen=True)
@@ -211,3 +211,28 @@ def merge(experts: Iterable, coefficients):
         for other, share in zip(others, shares[1:], strict=True):
             block.add_(other.to(device), alpha=share)
     return merged
+
+
+def stacked_blocks(tensors: Iterable) -> Iterator:
+    """Yield the values of n tensors in fp64, [n, block], in row-major order.
+
+    tensors: of the same shape, of any floating-point dtype.
+    """
+    parts = [tensor.reshape(-1).split(STACK_BLOCK) for tensor in tensors]
+    for block in zip(*parts, strict=True):
+        yield torch.stack([part.double() for part in block])
+
+
+def unmerged(moe: TensorSource) -> dict[str, str]:
+    """The tensors that the merged model takes unchanged from the mixture.
+
+    Their names in the mixture, by their names in the merged model. Biases of LoRA experts are
+    the base's, and so are not merged.
+    """
+    layers = moe_layers(moe.names)
+    return {name: name for name in outside(moe.names, layers)} | {
+        layer.dense(*tensor): layer.frozen(*tensor)
+        for layer in layers
+        for tensor in layer.tensors
+        if tensor not in layer.merged
+    }

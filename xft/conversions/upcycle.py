@@ -4,20 +4,20 @@ Full experts are copies of the FFN. LoRA experts are the FFN, which they share, 
 B_i A_i: B_i is zero, and A_i is uniform between +-1/sqrt(K) for K inputs, as in PEFT.
 """
 
+import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from xft.checkpoints.capacity import check_rank
-from xft.checkpoints.dtypes import FLOAT_NAMES, torch_dtype
+from xft.checkpoints.header import FLOAT_NAMES, torch_dtype
 from xft.checkpoints.layout import FfnLayer, dense_layers, outside
+from xft.checkpoints.model_files import check_rank
 from xft.checkpoints.reader import TensorSource
-from xft.checkpoints.writer import TensorSpec
+from xft.checkpoints.writer import TensorSpec, computed_plan, copy_plan
 from xft.common.errors import UserError, errors_at
 from xft.common.user_code import called
 from xft.config.section import keys
 from xft.config.sections import MixtureConfig, MoeConfig
-from xft.conversions.common import computed_plan, copy_plan, seeded_generator
-from xft.conversions.low_rank import low_rank_plans
 
 DEFAULT_INITIALIZER_RANGE = 0.02
 
@@ -166,3 +166,45 @@ def _drawn(name: str, shape: tuple[int, ...], std: float, seed: int):
     import torch
 
     return torch.randn(shape, generator=seeded_generator(seed, name)) * std
+
+
+def low_rank_plans(
+    base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int
+) -> Iterable[TensorSpec]:
+    """Plan the base's MLP and the factors of a layer's experts.
+
+    The draws of an expert's A depend on the seed, the tensor's name and the expert's number.
+    """
+    for tensor in layer.tensors:
+        yield copy_plan(base, layer.dense(*tensor), layer.frozen(*tensor))
+    for projection in layer.form.projections:
+        weight = layer.dense(projection)
+        dtype, (outputs, inputs) = base.dtype(weight), base.shape(weight)
+        name, shape = layer.factor(projection, "A"), (moe.num_experts, moe.rank, inputs)
+        yield computed_plan(name, dtype, shape, partial(_drawn_factor, name, shape, seed))
+        name, shape = layer.factor(projection, "B"), (moe.num_experts, outputs, moe.rank)
+        yield computed_plan(name, dtype, shape, partial(_zeros, shape))
+
+
+def _drawn_factor(name: str, shape: tuple[int, ...], seed: int):
+    """The factor A of all experts, in fp32."""
+    import torch
+
+    bound, drawn = 1 / math.sqrt(shape[-1]), torch.empty(shape)
+    for expert, values in enumerate(drawn):
+        values.uniform_(-bound, bound, generator=seeded_generator(seed, f"{name}.{expert}"))
+    return drawn
+
+
+def _zeros(shape: tuple[int, ...]):
+    import torch
+
+    return torch.zeros(shape)
+
+
+def seeded_generator(seed: int, name: str):
+    """A torch generator for what has this name. Its draws depend on seed and name alone."""
+    import torch
+
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -18,7 +18,7 @@ from xft.dag.totals import warn_of_full_disk
 from xft.estimates.report import disk_text, time_text
 from xft.hub.named_sets import BY_LABEL, unused
 from xft.store import others
-from xft.store.garbage import find_unwanted
+from xft.store.links import find_unwanted
 from xft.store.store import disk_bytes
 
 # What messages say of causes that lie neither in the configuration nor in the data.

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from xft.artifacts.artifact import TOKENIZER_PATTERNS
-from xft.checkpoints.capacity import check_rank, check_vocabulary, window
-from xft.checkpoints.model_config import read_model_config
+from xft.checkpoints.model_files import check_rank, check_vocabulary, read_model_config, window
 from xft.common.errors import UserError, errors_at
 from xft.config.sections import BaseConfig, DataConfig, MoeConfig, mixture_settings
-from xft.data.conversations import Conversation
-from xft.data.instructions import describe
+from xft.data.instruction_rows import Conversation, describe
+from xft.data.prompt_templates import ANOTHER, CHAT, ChatTemplate, TemplateFault
 from xft.data.row_files import read_files
-from xft.data.templates import ANOTHER, CHAT, ChatTemplate, TemplateFault
 from xft.data.tokenizers import check_eos, has_chat_template, load_tokenizer
 from xft.hub.source import check_model, find_local
 

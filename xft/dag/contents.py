@@ -5,9 +5,9 @@ from functools import cache
 from pathlib import Path
 
 from xft.artifacts.manifest import json_sha256
-from xft.common.user_program import program_files
-from xft.data.instructions import CSV
-from xft.data.templates import read_template
+from xft.common.user_code import program_files
+from xft.data.prompt_templates import read_template
+from xft.data.row_files import CSV
 from xft.hub.named_sets import NAMED_SETS, unpacked_sha256
 from xft.hub.source import check_model
 from xft.store.file_hashes import FileHashCache, content_hash

@@ -24,13 +24,12 @@ from xft.config.sections import (
 from xft.config.steps import LOSSES, METRICS, RESULT, STEPS, default_of
 from xft.dag.contents import FileContents
 from xft.dag.node import Input, Node, made, order_only
-from xft.data.templates import COMPLETION, PROMPT_NAMES
+from xft.data.prompt_templates import COMPLETION, PROMPT_NAMES
 from xft.data.tokenizers import class_choice
 from xft.hub.named_sets import NAMED_SETS, RELEASED, TRANSLATED
 from xft.hub.source import dataset_source
 from xft.store.code import Code
-from xft.store.recipe import Recipe
-from xft.store.store import Store
+from xft.store.store import Recipe, Store
 
 
 class Nodes:

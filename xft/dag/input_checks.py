@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from xft.common.errors import UserError, collecting_errors, errors_at
-from xft.common.files import open_regular
+from xft.common.file_access import open_regular
 from xft.config.sections import TRAININGS, DataConfig, WorkflowConfig, named_code, named_paths
 from xft.dag.base_fit import check_base, check_tuned
-from xft.data.instructions import check_format
-from xft.data.templates import NAMES, PROMPT_NAMES, read_template
+from xft.data.prompt_templates import NAMES, PROMPT_NAMES, read_template
+from xft.data.row_files import check_format
 from xft.estimates.rows import check_rows
 from xft.evaluation.problem_sets import hint_of_set, load_problems
 from xft.hub.named_sets import NAMED_SETS

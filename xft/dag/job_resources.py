@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from xft.common.launch import torchrun
+from xft.common.system import torchrun
 from xft.config.models import MIXTURES
 from xft.config.runs import Run
 from xft.config.sections import WorkflowConfig

@@ -12,8 +12,7 @@ from xft.config.text import as_yaml
 from xft.dag.experiment import RUNS_TABLE, Experiment
 from xft.dag.job_resources import computing_flags, resources
 from xft.dag.node import Node
-from xft.store.costs import COSTS_FILE
-from xft.store.job_plan import VIEW, Job
+from xft.store.job_records import COSTS_FILE, VIEW, Job
 from xft.store.store import PARTIAL, is_whole
 
 

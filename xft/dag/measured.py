@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
+from xft.common.json_files import read_json
 from xft.config.sections import WorkflowConfig
 from xft.config.steps import TRAINING_SECTIONS
 from xft.config.training import TrainingConfig
@@ -15,9 +15,8 @@ from xft.dag.node import Node
 from xft.estimates.lengths import Lengths
 from xft.estimates.report import Plan
 from xft.estimates.rows import sample_lengths, stored_lengths
-from xft.store.costs import COSTS_FILE, total_cost
-from xft.store.recipe import Recipe
-from xft.store.store import ENTRY_FILE, is_whole
+from xft.store.job_records import COSTS_FILE, total_cost
+from xft.store.store import ENTRY_FILE, Recipe, is_whole
 
 FindPlan = Callable[[WorkflowConfig], Plan]
 

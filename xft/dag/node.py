@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xft.config.runs import Run
 from xft.config.sections import WorkflowConfig
-from xft.store.recipe import Recipe
+from xft.store.store import Recipe
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from xft.common.errors import UserError
 from xft.dag.run import WorkflowRun
-from xft.store.job_plan import Jobs
+from xft.store.job_records import Jobs
 from xft.store.store import is_whole
 
 NODE = re.compile(r"(\w+)(\\n| - )digest: ([0-9a-f]+)")  # of a graph in dot, or in mermaid

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 
-from xft.common.devices import check_gpus
 from xft.common.errors import UserError, did_you_mean
-from xft.common.refusals import explain
+from xft.common.file_access import explain
+from xft.common.gpus import check_gpus
 from xft.config.text import read_config
 from xft.config.validation import complete
 from xft.dag.announcements import beginning, failures, pace_line, store_line, warnings
@@ -27,7 +27,7 @@ from xft.dag.time_left import time_left
 from xft.dag.toolchains import missing_toolchains
 from xft.reporting.summary import head
 from xft.reporting.verdict import PLAN
-from xft.store.job_plan import read_plan
+from xft.store.job_records import read_plan
 
 warn = cache(partial(print, file=sys.stderr))  # a line, once
 

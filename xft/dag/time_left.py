@@ -5,12 +5,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from xft.checkpoints.strict_json import read_json
+from xft.common.json_files import read_json
 from xft.config.steps import TRAINING_SECTIONS
 from xft.dag.run import WorkflowRun
-from xft.store.costs import COSTS_FILE
-from xft.store.recipe import DIGITS
-from xft.store.store import ENTRY, is_whole, partial
+from xft.store.job_records import COSTS_FILE
+from xft.store.store import DIGITS, ENTRY, is_whole, partial
 
 LONG = {*TRAINING_SECTIONS, "eval"}  # steps that take most of a run's time
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xft.common.errors import counted
-from xft.common.refusals import nearest_folder
+from xft.common.file_access import nearest_folder
 from xft.config.models import MODEL_KINDS
 from xft.config.sections import problem_label
 from xft.config.steps import STEPS, TRAINING_SECTIONS

@@ -1,6 +1,6 @@
 """Disk space of each artifact, without tokenizers, configs and metrics (a few megabytes)."""
 
-from xft.checkpoints.dtypes import DTYPE_BYTES
+from xft.checkpoints.header import DTYPE_BYTES
 from xft.config.models import MIXTURES, MODEL_KINDS
 from xft.config.training import KEPT, SHARDED
 from xft.estimates.jobs import TrainingJob

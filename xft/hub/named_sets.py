@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xft.common.errors import UserError
-from xft.common.files import read_bytes
+from xft.common.file_access import read_bytes
 from xft.hub.repository import OFFLINE, cached_rows
 
 RELEASES = "https://github.com/evalplus"

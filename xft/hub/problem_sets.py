@@ -7,8 +7,8 @@ import zlib
 from itertools import islice
 from pathlib import Path
 
-from xft.artifacts.files import write_manifest, write_whole
-from xft.common.files import read_bytes
+from xft.artifacts.manifest import write_manifest
+from xft.common.file_access import read_bytes, write_whole
 from xft.common.progress import say
 from xft.hub.named_sets import NamedSet, Release, Translation, unpacked
 from xft.hub.repository import fetch_file, hub_errors

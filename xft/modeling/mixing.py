@@ -1,7 +1,7 @@
 """The mixing model: a dense backbone with MLPs that are merged from frozen experts.
 
-The equation is in conversions/merge.py. Only the mixing logits learn. The merged weights W are
-built once per optimiser step. Each micro-batch adds to their gradient G = dL/dW, as in dense
+The equation is in conversions/coefficients.py. Only the mixing logits learn. The merged weights W
+are built once per optimiser step. Each micro-batch adds to their gradient G = dL/dW, as in dense
 training. Once per optimiser step the chain rule gives dL/dc_i = <G, W_i> for the coefficient of
 expert i, and then the gradients of the logits. The experts, or the factors of low-rank ones, stay
 memory-mapped in their stored dtype, and are read layer by layer.
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
 from xft.checkpoints.reader import TensorSource
-from xft.conversions.merge import mixing_coefficients, unmerged
-from xft.conversions.merged_tensors import MergedTensor, merged_tensors
+from xft.conversions.coefficients import mixing_coefficients
+from xft.conversions.merged_tensors import MergedTensor, merged_tensors, unmerged
 from xft.modeling.configuration import dense_config
 from xft.modeling.loading import load_whole
 

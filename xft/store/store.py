@@ -5,8 +5,8 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict
-from functools import cache
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from stat import S_ISREG
 from typing import TextIO
@@ -14,17 +14,37 @@ from typing import TextIO
 from xft.artifacts import claims
 from xft.artifacts.artifact import ENTRY_FILE, as_json, sync, write_json
 from xft.artifacts.claims import OWNER
-from xft.artifacts.manifest import hash_file
-from xft.checkpoints.strict_json import read_json
+from xft.artifacts.manifest import hash_file, json_sha256
 from xft.common.errors import UserError
-from xft.store.recipe import DIGITS, Recipe
+from xft.common.json_files import read_json
 
+DIGITS = 16
 MARK = "xft-store.json"  # identifies a store
 FORMAT = 1
 PARTIAL = ".partial"
 LOGS, PLANS = "logs", "plans"
 DIGEST = re.compile(f"[0-9a-f]{{{DIGITS}}}")
 ENTRY = re.compile(rf"/\w+/({DIGEST.pattern})(?=[/.]|$)")  # in the path of an entry or its log
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a step makes its artifact from.
+
+    version: of the step's code, as `Code.version_of` gives it. options: values that are not the
+    defaults, by their key in the configuration, such as "moe.num_experts". inputs: for each name
+    the digest of an artifact's recipe, or the hash of a file.
+    """
+
+    step: str
+    version: int | str
+    options: dict[str, object]
+    inputs: dict[str, str]
+
+    @cached_property
+    def digest(self) -> str:
+        """The first 16 digits of SHA-256 over the recipe, and so over the recipes of its inputs."""
+        return json_sha256(asdict(self))[:DIGITS]
 
 
 class Store:

@@ -13,8 +13,8 @@ from pathlib import Path
 from xft.cli import flags
 from xft.common.errors import UserError
 from xft.estimates.report import disk_text
-from xft.store.garbage import SECONDS_PER_DAY, find_unwanted, results_folders, wanted_digests
-from xft.store.job_plan import jobs_of
+from xft.store.job_records import jobs_of
+from xft.store.links import SECONDS_PER_DAY, find_unwanted, results_folders, wanted_digests
 from xft.store.store import MARK, PARTIAL, PLANS, Store, claimed, disk_bytes, log_of
 
 PLAN_DAYS = 7  # a job in a queue may still read the plan of an earlier run

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xft.data.duplicates import squeeze
-from xft.data.ngrams import hash_words, ngrams
+from xft.data.duplicates import hash_words, ngrams, squeeze
 
 # Shorter texts do not identify a problem: "return x + y", "return sorted(set(l))".
 SHORTEST = 30  # characters

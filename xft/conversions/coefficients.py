@@ -1,12 +1,52 @@
-"""Reads and writes the artifacts of steps 5 and 6: mixing logits, lambda, and their inputs' ids."""
+"""Steps 5 and 7: mixing coefficients, and the dense weights that result from them.
+
+For each tensor of the MLP, W = c_0 W_0 + sum_i c_i W_i with c_0 = lambda and
+c_i = (1 - lambda) softmax(alpha)_i. W_0 is the shared expert, and i counts the routed experts (XFT,
+arXiv 2404.15247, section 3.2).
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from xft.artifacts.artifact import Draft, OpenedArtifact, open_artifact, write_json
+from xft.checkpoints.layout import moe_layers
+from xft.checkpoints.reader import TensorSource
 from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError
-from xft.conversions.merge import ALPHA, mixing_coefficients
+
+ALPHA = "alpha"
+
+
+def mixing_coefficients(alpha, shared_expert_weight: float):
+    """c_0 (shared) and c_1 .. c_R: [..., 1 + R] in fp32, summing to one.
+
+    alpha [..., R]; `shared_expert_weight` is lambda.
+    """
+    share = alpha.new_full((*alpha.shape[:-1], 1), shared_expert_weight, dtype=torch.float32)
+    return torch.cat([share, (1 - share) * alpha.float().softmax(dim=-1)], dim=-1)
+
+
+def alpha_shape(granularity: str, ffn: TensorSource) -> tuple[int, int, int]:
+    """The shape of the mixing logits: R logits per layer, per projection, or for the model."""
+    layers = moe_layers(ffn.names)
+    first = layers[0]
+    if first.low_rank:
+        routed = ffn.shape(first.factor(first.form.output, "A"))[0] - 1
+    else:
+        routed = ffn.shape(first.fused()[0][0])[0]
+    sets = {
+        "layer": (len(layers), 1),
+        "projection": (len(layers), len(first.form.projections)),
+        "model": (1, 1),
+    }
+    return *sets[granularity], routed
+
+
+def initial_logits(ffn: TensorSource, granularity: str):
+    """The logits for the experts of an FFN artifact at the start: equal shares."""
+    return torch.zeros(alpha_shape(granularity, ffn))
 
 
 def open_sources(moe: Path, ffn: Path, full: bool = False) -> dict[str, OpenedArtifact]:
@@ -57,7 +97,7 @@ def open_mixing(
     return MixingArtifact(artifact, checkpoint.get(ALPHA).clone(), checkpoint.config)
 
 
-def write(draft: Draft, alpha, config: dict) -> None:
+def write_mixing(draft: Draft, alpha, config: dict) -> None:
     """Fill an artifact with coefficients. alpha: the logits, in fp32."""
     draft.write_tensors([TensorSpec(ALPHA, "F32", tuple(alpha.shape), lambda: [alpha])])
     write_json(draft.path / "config.json", config)
