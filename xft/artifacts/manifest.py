@@ -6,6 +6,7 @@ and parameters give the same bytes.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,8 @@ FORMAT = 4
 MANIFEST_SUFFIX = ".manifest.json"
 # Snakemake puts this file into each folder that it made.
 NOT_CONTENT = {".snakemake_timestamp"}
+TYPES = {"kind": str, "files": dict, "parameters": dict, "inputs": dict, "format": int}
+SHA256 = re.compile("[0-9a-f]{64}")
 SAFETENSORS = ".safetensors"
 SMALL_BYTES = 2**26  # files up to this size are hashed whenever an artifact is opened
 BLOCK_BYTES = 2**20
@@ -86,8 +89,6 @@ def read_manifest(path: Path) -> Manifest:
 
     Raises UserError if it is missing, was edited, or is not a manifest of this version.
     """
-    from xft.artifacts.manifest_form import fault_of_form
-
     content = read_json(path)
     if content.get("format") != FORMAT:
         raise UserError(
@@ -95,12 +96,40 @@ def read_manifest(path: Path) -> Manifest:
             "version reads and writes"
         )
     stated_id = content.pop("id", None)
-    if fault := fault_of_form(content):
+    if fault := _fault_of_form(content):
         raise UserError(f"{path} is not a manifest: {fault}")
     manifest = Manifest(**content)
     if manifest.id != stated_id:
         raise UserError(f"{path} was edited: its id does not fit its content")
     return manifest
+
+
+def _fault_of_form(content: dict) -> str | None:
+    """What is wrong with the content of a manifest file, without its id; None if nothing is."""
+    names = sorted(TYPES.keys() | content.keys())
+    if wrong := [name for name in names if type(content.get(name)) is not TYPES.get(name)]:
+        return f"{wrong[0]:.80}: it is unknown, missing or of another type"
+    for name, entry in content["files"].items():
+        if "\0" in name or {"", ".", ".."} & set(name.split("/")):
+            return f"files: {name!r:.80} is not the path of a file inside the artifact"
+        if not _is_entry(entry):
+            return f"files: {name:.80}: it has no size and SHA-256, or more"
+    if wrong := [name for name, digest in content["inputs"].items() if not _is_sha256(digest)]:
+        return f"inputs: {wrong[0]:.80}: it is no SHA-256"
+    return None
+
+
+def _is_entry(entry: object) -> bool:
+    """Whether a value has the form of a file's entry, as in `Manifest.files`."""
+    if not isinstance(entry, dict):
+        return False
+    size, hashes = entry.get("size"), {name: entry[name] for name in entry.keys() - {"size"}}
+    is_known = {"sha256"} <= hashes.keys() <= {"sha256", "header_sha256"}
+    return is_known and type(size) is int and size >= 0 and all(map(_is_sha256, hashes.values()))
+
+
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and SHA256.fullmatch(value) is not None
 
 
 def describe_files(artifact: Path, known: dict[str, dict] | None = None) -> dict[str, dict]:
