@@ -73,7 +73,7 @@ def mixing_of(chain: Chain, **options) -> Mixing:
     """The mixing model of a chain's mixture and coefficients."""
     sources = coefficients.open_sources(chain[chain.mixture], chain["ffn"])
     start = coefficients.open_mixing(chain[chain.weighted], sources)
-    logits = MixingLogits(start.alpha, start.shared_expert_weight)
+    logits = MixingLogits(start.alpha, start.lam)
     return Mixing(sources["moe"].checkpoint, sources["ffn"].checkpoint, logits, **options)
 
 

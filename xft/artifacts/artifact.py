@@ -122,14 +122,14 @@ class Draft:
         self.out = out
         self.known_files: dict[str, dict] = {}
 
-    def write_tensors(self, plans: list[TensorSpec]) -> None:
-        """Write a checkpoint of the planned tensors. Raises UserError if there is no room."""
+    def write_tensors(self, specs: list[TensorSpec]) -> None:
+        """Write a checkpoint of tensors. Raises UserError if there is no room."""
         try:
-            self.known_files |= write_checkpoint(self.path, plans)
+            self.known_files |= write_checkpoint(self.path, specs)
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
-            megabytes = sum(plan.nbytes for plan in plans) / 1e6
+            megabytes = sum(spec.nbytes for spec in specs) / 1e6
             raise UserError(
                 f"{error.strerror}: {self.out} needs {megabytes:,.1f} MB."
                 f"{way_out(error.errno, self.out)} Nothing was changed."
@@ -141,13 +141,13 @@ class Draft:
         linked = link_checkpoint(self.path, source.checkpoint, names)
         self.known_files |= {file: known[file] for file in linked}
 
-    def write_model(self, plans: list[TensorSpec], config: dict, like: Path, card: str) -> None:
+    def write_model(self, specs: list[TensorSpec], config: dict, like: Path, card: str) -> None:
         """Write a model: tensors, config, and the companion files of the model at `like`.
 
         card: the text of its README.md.
         """
         travelling = companions(like)  # listed first: `like` may vanish during the writing
-        self.write_tensors(plans)
+        self.write_tensors(specs)
         write_json(self.path / "config.json", config)
         for path in travelling:
             target = self.path / path.relative_to(like)

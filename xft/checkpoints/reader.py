@@ -108,12 +108,12 @@ class CheckpointHeaders(TensorTable):
         index_file, weight_map = self.folder / INDEX_FILE, index.get("weight_map")
         if not weight_map or not isinstance(weight_map, dict):
             raise UserError(f"{index_file} has no weight_map")
-        planned = {}
+        stated = {}
         for name, file in weight_map.items():
             if not is_file_name(file):
                 raise UserError(f"{index_file} names {file!r:.80}, which is not inside its folder")
-            planned.setdefault(file, set()).add(name)
-        for file, names in sorted(planned.items()):
+            stated.setdefault(file, set()).add(name)
+        for file, names in sorted(stated.items()):
             held = read_tensors(self.folder / file)
             if lost := names - held.keys():
                 raise UserError(

@@ -1,8 +1,7 @@
-"""Steps 5 and 7: mixing coefficients, and the dense weights that result from them.
+"""Mixing coefficients, and the artifact of steps 5 and 6 that holds alpha and lambda.
 
-For each tensor of the MLP, W = c_0 W_0 + sum_i c_i W_i with c_0 = lambda and
-c_i = (1 - lambda) softmax(alpha)_i. W_0 is the shared expert, and i counts the routed experts (XFT,
-arXiv 2404.15247, section 3.2).
+For each tensor of the MLP, W = lambda W_0 + (1 - lambda) sum_i softmax(alpha)_i W_i. W_0 is the
+shared expert, and i counts the routed experts (XFT, arXiv 2404.15247, section 3.2).
 """
 
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from xft.common.errors import UserError
 ALPHA = "alpha"
 
 
-def mixing_coefficients(alpha, shared_expert_weight: float):
-    """c_0 (shared) and c_1 .. c_R: [..., 1 + R] in fp32, summing to one.
+def mixing_coefficients(alpha, lam: float):
+    """lambda, then (1 - lambda) softmax(alpha): [..., 1 + R] in fp32, summing to one.
 
-    alpha [..., R]; `shared_expert_weight` is lambda.
+    alpha [..., R]; lam: lambda.
     """
-    share = alpha.new_full((*alpha.shape[:-1], 1), shared_expert_weight, dtype=torch.float32)
+    share = alpha.new_full((*alpha.shape[:-1], 1), lam, dtype=torch.float32)
     return torch.cat([share, (1 - share) * alpha.float().softmax(dim=-1)], dim=-1)
 
 
@@ -67,7 +66,7 @@ class MixingArtifact:
 
     artifact: that holds them.
     alpha: [layers or 1, projections or 1, R].
-    config: lambda, and the keys of `MixingShape`.
+    config: of its files; it holds lambda and the keys of `MixingShape`.
     """
 
     artifact: OpenedArtifact
@@ -75,14 +74,14 @@ class MixingArtifact:
     config: dict
 
     @property
-    def shared_expert_weight(self) -> float:
-        """lambda."""
+    def lam(self) -> float:
+        """lambda. In files it has an older name."""
         return self.config["shared_expert_weight"]
 
     @property
     def coefficients(self):
         """The experts' coefficients, [layers or 1, projections or 1, 1 + R]; lambda first."""
-        return mixing_coefficients(self.alpha, self.shared_expert_weight)
+        return mixing_coefficients(self.alpha, self.lam)
 
 
 def open_mixing(

@@ -1,4 +1,4 @@
-"""Plans dense models: what a mixture merges to (step 7), and the plain mean of dense models.
+"""Dense models: what a mixture merges to (step 7), and the plain mean of dense models.
 
 The merge is XFT's, or a function of the user's. The mean is a model soup (arXiv 2203.05482).
 """
@@ -14,7 +14,7 @@ from xft.artifacts.artifact import OpenedArtifact, open_artifact
 from xft.checkpoints.header import FLOAT_NAMES, torch_dtype
 from xft.checkpoints.model_files import IDLE_KEYS
 from xft.checkpoints.reader import TensorSource
-from xft.checkpoints.writer import TensorSpec, computed_plan, copy_plan
+from xft.checkpoints.writer import TensorSpec, computed_spec, copy_spec
 from xft.common.errors import UserError
 from xft.common.user_code import called
 from xft.conversions.merged_tensors import merged_tensors, name_in_base, stacked_blocks, unmerged
@@ -29,7 +29,7 @@ def open_base(path: Path, moe: OpenedArtifact, full: bool = False) -> OpenedArti
     return base
 
 
-def dense_plans(
+def dense_specs(
     moe: TensorSource,
     ffn: TensorSource,
     coefficients,
@@ -37,7 +37,7 @@ def dense_plans(
     function: Callable | None = None,
     loads: Mapping[int, Tensor] = {},
 ) -> list[TensorSpec]:
-    """Plan the dense model. Each tensor is computed in fp32 or better, and rounded once.
+    """The tensors of the merged model, each computed in fp32 or better, and rounded once.
 
     moe: the mixture.
     ffn: the FFN weights of its experts.
@@ -47,35 +47,35 @@ def dense_plans(
 
     Raises UserError if the base lacks a tensor, or has it in another shape.
     """
-    plans, every = [], getattr(getattr(function, "func", function), "every_tensor", False)
+    specs, every = [], getattr(getattr(function, "func", function), "every_tensor", False)
     one = torch.ones(1, device=coefficients.device)
     for new_name, name in unmerged(moe).items():
         if every and moe.dtype(name) in FLOAT_NAMES:
             target = new_name, moe.dtype(name), moe.shape(name)
             held = partial(lambda name: [moe.get_finite(name)], name)
-            plans.append(_function_plan(function, target, held, one, base))
+            specs.append(_function_spec(function, target, held, one, base))
         else:
-            plans.append(copy_plan(moe, name, new_name))
+            specs.append(copy_spec(moe, name, new_name))
     for tensor in merged_tensors(moe, ffn, coefficients.shape):
         target = tensor.name, tensor.dtype, tensor.shape
         shares = tensor.coefficients_of(coefficients)
         if function is None:
-            plans.append(computed_plan(*target, partial(tensor.merged, shares)))
+            specs.append(computed_spec(*target, partial(tensor.merged, shares)))
         else:
             load = {"load": loads[tensor.layer.index].clone()} if loads else {}
             merges = partial(function, **load)
-            plans.append(_function_plan(merges, target, tensor.experts, shares, base))
-    return plans
+            specs.append(_function_spec(merges, target, tensor.experts, shares, base))
+    return specs
 
 
-def _function_plan(
+def _function_spec(
     function: Callable,
     target: tuple,
     experts: Callable[[], Iterable[Tensor]],
     coefficients: Tensor,
     base: TensorSource,
 ) -> TensorSpec:
-    """Plan a tensor by a function. Raises UserError if it fails, or returns something else.
+    """A tensor by a function. Raises UserError if it fails, or returns something else.
 
     target: the name, dtype and shape of the tensor. coefficients: its own, [experts].
     The function gets copies, so it may change them.
@@ -98,11 +98,11 @@ def _function_plan(
             raise UserError(f"{place}: it returned values that are not finite")
         return merged.float()
 
-    return computed_plan(name, dtype, shape, compute)
+    return computed_spec(name, dtype, shape, compute)
 
 
-def soup_plans(models: list[TensorSource]) -> list[TensorSpec]:
-    """Plan W = (W_1 + ... + W_n) / n for each tensor, computed in fp64 and rounded once.
+def soup_specs(models: list[TensorSource]) -> list[TensorSpec]:
+    """W = (W_1 + ... + W_n) / n for each tensor, computed in fp64 and rounded once.
 
     Tensors of other than floating-point numbers, such as positions, are copied. Raises UserError
     unless there are two or more, and all have the same config but for IDLE_KEYS, the same tensors
@@ -118,12 +118,12 @@ def soup_plans(models: list[TensorSource]) -> list[TensorSpec]:
                 "made from the same base"
             )
     return [
-        _mean_plan(models, name) if first.dtype(name) in FLOAT_NAMES else copy_plan(first, name)
+        _mean_spec(models, name) if first.dtype(name) in FLOAT_NAMES else copy_spec(first, name)
         for name in first.names
     ]
 
 
-def _mean_plan(models: list[TensorSource], name: str) -> TensorSpec:
+def _mean_spec(models: list[TensorSource], name: str) -> TensorSpec:
     dtype, shape = models[0].dtype(name), models[0].shape(name)
 
     def means() -> Iterator:

@@ -13,7 +13,7 @@ from xft.checkpoints.header import FLOAT_NAMES, torch_dtype
 from xft.checkpoints.layout import FfnLayer, dense_layers, outside
 from xft.checkpoints.model_files import check_rank
 from xft.checkpoints.reader import TensorSource
-from xft.checkpoints.writer import TensorSpec, computed_plan, copy_plan
+from xft.checkpoints.writer import TensorSpec, computed_spec, copy_spec
 from xft.common.errors import UserError, errors_at
 from xft.common.user_code import called
 from xft.config.section import keys
@@ -25,7 +25,7 @@ DEFAULT_INITIALIZER_RANGE = 0.02
 def upcycle(
     base: TensorSource, moe: MoeConfig, seed: int, init: Callable | None = None
 ) -> list[TensorSpec]:
-    """Plan the tensors of the upcycled model.
+    """The tensors of the upcycled model.
 
     moe: the config's section `moe`. Router weights are normal with the base's
     initializer_range, drawn from `seed` and the tensor's name; the noise weights are zero.
@@ -33,16 +33,16 @@ def upcycle(
     Raises UserError if a layer cannot be upcycled in this way.
     """
     layers = chosen_layers(base, moe.upcycled_layers)
-    expert_plans = partial(_expert_plans, init=init)
+    expert_specs = partial(_expert_specs, init=init)
     if moe.experts == "lora":
         names = [layer.dense(name) for layer in layers for name in layer.form.projections]
         check_rank("rank", moe.rank, {name: min(base.shape(name)) for name in names})
-        expert_plans = low_rank_plans
-    plans = [copy_plan(base, name) for name in outside(base.names, layers)]
+        expert_specs = low_rank_specs
+    specs = [copy_spec(base, name) for name in outside(base.names, layers)]
     for layer in layers:
-        plans += expert_plans(base, layer, moe, seed)
-        plans += _router_plans(base, layer, moe, seed)
-    return plans
+        specs += expert_specs(base, layer, moe, seed)
+        specs += _router_specs(base, layer, moe, seed)
+    return specs
 
 
 def chosen_layers(base: TensorSource, indices: list[int] | None) -> list[FfnLayer]:
@@ -95,13 +95,13 @@ def weights_dtype(base: TensorSource) -> str:
     return FLOAT_NAMES[dtypes.pop()]
 
 
-def _expert_plans(
+def _expert_specs(
     base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int, init: Callable | None
 ) -> Iterable[TensorSpec]:
     routed = moe.num_routed_experts
     if moe.shared_expert:
         for tensor in layer.tensors:
-            yield copy_plan(base, layer.dense(*tensor), layer.shared(*tensor))
+            yield copy_spec(base, layer.dense(*tensor), layer.shared(*tensor))
     for part in layer.parts:
         for (name, projections), roles in zip(layer.fused(part), _roles(layer), strict=True):
             dense = [layer.dense(projection, part) for projection in projections]
@@ -145,7 +145,7 @@ def _made_by(init, base, layer, moe, seed, inside, dtype) -> Iterator:
         yield from (made[role].to(torch_dtype(dtype)) for role in inside)
 
 
-def _router_plans(
+def _router_specs(
     base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int
 ) -> Iterable[TensorSpec]:
     routed = moe.num_routed_experts
@@ -159,7 +159,7 @@ def _router_plans(
         parts["noise"] = routed, hidden, 0
     for part, (*shape, scale) in parts.items():
         name, shape = layer.router(part), tuple(shape)
-        yield computed_plan(name, dtype, shape, partial(_drawn, name, shape, scale, seed))
+        yield computed_spec(name, dtype, shape, partial(_drawn, name, shape, scale, seed))
 
 
 def _drawn(name: str, shape: tuple[int, ...], std: float, seed: int):
@@ -168,22 +168,22 @@ def _drawn(name: str, shape: tuple[int, ...], std: float, seed: int):
     return torch.randn(shape, generator=seeded_generator(seed, name)) * std
 
 
-def low_rank_plans(
+def low_rank_specs(
     base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int
 ) -> Iterable[TensorSpec]:
-    """Plan the base's MLP and the factors of a layer's experts.
+    """The base's MLP and the factors of a layer's experts.
 
     The draws of an expert's A depend on the seed, the tensor's name and the expert's number.
     """
     for tensor in layer.tensors:
-        yield copy_plan(base, layer.dense(*tensor), layer.frozen(*tensor))
+        yield copy_spec(base, layer.dense(*tensor), layer.frozen(*tensor))
     for projection in layer.form.projections:
         weight = layer.dense(projection)
         dtype, (outputs, inputs) = base.dtype(weight), base.shape(weight)
         name, shape = layer.factor(projection, "A"), (moe.num_experts, moe.rank, inputs)
-        yield computed_plan(name, dtype, shape, partial(_drawn_factor, name, shape, seed))
+        yield computed_spec(name, dtype, shape, partial(_drawn_factor, name, shape, seed))
         name, shape = layer.factor(projection, "B"), (moe.num_experts, outputs, moe.rank)
-        yield computed_plan(name, dtype, shape, partial(_zeros, shape))
+        yield computed_spec(name, dtype, shape, partial(_zeros, shape))
 
 
 def _drawn_factor(name: str, shape: tuple[int, ...], seed: int):

@@ -165,14 +165,14 @@ def write_tokens(
     """
     import torch
 
-    plans = [
+    specs = [
         TensorSpec(name, dtype, (len(array),), partial(map, torch.from_numpy, blocks(array)))
         for name, dtype in DTYPES.items()
         for array in [getattr(tokens, name)]
     ]
     parameters = options.model_dump() | {"tokenizer": tokenizer_identity(model)} | datasets
     with create_artifact(out, KIND, parameters, {"data": data_hash}) as draft:
-        draft.write_tensors(plans)
+        draft.write_tensors(specs)
 
 
 def datasets_of(data: Iterable[Path]) -> dict[str, list[str]]:
