@@ -111,18 +111,18 @@ def check_rank(key: str, rank: int, sizes: Mapping[str, int]) -> None:
 
 def check_vocabulary(folder: Path) -> None:
     """Raise UserError if the tokenizer of a model folder has a token that the model lacks."""
-    rows, highest = embedding_rows(folder), highest_token(folder)
-    if rows is not None and highest is not None and highest[1] >= rows:
+    size, highest = embedding_size(folder), highest_token(folder)
+    if size is not None and highest is not None and highest[1] >= size:
         token, number = highest
         raise UserError(
-            f"{folder}: the token {token!r:.80} has the id {number}, but the embedding has {rows} "
-            f"rows, for ids up to {rows - 1}. Use the model's own tokenizer, where EOS can pad: "
+            f"{folder}: the token {token!r:.80} has the id {number}, but the embedding has {size} "
+            f"rows, for ids up to {size - 1}. Use the model's own tokenizer, where EOS can pad: "
             "tokenizer.pad_token = tokenizer.eos_token. Or add rows to the base, before tuning, by "
             "resize_token_embeddings"
         )
 
 
-def embedding_rows(folder: Path) -> int | None:
+def embedding_size(folder: Path) -> int | None:
     """The number of tokens in a model's embedding, from its weights, or else its config.json.
 
     None if neither states it. Raises UserError if a file is damaged.

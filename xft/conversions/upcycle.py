@@ -105,11 +105,11 @@ def _expert_specs(
     for part in layer.parts:
         for (name, projections), roles in zip(layer.fused(part), _roles(layer), strict=True):
             dense = [layer.dense(projection, part) for projection in projections]
-            rows, rest = sum(base.shape(held)[0] for held in dense), base.shape(dense[0])[1:]
+            outputs = sum(base.shape(held)[0] for held in dense)
             dtype, chunks = base.dtype(dense[0]), partial(_copies, base, dense * routed)
             if init and part == "weight":
                 chunks = partial(_made_by, init, base, layer, moe, seed, roles, dtype)
-            yield TensorSpec(name, dtype, (routed, rows, *rest), chunks)
+            yield TensorSpec(name, dtype, (routed, outputs, *base.shape(dense[0])[1:]), chunks)
 
 
 def _copies(base: TensorSource, names: Iterable[str]) -> Iterator:

@@ -109,7 +109,7 @@ def _shared(ngrams: DiskArray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def squeeze(text: str) -> str:
-    """The text with one blank for each run of whitespace, and none at its ends."""
+    """The text with one blank for whitespace of any length, and none at its ends."""
     return " ".join(text.split())
 
 

@@ -12,9 +12,16 @@ from stat import S_ISREG
 from typing import TextIO
 
 from xft.artifacts import claims
-from xft.artifacts.artifact import ENTRY_FILE, as_json, sync, write_json
+from xft.artifacts.artifact import ENTRY_FILE, sync, write_json
 from xft.artifacts.claims import OWNER
-from xft.artifacts.manifest import hash_file, json_sha256
+from xft.artifacts.manifest import (
+    MANIFEST_SUFFIX,
+    as_json,
+    find_faults,
+    hash_file,
+    json_sha256,
+    read_manifest,
+)
 from xft.common.errors import UserError
 from xft.common.json_files import read_json
 
@@ -180,6 +187,39 @@ def entry_faults(entry: Path) -> list[str]:
     if recipe.digest != entry.name:
         return [f"{entry} holds another recipe than its name says"]
     return [] if as_json(actual) == file.read_text("utf-8") else [f"{file} was edited"]
+
+
+def all_faults(entry: Path) -> list[str]:
+    """The differences between an entry and all that it states, with every byte compared.
+
+    What keeps a file from being read is one, too.
+    """
+    try:
+        manifests = sorted(entry.glob(f"*{MANIFEST_SUFFIX}"))
+        faults = entry_faults(entry) if manifests else [f"{entry} has no manifest"]
+        for manifest in manifests:
+            artifact = manifest.with_name(manifest.name.removesuffix(MANIFEST_SUFFIX))
+            faults += find_faults(artifact, read_manifest(manifest), full=True)
+    except (UserError, OSError) as error:
+        return [str(error)]
+    return faults
+
+
+def remove(entry: Path) -> None:
+    """Remove an entry, whole or not, and its logs. It vanishes by one rename.
+
+    Raises UserError if a process makes it.
+    """
+    whole = entry.with_name(entry.name.removesuffix(PARTIAL))
+    with claimed(whole):
+        if entry.is_symlink():
+            entry.unlink()
+        else:
+            aside = entry.with_name(f".{entry.name}.removed")
+            entry.rename(aside)
+            shutil.rmtree(aside)
+        for file in log_of(whole).parent.glob(f"{whole.name}.*"):
+            file.unlink()
 
 
 def lost_inputs(entries: Iterable[Path]) -> dict[str, dict[Path, str]]:
