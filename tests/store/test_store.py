@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 from damage import flip_a_bit
 
-from xft.artifacts.artifact import create_artifact
+from xft.artifacts.artifact import ENTRY_FILE, create_artifact
 from xft.cli.running import failure
 from xft.common.errors import UserError
 from xft.common.results_folder import CONFIG_FILE, CONFIG_HEAD
@@ -25,17 +25,7 @@ from xft.store.file_hashes import FileHashCache, content_hash
 from xft.store.job_records import COSTS_FILE, Job, read_plan, write_plan
 from xft.store.links import find_unwanted, lay, take_away
 from xft.store.make import HIDE_ERRORS, link_declared, log_of, make
-from xft.store.store import (
-    ENTRY_FILE,
-    MARK,
-    Recipe,
-    Store,
-    claimed,
-    is_whole,
-    partial,
-    publish,
-    worker,
-)
+from xft.store.store import MARK, Recipe, Store, claimed, is_whole, partial, publish, worker
 from xft.tools import gc
 
 WRITES = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('made')"
