@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.timing import markdown_table
 from xft.common.progress import progress
-from xft.data.templates import make_template
+from xft.data.prompt_templates import make_template
 from xft.data.tokenizers import load_tokenizer
 from xft.evaluation.generation import generate
 from xft.evaluation.problem_sets import load_problems

@@ -25,7 +25,7 @@ import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from benchmarks.timing import markdown_table
-from xft.common.allocator import reuse_freed_memory
+from xft.common.system import reuse_freed_memory
 from xft.training.losses import LabelledLoss
 
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000000"}

@@ -25,9 +25,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.peak import peak_memory
 from benchmarks.timing import interleaved, markdown_table, relative_speed
-from xft.common.allocator import reuse_freed_memory
+from xft.common.system import reuse_freed_memory
 from xft.config.training import BLOCK_LOGITS
-from xft.data.examples import IGNORED
+from xft.data.tokenized_rows import IGNORED
 from xft.training import losses
 from xft.training.losses import LabelledLoss
 

@@ -33,10 +33,7 @@ from benchmarks.peak import peak_memory
 from benchmarks.timing import interleaved, speed_table
 from workflow_scripts import ffn, moe
 from xft.checkpoints.reader import Checkpoint
-from xft.conversions.merge import (
-    initial_logits,
-    mixing_coefficients,
-)
+from xft.conversions.coefficients import initial_logits, mixing_coefficients
 from xft.conversions.merged_tensors import merged_tensors
 from xft.modeling.mixing import Mixing, MixingLogits
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.timing import interleaved, speed_table
-from xft.common.processes import usable_cpus
+from xft.common.system import usable_cpus
 from xft.evaluation.judging import PASSED
 from xft.evaluation.languages import commands, find_language
 from xft.evaluation.problem_sets import load_problems

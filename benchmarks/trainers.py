@@ -41,8 +41,8 @@ from benchmarks.stepwise import WARMUP, StepwiseProcess, make_trainer
 from benchmarks.timing import interleaved, markdown_table, relative_speed
 from benchmarks.utilisation import MOE
 from xft.cli.running import ENVIRONMENT
-from xft.common.allocator import reuse_freed_memory
 from xft.common.optional import is_installed
+from xft.common.system import reuse_freed_memory
 from xft.config.sections import MoeSftConfig, TokensConfig
 from xft.data.preparation import prepare
 from xft.data.tokenizers import load_tokenizer

@@ -28,7 +28,7 @@ from benchmarks.timing import interleaved, markdown_table, relative_speed
 from workflow_scripts import ffn, moe
 from xft.checkpoints.reader import Checkpoint
 from xft.config.sections import MoeSftConfig, TokensConfig
-from xft.conversions.merge import initial_logits
+from xft.conversions.coefficients import initial_logits
 from xft.data.preparation import prepare
 from xft.data.tokenizers import load_tokenizer
 from xft.modeling.mixing import Mixing, MixingLogits

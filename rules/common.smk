@@ -8,7 +8,7 @@ from pathlib import Path
 from xft.cli.step import to_flags
 from xft.dag.job_resources import memory, minutes, nodes
 from xft.dag.snakemake_run import SnakemakeRun
-from xft.store.job_log import HIDE_ERRORS
+from xft.store.make import HIDE_ERRORS
 from xft.store.store import DIGEST
 
 RUN = SnakemakeRun(workflow, config)

@@ -14,7 +14,7 @@ from xft.artifacts.artifact import create_artifact
 from xft.cli.step import to_flags
 from xft.common.user_code import UserCode
 from xft.config.sections import MixtureConfig
-from xft.conversions import mixing_artifact
+from xft.conversions import coefficients
 from xft.modeling.configuration import XftConfig
 from xft.modeling.mixing import Mixing, MixingLogits
 
@@ -71,9 +71,9 @@ def random_mixture(backbone: str, moe: Mapping = {}, **settings):
 
 def mixing_of(chain: Chain, **options) -> Mixing:
     """The mixing model of a chain's mixture and coefficients."""
-    sources = mixing_artifact.open_sources(chain[chain.mixture], chain["ffn"])
-    start = mixing_artifact.open_mixing(chain[chain.weighted], sources)
-    logits = MixingLogits(start.alpha, start.shared_expert_weight)
+    sources = coefficients.open_sources(chain[chain.mixture], chain["ffn"])
+    start = coefficients.open_mixing(chain[chain.weighted], sources)
+    logits = MixingLogits(start.alpha, start.lam)
     return Mixing(sources["moe"].checkpoint, sources["ffn"].checkpoint, logits, **options)
 
 
@@ -109,12 +109,12 @@ def learned(chain: Chain, out: Path, alpha_of: Callable[[object], object], *flag
     """The artifacts from a training on that left `alpha_of(start)`. flags: of weighted_init."""
     given = {name: chain[name] for name in (chain.mixture, "ffn")}
     start = Chain(out, {"weighted_init": ["--lam", LAMBDA, *flags]}, **given)["weighted_init"]
-    sources = mixing_artifact.open_sources(*given.values())
-    start = mixing_artifact.open_mixing(start, sources)
+    sources = coefficients.open_sources(*given.values())
+    start = coefficients.open_mixing(start, sources)
     inputs = start.artifact.manifest.inputs
     made = create_artifact(out / "learned", "weighted_trained", start.config, inputs)
     with made as draft:
-        mixing_artifact.write(draft, alpha_of(start), start.config)
+        coefficients.write_mixing(draft, alpha_of(start), start.config)
     return Chain(out, weighted_trained=out / "learned", **given)
 
 

@@ -6,7 +6,7 @@ import torch
 from trainings import ROWS
 from transformers import AutoTokenizer
 
-from xft.data.templates import make_template
+from xft.data.prompt_templates import make_template
 
 STEPS, RATE = 4, 0.01
 

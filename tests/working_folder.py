@@ -6,9 +6,9 @@ from pathlib import Path
 
 from problem_files import problem, write_problems
 
+from xft.artifacts.artifact import ENTRY_FILE
 from xft.config.runs import overlaid
 from xft.dag.workflow_run import WorkflowRun
-from xft.store.store import ENTRY_FILE
 
 ROW = {"instruction": "Add.", "response": "a + b"}
 CONFIG = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import hash_files
-from xft.checkpoints.card_facts import fact_of_card
+from xft.checkpoints.model_files import fact_of_card
 from xft.cli.step import Step, run
 from xft.config.sections import BaseConfig
 from xft.hub.source import check_model, find_model

@@ -17,9 +17,9 @@ def main(argv: list[str] | None = None) -> None:
     args = step.parse_args(argv)
     tokens = step.open("tokens", args.tokens, "tokens")
 
-    from xft.data.contamination import Detector
     from xft.data.preparation import contaminated
-    from xft.data.tokens_artifact import read_training_rows
+    from xft.data.problem_traces import Detector
+    from xft.data.tokenized_rows import read_training_rows
     from xft.evaluation.references import load_references
 
     rows = read_training_rows(args.data, tokens)

@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     if missing := [name for name in needed if needed[name] and getattr(args, name) is None]:
         raise UserError(f"method = {method.method}: give --{' and --'.join(missing)} too")
 
-    from xft.conversions.merge_methods import dense_plans, open_base
-    from xft.conversions.mixing_artifact import open_mixing, open_sources
+    from xft.conversions.coefficients import open_mixing, open_sources
+    from xft.conversions.dense_models import dense_specs, open_base
     from xft.reporting.cards import dense_card
     from xft.reporting.diversity import loads_at_end
 
@@ -47,10 +47,10 @@ def main(argv: list[str] | None = None) -> None:
     if takes_load:
         loads = dict(zip(layers, loads_at_end(args.metrics), strict=True))
         step.inputs["metrics"] = hash_file(args.metrics)
-    plans = dense_plans(moe, ffn, mixing.coefficients, base, function, loads)
+    specs = dense_specs(moe, ffn, mixing.coefficients, base, function, loads)
     card = dense_card(mixture, mixing, layers, method)
     with step.draft(parameters) as draft:
-        draft.write_model(plans, moe.config["base_config"], like=mixture.path, card=card)
+        draft.write_model(specs, moe.config["base_config"], like=mixture.path, card=card)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = step.parse_args(argv)
 
-    from xft.conversions.diversity import diversity
+    from xft.conversions.expert_diversity import diversity
 
     base = step.open("base", args.base, "base", "dense")
     ffn = step.open("ffn", args.ffn, "ffn")

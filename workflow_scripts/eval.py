@@ -8,15 +8,14 @@ import math
 from pathlib import Path
 from textwrap import indent
 
-from xft.checkpoints.capacity import window
-from xft.checkpoints.model_config import read_model_config
+from xft.checkpoints.model_files import read_model_config, window
 from xft.cli.step import Step, run
-from xft.common.devices import claim_gpus
 from xft.common.errors import UserError, listed
-from xft.common.processes import usable_cpus
+from xft.common.gpus import claim_gpus
 from xft.common.progress import say
+from xft.common.system import usable_cpus
 from xft.config.sections import EvaluatedConfig, GenerationConfig, RunConfig, ScoringConfig
-from xft.data.templates import CHAT, PROMPT_NAMES, make_template, read_template
+from xft.data.prompt_templates import CHAT, PROMPT_NAMES, make_template, read_template
 from xft.data.tokenizers import load_tokenizer
 from xft.evaluation import ground_truth
 from xft.evaluation.loading import trained_template

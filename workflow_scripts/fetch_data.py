@@ -5,7 +5,7 @@ named without a file, `datasets` reads it, and --out is a Parquet file. A manife
 --out.
 """
 
-from xft.artifacts.files import write_manifest
+from xft.artifacts.manifest import write_manifest
 from xft.cli.step import Step, run
 from xft.config.sections import RowsSource
 from xft.hub.repository import fetch_file

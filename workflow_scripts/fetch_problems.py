@@ -9,8 +9,7 @@ from pathlib import Path
 
 from xft.cli.step import Step, run
 from xft.common.errors import UserError
-from xft.hub.named_sets import NAMED_SETS
-from xft.hub.problem_sets import fetch
+from xft.hub.named_sets import NAMED_SETS, fetch
 
 
 def main(argv: list[str] | None = None) -> None:

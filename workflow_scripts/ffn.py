@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     step.output("--out", "DIR", "The FFN weights.")
     args = step.parse_args(argv)
 
-    from xft.conversions.extract import FACTOR_SETTINGS, ffn_names
+    from xft.checkpoints.layout import FACTOR_SETTINGS, ffn_names
 
     moe = step.open("moe", args.moe, "moe", "moe_sft")
     names, config = ffn_names(moe.checkpoint), moe.checkpoint.config

@@ -4,7 +4,7 @@ Of problems whose tests are a program, the canonical solutions are only judged.
 """
 
 from xft.cli.step import Step, run
-from xft.common.processes import usable_cpus
+from xft.common.system import usable_cpus
 from xft.config.sections import ScoringConfig
 from xft.evaluation import ground_truth
 from xft.evaluation.problem_sets import load_problems

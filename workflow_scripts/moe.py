@@ -32,9 +32,9 @@ def main(argv: list[str] | None = None) -> None:
     for code in codes_in(moe.init):
         init, step.inputs["init"] = code.load(INIT), hash_program(code.file)
         parameters["init"] = code.shown
-    plans = upcycle(checkpoint, moe, seed, init)
+    specs = upcycle(checkpoint, moe, seed, init)
     with step.draft(parameters) as draft:
-        draft.write_model(plans, config, like=base.path, card=mixture_card(config, parameters))
+        draft.write_model(specs, config, like=base.path, card=mixture_card(config, parameters))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ The step writes the main charts as SVG files into the folder `figures` beside it
 """
 
 from xft.artifacts.artifact import create_artifact
-from xft.artifacts.files import write_manifest, write_whole
-from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.artifacts.manifest import manifest_path, read_manifest, write_manifest
 from xft.cli.step import Step, run
+from xft.common.file_access import write_whole
 from xft.config.steps import FIGURES
 from xft.reporting.page.figures import write_figures
 from xft.reporting.page.folder import read_results

@@ -18,18 +18,18 @@ def main(argv: list[str] | None = None) -> None:
     step.output("--out", "DIR", "The mean.")
     args = step.parse_args(argv)
 
-    from xft.conversions.soup import soup_plans
+    from xft.conversions.dense_models import soup_specs
     from xft.reporting.cards import plain_card
 
     paths = enumerate(args.models, 1)
     models = [step.open(f"model {number}", path, *KINDS) for number, path in paths]
-    plans = soup_plans([model.checkpoint for model in models])
+    specs = soup_specs([model.checkpoint for model in models])
     known = _common_parameters(models)
     parameters = {key: known[key] for key in ("base", "template", "end_of_turn") if key in known}
     config, ids = models[0].checkpoint.config, [model.id for model in models]
     with step.draft(parameters) as draft:
         card = plain_card("soup", config, known, ids=list(map(short, ids)))
-        draft.write_model(plans, config, like=models[0].path, card=card)
+        draft.write_model(specs, config, like=models[0].path, card=card)
 
 
 def _common_parameters(models: list[OpenedArtifact]) -> dict:

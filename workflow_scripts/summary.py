@@ -6,9 +6,9 @@ lines of the Markdown file. A second CSV file contains the comparisons.
 
 import os
 
-from xft.artifacts.files import write_manifest, write_whole
-from xft.artifacts.manifest import hash_file
+from xft.artifacts.manifest import hash_file, write_manifest
 from xft.cli.step import Step, check_apart, run
+from xft.common.file_access import write_whole
 from xft.reporting.notes import CHOICES
 from xft.reporting.runs import read_runs
 from xft.reporting.summary import head, summarise

@@ -9,7 +9,7 @@ from xft.artifacts.artifact import OpenedArtifact, write_json
 from xft.cli.step import Step, run
 from xft.common.progress import say
 from xft.config.sections import MODEL_KINDS, TokensConfig
-from xft.data.templates import with_template_read
+from xft.data.prompt_templates import with_template_read
 from xft.hub.named_sets import RELEASED
 
 
@@ -30,10 +30,10 @@ def main(argv: list[str] | None = None) -> None:
     options = with_template_read(step.options(TokensConfig))
     base = step.open("base", args.model, *MODEL_KINDS)
 
-    from xft.data.contamination import Detector
     from xft.data.preparation import prepare, summary
+    from xft.data.problem_traces import Detector
+    from xft.data.tokenized_rows import datasets_of, write_tokens
     from xft.data.tokenizers import load_tokenizer
-    from xft.data.tokens_artifact import datasets_of, write_tokens
     from xft.evaluation.references import load_references
 
     fingerprints, problems = load_references([name for name in args.problems if name])

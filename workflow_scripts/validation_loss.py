@@ -8,11 +8,10 @@ from pathlib import Path
 
 from xft.artifacts.artifact import OpenedArtifact
 from xft.artifacts.manifest import SAFETENSORS, hash_file
-from xft.checkpoints.strict_json import read_json
 from xft.cli.step import Step, run
-from xft.common.devices import advice_on_nan, claim_gpus
 from xft.common.errors import UserError, counted
-from xft.common.json_lines import read_json_objects
+from xft.common.gpus import advice_on_nan, claim_gpus
+from xft.common.json_files import read_json, read_json_objects
 from xft.common.progress import say
 from xft.config.sections import MODEL_KINDS, RunConfig
 from xft.evaluation.loading import load_model
@@ -56,7 +55,7 @@ def _measured(file: Path | None, model: OpenedArtifact, given: dict) -> dict | N
 
 
 def _measure(model: OpenedArtifact, tokens: OpenedArtifact, threads: int) -> dict:
-    from xft.data.tokens_artifact import open_tokens
+    from xft.data.tokenized_rows import open_tokens
     from xft.training.losses import LabelledLoss
     from xft.training.validation import row_losses
 

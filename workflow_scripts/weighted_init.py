@@ -17,15 +17,15 @@ def main(argv: list[str] | None = None) -> None:
     shape = step.options(MixingShape)
     lam = check_lambda(args.lam, "--lam")
 
-    from xft.conversions import mixing_artifact
-    from xft.conversions.merge import initial_logits
+    from xft.conversions import coefficients
+    from xft.conversions.coefficients import initial_logits
 
-    sources = mixing_artifact.open_sources(args.moe, args.ffn, step.full)
+    sources = coefficients.open_sources(args.moe, args.ffn, step.full)
     config = {"shared_expert_weight": lam, **shape.model_dump()}
     step.inputs |= sources
     with step.draft(config) as draft:
         alpha = initial_logits(sources["ffn"].checkpoint, shape.granularity)
-        mixing_artifact.write(draft, alpha, config)
+        coefficients.write_mixing(draft, alpha, config)
 
 
 if __name__ == "__main__":

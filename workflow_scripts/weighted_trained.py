@@ -15,14 +15,14 @@ def main(argv: list[str] | None = None) -> None:
     args = step.parse_args(argv)
     request = step.request(MixingTraining)
 
-    from xft.conversions import mixing_artifact
+    from xft.conversions import coefficients
     from xft.modeling.mixing import Mixing, MixingLogits
 
-    sources = mixing_artifact.open_sources(args.moe, args.ffn, request.full)
-    initial = mixing_artifact.open_mixing(args.weighted, sources, request.full)
+    sources = coefficients.open_sources(args.moe, args.ffn, request.full)
+    initial = coefficients.open_mixing(args.weighted, sources, request.full)
     session = Session(request, args.moe)
     inputs = {"weighted": initial.artifact.id, **session.ids}
-    logits = MixingLogits(initial.alpha, initial.shared_expert_weight)
+    logits = MixingLogits(initial.alpha, initial.lam)
     moe, ffn = sources["moe"].checkpoint, sources["ffn"].checkpoint
     mixing = Mixing(moe, ffn, logits, device(), session.weight_dtype)
     with session.trained(mixing.model, request.parameters, inputs, mixing=mixing) as learned:
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
             return
         step.inputs |= sources | inputs
         with step.draft(initial.config | request.parameters) as draft:
-            mixing_artifact.write(draft, logits.values(), initial.config)
+            coefficients.write_mixing(draft, logits.values(), initial.config)
 
 
 if __name__ == "__main__":

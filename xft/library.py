@@ -21,19 +21,18 @@ from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from xft.checkpoints.card_facts import fact_of_card
 from xft.checkpoints.in_memory import LoadedModel
+from xft.checkpoints.model_files import fact_of_card
 from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError, did_you_mean
 from xft.common.user_code import codes_in
 from xft.config.reading import SectionType, check_lambda, validated
 from xft.config.section import Section
 from xft.config.sections import INIT, MERGE, MergeMethod, MixingShape, MoeConfig, RunConfig
-from xft.conversions import diversity as experts
+from xft.conversions import expert_diversity as experts
 from xft.conversions import upcycle as upcycling
-from xft.conversions.merge import alpha_shape, initial_logits
-from xft.conversions.merge_methods import dense_plans
-from xft.conversions.soup import soup_plans
+from xft.conversions.coefficients import alpha_shape, initial_logits
+from xft.conversions.dense_models import dense_specs, soup_specs
 from xft.modeling import mixing
 from xft.modeling.configuration import MODEL_TYPE, XftConfig, dense_config
 from xft.modeling.loading import load_whole
@@ -87,9 +86,9 @@ def upcycle(model: PreTrainedModel, *, seed: int = 42, **options) -> PreTrainedM
         function = function or code.load(INIT)
     seed = validated(RunConfig, {"seed": seed}, "upcycle").seed
     dense = LoadedModel(model)
-    plans = upcycling.upcycle(dense, settings, seed, function)
+    specs = upcycling.upcycle(dense, settings, seed, function)
     config = upcycling.upcycled_config(dense.config, settings, upcycling.weights_dtype(dense))
-    mixture = _built(XftConfig.from_dict(config), plans, model)
+    mixture = _built(XftConfig.from_dict(config), specs, model)
     if settings.experts == "lora":
         mixture.choose_trainable(freeze_rest=settings.train_rest != "full")
     return mixture
@@ -152,10 +151,10 @@ def merge(
     base: PreTrainedModel | None = None,
     **options,
 ) -> PreTrainedModel:
-    """Step 7: the dense model of the base's own class, W = c_0 W_0 + sum_i c_i W_i for each tensor.
+    """Step 7: the dense model of the base's own class, W = sum_i c_i W_i for each tensor.
 
-    lam: c_0, the weight of the shared expert, 0.75 if it is left out; the others have equal shares
-    of the rest.
+    lam: lambda, the coefficient of the shared expert, 0.75 if it is left out; the others have equal
+    shares of the rest.
     coefficients: `Mixing.coefficients`, in place of both.
     options: the key method of section `merge`. It may also be a function of the tensors of
     the experts, their shares and the base's tensor (docs/extending.md).
@@ -176,8 +175,8 @@ def merge(
         raise UserError(f"merge: lam = {lam}: no effect beside coefficients. Leave out one of them")
     coefficients = _checked(coefficients, source).detach().to(mixture.device, torch.float32)
     known = None if base is None else _base(base, source)
-    plans = dense_plans(source, source, coefficients, known, function)
-    return _built(dense_config(source.config), plans, mixture)
+    specs = dense_specs(source, source, coefficients, known, function)
+    return _built(dense_config(source.config), specs, mixture)
 
 
 def soup(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
@@ -185,8 +184,8 @@ def soup(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
     if not isinstance(models, Sequence):
         raise UserError(f"soup: models is a {type(models).__name__}. Give a list of models")
     numbered = enumerate(models, 1)
-    plans = soup_plans([LoadedModel(model, f"model {number}") for number, model in numbered])
-    return _built(copy.deepcopy(models[0].config), plans, models[0])
+    specs = soup_specs([LoadedModel(model, f"model {number}") for number, model in numbered])
+    return _built(copy.deepcopy(models[0].config), specs, models[0])
 
 
 def save(model: PreTrainedModel, tokenizer, folder: Path | str) -> None:
@@ -271,10 +270,10 @@ def _base(model: PreTrainedModel, source: LoadedModel) -> LoadedModel:
 
 @torch.no_grad()
 def _built(
-    config: PretrainedConfig, plans: Iterable[TensorSpec], like: PreTrainedModel
+    config: PretrainedConfig, specs: Iterable[TensorSpec], like: PreTrainedModel
 ) -> PreTrainedModel:
-    """The model of planned tensors, with generation config, mode and device of `like`."""
-    state = {plan.name: plan.tensor(like.device) for plan in plans}
+    """The model of these tensors, with generation config, mode and device of `like`."""
+    state = {spec.name: spec.tensor(like.device) for spec in specs}
     config._attn_implementation = like.config._attn_implementation
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     model = load_whole(model_class, None, config=config, state_dict=state, dtype=like.dtype)

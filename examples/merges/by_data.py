@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import xft
-from xft.data.tokens_artifact import open_tokens
+from xft.data.tokenized_rows import open_tokens
 
 ROWS, LEAST = 2000, 1e-6  # LEAST: of the mean square of an input, is added to each
 

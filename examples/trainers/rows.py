@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from xft.data.tokens_artifact import open_tokens
+from xft.data.tokenized_rows import open_tokens
 
 
 def read_rows(tokens: str, model: str) -> list[dict]:

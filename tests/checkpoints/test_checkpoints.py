@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from xft.checkpoints import writer
-from xft.checkpoints.reader import SINGLE_FILE, Checkpoint
+from xft.checkpoints.model_files import SINGLE_FILE
+from xft.checkpoints.reader import Checkpoint
 from xft.checkpoints.writer import TensorSpec, write_checkpoint
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -36,7 +37,7 @@ def small_pieces(monkeypatch):
     assert not [thread for thread in threading.enumerate() if "Pool" in thread.name]
 
 
-def plan(name: str, tensor: torch.Tensor, dtype: str) -> TensorSpec:
+def spec(name: str, tensor: torch.Tensor, dtype: str) -> TensorSpec:
     return TensorSpec(name, dtype, tuple(tensor.shape), lambda: [tensor])
 
 
@@ -48,8 +49,8 @@ def assert_same(left: dict, right: dict) -> None:
 
 
 def test_safetensors_reads_what_we_write(tmp_path):
-    plans = [plan(name, tensor, name.split(".")[0]) for name, tensor in TENSORS.items()]
-    write_checkpoint(tmp_path, plans)
+    specs = [spec(name, tensor, name.split(".")[0]) for name, tensor in TENSORS.items()]
+    write_checkpoint(tmp_path, specs)
     assert [path.name for path in tmp_path.iterdir()] == [SINGLE_FILE]
     header_length = int.from_bytes((tmp_path / SINGLE_FILE).read_bytes()[:8], "little")
     assert header_length % 8 == 0  # so that values are aligned
@@ -68,8 +69,8 @@ def test_we_read_what_safetensors_writes(tmp_path):
 
 
 def test_our_shards_load_in_transformers(tmp_path, tiny_llama):
-    plans = [plan(name, t, "F32") for name, t in load_file(tiny_llama / SINGLE_FILE).items()]
-    written = write_checkpoint(tmp_path, plans, max_shard_bytes=40_000)
+    specs = [spec(name, t, "F32") for name, t in load_file(tiny_llama / SINGLE_FILE).items()]
+    written = write_checkpoint(tmp_path, specs, max_shard_bytes=40_000)
     shutil.copy(tiny_llama / "config.json", tmp_path)
     for name in written:
         tensors = load_file(tmp_path / name)
@@ -131,7 +132,7 @@ def test_an_error_of_the_disk_or_of_the_hash_is_raised(tmp_path, monkeypatch):
     ):
         with monkeypatch.context() as patch, pytest.raises(error):
             patch.setattr(module, name, broken)
-            write_checkpoint(tmp_path, [plan("w", torch.ones(1001), "F32")])
+            write_checkpoint(tmp_path, [spec("w", torch.ones(1001), "F32")])
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])

@@ -10,9 +10,11 @@ from safetensors.torch import save_file
 
 from xft.artifacts.manifest import read_manifest
 from xft.checkpoints.header import read_tensors
-from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE, Checkpoint, read_json
+from xft.checkpoints.model_files import INDEX_FILE, SINGLE_FILE
+from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
-from xft.common.limits import limited
+from xft.common.json_files import read_json
+from xft.common.system import limited
 
 W = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 V = {"dtype": "U8", "shape": [4], "data_offsets": [8, 12]}

@@ -9,8 +9,8 @@ import uuid
 
 import pytest
 
-from xft.common import devices
-from xft.common.devices import advice_on_nan, describe_device
+from xft.common import gpus
+from xft.common.gpus import advice_on_nan, describe_device
 
 SHOW = """
 import os, sys
@@ -74,9 +74,9 @@ def test_without_enough_gpus_all_stay_visible(step):
 )
 def test_nan_on_a_processor_with_amx_comes_with_advice(tmp_path, monkeypatch, flags, advises):
     (tmp_path / "cpuinfo").write_text(f"flags : fpu {flags}\n")
-    monkeypatch.setattr(devices, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(gpus, "CPU_INFO", tmp_path / "cpuinfo")
     assert ("ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16" in advice_on_nan()) == advises
-    monkeypatch.setattr(devices, "CPU_INFO", tmp_path / "none")
+    monkeypatch.setattr(gpus, "CPU_INFO", tmp_path / "none")
     assert advice_on_nan() == ""
 
 

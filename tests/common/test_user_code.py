@@ -1,9 +1,14 @@
-"""Code of the user's that keys name: what is read of it, and what is told before it runs."""
+"""Code of the user's that keys name: what is read of it, and what is told before it runs. Programs:
+which files they are, and that these and no others run.
+"""
+
+import sys
+from pathlib import Path
 
 import pytest
 
 from xft.common.errors import UserError
-from xft.common.user_code import Names, UserCode, codes_in
+from xft.common.user_code import Names, UserCode, codes_in, load_program, program_files
 
 CODE = """
 def mean(tensors, base, *, share, kept=0.5, load=None):
@@ -20,6 +25,25 @@ def fails(tensors, base):
     pass
 """
 MERGE, CLASS = Names(("tensors", "base"), ("load",)), Names(("self",))
+
+FILES = {
+    "main.py": """
+import json, os.path, pkg.deep.leaf as leaf, select, xft
+
+def total():
+    import pkg.middle
+    return select.VALUE + leaf.VALUE + pkg.middle.VALUE + pkg.deep.leaf.VALUE
+""",
+    "select.py": "from base import *",  # the standard library has a module of this name
+    "base.py": "from . import again\nVALUE = 1",
+    "again.py": "import base",
+    "pkg/__init__.py": "",
+    "pkg/middle.py": "from .deep import leaf\nfrom ..base import VALUE as ONE\nVALUE = 10 * ONE",
+    "pkg/deep/__init__.py": "",
+    "pkg/deep/leaf.py": "import base\nVALUE = 100 * base.VALUE",
+    "unused.py": "1 / 0",
+    "json/unused.py": "1 / 0",
+}
 
 
 @pytest.fixture
@@ -63,3 +87,42 @@ def test_what_does_not_fit_is_told_before_the_file_runs(file):
     file.write_text("def mean(tensors, base):\n    pass\n1 / 0")
     with pytest.raises(UserError, match=r"mine.py, line 3: ZeroDivisionError"):
         UserCode.of(f"{file}:mean").load(MERGE)
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder / "main.py"
+
+
+def test_a_program_is_its_file_and_those_in_its_folder_that_it_imports(tmp_path, monkeypatch):
+    """Another program, the working directory and the installed modules do not change it."""
+    first = write(tmp_path / "first", FILES)
+    second = write(tmp_path / "second", FILES | {"base.py": "VALUE = 2"})
+    used = {str(Path(name)) for name in FILES if "unused" not in name}
+    before = {*tmp_path.rglob("*")}
+    monkeypatch.chdir(write(tmp_path / "elsewhere", {"base.py": "1 / 0"}).parent)
+    files = program_files(first)
+    assert {str(file.relative_to(first.parent)) for file in files.values()} == used
+    programs = load_program(first), load_program(second)
+    assert [program.total() for program in programs] == [211, 422]
+    assert "VALUE" not in vars(sys.modules["select"]) and "base" not in sys.modules
+    write(first.parent, {"base.py": "VALUE = 3"})  # of the same size, within the same second
+    assert load_program(first).total() == 633
+    assert {*tmp_path.rglob("*")} - before == {*Path.cwd().rglob("*"), Path.cwd()}
+
+
+def test_a_module_whose_content_would_be_unknown_is_refused(tmp_path, monkeypatch):
+    """It is in the working directory, in a folder without __init__.py, or not Python."""
+    files = {"near.py": "from there.a import b", "there/a.py": "", "bad.py": "1 1"}
+    monkeypatch.chdir(write(tmp_path, {"far.py": ""}).parent)
+    for text, message in (
+        ("import far", r"main.py imports far, which .* Put far.py or far/__init__.py into .*/lib$"),
+        ("def f():\n    from lib.near import x", r"main.py imports lib, which is in the working"),
+        ("import near", "near.py imports there, which .*in a folder without __init__.py"),
+        ("from . import bad", "bad.py is not valid Python"),
+    ):
+        main = write(tmp_path / "lib", files | {"main.py": text})
+        with pytest.raises(UserError, match=message):
+            program_files(main)

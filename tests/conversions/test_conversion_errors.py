@@ -8,10 +8,9 @@ import pytest
 from chains import Chain, run_here
 from damage import flip_a_bit
 
-from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import manifest_path
 from xft.common.errors import UserError
-from xft.common.refusals import explain
+from xft.common.file_access import explain, write_whole
 
 SINGLE = "model.safetensors"
 

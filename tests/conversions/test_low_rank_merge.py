@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from xft.checkpoints.layout import moe_layers
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
-from xft.conversions.diversity import diversity
+from xft.conversions.expert_diversity import diversity
 from xft.conversions.merged_tensors import merged_tensors
 
 pytestmark = pytest.mark.numeric

@@ -9,8 +9,8 @@ from trainings import write_rows
 
 from xft.common.errors import UserError
 from xft.config.sections import DataConfig, TokensConfig
-from xft.data.contamination import Detector, Fingerprint
 from xft.data.preparation import prepare
+from xft.data.problem_traces import Detector, Fingerprint
 from xft.estimates.rows import count_rows
 
 # As Llama 2's: the system prompt in the first question, no header for the assistant, strict roles.

@@ -13,17 +13,16 @@ from trainings import ROWS, write_rows
 from workflow_scripts import tokens
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import manifest_path, read_manifest
-from xft.common import processes
+from xft.common import system
 from xft.common.errors import UserError
 from xft.config.sections import TokensConfig
-from xft.data import disk_array
-from xft.data.contamination import Detector, Fingerprint
-from xft.data.examples import tokenize_rows
-from xft.data.instructions import Row
+from xft.data import row_files
+from xft.data.instruction_rows import Row
 from xft.data.preparation import prepare
-from xft.data.templates import make_template
+from xft.data.problem_traces import Detector, Fingerprint
+from xft.data.prompt_templates import make_template
+from xft.data.tokenized_rows import open_tokens, tokenize_rows
 from xft.data.tokenizers import load_tokenizer
-from xft.data.tokens_artifact import open_tokens
 
 TRAINING = ["--max-steps", "2", "--per-device-train-batch-size", "4", "--learning-rate", "0.01"]
 
@@ -83,8 +82,8 @@ def test_everything_that_is_left_out_is_reported(tokenizer, tmp_path, monkeypatc
     ]
     assert report["removed"] == {entry["reason"]: 1 for entry in report["removed_rows"]}
     assert (report["rows"], report["training"], report["validation"]) == (8, 3, 0)
-    monkeypatch.setattr(processes, "FEW", 0)
-    monkeypatch.setattr(processes, "usable_cpus", lambda: 3)
+    monkeypatch.setattr(system, "FEW", 0)
+    monkeypatch.setattr(system, "usable_cpus", lambda: 3)
     shared, same = prepare([file], tokenizer, options, find)
     assert (shared.input_ids[:].tolist(), same) == (made.input_ids[:].tolist(), report)
     exact, _ = prepare([file], tokenizer, TokensConfig(bad_rows="skip", deduplicate="exact"))
@@ -163,12 +162,12 @@ def test_few_rows_to_train_on_are_told(tokenizer, rows, capsys):
 
 
 def test_an_array_on_the_disk_is_read_in_blocks_to_its_end(monkeypatch):
-    monkeypatch.setattr(disk_array, "BLOCK", 3)
-    stored = disk_array.DiskArray(np.int32)
+    monkeypatch.setattr(row_files, "BLOCK", 3)
+    stored = row_files.DiskArray(np.int32)
     for part in (np.arange(5), np.arange(5, 7)):
         stored.append(part)
     for values in (stored, np.arange(7)):
-        blocks = [block.tolist() for block in disk_array.blocks(values)]
+        blocks = [block.tolist() for block in row_files.blocks(values)]
         assert blocks == [[0, 1, 2], [3, 4, 5], [6]]
 
 

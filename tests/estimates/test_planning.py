@@ -21,7 +21,7 @@ from interpreter import python
 from mixtures import init_example
 from transformers import AutoModelForCausalLM
 
-from xft.checkpoints.dtypes import DTYPE_BYTES
+from xft.checkpoints.header import DTYPE_BYTES
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 from xft.config.reading import complete

@@ -12,13 +12,14 @@ import pytest
 from evalplus.sanitize import sanitize
 
 from xft.common.errors import UserError
-from xft.data.templates import COMPLETION, make_template
+from xft.data.prompt_templates import COMPLETION, make_template
 from xft.evaluation import ground_truth
 from xft.evaluation.forms import calls
+from xft.evaluation.judging import PASSED
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.problems import Problem
 from xft.evaluation.prompts import cut, task_prompts
-from xft.evaluation.scoring import PASSED, Verdict, score
+from xft.evaluation.scoring import Verdict, score
 
 STORED = Path(__file__).parent / "prompts"
 REAL = Path(__file__).parent / "answers"

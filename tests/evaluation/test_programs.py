@@ -17,10 +17,10 @@ from working_folder import CONFIG, fill, wants
 from workflow_scripts import eval as evaluate
 from workflow_scripts import ground_truth
 from xft.common.errors import UserError
-from xft.common.json_lines import read_json_lines
+from xft.common.json_files import read_json_lines
 from xft.dag.problem_checks import missing_toolchains
 from xft.dag.snakemake_run import SnakemakeRun
-from xft.data.templates import COMPLETION, make_template
+from xft.data.prompt_templates import COMPLETION, make_template
 from xft.evaluation import languages, program_scoring
 from xft.evaluation.forms import programs
 from xft.evaluation.languages import commands, find_language, main_class

@@ -16,7 +16,7 @@ from damage import change_json
 from workflow_scripts import eval as step
 from xft.common import optional
 from xft.common.errors import UserError
-from xft.data.templates import COMPLETION, TextTemplate, make_template
+from xft.data.prompt_templates import COMPLETION, TextTemplate, make_template
 from xft.data.tokenizers import load_tokenizer
 from xft.evaluation import generation, loading, vllm_backend
 from xft.evaluation.generation import Completion, Sampling

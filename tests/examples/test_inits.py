@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from scipy.stats import kstest
 
 from xft.common.errors import UserError
-from xft.conversions.common import seeded_generator
+from xft.conversions.upcycle import seeded_generator
 
 pytestmark = pytest.mark.numeric
 

@@ -21,7 +21,7 @@ sys.dont_write_bytecode = True
 import psutil
 from problem_files import problem, right_solutions, write_problems
 
-from xft.common.processes import usable_cpus
+from xft.common.system import usable_cpus
 from xft.evaluation import ground_truth, scoring
 from xft.evaluation.execution import Limits
 from xft.evaluation.languages import find_language, find_program, find_toolchains

@@ -16,7 +16,7 @@ from workflow_scripts import fetch_problems
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.evaluation.problem_sets import load_problems
-from xft.hub import named_sets, problem_sets
+from xft.hub import named_sets
 from xft.hub.named_sets import HUMANEVAL, NAMED_SETS, RELEASED
 
 CONTENT = "".join(json.dumps(row) + "\n" for row in three_problems()).encode()
@@ -192,14 +192,14 @@ def test_a_fault_is_named_with_what_to_do(server, out, tmp_path):
 
 
 def test_what_is_far_too_long_is_not_read_to_its_end(server, out, monkeypatch):
-    monkeypatch.setattr(problem_sets, "CHUNK_BYTES", 16)
+    monkeypatch.setattr(named_sets, "CHUNK_BYTES", 16)
     for limit in (len(PACKED) - 16, len(CONTENT) - 1):  # packed the second would do
-        monkeypatch.setattr(problem_sets, "MAX_BYTES", limit)
+        monkeypatch.setattr(named_sets, "MAX_DOWNLOAD", limit)
         assert "the fetched file is not that release" in refusal(out)
 
 
 def test_a_server_that_says_nothing(server, out, monkeypatch):
-    monkeypatch.setattr(problem_sets, "TIMEOUT", 0.1)
+    monkeypatch.setattr(named_sets, "TIMEOUT", 0.1)
     server.answers = [stalls]
     assert "timed out" in refusal(out)
 

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from xft.checkpoints.in_memory import LoadedModel
 from xft.config.sections import learns
-from xft.conversions import mixing_artifact
-from xft.conversions.merge import mixing_coefficients
+from xft.conversions import coefficients
+from xft.conversions.coefficients import mixing_coefficients
 from xft.conversions.merged_tensors import merge
 from xft.modeling.mixing import Mixing, MixingLogits
 
@@ -35,7 +35,7 @@ def mixing_model(sources, alpha, lam=LAMBDA):
 
 @pytest.fixture(scope="module")
 def sources(mixture):
-    return mixing_artifact.open_sources(mixture["moe_sft"], mixture["ffn"])
+    return coefficients.open_sources(mixture["moe_sft"], mixture["ffn"])
 
 
 def random_alpha(granularity: str) -> torch.Tensor:

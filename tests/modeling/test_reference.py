@@ -17,8 +17,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from workflow_scripts import ffn
 from xft.checkpoints.reader import Checkpoint
-from xft.conversions.merge import mixing_coefficients
-from xft.conversions.merge_methods import dense_plans
+from xft.conversions.coefficients import mixing_coefficients
+from xft.conversions.dense_models import dense_specs
 from xft.modeling.mixing import Mixing, MixingLogits
 from xft.modeling.router import squared_variation
 
@@ -149,13 +149,13 @@ def mixing_case(repository, tmp_path_factory):
     ffn.main(["--moe", str(imported), "--out", str(extracted)])
     expected = load_file(golden / "expected.safetensors")
     alpha = torch.stack([expected[f"mix.layer{layer}.alpha"] for layer in range(2)])[:, None]
-    shared_expert_weight = json.loads((golden / "case.json").read_text())["lambda"]
-    return Checkpoint(imported), Checkpoint(extracted), alpha, shared_expert_weight, expected
+    lam = json.loads((golden / "case.json").read_text())["lambda"]
+    return Checkpoint(imported), Checkpoint(extracted), alpha, lam, expected
 
 
 def test_mixing_logits_and_gradients(mixing_case, float64_norms):
-    moe, extracted, alpha, shared_expert_weight, expected = mixing_case
-    logits = MixingLogits(alpha, shared_expert_weight)
+    moe, extracted, alpha, lam, expected = mixing_case
+    logits = MixingLogits(alpha, lam)
     mixing = Mixing(moe, extracted, logits, dtype=torch.float64)
     output = mixing.model(input_ids=expected["input_ids"], labels=expected["labels"])
     output.loss.backward()
@@ -168,10 +168,10 @@ def test_mixing_logits_and_gradients(mixing_case, float64_norms):
 
 
 def test_merged_weights(mixing_case):
-    moe, extracted, alpha, shared_expert_weight, expected = mixing_case
-    coefficients = mixing_coefficients(alpha, shared_expert_weight)
-    plans = dense_plans(moe, extracted, coefficients)
-    merged = {plan.name: plan.chunks()[0] for plan in plans if "mlp" in plan.name}
+    moe, extracted, alpha, lam, expected = mixing_case
+    coefficients = mixing_coefficients(alpha, lam)
+    specs = dense_specs(moe, extracted, coefficients)
+    merged = {spec.name: spec.chunks()[0] for spec in specs if "mlp" in spec.name}
     assert {f"dense.{name}" for name in merged} == {k for k in expected if k.startswith("dense.")}
     for name, weight in merged.items():
         torch.testing.assert_close(weight, expected[f"dense.{name}"], atol=1e-6, rtol=0)

@@ -12,8 +12,7 @@ from trainings import write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import xft
-from xft.artifacts.files import write_manifest
-from xft.artifacts.manifest import hash_file, manifest_path, read_manifest, short
+from xft.artifacts.manifest import hash_file, manifest_path, read_manifest, short, write_manifest
 
 REVISION = "0123456789" * 4
 TRAVELLERS = {"LICENSE": "the licence", "LICENSE-MODEL": "the model's", "NOTICE.txt": "a notice"}

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from report_folders import write_results
 
-from xft.artifacts.files import write_whole
+from xft.common.file_access import write_whole
 from xft.tools import joint_report as report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")

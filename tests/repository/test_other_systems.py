@@ -5,7 +5,7 @@ import pytest
 from interpreter import python
 
 from xft.common.errors import UserError
-from xft.common.processes import usable_cpus
+from xft.common.system import usable_cpus
 from xft.evaluation import ground_truth
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.sandbox import find_bubblewrap

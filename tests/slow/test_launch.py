@@ -26,7 +26,7 @@ from trainings import additions, identity, lines_of, outputs, write_rows
 from xft.artifacts.claims import OWNER, holder
 from xft.artifacts.manifest import read_manifest
 from xft.cli.running import failure
-from xft.common.launch import torchrun
+from xft.common.system import torchrun
 from xft.config.sections import MoeSftConfig
 from xft.training import engines, extensions
 

@@ -16,7 +16,7 @@ import pytest
 from processes import free_port
 from project import Project
 
-from xft.store.job_plan import jobs_of
+from xft.store.job_records import jobs_of
 
 pytestmark = pytest.mark.slow
 LOCAL_SLURM = Path(__file__).parents[3] / "shared" / "tools" / "local-slurm.sh"

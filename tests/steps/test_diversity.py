@@ -15,7 +15,6 @@ import xft
 from workflow_scripts import diversity
 from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
 from xft.common.errors import UserError
-from xft.conversions import blocks
 from xft.reporting.formats import DIVERSITY
 from xft.tools import verify
 
@@ -58,7 +57,7 @@ def expected(experts: torch.Tensor, base: torch.Tensor) -> dict[str, float]:
 
 
 def test_the_values_are_their_equations(untrained, tmp_path, monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK", 100)
+    monkeypatch.setattr("xft.conversions.merged_tensors.STACK_BLOCK", 100)
 
     def tune(tensors: dict) -> dict:
         moved = {n: t + 0.1 + 0.05 * torch.randn(t.shape) for n, t in tensors.items()}

@@ -15,7 +15,6 @@ from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import manifest_path, read_manifest, short
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
-from xft.conversions import blocks
 
 SINGLE = "model.safetensors"
 POSITIONS = "model.positions"  # older models hold integers, too
@@ -34,7 +33,7 @@ def average(out: Path, *models: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_each_tensor_is_the_mean_in_its_dtype(tmp_path, tiny_llama, monkeypatch, dtype):
-    monkeypatch.setattr(blocks, "BLOCK", 100)
+    monkeypatch.setattr("xft.conversions.merged_tensors.STACK_BLOCK", 100)
 
     def noisy(tensors):
         made = {n: (t + 0.1 * torch.randn(t.shape)).to(dtype) for n, t in tensors.items()}

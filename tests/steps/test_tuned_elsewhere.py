@@ -107,7 +107,7 @@ def test_another_end_of_texts_is_told(call_step, mixture, tiny_llama, tmp_path):
 
 
 def test_a_padding_token_that_was_added_can_be_taken_away(call_step, mixture, tiny_llama, tmp_path):
-    """As the message says. tests/checkpoints/test_capacity.py: without a row for it."""
+    """As the message says. tests/checkpoints/test_model_files.py: without a row for it."""
     model, given = AutoModelForCausalLM.from_pretrained(mixture), tmp_path / "model"
     tokenizer = AutoTokenizer.from_pretrained(mixture, pad_token="<added>")
     model.resize_token_embeddings(len(tokenizer))

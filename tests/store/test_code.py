@@ -52,7 +52,7 @@ def test_each_step_has_its_code_and_not_that_of_the_store():
         assert not [name for name in modules if name.startswith("xft/store/")] or step == "report"
     assert "xft/training/trainer.py" in of_steps.hashes("moe_sft")
     assert "xft/modeling/router.py" in of_steps.hashes("eval")
-    assert "xft/conversions/merge_methods.py" not in of_steps.hashes("diversity")
+    assert "xft/conversions/dense_models.py" not in of_steps.hashes("diversity")
 
 
 @pytest.fixture
@@ -67,14 +67,14 @@ def test_a_module_may_become_a_package(copied, tmp_path, monkeypatch):
     """Though what the module that imports it uses was remembered before."""
     monkeypatch.setattr("xft.store.file_hashes.SETTLED_SECONDS", -1)
     hashes = FileHashCache(tmp_path / "memory.json")
-    assert "xft/data/ngrams.py" in Code(hashes).hashes("tokens")
+    assert "xft/data/duplicates.py" in Code(hashes).hashes("tokens")
     hashes.save()
     code.read_module.cache_clear()
-    module = tmp_path / "xft" / "data" / "ngrams.py"
+    module = tmp_path / "xft" / "data" / "duplicates.py"
     module.with_suffix("").mkdir()
     module.rename(module.with_suffix("") / "__init__.py")
     found = Code(FileHashCache(tmp_path / "memory.json")).hashes("tokens")
-    assert "xft/data/ngrams/__init__.py" in found and "xft/data/ngrams.py" not in found
+    assert "xft/data/duplicates/__init__.py" in found and "xft/data/duplicates.py" not in found
 
 
 def test_only_one_command_accepts_edited_code_and_names_it(copied, tmp_path, monkeypatch, capsys):

@@ -16,7 +16,7 @@ from mixtures import init_example
 from working_folder import ROW, begin, fill, wants
 
 from tools import write_versions
-from xft.artifacts.artifact import create_artifact
+from xft.artifacts.artifact import ENTRY_FILE, create_artifact
 from xft.common.errors import UserError
 from xft.common.results_folder import CONFIG_FILE
 from xft.config.steps import METRICS
@@ -26,11 +26,10 @@ from xft.dag.messages import pace_line, time_left, warn_of_full_disk
 from xft.dag.workflow_run import WorkflowRun
 from xft.estimates.jobs import configured_job
 from xft.estimates.memory_and_disk import artifact_bytes, checkpoint_bytes
-from xft.store.costs import COSTS_FILE
 from xft.store.file_hashes import content_hash
-from xft.store.job_log import link_declared
-from xft.store.make import log_of, make
-from xft.store.store import ENTRY_FILE, claimed, partial
+from xft.store.job_records import COSTS_FILE
+from xft.store.make import link_declared, make
+from xft.store.store import claimed, log_of, partial
 
 TRAINED = {"moe_sft", "ffn", "weighted_init/lam~0.75", "weighted_trained/lam~0.75"}
 SHOWN = {"summary.csv", "report.html"}

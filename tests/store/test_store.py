@@ -16,19 +16,16 @@ from types import SimpleNamespace
 import pytest
 from damage import flip_a_bit
 
-from xft.artifacts.artifact import create_artifact
+from xft.artifacts.artifact import ENTRY_FILE, create_artifact
 from xft.cli.running import failure
 from xft.common.errors import UserError
 from xft.common.results_folder import CONFIG_FILE, CONFIG_HEAD
-from xft.store import names, others
-from xft.store.costs import COSTS_FILE
+from xft.store import others
 from xft.store.file_hashes import FileHashCache, content_hash
-from xft.store.garbage import find_unwanted
-from xft.store.job_log import HIDE_ERRORS, link_declared
-from xft.store.job_plan import Job, read_plan, write_plan
-from xft.store.make import log_of, make
-from xft.store.recipe import Recipe
-from xft.store.store import ENTRY_FILE, MARK, Store, claimed, is_whole, partial, publish, worker
+from xft.store.job_records import COSTS_FILE, Job, read_plan, write_plan
+from xft.store.links import find_unwanted, lay, take_away
+from xft.store.make import HIDE_ERRORS, link_declared, make
+from xft.store.store import MARK, Recipe, Store, claimed, is_whole, log_of, partial, publish, worker
 from xft.tools import gc
 
 WRITES = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('made')"
@@ -210,19 +207,19 @@ def test_names_replace_and_remove_nothing_but_links_into_a_store(place):
     entry.mkdir(parents=True)
     (entry / "result.txt").touch()
     links = {"results/dense/lam~0.75": str(entry / "result.txt")}
-    names.lay(links | {"results/gone": str(entry / "nothing")})
+    lay(links | {"results/gone": str(entry / "nothing")})
     named_so = place / "elsewhere" / "0123456789abcdef.txt"  # as an entry is, but in no store
     named_so.parent.mkdir(), named_so.touch()
     kept = [Path("results", name) for name in ("mine.txt", "dense/notes.txt", "link", "notes")]
     kept[0].touch(), kept[1].touch(), kept[2].symlink_to("/etc/hosts"), kept[3].symlink_to(named_so)
-    names.take_away(Path("results"), links)
+    take_away(Path("results"), links)
     assert Path("results/dense/lam~0.75").exists() and not Path("results/gone").is_symlink()
-    names.take_away(Path("results"), [])
+    take_away(Path("results"), [])
     assert not Path("results/dense/lam~0.75").is_symlink()
     assert all(path.exists() for path in kept) and entry.exists()
     for path in ("results/mine.txt", "results/link", "results/notes", "results/mine.txt/moe"):
         with pytest.raises(UserError, match="the workflow did not make it"):
-            names.lay({path: str(entry)})
+            lay({path: str(entry)})
 
 
 def test_nothing_is_kept_that_was_made_while_a_file_of_the_users_changed():
@@ -298,7 +295,7 @@ def test_garbage_is_nothing_that_a_moved_project_or_a_renamed_results_folder_sho
     (file,) = Path("store/plans").iterdir()
     unfinished = file.with_suffix(".md")
     unfinished.touch()
-    names.lay({"results/sft.txt": f"{whole}/result.txt", "results/summary.md": str(unfinished)})
+    lay({"results/sft.txt": f"{whole}/result.txt", "results/summary.md": str(unfinished)})
     Path("results", CONFIG_FILE).write_text(CONFIG_HEAD)
     Path("project").mkdir()
     for path in (file, unfinished):

@@ -10,14 +10,14 @@ import yaml
 from interpreter import python
 from working_folder import CONFIG, begin, fill, wants
 
-from xft.artifacts.artifact import seal
+from xft.artifacts.artifact import ENTRY_FILE, seal
 from xft.common.errors import UserError
 from xft.common.progress import LINE_FORMAT
 from xft.config.runs import overlaid
 from xft.dag.nodes import Node
 from xft.evaluation.samples import journal_path
-from xft.store.costs import COSTS_FILE
-from xft.store.store import ENTRY_FILE, claimed, log_of, owner, partial
+from xft.store.job_records import COSTS_FILE
+from xft.store.store import claimed, log_of, owner, partial
 from xft.tools import status
 
 pytestmark = pytest.mark.usefixtures("place")

@@ -10,8 +10,7 @@ from trainings import identity
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import Manifest, hash_files, manifest_path, short
 from xft.common.errors import UserError
-from xft.store.recipe import Recipe
-from xft.store.store import MARK, partial, publish
+from xft.store.store import MARK, Recipe, partial, publish
 from xft.tools import verify
 
 DATA = "d" * 64

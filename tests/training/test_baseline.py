@@ -16,7 +16,7 @@ from workflow_scripts import validation_loss
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.config.sections import SftConfig
-from xft.data.tokens_artifact import open_tokens
+from xft.data.tokenized_rows import open_tokens
 
 pytestmark = pytest.mark.numeric
 

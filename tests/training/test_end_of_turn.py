@@ -10,8 +10,8 @@ from trainings import write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workflow_scripts import soup
-from xft.data.endings import GENERATION_CONFIG, tuned_generation_config
-from xft.data.templates import make_template
+from xft.data.prompt_templates import make_template
+from xft.data.tokenizers import GENERATION_CONFIG, tuned_generation_config
 from xft.evaluation.generation import generate
 from xft.evaluation.loading import load_model
 from xft.evaluation.prompts import TaskPrompt

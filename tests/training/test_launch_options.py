@@ -7,7 +7,7 @@ import pytest
 from workflow_scripts import moe_sft
 from xft.common import optional
 from xft.common.errors import UserError
-from xft.common.launch import torchrun
+from xft.common.system import torchrun
 from xft.config.reading import complete, validated
 from xft.config.sections import MoeSftConfig
 from xft.config.training import fault_of_devices, precision_of

@@ -19,8 +19,9 @@ from xft.training import validation
 from xft.training.batches import padded
 from xft.training.callbacks import ProgressCallback
 from xft.training.checkpoints import Checkpoints
+from xft.training.curve import VALIDATION_LOSS
 from xft.training.losses import LabelledLoss
-from xft.training.validation import VALIDATION_LOSS, validations_since_best
+from xft.training.validation import validations_since_best
 
 pytestmark = pytest.mark.numeric
 

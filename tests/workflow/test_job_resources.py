@@ -10,7 +10,7 @@ from working_folder import CONFIG, ROW, wants
 from xft.config.reading import complete
 from xft.dag.job_resources import memory, minutes, nodes
 from xft.dag.messages import beginning, failures, warnings
-from xft.store.job_plan import Job
+from xft.store.job_records import Job
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from xft.artifacts.claims import OWNER, holder, lock
-from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import (
     Manifest,
     as_json,
@@ -20,11 +19,11 @@ from xft.artifacts.manifest import (
     manifest_path,
     read_manifest,
 )
-from xft.checkpoints.reader import INDEX_FILE, Checkpoint, weight_files
+from xft.checkpoints.model_files import INDEX_FILE, weight_files
+from xft.checkpoints.reader import Checkpoint
 from xft.checkpoints.writer import TensorSpec, link_checkpoint, write_checkpoint
 from xft.common.errors import UserError
-from xft.common.files import check_own
-from xft.common.refusals import NO_ROOM, way_out, writing
+from xft.common.file_access import NO_ROOM, check_own, way_out, write_whole, writing
 
 WORKSPACE_SUFFIX = ".tmp"
 ENTRY_FILE = "entry.json"  # in an entry of the store: its recipe, size and hashes
@@ -123,14 +122,14 @@ class Draft:
         self.out = out
         self.known_files: dict[str, dict] = {}
 
-    def write_tensors(self, plans: list[TensorSpec]) -> None:
-        """Write a checkpoint of the planned tensors. Raises UserError if there is no room."""
+    def write_tensors(self, specs: list[TensorSpec]) -> None:
+        """Write a checkpoint of tensors. Raises UserError if there is no room."""
         try:
-            self.known_files |= write_checkpoint(self.path, plans)
+            self.known_files |= write_checkpoint(self.path, specs)
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
-            megabytes = sum(plan.nbytes for plan in plans) / 1e6
+            megabytes = sum(spec.nbytes for spec in specs) / 1e6
             raise UserError(
                 f"{error.strerror}: {self.out} needs {megabytes:,.1f} MB."
                 f"{way_out(error.errno, self.out)} Nothing was changed."
@@ -142,13 +141,13 @@ class Draft:
         linked = link_checkpoint(self.path, source.checkpoint, names)
         self.known_files |= {file: known[file] for file in linked}
 
-    def write_model(self, plans: list[TensorSpec], config: dict, like: Path, card: str) -> None:
+    def write_model(self, specs: list[TensorSpec], config: dict, like: Path, card: str) -> None:
         """Write a model: tensors, config, and the companion files of the model at `like`.
 
         card: the text of its README.md.
         """
         travelling = companions(like)  # listed first: `like` may vanish during the writing
-        self.write_tensors(plans)
+        self.write_tensors(specs)
         write_json(self.path / "config.json", config)
         for path in travelling:
             target = self.path / path.relative_to(like)
@@ -265,3 +264,20 @@ def _sync_path(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def overlap(written: Path, read: Path) -> bool:
+    """Whether the path `written` equals the path `read`, contains it or lies in it."""
+    links = filter(Path.is_symlink, read.iterdir() if read.is_dir() else ())
+    targets = [Path(os.path.realpath(link)) for link in links]  # resolve may raise at a loop
+    return any(
+        out.is_relative_to(source) or source.is_relative_to(out)
+        for out in _places(written)
+        for source in (*_places(read), *targets)
+    )
+
+
+def _places(path: Path) -> list[Path]:
+    """A path with its parent's links resolved, and the path with all links resolved."""
+    absolute = path.absolute()
+    return [absolute.parent.resolve() / absolute.name, absolute.resolve()]

@@ -6,21 +6,25 @@ and parameters give the same bytes.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from xft.checkpoints.header import hash_header
-from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
+from xft.common.file_access import write_whole
+from xft.common.json_files import read_json
 from xft.common.progress import progress
-from xft.common.user_program import program_files
+from xft.common.user_code import program_files
 
 FORMAT = 4
 MANIFEST_SUFFIX = ".manifest.json"
 # Snakemake puts this file into each folder that it made.
 NOT_CONTENT = {".snakemake_timestamp"}
+TYPES = {"kind": str, "files": dict, "parameters": dict, "inputs": dict, "format": int}
+SHA256 = re.compile("[0-9a-f]{64}")
 SAFETENSORS = ".safetensors"
 SMALL_BYTES = 2**26  # files up to this size are hashed whenever an artifact is opened
 BLOCK_BYTES = 2**20
@@ -85,8 +89,6 @@ def read_manifest(path: Path) -> Manifest:
 
     Raises UserError if it is missing, was edited, or is not a manifest of this version.
     """
-    from xft.artifacts.manifest_form import fault_of_form
-
     content = read_json(path)
     if content.get("format") != FORMAT:
         raise UserError(
@@ -94,12 +96,40 @@ def read_manifest(path: Path) -> Manifest:
             "version reads and writes"
         )
     stated_id = content.pop("id", None)
-    if fault := fault_of_form(content):
+    if fault := _fault_of_form(content):
         raise UserError(f"{path} is not a manifest: {fault}")
     manifest = Manifest(**content)
     if manifest.id != stated_id:
         raise UserError(f"{path} was edited: its id does not fit its content")
     return manifest
+
+
+def _fault_of_form(content: dict) -> str | None:
+    """What is wrong with the content of a manifest file, without its id; None if nothing is."""
+    names = sorted(TYPES.keys() | content.keys())
+    if wrong := [name for name in names if type(content.get(name)) is not TYPES.get(name)]:
+        return f"{wrong[0]:.80}: it is unknown, missing or of another type"
+    for name, entry in content["files"].items():
+        if "\0" in name or {"", ".", ".."} & set(name.split("/")):
+            return f"files: {name!r:.80} is not the path of a file inside the artifact"
+        if not _is_entry(entry):
+            return f"files: {name:.80}: it has no size and SHA-256, or more"
+    if wrong := [name for name, digest in content["inputs"].items() if not _is_sha256(digest)]:
+        return f"inputs: {wrong[0]:.80}: it is no SHA-256"
+    return None
+
+
+def _is_entry(entry: object) -> bool:
+    """Whether a value has the form of a file's entry, as in `Manifest.files`."""
+    if not isinstance(entry, dict):
+        return False
+    size, hashes = entry.get("size"), {name: entry[name] for name in entry.keys() - {"size"}}
+    is_known = {"sha256"} <= hashes.keys() <= {"sha256", "header_sha256"}
+    return is_known and type(size) is int and size >= 0 and all(map(_is_sha256, hashes.values()))
+
+
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and SHA256.fullmatch(value) is not None
 
 
 def describe_files(artifact: Path, known: dict[str, dict] | None = None) -> dict[str, dict]:
@@ -199,3 +229,54 @@ def _content_fault(path: Path, entry: dict, full: bool, report: Callable) -> str
         if _header_entry(path).items() <= entry.items():
             return None
     return "its header is not the manifest's"
+
+
+def write_manifest(
+    path: Path,
+    kind: str,
+    parameters: dict | None = None,
+    inputs: Mapping[str, str | None] | None = None,
+    beside: Iterable[Path] = (),
+) -> None:
+    """Write the manifest of the file at `path` and of the files `beside` it.
+
+    inputs: ids of artifacts and SHA-256 of files. An input without an id (None) is left out.
+    """
+    files = hash_files({file.name: file for file in (path, *beside)})
+    known = {name: identity for name, identity in (inputs or {}).items() if identity}
+    manifest = Manifest(kind, files, parameters or {}, known)
+    write_whole(manifest_path(path), manifest.to_json())
+
+
+@dataclass(frozen=True)
+class ResultFormat:
+    """A kind of such files.
+
+    kind: its name in manifests.
+    step: the one that writes them.
+    number: of the format's version.
+    key: the content of such a file has it, that of other kinds does not.
+    """
+
+    kind: str
+    step: str
+    number: int
+    key: str
+
+    def write(self, path: Path, content: dict, **more) -> None:
+        """Write a file whole or not at all, and then its manifest.
+
+        more: parameters, inputs and beside, for `write_manifest`.
+        """
+        write_whole(path, as_json({"format": self.number} | content))
+        write_manifest(path, self.kind, **more)
+
+    def read(self, path: Path) -> dict:
+        """The content of a file. Raises UserError if it is missing, broken, or of another kind."""
+        content = read_json(path)
+        if content.get("format") != self.number or self.key not in content:
+            raise UserError(
+                f"{path} is no result of step {self.step} (format {self.number}). Run the step "
+                "again"
+            )
+        return content

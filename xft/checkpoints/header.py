@@ -11,9 +11,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from xft.checkpoints.dtypes import DTYPE_BYTES
 from xft.common.errors import UserError
-from xft.common.files import open_regular
+from xft.common.file_access import open_regular
 
 PREFIX_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000  # as in safetensors itself
@@ -23,6 +22,16 @@ FOREIGN = {
     re.compile(rb"\x80[\x02-\x05]"): "a pickle, not safetensors; nothing is unpickled",
     re.compile(rb"version "): "a pointer of Git LFS, not safetensors; fetch the file itself",
 }
+DTYPE_BYTES = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL"), 1),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
+}
+FLOAT_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+INTEGER_NAMES = {"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8"}
+TORCH_NAMES = FLOAT_NAMES | INTEGER_NAMES | {"BOOL": "bool"}
 
 
 class TensorInfo(NamedTuple):
@@ -89,3 +98,10 @@ def _header_length(path: Path) -> int:
 
 def _broken(path: Path, reason: str) -> UserError:
     return UserError(f"{path} is not a whole safetensors file: {reason}. Fetch it or make it again")
+
+
+def torch_dtype(name: str):
+    """torch's dtype for a type in safetensors' spelling ("F32", "BF16")."""
+    import torch
+
+    return getattr(torch, TORCH_NAMES[name])

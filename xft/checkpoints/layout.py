@@ -19,12 +19,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from xft.checkpoints.reader import TensorTable
 from xft.common.errors import UserError
 
 MLP_TENSOR = re.compile(r"(?P<prefix>.*\blayers\.(?P<index>\d+)\.mlp)\.(?P<rest>.+)")
 LAYER = re.compile(r"\blayers\.(\d+)\.")
 FACTOR = re.compile(r"experts\.(?P<projection>\w+)\.lora_[AB]")
 PARTS = ("weight", "bias")
+FACTOR_SETTINGS = ("experts", "rank", "lora_alpha")  # what a reader of factors needs
 
 
 @dataclass(frozen=True)
@@ -223,3 +225,21 @@ def model_name(config: dict) -> str:
     """The model's class, or its type if the config names no class."""
     names = config.get("architectures") or [config.get("model_type", "unknown model")]
     return names[0]
+
+
+def ffn_names(moe: TensorTable) -> list[str]:
+    """The names of the FFN tensors of all experts; of LoRA experts, of their factors.
+
+    Raises UserError if the model has no shared expert: the merge needs one.
+    """
+    return [name for layer in moe_layers(moe.names) for name in _expert_names(moe, layer)]
+
+
+def _expert_names(moe: TensorTable, layer: FfnLayer) -> list[str]:
+    if not layer.low_rank:
+        shared = [layer.shared(projection, part) for projection, part in layer.tensors]
+        return [*shared, *(name for part in layer.parts for name, _ in layer.fused(part))]
+    experts = moe.shape(layer.factor(layer.form.output, "A"))[0]
+    if moe.shape(layer.router("input"))[0] == experts:  # the router chooses among all
+        raise UserError(no_shared_expert(layer.index))
+    return [layer.factor(name, letter) for name in layer.form.projections for letter in "AB"]

@@ -6,14 +6,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from xft.checkpoints.dtypes import FLOAT_NAMES
-from xft.checkpoints.header import TensorInfo, open_safetensors, read_tensors
-from xft.checkpoints.model_config import read_model_config
-from xft.checkpoints.strict_json import read_json
+from xft.checkpoints.header import FLOAT_NAMES, TensorInfo, open_safetensors, read_tensors
+from xft.checkpoints.model_files import INDEX_FILE, SINGLE_FILE, is_file_name, read_model_config
 from xft.common.errors import UserError
+from xft.common.json_files import read_json
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 ADAPTER_FILE = "adapter_config.json"
 # In the metadata of an index: its files hold other tensors too, which are not the checkpoint's.
 SELECTION = "is_selection"
@@ -111,12 +108,12 @@ class CheckpointHeaders(TensorTable):
         index_file, weight_map = self.folder / INDEX_FILE, index.get("weight_map")
         if not weight_map or not isinstance(weight_map, dict):
             raise UserError(f"{index_file} has no weight_map")
-        planned = {}
+        stated = {}
         for name, file in weight_map.items():
-            if not _is_file_name(file):
+            if not is_file_name(file):
                 raise UserError(f"{index_file} names {file!r:.80}, which is not inside its folder")
-            planned.setdefault(file, set()).add(name)
-        for file, names in sorted(planned.items()):
+            stated.setdefault(file, set()).add(name)
+        for file, names in sorted(stated.items()):
             held = read_tensors(self.folder / file)
             if lost := names - held.keys():
                 raise UserError(
@@ -169,20 +166,3 @@ def _instead_of_weights(folder: Path) -> str:
         f"has no {SINGLE_FILE} and no {INDEX_FILE}. Only safetensors are read. docs/hub.md, "
         "section Other weights, has the lines that convert GGUF and pickles"
     )
-
-
-def weight_files(folder: Path) -> list[str]:
-    """The names of a folder's weight files by its index. The files need not exist.
-
-    Raises UserError if the index is not JSON.
-    """
-    if not (folder / INDEX_FILE).exists():
-        return [SINGLE_FILE]
-    weight_map = read_json(folder / INDEX_FILE).get("weight_map")
-    files = weight_map.values() if isinstance(weight_map, dict) else []
-    return sorted(set(filter(_is_file_name, files)))
-
-
-def _is_file_name(value: object) -> bool:
-    """Whether a value is the name of a file, without a folder."""
-    return isinstance(value, str) and value not in ("", ".", "..") and not {"/", "\0"} & set(value)

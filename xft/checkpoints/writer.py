@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from xft.checkpoints.dtypes import DTYPE_BYTES, torch_dtype
-from xft.checkpoints.reader import INDEX_FILE, SELECTION, SINGLE_FILE, Checkpoint
-from xft.common.files import link_or_copy
+from xft.checkpoints.header import DTYPE_BYTES, torch_dtype
+from xft.checkpoints.model_files import INDEX_FILE, SINGLE_FILE
+from xft.checkpoints.reader import SELECTION, Checkpoint, TensorSource
+from xft.common.file_access import link_or_copy
 from xft.common.progress import progress
 
 MAX_SHARD_BYTES = 5 * 10**9
@@ -27,7 +28,7 @@ class TensorSpec:
     name: in the file.
     dtype: in safetensors' spelling.
     shape: of the whole tensor.
-    chunks: yields torch tensors of this dtype. Their values, one after the other, are the planned
+    chunks: yields torch tensors of this dtype. Their values, one after the other, are the
     tensor in row-major order. A stack of experts is thus never in memory as a whole.
     """
 
@@ -41,7 +42,7 @@ class TensorSpec:
         return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
 
     def tensor(self, device=None):
-        """The planned tensor in memory of its own, filled chunk by chunk."""
+        """The tensor in memory of its own, filled chunk by chunk."""
         import torch
 
         tensor = torch.empty(self.shape, dtype=torch_dtype(self.dtype), device=device)
@@ -53,15 +54,15 @@ class TensorSpec:
 
 
 def write_checkpoint(
-    folder: Path, plans: list[TensorSpec], max_shard_bytes: int = MAX_SHARD_BYTES
+    folder: Path, specs: list[TensorSpec], max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> dict[str, dict]:
-    """Write the planned tensors as `model.safetensors`, or as shards with an index.
+    """Write tensors as `model.safetensors`, or as shards with an index.
 
     Returns size and SHA-256 of each safetensors file, by file name.
     """
-    shards = _split(plans, max_shard_bytes)
+    shards = _split(specs, max_shard_bytes)
     names = [SINGLE_FILE]
-    total = sum(plan.nbytes for plan in plans)
+    total = sum(spec.nbytes for spec in specs)
     if len(shards) > 1:
         names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
         files = {p.name: file for file, shard in zip(names, shards, strict=True) for p in shard}
@@ -73,14 +74,14 @@ def write_checkpoint(
         }
 
 
-def _split(plans: list[TensorSpec], max_shard_bytes: int) -> list[list[TensorSpec]]:
+def _split(specs: list[TensorSpec], max_shard_bytes: int) -> list[list[TensorSpec]]:
     shards, size = [[]], 0
-    for plan in plans:
-        if shards[-1] and size + plan.nbytes > max_shard_bytes:
+    for spec in specs:
+        if shards[-1] and size + spec.nbytes > max_shard_bytes:
             shards.append([])
             size = 0
-        shards[-1].append(plan)
-        size += plan.nbytes
+        shards[-1].append(spec)
+        size += spec.nbytes
     return shards
 
 
@@ -103,12 +104,12 @@ def _write_index(folder: Path, files: dict[str, str], metadata: dict) -> None:
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _write_file(path: Path, plans: list[TensorSpec], bar) -> dict:
+def _write_file(path: Path, specs: list[TensorSpec], bar) -> dict:
     """Write a file, and hash and sync it in other threads meanwhile."""
     digest = hashlib.sha256()
     with path.open("wb") as file, ThreadPoolExecutor(2) as threads:
         hashed = synced = threads.submit(int)
-        for piece in chain(_header(plans), _tensor_bytes(plans, bar)):
+        for piece in chain(_header(specs), _tensor_bytes(specs, bar)):
             hashed.result()
             hashed = threads.submit(digest.update, piece)
             for start in range(0, len(piece), WRITE_BYTES):
@@ -123,31 +124,31 @@ def _write_file(path: Path, plans: list[TensorSpec], bar) -> dict:
         return {"size": file.tell(), "sha256": digest.hexdigest()}
 
 
-def _header(plans: list[TensorSpec]) -> Iterable[bytes]:
+def _header(specs: list[TensorSpec]) -> Iterable[bytes]:
     """The safetensors header: its length, then JSON padded with spaces to a multiple of 8 bytes."""
     entries, offset = {"__metadata__": {"format": "pt"}}, 0
-    for plan in plans:
-        entries[plan.name] = {
-            "dtype": plan.dtype,
-            "shape": list(plan.shape),
-            "data_offsets": [offset, offset + plan.nbytes],
+    for spec in specs:
+        entries[spec.name] = {
+            "dtype": spec.dtype,
+            "shape": list(spec.shape),
+            "data_offsets": [offset, offset + spec.nbytes],
         }
-        offset += plan.nbytes
+        offset += spec.nbytes
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little"), text
 
 
-def _tensor_bytes(plans: list[TensorSpec], bar) -> Iterable[memoryview]:
-    for plan in plans:
+def _tensor_bytes(specs: list[TensorSpec], bar) -> Iterable[memoryview]:
+    for spec in specs:
         written = 0
-        for chunk in plan.chunks():
+        for chunk in spec.chunks():
             for piece in _pieces(chunk):
                 yield piece
                 written += len(piece)
                 bar.update(len(piece))
-        if written != plan.nbytes:
-            raise ValueError(f"{plan.name}: {written} bytes for a tensor of {plan.nbytes}")
+        if written != spec.nbytes:
+            raise ValueError(f"{spec.name}: {written} bytes for a tensor of {spec.nbytes}")
 
 
 def _pieces(tensor) -> Iterable[memoryview]:
@@ -157,3 +158,33 @@ def _pieces(tensor) -> Iterable[memoryview]:
     values = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
     for start in range(0, len(values), PIECE_BYTES):
         yield values[start : start + PIECE_BYTES]
+
+
+def copy_spec(source: TensorSource, name: str, new_name: str | None = None) -> TensorSpec:
+    """A tensor of `source`, unchanged, under its own or a new name. NaN is refused."""
+    return TensorSpec(
+        new_name or name, source.dtype(name), source.shape(name), lambda: [source.get_finite(name)]
+    )
+
+
+def computed_spec(name: str, dtype: str, shape: tuple[int, ...], compute: Callable) -> TensorSpec:
+    """A tensor that `compute` gives as a whole. It is rounded to the dtype."""
+    return TensorSpec(name, dtype, shape, lambda: [compute().to(torch_dtype(dtype))])
+
+
+def trained_specs(before: TensorSource, state: dict, prefix: str) -> list[TensorSpec]:
+    """Trained weights, with the names and dtypes of the checkpoint before training.
+
+    state: what has learned, by name.
+    prefix: of these names; the checkpoint's may lack it, since transformers loads such weights too.
+
+    Other tensors of the checkpoint, such as frozen weights and the rotary frequencies of older
+    models, are copied unchanged.
+    """
+    learned = {name.removeprefix(f"{prefix}."): value for name, value in state.items()} | state
+    return [
+        computed_spec(name, before.dtype(name), before.shape(name), learned[name].cpu)
+        if name in learned
+        else copy_spec(before, name)
+        for name in before.names
+    ]

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from xft.common import progress
-from xft.common.allocator import reuse_freed_memory
 from xft.common.errors import UserError
-from xft.common.refusals import explain
+from xft.common.file_access import explain
+from xft.common.system import reuse_freed_memory
 from xft.config.reading import read_config
 
 ENVIRONMENT = {

@@ -17,8 +17,8 @@ from xft.artifacts.artifact import (
     check_no_artifact,
     create_artifact,
     open_artifact,
+    overlap,
 )
-from xft.artifacts.overlap import overlap
 from xft.cli.running import run as run
 from xft.common.errors import UserError
 from xft.config.reading import SectionType, validated

@@ -7,10 +7,9 @@ from functools import partial
 
 from xft.cli import running
 from xft.cli.step import Step
-from xft.common.devices import claim_gpus
-from xft.common.launch import end_process
+from xft.common.gpus import claim_gpus
 from xft.common.optional import require
-from xft.common.processes import end_with_parent
+from xft.common.system import end_process, end_with_parent
 from xft.config.section import keys
 from xft.config.sections import MODEL_KINDS, RunConfig, TokensConfig
 from xft.config.training import TrainingConfig

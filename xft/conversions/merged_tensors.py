@@ -11,22 +11,22 @@ from itertools import islice
 
 import torch
 
-from xft.checkpoints.capacity import EMBEDDINGS
-from xft.checkpoints.dtypes import FLOAT_NAMES
-from xft.checkpoints.layout import FfnLayer, moe_layers
+from xft.checkpoints.header import FLOAT_NAMES
+from xft.checkpoints.layout import FfnLayer, moe_layers, outside
+from xft.checkpoints.model_files import EMBEDDINGS
 from xft.checkpoints.reader import TensorSource
 from xft.common.errors import UserError
-from xft.conversions.blocks import stacked_blocks
 
 MERGE_BLOCK = 2**19  # values; their sum (2 MB) stays in a CPU's cache while experts are added
+STACK_BLOCK = 2**16  # values of each tensor; a block of nine tensors takes 5 MB
 
 
 @dataclass(frozen=True)
 class MergedTensor:
-    """One tensor of the merged model: its name, and the place of its coefficients.
+    """One tensor of the merged model.
 
-    layer, projection, part: the tensor's place in the model.
-    row, column: the place in the coefficients [layers or 1, projections or 1, 1 + R].
+    layer, projection, part: its place in the model.
+    place: of its own coefficients in those of the model, [layers or 1, projections or 1, 1 + R].
     ffn: the FFN weights of the experts, or their factors.
     source: holds the shared expert's tensor, or the W that LoRA experts change.
     weight_name: the name of that tensor in `source`.
@@ -35,8 +35,7 @@ class MergedTensor:
     layer: FfnLayer
     projection: str
     part: str
-    row: int
-    column: int
+    place: tuple[int, int]
     ffn: TensorSource
     source: TensorSource
     weight_name: str
@@ -56,7 +55,7 @@ class MergedTensor:
 
     def coefficients_of(self, coefficients):
         """This tensor's coefficients [1 + R], from those of the whole model."""
-        return coefficients[self.row, self.column]
+        return coefficients[self.place]
 
     def squares(self, base):
         """mean_i |W_i - M|^2, |M - B|^2 and |B|^2, [3] in fp64, with the experts' mean M."""
@@ -116,7 +115,10 @@ class LowRankTensor(MergedTensor):
             yield self.weight.float().addmm(b, a, alpha=self.scale)
 
     def merged(self, coefficients):
-        """W + s [c_0 B_0 .. c_R B_R] [A_0; ..; A_R] in fp32, on the device of `coefficients`."""
+        """W + s sum_i c_i B_i A_i in fp32, on the device of `coefficients`.
+
+        The sum is one product, of the c_i B_i side by side and the A_i one below the other.
+        """
         weight, a, b = (
             tensor.to(coefficients.device).float()
             for tensor in (self.weight, self._factor("A"), self._factor("B"))
@@ -159,19 +161,20 @@ def merged_tensors(source: TensorSource, ffn: TensorSource, shape: tuple[int, ..
 
     source: the mixture or its base.
     ffn: the FFN weights of its experts.
-    shape: of the coefficients.
+    shape: of the coefficients. Where an axis has the length 1, all share its coefficients.
     """
     tensors = []
-    for row, layer in enumerate(moe_layers(ffn.names)):
+    for number, layer in enumerate(moe_layers(ffn.names)):
         for projection, part in layer.merged:
-            column = min(layer.form.projections.index(projection), shape[1] - 1)
-            place = layer, projection, part, min(row, shape[0] - 1), column, ffn
+            numbers = number, layer.form.projections.index(projection)
+            place = tuple(min(n, length - 1) for n, length in zip(numbers, shape, strict=False))
             if layer.low_rank:
-                names = layer.frozen(projection, part), layer.dense(projection, part)
-                weight_name = names[0] if names[0] in source else names[1]
-                tensors.append(LowRankTensor(*place, source, weight_name))
+                kind, holder, weight_name = LowRankTensor, source, layer.frozen(projection, part)
+                if weight_name not in source:  # it is the base
+                    weight_name = layer.dense(projection, part)
             else:
-                tensors.append(FullTensor(*place, ffn, layer.shared(projection, part)))
+                kind, holder, weight_name = FullTensor, ffn, layer.shared(projection, part)
+            tensors.append(kind(layer, projection, part, place, ffn, holder, weight_name))
     return tensors
 
 
@@ -211,3 +214,28 @@ def merge(experts: Iterable, coefficients):
         for other, share in zip(others, shares[1:], strict=True):
             block.add_(other.to(device), alpha=share)
     return merged
+
+
+def stacked_blocks(tensors: Iterable) -> Iterator:
+    """Yield the values of n tensors in fp64, [n, block], in row-major order.
+
+    tensors: of the same shape, of any floating-point dtype.
+    """
+    parts = [tensor.reshape(-1).split(STACK_BLOCK) for tensor in tensors]
+    for block in zip(*parts, strict=True):
+        yield torch.stack([part.double() for part in block])
+
+
+def unmerged(moe: TensorSource) -> dict[str, str]:
+    """The tensors that the merged model takes unchanged from the mixture.
+
+    Their names in the mixture, by their names in the merged model. Biases of LoRA experts are
+    the base's, and so are not merged.
+    """
+    layers = moe_layers(moe.names)
+    return {name: name for name in outside(moe.names, layers)} | {
+        layer.dense(*tensor): layer.frozen(*tensor)
+        for layer in layers
+        for tensor in layer.tensors
+        if tensor not in layer.merged
+    }

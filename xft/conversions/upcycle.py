@@ -4,20 +4,20 @@ Full experts are copies of the FFN. LoRA experts are the FFN, which they share, 
 B_i A_i: B_i is zero, and A_i is uniform between +-1/sqrt(K) for K inputs, as in PEFT.
 """
 
+import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from xft.checkpoints.capacity import check_rank
-from xft.checkpoints.dtypes import FLOAT_NAMES, torch_dtype
+from xft.checkpoints.header import FLOAT_NAMES, torch_dtype
 from xft.checkpoints.layout import FfnLayer, dense_layers, outside
+from xft.checkpoints.model_files import check_rank
 from xft.checkpoints.reader import TensorSource
-from xft.checkpoints.writer import TensorSpec
+from xft.checkpoints.writer import TensorSpec, computed_spec, copy_spec
 from xft.common.errors import UserError, errors_at
 from xft.common.user_code import called
 from xft.config.section import keys
 from xft.config.sections import MixtureConfig, MoeConfig
-from xft.conversions.common import computed_plan, copy_plan, seeded_generator
-from xft.conversions.low_rank import low_rank_plans
 
 DEFAULT_INITIALIZER_RANGE = 0.02
 
@@ -25,7 +25,7 @@ DEFAULT_INITIALIZER_RANGE = 0.02
 def upcycle(
     base: TensorSource, moe: MoeConfig, seed: int, init: Callable | None = None
 ) -> list[TensorSpec]:
-    """Plan the tensors of the upcycled model.
+    """The tensors of the upcycled model.
 
     moe: the config's section `moe`. Router weights are normal with the base's
     initializer_range, drawn from `seed` and the tensor's name; the noise weights are zero.
@@ -33,16 +33,16 @@ def upcycle(
     Raises UserError if a layer cannot be upcycled in this way.
     """
     layers = chosen_layers(base, moe.upcycled_layers)
-    expert_plans = partial(_expert_plans, init=init)
+    expert_specs = partial(_expert_specs, init=init)
     if moe.experts == "lora":
         names = [layer.dense(name) for layer in layers for name in layer.form.projections]
         check_rank("rank", moe.rank, {name: min(base.shape(name)) for name in names})
-        expert_plans = low_rank_plans
-    plans = [copy_plan(base, name) for name in outside(base.names, layers)]
+        expert_specs = low_rank_specs
+    specs = [copy_spec(base, name) for name in outside(base.names, layers)]
     for layer in layers:
-        plans += expert_plans(base, layer, moe, seed)
-        plans += _router_plans(base, layer, moe, seed)
-    return plans
+        specs += expert_specs(base, layer, moe, seed)
+        specs += _router_specs(base, layer, moe, seed)
+    return specs
 
 
 def chosen_layers(base: TensorSource, indices: list[int] | None) -> list[FfnLayer]:
@@ -95,21 +95,21 @@ def weights_dtype(base: TensorSource) -> str:
     return FLOAT_NAMES[dtypes.pop()]
 
 
-def _expert_plans(
+def _expert_specs(
     base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int, init: Callable | None
 ) -> Iterable[TensorSpec]:
     routed = moe.num_routed_experts
     if moe.shared_expert:
         for tensor in layer.tensors:
-            yield copy_plan(base, layer.dense(*tensor), layer.shared(*tensor))
+            yield copy_spec(base, layer.dense(*tensor), layer.shared(*tensor))
     for part in layer.parts:
         for (name, projections), roles in zip(layer.fused(part), _roles(layer), strict=True):
             dense = [layer.dense(projection, part) for projection in projections]
-            rows, rest = sum(base.shape(held)[0] for held in dense), base.shape(dense[0])[1:]
+            outputs = sum(base.shape(held)[0] for held in dense)
             dtype, chunks = base.dtype(dense[0]), partial(_copies, base, dense * routed)
             if init and part == "weight":
                 chunks = partial(_made_by, init, base, layer, moe, seed, roles, dtype)
-            yield TensorSpec(name, dtype, (routed, rows, *rest), chunks)
+            yield TensorSpec(name, dtype, (routed, outputs, *base.shape(dense[0])[1:]), chunks)
 
 
 def _copies(base: TensorSource, names: Iterable[str]) -> Iterator:
@@ -145,7 +145,7 @@ def _made_by(init, base, layer, moe, seed, inside, dtype) -> Iterator:
         yield from (made[role].to(torch_dtype(dtype)) for role in inside)
 
 
-def _router_plans(
+def _router_specs(
     base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int
 ) -> Iterable[TensorSpec]:
     routed = moe.num_routed_experts
@@ -159,10 +159,52 @@ def _router_plans(
         parts["noise"] = routed, hidden, 0
     for part, (*shape, scale) in parts.items():
         name, shape = layer.router(part), tuple(shape)
-        yield computed_plan(name, dtype, shape, partial(_drawn, name, shape, scale, seed))
+        yield computed_spec(name, dtype, shape, partial(_drawn, name, shape, scale, seed))
 
 
 def _drawn(name: str, shape: tuple[int, ...], std: float, seed: int):
     import torch
 
     return torch.randn(shape, generator=seeded_generator(seed, name)) * std
+
+
+def low_rank_specs(
+    base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int
+) -> Iterable[TensorSpec]:
+    """The base's MLP and the factors of a layer's experts.
+
+    The draws of an expert's A depend on the seed, the tensor's name and the expert's number.
+    """
+    for tensor in layer.tensors:
+        yield copy_spec(base, layer.dense(*tensor), layer.frozen(*tensor))
+    for projection in layer.form.projections:
+        weight = layer.dense(projection)
+        dtype, (outputs, inputs) = base.dtype(weight), base.shape(weight)
+        name, shape = layer.factor(projection, "A"), (moe.num_experts, moe.rank, inputs)
+        yield computed_spec(name, dtype, shape, partial(_drawn_factor, name, shape, seed))
+        name, shape = layer.factor(projection, "B"), (moe.num_experts, outputs, moe.rank)
+        yield computed_spec(name, dtype, shape, partial(_zeros, shape))
+
+
+def _drawn_factor(name: str, shape: tuple[int, ...], seed: int):
+    """The factor A of all experts, in fp32."""
+    import torch
+
+    bound, drawn = 1 / math.sqrt(shape[-1]), torch.empty(shape)
+    for expert, values in enumerate(drawn):
+        values.uniform_(-bound, bound, generator=seeded_generator(seed, f"{name}.{expert}"))
+    return drawn
+
+
+def _zeros(shape: tuple[int, ...]):
+    import torch
+
+    return torch.zeros(shape)
+
+
+def seeded_generator(seed: int, name: str):
+    """A torch generator for what has this name. Its draws depend on seed and name alone."""
+    import torch
+
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -15,17 +15,16 @@ from xft.config.reading import as_yaml, shown_choices
 from xft.config.runs import Run
 from xft.config.sections import MODEL_KINDS, WorkflowConfig, problem_label
 from xft.config.steps import ARTIFACT, COSTS, STEPS, TRAINING_SECTIONS
-from xft.dag.graph import Graph, Nodes
+from xft.dag.graph import Graph
 from xft.dag.job_resources import computing_flags, of_mixture, resources
-from xft.dag.nodes import FileContents, Input, Node, made
+from xft.dag.nodes import FileContents, Input, Node, Nodes, made
 from xft.estimates.jobs import configured_job
 from xft.estimates.memory_and_disk import artifact_bytes, checkpoint_bytes
 from xft.estimates.model_sizes import Models, tuning_ratio
 from xft.estimates.planning import Plan, disk_text, duration, table
 from xft.reporting.runs import MEASURED, Row, write_runs
 from xft.store.code import Code
-from xft.store.costs import COSTS_FILE, total_cost
-from xft.store.job_plan import VIEW, Job
+from xft.store.job_records import COSTS_FILE, VIEW, Job, total_cost
 from xft.store.store import PARTIAL, Store, is_whole
 
 RUNS_TABLE = "runs.csv"

@@ -25,7 +25,7 @@ from xft.config.sections import (
 )
 from xft.config.steps import LOSSES, METRICS, RESULT, STEPS
 from xft.dag.nodes import Choices, Input, Node, Nodes, made, order_only
-from xft.data.templates import COMPLETION, PROMPT_NAMES
+from xft.data.prompt_templates import COMPLETION, PROMPT_NAMES
 from xft.data.tokenizers import class_choice
 from xft.hub.named_sets import NAMED_SETS, RELEASED, TRANSLATED
 from xft.hub.source import dataset_source

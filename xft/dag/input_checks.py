@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from xft.artifacts.artifact import TOKENIZER_PATTERNS
-from xft.checkpoints.capacity import check_rank, check_vocabulary, window
-from xft.checkpoints.model_config import read_model_config
+from xft.checkpoints.model_files import check_rank, check_vocabulary, read_model_config, window
 from xft.common.errors import UserError, collecting_errors, errors_at
-from xft.common.files import open_regular
+from xft.common.file_access import open_regular
 from xft.config.sections import (
     TRAININGS,
     BaseConfig,
@@ -20,10 +19,8 @@ from xft.config.sections import (
     named_code,
     named_paths,
 )
-from xft.data.conversations import Conversation
-from xft.data.instructions import check_format, describe
-from xft.data.row_files import read_files
-from xft.data.templates import (
+from xft.data.instruction_rows import Conversation, describe
+from xft.data.prompt_templates import (
     ANOTHER,
     CHAT,
     NAMES,
@@ -32,6 +29,7 @@ from xft.data.templates import (
     TemplateFault,
     read_template,
 )
+from xft.data.row_files import check_format, read_files
 from xft.data.tokenizers import check_eos, has_chat_template, load_tokenizer
 from xft.estimates.rows import check_rows
 from xft.evaluation.problem_sets import hint_of_set, load_problems

@@ -14,7 +14,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from xft.common.errors import UserError
-from xft.common.launch import torchrun
+from xft.common.system import torchrun
 from xft.config.runs import Run
 from xft.config.sections import MIXTURES, DataConfig, WorkflowConfig
 from xft.config.steps import STEPS, Request

@@ -18,11 +18,11 @@ from pathlib import Path
 from shlex import quote
 
 from xft.artifacts.manifest import manifest_path
-from xft.checkpoints.strict_json import read_json
 from xft.cli.running import failure, without_torchrun
 from xft.common.errors import UserError, counted
+from xft.common.file_access import nearest_folder
+from xft.common.json_files import read_json
 from xft.common.progress import last_progress
-from xft.common.refusals import nearest_folder
 from xft.common.results_folder import CONFIG_FILE
 from xft.config.reading import chosen_values
 from xft.config.sections import MODEL_KINDS, TRAININGS, WorkflowConfig
@@ -35,10 +35,9 @@ from xft.estimates.planning import disk_text, time_text
 from xft.evaluation.samples import journal_path
 from xft.hub.named_sets import BY_LABEL, unused
 from xft.store import others
-from xft.store.costs import COSTS_FILE
-from xft.store.garbage import find_unwanted
-from xft.store.recipe import DIGITS
-from xft.store.store import ENTRY, Store, disk_bytes, is_whole, owner, partial, worker
+from xft.store.job_records import COSTS_FILE
+from xft.store.links import find_unwanted
+from xft.store.store import DIGITS, ENTRY, Store, disk_bytes, is_whole, owner, partial, worker
 
 # What messages say of causes that lie neither in the configuration nor in the data.
 PASSING = re.compile(

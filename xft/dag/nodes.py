@@ -6,19 +6,17 @@ from functools import cache
 from pathlib import Path
 
 from xft.artifacts.manifest import json_sha256
-from xft.common.user_code import UserCode, codes_in
-from xft.common.user_program import program_files
+from xft.common.user_code import UserCode, codes_in, program_files
 from xft.config.runs import LISTS, Run
 from xft.config.sections import WorkflowConfig
 from xft.config.steps import STEPS
-from xft.data.instructions import CSV
-from xft.data.templates import read_template
+from xft.data.prompt_templates import read_template
+from xft.data.row_files import CSV
 from xft.hub.named_sets import NAMED_SETS, unpacked_sha256
 from xft.hub.source import check_model
 from xft.store.code import Code
 from xft.store.file_hashes import FileHashCache, content_hash
-from xft.store.recipe import Recipe
-from xft.store.store import Store
+from xft.store.store import Recipe, Store
 
 
 class FileContents:

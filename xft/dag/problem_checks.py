@@ -5,11 +5,10 @@ from functools import cache, partial
 from math import inf
 from pathlib import Path
 
-from xft.checkpoints.capacity import window
-from xft.checkpoints.model_config import read_model_config
+from xft.checkpoints.model_files import read_model_config, window
 from xft.common.errors import UserError, collecting_errors, did_you_mean, errors_at
 from xft.dag.nodes import Node
-from xft.data.templates import CHAT, PROMPT_NAMES, SLOT, make_template, read_template
+from xft.data.prompt_templates import CHAT, PROMPT_NAMES, SLOT, make_template, read_template
 from xft.data.tokenizers import load_tokenizer
 from xft.evaluation.forms import programs
 from xft.evaluation.languages import MULTIPL_E_LOADS, find_toolchains

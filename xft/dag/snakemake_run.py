@@ -23,9 +23,9 @@ from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from xft.cli.running import failure
-from xft.common.devices import check_gpus
 from xft.common.errors import UserError, did_you_mean
-from xft.common.refusals import explain
+from xft.common.file_access import explain
+from xft.common.gpus import check_gpus
 from xft.config.reading import complete, naming, read_config
 from xft.dag.messages import beginning, failures, pace_line, store_line, time_left, warnings
 from xft.dag.nodes import Node
@@ -33,7 +33,7 @@ from xft.dag.problem_checks import missing_toolchains
 from xft.dag.workflow_run import WorkflowRun
 from xft.reporting.summary import head
 from xft.reporting.verdict import PLAN
-from xft.store.job_plan import Jobs, read_plan
+from xft.store.job_records import Jobs, read_plan
 from xft.store.store import is_whole
 
 warn = cache(partial(print, file=sys.stderr))  # a line, once

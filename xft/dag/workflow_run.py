@@ -8,11 +8,11 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
+from xft.artifacts.artifact import ENTRY_FILE, overlap
 from xft.artifacts.claims import occupy
-from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import manifest_path, read_manifest
-from xft.artifacts.overlap import overlap
 from xft.common.errors import UserError, errors_at
+from xft.common.file_access import write_whole
 from xft.common.optional import require
 from xft.common.results_folder import CONFIG_FILE, CONFIG_HEAD, is_results_folder
 from xft.config.reading import as_yaml, changes, complete, recorded_config, valid_sections
@@ -28,13 +28,13 @@ from xft.dag.input_checks import (
 )
 from xft.dag.nodes import FileContents, Node
 from xft.dag.problem_checks import check_problems
-from xft.data.templates import CHAT
-from xft.store import names, others
+from xft.data.prompt_templates import CHAT
+from xft.store import others
 from xft.store.code import ROOT
 from xft.store.file_hashes import FileHashCache
-from xft.store.garbage import wanted_digests
-from xft.store.job_plan import Jobs, write_plan
-from xft.store.store import ENTRY_FILE, PLANS, is_whole
+from xft.store.job_records import Jobs, write_plan
+from xft.store.links import check_free, lay, take_away, wanted_digests
+from xft.store.store import PLANS, is_whole
 
 HASHES_FILE = ".memory.json"  # in the store
 EARLIER = "These tables are of an earlier configuration. Changed since then: "
@@ -132,7 +132,7 @@ class WorkflowRun:
                     "name another results_dir"
                 )
         links = [name for job in self.jobs.values() for name in (job.links | job.logs)]
-        names.check_free(links)
+        check_free(links)
         for written in (self.results / CONFIG_FILE, self.results / RUNS_TABLE):
             if written.exists() and not is_results_folder(self.results):
                 raise UserError(
@@ -207,8 +207,8 @@ class WorkflowRun:
             links |= job.logs | (job.links if is_whole(node.entry) else {})
         if not is_whole(self.experiment.summary.entry):
             links[os.path.normpath(f"{self.results}/summary.md")] = self._write_unfinished()
-        names.take_away(self.results, links)
-        names.lay(links)
+        take_away(self.results, links)
+        lay(links)
 
     def _write_unfinished(self) -> str:
         """Write what stands in for the summary. Returns the file."""

@@ -1,23 +1,48 @@
-"""Finds rows that repeat an earlier row, exactly or nearly."""
+"""Finds rows that repeat an earlier row, exactly or nearly, by the hashes of their word n-grams."""
 
 import hashlib
 import json
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
-from xft.common.processes import spread
 from xft.common.progress import progress
-from xft.data.disk_array import DiskArray, blocks
-from xft.data.instructions import AnyRow
-from xft.data.ngrams import hash_words, ngrams
+from xft.common.system import spread
+from xft.data.instruction_rows import AnyRow
+from xft.data.row_files import DiskArray, blocks
 
+FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no word's hash loses bits
 # Near rows: their sets of n-grams of words and punctuation have a Jaccard similarity >= 4/5.
 NEAR = (4, 5)
 NGRAM = 5
 COUNTED_AT_ONCE = 2**25  # n-grams: a GiB of memory
 WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
+    """The hash of each n-gram in order, uint64 [words - n + 1]; empty for fewer words.
+
+    hashes: of the words, uint64 [words]. An n-gram's is the sum of hashes[i] * FACTOR ** i modulo 2
+    ** 64, the same in every process.
+    """
+    count = max(len(hashes) - n + 1, 0)
+    total = np.zeros(count, np.uint64)
+    for place in reversed(range(n)):
+        total = total * FACTOR + hashes[place : place + count]
+    return total
+
+
+@lru_cache(maxsize=2**20)
+def hash_word(word: str) -> int:
+    """64 bits of a word's BLAKE2b."""
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+
+
+def hash_words(words: list[str]) -> np.ndarray:
+    """The hash of each word, uint64 [words]."""
+    return np.fromiter(map(hash_word, words), np.uint64, len(words))
 
 
 def find_exact(rows: Sequence[AnyRow]) -> dict[int, int]:
@@ -84,7 +109,7 @@ def _shared(ngrams: DiskArray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def squeeze(text: str) -> str:
-    """The text with one blank for each run of whitespace, and none at its ends."""
+    """The text with one blank for whitespace of any length, and none at its ends."""
     return " ".join(text.split())
 
 

@@ -18,12 +18,10 @@ from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
 
-from xft.checkpoints.capacity import EMBEDDINGS
-from xft.checkpoints.dtypes import DTYPE_BYTES, FLOAT_NAMES
-from xft.checkpoints.header import TensorInfo
+from xft.checkpoints.header import DTYPE_BYTES, FLOAT_NAMES, TensorInfo
 from xft.checkpoints.layout import FfnLayer, dense_layers, outside
-from xft.checkpoints.model_config import read_model_config
-from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE, CheckpointHeaders, TensorTable
+from xft.checkpoints.model_files import EMBEDDINGS, INDEX_FILE, SINGLE_FILE, read_model_config
+from xft.checkpoints.reader import CheckpointHeaders, TensorTable
 from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.config.sections import BaseConfig, MoeConfig, MoeSftTraining, SftTraining

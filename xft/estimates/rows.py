@@ -8,13 +8,12 @@ import numpy as np
 from xft.checkpoints.header import open_safetensors
 from xft.checkpoints.reader import CheckpointHeaders
 from xft.common.errors import UserError, errors_at
-from xft.common.json_lines import read_rows
+from xft.common.json_files import read_rows
 from xft.config.sections import DataConfig
 from xft.config.training import TrainingConfig
-from xft.data.conversations import Conversation
-from xft.data.instructions import AnyRow, BadRow, check_bad, is_array
-from xft.data.row_files import StoredRows, named, read_files
-from xft.data.templates import CHAT, make_template, read_template
+from xft.data.instruction_rows import AnyRow, BadRow, Conversation, check_bad
+from xft.data.prompt_templates import CHAT, make_template, read_template
+from xft.data.row_files import StoredRows, is_array, named, read_files
 from xft.hub.named_sets import NAMED_SETS
 from xft.hub.source import dataset_source, find_cached_dataset_file
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
-from xft.common.devices import advice_on_nan
 from xft.common.errors import UserError
+from xft.common.gpus import advice_on_nan
 from xft.common.progress import progress
-from xft.data.endings import end_tokens
+from xft.data.tokenizers import end_tokens
 from xft.evaluation.healing import Vocabulary, restrict_first
 from xft.evaluation.prompts import TaskPrompt, check_fit
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from xft.artifacts.manifest import manifest_path, read_manifest
-from xft.common.devices import describe_device
+from xft.common.gpus import describe_device
 from xft.common.progress import say
 from xft.data.tokenizers import load_tokenizer
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from xft.common.errors import UserError, did_you_mean, errors_at
-from xft.common.json_lines import read_rows
+from xft.common.json_files import read_rows
 from xft.config.sections import problem_label
 from xft.evaluation.forms import calls, programs
 from xft.evaluation.languages import CODES

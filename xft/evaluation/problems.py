@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from xft.common.errors import UserError, described
-from xft.data.faults import HALF_PAIR, SURROGATE
+from xft.data.instruction_rows import HALF_PAIR, SURROGATE
 from xft.evaluation.languages import CODES
 
 ORIGINAL_FORM = (

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from xft.common.errors import UserError, counted
-from xft.data.templates import COMPLETION, ChatTemplate, Template, encode_literally
+from xft.data.prompt_templates import COMPLETION, ChatTemplate, Template, encode_literally
 from xft.evaluation.problems import ProblemSet
 
 FENCE = "```"

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 
-from xft.artifacts.results import ResultFormat
+from xft.artifacts.manifest import ResultFormat
 from xft.common.errors import counted
-from xft.evaluation.ground_truth import TEST_SETS
+from xft.evaluation.execution import TEST_SETS
 from xft.evaluation.judging import ERROR, FAILED, PASSED
 from xft.evaluation.problems import ProblemSet
 from xft.evaluation.samples import Sample

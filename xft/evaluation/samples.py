@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from xft.artifacts.files import write_whole
 from xft.common.errors import UserError, described
-from xft.common.json_lines import read_json_lines
+from xft.common.file_access import write_whole
+from xft.common.json_files import read_json_lines
 from xft.evaluation.prompts import TaskPrompt
 
 

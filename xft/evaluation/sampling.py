@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 
 from xft.artifacts.artifact import check_artifact
-from xft.common.devices import computed_on
+from xft.common.gpus import computed_on
 from xft.common.optional import installed
 from xft.common.progress import say
 from xft.config.sections import MODEL_KINDS, GenerationConfig, RunConfig

@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from xft.checkpoints.dtypes import torch_dtype
+from xft.checkpoints.header import torch_dtype
 from xft.checkpoints.reader import CheckpointHeaders
 from xft.common.errors import UserError
 from xft.common.optional import require
-from xft.data.endings import generation_settings
-from xft.data.tokenizers import load_tokenizer
+from xft.data.tokenizers import generation_settings, load_tokenizer
 from xft.evaluation.generation import Row, Sampling, Writing
 from xft.evaluation.loading import computing_dtype
 

@@ -1,1 +1,5 @@
-"""Fetches models, rows and problems from the network."""
+"""The hub: models, rows and problems that are fetched in a pinned version.
+
+`repository.py` fetches files of a commit, `source.py` finds and checks models and rows.
+`named_sets.py` has the problem sets that a configuration can name, and fetches them.
+"""

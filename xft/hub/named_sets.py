@@ -1,17 +1,29 @@
-"""The problem sets that the configuration can name: their content and where to find them."""
+"""The problem sets that the configuration can name: what they are, and how they are had.
 
+A set is on this machine, or else fetched from the network.
+"""
+
+import gzip
 import hashlib
+import io
 import os
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+from xft.artifacts.manifest import write_manifest
 from xft.common.errors import UserError
-from xft.common.files import read_bytes
-from xft.hub.repository import OFFLINE, cached_rows
+from xft.common.file_access import read_bytes, write_whole
+from xft.common.progress import say
+from xft.hub.repository import OFFLINE, cached_rows, fetch_file, hub_errors
 
 RELEASES = "https://github.com/evalplus"
 MAX_BYTES = 2**28  # of a file of problems, unpacked
+TIMEOUT = 30  # seconds without a connection or another byte
+MAX_DOWNLOAD = 2**26  # bytes, packed or unpacked; what is longer is something else
+CHUNK_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,22 @@ class Release:
         is_release = self.cached.is_file() and unpacked_sha256(self.cached) == self.sha256
         return self.cached if is_release else None
 
+    def content(self) -> tuple[bytes, str | None]:
+        """The problems, and the release; None if the variable's file holds others.
+
+        They are in the variable's file, else in EvalPlus's cache, else fetched. The latter two must
+        have the pinned content. Prints the source. Raises UserError.
+        """
+        file = self.find()
+        if file is None and self.cached.is_file():
+            say(f"{self.cached} is not {self}, so it is not used")
+        content = unpacked(file) if file else _download(self)
+        if hashlib.sha256(content).hexdigest() == self.sha256:
+            say(f"{self} from {file or self.url}")
+            return content, str(self)
+        say(f"{file}, set by {self.variable}, is not {self}: scores are for other problems")
+        return content, None
+
     @property
     def advice(self) -> str:
         """How to put the set on a machine without network."""
@@ -144,6 +172,12 @@ class Translation:
         """Its file in the hub's cache."""
         return cached_rows(self.hub_id, self.revision, self.place)
 
+    def content(self) -> tuple[bytes, str]:
+        """The problems, from the hub or from its cache, and the release."""
+        file = fetch_file(self.hub_id, self.revision, self.place, "dataset")
+        say(f"{self} from {self.hub_id}")
+        return read_bytes(file, MAX_DOWNLOAD), str(self)
+
     @property
     def advice(self) -> str:
         return OFFLINE
@@ -155,25 +189,46 @@ class Translation:
 NamedSet = Release | Translation
 
 HUMANEVAL = Release(
-    *("humaneval", "HumanEval+", "HumanEvalPlus", "v0.1.10", 164),
+    name="humaneval",
+    title="HumanEval+",
+    release="HumanEvalPlus",
+    version="v0.1.10",
+    problems=164,
     sha256="42526ec0e7d5f3ee0b06d6ced98f8c8bae3d76519151bfb3d36f79010645bd7f",
     variable="HUMANEVAL_OVERRIDE_PATH",
 )
 MBPP = Release(
-    *("mbpp", "MBPP+", "MbppPlus", "v0.2.0", 378),
+    name="mbpp",
+    title="MBPP+",
+    release="MbppPlus",
+    version="v0.2.0",
+    problems=378,
     sha256="b54e762755248ca411b523c917fa9f93c07b5ff2966bf60b3917b853926a3dad",
     variable="MBPP_OVERRIDE_PATH",
 )
 RELEASED = {chosen.name: chosen for chosen in (HUMANEVAL, MBPP)}
-# The problems of HumanEval and of MBPP in each language that can be judged.
-COUNTS = {"cpp": (161, 397), "d": (156, 358), "go": (154, 374), "java": (158, 386)}
-COUNTS |= {"js": (161, 397), "lua": (161, 397), "php": (161, 397), "pl": (161, 396)}
-COUNTS |= {"r": (161, 397), "rb": (161, 397), "rs": (156, 354), "sh": (158, 382), "ts": (159, 390)}
-TRANSLATED = {
-    f"multipl-e/{source}-{language}": Translation(f"multipl-e/{source}-{language}", number)
-    for language, counts in COUNTS.items()
-    for source, number in zip(RELEASED, counts, strict=True)
+# Each language that can be judged, with the problems of HumanEval and of MBPP that it has.
+LANGUAGES = {
+    "cpp": (161, 397),
+    "d": (156, 358),
+    "go": (154, 374),
+    "java": (158, 386),
+    "js": (161, 397),
+    "lua": (161, 397),
+    "php": (161, 397),
+    "pl": (161, 396),
+    "r": (161, 397),
+    "rb": (161, 397),
+    "rs": (156, 354),
+    "sh": (158, 382),
+    "ts": (159, 390),
 }
+TRANSLATIONS = [
+    Translation(f"multipl-e/{source}-{language}", problems)
+    for language, counts in LANGUAGES.items()
+    for source, problems in zip(RELEASED, counts, strict=True)
+]
+TRANSLATED = {chosen.name: chosen for chosen in TRANSLATIONS}
 NAMED_SETS: dict[str, NamedSet] = RELEASED | TRANSLATED
 BY_LABEL = {chosen.label: chosen for chosen in NAMED_SETS.values()}
 
@@ -198,3 +253,40 @@ def unpacked(file: Path) -> bytes:
 def unpacked_sha256(file: Path) -> str:
     """SHA-256 of the unpacked content. Packing does not change the problems."""
     return hashlib.sha256(unpacked(file)).hexdigest()
+
+
+def fetch(chosen: NamedSet, out: Path) -> None:
+    """Write the file of a named set, unpacked, whole or not at all, and its manifest.
+
+    Raises UserError.
+    """
+    content, known = chosen.content()
+    write_whole(out, content)
+    write_manifest(out, "problems", {"dataset": chosen.name, "release": known})
+
+
+def _download(chosen: Release) -> bytes:
+    """The unpacked release. Raises UserError where it cannot be had, or is not the pinned one."""
+    with hub_errors(f"{chosen} could not be fetched from {chosen.url}", chosen.advice):
+        content = _get(chosen.url)
+        if hashlib.sha256(content).hexdigest() != chosen.sha256:
+            raise ValueError("the fetched file is not that release (its SHA-256 differs)")
+    return content
+
+
+def _get(url: str) -> bytes:
+    """The unpacked file at a URL, up to a limit; nothing if there is no whole gzip file.
+
+    A busy server is asked again. Raises httpx2.HTTPError.
+    """
+    from huggingface_hub.utils import http_stream_backoff
+
+    # The file is already packed: a server must not pack or unpack it.
+    options = {"headers": {"Accept-Encoding": "identity"}, "timeout": TIMEOUT}
+    with http_stream_backoff("GET", url, retry_on_exceptions=(), **options) as response:
+        response.raise_for_status()
+        packed = b"".join(islice(response.iter_raw(CHUNK_BYTES), MAX_DOWNLOAD // CHUNK_BYTES))
+    try:
+        return gzip.GzipFile(fileobj=io.BytesIO(packed)).read(MAX_DOWNLOAD)
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        return b""

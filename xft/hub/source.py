@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xft.artifacts.artifact import COMPANION_PATTERNS, check_artifact, companions
-from xft.checkpoints.capacity import check_vocabulary
-from xft.checkpoints.dtypes import FLOAT_NAMES
+from xft.checkpoints.header import FLOAT_NAMES
 from xft.checkpoints.layout import dense_layers
-from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE, CheckpointHeaders, weight_files
+from xft.checkpoints.model_files import INDEX_FILE, SINGLE_FILE, check_vocabulary, weight_files
+from xft.checkpoints.reader import CheckpointHeaders
 from xft.common.errors import UserError
 from xft.config.sections import MODEL_KINDS
 from xft.hub import repository as hub

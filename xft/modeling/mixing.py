@@ -1,7 +1,7 @@
 """The mixing model: a dense backbone with MLPs that are merged from frozen experts.
 
-The equation is in conversions/merge.py. Only the mixing logits learn. The merged weights W are
-built once per optimiser step. Each micro-batch adds to their gradient G = dL/dW, as in dense
+The equation is in conversions/coefficients.py. Only the mixing logits learn. The merged weights W
+are built once per optimiser step. Each micro-batch adds to their gradient G = dL/dW, as in dense
 training. Once per optimiser step the chain rule gives dL/dc_i = <G, W_i> for the coefficient of
 expert i, and then the gradients of the logits. The experts, or the factors of low-rank ones, stay
 memory-mapped in their stored dtype, and are read layer by layer.
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
 from xft.checkpoints.reader import TensorSource
-from xft.conversions.merge import mixing_coefficients, unmerged
-from xft.conversions.merged_tensors import MergedTensor, merged_tensors
+from xft.conversions.coefficients import mixing_coefficients
+from xft.conversions.merged_tensors import MergedTensor, merged_tensors, unmerged
 from xft.modeling.configuration import dense_config
 from xft.modeling.loading import load_whole
 
@@ -24,18 +24,18 @@ from xft.modeling.loading import load_whole
 class MixingLogits(nn.Module):
     """The trained values: alpha, a vector [R] for each set of coefficients.
 
-    alpha [layers or 1, projections or 1, R]; `shared_expert_weight` is lambda.
+    alpha [layers or 1, projections or 1, R]; lam: lambda.
     """
 
-    def __init__(self, alpha: Tensor, shared_expert_weight: float):
+    def __init__(self, alpha: Tensor, lam: float):
         super().__init__()
         self.sets = alpha.shape[:2]
         self.alpha = nn.ParameterList(vector.clone() for vector in alpha.flatten(0, 1))
-        self.shared_expert_weight = shared_expert_weight
+        self.lam = lam
 
     def coefficients(self) -> Tensor:
         """The coefficients [layers or 1, projections or 1, 1 + R]. The first is lambda."""
-        return mixing_coefficients(self._stacked(), self.shared_expert_weight)
+        return mixing_coefficients(self._stacked(), self.lam)
 
     def values(self) -> Tensor:
         """The current alpha, on the CPU."""
@@ -88,7 +88,7 @@ class Mixing:
         for tensor, weight in self._merged:
             if weight.grad is not None:
                 products = tensor.inner_products(weight.grad, 1)  # lambda has no gradient
-                gradient[tensor.row, tensor.column, 1:] += products
+                tensor.coefficients_of(gradient)[1:] += products
                 weight.grad = None
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(gradient)

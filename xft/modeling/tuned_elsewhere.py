@@ -4,15 +4,13 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
-from xft.checkpoints.capacity import embedding_rows
-from xft.checkpoints.model_config import IDLE_KEYS, read_model_config
+from xft.checkpoints.model_files import IDLE_KEYS, embedding_size, read_model_config
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.config.sections import mixture_settings
-from xft.conversions.diversity import are_alike
-from xft.data.endings import GENERATION_CONFIG, stated_ends
-from xft.data.tokenizers import tokenizer_identity
+from xft.conversions.expert_diversity import are_alike
+from xft.data.tokenizers import GENERATION_CONFIG, stated_ends, tokenizer_identity
 from xft.modeling.loading import check_fit, loading
 
 ASIDE = IDLE_KEYS | {"bos_token_id", "eos_token_id", "pad_token_id"}  # trainers set them too
@@ -65,7 +63,7 @@ def check_made_of(folder: Path, base: Path) -> None:
         raise UserError(
             f"{folder} was not made of {base}: {', '.join(different)} differs. Name its own base. "
             "Or if tokens were added, as for padding, save the model again after "
-            f"model.resize_token_embeddings({embedding_rows(base)}), and save the base's tokenizer "
+            f"model.resize_token_embeddings({embedding_size(base)}), and save the base's tokenizer "
             "into the folder. EOS can pad: tokenizer.pad_token = tokenizer.eos_token"
         )
     check_fit(folder, reads_all=True)

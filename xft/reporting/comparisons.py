@@ -5,7 +5,7 @@ from dataclasses import astuple, dataclass, fields
 from math import inf
 
 from xft.config.sections import MODELS, REFERENCES, family
-from xft.evaluation.ground_truth import TEST_SETS
+from xft.evaluation.execution import TEST_SETS
 from xft.evaluation.result import solved_shares, units_of
 from xft.reporting.bootstrap import Measured, measure, significant
 from xft.reporting.differences import Difference, compare

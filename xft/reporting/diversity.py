@@ -4,7 +4,7 @@ from pathlib import Path
 from statistics import mean
 
 from xft.common.errors import UserError
-from xft.common.json_lines import read_json_objects
+from xft.common.json_files import read_json_objects
 
 MUCH_NOISE = 0.2  # of the choices
 LAST_STEPS = 10  # of the tuning: one step's statistics are those of one small batch

@@ -1,6 +1,6 @@
 """The formats of the files that say more of a model than its evaluation."""
 
-from xft.artifacts.results import ResultFormat
+from xft.artifacts.manifest import ResultFormat
 
 # The loss, its model, the loss and the number of tokens of each row, and `change_at_end` of the
 # training that the model comes from.

@@ -8,7 +8,7 @@ from io import StringIO
 from pathlib import Path
 
 from xft.common.errors import UserError, counted
-from xft.common.files import read_text
+from xft.common.file_access import read_text
 from xft.config.reading import validated
 from xft.config.section import Section
 

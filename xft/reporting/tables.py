@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from xft.evaluation.ground_truth import TEST_SETS
+from xft.evaluation.execution import TEST_SETS
 from xft.evaluation.result import TEST_NAMES, measures, solved_shares, units_of
 from xft.reporting.bootstrap import interval
 from xft.reporting.runs import Result

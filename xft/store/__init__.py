@@ -1,1 +1,13 @@
-"""The store: every artifact lies in a folder that is named by the digest of its recipe."""
+"""The store: every artifact lies in an entry, a folder that is named by the digest of its recipe.
+
+- made: `store.py` has recipes and entries, `code.py` the versions of steps, `file_hashes.py` the
+  hashes of the user's files. `make.py` runs the command of a job in `ENTRY.partial`, as the plan of
+  the run says (`job_records.py`). `store.publish` writes entry.json last, and renames the folder.
+- found: what has its entry.json is an entry (`store.is_whole`). Entries of other people's stores
+  are found and linked by `others.py`, the only module that knows where another store lies.
+  `links.py` gives entries their names in results folders.
+- verified: `store.all_faults` compares every byte with entry.json and the manifests. An entry of
+  another store counts only after that.
+- removed: `links.find_unwanted` lists what no results folder wants, and `xft gc` removes it by
+  `store.remove`. Nothing else removes a whole entry, and nothing changes one.
+"""

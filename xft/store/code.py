@@ -76,13 +76,21 @@ def read_module(path: Path) -> list:
 
 
 def _plain(node: object) -> object:
-    """A node of a syntax tree as JSON, without empty fields, as Python versions differ in them."""
-    if isinstance(node, list):
-        return [_plain(item) for item in node if not _is_silent(item)]
-    if not isinstance(node, ast.AST):
-        return node if isinstance(node, str | int | None) else {type(node).__name__: repr(node)}
-    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-        node = ast.Raise(node.exc.func)
+    """A part of a syntax tree as JSON: a node is its class, then its fields, each [name, value].
+
+    Docstrings and messages are left out, and empty fields, as Python versions differ in them.
+    """
+    match node:
+        case list():
+            return [_plain(item) for item in node if not _is_silent(item)]
+        case str() | int() | None:
+            return node
+        case ast.Raise(exc=ast.Call(func=exception)):
+            node = ast.Raise(exception)  # its arguments are the message
+        case ast.AST():
+            pass
+        case _:  # a constant such as 0.5 or b"x"
+            return {type(node).__name__: repr(node)}
     fields = [[name, _plain(value)] for name, value in ast.iter_fields(node)]
     return [type(node).__name__, *(field for field in fields if field[1] not in (None, []))]
 

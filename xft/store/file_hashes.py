@@ -8,9 +8,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from xft.artifacts.files import write_whole
-from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
+from xft.common.file_access import write_whole
+from xft.common.json_files import read_json
 
 HASHED_WHOLE = 2**28
 SAMPLES, SAMPLE_BYTES = 256, 2**16

@@ -9,39 +9,46 @@ names the job in the command's lines. What each attempt costs is measured, and s
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
+from threading import Event, Thread
+from typing import BinaryIO
 
 from xft.artifacts.claims import this_process
-from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
+from xft.common.file_access import explain, write_whole
 from xft.common.progress import JOB
-from xft.common.refusals import explain
-from xft.store import job_log, names
-from xft.store.costs import COSTS_FILE, Costs
 from xft.store.file_hashes import content_hash
-from xft.store.job_plan import VIEW, Job, Jobs, read_plan
+from xft.store.job_records import COSTS_FILE, VIEW, Costs, Job, Jobs, read_plan
+from xft.store.links import lay
 from xft.store.store import claimed, is_whole, log_of, owner, partial, publish
+
+SECONDS_BETWEEN = 0.2
+ERROR = re.compile(rb"^[a-z_]+: error: ", re.MULTILINE)  # the first line of a step's last message
+# The environment variable that keeps errors off the screen, where the end of the run shows them.
+HIDE_ERRORS = "XFT_HIDE_ERRORS"
 
 
 def make(entry: Path, command: list[str]) -> int:
     """Run a command and put what it makes into the store. Returns the command's exit status."""
     jobs = read_plan()
     job = jobs[entry.name]
-    names.lay(job.logs)
+    lay(job.logs)
     if not is_whole(entry):
         _check_unchanged(job)
         with claimed(entry) as lock:
             # A process of an earlier run may have made it meanwhile.
             if not is_whole(entry) and (status := _make(entry, command, jobs, lock.fileno())):
                 return status
-    names.lay(job.links | job.logs)
+    lay(job.links | job.logs)
     return 0
 
 
@@ -50,7 +57,7 @@ def _make(entry: Path, command: list[str], jobs: Jobs, lock: int) -> int:
     job = jobs[entry.name]
     artifact = partial(entry) / job.resources["file"]
     partial(entry).mkdir(parents=True, exist_ok=True)
-    names.lay(_view(entry, job, jobs.values()))
+    lay(_view(entry, job, jobs.values()))
     if not _is_finished(artifact) and (status := _run(entry, command, job, lock)):
         return status
     try:
@@ -119,7 +126,7 @@ def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
         environment["HF_HUB_OFFLINE"] = "1"
     log = log_of(entry)
     with (
-        job_log.shown(log) as output,
+        shown(log) as output,
         subprocess.Popen(
             command, env=environment, pass_fds=[lock], stdout=output, stderr=output
         ) as process,
@@ -128,7 +135,7 @@ def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
         Costs(partial(entry), job.resources).measure(process)
     status = process.returncode
     if status == -signal.SIGKILL:
-        job_log.tell(
+        tell(
             log,
             "store: error: the step was killed by SIGKILL, as when memory runs out. "
             "docs/troubleshooting.md says what to do",
@@ -139,16 +146,68 @@ def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
     return status if status >= 0 else 128 - status
 
 
+def link_declared(log: Path) -> None:
+    """Let the log that the rule declares lead to the real one, which exists from now on.
+
+    Snakemake deletes the declared one, `<digest>.job.log`, when a job starts.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.open("ab").close()
+    link = log.with_suffix(".job.log")
+    link.unlink(missing_ok=True)
+    link.symlink_to(log.name)
+
+
+@contextmanager
+def shown(log: Path) -> Iterator[BinaryIO]:
+    """The empty log, for a command to write into. The screen follows until the command ends."""
+    if log.exists():
+        os.truncate(log, 0)
+    with log.open("ab") as file:
+        ended = Event()
+        follower = Thread(target=_follow, args=(log, ended))
+        follower.start()
+        try:
+            yield file
+        finally:
+            ended.set()
+            follower.join()
+
+
+def tell(log: Path, error: str) -> None:
+    """Write an error into the log, and onto the screen unless the end of the run shows it."""
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"{error}\n")
+    if HIDE_ERRORS not in os.environ:
+        print(error, file=sys.stderr)
+
+
+def _follow(log: Path, ended: Event) -> None:
+    """Show whole lines of a log until the command has ended, or up to an error if it is hidden."""
+    rest, is_last = b"", False
+    with log.open("rb") as file, suppress(OSError):  # such as a screen that is closed
+        while not is_last:
+            is_last = ended.wait(SECONDS_BETWEEN)
+            text = rest + file.read()
+            end = len(text) if is_last else text.rfind(b"\n") + 1
+            lines, rest = text[:end], text[end:]
+            error = ERROR.search(lines) if HIDE_ERRORS in os.environ else None
+            sys.stdout.buffer.write(lines[: error.start()] if error else lines)
+            sys.stdout.buffer.flush()
+            if error:
+                return
+
+
 def main() -> None:
     """Run the command of the arguments. It gets the same signals, and ends first."""
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a step handles it itself
     entry, command = Path(sys.argv[1]), sys.argv[2:]
     try:
-        job_log.link_declared(log_of(entry))
+        link_declared(log_of(entry))
         sys.exit(make(entry, command))
     except (UserError, OSError) as error:
-        job_log.tell(log_of(entry), f"store: error: {explain(error) or error}")
+        tell(log_of(entry), f"store: error: {explain(error) or error}")
         sys.exit(1)
 
 

@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from xft.artifacts.manifest import MANIFEST_SUFFIX, find_faults, read_manifest
 from xft.common.errors import UserError
 from xft.common.progress import say
-from xft.store.store import MARK, entry_faults, is_whole
+from xft.store.store import MARK, all_faults, is_whole
 
 
 def take(stores: Sequence[str], nodes: Iterable) -> None:
@@ -34,15 +33,7 @@ def find(stores: Sequence[str], node) -> list[Path]:
 
 
 def _link(theirs: Path, ours: Path, name: str) -> None:
-    try:
-        manifests = sorted(theirs.glob(f"*{MANIFEST_SUFFIX}"))
-        faults = entry_faults(theirs) if manifests else [f"{theirs} has no manifest"]
-        for manifest in manifests:
-            artifact = manifest.with_name(manifest.name.removesuffix(MANIFEST_SUFFIX))
-            faults += find_faults(artifact, read_manifest(manifest), full=True)
-    except (UserError, OSError) as error:
-        faults = [str(error)]
-    if faults:
+    if faults := all_faults(theirs):
         say(f"{name} is not taken from {theirs}: {'; '.join(faults)}")
         return
     ours.parent.mkdir(parents=True, exist_ok=True)

@@ -5,26 +5,53 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict
-from functools import cache
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from stat import S_ISREG
 from typing import TextIO
 
 from xft.artifacts import claims
-from xft.artifacts.artifact import ENTRY_FILE, as_json, sync, write_json
+from xft.artifacts.artifact import ENTRY_FILE, sync, write_json
 from xft.artifacts.claims import OWNER
-from xft.artifacts.manifest import hash_file
-from xft.checkpoints.strict_json import read_json
+from xft.artifacts.manifest import (
+    MANIFEST_SUFFIX,
+    as_json,
+    find_faults,
+    hash_file,
+    json_sha256,
+    read_manifest,
+)
 from xft.common.errors import UserError
-from xft.store.recipe import DIGITS, Recipe
+from xft.common.json_files import read_json
 
+DIGITS = 16
 MARK = "xft-store.json"  # identifies a store
 FORMAT = 1
 PARTIAL = ".partial"
 LOGS, PLANS = "logs", "plans"
 DIGEST = re.compile(f"[0-9a-f]{{{DIGITS}}}")
 ENTRY = re.compile(rf"/\w+/({DIGEST.pattern})(?=[/.]|$)")  # in the path of an entry or its log
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a step makes its artifact from.
+
+    version: of the step's code, as `Code.version_of` gives it. options: values that are not the
+    defaults, by their key in the configuration, such as "moe.num_experts". inputs: for each name
+    the digest of an artifact's recipe, or the hash of a file.
+    """
+
+    step: str
+    version: int | str
+    options: dict[str, object]
+    inputs: dict[str, str]
+
+    @cached_property
+    def digest(self) -> str:
+        """The first 16 digits of SHA-256 over the recipe, and so over the recipes of its inputs."""
+        return json_sha256(asdict(self))[:DIGITS]
 
 
 class Store:
@@ -160,6 +187,39 @@ def entry_faults(entry: Path) -> list[str]:
     if recipe.digest != entry.name:
         return [f"{entry} holds another recipe than its name says"]
     return [] if as_json(actual) == file.read_text("utf-8") else [f"{file} was edited"]
+
+
+def all_faults(entry: Path) -> list[str]:
+    """The differences between an entry and all that it states, with every byte compared.
+
+    What keeps a file from being read is one, too.
+    """
+    try:
+        manifests = sorted(entry.glob(f"*{MANIFEST_SUFFIX}"))
+        faults = entry_faults(entry) if manifests else [f"{entry} has no manifest"]
+        for manifest in manifests:
+            artifact = manifest.with_name(manifest.name.removesuffix(MANIFEST_SUFFIX))
+            faults += find_faults(artifact, read_manifest(manifest), full=True)
+    except (UserError, OSError) as error:
+        return [str(error)]
+    return faults
+
+
+def remove(entry: Path) -> None:
+    """Remove an entry, whole or not, and its logs. It vanishes by one rename.
+
+    Raises UserError if a process makes it.
+    """
+    whole = entry.with_name(entry.name.removesuffix(PARTIAL))
+    with claimed(whole):
+        if entry.is_symlink():
+            entry.unlink()
+        else:
+            aside = entry.with_name(f".{entry.name}.removed")
+            entry.rename(aside)
+            shutil.rmtree(aside)
+        for file in log_of(whole).parent.glob(f"{whole.name}.*"):
+            file.unlink()
 
 
 def lost_inputs(entries: Iterable[Path]) -> dict[str, dict[Path, str]]:

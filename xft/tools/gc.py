@@ -5,7 +5,6 @@ the same parent folder, it needs what this folder shows and what an unfinished r
 its results folder was deleted, it needs nothing. Nothing is removed while a job runs.
 """
 
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -13,9 +12,9 @@ from pathlib import Path
 from xft.cli.step import StepParser
 from xft.common.errors import UserError
 from xft.estimates.planning import disk_text
-from xft.store.garbage import SECONDS_PER_DAY, find_unwanted, results_folders, wanted_digests
-from xft.store.job_plan import jobs_of
-from xft.store.store import MARK, PARTIAL, PLANS, Store, claimed, disk_bytes, log_of
+from xft.store.job_records import jobs_of
+from xft.store.links import SECONDS_PER_DAY, find_unwanted, results_folders, wanted_digests
+from xft.store.store import MARK, PARTIAL, PLANS, Store, disk_bytes, remove
 
 PLAN_DAYS = 7  # a job in a queue may still read the plan of an earlier run
 
@@ -66,7 +65,7 @@ def _collect(store: Store, keep_days: float, agreed: bool) -> None:
         print("Nothing to remove: the configurations want all that the store holds.")
     elif agreed or _agrees(f"Remove these {len(unwanted)} entries, {total}? [y/N] "):
         for entry in unwanted:
-            _remove(entry)
+            remove(entry)
         print(f"Removed: {total}")
 
 
@@ -74,17 +73,3 @@ def _agrees(question: str) -> bool:
     if not sys.stdin.isatty():
         raise UserError("nobody can be asked here. To remove these entries: --yes")
     return input(question).strip().lower() in ("y", "yes")
-
-
-def _remove(entry: Path) -> None:
-    """Remove an entry and its logs. It vanishes by one rename, so it is never there in part."""
-    whole = entry.with_name(entry.name.removesuffix(PARTIAL))
-    with claimed(whole):
-        if entry.is_symlink():
-            entry.unlink()
-        else:
-            aside = entry.with_name(f".{entry.name}.removed")
-            entry.rename(aside)
-            shutil.rmtree(aside)
-        for file in log_of(whole).parent.glob(f"{whole.name}.*"):
-            file.unlink()

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import manifest_path
 from xft.cli.step import StepParser
 from xft.common.errors import UserError
+from xft.common.file_access import write_whole
 from xft.reporting.page.folder import read_results
 from xft.reporting.page.html import GENERATOR, build_page
 

@@ -15,9 +15,10 @@ from functools import cache, partial
 from math import inf
 from pathlib import Path
 
-from xft.checkpoints.strict_json import read_json
+from xft.artifacts.artifact import ENTRY_FILE
 from xft.cli.step import StepParser
 from xft.common.errors import UserError
+from xft.common.json_files import read_json
 from xft.config.reading import complete, naming
 from xft.config.runs import Run, find_runs, read_overlaid
 from xft.config.section import Section
@@ -36,8 +37,7 @@ from xft.estimates.model_sizes import Models, find_table
 from xft.estimates.planning import Plan, advice, fit_line, report, time_text
 from xft.estimates.rows import count_rows
 from xft.store.file_hashes import FileHashCache
-from xft.store.recipe import Recipe
-from xft.store.store import ENTRY_FILE, is_whole
+from xft.store.store import Recipe, is_whole
 
 DEFAULT_GPU = "h100"
 ASSUMED = f"Default: {DEFAULT_UTILISATION}, an assumption."

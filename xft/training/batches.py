@@ -9,7 +9,7 @@ from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, Pre
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from xft.config.training import TrainingConfig
-from xft.data.examples import IGNORED
+from xft.data.tokenized_rows import IGNORED
 from xft.modeling.packed_attention import FLASH, use_packed_attention
 
 RowCollator = Callable[[list[dict]], dict]  # makes a batch of examples

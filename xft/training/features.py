@@ -11,8 +11,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.optim import Optimizer
 
-from xft.common.devices import advice_on_nan
 from xft.common.errors import UserError
+from xft.common.gpus import advice_on_nan
 from xft.training.checkpoints import Checkpoints
 
 

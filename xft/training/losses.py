@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from xft.config.training import BLOCK_LOGITS, CHUNK_TOKENS
-from xft.data.examples import IGNORED
+from xft.data.tokenized_rows import IGNORED
 
 
 class SplitModel:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from xft.checkpoints.capacity import check_rank
+from xft.checkpoints.model_files import check_rank
 from xft.training.this_process import is_main_process
 
 

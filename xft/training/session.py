@@ -10,17 +10,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 from xft.artifacts.manifest import hash_program, json_sha256
-from xft.common.devices import describe_device
 from xft.common.errors import UserError, counted
-from xft.common.launch import torchrun
+from xft.common.gpus import describe_device
 from xft.common.optional import is_installed
 from xft.common.progress import job_name
+from xft.common.system import torchrun
 from xft.common.user_code import UserCode, codes_in, errors_of
 from xft.config.reading import validated
 from xft.config.section import unrecorded
 from xft.config.sections import RunConfig, TokensConfig
 from xft.config.training import CALLBACK, TrainingConfig, fault_of_devices, precision_of
-from xft.data.templates import with_template_read
+from xft.data.prompt_templates import with_template_read
 from xft.training.checkpoints import Checkpoints
 from xft.training.this_process import device, is_main_process, say_once
 
@@ -101,8 +101,8 @@ class Session:
 
     def _read_examples(self, model_folder: Path) -> None:
         from xft.data.preparation import prepare, summary
+        from xft.data.tokenized_rows import datasets_of, open_tokens
         from xft.data.tokenizers import load_tokenizer
-        from xft.data.tokens_artifact import datasets_of, open_tokens
 
         request = self.request
         self.datasets = datasets_of([request.data])
@@ -190,7 +190,7 @@ def tokens_options(data: Path, given: dict[str, object]) -> TokensConfig:
     """The options of the tokens, from the given flags or from the tokens' own manifest."""
     if not data.is_dir():
         return with_template_read(validated(TokensConfig, given, "command line"))
-    from xft.data.tokens_artifact import read_options
+    from xft.data.tokenized_rows import read_options
 
     if given:
         raise UserError(

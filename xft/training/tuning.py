@@ -6,13 +6,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from xft.artifacts.artifact import OpenedArtifact, create_artifact, write_json
-from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import as_json
-from xft.checkpoints.dtypes import torch_dtype
+from xft.checkpoints.header import torch_dtype
 from xft.checkpoints.reader import Checkpoint
-from xft.conversions.common import trained_plans
-from xft.data.endings import GENERATION_CONFIG, tuned_generation_config
-from xft.data.templates import make_template
+from xft.checkpoints.writer import trained_specs
+from xft.common.file_access import write_whole
+from xft.data.prompt_templates import make_template
+from xft.data.tokenizers import GENERATION_CONFIG, tuned_generation_config
 from xft.modeling.loading import load_whole
 from xft.training.low_rank import Adapters
 from xft.training.session import Session
@@ -57,9 +57,9 @@ def tune(
             learned = adapters.merged(learned)
         with create_artifact(request.out, kind, parameters, inputs) as draft:
             state = revert_weight_conversion(model, learned)
-            plans = trained_plans(checkpoint, state, model.base_model_prefix)
+            specs = trained_specs(checkpoint, state, model.base_model_prefix)
             card = make_card(checkpoint.config, parameters, session.ids["data"])
-            draft.write_model(plans, checkpoint.config, like=source.path, card=card)
+            draft.write_model(specs, checkpoint.config, like=source.path, card=card)
             if generation is not None:
                 write_json(draft.path / GENERATION_CONFIG, generation)
             if request.losses and losses and losses.content:

@@ -7,9 +7,9 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from xft.common.devices import computed_on
+from xft.common.gpus import computed_on
 from xft.common.progress import progress
-from xft.data.examples import IGNORED
+from xft.data.tokenized_rows import IGNORED
 from xft.training.batches import padded
 from xft.training.curve import VALIDATION_LOSS
 from xft.training.losses import LabelledLoss

@@ -2,7 +2,7 @@
 
 import ast
 
-from xft.data.templates import COMPLETION, Template
+from xft.data.prompt_templates import COMPLETION, Template
 from xft.evaluation.problems import Problem, parse, split_mbpp
 from xft.evaluation.prompts import FENCE, TaskPrompt, ends_of_code, instructed, with_code
 

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field
 
-from xft.data.templates import COMPLETION, Template
+from xft.data.prompt_templates import COMPLETION, Template
 from xft.evaluation.languages import find_language
 from xft.evaluation.problems import validated_row
 from xft.evaluation.prompts import FENCE, TaskPrompt, instructed

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from xft.artifacts.files import write_whole
+from xft.common.file_access import write_whole
 from xft.reporting.exports.evaluations import Evaluation
 
 KEYS = ("task_id", "solution")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xft.artifacts.manifest import MANIFEST_SUFFIX
-from xft.common.json_lines import read_json_objects
+from xft.common.json_files import read_json_objects
 from xft.evaluation.result import RESULT
 from xft.evaluation.samples import samples_path
 from xft.reporting.page.files import is_own, own_files

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
-from xft.artifacts.files import write_whole
+from xft.common.file_access import write_whole
 from xft.evaluation.result import measures, solved_shares, tests_of, units_of
 from xft.hub.named_sets import BY_LABEL
 from xft.reporting.bootstrap import interval

@@ -9,9 +9,8 @@ from statistics import mean
 import numpy as np
 
 from xft.checkpoints.layout import MLP_FORMS
-from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError, collecting_errors, errors_at
-from xft.common.json_lines import read_json_objects
+from xft.common.json_files import read_json, read_json_objects
 from xft.common.results_folder import CONFIG_FILE
 from xft.config.reading import as_yaml, recorded_config, shown_choices, shown_values
 from xft.config.sections import WorkflowConfig, problem_label
@@ -27,7 +26,7 @@ from xft.reporting.page.flops import base_table, flops_to_make
 from xft.reporting.runs import Result, Row, read_runs, results_of
 from xft.reporting.tables import score
 from xft.reporting.verdict import Candidate, Verdict, decide, find_candidates, known_sets
-from xft.store.costs import COSTS_FILE, total_cost
+from xft.store.job_records import COSTS_FILE, total_cost
 
 POINTS = 300  # about, of a training's curve: more are not seen in a chart
 SMOOTHING = 0.05  # of the smoothed loss: the weight of the newest step

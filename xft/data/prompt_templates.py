@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from xft.common.errors import UserError, did_you_mean
-from xft.common.files import read_text
-from xft.common.limits import limited
+from xft.common.file_access import read_text
+from xft.common.system import limited
 from xft.config.sections import TokensConfig
-from xft.data.conversations import Conversation, Turn
-from xft.data.instructions import Row
+from xft.data.instruction_rows import Conversation, Row, Turn
 
 SLOT = "{instruction}"
 MOST_BYTES = 2**20  # of a template's file

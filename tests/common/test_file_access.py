@@ -12,9 +12,9 @@ import pytest
 from interpreter import python
 
 from xft.common.errors import UserError
-from xft.common.files import open_regular, read_bytes
-from xft.common.limits import limited
+from xft.common.file_access import open_regular, read_bytes
 from xft.common.progress import say
+from xft.common.system import limited
 
 
 @pytest.mark.timeout(60)
@@ -87,7 +87,7 @@ def test_a_block_ends_with_an_error_and_leaves_no_limit(code, error):
 def test_what_python_cannot_stop_ends_the_process():
     code = f"""
 import os
-from xft.common.limits import limited
+from xft.common.system import limited
 child = os.fork()
 if not child:
     with limited(0.1, 2**26):

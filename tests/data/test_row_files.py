@@ -15,8 +15,8 @@ from pyarrow import parquet
 
 from xft.common.errors import UserError
 from xft.config.sections import TokensConfig
-from xft.data import instructions
-from xft.data.instructions import BadRow, Row, check_bad, describe
+from xft.data import row_files
+from xft.data.instruction_rows import BadRow, Row, check_bad, describe
 
 ROWS = [
     {"instruction": "Add two numbers.", "response": "def add(a, b):\n    return a + b", "id": 7},
@@ -35,7 +35,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def read_rows(path, limit=None, **columns) -> tuple[list[Row], list[BadRow]]:
-    found = list(instructions.read_rows(path, TokensConfig(**columns), limit, accept=None))
+    found = list(row_files.read_rows(path, TokensConfig(**columns), limit, accept=None))
     bad = [row for row in found if isinstance(row, BadRow)]
     return [row for row in found if row not in bad], bad
 
@@ -144,14 +144,14 @@ def test_blank_lines_without_end_are_refused_before_all_are_read(tmp_path, monke
     """The end of the file is cut off, which would be told if it were read."""
     path = write(tmp_path / name, gzip.compress(b"\n" * 3 * 10**6)[:-9])
     assert "FILE holds more than 1,000,000 blank lines in succession" in refusal(path)
-    monkeypatch.setattr("xft.common.files.MOST_BLANK", 2)
+    monkeypatch.setattr("xft.common.file_access.MOST_BLANK", 2)
     path = write(tmp_path / "rows.jsonl", jsonl(ROWS, end="\n" * 3))
     assert len(read_rows(path)[0]) == 3
 
 
 READING = """
 import pathlib, sys
-from xft.common import files
+from xft.common import file_access as files
 from xft.config.sections import TokensConfig
 from xft.data.row_files import read_files
 files.MAX_BYTES = 2**26

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xft.data.duplicates import squeeze
-from xft.data.ngrams import hash_words, ngrams
+from xft.data.duplicates import hash_words, ngrams, squeeze
 
 # Shorter texts do not identify a problem: "return x + y", "return sorted(set(l))".
 SHORTEST = 30  # characters
@@ -30,7 +29,7 @@ SHIPPED = Path(__file__).with_name("humaneval_mbpp.json")  # by tools/write_fing
 class Fingerprint:
     """The hashes of a text of a problem that no training row may hold.
 
-    The text has a single blank for each run of whitespace.
+    The text has a single blank for whitespace of any length.
 
     kind: such as "docstring".
     ngrams: uint64, of its n-grams in order.
@@ -79,7 +78,7 @@ class Trace:
     """The part of a problem that a row holds.
 
     match: for example "solution" or "13 words of its solution".
-    text: as the row holds it, with one blank for each run of whitespace, or the words alone.
+    text: as the row holds it, with one blank for whitespace of any length, or the words alone.
     """
 
     problem: str

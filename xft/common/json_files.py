@@ -1,14 +1,16 @@
-"""Parses JSON that others may have written, and reads files with a JSON value in each line."""
+"""Reads JSON that others may have written: a file with an object, or with a value in each line."""
 
 import json
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from xft.common.errors import UserError
-from xft.common.files import read_lines
+from xft.common.file_access import read_bytes, read_lines
 
 MAX_LINE = 64 * 2**20  # bytes
+MAX_JSON = 100_000_000
 
 
 def unique(pairs: list[tuple[str, object]]) -> dict:
@@ -92,3 +94,26 @@ def read_json_objects(
             raise UserError(f"{path} is not a file of {content}: line {number}: {reason}")
         objects.append(value)
     return objects
+
+
+def read_json(path: Path) -> dict:
+    """The JSON object in a file.
+
+    Raises UserError where it is missing or no regular file, has more than MAX_JSON, is no object,
+    is not UTF-8, begins with a byte order mark, or names a key twice.
+    """
+    content = read_bytes(path, MAX_JSON)
+    if content.startswith(BOM_UTF8):  # transformers does not read such a file either
+        raise UserError(f"{path} begins with a byte order mark (BOM). Save it as UTF-8 without BOM")
+    try:
+        value = parse_json(content.decode("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} does not hold a JSON object")
+    return value
+
+
+def read_if_there(path: Path) -> dict:
+    """As `read_json`; empty if there is no such file."""
+    return read_json(path) if path.is_file() else {}

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from xft.common.errors import UserError
-from xft.data.templates import SAMPLE, SLOT, encode_literally, make_template, read_template
+from xft.data.prompt_templates import SAMPLE, SLOT, encode_literally, make_template, read_template
 from xft.evaluation.forms import calls
 from xft.evaluation.problems import Problem
 
@@ -113,9 +113,9 @@ COUNTING = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{%
 )
 def test_a_chat_template_without_end_is_one_message(with_template, monkeypatch, jinja, message):
     """As a prompt, and in a conversation, where it is no row's fault."""
-    monkeypatch.setattr("xft.data.templates.MOST_MEMORY", 64)
+    monkeypatch.setattr("xft.data.prompt_templates.MOST_MEMORY", 64)
     if jinja is COUNTING:
-        monkeypatch.setattr("xft.data.templates.MOST_SECONDS", 0.2)
+        monkeypatch.setattr("xft.data.prompt_templates.MOST_SECONDS", 0.2)
     hostile = with_template(jinja)
     template = make_template("chat", hostile)
     uses = [lambda: template.encode(hostile, ["Add."]), lambda: template.render("Add.")]

@@ -1,20 +1,80 @@
-"""Reads a model's longest text and its vocabulary from its files, without loading it."""
+"""What the files of a model folder say without loading it: config.json, the tokenizer, the card.
+
+Settings in config.json that must not reach transformers are refused.
+"""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from xft.checkpoints.header import read_tensors
-from xft.checkpoints.model_config import read_model_config
-from xft.checkpoints.reader import weight_files
-from xft.checkpoints.strict_json import read_if_there
 from xft.common.errors import UserError
-from xft.common.files import read_bytes
+from xft.common.file_access import read_bytes
+from xft.common.json_files import read_if_there, read_json
 
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+# transformers builds one layer after the other, before it reads any weights.
+LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
+MOST_LAYERS = 1000
+# Other values name kernels on the hub, which are programs.
+IMPLEMENTATION = re.compile(r"_?(attn|experts)_implementation(_internal)?")
+OWN_IMPLEMENTATION = re.compile(r"\w+(\|\w+)?")
+# Keys that do not change what a model computes. Trainers set some of them.
+IDLE_KEYS = {"_name_or_path", "architectures", "dtype", "transformers_version", "use_cache"}
 EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight")
 WINDOW_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "model_max_length")
 # Keys of a tokenizer's config that name tokens for images, sound and video.
 MEDIA_TOKENS = re.compile(r"(image|audio|video|boi|eoi|boa|eoa)_token")
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The names of a folder's weight files by its index. The files need not exist.
+
+    Raises UserError if the index is not JSON.
+    """
+    if not (folder / INDEX_FILE).exists():
+        return [SINGLE_FILE]
+    weight_map = read_json(folder / INDEX_FILE).get("weight_map")
+    files = weight_map.values() if isinstance(weight_map, dict) else []
+    return sorted(set(filter(is_file_name, files)))
+
+
+def is_file_name(value: object) -> bool:
+    """Whether a value is the name of a file, without a folder."""
+    return isinstance(value, str) and value not in ("", ".", "..") and not {"/", "\0"} & set(value)
+
+
+def read_model_config(file: Path) -> dict:
+    """The content of a model's config.json.
+
+    Raises UserError if the file is not sound JSON, or if it, or a config in it, names other
+    weights, implementations that are not transformers' own, or more than MOST_LAYERS layers.
+    """
+    config = read_json(file)
+    waiting: list = [config]
+    while waiting:  # a loop: the configs may be nested as deeply as JSON allows
+        part = waiting.pop()
+        if isinstance(part, list):
+            waiting += part
+        elif isinstance(part, dict):
+            for key, value in part.items():
+                if fault := _fault_of_setting(key, value):
+                    raise UserError(f"{file}: {key} = {value!s:.80}: {fault}")
+            waiting += part.values()
+    return config
+
+
+def _fault_of_setting(key: str, value: object) -> str | None:
+    if key in LAYER_COUNTS and isinstance(value, int) and value > MOST_LAYERS:
+        return f"at most {MOST_LAYERS} layers are read"
+    if key == "transformers_weights":
+        return "only the usual weight files are read. Remove this key"
+    if IMPLEMENTATION.fullmatch(key):
+        names = value.values() if isinstance(value, dict) else [value]
+        if not all(name is None or OWN_IMPLEMENTATION.fullmatch(str(name)) for name in names):
+            return "only transformers' own implementations are used. Remove this key"
+    return None
 
 
 def window(config: dict) -> int | None:
@@ -51,18 +111,18 @@ def check_rank(key: str, rank: int, sizes: Mapping[str, int]) -> None:
 
 def check_vocabulary(folder: Path) -> None:
     """Raise UserError if the tokenizer of a model folder has a token that the model lacks."""
-    rows, highest = embedding_rows(folder), highest_token(folder)
-    if rows is not None and highest is not None and highest[1] >= rows:
+    size, highest = embedding_size(folder), highest_token(folder)
+    if size is not None and highest is not None and highest[1] >= size:
         token, number = highest
         raise UserError(
-            f"{folder}: the token {token!r:.80} has the id {number}, but the embedding has {rows} "
-            f"rows, for ids up to {rows - 1}. Use the model's own tokenizer, where EOS can pad: "
+            f"{folder}: the token {token!r:.80} has the id {number}, but the embedding has {size} "
+            f"rows, for ids up to {size - 1}. Use the model's own tokenizer, where EOS can pad: "
             "tokenizer.pad_token = tokenizer.eos_token. Or add rows to the base, before tuning, by "
             "resize_token_embeddings"
         )
 
 
-def embedding_rows(folder: Path) -> int | None:
+def embedding_size(folder: Path) -> int | None:
     """The number of tokens in a model's embedding, from its weights, or else its config.json.
 
     None if neither states it. Raises UserError if a file is damaged.
@@ -108,3 +168,12 @@ def _media_tokens(settings: dict) -> list[str]:
     named = [settings, *(tokens for tokens in extra if isinstance(tokens, dict))]
     values = [v for tokens in named for key, v in tokens.items() if MEDIA_TOKENS.fullmatch(key)]
     return [v.get("content") if isinstance(v, dict) else str(v) for v in values]
+
+
+def fact_of_card(folder: Path | str, key: str) -> str | None:
+    """The value of a key, such as license, in a model folder; None if no card states it."""
+    file = Path(folder) / "README.md"
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    front = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    stated = re.search(rf"^{key}: *([\w./-]+)$", front[1], re.MULTILINE) if front else None
+    return stated and stated[1]

@@ -1,12 +1,51 @@
-"""Reads and writes the artifacts of steps 5 and 6: mixing logits, lambda, and their inputs' ids."""
+"""Mixing coefficients, and the artifact of steps 5 and 6 that holds alpha and lambda.
+
+For each tensor of the MLP, W = lambda W_0 + (1 - lambda) sum_i softmax(alpha)_i W_i. W_0 is the
+shared expert, and i counts the routed experts (XFT, arXiv 2404.15247, section 3.2).
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from xft.artifacts.artifact import Draft, OpenedArtifact, open_artifact, write_json
+from xft.checkpoints.layout import moe_layers
+from xft.checkpoints.reader import TensorSource
 from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError
-from xft.conversions.merge import ALPHA, mixing_coefficients
+
+ALPHA = "alpha"
+
+
+def mixing_coefficients(alpha, lam: float):
+    """lambda, then (1 - lambda) softmax(alpha): [..., 1 + R] in fp32, summing to one.
+
+    alpha [..., R]; lam: lambda.
+    """
+    share = alpha.new_full((*alpha.shape[:-1], 1), lam, dtype=torch.float32)
+    return torch.cat([share, (1 - share) * alpha.float().softmax(dim=-1)], dim=-1)
+
+
+def alpha_shape(granularity: str, ffn: TensorSource) -> tuple[int, int, int]:
+    """The shape of the mixing logits: R logits per layer, per projection, or for the model."""
+    layers = moe_layers(ffn.names)
+    first = layers[0]
+    if first.low_rank:
+        routed = ffn.shape(first.factor(first.form.output, "A"))[0] - 1
+    else:
+        routed = ffn.shape(first.fused()[0][0])[0]
+    sets = {
+        "layer": (len(layers), 1),
+        "projection": (len(layers), len(first.form.projections)),
+        "model": (1, 1),
+    }
+    return *sets[granularity], routed
+
+
+def initial_logits(ffn: TensorSource, granularity: str):
+    """The logits for the experts of an FFN artifact at the start: equal shares."""
+    return torch.zeros(alpha_shape(granularity, ffn))
 
 
 def open_sources(moe: Path, ffn: Path, full: bool = False) -> dict[str, OpenedArtifact]:
@@ -27,7 +66,7 @@ class MixingArtifact:
 
     artifact: that holds them.
     alpha: [layers or 1, projections or 1, R].
-    config: lambda, and the keys of `MixingShape`.
+    config: of its files; it holds lambda and the keys of `MixingShape`.
     """
 
     artifact: OpenedArtifact
@@ -35,14 +74,14 @@ class MixingArtifact:
     config: dict
 
     @property
-    def shared_expert_weight(self) -> float:
-        """lambda."""
+    def lam(self) -> float:
+        """lambda. In files it has an older name."""
         return self.config["shared_expert_weight"]
 
     @property
     def coefficients(self):
         """The experts' coefficients, [layers or 1, projections or 1, 1 + R]; lambda first."""
-        return mixing_coefficients(self.alpha, self.shared_expert_weight)
+        return mixing_coefficients(self.alpha, self.lam)
 
 
 def open_mixing(
@@ -57,7 +96,7 @@ def open_mixing(
     return MixingArtifact(artifact, checkpoint.get(ALPHA).clone(), checkpoint.config)
 
 
-def write(draft: Draft, alpha, config: dict) -> None:
+def write_mixing(draft: Draft, alpha, config: dict) -> None:
     """Fill an artifact with coefficients. alpha: the logits, in fp32."""
     draft.write_tensors([TensorSpec(ALPHA, "F32", tuple(alpha.shape), lambda: [alpha])])
     write_json(draft.path / "config.json", config)

@@ -1,7 +1,13 @@
-"""Opens files that a user or a hub names: regular files, with a bound on what they hold."""
+"""Reads files that a user or a hub names, and writes files whole.
 
+What is read is a regular file, with a bound on what it holds. What the system refuses, and the user
+can correct, gets a message that says what to do.
+"""
+
+import errno
 import gzip
 import os
+import resource
 import shutil
 import stat
 import zlib
@@ -14,6 +20,13 @@ from xft.common.errors import UserError
 
 MAX_BYTES = 4 * 2**30  # of a file that is read whole, unpacked
 MOST_BLANK = 10**6  # blank lines in succession
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# Errors that the user can correct: no room, missing rights, a file that has disappeared.
+USER_ERRORS = {
+    *NO_ROOM,
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOENT, errno.ESTALE, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
+}
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -144,3 +157,59 @@ def link_or_copy(source: Path, target: Path) -> None:
         target.hardlink_to(place)
     except OSError:
         shutil.copyfile(place, target)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write text (UTF-8) or bytes to a temporary file beside `path`, and rename it to `path`.
+
+    Missing parent folders are created.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with writing(path), draft.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def explain(error: Exception) -> str | None:
+    """The message for an error that the user can correct; None for other errors."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in USER_ERRORS:
+        file = error.filename2 or error.filename
+        place = f" ({file})" if file else ""
+        return f"{error.strerror}{place}.{way_out(error.errno, file or '.')} Nothing was changed."
+    return None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Let an error of the block that finds no room name what it writes: a write itself does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            error.filename = error.filename or str(path)
+        raise
+
+
+def way_out(number: int, place: str | Path) -> str:
+    """A sentence about the room at a place, and what to do; empty if that is not the error."""
+    if number not in NO_ROOM:
+        return ""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if number == errno.EFBIG and limit != resource.RLIM_INFINITY:
+        return f" A file may have {limit / 1e6:,.1f} MB here: raise this limit (ulimit -f)."
+    free = shutil.disk_usage(nearest_folder(Path(place))).free
+    return f" The disk has {free / 1e6:,.1f} MB free: make room, or take another disk."
+
+
+def nearest_folder(place: Path) -> Path:
+    """A folder, or the nearest one above it that exists."""
+    place = place.absolute()
+    return next(path for path in (place, *place.parents) if path.is_dir())

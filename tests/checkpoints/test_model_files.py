@@ -7,7 +7,7 @@ from tokenizers import AddedToken, Tokenizer, models
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from workflow_scripts import base
-from xft.checkpoints.capacity import check_vocabulary, embedding_rows, highest_token, window
+from xft.checkpoints.model_files import check_vocabulary, embedding_size, highest_token, window
 from xft.common.errors import UserError
 from xft.data.tokenizers import has_chat_template
 
@@ -51,10 +51,10 @@ def test_rows_are_those_of_the_weights_or_of_the_config(model):
     loaded = AutoModelForCausalLM.from_pretrained(model)
     (model / "model.safetensors").unlink()
     change_json(model / "config.json", vocab_size=7)
-    assert embedding_rows(model) == 7
+    assert embedding_size(model) == 7
     loaded.save_pretrained(model, max_shard_size="20KB")
     change_json(model / "config.json", vocab_size=7)
-    assert embedding_rows(model) == loaded.get_input_embeddings().num_embeddings
+    assert embedding_size(model) == loaded.get_input_embeddings().num_embeddings
 
 
 def test_a_token_beyond_the_embedding_is_refused_as_the_model_fails_on_it(model, tmp_path):

@@ -10,9 +10,9 @@ import pytest
 from problem_files import three_problems, write_problems
 
 from tools.write_fingerprints import content
-from xft.data.contamination import SHIPPED, Detector, Fingerprint, read_shipped
 from xft.data.duplicates import find_exact, find_near
-from xft.data.instructions import Row
+from xft.data.instruction_rows import Row
+from xft.data.problem_traces import SHIPPED, Detector, Fingerprint, read_shipped
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.references import fingerprints, load_references
 from xft.hub.named_sets import RELEASED

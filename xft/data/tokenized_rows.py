@@ -1,22 +1,35 @@
-"""Turns instruction rows into tokens, the examples of a training."""
+"""Turns rows into tokens, keeps them as an artifact, and gives them to trainings as examples.
+
+A training opens the artifact through memory maps.
+"""
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 
+from xft.artifacts.artifact import OpenedArtifact, create_artifact, open_artifact
+from xft.artifacts.manifest import hash_file, joint_sha256, manifest_path, read_manifest
+from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError
 from xft.common.progress import progress
-from xft.data.conversations import Conversation
-from xft.data.disk_array import DiskArray
-from xft.data.instructions import AnyRow
-from xft.data.templates import Encoded, Template, encode_literally
+from xft.config.section import keys
+from xft.config.sections import TokensConfig
+from xft.data.instruction_rows import AnyRow, Conversation
+from xft.data.prompt_templates import Encoded, Template, encode_literally
+from xft.data.row_files import DiskArray, StoredRows, blocks, named, read_files
+from xft.data.tokenizers import tokenizer_identity
 
 IGNORED = -100
 BATCH_ROWS = 1000
 BATCH_CHARACTERS = 1_000_000  # a tokenizer takes 300 bytes of memory for each
+KIND = "tokens"
+# The tensors of an artifact, as in `Tokens`, and their dtypes.
+DTYPES = {"input_ids": "I32", "trained": "U8", "offsets": "I64", "numbers": "I64", "held_out": "U8"}
 
 
 @dataclass(frozen=True)
@@ -138,3 +151,93 @@ def _encode(
         for prompt, response in zip(prompts, responses, strict=True):
             ids = [*prompt, *response, tokenizer.eos_token_id]
             yield ids, [(len(prompt), len(ids))]
+
+
+def write_tokens(
+    out: Path, tokens: Tokens, options: TokensConfig, model: Path, data_hash: str, datasets: dict
+) -> None:
+    """Write tokens as an artifact.
+
+    options: as for `preparation.prepare`.
+    model: the tokenizer's folder.
+    data_hash: the hash of the files of rows.
+    datasets: what `datasets_of` gives for these files.
+    """
+    import torch
+
+    specs = [
+        TensorSpec(name, dtype, (len(array),), partial(map, torch.from_numpy, blocks(array)))
+        for name, dtype in DTYPES.items()
+        for array in [getattr(tokens, name)]
+    ]
+    parameters = options.model_dump() | {"tokenizer": tokenizer_identity(model)} | datasets
+    with create_artifact(out, KIND, parameters, {"data": data_hash}) as draft:
+        draft.write_tensors(specs)
+
+
+def datasets_of(data: Iterable[Path]) -> dict[str, list[str]]:
+    """The data sets on the hub that rows or tokens come from, by their manifests: datasets.
+
+    It is empty for rows from elsewhere.
+    """
+    places = filter(Path.is_file, map(manifest_path, data))
+    found = {name for p in places for name in read_manifest(p).parameters.get("datasets", ())}
+    return {"datasets": sorted(found)} if found else {}
+
+
+def open_tokens(path: Path, model: Path, full: bool = False) -> tuple[Tokens, dict[str, str]]:
+    """Open tokens to train a model: memory-mapped, and the inputs of a training on them.
+
+    The inputs are the artifact and the file of rows. Raises UserError if the model has another
+    tokenizer.
+    """
+    artifact = _open(path, full)
+    made_with, given = artifact.manifest.parameters["tokenizer"], tokenizer_identity(model)
+    names = sorted(made_with | given)
+    if different := [name for name in names if made_with.get(name) != given.get(name)]:
+        raise UserError(
+            f"{path} was made with another tokenizer than that of {model}: {', '.join(different)} "
+            f"differs. Give {model} the tokenizer that it was tuned with. If that is its own one, "
+            f"make new tokens: python -m workflow_scripts.tokens --model {model} --data ROWS --out "
+            "DIR, with the file of the rows and a new folder"
+        )
+    checkpoint = artifact.checkpoint
+    tokens = Tokens(**{name: checkpoint.get(name).numpy() for name in DTYPES})
+    return tokens, {"tokens": artifact.id, "data": artifact.manifest.inputs["data"]}
+
+
+def read_options(path: Path) -> TokensConfig:
+    """The options that tokens were made with. Raises UserError if `path` holds no tokens."""
+    parameters = _open(path).manifest.parameters
+    return TokensConfig.model_construct(**{name: parameters[name] for name in keys(TokensConfig)})
+
+
+def _open(path: Path, full: bool = False) -> OpenedArtifact:
+    artifact = open_artifact(path, KIND, full=full)
+    if artifact.known_manifest is None:
+        raise UserError(
+            f"{path} is a folder without a manifest. Name tokens that python -m "
+            "workflow_scripts.tokens made"
+        )
+    return artifact
+
+
+def read_training_rows(files: Sequence[Path], tokens: OpenedArtifact) -> StoredRows:
+    """The rows that a training on these tokens learns from, without those that are held out.
+
+    Raises UserError if they are others.
+
+    files: that the tokens were made from, in order.
+    """
+    options, checkpoint = read_options(tokens.path), tokens.checkpoint
+    if joint_sha256([*map(hash_file, files)]) != tokens.manifest.inputs["data"]:
+        raise UserError(
+            f"{tokens.path} was not made from {named(files)}. Name the files of its rows"
+        )
+    numbers = {*checkpoint.get("numbers")[checkpoint.get("held_out") == 0].tolist()}
+
+    def accept(conversation: Conversation) -> Conversation | str:
+        return conversation if conversation.number in numbers else "not learned from"
+
+    rows, _ = read_files(files, options, accept)
+    return rows.select(numbers.__contains__)

@@ -15,7 +15,7 @@ import math
 
 from xft.checkpoints.reader import TensorSource
 from xft.common.progress import progress
-from xft.conversions.merge import alpha_shape
+from xft.conversions.coefficients import alpha_shape
 from xft.conversions.merged_tensors import merged_tensors, name_in_base, squared_norm
 
 DIGITS = 6  # significant ones. The last digits of a sum in fp64 depend on the number of threads
