@@ -5,7 +5,6 @@ What fails here fails by protocol: nothing is repaired.
 
 import copy
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,12 @@ from evalplus.sanitize import sanitize
 
 from xft.common.errors import UserError
 from xft.data.templates import COMPLETION, make_template
-from xft.evaluation import ground_truth
+from xft.evaluation.call_scoring import CallScorer
 from xft.evaluation.forms import calls
 from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.problems import Problem
 from xft.evaluation.prompts import cut, task_prompts
-from xft.evaluation.scoring import PASSED, Verdict, score
+from xft.evaluation.scoring import PASSED, Verdict
 
 STORED = Path(__file__).parent / "prompts"
 REAL = Path(__file__).parent / "answers"
@@ -37,8 +36,7 @@ def sets(tmp_path_factory):
     """Both sets of problems, each with its ground truth."""
     folder = tmp_path_factory.mktemp("sets")
     loaded = {form: load(form, folder) for form in ("HumanEval", "Mbpp")}
-    compute = partial(ground_truth.compute, sandbox=None, workers=1)
-    return {form: (problems, compute(problems)) for form, problems in loaded.items()}
+    return {form: (found, CallScorer(found, None, 1).expected()) for form, found in loaded.items()}
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +166,7 @@ def test_an_answer_passes_or_fails(sets, prompts_of, task_id, table):
     solutions = [
         (problem, prompts_of(style)[task_id].solution(texts[name])) for name, style in cases
     ]
-    verdicts = dict(zip(cases, score(truth, solutions, sandbox=None, workers=2), strict=True))
+    verdicts = dict(zip(cases, CallScorer(problems, None, 2).score(truth, solutions), strict=True))
     passed = {case for case, found in verdicts.items() if found.plus == PASSED}
     assert passed == {(name, style) for name, (_, styles) in table.items() for style in styles}
     empty = {case for case, found in verdicts.items() if found == Verdict("empty", "empty")}
@@ -187,7 +185,8 @@ def test_real_answers_get_evalplus_s_verdicts(form, chat_tokenizer, tmp_path, bu
     """
     problems = load(form, tmp_path, REAL)
     answers = {answer["task_id"]: answer for answer in ANSWERS}
-    truth = ground_truth.compute(problems, sandbox=bubblewrap, workers=2)
+    scorer = CallScorer(problems, bubblewrap, 2)
+    truth = scorer.expected()
     prompts = task_prompts(problems, make_template("chat", chat_tokenizer))
     solutions, expected = [], []
     for problem, prompt in zip(problems.problems, prompts, strict=True):
@@ -199,6 +198,6 @@ def test_real_answers_get_evalplus_s_verdicts(form, chat_tokenizer, tmp_path, bu
         expected += [answer["verdicts"]["us"], answer["verdicts"]["sanitize"]]
     found = [
         ["pass" if status == PASSED else "fail" for status in (verdict.base, verdict.plus)]
-        for verdict in score(truth, solutions, sandbox=bubblewrap, workers=2)
+        for verdict in scorer.score(truth, solutions)
     ]
     assert found == expected

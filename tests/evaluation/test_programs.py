@@ -25,11 +25,11 @@ from xft.evaluation import languages, program_scoring
 from xft.evaluation.forms import programs
 from xft.evaluation.languages import commands, find_language, main_class
 from xft.evaluation.problem_sets import load_problems
-from xft.evaluation.program_runs import Ended
 from xft.evaluation.prompts import task_prompts
 from xft.evaluation.references import fingerprints
 from xft.evaluation.result import units_of
 from xft.evaluation.samples import samples_path
+from xft.evaluation.sandbox import Ended
 from xft.evaluation.scorers import open_scorer
 from xft.tools import plan
 
@@ -120,13 +120,13 @@ def test_verdicts_on_bash(statuses, monkeypatch):
 
 def test_equal_programs_run_once_and_again_if_late(make, bubblewrap, monkeypatch):
     ran = []
-    run = program_scoring.run_program
+    run = program_scoring.run
 
-    def late_once(chain, program, **options) -> Ended:
-        ran.append(program)
-        return run(chain, program, **options) if len(ran) > 1 else Ended("timed out", "")
+    def late_once(job, *about) -> Ended:
+        ran.append(job)
+        return run(job, *about) if len(ran) > 1 else Ended("timed out")
 
-    monkeypatch.setattr(program_scoring, "run_program", late_once)
+    monkeypatch.setattr(program_scoring, "run", late_once)
     problem_set = make(DOUBLE)
     (problem,) = problem_set.problems
     solutions = [(problem, problem.canonical_program)] * 3

@@ -1,10 +1,11 @@
 """Limits a process before it runs model-written code: its system calls and its resources.
 
-A seccomp filter (Linux, https://docs.kernel.org/userspace-api/seccomp_filter.html) allows what
-Python and numpy need: to compute, read files and wait. It refuses everything else. So the code
-starts no process or thread, writes no file, holds no memory outside its address space, and reaches
-no other process, key or cached page of a file. Standard library only: the runner imports this file
-in the sandbox.
+Seccomp filters (Linux, https://docs.kernel.org/userspace-api/seccomp_filter.html): `program_filter`
+refuses all that runs in the sandbox what no program needs. `forbid_system_calls` leaves a function
+in Python, and a comparison, only what Python and numpy need: to compute, read files and wait. So
+the function starts no process or thread, writes no file, holds no memory outside its address space,
+and reaches no other process, key or cached page of a file. Standard library only: the driver
+imports this file in the sandbox.
 """
 
 import ctypes
@@ -16,17 +17,15 @@ import struct
 import sys
 
 OPEN_FILES = 64
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
-PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
-KEYCTL_JOIN_SESSION_KEYRING = 1
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 1, 38, 22, 2
 ALLOW, FAIL_WITH = 0x7FFF0000, 0x00050000
 LOAD_WORD, AND, JUMP_EQUAL, JUMP_GREATER, JUMP_BITS, RETURN = 0x20, 0x54, 0x15, 0x25, 0x45, 0x06
 NUMBER_OFFSET, ARCHITECTURE_OFFSET, ARGUMENTS_OFFSET = 0, 4, 16  # of struct seccomp_data
 X32_BIT = 0x40000000  # a second set of numbers, only on x86_64
 # "Unknown" calls (ENOSYS): the C library then uses an older call.
 CLONE3, NEWEST = 435, 440
-# For each: its audit number, its column in the table below, and its number of keyctl.
-ARCHITECTURES = {"x86_64": (0xC000003E, 0, 250), "aarch64": (0xC00000B7, 1, 219)}
+# For each: its audit number, and its column in the tables below.
+ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 # Names, with their numbers on x86_64 and on aarch64. "-": the architecture lacks the call.
 ALLOWED = """
 read 0 63, readv 19 65, pread64 17 67, preadv 295 69, write 1 64, writev 20 66, lseek 8 62,
@@ -101,23 +100,14 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def limit_memory(size: int) -> None:
-    """Limit the address space of this process and of its children, in bytes. Not on macOS."""
-    if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))
-
-
-def withdraw() -> None:
-    """Let no other process look into this one, and give up the caller's keys.
-
-    The process writes no core dump and can open few files at once. Linux on one of `ARCHITECTURES`.
+def limit_resources(memory: int, files: int = OPEN_FILES) -> None:
+    """Limit this process and its children: to bytes of address space (not on macOS), and to open
+    files. They write no core dump.
     """
-    libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_DUMPABLE, 0)
-    _, _, keyctl = ARCHITECTURES[os.uname().machine]
-    libc.syscall(keyctl, KEYCTL_JOIN_SESSION_KEYRING, None)
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
 
 def forbid_system_calls() -> None:
@@ -125,7 +115,7 @@ def forbid_system_calls() -> None:
 
     Raises OSError if the kernel accepts no filter. Linux on one of `ARCHITECTURES`.
     """
-    architecture, column, _ = ARCHITECTURES[os.uname().machine]
+    architecture, column = ARCHITECTURES[os.uname().machine]
     instructions = _filter(architecture, column)
     program = ctypes.create_string_buffer(b"".join(instructions))
     header = struct.pack("@HP", len(instructions), ctypes.addressof(program))
@@ -176,7 +166,7 @@ def load_number(architecture: int) -> list[bytes]:
 
 def program_filter() -> bytes:
     """The filter as bubblewrap takes it. Refused calls fail with EPERM, newer ones with ENOSYS."""
-    architecture, column, _ = ARCHITECTURES[os.uname().machine]
+    architecture, column = ARCHITECTURES[os.uname().machine]
     parts = load_number(architecture)
     for number in calls_on(REFUSED, column):
         parts += unless(JUMP_EQUAL, number), REFUSE

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import evalplus.eval  # noqa: F401 (judging needs it, and a trial's process can import nothing)
 
-from xft.evaluation.confinement import end_with_parent, forbid_system_calls, limit_memory
-from xft.evaluation.judging import judge
+from xft.evaluation.comparison import judge
+from xft.evaluation.confinement import end_with_parent, forbid_system_calls, limit_resources
 
 PATIENCE = 4  # seconds on the clock for each second of processor time
 
@@ -51,10 +51,8 @@ def limit(confined: bool, memory: int, seconds: int) -> None:
     """Limit this process."""
     end_with_parent()
     signal.alarm(PATIENCE * seconds)
-    limit_memory(memory)
-    limits = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: 0}
-    for kind, most in limits.items():
-        resource.setrlimit(kind, (most, most))
+    limit_resources(memory, files=0)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     if confined:
         forbid_system_calls()
 

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from xft.common.errors import UserError
-from xft.evaluation.execution import HASH_SEED, Stopped
-from xft.evaluation.judging import Outcome
-from xft.evaluation.workers import Stop
+from xft.evaluation.comparison import Outcome
+from xft.evaluation.workers import Stop, Stopped
 
 SERVER = Path(__file__).with_name("judge_server.py")
 MEMORY_BYTES = 2 * 2**30  # of address space, for one trial
 SECONDS = 30  # of processor time, for one trial; EvalPlus's problems need less than 0.1
 REPLY_BYTES = 2**10
 # Threads do not survive a fork.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": str(HASH_SEED)}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 ENDED = (
     "the process that judges solutions has ended. Free memory and processes, and run the same "
     "command again: the solutions are saved"

@@ -7,11 +7,18 @@ from importlib.metadata import version
 
 from xft.artifacts.results import ResultFormat
 from xft.common.errors import counted
-from xft.evaluation.ground_truth import TEST_SETS
-from xft.evaluation.judging import ERROR, FAILED, PASSED
 from xft.evaluation.problems import ProblemSet
 from xft.evaluation.samples import Sample
-from xft.evaluation.scoring import COMPILE_ERROR, NO_CODE, TIMED_OUT, Verdict
+from xft.evaluation.scoring import (
+    COMPILE_ERROR,
+    ERROR,
+    FAILED,
+    NO_CODE,
+    PASSED,
+    TEST_SETS,
+    TIMED_OUT,
+    Verdict,
+)
 
 RESULT = ResultFormat("eval", "eval", 2, "pass@1")
 # EvalPlus calls the first ones "base", as the tables call a model.

@@ -14,6 +14,10 @@ Stop = socket.socket  # work must end once it is readable
 SIGNAL_SECONDS = 0.5  # at most, until a signal that came just before a wait is handled
 
 
+class Stopped(Exception):
+    """Work was ended because its result is no longer needed."""
+
+
 def work_on(
     items: Sequence[Item], work: Callable[[Item, Stop], Result], *, workers: int, **shown: str
 ) -> list[Result]:
@@ -35,6 +39,29 @@ def work_on(
             end.close()
             raise
         return [future.result() for future in futures]
+
+
+def score(
+    items: Sequence[Item],
+    judge: Callable[[Item, bool, Stop], tuple[Result, bool]],
+    *,
+    workers: int,
+    unit: str,
+) -> list[Result]:
+    """What `judge` says of each item, in order. It also says whether the item took too long.
+
+    Such an item is judged again at the end, with no other at the same time, whatever came out: a
+    program must not learn from this which answers are right. `judge` is told whether it is again.
+    """
+    shown = {"desc": "score", "unit": unit}
+    judged = work_on(items, lambda item, stop: judge(item, False, stop), workers=workers, **shown)
+    late = [place for place, (_, is_late) in enumerate(judged) if is_late]
+    shown["desc"] = "score again, alone"
+    again = [items[place] for place in late]
+    results = work_on(again, lambda item, stop: judge(item, True, stop), workers=1, **shown)
+    for place, result in zip(late, results, strict=True):
+        judged[place] = result
+    return [result for result, _ in judged]
 
 
 def _as_they_end(futures: Sequence[Future]) -> Iterator[Future]:
