@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.timing import interleaved, speed_table
 from xft.common.processes import usable_cpus
+from xft.evaluation.forms import load_problems
 from xft.evaluation.languages import commands, find_language
-from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.python_runs import find_bubblewrap
 from xft.evaluation.sandbox import CLEAN_ENVIRONMENT
 from xft.evaluation.scorers import open_scorer

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.peak import observe
 from benchmarks.timing import markdown_table
-from xft.evaluation import call_scoring, problem_sets
+from xft.evaluation import call_scoring, forms
 from xft.evaluation.call_scoring import CallScorer
 from xft.evaluation.python_runs import find_bubblewrap
 from xft.evaluation.scoring import PASSED
@@ -58,7 +58,7 @@ def main() -> None:
 
 def prepare_inputs(dataset: Path, folder: Path, workers: int) -> None:
     """Write the canonical solutions for EvalPlus, and this project's ground truth."""
-    found = problem_sets.load_problems(str(dataset))
+    found = forms.load_problems(str(dataset))
     rows = (
         json.dumps({"task_id": p.task_id, "solution": p.canonical_program}) + "\n"
         for p in found.problems
@@ -69,7 +69,7 @@ def prepare_inputs(dataset: Path, folder: Path, workers: int) -> None:
 
 def ours(dataset: Path, folder: Path, workers: int) -> Callable[[], None]:
     def work() -> None:
-        found = problem_sets.load_problems(str(dataset))
+        found = forms.load_problems(str(dataset))
         truth = call_scoring.read(folder)
         solutions = [(p, p.canonical_program) for p in found.problems]
         verdicts = CallScorer(found, find_bubblewrap(), workers).score(truth, solutions)
@@ -79,7 +79,7 @@ def ours(dataset: Path, folder: Path, workers: int) -> Callable[[], None]:
 
 
 def evalplus(dataset: Path, folder: Path, workers: int) -> Callable[[], None]:
-    first, *_ = problem_sets.load_problems(str(dataset)).problems
+    first, *_ = forms.load_problems(str(dataset)).problems
     form = "mbpp" if first.is_mbpp else "humaneval"
     os.environ |= {
         OVERRIDES[form]: str(dataset),

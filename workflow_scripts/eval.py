@@ -19,8 +19,8 @@ from xft.config.sections import EvaluatedConfig, GenerationConfig, RunConfig, Sc
 from xft.data.templates import CHAT, PROMPT_NAMES, make_template, read_template
 from xft.data.tokenizers import load_tokenizer
 from xft.evaluation import call_scoring
-from xft.evaluation.loading import trained_template
-from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.forms import load_problems
+from xft.evaluation.model_loading import trained_template
 from xft.evaluation.problems import ProblemSet
 from xft.evaluation.prompts import TaskPrompt, task_prompts
 from xft.evaluation.python_runs import open_sandbox

@@ -7,7 +7,7 @@ from xft.cli.step import Step, run
 from xft.common.processes import usable_cpus
 from xft.config.sections import ScoringConfig
 from xft.evaluation import call_scoring
-from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.forms import load_problems
 from xft.evaluation.python_runs import open_sandbox
 from xft.evaluation.scorers import open_scorer
 

@@ -16,7 +16,7 @@ from xft.common.json_lines import read_json_objects
 from xft.common.progress import say
 from xft.config.models import MODEL_KINDS
 from xft.config.sections import RunConfig
-from xft.evaluation.loading import load_model
+from xft.evaluation.model_loading import load_model
 from xft.reporting.formats import LOSS_RESULT
 from xft.training.curve import change_at_end
 

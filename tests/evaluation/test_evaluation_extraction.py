@@ -13,8 +13,7 @@ from evalplus.sanitize import sanitize
 from xft.common.errors import UserError
 from xft.data.templates import COMPLETION, make_template
 from xft.evaluation.call_scoring import CallScorer
-from xft.evaluation.forms import calls
-from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.forms import CALLS, STOPS_IN_FUNCTION, load_problems
 from xft.evaluation.problems import Problem
 from xft.evaluation.prompts import cut, task_prompts
 from xft.evaluation.scoring import PASSED, Verdict
@@ -74,7 +73,7 @@ DOCSTRING = '"""\nWrite a function to find the last item\nassert last([1]) == 1\
 
 def mbpp_prompt(text: str):
     problem = Problem.model_construct(task_id="Mbpp/0", prompt=text, entry_point="last")
-    return calls.prompt(problem, make_template("magicoder", None))
+    return CALLS.prompt(problem, make_template("magicoder", None))
 
 
 def test_an_mbpp_prompt_is_a_request_with_one_full_stop_and_an_assertion():
@@ -97,14 +96,14 @@ ENDS = (
 
 def test_a_humaneval_completion_ends_at_the_next_top_level_statement():
     for rest in ENDS:
-        assert cut(INDENTED + rest, calls.STOPS_IN_FUNCTION).rstrip("\n") == INDENTED
+        assert cut(INDENTED + rest, STOPS_IN_FUNCTION).rstrip("\n") == INDENTED
     assert cut("a\nprint(1)\ndef f", ("\ndef ", "\nprint(")) == "a"  # the earliest
     inner = "    def inner():\n        return 1\n\n    return inner()"
     for body in (
         *("    return [\n        i\n    for i in xs]", "    iffy = 1\n    return iffy", ""),
         *(inner, "    x = 'print(1)'  # def f"),
     ):
-        assert cut(body, calls.STOPS_IN_FUNCTION) == body
+        assert cut(body, STOPS_IN_FUNCTION) == body
 
 
 # Answers

@@ -28,10 +28,9 @@ from xft.common.errors import UserError
 from xft.evaluation import call_scoring, python_runs
 from xft.evaluation.call_scoring import REFERENCE, USUAL, CallScorer
 from xft.evaluation.comparison import read_returned
-from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.forms import load_problems
 from xft.evaluation.sandbox import run, run_alone
-from xft.evaluation.scoring import Verdict
-from xft.evaluation.workers import work_on
+from xft.evaluation.scoring import Verdict, work_on
 from xft.hub.named_sets import RELEASED
 
 PASS = Verdict("passed", "passed")

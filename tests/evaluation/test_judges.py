@@ -97,8 +97,8 @@ def test_an_oracle_is_for_its_own_problem_alone(name):
 def test_a_trial_s_process_opens_no_file_and_no_socket():
     attempts = """
 import socket, sys
-from xft.evaluation import judge_server
-judge_server.limit(int(sys.argv[1]), 2**31, 60)
+from xft.evaluation import judges
+judges.limit(int(sys.argv[1]), 2**31, 60)
 for attempt in (lambda: open("/dev/null"), socket.socket, socket.socketpair):
     try: attempt()
     except OSError as error: print(error.strerror)

@@ -22,9 +22,8 @@ from xft.dag.snakemake_run import SnakemakeRun
 from xft.dag.toolchains import missing_toolchains
 from xft.data.templates import COMPLETION, make_template
 from xft.evaluation import languages, program_scoring
-from xft.evaluation.forms import programs
+from xft.evaluation.forms import PROGRAMS, load_problems
 from xft.evaluation.languages import commands, find_language, main_class
-from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.prompts import task_prompts
 from xft.evaluation.references import fingerprints
 from xft.evaluation.result import units_of
@@ -66,7 +65,7 @@ def need(*names: str) -> None:
 def test_rows_are_read_from_json_lines_and_parquet(make, tmp_path):
     found = make(DOUBLE)
     (problem,) = found.problems
-    assert (found.form, problem.task_id, problem.unit) == (programs, DOUBLE["name"], "HumanEval/7")
+    assert (found.form, problem.task_id, problem.unit) == (PROGRAMS, DOUBLE["name"], "HumanEval/7")
     parquet.write_table(pyarrow.Table.from_pylist([DOUBLE]), tmp_path / "own.parquet")
     again = load_problems(str(tmp_path / "own.parquet"))
     assert (again.problems, again.name) == (found.problems, "own")

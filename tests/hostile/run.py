@@ -24,8 +24,8 @@ from problem_files import problem, right_solutions, write_problems
 
 from xft.common.processes import usable_cpus
 from xft.evaluation import call_scoring
+from xft.evaluation.forms import load_problems
 from xft.evaluation.languages import find_language, find_program, find_toolchains
-from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.program_scoring import open_toolchain
 from xft.evaluation.python_runs import find_bubblewrap
 from xft.evaluation.sandbox import run_alone

@@ -7,7 +7,7 @@ from interpreter import python
 from xft.common.errors import UserError
 from xft.common.processes import usable_cpus
 from xft.evaluation.call_scoring import CallScorer
-from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.forms import load_problems
 from xft.evaluation.python_runs import find_bubblewrap
 
 AS_MACOS = """

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from xft.evaluation.call_scoring import CallScorer, ProblemTests
-from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.forms import load_problems
 from xft.evaluation.python_runs import find_bubblewrap
 from xft.evaluation.result import FAILED_BY_EVALPLUS
 from xft.evaluation.scoring import TEST_SETS

@@ -12,7 +12,7 @@ from xft.dag.base_fit import check_base, check_tuned
 from xft.data.instructions import check_format
 from xft.data.templates import NAMES, PROMPT_NAMES, read_template
 from xft.estimates.rows import check_rows
-from xft.evaluation.problem_sets import hint_of_set, load_problems
+from xft.evaluation.forms import hint_of_set, load_problems
 from xft.hub.named_sets import NAMED_SETS
 from xft.hub.source import HUB_ID, check_source, dataset_source
 

@@ -11,7 +11,7 @@ from xft.common.errors import UserError, collecting_errors, did_you_mean, errors
 from xft.dag.node import Node
 from xft.data.templates import CHAT, PROMPT_NAMES, SLOT, make_template, read_template
 from xft.data.tokenizers import load_tokenizer
-from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.forms import load_problems
 from xft.evaluation.prompts import check_fit, task_prompts
 from xft.hub.named_sets import NAMED_SETS
 from xft.hub.source import find_local

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from xft.common.errors import collecting_errors
 from xft.dag.node import Node
-from xft.evaluation.forms import programs
+from xft.evaluation.forms import PROGRAMS, load_problems
 from xft.evaluation.languages import MULTIPL_E_LOADS, find_toolchains
-from xft.evaluation.problem_sets import load_problems
 from xft.hub.named_sets import RELEASED, TRANSLATED
 from xft.store.store import is_whole
 
@@ -41,5 +40,5 @@ def _programs(name: str, limit: int | None) -> Iterator[tuple[str, str]]:
         yield language, MULTIPL_E_LOADS.get(language, "")
     elif name not in RELEASED and Path(name).exists():
         problem_set = load_problems(name).first(limit)
-        if problem_set.form is programs:
+        if problem_set.form is PROGRAMS:
             yield from ((p.language, p.prompt + p.tests) for p in problem_set.problems)

@@ -29,9 +29,11 @@ from xft.evaluation.scoring import (
     TEST_SETS,
     TIMED_OUT,
     TOO_COSTLY,
+    Stop,
     Verdict,
+    score,
+    work_on,
 )
-from xft.evaluation.workers import Stop, score, work_on
 from xft.hub.named_sets import RELEASED
 
 KIND = "ground_truth"

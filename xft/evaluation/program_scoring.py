@@ -17,7 +17,6 @@ from pathlib import Path
 
 from xft.common.errors import UserError, counted, listed
 from xft.common.progress import say
-from xft.evaluation.forms.programs import Program
 from xft.evaluation.languages import (
     LANGUAGES,
     Language,
@@ -28,7 +27,7 @@ from xft.evaluation.languages import (
     find_toolchains,
     main_class,
 )
-from xft.evaluation.problems import ProblemSet
+from xft.evaluation.problems import ProblemSet, Program
 from xft.evaluation.prompts import is_empty
 from xft.evaluation.sandbox import (
     CLEAN_ENVIRONMENT,
@@ -45,8 +44,16 @@ from xft.evaluation.sandbox import (
     run,
     run_alone,
 )
-from xft.evaluation.scoring import COMPILE_ERROR, FAILED, NO_CODE, PASSED, TIMED_OUT, Verdict
-from xft.evaluation.workers import Stop, score
+from xft.evaluation.scoring import (
+    COMPILE_ERROR,
+    FAILED,
+    NO_CODE,
+    PASSED,
+    TIMED_OUT,
+    Stop,
+    Verdict,
+    score,
+)
 
 SECONDS = 15.0  # to compile and run a program
 PROBE_SECONDS = 60.0

@@ -66,7 +66,7 @@ def build_result(
             "name": problem_set.name,
             "file": problem_set.file.name,
             "sha256": problem_set.sha256,
-            "form": problem_set.form.__name__.rpartition(".")[2],
+            "form": problem_set.form.name,
             "extra_tests": any(problem.has_extra_tests for problem in problem_set.problems),
             "problems": len(problem_set.problems),
             "problems_in_file": len(problem_set.lines),

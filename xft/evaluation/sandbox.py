@@ -25,8 +25,15 @@ from pathlib import Path
 
 from xft.common.errors import UserError
 from xft.evaluation.confinement import program_filter
-from xft.evaluation.scoring import COMPILE_ERROR, FAILED, PASSED, TIMED_OUT, TOO_COSTLY
-from xft.evaluation.workers import Stop, Stopped
+from xft.evaluation.scoring import (
+    COMPILE_ERROR,
+    FAILED,
+    PASSED,
+    TIMED_OUT,
+    TOO_COSTLY,
+    Stop,
+    Stopped,
+)
 
 PROJECT = Path(__file__).parents[2]
 # The environment of each program, beside its own.

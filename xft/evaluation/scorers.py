@@ -1,7 +1,7 @@
 """What runs and judges solutions, for each form of problems."""
 
 from xft.evaluation.call_scoring import CallScorer
-from xft.evaluation.forms import calls, programs
+from xft.evaluation.forms import CALLS, PROGRAMS
 from xft.evaluation.problems import ProblemSet
 from xft.evaluation.program_scoring import ProgramScorer
 from xft.evaluation.sandbox import Bubblewrap
@@ -14,5 +14,5 @@ def open_scorer(
 
     Raises UserError if this machine lacks what it needs.
     """
-    scorers = {calls: CallScorer, programs: ProgramScorer}
+    scorers = {CALLS: CallScorer, PROGRAMS: ProgramScorer}
     return scorers[problem_set.form](problem_set, sandbox, workers)
