@@ -29,7 +29,7 @@ from xft.evaluation import call_scoring, python_runs
 from xft.evaluation.call_scoring import REFERENCE, USUAL, CallScorer
 from xft.evaluation.comparison import read_returned
 from xft.evaluation.forms import load_problems
-from xft.evaluation.sandbox import run, run_alone
+from xft.evaluation.sandbox import run
 from xft.evaluation.scoring import Verdict, work_on
 from xft.hub.named_sets import RELEASED
 
@@ -81,7 +81,7 @@ def test_a_program_answers_the_same_each_time(bubblewrap, confined, monkeypatch,
 
     def answer(seed):
         asked = python_runs.job(ORDER, "order", "[[[]],[]]", USUAL, seed, confined)
-        return run_alone(asked, bubblewrap if confined else None).output.splitlines()[0]
+        return run(asked, bubblewrap if confined else None).output.splitlines()[0]
 
     first = answer(0)
     assert answer(0) == first != answer(1)

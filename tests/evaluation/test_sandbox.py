@@ -15,7 +15,8 @@ from xft.evaluation import confinement, python_runs
 from xft.evaluation.comparison import read_returned
 from xft.evaluation.plain_data import dumps
 from xft.evaluation.python_runs import USUAL, find_bubblewrap, job
-from xft.evaluation.sandbox import bind, run_alone
+from xft.evaluation.sandbox import bind
+from xft.evaluation.sandbox import run as run_job
 
 CODE = "import sys; print('ready', file=sys.stderr, flush=True); "
 
@@ -30,7 +31,7 @@ def inside(bubblewrap):
         asked = job("", "", "[]", USUAL, 0, True)
         view = replace(asked.view, mounts=(*asked.view.mounts, *mounts))
         command = [*asked.command[:-2], "-c", CODE + code]
-        ended = run_alone(replace(asked, command=command, view=view), bubblewrap)
+        ended = run_job(replace(asked, command=command, view=view), bubblewrap)
         return (ended.printed or ended.output.strip().splitlines()[-1]).decode().strip()
 
     return run
@@ -92,7 +93,7 @@ def test_python_and_numpy_have_the_system_calls_that_they_need(bubblewrap):
     public = [name for name in sys.stdlib_module_names - UNWANTED if not name.startswith("_")]
     names = sorted(filter(find_spec, public))
     asked = job(USES, "use", dumps([[[names]], []]), USUAL, 0, True)
-    message = run_alone(asked, bubblewrap).output.splitlines()[0]
+    message = run_job(asked, bubblewrap).output.splitlines()[0]
     assert read_returned(json.loads(message)).value == ([], 150.0, 7)
 
 

@@ -28,7 +28,7 @@ from xft.evaluation.forms import load_problems
 from xft.evaluation.languages import find_language, find_program, find_toolchains
 from xft.evaluation.program_scoring import open_toolchain
 from xft.evaluation.python_runs import find_bubblewrap
-from xft.evaluation.sandbox import run_alone
+from xft.evaluation.sandbox import run
 
 PRELUDE = FOLDER / "prelude.py"
 NOT_ATTACKS = {"run.py", PRELUDE.name}
@@ -63,7 +63,7 @@ def run_programs(sandbox) -> dict[str, str]:
             code = code.replace("PROJECT", str(FOLDER.parents[1]))
             (found,) = find_toolchains([(language.name, "")]).values()
             toolchain = open_toolchain(language, found, sandbox)
-            statuses[name] = run_alone(toolchain.job(code, 60), sandbox).status
+            statuses[name] = run(toolchain.job(code, 60), sandbox).status
     return statuses
 
 

@@ -42,7 +42,6 @@ from xft.evaluation.sandbox import (
     cover,
     links,
     run,
-    run_alone,
 )
 from xft.evaluation.scoring import (
     COMPILE_ERROR,
@@ -165,7 +164,7 @@ def open_toolchain(language: Language, parts: Parts, sandbox: Bubblewrap | None)
     cache = compiled_packages(parts.programs[0]) if language.name == "go" else None
     toolchain = Toolchain(language, parts, cache)
     asked = toolchain.run(parts.library, f"{language.version} >&2", PROBE_SECONDS)
-    ended = run_alone(asked, sandbox)
+    ended = run(asked, sandbox)
     said = ended.output.decode(errors="replace").strip()
     if ended.status != PASSED:
         command = parts.library if ended.status == COMPILE_ERROR else language.version

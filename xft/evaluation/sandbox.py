@@ -12,14 +12,12 @@ import re
 import select
 import shlex
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -144,7 +142,7 @@ class NotStarted(Exception):
     """The sandbox did not reach the program. The text is the system's message."""
 
 
-def run(job: Job, sandbox: Bubblewrap | None, stop: Stop) -> Ended:
+def run(job: Job, sandbox: Bubblewrap | None, stop: Stop | None = None) -> Ended:
     """Run a job. sandbox: None means with the user's rights.
 
     Raises Stopped once `stop` is readable, and UserError if the program does not start.
@@ -161,23 +159,13 @@ def run(job: Job, sandbox: Bubblewrap | None, stop: Stop) -> Ended:
     )
 
 
-def run_alone(job: Job, sandbox: Bubblewrap | None) -> Ended:
-    """Run a job that nothing stops. Raises UserError as `run`."""
-    with never() as stop:
-        return run(job, sandbox, stop)
-
-
-def never() -> Stop:
-    return socket.socket(type=socket.SOCK_DGRAM)  # it never becomes readable
-
-
-def attempt(job: Job, sandbox: Bubblewrap | None, stop: Stop) -> Ended:
+def attempt(job: Job, sandbox: Bubblewrap | None, stop: Stop | None = None) -> Ended:
     """Run a job as `run`. Raises NotStarted if the program does not start."""
     with ExitStack() as stack:
         command, given, info, folder = job.command, [], None, "/"
         if sandbox:
             info, tell = os.pipe()
-            given = [tell, _in_memory(_calls()), _in_memory(job.text.encode())]
+            given = [tell, _in_memory(program_filter()), _in_memory(job.text.encode())]
             for descriptor in (info, *given):
                 stack.callback(os.close, descriptor)
             command = [sandbox.program, *_walls(job, *given), *command]
@@ -198,7 +186,7 @@ def attempt(job: Job, sandbox: Bubblewrap | None, stop: Stop) -> Ended:
                 os.killpg(child.pid, signal.SIGKILL)
 
 
-def _watch(child: subprocess.Popen, info: int | None, job: Job, stop: Stop) -> Ended:
+def _watch(child: subprocess.Popen, info: int | None, job: Job, stop: Stop | None) -> Ended:
     """Wait for a program, and see that it stays within its limits.
 
     info: where bubblewrap says which process it started.
@@ -241,15 +229,16 @@ def _first(output: Iterator[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
     raise NotStarted(said.decode(errors="replace").strip() or "it ended without a message")
 
 
-def _output(child: subprocess.Popen, stop: Stop) -> Iterator[tuple[bytes, bytes]]:
+def _output(child: subprocess.Popen, stop: Stop | None) -> Iterator[tuple[bytes, bytes]]:
     """What comes from standard error and from standard output, until both and the process end.
 
     Both are b"" if nothing comes for `LOOK_EACH` seconds.
     """
+    watched = [stop] if stop else []
     streams = open_streams = [child.stderr.fileno(), child.stdout.fileno()]
     while child.poll() is None or open_streams:
         wait = LOOK_EACH if open_streams else END_EACH
-        readable = select.select([stop, *open_streams], [], [], wait)[0]
+        readable = select.select([*watched, *open_streams], [], [], wait)[0]
         if stop in readable:
             raise Stopped
         chunks = {stream: os.read(stream, CHUNK_BYTES) for stream in readable}
@@ -271,9 +260,6 @@ def _uses_too_much(root: Path, most_memory: int) -> bool:
                 kilobytes += sum(map(int, HOLDS.findall(status)))
         kilobytes += SOCKET_KILOBYTES * (root / "proc/1/net/unix").read_text().count("\n")
     return processes > MOST_PROCESSES or kilobytes > most_memory // 2**10
-
-
-_calls = cache(program_filter)  # that bubblewrap refuses
 
 
 def _in_memory(content: bytes) -> int:
