@@ -125,11 +125,12 @@ def test_equal_programs_run_once_and_again_if_late(make, bubblewrap, monkeypatch
         ran.append(job)
         return run(job, *about) if len(ran) > 1 else Ended("timed out")
 
-    monkeypatch.setattr(program_scoring, "run", late_once)
     problem_set = make(DOUBLE)
+    scorer = open_scorer(problem_set, bubblewrap, 2)
+    monkeypatch.setattr(program_scoring, "run", late_once)
     (problem,) = problem_set.problems
     solutions = [(problem, problem.canonical_program)] * 3
-    verdicts = open_scorer(problem_set, bubblewrap, 2).score({}, solutions)
+    verdicts = scorer.score({}, solutions)
     assert [verdict.base for verdict in verdicts] == ["passed"] * 3 and len(ran) == 2
 
 

@@ -1,7 +1,9 @@
 """The sandbox contains what runs in it, and its absence is refused, not worked around."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 import sysconfig
 from dataclasses import replace
@@ -15,7 +17,7 @@ from xft.evaluation import confinement, python_runs
 from xft.evaluation.comparison import read_returned
 from xft.evaluation.plain_data import dumps
 from xft.evaluation.python_runs import USUAL, find_bubblewrap, job
-from xft.evaluation.sandbox import bind
+from xft.evaluation.sandbox import PROJECT, bind
 from xft.evaluation.sandbox import run as run_job
 
 CODE = "import sys; print('ready', file=sys.stderr, flush=True); "
@@ -123,6 +125,15 @@ def test_the_first_bubblewrap_that_works_is_taken(bubblewrap, monkeypatch):
     monkeypatch.setattr(python_runs, "_candidates", lambda: candidates)
 
     assert find_bubblewrap() == bubblewrap
+
+
+def test_root_needs_no_right_over_the_machine_for_calls(bubblewrap):
+    """As in a container without rights."""
+    if os.geteuid() != 0:
+        pytest.skip("this user is not root")
+    code = "from xft.evaluation.python_runs import find_bubblewrap; find_bubblewrap()"
+    without = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
+    subprocess.run([*without, sys.executable, "-c", code], cwd=PROJECT, check=True)
 
 
 def test_a_sandbox_that_cannot_run_is_told_in_its_own_words(tmp_path, monkeypatch):

@@ -144,9 +144,9 @@ class Toolchain:
     def job(self, program: str, seconds: float) -> Job:
         """What compiles and runs a program, together within `seconds`."""
         file, compile, run = commands(self.language, program)
-        return self.run(compile, run, seconds, file, program)
+        return self.job_of(compile, run, seconds, file, program)
 
-    def run(self, compile: str, run: str, seconds: float, *file: str) -> Job:
+    def job_of(self, compile: str, run: str, seconds: float, *file: str) -> Job:
         """What runs two commands in turn. file: its name and its text."""
         limits = Limits(seconds)
         script = SCRIPT.format(
@@ -163,7 +163,7 @@ def open_toolchain(language: Language, parts: Parts, sandbox: Bubblewrap | None)
     """The toolchain of a language, which was started in the sandbox. Raises UserError."""
     cache = compiled_packages(parts.programs[0]) if language.name == "go" else None
     toolchain = Toolchain(language, parts, cache)
-    asked = toolchain.run(parts.library, f"{language.version} >&2", PROBE_SECONDS)
+    asked = toolchain.job_of(parts.library, f"{language.version} >&2", PROBE_SECONDS)
     ended = run(asked, sandbox)
     said = ended.output.decode(errors="replace").strip()
     if ended.status != PASSED:
