@@ -31,8 +31,8 @@ from transformers import AutoModelForCausalLM, logging
 from benchmarks.timing import interleaved, markdown_table, relative_speed
 from xft.data.prompt_templates import COMPLETION
 from xft.data.tokenizers import load_tokenizer
+from xft.evaluation.forms import load_problems
 from xft.evaluation.generation import generate
-from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.prompts import task_prompts
 
 

@@ -23,8 +23,8 @@ from benchmarks.timing import markdown_table
 from xft.common.progress import progress
 from xft.data.prompt_templates import make_template
 from xft.data.tokenizers import load_tokenizer
+from xft.evaluation.forms import load_problems
 from xft.evaluation.generation import generate
-from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.prompts import TaskPrompt, task_prompts
 
 PUBLISHED_BATCH = 16

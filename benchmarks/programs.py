@@ -14,11 +14,12 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.timing import interleaved, speed_table
 from xft.common.system import usable_cpus
-from xft.evaluation.judging import PASSED
+from xft.evaluation.forms import load_problems
 from xft.evaluation.languages import commands, find_language
-from xft.evaluation.problem_sets import load_problems
-from xft.evaluation.sandbox import CLEAN_ENVIRONMENT, find_bubblewrap
+from xft.evaluation.python_runs import find_bubblewrap
+from xft.evaluation.sandbox import CLEAN_ENVIRONMENT
 from xft.evaluation.scorers import open_scorer
+from xft.evaluation.scoring import PASSED
 
 
 def main() -> None:

@@ -20,8 +20,10 @@ from pathlib import Path
 
 from benchmarks.peak import observe
 from benchmarks.timing import markdown_table
-from xft.evaluation import ground_truth, problem_sets, scoring
-from xft.evaluation.sandbox import find_bubblewrap
+from xft.evaluation import call_scoring, forms
+from xft.evaluation.call_scoring import CallScorer
+from xft.evaluation.python_runs import find_bubblewrap
+from xft.evaluation.scoring import PASSED
 
 MEMORY_LIMIT = str(8 * 2**30)
 TIME_LIMITS = {"min_time_limit": 10.0, "gt_time_limit_factor": 10.0}
@@ -56,29 +58,28 @@ def main() -> None:
 
 def prepare_inputs(dataset: Path, folder: Path, workers: int) -> None:
     """Write the canonical solutions for EvalPlus, and this project's ground truth."""
-    found = problem_sets.load_problems(str(dataset))
+    found = forms.load_problems(str(dataset))
     rows = (
         json.dumps({"task_id": p.task_id, "solution": p.canonical_program}) + "\n"
         for p in found.problems
     )
     (folder / "samples.jsonl").write_text("".join(rows))
-    truth = ground_truth.compute(found, sandbox=find_bubblewrap(), workers=workers)
-    ground_truth.write(folder, truth)
+    call_scoring.write(folder, CallScorer(found, find_bubblewrap(), workers).expected())
 
 
 def ours(dataset: Path, folder: Path, workers: int) -> Callable[[], None]:
     def work() -> None:
-        found = problem_sets.load_problems(str(dataset))
-        truth = ground_truth.read(folder)
+        found = forms.load_problems(str(dataset))
+        truth = call_scoring.read(folder)
         solutions = [(p, p.canonical_program) for p in found.problems]
-        verdicts = scoring.score(truth, solutions, sandbox=find_bubblewrap(), workers=workers)
-        (folder / "ours").write_text(str(sum(v.plus == scoring.PASSED for v in verdicts)))
+        verdicts = CallScorer(found, find_bubblewrap(), workers).score(truth, solutions)
+        (folder / "ours").write_text(str(sum(v.plus == PASSED for v in verdicts)))
 
     return work
 
 
 def evalplus(dataset: Path, folder: Path, workers: int) -> Callable[[], None]:
-    first, *_ = problem_sets.load_problems(str(dataset)).problems
+    first, *_ = forms.load_problems(str(dataset)).problems
     form = "mbpp" if first.is_mbpp else "humaneval"
     os.environ |= {
         OVERRIDES[form]: str(dataset),

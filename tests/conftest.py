@@ -172,7 +172,7 @@ def call_step(monkeypatch):
 def bubblewrap():
     """The sandbox of this machine."""
     from xft.common.errors import UserError
-    from xft.evaluation.sandbox import find_bubblewrap
+    from xft.evaluation.python_runs import find_bubblewrap
 
     try:
         return find_bubblewrap()

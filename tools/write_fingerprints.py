@@ -8,7 +8,7 @@ import sys
 from base64 import b64encode
 
 from xft.data.problem_traces import SHIPPED, Fingerprint
-from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.forms import load_problems
 from xft.evaluation.references import fingerprints
 from xft.hub.named_sets import RELEASED
 

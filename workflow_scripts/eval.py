@@ -17,15 +17,15 @@ from xft.common.system import usable_cpus
 from xft.config.sections import EvaluatedConfig, GenerationConfig, RunConfig, ScoringConfig
 from xft.data.prompt_templates import CHAT, PROMPT_NAMES, make_template, read_template
 from xft.data.tokenizers import load_tokenizer
-from xft.evaluation import ground_truth
-from xft.evaluation.loading import trained_template
-from xft.evaluation.problem_sets import load_problems
+from xft.evaluation import call_scoring
+from xft.evaluation.forms import load_problems
+from xft.evaluation.model_loading import trained_template
 from xft.evaluation.problems import ProblemSet
 from xft.evaluation.prompts import TaskPrompt, task_prompts
+from xft.evaluation.python_runs import open_sandbox
 from xft.evaluation.result import RESULT, build_result, in_words
 from xft.evaluation.samples import Sample, read_samples, samples_path, write_samples
 from xft.evaluation.sampling import sample
-from xft.evaluation.sandbox import open_sandbox
 from xft.evaluation.scorers import open_scorer
 from xft.evaluation.scoring import Verdict
 
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     if not args.rescore:
         claim_gpus(run.gpus)
     prompt = _prompt(args.prompt, args.model)
-    say(f"the prompt is {ground_truth.shown(prompt)}")
+    say(f"the prompt is {call_scoring.shown(prompt)}")
     sandbox = open_sandbox(scoring.sandbox)
     problem_set = load_problems(args.dataset).without(scoring.exclude).first(scoring.limit)
     if generation.too_long == "skip":
@@ -108,7 +108,7 @@ def _prompt(asked: str | None, model_folder: Path) -> str:
     if trained is not None and identity != trained:
         raise UserError(
             f"--prompt {asked} is not the template that {model_folder} was tuned with: "
-            f"{ground_truth.shown(trained)}. Leave out --prompt to use that one"
+            f"{call_scoring.shown(trained)}. Leave out --prompt to use that one"
         )
     return identity
 
@@ -139,7 +139,7 @@ def _read_ground_truth(step: Step, problem_set: ProblemSet) -> dict[str, str] | 
     args = step.args
     if args.ground_truth is None:
         return None
-    artifact = step.open("ground_truth", args.ground_truth, ground_truth.KIND)
+    artifact = step.open("ground_truth", args.ground_truth, call_scoring.KIND)
     if artifact.manifest.inputs["dataset"] != problem_set.sha256:
         raise UserError(f"{args.ground_truth} was made from other problems than {args.dataset}")
     held, wanted = artifact.manifest.parameters.get("limit"), len(problem_set.problems)
@@ -148,7 +148,7 @@ def _read_ground_truth(step: Step, problem_set: ProblemSet) -> dict[str, str] | 
             f"{args.ground_truth} holds only the first {held} problems, but {wanted} must be "
             "judged. Make it again with the same --limit, or without a limit"
         )
-    return ground_truth.read(artifact.path)
+    return call_scoring.read(artifact.path)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ Of problems whose tests are a program, the canonical solutions are only judged.
 from xft.cli.step import Step, run
 from xft.common.system import usable_cpus
 from xft.config.sections import ScoringConfig
-from xft.evaluation import ground_truth
-from xft.evaluation.problem_sets import load_problems
-from xft.evaluation.sandbox import open_sandbox
+from xft.evaluation import call_scoring
+from xft.evaluation.forms import load_problems
+from xft.evaluation.python_runs import open_sandbox
 from xft.evaluation.scorers import open_scorer
 
 
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     truth = open_scorer(problem_set, sandbox, usable_cpus()).expected()
     step.inputs["dataset"] = problem_set.sha256
     with step.draft(options.model_dump()) as draft:
-        ground_truth.write(draft.path, truth)
+        call_scoring.write(draft.path, truth)
 
 
 if __name__ == "__main__":

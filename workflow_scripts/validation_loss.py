@@ -14,7 +14,7 @@ from xft.common.gpus import advice_on_nan, claim_gpus
 from xft.common.json_files import read_json, read_json_objects
 from xft.common.progress import say
 from xft.config.sections import MODEL_KINDS, RunConfig
-from xft.evaluation.loading import load_model
+from xft.evaluation.model_loading import load_model
 from xft.reporting.formats import LOSS_RESULT
 from xft.training.curve import change_at_end
 

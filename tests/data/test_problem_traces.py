@@ -13,7 +13,7 @@ from tools.write_fingerprints import content
 from xft.data.duplicates import find_exact, find_near
 from xft.data.instruction_rows import Row
 from xft.data.problem_traces import SHIPPED, Detector, Fingerprint, read_shipped
-from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.forms import load_problems
 from xft.evaluation.references import fingerprints, load_references
 from xft.hub.named_sets import RELEASED
 

@@ -6,7 +6,7 @@ import pytest
 
 from xft.common.errors import UserError
 from xft.data.prompt_templates import SAMPLE, SLOT, encode_literally, make_template, read_template
-from xft.evaluation.forms import calls
+from xft.evaluation.forms import CALLS
 from xft.evaluation.problems import Problem
 
 # Written out from the paper's appendix and the published code.
@@ -155,7 +155,7 @@ def test_evaluation_gives_the_tokens_of_training(chatty, identity):
     template = make_template(identity, chatty)
     code = 'def last(xs):\n    """Last."""'
     problem = Problem.model_construct(task_id="T/0", prompt=code + "\n", entry_point="last")
-    prompt = calls.prompt(problem, template)
+    prompt = CALLS.prompt(problem, template)
     instruction = f"Write a solution to the following problem:\n```python\n{code}\n```"
     (trained,) = template.encode(chatty, [instruction])
     (response,) = encode_literally(chatty, [f"```python\n{code}"])

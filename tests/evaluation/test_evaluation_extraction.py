@@ -5,7 +5,6 @@ What fails here fails by protocol: nothing is repaired.
 
 import copy
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,11 @@ from evalplus.sanitize import sanitize
 
 from xft.common.errors import UserError
 from xft.data.prompt_templates import COMPLETION, make_template
-from xft.evaluation import ground_truth
-from xft.evaluation.forms import calls
-from xft.evaluation.judging import PASSED
-from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.call_scoring import CallScorer
+from xft.evaluation.forms import CALLS, STOPS_IN_FUNCTION, load_problems
 from xft.evaluation.problems import Problem
 from xft.evaluation.prompts import cut, task_prompts
-from xft.evaluation.scoring import Verdict, score
+from xft.evaluation.scoring import PASSED, Verdict
 
 STORED = Path(__file__).parent / "prompts"
 REAL = Path(__file__).parent / "answers"
@@ -38,8 +35,7 @@ def sets(tmp_path_factory):
     """Both sets of problems, each with its ground truth."""
     folder = tmp_path_factory.mktemp("sets")
     loaded = {form: load(form, folder) for form in ("HumanEval", "Mbpp")}
-    compute = partial(ground_truth.compute, sandbox=None, workers=1)
-    return {form: (problems, compute(problems)) for form, problems in loaded.items()}
+    return {form: (found, CallScorer(found, None, 1).expected()) for form, found in loaded.items()}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +73,7 @@ DOCSTRING = '"""\nWrite a function to find the last item\nassert last([1]) == 1\
 
 def mbpp_prompt(text: str):
     problem = Problem.model_construct(task_id="Mbpp/0", prompt=text, entry_point="last")
-    return calls.prompt(problem, make_template("magicoder", None))
+    return CALLS.prompt(problem, make_template("magicoder", None))
 
 
 def test_an_mbpp_prompt_is_a_request_with_one_full_stop_and_an_assertion():
@@ -100,14 +96,14 @@ ENDS = (
 
 def test_a_humaneval_completion_ends_at_the_next_top_level_statement():
     for rest in ENDS:
-        assert cut(INDENTED + rest, calls.STOPS_IN_FUNCTION).rstrip("\n") == INDENTED
+        assert cut(INDENTED + rest, STOPS_IN_FUNCTION).rstrip("\n") == INDENTED
     assert cut("a\nprint(1)\ndef f", ("\ndef ", "\nprint(")) == "a"  # the earliest
     inner = "    def inner():\n        return 1\n\n    return inner()"
     for body in (
         *("    return [\n        i\n    for i in xs]", "    iffy = 1\n    return iffy", ""),
         *(inner, "    x = 'print(1)'  # def f"),
     ):
-        assert cut(body, calls.STOPS_IN_FUNCTION) == body
+        assert cut(body, STOPS_IN_FUNCTION) == body
 
 
 # Answers
@@ -169,7 +165,7 @@ def test_an_answer_passes_or_fails(sets, prompts_of, task_id, table):
     solutions = [
         (problem, prompts_of(style)[task_id].solution(texts[name])) for name, style in cases
     ]
-    verdicts = dict(zip(cases, score(truth, solutions, sandbox=None, workers=2), strict=True))
+    verdicts = dict(zip(cases, CallScorer(problems, None, 2).score(truth, solutions), strict=True))
     passed = {case for case, found in verdicts.items() if found.plus == PASSED}
     assert passed == {(name, style) for name, (_, styles) in table.items() for style in styles}
     empty = {case for case, found in verdicts.items() if found == Verdict("empty", "empty")}
@@ -188,7 +184,8 @@ def test_real_answers_get_evalplus_s_verdicts(form, chat_tokenizer, tmp_path, bu
     """
     problems = load(form, tmp_path, REAL)
     answers = {answer["task_id"]: answer for answer in ANSWERS}
-    truth = ground_truth.compute(problems, sandbox=bubblewrap, workers=2)
+    scorer = CallScorer(problems, bubblewrap, 2)
+    truth = scorer.expected()
     prompts = task_prompts(problems, make_template("chat", chat_tokenizer))
     solutions, expected = [], []
     for problem, prompt in zip(problems.problems, prompts, strict=True):
@@ -200,6 +197,6 @@ def test_real_answers_get_evalplus_s_verdicts(form, chat_tokenizer, tmp_path, bu
         expected += [answer["verdicts"]["us"], answer["verdicts"]["sanitize"]]
     found = [
         ["pass" if status == PASSED else "fail" for status in (verdict.base, verdict.plus)]
-        for verdict in score(truth, solutions, sandbox=bubblewrap, workers=2)
+        for verdict in scorer.score(truth, solutions)
     ]
     assert found == expected

@@ -21,9 +21,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from xft.common.errors import UserError
-from xft.evaluation.generation import Completion, Sampling, generate
-from xft.evaluation.healing import Vocabulary
-from xft.evaluation.loading import computing_dtype, load_model
+from xft.evaluation.generation import Completion, Sampling, Vocabulary, generate
+from xft.evaluation.model_loading import computing_dtype, load_model
 from xft.evaluation.prompts import TaskPrompt, cut
 
 pytestmark = pytest.mark.numeric

@@ -10,8 +10,7 @@ import pytest
 from problem_files import problem, three_problems, write_problems
 
 from xft.common.errors import UserError
-from xft.evaluation.forms import calls
-from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.forms import CALLS, load_problems
 from xft.hub import named_sets
 from xft.hub.named_sets import NAMED_SETS
 
@@ -24,7 +23,7 @@ def test_a_set_has_the_rows_of_its_file_plain_or_compressed(tmp_path):
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     marked.write_bytes(codecs.BOM_UTF8 + plain.read_bytes())
     found = load_problems(str(plain))
-    assert (found.name, found.form) == ("sums", calls)
+    assert (found.name, found.form) == ("sums", CALLS)
     assert found.sha256 == hashlib.sha256(plain.read_bytes()).hexdigest()
     assert [p.model_dump() for p in found.problems] == three_problems()
     assert load_problems(str(packed)) == replace(found, file=packed)

@@ -8,7 +8,6 @@ import re
 import resource
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -26,12 +25,13 @@ from problem_files import problem, right_solutions, three_problems, write_proble
 from workflow_scripts import eval as evaluate
 from workflow_scripts import ground_truth as step
 from xft.common.errors import UserError
-from xft.evaluation import execution, ground_truth, scoring, trials
-from xft.evaluation.execution import Limits
-from xft.evaluation.judging import read_returned
-from xft.evaluation.problem_sets import load_problems
-from xft.evaluation.scoring import Verdict
-from xft.evaluation.workers import work_on
+from xft.evaluation import call_scoring, python_runs
+from xft.evaluation.call_scoring import REFERENCE, CallScorer
+from xft.evaluation.comparison import read_returned
+from xft.evaluation.forms import load_problems
+from xft.evaluation.python_runs import USUAL
+from xft.evaluation.sandbox import run
+from xft.evaluation.scoring import Verdict, work_on
 from xft.hub.named_sets import RELEASED
 
 PASS = Verdict("passed", "passed")
@@ -51,9 +51,9 @@ def sums(make):
 
 def verdicts(problem_set, codes, sandbox, workers=2):
     """On codes for the problems in turn."""
-    truth = ground_truth.compute(problem_set, sandbox=sandbox, workers=workers)
+    scorer = CallScorer(problem_set, sandbox, workers)
     solutions = list(zip(cycle(problem_set.problems), codes, strict=False))
-    return scoring.score(truth, solutions, sandbox=sandbox, workers=workers)
+    return scorer.score(scorer.expected(), solutions)
 
 
 @pytest.mark.parametrize("confined", [True, False])
@@ -80,18 +80,15 @@ def test_a_program_answers_the_same_each_time(bubblewrap, confined, monkeypatch,
     """Sets have the same order, which is another one where the seed is. Nothing else comes in."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    def answer(**seed):
-        sandbox, limits = bubblewrap if confined else None, Limits()
-        inputs = execution.encode_inputs([[[]], []])
-        with socket.socket(type=socket.SOCK_DGRAM) as stop:
-            options = {"sandbox": sandbox, "limits": limits, "stop": stop} | seed
-            return next(execution.execute(ORDER, "order", inputs, **options))
+    def answer(seed):
+        asked = python_runs.job(ORDER, "order", "[[[]],[]]", USUAL, seed, confined)
+        return run(asked, bubblewrap if confined else None).output.splitlines()[0]
 
-    first = answer()
-    assert answer() == first != answer(hash_seed=1)
+    first = answer(0)
+    assert answer(0) == first != answer(1)
     (_, safe, path, variables) = read_returned(json.loads(first)).value
     assert safe and variables == ["PYTHONHASHSEED"]
-    assert not {str(tmp_path), str(execution.RUNNER.parent)} & set(path)
+    assert not {str(tmp_path), str(python_runs.DRIVER.parent)} & set(path)
 
 
 NO_TRUTH = {  # values that cannot be expected of a solution, each with the message
@@ -121,11 +118,11 @@ def test_what_no_solution_can_repeat_is_no_ground_truth(make, bubblewrap, monkey
     message = "\n".join([r"9 canonical solutions of .*sums.jsonl would fail as a model's:", *lines])
     problem_set = make(rows)
     with pytest.raises(UserError, match=rf"^{message}\nA solution must return plain data"):
-        ground_truth.compute(problem_set, sandbox=bubblewrap, workers=2)
+        CallScorer(problem_set, bubblewrap, 2).expected()
 
     release = replace(RELEASED["mbpp"], sha256=problem_set.sha256)
     monkeypatch.setitem(RELEASED, "mbpp", release)
-    assert len(ground_truth.compute(problem_set, sandbox=bubblewrap, workers=2)) == len(rows)
+    assert len(CallScorer(problem_set, bubblewrap, 2).expected()) == len(rows)
     assert re.search(message, capsys.readouterr().err)
 
 
@@ -145,56 +142,45 @@ def test_a_program_that_floods_answers_loses_its_own_problem_only(make, bubblewr
 
 def test_all_calls_are_made_whatever_the_answers_are(sums, bubblewrap, monkeypatch):
     """A program whose run ended at its first wrong answer knew which one that was."""
-    told = []
-
-    def listen(*arguments, **options):
-        for line in execution.execute(*arguments, **options):
-            told.append(line)
-            yield line
-
-    truth = ground_truth.compute(sums, sandbox=bubblewrap, workers=1)
-    monkeypatch.setattr(trials, "execute", listen)
+    ran = []
+    monkeypatch.setattr(call_scoring, "run", lambda *job: ran.append(run(*job)) or ran[-1])
+    scorer = CallScorer(sums, bubblewrap, 1)
     wrong = [(sums.problems[0], "def add(a, b):\n    return None\n")]
-    assert scoring.score(truth, wrong, sandbox=bubblewrap, workers=1) == [FAIL]
+    assert scorer.score(scorer.expected(), wrong) == [FAIL]
+    told = ran[-1].output.splitlines()
     assert [b"value" in line for line in told] == [True, False, True, True, False]
 
 
 def test_a_late_program_runs_again_whatever_it_answered(sums, bubblewrap, monkeypatch):
     """A program that only ran again after right answers knew which answers are right."""
-    runs = []
-
-    def count(code, *arguments, **options):
-        runs.append(code)
-        return execution.execute(code, *arguments, **options)
-
-    truth = ground_truth.compute(sums, sandbox=bubblewrap, workers=1)
-    monkeypatch.setattr(trials, "execute", count)
-    monkeypatch.setattr(scoring, "Limits", lambda **_: Limits(call=1))
+    scorer, ran = CallScorer(sums, bubblewrap, 2), []
+    truth = scorer.expected()
+    monkeypatch.setattr(call_scoring, "run", lambda job, *_: ran.append(job.text) or run(job, *_))
+    monkeypatch.setattr(call_scoring, "USUAL", replace(USUAL, silence=1))
     loop = "def add(a, b):\n    while a == 3: pass\n    return "
     solutions = [(sums.problems[0], loop + answer) for answer in ("a + b", "None")]
-    found = scoring.score(truth, solutions, sandbox=bubblewrap, workers=2)
+    found = scorer.score(truth, solutions)
     assert found == [Verdict("passed", "timed out", "[3, 5]"), FAIL]
-    assert [runs.count(code) for _, code in solutions] == [2, 2]
+    codes = [json.loads(text.splitlines()[0])["code"] for text in ran]
+    assert [codes.count(code) for _, code in solutions] == [2, 2]
     left = []
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # another one, which ends now
             left.append(child.cmdline())
-    assert not [words for words in left if "runner.py" in str(words)]
+    assert not [words for words in left if "driver.py" in str(words)]
 
 
 def test_a_program_that_does_not_start_is_no_fault_of_the_model(sums, bubblewrap, monkeypatch):
-    truth = ground_truth.compute(sums, sandbox=bubblewrap, workers=1)
-    monkeypatch.setattr(execution, "RUNNER_FILES", [Path("/nonexistent")])
-    solutions = list(zip(sums.problems, right_solutions(), strict=True))
+    monkeypatch.setattr(python_runs, "DRIVER_FILES", [Path("/nonexistent")])
     with pytest.raises(UserError, match=r"does not start on this machine, tried 3 times: .*exist"):
-        scoring.score(truth, solutions, sandbox=bubblewrap, workers=1)
+        verdicts(sums, right_solutions(), bubblewrap)
 
 
 def test_nothing_prolongs_a_program(make, bubblewrap, monkeypatch):
     """An answer, or the end of a set, five times a second, for a thousand calls."""
     row = problem("add", "+", "Task/0") | {"plus_input": [[n, 1] for n in range(1000)]}
     drip = "import os, time\nwhile True:\n    time.sleep(0.2)\n    os.write(3, b'%s\\n')"
-    monkeypatch.setattr(scoring, "Limits", lambda **_: Limits(call=0.4, calls=1))
+    monkeypatch.setattr(call_scoring, "USUAL", replace(USUAL, silence=0.4, seconds=2))
     start = time.monotonic()
     lines = '{"value":4}', '{"set":0}'
     found = verdicts(make([row]), [drip % line for line in lines], bubblewrap)
@@ -209,7 +195,7 @@ def test_what_is_slow_here_is_measured_against_the_reference_and_tried_again(mak
     rows[0]["plus_input"] = []
     slow = "import time\ndef add(a, b):\n    time.sleep(2)\n    return a + b\n"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "Limits", lambda **given: Limits(**({"call": 1} | given)))
+        patch.setattr(call_scoring, "USUAL", replace(USUAL, silence=1))
         found = verdicts(make(rows), [slow, *right_solutions()[1:]], bubblewrap)
     assert found == [PASS] * 3
 
@@ -224,7 +210,7 @@ def test_an_mbpp_problem_gets_its_inputs_as_evalplus_turns_them(make, bubblewrap
 
 def test_calls_that_evalplus_cannot_turn_are_named(make):
     with pytest.raises(UserError, match=r"some arguments of Mbpp/2 into tuples.*not iterable"):
-        ground_truth.compute(make([problem("add", "+", "Mbpp/2")]), sandbox=None, workers=1)
+        CallScorer(make([problem("add", "+", "Mbpp/2")]), None, 1).expected()
 
 
 def test_a_canonical_solution_that_gives_no_result_is_named(make, bubblewrap, monkeypatch):
@@ -234,10 +220,10 @@ def test_a_canonical_solution_that_gives_no_result_is_named(make, bubblewrap, mo
     faults = {"raise KeyError": "0 raises KeyError", "import os; os._exit(0)": "0 ends its process"}
     for solution, fault in (faults | {"return a + b": rf"[12] {late}"}).items():
         if late in fault:
-            monkeypatch.setattr(ground_truth, "REFERENCE_LIMITS", Limits(call=1))
+            monkeypatch.setattr(call_scoring, "REFERENCE", replace(REFERENCE, silence=1))
         rows[0]["canonical_solution"] = f"    {solution}\n"
         with pytest.raises(UserError, match=rf"Arithmetic/{fault}; arguments: \[2, 2\]"):
-            ground_truth.compute(make(rows), sandbox=bubblewrap, workers=2)
+            CallScorer(make(rows), bubblewrap, 2).expected()
 
 
 ODD_MESSAGES = [
@@ -270,12 +256,11 @@ import sys
 import threading
 from xft.cli import running
 from workflow_scripts import {step} as step
-from xft.evaluation import ground_truth, scoring
-from xft.evaluation.execution import Limits
+from xft.evaluation import call_scoring, python_runs
 from xft.evaluation.prompts import TaskPrompt
-NEVER = Limits(loading=1e6, call=1e6, calls=1e6)
-ground_truth.REFERENCE_LIMITS = NEVER
-scoring.Limits = lambda **_: NEVER
+from xft.evaluation.sandbox import Limits
+call_scoring.REFERENCE = call_scoring.USUAL = Limits(1e6)
+python_runs._probe = lambda _: None  # it is a program too
 TaskPrompt.solution = lambda self, text: self.head + "    while True: pass"
 running.run("{step}", lambda _: step.main(sys.argv[1:]))
 """
@@ -284,7 +269,7 @@ running.run("{step}", lambda _: step.main(sys.argv[1:]))
 @pytest.fixture
 def start(repository):
     """Callable (step, arguments): a step that never ends by itself, and the programs that it runs,
-    the runner and its child.
+    the driver and its child.
     """
     with ExitStack() as stack:
 
@@ -301,7 +286,7 @@ def start(repository):
                 time.sleep(0.02)
                 with suppress(psutil.Error):  # one has ended meanwhile
                     children = psutil.Process(process.pid).children(recursive=True)
-                    programs = [c for c in children if "runner.py" in " ".join(c.cmdline())]
+                    programs = [c for c in children if "driver.py" in " ".join(c.cmdline())]
             return process, programs
 
         yield start

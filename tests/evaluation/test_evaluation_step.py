@@ -17,8 +17,8 @@ from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.config.sections import GenerationConfig
 from xft.evaluation.generation import Completion
-from xft.evaluation.journal import Journal
 from xft.evaluation.result import ADVICE, OUTCOMES, advice, endings, outcomes
+from xft.evaluation.sampling import Journal
 
 BOUND = "8 GiB of address space for each process, and seccomp refuses memory outside of it"
 SETTINGS = GenerationConfig(max_new_tokens=8, batch_size=2).model_dump()

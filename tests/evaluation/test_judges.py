@@ -9,16 +9,16 @@ from interpreter import python
 
 from xft.common.errors import UserError
 from xft.evaluation import judges
-from xft.evaluation.execution import encode_inputs
+from xft.evaluation.comparison import Judge, Outcome, Returned, read_returned, write_trial
 from xft.evaluation.judges import Judges
-from xft.evaluation.judging import FAILED, Judge, Outcome, Returned, read_returned, write_trial
 from xft.evaluation.plain_data import digest, dumps, encode
+from xft.evaluation.scoring import FAILED
 
-NEVER = socket.socket(type=socket.SOCK_DGRAM)  # it never becomes readable
 MANY = 16_000
 RIGHT, WRONG, TOO_COSTLY = Outcome(2, 0, None), Outcome(0, 0, FAILED), None
 LONG_TEXTS = ["A" * 60_000, *[""] * MANY]
 COLLISIONS = {"set": [n * (2**61 - 1) for n in range(5000)]}  # all have the hash 0
+CALLS = 20
 # What the program answers, what is right, and the outcome.
 ANSWERS = {
     "right": (5, encode(5), RIGHT),
@@ -26,19 +26,22 @@ ANSWERS = {
     "texts for numbers": (LONG_TEXTS, encode([1.0] * len(LONG_TEXTS)), WRONG),
     "decimals": ([{"decimal": "1E4000"}] * 5000, None, WRONG),
     "a square of numbers": ([[1.0]] * MANY, encode([1.0] * MANY), TOO_COSTLY),
-    "numbers of one hash": ([COLLISIONS] * 1000, encode(5), TOO_COSTLY),
+    "numbers of one hash": (COLLISIONS, COLLISIONS, TOO_COSTLY),
+    "a long line": ([COLLISIONS] * 2, encode(5), Outcome(0, 0, None)),
     "nested lists": ("[" * 60_000 + "]" * 60_000, encode(5), WRONG),
 }
 
 
 def outcome(opened: Judges, answer, expected: dict) -> Outcome | None:
-    """Of a program whose only call is to return `expected`, and answers so."""
-    truth = dumps({"base": [expected], "plus": []})
+    """Of a program whose calls are all to return `expected`, and which answers so."""
+    truth = dumps({"base": [expected] * CALLS, "plus": []})
     line = answer if isinstance(answer, str) else dumps(answer)
     with tempfile.TemporaryFile() as file:
-        write_trial(file, "Own/1", "f", 1e-6, encode_inputs([[[1]], []]), truth)
-        file.write(f'{{"value":{line}}}\n{{"set":0}}\n{{"set":0}}\n'.encode())
-        return opened.outcome(file, NEVER)
+        write_trial(file, "Own/1", "f", 1e-6, dumps([[[1]] * CALLS, []]), truth)
+        values = f'{{"value":{line}}}\n' * CALLS
+        file.write(f'{values}{{"set":0}}\n{{"set":0}}\n'.encode())
+        with socket.socket(type=socket.SOCK_DGRAM) as stop:  # it never becomes readable
+            return opened.outcome(file, stop)
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -53,7 +56,7 @@ def test_an_answer_costs_little_or_its_own_trial(name, bubblewrap, monkeypatch):
 
 NUMBER = ("humaneval", "f", 0, [1])
 NUMPY_S = ("float32(0.1)", "array([0.1])", "float64(0.1000001)", "ones(2)")
-CALLS = [  # the form, the function, its tolerance and arguments; what it returns; what is right
+CASES = [  # the form, the function, its tolerance and arguments; what it returns; what is right
     *[(*NUMBER, value, 1.0) for value in ("1.0000009", "1.00001", "1", "True", "'1'", "None")],
     (*NUMBER, "type('Own', (float,), {})(1.0000009)", 1.0),
     *[(*NUMBER, f"__import__('numpy').{value}", 0.1) for value in NUMPY_S],
@@ -70,7 +73,7 @@ CALLS = [  # the form, the function, its tolerance and arguments; what it return
 def test_values_are_judged_as_by_evalplus(monkeypatch):
     monkeypatch.setenv("EVALPLUS_MAX_MEMORY_BYTES", str(8 * 2**30))
     seen = set()
-    for form, name, atol, arguments, value, right in CALLS:
+    for form, name, atol, arguments, value, right in CASES:
         code = f"def {name}(*_):\n    return {value}\n"
         status, _ = untrusted_check(form, code, [arguments], name, [right], atol, [60.0])
         judge = Judge("Mbpp/2" if form == "mbpp" else "Own/1", name, atol)
@@ -94,8 +97,8 @@ def test_an_oracle_is_for_its_own_problem_alone(name):
 def test_a_trial_s_process_opens_no_file_and_no_socket():
     attempts = """
 import socket, sys
-from xft.evaluation import judge_server
-judge_server.limit(int(sys.argv[1]), 2**31, 60)
+from xft.evaluation import judges
+judges.limit(int(sys.argv[1]), 2**31, 60)
 for attempt in (lambda: open("/dev/null"), socket.socket, socket.socketpair):
     try: attempt()
     except OSError as error: print(error.strerror)

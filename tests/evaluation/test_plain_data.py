@@ -13,7 +13,7 @@ from evalplus.eval._special_oracle import MBPP_OUTPUT_NOT_NONE_TASKS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xft.evaluation.judging import Judge, Returned
+from xft.evaluation.comparison import Judge, Returned
 from xft.evaluation.plain_data import decode, digest, dumps, encode, is_large
 
 numbers = [st.integers(), st.floats(allow_nan=False), st.complex_numbers(allow_nan=False)]

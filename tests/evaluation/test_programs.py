@@ -22,14 +22,13 @@ from xft.dag.problem_checks import missing_toolchains
 from xft.dag.snakemake_run import SnakemakeRun
 from xft.data.prompt_templates import COMPLETION, make_template
 from xft.evaluation import languages, program_scoring
-from xft.evaluation.forms import programs
+from xft.evaluation.forms import PROGRAMS, load_problems
 from xft.evaluation.languages import commands, find_language, main_class
-from xft.evaluation.problem_sets import load_problems
-from xft.evaluation.program_runs import Ended
 from xft.evaluation.prompts import task_prompts
 from xft.evaluation.references import fingerprints
 from xft.evaluation.result import units_of
 from xft.evaluation.samples import samples_path
+from xft.evaluation.sandbox import Ended
 from xft.evaluation.scorers import open_scorer
 from xft.tools import plan
 
@@ -66,7 +65,7 @@ def need(*names: str) -> None:
 def test_rows_are_read_from_json_lines_and_parquet(make, tmp_path):
     found = make(DOUBLE)
     (problem,) = found.problems
-    assert (found.form, problem.task_id, problem.unit) == (programs, DOUBLE["name"], "HumanEval/7")
+    assert (found.form, problem.task_id, problem.unit) == (PROGRAMS, DOUBLE["name"], "HumanEval/7")
     parquet.write_table(pyarrow.Table.from_pylist([DOUBLE]), tmp_path / "own.parquet")
     again = load_problems(str(tmp_path / "own.parquet"))
     assert (again.problems, again.name) == (found.problems, "own")
@@ -120,17 +119,18 @@ def test_verdicts_on_bash(statuses, monkeypatch):
 
 def test_equal_programs_run_once_and_again_if_late(make, bubblewrap, monkeypatch):
     ran = []
-    run = program_scoring.run_program
+    run = program_scoring.run
 
-    def late_once(chain, program, **options) -> Ended:
-        ran.append(program)
-        return run(chain, program, **options) if len(ran) > 1 else Ended("timed out", "")
+    def late_once(job, *about) -> Ended:
+        ran.append(job)
+        return run(job, *about) if len(ran) > 1 else Ended("timed out")
 
-    monkeypatch.setattr(program_scoring, "run_program", late_once)
     problem_set = make(DOUBLE)
+    scorer = open_scorer(problem_set, bubblewrap, 2)
+    monkeypatch.setattr(program_scoring, "run", late_once)
     (problem,) = problem_set.problems
     solutions = [(problem, problem.canonical_program)] * 3
-    verdicts = open_scorer(problem_set, bubblewrap, 2).score({}, solutions)
+    verdicts = scorer.score({}, solutions)
     assert [verdict.base for verdict in verdicts] == ["passed"] * 3 and len(ran) == 2
 
 

@@ -12,6 +12,7 @@ import json
 import socket
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -22,16 +23,15 @@ import psutil
 from problem_files import problem, right_solutions, write_problems
 
 from xft.common.system import usable_cpus
-from xft.evaluation import ground_truth, scoring
-from xft.evaluation.execution import Limits
+from xft.evaluation import call_scoring
+from xft.evaluation.forms import load_problems
 from xft.evaluation.languages import find_language, find_program, find_toolchains
-from xft.evaluation.problem_sets import load_problems
-from xft.evaluation.program_runs import open_toolchain, run_program
-from xft.evaluation.sandbox import find_bubblewrap
+from xft.evaluation.program_scoring import open_toolchain
+from xft.evaluation.python_runs import find_bubblewrap
+from xft.evaluation.sandbox import run
 
 PRELUDE = FOLDER / "prelude.py"
 NOT_ATTACKS = {"run.py", PRELUDE.name}
-LIMITS = Limits(call=2, calls=8)
 BETWEEN = 4  # attacks between two correct solutions
 
 
@@ -54,8 +54,7 @@ def expected(code: str) -> str:
 def run_programs(sandbox) -> dict[str, str]:
     """The status of each attack in a language of this machine."""
     statuses = {}
-    stop, end = socket.socketpair()
-    with stop, end, socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server(("127.0.0.1", 0)) as server:
         for name, code in programs().items():
             language = find_language(name.partition(".")[2])
             if find_program(language.version.split()[0]) is None:
@@ -64,13 +63,12 @@ def run_programs(sandbox) -> dict[str, str]:
             code = code.replace("PROJECT", str(FOLDER.parents[1]))
             (found,) = find_toolchains([(language.name, "")]).values()
             toolchain = open_toolchain(language, found, sandbox)
-            ended = run_program(toolchain, code, sandbox=sandbox, seconds=60, stop=stop)
-            statuses[name] = ended.status
+            statuses[name] = run(toolchain.job(code, 60), sandbox).status
     return statuses
 
 
 def main() -> None:
-    scoring.Limits = lambda **_: LIMITS
+    call_scoring.USUAL = replace(call_scoring.USUAL, seconds=16, silence=2)
     codes = attacks()
     solutions = [f"{PRELUDE.read_text()}\n{code}" for code in codes.values()]
     for place in range(0, len(codes) + len(codes) // BETWEEN, BETWEEN + 1):
@@ -79,9 +77,9 @@ def main() -> None:
         file = write_problems(Path(folder) / "add.jsonl", [problem("add", "+", "Task/0")])
         problems = load_problems(str(file))
     sandbox, workers = find_bubblewrap(), usable_cpus()
-    truth = ground_truth.compute(problems, sandbox=sandbox, workers=workers)
+    scorer = call_scoring.CallScorer(problems, sandbox, workers)
     pairs = [(*problems.problems, solution) for solution in solutions]
-    verdicts = scoring.score(truth, pairs, sandbox=sandbox, workers=workers)
+    verdicts = scorer.score(scorer.expected(), pairs)
     statuses = [verdict.plus for verdict in verdicts]
     neighbours = statuses[:: BETWEEN + 1]
     del statuses[:: BETWEEN + 1]

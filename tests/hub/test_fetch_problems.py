@@ -15,7 +15,7 @@ from problem_files import three_problems
 from workflow_scripts import fetch_problems
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
-from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.forms import load_problems
 from xft.hub import named_sets
 from xft.hub.named_sets import HUMANEVAL, NAMED_SETS, RELEASED
 

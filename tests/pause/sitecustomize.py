@@ -31,7 +31,7 @@ def pause_training() -> None:
 
 
 def pause_evaluation() -> None:
-    from xft.evaluation.journal import Journal
+    from xft.evaluation.sampling import Journal
 
     def add(self, number, completion):
         whole(self, number, completion)

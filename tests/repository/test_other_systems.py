@@ -6,9 +6,9 @@ from interpreter import python
 
 from xft.common.errors import UserError
 from xft.common.system import usable_cpus
-from xft.evaluation import ground_truth
-from xft.evaluation.problem_sets import load_problems
-from xft.evaluation.sandbox import find_bubblewrap
+from xft.evaluation.call_scoring import CallScorer
+from xft.evaluation.forms import load_problems
+from xft.evaluation.python_runs import find_bubblewrap
 
 AS_MACOS = """
 import ctypes, os, sys
@@ -25,7 +25,7 @@ def test_every_module_is_imported(repository):
     """Other packages are imported on Linux."""
     files = [*(repository / "xft").rglob("*.py"), *(repository / "workflow_scripts").glob("*.py")]
     paths = [path.relative_to(repository).with_suffix("") for path in files]
-    names = [".".join(path.parts) for path in paths if path.name not in ("runner", "__init__")]
+    names = [".".join(path.parts) for path in paths if path.name not in ("driver", "__init__")]
     load = f"import importlib\nfor name in {names}: importlib.import_module(name)"
     program = AS_MACOS.format(
         before=f"{load}\nfor name in {names}: del sys.modules[name]", code=load
@@ -35,9 +35,9 @@ def test_every_module_is_imported(repository):
 
 def test_programs_run_without_the_calls_of_linux(monkeypatch, repository):
     problems = load_problems(str(repository / "resources" / "problems.jsonl")).first(2)
-    expected = ground_truth.compute(problems, sandbox=None, workers=1)
+    expected = CallScorer(problems, None, 1).expected()
     monkeypatch.delattr("os.sched_getaffinity")
-    assert ground_truth.compute(problems, sandbox=None, workers=usable_cpus()) == expected
+    assert CallScorer(problems, None, usable_cpus()).expected() == expected
 
 
 def test_the_sandbox_is_refused(monkeypatch):

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from xft.evaluation import ground_truth, scoring
-from xft.evaluation.execution import TEST_SETS
-from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.call_scoring import CallScorer, ProblemTests
+from xft.evaluation.forms import load_problems
+from xft.evaluation.python_runs import find_bubblewrap
 from xft.evaluation.result import FAILED_BY_EVALPLUS
-from xft.evaluation.sandbox import find_bubblewrap
-from xft.evaluation.trials import ProblemTests
+from xft.evaluation.scoring import TEST_SETS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -71,16 +70,16 @@ def test_verdicts_are_evalplus_s(name, monkeypatch):
     monkeypatch.setenv("EVALPLUS_MAX_MEMORY_BYTES", str(8 * 2**30))
     chooser = random.Random(0)
     problem_set = load_problems(str(FILES[name]))
-    sandbox, workers = find_bubblewrap(), len(os.sched_getaffinity(0))
-    truth = ground_truth.compute(problem_set, sandbox=sandbox, workers=workers)
+    scorer = CallScorer(problem_set, find_bubblewrap(), len(os.sched_getaffinity(0)))
+    truth = scorer.expected()
     right = [(p, p.canonical_program) for p in problem_set.problems]
-    passed = scoring.score(truth, right, sandbox=sandbox, workers=workers)
+    passed = scorer.score(truth, right)
     failed = {p.task_id for (p, _), v in zip(right, passed, strict=True) if v.plus != "passed"}
     assert failed == (FAILS_ITSELF if name == "humaneval" else set())
 
     small = [(problem, code) for problem, code in right if problem.task_id not in TOO_LARGE]
     wrong = [(problem, mutant(code, chooser)) for problem, code in chooser.sample(small, WRONG)]
-    ours = scoring.score(truth, wrong, sandbox=sandbox, workers=workers)
+    ours = scorer.score(truth, wrong)
     differing = []
     for (problem, code), verdict in zip(wrong, ours, strict=True):
         if problem.task_id == FAILED_BY_EVALPLUS:

@@ -5,8 +5,8 @@ import subprocess
 import pytest
 from problem_files import write_problems
 
+from xft.evaluation.forms import load_problems
 from xft.evaluation.languages import LANGUAGES, LIBRARIES, find_language
-from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.scorers import open_scorer
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ from xft.artifacts.artifact import open_artifact
 from xft.common.errors import UserError
 from xft.data.tokenizers import load_tokenizer
 from xft.estimates.model_sizes import compute_table
-from xft.evaluation.loading import load_model
+from xft.evaluation.model_loading import load_model
 from xft.modeling.loading import load_whole
 
 SINGLE = "model.safetensors"

@@ -11,7 +11,7 @@ from trainings import learn, lines_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workflow_scripts import validation_loss
-from xft.evaluation.loading import load_model
+from xft.evaluation.model_loading import load_model
 from xft.training.callbacks import ProgressCallback
 
 STEPS = 8

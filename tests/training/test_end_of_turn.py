@@ -13,7 +13,7 @@ from workflow_scripts import soup
 from xft.data.prompt_templates import make_template
 from xft.data.tokenizers import GENERATION_CONFIG, tuned_generation_config
 from xft.evaluation.generation import generate
-from xft.evaluation.loading import load_model
+from xft.evaluation.model_loading import load_model
 from xft.evaluation.prompts import TaskPrompt
 
 pytestmark = pytest.mark.numeric

@@ -32,7 +32,7 @@ from xft.data.prompt_templates import (
 from xft.data.row_files import check_format, read_files
 from xft.data.tokenizers import check_eos, has_chat_template, load_tokenizer
 from xft.estimates.rows import check_rows
-from xft.evaluation.problem_sets import hint_of_set, load_problems
+from xft.evaluation.forms import hint_of_set, load_problems
 from xft.hub.named_sets import NAMED_SETS
 from xft.hub.source import HUB_ID, check_model, check_source, dataset_source, find_local
 

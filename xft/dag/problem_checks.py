@@ -10,9 +10,8 @@ from xft.common.errors import UserError, collecting_errors, did_you_mean, errors
 from xft.dag.nodes import Node
 from xft.data.prompt_templates import CHAT, PROMPT_NAMES, SLOT, make_template, read_template
 from xft.data.tokenizers import load_tokenizer
-from xft.evaluation.forms import programs
+from xft.evaluation.forms import PROGRAMS, load_problems
 from xft.evaluation.languages import MULTIPL_E_LOADS, find_toolchains
-from xft.evaluation.problem_sets import load_problems
 from xft.evaluation.prompts import check_fit, task_prompts
 from xft.hub.named_sets import NAMED_SETS, RELEASED, TRANSLATED
 from xft.hub.source import find_local
@@ -110,5 +109,5 @@ def _programs(name: str, limit: int | None) -> Iterator[tuple[str, str]]:
         yield language, MULTIPL_E_LOADS.get(language, "")
     elif name not in RELEASED and Path(name).exists():
         problem_set = load_problems(name).first(limit)
-        if problem_set.form is programs:
+        if problem_set.form is PROGRAMS:
             yield from ((p.language, p.prompt + p.tests) for p in problem_set.problems)

@@ -1,10 +1,11 @@
 """Limits a process before it runs model-written code: its system calls and its resources.
 
-A seccomp filter (Linux, https://docs.kernel.org/userspace-api/seccomp_filter.html) allows what
-Python and numpy need: to compute, read files and wait. It refuses everything else. So the code
-starts no process or thread, writes no file, holds no memory outside its address space, and reaches
-no other process, key or cached page of a file. Standard library only: the runner imports this file
-in the sandbox.
+Seccomp filters (Linux, https://docs.kernel.org/userspace-api/seccomp_filter.html): `program_filter`
+refuses all that runs in the sandbox what no program needs. `forbid_system_calls` leaves a function
+in Python, and a comparison, only what Python and numpy need: to compute, read files and wait. So
+the function starts no process or thread, writes no file, holds no memory outside its address space,
+and reaches no other process, key or cached page of a file. Standard library only: the driver
+imports this file in the sandbox.
 """
 
 import ctypes
@@ -14,19 +15,18 @@ import resource
 import signal
 import struct
 import sys
+from functools import cache
 
 OPEN_FILES = 64
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
-PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
-KEYCTL_JOIN_SESSION_KEYRING = 1
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 1, 38, 22, 2
 ALLOW, FAIL_WITH = 0x7FFF0000, 0x00050000
 LOAD_WORD, AND, JUMP_EQUAL, JUMP_GREATER, JUMP_BITS, RETURN = 0x20, 0x54, 0x15, 0x25, 0x45, 0x06
 NUMBER_OFFSET, ARCHITECTURE_OFFSET, ARGUMENTS_OFFSET = 0, 4, 16  # of struct seccomp_data
 X32_BIT = 0x40000000  # a second set of numbers, only on x86_64
 # "Unknown" calls (ENOSYS): the C library then uses an older call.
 CLONE3, NEWEST = 435, 440
-# For each: its audit number, its column in the table below, and its number of keyctl.
-ARCHITECTURES = {"x86_64": (0xC000003E, 0, 250), "aarch64": (0xC00000B7, 1, 219)}
+# For each: its audit number, and its column in the tables below.
+ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 # Names, with their numbers on x86_64 and on aarch64. "-": the architecture lacks the call.
 ALLOWED = """
 read 0 63, readv 19 65, pread64 17 67, preadv 295 69, write 1 64, writev 20 66, lseek 8 62,
@@ -55,15 +55,6 @@ getpgrp 111 -, getsid 124 156, getrlimit 97 163, getrusage 98 165, getpriority 1
 uname 63 160, sysinfo 99 179, getrandom 318 278, wait4 61 260, waitid 247 95, exit 60 93,
 exit_group 231 94
 """
-# Calls with their numbers, the position of one argument, and the values that it may have.
-IN_PART = {
-    "ioctl": ((16, 29), 1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),  # kind of a file
-    "fcntl": ((72, 25), 1, (0, 1, 2, 3, 4, 1030)),  # copies and flags of descriptors
-    "madvise": ((28, 233), 2, (4, 8, 14, 15)),  # release memory, use large pages
-    "prlimit64": ((302, 261), 0, (0,)),  # the process itself
-    "socketpair": ((53, 199), 0, (1,)),  # AF_UNIX
-}
-
 # What no program of any language needs, for `program_filter`: the kernel's rarer parts, other
 # processes, keys, namespaces, the network, and memory that no process shows.
 REFUSED = """
@@ -84,14 +75,24 @@ shmget 29 194, semget 64 190, msgget 68 186, mq_open 240 180, memfd_create 319 2
 NAMESPACES = 0x7E020000  # the flags of clone
 SHARED_ANONYMOUS = 0x21  # flags of mmap. Such memory can stay where no process shows it
 ALL = 0xFFFFFFFF
+MMAP = ((9, 222), 3, SHARED_ANONYMOUS, (SHARED_ANONYMOUS,), True)
 # Calls with their numbers, the position of one argument, the bits of it that are compared, with
-# what, and whether the call is refused if they are equal. If not, all others are.
+# what, and whether the call is refused if they are equal to one of these. If not, all others are.
 BY_ARGUMENT = {
-    "clone": ((56, 220), 0, NAMESPACES, 0, False),
-    "fcntl": ((72, 25), 1, ALL, 1031, True),  # widen a pipe
-    "mmap": ((9, 222), 3, SHARED_ANONYMOUS, SHARED_ANONYMOUS, True),
-    "socket": ((41, 198), 0, ALL, 1, False),  # other than AF_UNIX
-    "socketpair": ((53, 199), 0, ALL, 1, False),
+    "clone": ((56, 220), 0, NAMESPACES, (0,), False),
+    "fcntl": ((72, 25), 1, ALL, (1031,), True),  # widen a pipe
+    "mmap": MMAP,
+    "socket": ((41, 198), 0, ALL, (1,), False),  # other than AF_UNIX
+    "socketpair": ((53, 199), 0, ALL, (1,), False),
+}
+# The same for what is otherwise refused.
+IN_PART = {
+    "ioctl": ((16, 29), 1, ALL, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451), False),  # kinds
+    "fcntl": ((72, 25), 1, ALL, (0, 1, 2, 3, 4, 1030), False),  # copies, flags of descriptors
+    "madvise": ((28, 233), 2, ALL, (4, 8, 14, 15), False),  # release memory, use large pages
+    "mmap": MMAP,
+    "prlimit64": ((302, 261), 0, ALL, (0,), False),  # the process itself
+    "socketpair": BY_ARGUMENT["socketpair"],
 }
 
 
@@ -101,23 +102,14 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def limit_memory(size: int) -> None:
-    """Limit the address space of this process and of its children, in bytes. Not on macOS."""
-    if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))
-
-
-def withdraw() -> None:
-    """Let no other process look into this one, and give up the caller's keys.
-
-    The process writes no core dump and can open few files at once. Linux on one of `ARCHITECTURES`.
+def limit_resources(memory: int, files: int = OPEN_FILES) -> None:
+    """Limit this process and its children: to bytes of address space (not on macOS), and to open
+    files. They write no core dump.
     """
-    libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_DUMPABLE, 0)
-    _, _, keyctl = ARCHITECTURES[os.uname().machine]
-    libc.syscall(keyctl, KEYCTL_JOIN_SESSION_KEYRING, None)
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
 
 def forbid_system_calls() -> None:
@@ -125,10 +117,9 @@ def forbid_system_calls() -> None:
 
     Raises OSError if the kernel accepts no filter. Linux on one of `ARCHITECTURES`.
     """
-    architecture, column, _ = ARCHITECTURES[os.uname().machine]
-    instructions = _filter(architecture, column)
-    program = ctypes.create_string_buffer(b"".join(instructions))
-    header = struct.pack("@HP", len(instructions), ctypes.addressof(program))
+    instructions = _filter(ALLOWED, PERMIT, IN_PART, REFUSE)
+    program = ctypes.create_string_buffer(instructions)
+    header = struct.pack("@HP", len(instructions) // len(REFUSE), ctypes.addressof(program))
     libc = ctypes.CDLL(None, use_errno=True)
     for arguments in (
         (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
@@ -145,23 +136,6 @@ def numbers_of(table: str) -> dict[str, list[int | None]]:
     return {name: [None if n == "-" else int(n) for n in numbers] for name, *numbers in rows}
 
 
-def calls_on(table: str, column: int) -> list[int]:
-    """The numbers of the calls of a table that an architecture has."""
-    return [row[column] for row in numbers_of(table).values() if row[column] is not None]
-
-
-def _filter(architecture: int, column: int) -> list[bytes]:
-    """The instructions of the filter, each a struct sock_filter."""
-    numbers = calls_on(ALLOWED, column)
-    return [
-        *load_number(architecture),
-        *(part for number in numbers for part in (unless(JUMP_EQUAL, number), PERMIT)),
-        *_by_argument(column, BY_ARGUMENT["mmap"]),
-        *(part for row in IN_PART.values() for part in _in_part(row[0][column], *row[1:])),
-        REFUSE,
-    ]
-
-
 def load_number(architecture: int) -> list[bytes]:
     """The start of a filter, which ends calls of other architectures and unknown ones."""
     return [
@@ -174,36 +148,33 @@ def load_number(architecture: int) -> list[bytes]:
     ]
 
 
+@cache
 def program_filter() -> bytes:
     """The filter as bubblewrap takes it. Refused calls fail with EPERM, newer ones with ENOSYS."""
-    architecture, column, _ = ARCHITECTURES[os.uname().machine]
+    return _filter(REFUSED, REFUSE, BY_ARGUMENT, PERMIT)
+
+
+def _filter(table: str, answer: bytes, by_argument: dict[str, tuple], otherwise: bytes) -> bytes:
+    """The instructions of a filter, each a struct sock_filter.
+
+    answer: to the calls of the table.
+    by_argument: calls that are refused in part, as in `BY_ARGUMENT`.
+    """
+    architecture, column = ARCHITECTURES[os.uname().machine]
     parts = load_number(architecture)
-    for number in calls_on(REFUSED, column):
-        parts += unless(JUMP_EQUAL, number), REFUSE
-    for row in BY_ARGUMENT.values():
-        parts += _by_argument(column, row)
-    return b"".join([*parts, PERMIT])
-
-
-def _by_argument(column: int, row: tuple[tuple[int, int], int, int, int, bool]) -> list[bytes]:
-    """Refuse or allow a call, as a row of `BY_ARGUMENT` says."""
-    numbers, position, bits, value, is_refused = row
-    return [
-        instruction(JUMP_EQUAL, numbers[column], if_false=5),
-        instruction(LOAD_WORD, ARGUMENTS_OFFSET + 8 * position),
-        instruction(AND, bits),
-        *(unless(JUMP_EQUAL, value, skip_if=not is_refused), REFUSE, PERMIT),
-    ]
-
-
-def _in_part(number: int, position: int, values: tuple[int, ...]) -> list[bytes]:
-    """Allow a call if its argument has one of these values. Refuse it otherwise."""
-    block = [
-        instruction(LOAD_WORD, ARGUMENTS_OFFSET + 8 * position),
-        *(part for value in values for part in (unless(JUMP_EQUAL, value), PERMIT)),
-        REFUSE,
-    ]
-    return [instruction(JUMP_EQUAL, number, if_false=len(block)), *block]
+    for row in numbers_of(table).values():
+        if row[column] is not None:
+            parts += unless(JUMP_EQUAL, row[column]), answer
+    for numbers, position, bits, values, is_refused in by_argument.values():
+        if_equal, if_not = (REFUSE, PERMIT) if is_refused else (PERMIT, REFUSE)
+        parts += [
+            instruction(JUMP_EQUAL, numbers[column], if_false=3 + 2 * len(values)),
+            instruction(LOAD_WORD, ARGUMENTS_OFFSET + 8 * position),
+            instruction(AND, bits),
+            *(part for value in values for part in (unless(JUMP_EQUAL, value), if_equal)),
+            if_not,
+        ]
+    return b"".join([*parts, otherwise])
 
 
 def unless(test: int, constant: int, skip_if: bool = False) -> bytes:

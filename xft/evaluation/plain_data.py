@@ -1,7 +1,7 @@
 """Writes Python values with their types as JSON, and hashes them: equal values have equal hashes.
 
 Reading JSON creates only plain data, never an object of a class that the JSON names. Standard
-library only: the runner imports this file in the sandbox.
+library only: the driver imports this file in the sandbox.
 """
 
 import json

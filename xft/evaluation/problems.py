@@ -1,4 +1,4 @@
-"""Sets of problems, and the problems in EvalPlus's form: HumanEval+, MBPP+ and the user's own."""
+"""Sets of problems, and the problems of each form, as their rows say them."""
 
 import re
 import symtable
@@ -6,33 +6,42 @@ import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, ClassVar, Protocol, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from xft.common.errors import UserError, described
 from xft.data.instruction_rows import HALF_PAIR, SURROGATE
-from xft.evaluation.languages import CODES
+from xft.evaluation.languages import CODES, find_language
 
 ORIGINAL_FORM = (
     "base_input is missing. This looks like HumanEval's original form, or HumanEval-X's. Write "
     'test and its call of check into tests, "{}" into language, and into stop_tokens the texts '
     "before which an answer ends (docs/evaluation.md). HumanEval's own problems are the data set {}"
 )
-CALLS = (
+EXAMPLE_OF_CALLS = (
     "base_input and plus_input are lists of calls, each the list of the function's arguments, such "
     "as [[1, 2], 3] for f([1, 2], 3)"
 )
 MBPP_TASK_ID = re.compile(r"Mbpp/[0-9]+")
 # MBPP+ writes no calls as {}.
 Calls = Annotated[list[list], BeforeValidator(lambda calls: [] if calls == {} else calls)]
+# HumanEval's and MBPP's problems in MultiPL-E's names, such as mbpp_3_is_not_prime.
+ORIGINAL = re.compile(r"(HumanEval|mbpp)_(\d+)_")
 
 Row = TypeVar("Row", bound=BaseModel)
 
 
 class Problem(BaseModel):
-    """A problem in EvalPlus's form."""
+    """A problem whose tests are calls of a function with their arguments: EvalPlus's form."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -60,19 +69,74 @@ class Problem(BaseModel):
         return bool(MBPP_TASK_ID.fullmatch(self.task_id))
 
 
+def _problem_of(original: str) -> str:
+    """The task id of HumanEval or MBPP that MultiPL-E translated, if there is one."""
+    found = ORIGINAL.search(original)
+    return f"{found[1].replace('mbpp', 'Mbpp')}/{found[2]}" if found else original
+
+
+class Program(BaseModel):
+    """A problem whose tests are a program, such as MultiPL-E's.
+
+    The program is the prompt, the completion, a newline and the tests. It passes if its tests run
+    to their end and it ends with status 0, in time.
+
+    unit: the problem that several rows share, such as one in several languages.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    task_id: str = Field(validation_alias=AliasChoices("task_id", "name"))
+    prompt: str
+    tests: Annotated[str, Field(pattern=r"\S")]
+    language: Annotated[str, AfterValidator(lambda name: find_language(name).name)]
+    stop_tokens: list[Annotated[str, Field(min_length=1)]]
+    canonical_solution: str | None = None
+    unit: Annotated[str, AfterValidator(_problem_of)] | None = Field(
+        None, validation_alias=AliasChoices("unit", "original")
+    )
+    has_extra_tests: ClassVar[bool] = False
+
+    @property
+    def canonical_program(self) -> str:
+        return self.prompt + (self.canonical_solution or "")
+
+    def program(self, solution: str) -> str:
+        """The program that judges a solution."""
+        return f"{solution}\n{self.tests}"
+
+
+class Form(Protocol):
+    """What is done with the problems of one form. `scorers` has what runs and judges solutions.
+
+    name: in results.
+    """
+
+    name: str
+
+    def parse(self, fields: object) -> Problem | Program:
+        """The problem of a row. Raises UserError as `validated_row`."""
+
+    def prompt(self, problem, template):
+        """The text that a model continues."""
+
+    def texts(self, problem) -> dict[str, str]:
+        """What no training row may hold, by kind."""
+
+
 @dataclass(frozen=True)
 class ProblemSet:
     """The problems of a file.
 
     name: the label in results.
-    form: a module of `forms`.
+    form: of `forms`.
     sha256: of the unpacked content.
     lines: the number of each problem's line in the file, by its task id.
     left_out: the task ids of problems that the configuration leaves out, not for a limit.
     """
 
     name: str
-    form: ModuleType
+    form: Form
     file: Path
     sha256: str
     problems: tuple
@@ -123,7 +187,7 @@ def validated_row(kind: type[Row], fields: object) -> Row:
     return problem
 
 
-def parse(fields: object) -> Problem:
+def parse_calls(fields: object) -> Problem:
     """The problem of a row in EvalPlus's form, as `validated_row`."""
     if isinstance(fields, dict) and "test" in fields and "base_input" not in fields:
         language = CODES.get(str(fields.get("task_id")).partition("/")[0].lower(), "py")
@@ -132,7 +196,7 @@ def parse(fields: object) -> Problem:
     try:
         problem = validated_row(Problem, fields)
     except UserError as error:
-        hint = f". {CALLS}" if "_input" in str(error) else ""
+        hint = f". {EXAMPLE_OF_CALLS}" if "_input" in str(error) else ""
         raise UserError(f"{error}{hint}") from None
     if not problem.base_input and not problem.plus_input:
         raise UserError("base_input and plus_input hold no call, so any solution would pass")

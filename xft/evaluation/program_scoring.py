@@ -1,23 +1,224 @@
-"""Judges solutions of problems whose tests are a program."""
+"""Judges solutions of problems whose tests are a program: it passes if it ends with status 0.
 
+It is compiled and run alone in the sandbox, within a time for both. It must print a word where its
+tests end: if it does not, it has stopped before.
+"""
+
+import atexit
+import re
 import secrets
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 
-from xft.common.errors import counted, listed
+from xft.common.errors import UserError, counted, listed
 from xft.common.progress import say
-from xft.evaluation.forms.programs import Program
-from xft.evaluation.judging import FAILED, PASSED
-from xft.evaluation.languages import find_language, find_toolchains
-from xft.evaluation.last_statement import with_word
-from xft.evaluation.problems import ProblemSet
-from xft.evaluation.program_runs import MEMORY_BYTES, Ended, open_toolchain, run_program
-from xft.evaluation.sandbox import Bubblewrap
-from xft.evaluation.scoring import NO_CODE, TIMED_OUT, Verdict, is_empty
-from xft.evaluation.workers import Stop, work_on
+from xft.evaluation.languages import (
+    LANGUAGES,
+    Language,
+    Parts,
+    as_built,
+    commands,
+    find_language,
+    find_toolchains,
+    main_class,
+)
+from xft.evaluation.problems import ProblemSet, Program
+from xft.evaluation.prompts import is_empty
+from xft.evaluation.sandbox import (
+    CLEAN_ENVIRONMENT,
+    NOT_COMPILED,
+    PROJECT,
+    Bubblewrap,
+    Ended,
+    Job,
+    Limits,
+    View,
+    bind,
+    cover,
+    links,
+    run,
+)
+from xft.evaluation.scoring import (
+    COMPILE_ERROR,
+    FAILED,
+    NO_CODE,
+    PASSED,
+    TIMED_OUT,
+    Stop,
+    Verdict,
+    score,
+)
 
 SECONDS = 15.0  # to compile and run a program
+PROBE_SECONDS = 60.0
 MOST_TEXT = 200  # of a program's output, in a message
-STOPPED = "it ended with status 0 before the end of its tests, or ended itself there"
+STOPPED = b"it ended with status 0 before the end of its tests, or ended itself there"
+# sh is dash or bash, where the number of processes is -p or -u. A limit may be lower already.
+SCRIPT = """
+{{ ulimit -c 0; ulimit -n 512; ulimit -t {processor_seconds}; ulimit -d {kilobytes}
+ulimit -u 1024 || ulimit -p 1024; }} 2>/dev/null
+echo ready >&2
+exec </dev/null
+{compile}exec {run}
+"""
+SYSTEM = ("/bin", "/lib", "/lib64")
+# Below /etc, what programs of /usr read: of all languages, and of some.
+SETTINGS = ("alternatives", "ld.so.cache")
+OF_LANGUAGE = {"java": "java*", "php": "php", "pl": "perl", "lua": "lua", "r": "R", "d": "ldc*"}
+
+# Statements by language. They have the word in two halves: so a program that prints its own text
+# does not print the word.
+BEHIND_THE_TESTS = {
+    "py": '__import__("sys").__stdout__.write("LEFT" + "RIGHT")',
+    "js": ';globalThis.process.on("exit", () => globalThis.process.stdout.write("LEFT" + "RIGHT"))',
+    "php": 'echo "LEFT" . "RIGHT";',
+    "sh": "builtin printf %s%s LEFT RIGHT",
+    "pl": ';print STDOUT "LEFT" . "RIGHT";',
+    "r": 'base::cat("LEFT", "RIGHT", sep = "")',
+    "d": 'unittest { import core.stdc.stdio; printf("%s%s", "LEFT".ptr, "RIGHT".ptr); }',
+    "lua": 'io.write("LEFT" .. "RIGHT") os.exit(xft_status)',
+    # Tests of test/unit run when the file has ended.
+    "rb": 'xft_end = -> { STDOUT.write("LEFT" + "RIGHT") }\n'
+    "defined?(Test::Unit) ? Test::Unit.at_exit(&xft_end) : xft_end.call",
+    "java": "class XftEnd { public static void main(String[] words) throws Throwable { "
+    'MAIN.main(words); System.out.print("LEFT" + "RIGHT"); System.out.flush(); } }',
+    "go_test.go": "func TestMain(m *testing.M) { xft_status := m.Run()\n"
+    'xft_os.Stdout.WriteString("LEFT" + "RIGHT"); xft_os.Exit(xft_status) }',
+}
+BEHIND_THE_TESTS["ts"] = BEHIND_THE_TESTS["js"].replace("globalThis", "(globalThis as any)")
+# Where the tests are in `main`: at its start, to run when it returns.
+IN_MAIN = {
+    "cpp": """#undef NDEBUG
+#ifdef _ASSERT_H
+#include <assert.h>  // after a macro of the program's own
+#endif
+struct XftEnd { ~XftEnd() { __builtin_printf("%s%s", "LEFT", "RIGHT"); } } xft_end;
+""",
+    "rs": "struct XftEnd; impl Drop for XftEnd { "
+    'fn drop(&mut self) { println!("{}{}", "LEFT", "RIGHT"); } } let _xft_end = XftEnd;',
+    "go": 'defer xft_os.Stdout.WriteString("LEFT" + "RIGHT");',
+}
+START_OF_MAIN = re.compile(r"\bmain\s*\([^()]*\)[^{};]*\{")
+GO_PACKAGE = re.compile(r"^package\s+\w+", re.MULTILINE)
+LUA_EXIT = re.compile(r"\bos\.exit\((.+)\)\s*\Z")  # as MultiPL-E's tests end
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A language on this machine.
+
+    parts: its programs, and what they load.
+    cache: compiled packages of Go.
+    version: as it says itself.
+    """
+
+    language: Language
+    parts: Parts
+    cache: Path | None
+    version: str = ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """All variables that a program has."""
+        folders = [str(program.parent) for program in self.parts.programs]
+        path = ":".join([*folders, CLEAN_ENVIRONMENT["PATH"]])
+        jars = ":".join([*map(str, self.parts.jars), "."])
+        of_go = {"GOCACHE": str(self.cache)} if self.cache else {}
+        return CLEAN_ENVIRONMENT | of_go | {"PATH": path, "CLASSPATH": jars}
+
+    @property
+    def folders(self) -> list[Path]:
+        """What the programs need beside the system. Of the user's own folders, only programs."""
+        needed = [*self.parts.jars, *filter(None, [self.cache])]
+        for program in self.parts.programs:
+            folder = program.parent.parent if program.parent.name == "bin" else program.parent
+            is_wide = Path.home().is_relative_to(folder) or folder == Path.home() / ".local"
+            needed.append(program if is_wide else folder)
+        return [path for path in dict.fromkeys(needed) if not path.is_relative_to("/usr")]
+
+    def job(self, program: str, seconds: float) -> Job:
+        """What compiles and runs a program, together within `seconds`."""
+        file, compile, run = commands(self.language, program)
+        return self.job_of(compile, run, seconds, file, program)
+
+    def job_of(self, compile: str, run: str, seconds: float, *file: str) -> Job:
+        """What runs two commands in turn. file: its name and its text."""
+        limits = Limits(seconds)
+        script = SCRIPT.format(
+            processor_seconds=2 * int(seconds),
+            kilobytes=limits.memory // 2**10,
+            compile=f"{compile} >&2 || exit {NOT_COMPILED}\n" if compile else "",
+            run=run,
+        )
+        view = View(*_mounts(self), self.environment, starts_processes=True)
+        return Job(["/bin/sh", "-c", script], view, limits, *file)
+
+
+def open_toolchain(language: Language, parts: Parts, sandbox: Bubblewrap | None) -> Toolchain:
+    """The toolchain of a language, which was started in the sandbox. Raises UserError."""
+    cache = compiled_packages(parts.programs[0]) if language.name == "go" else None
+    toolchain = Toolchain(language, parts, cache)
+    asked = toolchain.job_of(parts.library, f"{language.version} >&2", PROBE_SECONDS)
+    ended = run(asked, sandbox)
+    said = ended.output.decode(errors="replace").strip()
+    if ended.status != PASSED:
+        command = parts.library if ended.status == COMPILE_ERROR else language.version
+        raise UserError(
+            f"{command}, for problems in {language.name}, does not work in the sandbox; nothing "
+            f"was run. It says: {said[-500:] or ended.status}"
+        )
+    return replace(toolchain, version=said.partition("\n")[0])
+
+
+@cache
+def compiled_packages(go: Path) -> Path:
+    """Go's standard library, compiled: else each program compiles its part, for 10 s and more.
+
+    The folder exists until this process ends.
+    """
+    say("go: compiling the standard library, once")
+    folder = Path(tempfile.mkdtemp(prefix="xft-go-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder.chmod(0o755)  # the sandbox may be another user's
+    environment = Toolchain(LANGUAGES["go"], Parts((go,), (), ""), folder).environment
+    done = subprocess.run([go, "build", "std"], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{go} build std failed; nothing was run. It says: {done.stderr[-500:]}")
+    return folder
+
+
+@cache
+def _mounts(toolchain: Toolchain) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a language needs of the system, and which folder of it is covered: this project."""
+    shown = [Path("/usr"), *toolchain.folders]
+    hidden = [PROJECT] if any(map(PROJECT.is_relative_to, shown)) else []
+    names = filter(None, [*SETTINGS, OF_LANGUAGE.get(toolchain.language.name)])
+    settings = [path for name in names for path in Path("/etc").glob(name)]
+    parents = dict.fromkeys(p for path in (*shown, *settings) for p in reversed(path.parents))
+    mounts = (
+        *(word for path in parents for word in ("--dir", str(path))),
+        *(*bind(shown), *links(*SYSTEM), *bind(settings), *cover(hidden)),
+    )
+    return mounts, tuple(map(str, hidden))
+
+
+def with_word(language: Language, program: str, word: str) -> str:
+    """The program that prints a word of letters and digits at its end, if its last test ran."""
+    name, half = as_built(language, program).name, len(word) // 2
+    statement = (IN_MAIN | BEHIND_THE_TESTS)[name].replace("MAIN", main_class(program))
+    statement = statement.replace("LEFT", word[:half]).replace("RIGHT", word[half:])
+    if language.name == "go":
+        program = GO_PACKAGE.sub(r'\g<0>; import xft_os "os"', program, count=1)
+    elif language.name == "lua":
+        program = LUA_EXIT.sub(r"local xft_status = \1", program)
+    starts = [found.end() for found in START_OF_MAIN.finditer(program)] if name in IN_MAIN else []
+    place = starts[-1] if starts else len(program)
+    return f"{program[:place]}\n{statement}{program[place:]}"
 
 
 class ProgramScorer:
@@ -36,7 +237,7 @@ class ProgramScorer:
         }
         self.versions = {name: chain.version for name, chain in self.toolchains.items()}
         of_all = ", and of all of a program" if sandbox else ""
-        self.memory_bound = f"{MEMORY_BYTES // 2**30} GiB of data of each process{of_all}"
+        self.memory_bound = f"{Limits(SECONDS).memory // 2**30} GiB of data of each process{of_all}"
 
     def expected(self) -> dict[str, str]:
         """No results, since none are needed. Tells which canonical solutions do not pass."""
@@ -44,7 +245,7 @@ class ProgramScorer:
         ends = self._ends([(p.language, p.program(p.canonical_program)) for p in known])
         faults = [
             f"line {self.problem_set.lines[problem.task_id]}, {problem.task_id}: {ended.status}: "
-            f"{_reason(ended.text)}"
+            f"{_reason(ended.output.decode(errors='replace'))}"
             for problem, ended in zip(known, ends, strict=True)
             if ended.status != PASSED
         ]
@@ -58,7 +259,7 @@ class ProgramScorer:
     ) -> list[Verdict]:
         """A verdict for each solution, in order. Both sets of tests are the problem's one.
 
-        Equal programs run once. One that takes too long is tried again, alone.
+        Equal programs run once.
         """
         filled = [(p, code) for p, code in solutions if not is_empty(p, code)]
         programs = [(problem.language, problem.program(code)) for problem, code in filled]
@@ -73,20 +274,18 @@ class ProgramScorer:
     def _ends(self, programs: Sequence[tuple[str, str]]) -> list[Ended]:
         """How each program ends, in order. programs: language and text."""
 
-        def run(program: tuple[str, str], stop: Stop) -> Ended:
+        def judge(program: tuple[str, str], is_again: bool, stop: Stop) -> tuple[Ended, bool]:
             chain, word = self.toolchains[program[0]], secrets.token_hex()
             text = with_word(chain.language, program[1], word)
-            ended = run_program(chain, text, sandbox=self.sandbox, seconds=SECONDS, stop=stop)
+            ended = run(chain.job(text, SECONDS), self.sandbox, stop)
             if ended.status == PASSED and word.encode() not in ended.printed:
-                return Ended(FAILED, STOPPED)
-            return ended
+                ended = Ended(FAILED, STOPPED)
+            return ended, ended.status == TIMED_OUT
 
         todo = list(dict.fromkeys(programs))
-        shown = {"desc": "score", "unit": "program"}
-        ends = dict(zip(todo, work_on(todo, run, workers=self.workers, **shown), strict=True))
-        late = [program for program, ended in ends.items() if ended.status == TIMED_OUT]
-        shown["desc"] = "score again, alone"
-        ends |= zip(late, work_on(late, run, workers=1, **shown), strict=True)
+        ends = dict(
+            zip(todo, score(todo, judge, workers=self.workers, unit="program"), strict=True)
+        )
         return [ends[program] for program in programs]
 
 

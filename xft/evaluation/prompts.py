@@ -1,6 +1,7 @@
 """Builds a model's prompt for each problem, and extracts the solution from its completion."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -47,6 +48,12 @@ class TaskPrompt:
 def cut(text: str, stops: tuple[str, ...]) -> str:
     """`text` up to the first occurrence of any of `stops`."""
     return text[: min((i for stop in stops if (i := text.find(stop)) >= 0), default=len(text))]
+
+
+def is_empty(problem, code: str) -> bool:
+    """Whether the model added no code: only blanks and code fences."""
+    added = code.strip().removeprefix(problem.prompt.strip())
+    return not re.sub(rf"{FENCE}\w*", "", added).strip()
 
 
 def check_fit(lengths: Mapping[str, int], window: float, max_new_tokens: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from xft.data.problem_traces import Fingerprint, read_shipped
-from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.forms import load_problems
 from xft.evaluation.problems import ProblemSet
 from xft.hub.named_sets import RELEASED
 

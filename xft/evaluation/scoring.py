@@ -1,23 +1,22 @@
-"""Runs each solution in its own sandbox, and has it judged outside of the sandbox."""
+"""What is said of solutions, and the threads that wait for their programs and end together."""
 
-import re
-import time
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TypeVar
 
-from xft.evaluation.execution import TEST_SETS, Limits
-from xft.evaluation.ground_truth import run_canonical, shown
-from xft.evaluation.judges import Judges
-from xft.evaluation.judging import ERROR, PASSED, Outcome
-from xft.evaluation.problems import Problem
-from xft.evaluation.prompts import FENCE
-from xft.evaluation.sandbox import Bubblewrap
-from xft.evaluation.trials import ProblemTests, run_and_judge
-from xft.evaluation.workers import Stop, work_on
+from xft.common.progress import progress
 
+PASSED, FAILED, ERROR, REFUSED = "passed", "failed", "error", "refused by the sandbox"
 TIMED_OUT, NO_CODE = "timed out", "empty"
 TOO_COSTLY, COMPILE_ERROR = "too costly to judge", "compile error"
-SLOWER = 10  # a solution may take this many times as long as the canonical one
+TEST_SETS = ("base", "plus")  # a solution is judged on both, in this order
+Item, Result = TypeVar("Item"), TypeVar("Result")
+Stop = socket.socket  # work must end once it is readable
+SIGNAL_SECONDS = 0.5  # at most, until a signal that came just before a wait is handled
 
 
 @dataclass(frozen=True)
@@ -35,72 +34,68 @@ class Verdict:
     failed_call: str | None = None
 
 
+class Stopped(Exception):
+    """Work was ended because its result is no longer needed."""
+
+
+def work_on(
+    items: Sequence[Item], work: Callable[[Item, Stop], Result], *, workers: int, **shown: str
+) -> list[Result]:
+    """The results of `work` for all items, in order, from `workers` threads.
+
+    shown: `desc` and `unit`, as for `progress`. The first exception stops all threads. It may also
+    be one that a signal raises in this thread. `work` must return soon after its `Stop` becomes
+    readable.
+    """
+    stop, end = socket.socketpair()
+    with stop, end, ThreadPoolExecutor(workers) as pool:
+        try:
+            futures = [pool.submit(work, item, stop) for item in items]
+            done = _as_they_end(futures)
+            for future in progress(done, total=len(items), at_once=workers, **shown):
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # before stop, or threads start more
+            end.close()
+            raise
+        return [future.result() for future in futures]
+
+
 def score(
-    truth: dict[str, str],
-    solutions: Sequence[tuple[Problem, str]],
+    items: Sequence[Item],
+    judge: Callable[[Item, bool, Stop], tuple[Result, bool]],
     *,
-    sandbox: Bubblewrap | None,
     workers: int,
-) -> list[Verdict]:
-    """A verdict for each solution, in order.
+    unit: str,
+) -> list[Result]:
+    """What `judge` says of each item, in order. It also says whether the item took too long.
 
-    sandbox: None means no isolation. A solution that takes too long is tried again at the end, with
-    no other solution at the same time, whatever it answered: it must not learn from this which
-    answers are right. Its limits then follow from the canonical solution's time.
+    Such an item is judged again at the end, with no other at the same time, whatever came out: a
+    program must not learn from this which answers are right. `judge` is told whether it is again.
     """
-    late = set()
-
-    def verdict(number: int, stop: Stop) -> Verdict:
-        problem, code = solutions[number]
-        if is_empty(problem, code):
-            return Verdict(NO_CODE, NO_CODE)
-        tests = ProblemTests(problem)
-        limits = _limits_here(tests, sandbox, stop) if number in late else Limits()
-        expected = truth[problem.task_id]
-        outcome, timed_out = run_and_judge(
-            tests, code, expected, sandbox=sandbox, judges=judges, limits=limits, stop=stop
-        )
-        if timed_out:
-            late.add(number)
-        return _verdict(tests, outcome, TIMED_OUT if timed_out else ERROR)
-
-    numbers = range(len(solutions))
-    with Judges(confined=sandbox is not None) as judges:
-        verdicts = work_on(numbers, verdict, workers=workers, desc="score", unit="solution")
-        again = sorted(late)
-        judged = work_on(again, verdict, workers=1, desc="score again, alone", unit="solution")
-    final = dict(zip(again, judged, strict=True))
-    return [final.get(number, verdict) for number, verdict in enumerate(verdicts)]
+    shown = {"desc": "score", "unit": unit}
+    judged = work_on(items, lambda item, stop: judge(item, False, stop), workers=workers, **shown)
+    late = [place for place, (_, is_late) in enumerate(judged) if is_late]
+    shown["desc"] = "score again, alone"
+    again = [items[place] for place in late]
+    results = work_on(again, lambda item, stop: judge(item, True, stop), workers=1, **shown)
+    for place, result in zip(late, results, strict=True):
+        judged[place] = result
+    return [result for result, _ in judged]
 
 
-def is_empty(problem, code: str) -> bool:
-    """Whether the model added no code: only blanks and code fences."""
-    added = code.strip().removeprefix(problem.prompt.strip())
-    return not re.sub(rf"{FENCE}\w*", "", added).strip()
+def _as_they_end(futures: Sequence[Future]) -> Iterator[Future]:
+    """The futures in the order of their ends, as `as_completed` gives them.
 
-
-def _limits_here(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop) -> Limits:
-    """Limits from the time that the canonical solution takes now."""
-    start = last = time.monotonic()
-    longest = 0.0
-    for _ in run_canonical(tests, sandbox, stop):
-        now = time.monotonic()
-        longest, last = max(longest, now - last), now
-    usual = Limits()
-    return Limits(
-        loading=max(usual.loading, SLOWER * longest),
-        call=max(usual.call, SLOWER * longest),
-        calls=max(usual.calls, SLOWER * (last - start)),
-    )
-
-
-def _verdict(tests: ProblemTests, outcome: Outcome | None, end: str) -> Verdict:
-    """The verdict.
-
-    end: the status if no message is wrong but some are missing.
+    Python handles a signal between two instructions. One that comes between the last of them and
+    the wait for a lock would be handled after that wait, so this does not wait for long.
     """
-    if outcome is None:
-        return Verdict(TOO_COSTLY, TOO_COSTLY)
-    statuses = [PASSED] * outcome.passed_sets + [outcome.status or end] * len(TEST_SETS)
-    failed = tests.failed_call(outcome)
-    return Verdict(statuses[0], statuses[1], None if failed is None else shown(failed))
+    ended = SimpleQueue()
+    for future in futures:
+        future.add_done_callback(ended.put)
+    for _ in futures:
+        future = None
+        while future is None:
+            with suppress(Empty):
+                future = ended.get(timeout=SIGNAL_SECONDS)
+        yield future

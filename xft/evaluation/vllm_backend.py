@@ -15,7 +15,7 @@ from xft.common.errors import UserError
 from xft.common.optional import require
 from xft.data.tokenizers import generation_settings, load_tokenizer
 from xft.evaluation.generation import Row, Sampling, Writing
-from xft.evaluation.loading import computing_dtype
+from xft.evaluation.model_loading import computing_dtype
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # otherwise equal runs may batch differently

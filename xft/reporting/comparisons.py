@@ -5,8 +5,8 @@ from dataclasses import astuple, dataclass, fields
 from math import inf
 
 from xft.config.sections import MODELS, REFERENCES, family
-from xft.evaluation.execution import TEST_SETS
 from xft.evaluation.result import solved_shares, units_of
+from xft.evaluation.scoring import TEST_SETS
 from xft.reporting.bootstrap import Measured, measure, significant
 from xft.reporting.differences import Difference, compare
 from xft.reporting.runs import Result, Subject, linked

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from xft.evaluation.execution import TEST_SETS
 from xft.evaluation.result import TEST_NAMES, measures, solved_shares, units_of
+from xft.evaluation.scoring import TEST_SETS
 from xft.reporting.bootstrap import interval
 from xft.reporting.runs import Result
 from xft.reporting.verdict import Candidate

@@ -13,8 +13,8 @@ from statistics import mean
 
 from xft.common.errors import counted
 from xft.config.sections import UNTUNED
-from xft.evaluation.judging import PASSED
 from xft.evaluation.result import OUTCOMES, advice, left_out, outcomes
+from xft.evaluation.scoring import PASSED
 from xft.hub.named_sets import unused
 from xft.reporting import sentences
 from xft.reporting.comparisons import last_rows

@@ -15,7 +15,7 @@ from xft.common.results_folder import CONFIG_FILE
 from xft.config.reading import as_yaml, recorded_config, shown_choices, shown_values
 from xft.config.sections import WorkflowConfig, problem_label
 from xft.config.steps import COSTS
-from xft.evaluation.problem_sets import load_problems
+from xft.evaluation.forms import load_problems
 from xft.evaluation.result import RESULT, tests_of
 from xft.evaluation.samples import samples_path
 from xft.hub.named_sets import NAMED_SETS

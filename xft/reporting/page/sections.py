@@ -8,8 +8,8 @@ from math import ceil, isnan
 from operator import itemgetter
 from statistics import mean, median
 
-from xft.evaluation.judging import PASSED
 from xft.evaluation.result import TEST_NAMES
+from xft.evaluation.scoring import PASSED
 from xft.reporting.comparisons import COLUMNS, LOSS_TESTS, POOLED, ROWS
 from xft.reporting.page.charts import drawn, lines, paint
 from xft.reporting.page.files import made_from

@@ -1,7 +1,7 @@
 """Judges by EvalPlus's rules whether a program returned the right values.
 
 The rules are those of `evalplus.eval.unsafe_execute` of EvalPlus 0.3.1, with its special oracles.
-They are applied to the messages that the runner sent about a program, outside the process that ran
+They are applied to the messages that the driver sent about a program, outside the process that ran
 it. The messages may hold anything. EvalPlus always counts HumanEval/32 as failed. Here it passes
 if EvalPlus's oracle holds.
 """
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from numbers import Number
 from typing import BinaryIO
 
-from xft.evaluation.execution import TEST_SETS, Inputs
 from xft.evaluation.plain_data import Digest, decode, digest, dumps
+from xft.evaluation.scoring import ERROR, FAILED, PASSED, REFUSED, TEST_SETS
 
-PASSED, FAILED, ERROR, REFUSED = "passed", "failed", "error", "refused by the sandbox"
+MAX_LINE_BYTES = 2**17  # of a message
 # Exceptions and error numbers of code that tries something that the sandbox forbids.
 REFUSALS = {"PermissionError", "ConnectionRefusedError", "gaierror"}
 REFUSAL_NUMBERS = {errno.EPERM, errno.EACCES, errno.EROFS, errno.ENETUNREACH}
@@ -46,7 +46,7 @@ class Returned:
 
 
 def read_returned(message: dict) -> Returned:
-    """The value in a message of the runner. Raises ValueError if the message holds none."""
+    """The value in a message of the driver. Raises ValueError if the message holds none."""
     match message:
         case {"digest": str(known)}:
             return Returned(Digest(known))
@@ -144,15 +144,16 @@ class Outcome:
 
 
 def write_trial(
-    file: BinaryIO, task_id: str, entry_point: str, atol: float, inputs: Inputs, expected: str
+    file: BinaryIO, task_id: str, entry_point: str, atol: float, encoded: str, expected: str
 ) -> None:
     """Write what `judge` needs beside the messages, which follow in the file.
 
     task_id, entry_point, atol: see `Judge`.
+    encoded: the argument lists of each of `TEST_SETS`, as the driver gets them.
     expected: the problem's line of the ground truth.
     """
     problem = {"task_id": task_id, "entry_point": entry_point, "atol": atol}
-    file.write(f"{dumps(problem)}\n{inputs.encoded}\n{expected}\n".encode())
+    file.write(f"{dumps(problem)}\n{encoded}\n{expected}\n".encode())
 
 
 def judge(file: BinaryIO) -> Outcome:
@@ -178,6 +179,8 @@ def _judge_set(
     """
     number = 0
     for line in lines:
+        if len(line) > MAX_LINE_BYTES or not line.endswith(b"\n"):
+            return number, None
         try:
             message = json.loads(line)
             if "raised" in message:

@@ -1,10 +1,10 @@
-"""Runs a program on inputs, in a sandbox, and reports what each call returned.
+"""Calls a function on inputs, in the sandbox, and tells what each call returned.
 
-    python -P runner.py < REQUEST
+    python -P driver.py REQUEST
 
-REQUEST is two lines of JSON: {"code", "entry_point", "memory", "packages", "confined"}, and a list
-of sets of inputs. Each set is a list of argument lists (`plain_data.encode`) and gets its own
-process. Lines of JSON go to standard output: {"ready":true}, then the returned value of each call
+REQUEST is a file of two lines of JSON: {"code", "entry_point", "memory", "packages", "confined"},
+and a list of sets of inputs. Each set is a list of argument lists (`plain_data.encode`) and gets
+its own process. Lines go to standard error: "ready", then as JSON the returned value of each call
 up to the first exception, and {"set": exit status} after each set. This process does not know the
 expected values, nor which calls were right, because the program can manipulate the process.
 """
@@ -14,27 +14,25 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(__file__))  # noqa: PTH120 (pathlib loads slowly)
-from confinement import end_with_parent, forbid_system_calls, limit_memory, withdraw
+from confinement import end_with_parent, forbid_system_calls, limit_resources
 from plain_data import decode, digest, dumps, encode, is_large
 
 sys.path.pop(0)
 
-MAX_VALUE_BYTES = 2**16  # a larger value is reported as a digest
+MAX_VALUE_BYTES = 2**16  # a larger value is told as a digest
 
 
 def main() -> None:
     end_with_parent()
-    program = json.loads(sys.stdin.readline())
-    sets = json.loads(sys.stdin.readline())
+    with open(sys.argv[1], encoding="utf-8") as file:  # noqa: PTH123
+        program, sets = map(json.loads, file)
     sys.path += program["packages"]
-    channel = os.dup(1)
+    limit_resources(program["memory"])
+    channel = os.dup(2)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
-    if program["confined"]:
-        withdraw()
-    limit_memory(program["memory"])
-    tell(channel, dumps({"ready": True}))
+    tell(channel, "ready")
     for inputs in sets:
         child = os.fork()
         if child == 0:

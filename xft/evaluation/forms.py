@@ -1,0 +1,151 @@
+"""The forms of problems, and what reads files of them: named sets and the user's own."""
+
+import ast
+from pathlib import Path
+
+from xft.common.errors import UserError, did_you_mean, errors_at
+from xft.common.json_files import read_rows
+from xft.config.sections import problem_label
+from xft.data.prompt_templates import COMPLETION, Template
+from xft.evaluation.languages import CODES, find_language
+from xft.evaluation.problems import (
+    Problem,
+    ProblemSet,
+    Program,
+    parse_calls,
+    split_mbpp,
+    validated_row,
+)
+from xft.evaluation.prompts import FENCE, TaskPrompt, ends_of_code, instructed, with_code
+from xft.hub.named_sets import NAMED_SETS, RELEASED, NamedSet, unpacked_sha256
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+# A base model's completion ends before these. An MBPP prompt holds no function, so helpers and
+# imports at the top level are part of the solution.
+STOPS_IN_MODULE = ("\nif ", "\nassert ", "\nprint(", '\n"""', FENCE)
+STOPS_IN_FUNCTION = (
+    *("\ndef ", "\nasync def ", "\nclass ", "\n@", "\nimport ", "\nfrom ", "\n#"),
+    *STOPS_IN_MODULE,
+)
+
+
+class CallForm:
+    """Problems whose tests are calls of a function: a `Form`. Their texts are the docstring and the
+    canonical solution.
+    """
+
+    name = "calls"
+
+    def parse(self, fields: object) -> Problem:
+        return parse_calls(fields)
+
+    def prompt(self, problem: Problem, template: Template) -> TaskPrompt:
+        if template == COMPLETION:
+            stops = STOPS_IN_MODULE if problem.is_mbpp else STOPS_IN_FUNCTION
+            return TaskPrompt(problem.task_id, problem.prompt, problem.prompt, stops, template)
+        if not problem.is_mbpp:
+            return instructed(problem, template, "python")
+        request, assertion = split_mbpp(problem)
+        request = f"{request} Your code should satisfy the following assertion:"
+        instruction, start = with_code(request, "python", assertion), f"{FENCE}python"
+        stops = ends_of_code(template)
+        return TaskPrompt(problem.task_id, instruction, "", stops, template, start)
+
+    def texts(self, problem: Problem) -> dict[str, str]:
+        is_mbpp = problem.is_mbpp
+        docstring = split_mbpp(problem)[0].removesuffix(".") if is_mbpp else _docstring(problem)
+        return {"docstring": docstring, "solution": problem.canonical_solution}
+
+
+class ProgramForm:
+    """Problems whose tests are a program: a `Form`. A tuned model's response begins with the
+    problem's own text.
+    """
+
+    name = "programs"
+
+    def parse(self, fields: object) -> Program:
+        return validated_row(Program, fields)
+
+    def prompt(self, problem: Program, template: Template) -> TaskPrompt:
+        stops = tuple(problem.stop_tokens)
+        if template == COMPLETION:
+            code = problem.prompt
+            return TaskPrompt(problem.task_id, code, code, (*stops, FENCE), template)
+        return instructed(problem, template, find_language(problem.language).fence, stops)
+
+    def texts(self, problem: Program) -> dict[str, str]:
+        solution = problem.canonical_solution
+        return {"prompt": problem.prompt} | ({"solution": solution} if solution else {})
+
+
+CALLS, PROGRAMS = CallForm(), ProgramForm()
+
+
+def load_problems(name_or_file: str) -> ProblemSet:
+    """Read a named set, or a `.jsonl`, `.jsonl.gz` or `.parquet` file of problems.
+
+    The first row decides which form all have. Raises UserError if there is no such set or file, or
+    if a row is bad. The message names the line and the key.
+    """
+    chosen = NAMED_SETS.get(name_or_file)
+    file = _locate_named(chosen) if chosen else _locate_file(name_or_file)
+    sha256 = unpacked_sha256(file)  # first: it bounds what is read
+    rows = list(read_rows(file))
+    if not rows:
+        raise UserError(f"{file} holds no problem")
+    is_program = isinstance(rows[0][1], dict) and "tests" in rows[0][1]
+    form = PROGRAMS if is_program else CALLS
+    problems = []
+    for number, fields in rows:
+        with errors_at(f"{file}, line {number}"):
+            problems.append(form.parse(fields))
+    task_ids = [problem.task_id for problem in problems]
+    lines = {name: number for name, (number, _) in zip(task_ids, rows, strict=True)}
+    if repeated := {task_id for task_id in task_ids if task_ids.count(task_id) > 1}:
+        raise UserError(f"{file} holds a task_id more than once: {', '.join(sorted(repeated))}")
+    return ProblemSet(problem_label(name_or_file), form, file, sha256, tuple(problems), lines)
+
+
+def _locate_named(chosen: NamedSet) -> Path:
+    found = chosen.find()
+    if found is None:
+        raise UserError(
+            f"the data set {chosen.name} ({chosen}) is not on this machine. Fetch it with "
+            f"python -m workflow_scripts.fetch_problems --dataset {chosen.name} "
+            f"--out {chosen.file} and name that file. {chosen.advice}"
+        )
+    return found
+
+
+def _locate_file(name: str) -> Path:
+    file = Path(name)
+    if not file.exists() and not file.is_symlink():
+        raise UserError(
+            f"{name} is neither a data set ({', '.join(RELEASED)}, multipl-e/NAME) nor a file"
+            f"{hint_of_set(name)}"
+        )
+    if not name.endswith(SUFFIXES):
+        raise UserError(f"{name}: the name of a file of problems ends in {' or '.join(SUFFIXES)}")
+    return file
+
+
+def hint_of_set(name: str) -> str:
+    """The end of a message about an unknown set: a known one, if that was probably meant."""
+    source, _, language = Path(name.lower()).name.rpartition("-")
+    meant = f"multipl-e/{source}-{CODES.get(language, language)}"
+    return did_you_mean(meant if meant in NAMED_SETS else name, NAMED_SETS)
+
+
+def _docstring(problem: Problem) -> str:
+    """The docstring of the function to write, as in the source; else the prompt."""
+    try:
+        tree = ast.parse(problem.prompt)
+    except SyntaxError:
+        return problem.prompt
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == problem.entry_point:
+            first = node.body[0]
+            if ast.get_docstring(node) is not None:
+                return ast.get_source_segment(problem.prompt, first).lstrip("rRuU").strip("\"'")
+    return problem.prompt
