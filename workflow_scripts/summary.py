@@ -10,9 +10,8 @@ from xft.artifacts.files import write_manifest, write_whole
 from xft.artifacts.manifest import hash_file
 from xft.cli import flags, running
 from xft.cli.step import Step
-from xft.reporting.notes import CHOICES
-from xft.reporting.runs import read_runs
-from xft.reporting.summary import head, summarise
+from xft.reporting.run_table import read_runs
+from xft.reporting.summaries import CHOICES, Summary, head
 
 COMPARISONS_FILE = "comparisons.csv"
 
@@ -47,9 +46,10 @@ def main(argv: list[str] | None = None) -> None:
     read = [("runs", file) for file in (args.runs, *files)]
     for path in (args.out, comparisons_file, text_file):
         flags.check_apart(f"--out {args.out}: {path}", path, read)
-    table, comparisons, text = summarise(rows, args.chosen_by)
-    write_whole(args.out, _csv(table, "%.1f"))
-    write_whole(comparisons_file, _csv(comparisons))
+    summary = Summary(rows)
+    text = summary.text(args.chosen_by)
+    write_whole(args.out, _csv(summary.table, "%.1f"))
+    write_whole(comparisons_file, _csv(summary.comparisons))
     write_whole(text_file, text)
     inputs = {os.path.relpath(file, args.out.parent): hash_file(file) for file in files}
     beside = [comparisons_file, text_file]

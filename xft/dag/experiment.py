@@ -12,7 +12,7 @@ from xft.config.steps import STEPS
 from xft.dag.contents import FileContents
 from xft.dag.graph import Graph, Nodes
 from xft.dag.node import Input, Node, made
-from xft.reporting.runs import MEASURED, Row, write_runs
+from xft.reporting.run_table import MEASURED, Row, write_runs
 from xft.store.code import Code
 from xft.store.store import Store
 

@@ -25,7 +25,7 @@ from xft.dag.screen import shorten
 from xft.dag.snakemake_options import check_not_forced, check_options, name_nodes, with_entries
 from xft.dag.time_left import time_left
 from xft.dag.toolchains import missing_toolchains
-from xft.reporting.summary import head
+from xft.reporting.summaries import head
 from xft.reporting.verdict import PLAN
 from xft.store.job_plan import read_plan
 
