@@ -5,9 +5,9 @@ import sys
 from importlib.metadata import distributions
 
 from xft.cli import running
-from xft.tools import export, gc, plan, report, status, verify, with_mixtures
+from xft.tools import compare, export, gc, plan, report, status, verify, with_mixtures
 
-MODULES = (plan, status, report, export, gc, verify, with_mixtures)
+MODULES = (plan, status, report, compare, export, gc, verify, with_mixtures)
 TOOLS = {tool.__name__.rpartition(".")[2].replace("_", "-"): tool for tool in MODULES}
 
 
