@@ -215,10 +215,18 @@ def test_holm_counts_the_pairs_of_a_set_and_of_all_sets_apart_and_a_dead_set_is_
     assert said in text and "With 200 problems, " in text
 
 
+def test_sets_with_other_seeds_are_compared_apart(runs):
+    for dataset, seeds in (("mbpp", (42, 43, 44)), ("humaneval", (42, 43))):
+        for seed in seeds:
+            runs.add("base", 20 + seed % 3, seed=seed, dataset=dataset)
+            runs.add("sft", 60 + seed % 5, seed=seed, dataset=dataset)
+    text, _, rows = runs.summarise()
+    assert [r["dataset"] for r in rows if r["tests"] == "plus"] == ["mbpp", "humaneval"]
+    assert "\n- Compared on humaneval alone: elsewhere the problems or seeds differ.\n" in text
+
+
 def test_the_page_says_what_the_summary_says(runs):
-    """The interval is 12.5 points wide. Its last digits decide whether the half is 6.2 or 6.3. And
-    the curve of a training reaches the verdict.
-    """
+    """Also what the curve of a training says."""
     for model, solved in {"base": 52, "sft": 40}.items():
         runs.add(model, solved, count=104, losses=[1.0] * 6)
     change_json(runs.root / runs.rows[1]["validation_loss"], change_at_end=-0.06)

@@ -46,6 +46,11 @@ class Summary:
         """The contents of the files of validation losses."""
         return {result.file: result.content for result in self.losses}
 
+    def loss(self, row: Row) -> float | None:
+        """The validation loss of the model of a row, if there is one."""
+        content = self.loss_files.get(row.validation_loss)
+        return content and content["loss"]
+
     @cached_property
     def comparisons(self):
         """See `comparison_table`."""
@@ -85,8 +90,8 @@ class Summary:
         for tests, score in result.scores.items():
             row |= {f"{name} {tests}": value for name, value in score.items()}
         if self.losses:
-            known = self.loss_files.get(result.row.validation_loss)
-            row[LOSS_COLUMN] = f"{known['loss']:.4f}" if known else ""
+            loss = self.loss(result.row)
+            row[LOSS_COLUMN] = "" if loss is None else f"{loss:.4f}"
         return row | {"model folder": content["model"]["path"], "eval file": str(result.file)}
 
     def text(self, chosen_by: str | None = None) -> str:
@@ -103,28 +108,25 @@ class Summary:
         for result in self.evaluations:
             if file := result.row.contamination:
                 learned.setdefault((result.row.dataset, file), {})[result.subject.label] = None
-        return (
-            templates(__package__)
-            .get_template("summary.md.jinja")
-            .render(
-                summary=self,
-                table=to_markdown,
-                shown=shown,
-                differences=list(quantities(self.comparisons)),
-                scores=list(self._score_rows(has_extra)),
-                answers=[{"model": model.label} | model.outcomes for model in self.candidates],
-                tests=TEST_NAMES["plus"] if has_extra else "",
-                differs=len({content.get("tokens") for content in self.loss_files.values()}) > 1,
-                has_samples=any(content["settings"].get("samples", 1) > 1 for content in contents),
-                chosen_by=chosen_by,
-                merges=list(self._best_merges(chosen_by)),
-                spreads=[{"mixture": name} | _spreads(mixtures[name]) for name in mixtures],
-                near_zero=f"{NEAR_ZERO:.0%}",
-                equal=list(_nearly_equal(mixtures)),
-                learned=learned,
-                counts={result.file: result.content for result in self.results["contamination"]},
-                remarks=[*caveats(contents), *backends_note(by_label)],
-            )
+        template = templates(__package__).get_template("summary.md.jinja")
+        return template.render(
+            summary=self,
+            table=to_markdown,
+            shown=shown,
+            differences=list(quantities(self.comparisons)),
+            scores=list(self._score_rows(has_extra)),
+            answers=[{"model": model.label} | model.outcomes for model in self.candidates],
+            tests=TEST_NAMES["plus"] if has_extra else "",
+            differs=len({content.get("tokens") for content in self.loss_files.values()}) > 1,
+            has_samples=any(content["settings"].get("samples", 1) > 1 for content in contents),
+            chosen_by=chosen_by,
+            merges=list(self._best_merges(chosen_by)),
+            spreads=[{"mixture": name} | _spreads(mixtures[name]) for name in mixtures],
+            near_zero=f"{NEAR_ZERO:.0%}",
+            equal=list(_nearly_equal(mixtures)),
+            learned=learned,
+            counts={result.file: result.content for result in self.results["contamination"]},
+            remarks=[*caveats(contents), *backends_note(by_label)],
         )
 
     def _score_rows(self, has_extra: bool) -> Iterator[dict]:
@@ -144,9 +146,8 @@ class Summary:
                 heading = ", ".join(filter(None, ["pass@1", name]))
                 row[heading] = self._score_text(group, tests) if is_known else NO_TESTS
             if self.losses:
-                files = dict.fromkeys(result.row.validation_loss for result in group)
-                losses = [self.loss_files[f]["loss"] for f in files if f in self.loss_files]
-                row[LOSS_COLUMN] = _mean_text([round(loss, 4) for loss in losses])
+                losses = {r.row.validation_loss: self.loss(r.row) for r in group}.values()
+                row[LOSS_COLUMN] = _mean_text([round(x, 4) for x in losses if x is not None])
             yield row
 
     def _score_text(self, group: Sequence[Result], tests: str) -> str:
@@ -186,15 +187,14 @@ class Summary:
 
         def rank(row: Row) -> tuple[float, float]:
             score = results[row.files[step]].content.get("pass@1", {"plus": 0.0})["plus"]
-            return -score, self.loss_files.get(row.validation_loss, {}).get("loss", inf)
+            loss = self.loss(row)
+            return -score, inf if loss is None else loss
 
         for merges in (group.values() for group in groups.values() if len(group) > 1):
             best = min(merges, key=rank)
-            loss = self.loss_files.get(best.validation_loss)
-            words = f" (loss {loss['loss']:.4f})" if loss else ""
-            variation = results[best.files[step]].variation
-            name = f"{best.model} ({variation})" if variation else best.model
-            yield f"{name}{words}, of {len(merges)}"
+            loss, variation = self.loss(best), results[best.files[step]].variation
+            words = [variation, "" if loss is None else f"loss {loss:.4f}"]
+            yield f"{best.model}{''.join(f' ({w})' for w in words if w)}, of {len(merges)}"
 
 
 def head(text: str) -> str:

@@ -16,7 +16,7 @@ from xft.config.models import UNTUNED, family
 from xft.evaluation.judging import PASSED
 from xft.evaluation.result import OUTCOMES, advice, left_out, outcomes
 from xft.hub.named_sets import unused
-from xft.reporting.comparisons import LOSSES, SCORES, in_words, last_rows, more_evidence
+from xft.reporting.comparisons import LOSSES, POOLED, SCORES, in_words, last_rows, more_evidence
 from xft.reporting.run_table import Result
 from xft.training.curve import still_falls
 
@@ -99,13 +99,12 @@ def find_candidates(
 
 def known_sets(evaluations: Sequence[Result]) -> dict[str, int]:
     """The evaluated data sets by name, with the number of problems that a limit left out."""
-    sets = {result.row.dataset: result.content["dataset"] for result in evaluations}
-    return {
-        name: known.get("problems_in_file", known["problems"])
-        - known["problems"]
-        - len(known.get("left_out", ()))
-        for name, known in sets.items()
-    }
+    sets = {}
+    for result in evaluations:
+        known = result.content["dataset"]
+        all_problems = known.get("problems_in_file", known["problems"])
+        sets[result.row.dataset] = all_problems - known["problems"] - len(known.get("left_out", ()))
+    return sets
 
 
 def label_family(label: str) -> str:
@@ -153,6 +152,9 @@ class _Case:
                 f"All models solve 0 problems of {name_list(sorted(unsolved))}. The figures over "
                 "all data sets leave that out."
             )
+        if len(self.sets) > 1 and (alone := {row.dataset for row in rows} - {POOLED}):
+            names = name_list(sorted(alone))
+            reasons.append(f"Compared on {names} alone: elsewhere the problems or seeds differ.")
         if rows and not rows[-1].significant:
             needed, evidence = more_evidence(rows[-1], self.pairs)
             reasons += [evidence, *_existing(self.sets)] if needed else []

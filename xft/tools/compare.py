@@ -12,7 +12,6 @@ from statistics import mean
 from xft.checkpoints.strict_json import read_json
 from xft.cli import flags
 from xft.common.errors import UserError
-from xft.evaluation.judging import FAILED, PASSED
 from xft.evaluation.result import RESULT, solved_shares, tests_of, units_of
 from xft.reporting import comparisons
 from xft.reporting.comparisons import SCORES
@@ -38,32 +37,32 @@ def main(argv: list[str] | None = None) -> None:
     print(compared(sorted(read_values(files), key=lambda model: mean(model.values))))
 
 
-def read_result(file: Path) -> dict:
-    """The content of an evaluation's file; of EvalPlus's only what a comparison needs.
+def read_shares(file: Path) -> tuple[str, dict[str, float], list[str], dict[str, object]]:
+    """The name of the data set; the share of samples that solve each problem, by all tests; the
+    names of the units; and what must be the same in two files.
 
     Raises UserError if the file is missing, broken or of another form.
     """
     content = read_json(file)
     if "eval" not in content:
-        return RESULT.read(file)
+        result = RESULT.read(file)
+        names = dict.fromkeys(row["task_id"] for row in result["problems"])
+        shares = dict(zip(names, solved_shares(result, SCORES.tests), strict=True))
+        known = {"extra": len(tests_of(result)) > 1, "sha256": result["dataset"]["sha256"]}
+        return result["dataset"]["name"], shares, units_of(result), known
     try:
         # EvalPlus writes the problems in the order in which they were done.
         by_name = sorted(content["eval"].items(), key=lambda item: (len(item[0]), item[0]))
-        answers = [(name, row) for name, rows in by_name for row in rows]
-        problems = [
-            {"task_id": name, "base": _status(row["base_status"])}
-            | {"plus": _status(row["base_status"], row["plus_status"] or PASS)}
-            for name, row in answers
-        ]
-        dataset = {"name": by_name[0][0].partition("/")[0], "sha256": content["hash"]}
-        dataset["extra_tests"] = all(row["plus_status"] for _, row in answers)
-    except (LookupError, TypeError, AttributeError) as error:
+        shares = {name: mean(map(_is_solved, rows)) for name, rows in by_name}
+        has_extra = all(row["plus_status"] for _, rows in by_name for row in rows)
+        name, known = by_name[0][0], {"extra": has_extra, "hash": content["hash"]}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file} is not what evalplus.evaluate writes: {error!r:.200}") from None
-    return {"dataset": dataset, "problems": problems}
+    return name.partition("/")[0], shares, [*shares], known
 
 
-def _status(*statuses: str) -> str:
-    return PASSED if {*statuses} == {PASS} else FAILED
+def _is_solved(row: dict) -> bool:
+    return row["base_status"] == PASS == (row["plus_status"] or PASS)
 
 
 def read_values(files: Sequence[Path]) -> Iterator[Values]:
@@ -71,22 +70,17 @@ def read_values(files: Sequence[Path]) -> Iterator[Values]:
 
     Raises UserError if a file is of no known form, or if the problems or tests of two files differ.
     """
-    results = [read_result(file) for file in files]
-    first, versions = results[0], {}
-    units = first["dataset"]["name"], *units_of(first)
-    tasks = dict.fromkeys(row["task_id"] for row in first["problems"])
-    for file, result in zip(files, results, strict=True):
-        known = dict.fromkeys(row["task_id"] for row in result["problems"])
-        version = result["dataset"]["sha256"]  # EvalPlus's hash is of another kind
-        is_same = versions.setdefault("format" in result, version) == version
-        if not is_same or known.keys() != tasks.keys() or tests_of(result) != tests_of(first):
+    name, tasks, units, same = read_shares(files[0])
+    for file in files:
+        _, shares, _, known = read_shares(file)
+        is_other = any(same.setdefault(key, known[key]) != known[key] for key in known)
+        if is_other or shares.keys() != tasks.keys():
             raise UserError(
                 f"{files[0]} and {file} are about different problems or tests, or other versions "
                 "of them. Evaluate the models on the same ones"
             )
-        shares = dict(zip(known, solved_shares(result, SCORES.tests), strict=True))
         in_order = [shares[task] for task in tasks]
-        yield Values(Subject(str(file)), None, units[0], SCORES.tests, units, in_order)
+        yield Values(Subject(str(file)), None, name, SCORES.tests, (name, *units), in_order)
 
 
 def compared(models: Sequence[Values]) -> str:
@@ -95,16 +89,16 @@ def compared(models: Sequence[Values]) -> str:
     models: on the same problems; the best one is the last.
     """
     rows = comparisons.comparison_table(models, partial(combinations, r=2))
-    scores, differences = [], []
+    scores = []
     for model in reversed(models):
-        shown = [100 * v for v in (mean(model.values), *interval(model.values, model.units[1:]))]
-        text = "{:.1f} % ({:.1f} to {:.1f})".format(*shown)
+        ends = interval(model.values, model.units[1:])
+        text = "{:.1%} ({:.1%} to {:.1%})".format(mean(model.values), *ends)
         scores.append({"model": model.subject.label, "problems": len(model.values), "pass@1": text})
-    texts, p_values = comparisons.shown(SCORES, rows), comparisons.holm(rows["p_value"])
-    for row, text, p_value in zip(rows.itertuples(), texts, p_values, strict=True):
-        needed, _ = comparisons.more_evidence(row, len(rows))
-        p_text = comparisons.p_text(p_value).removeprefix("= ")
-        differences.append(text | {"p, Holm": p_text, "problems needed": f"{needed:,.0f}"})
+    differences = list(comparisons.shown(SCORES, rows))
+    corrected = comparisons.holm(rows["p_value"])
+    for text, row, p_value in zip(differences, rows.itertuples(), corrected, strict=True):
+        text["p, Holm"] = comparisons.p_text(p_value).removeprefix("= ")
+        text["problems needed"] = f"{comparisons.more_evidence(row, len(rows))[0]:,.0f}"
     verdict = "".join(f"- {line}\n" for line in _verdict(rows, models))
     return "\n".join([verdict, to_markdown(scores), to_markdown(differences) + EXPLANATION])
 

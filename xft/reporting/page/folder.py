@@ -146,11 +146,10 @@ class Folder:
                 self.values[-1] |= mean_interval(of_rows.values, of_rows.weights)
         for result in self.summary.evaluations:
             with _written_by(result.step, result.file):
-                content, loss = result.content, None
+                content = result.content
                 self.versions |= content["versions"]
                 self.models[result.subject.label, _seed(result)] = content["model"]["id"]
-                if known := self.summary.loss_files.get(result.row.validation_loss):
-                    loss = known["loss"]
+                loss = self.summary.loss(result.row)
                 for tests in tests_of(content):
                     share, low, high, *_ = result.scores[tests].values()
                     self._take(result, result.row.dataset, tests, content["dataset"]["problems"])
