@@ -22,7 +22,7 @@ from xft.reporting.comparisons import COLUMNS
 from xft.reporting.page.charts import lines
 from xft.reporting.page.folder import Folder, Solution
 from xft.reporting.page.page import LOOK
-from xft.reporting.page.sections import find_parts
+from xft.reporting.page.parts import find_parts
 from xft.store.store import MARK
 from xft.tools import report
 

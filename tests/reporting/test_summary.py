@@ -19,7 +19,7 @@ from xft.common.errors import UserError
 from xft.reporting.comparisons import pairs
 from xft.reporting.formats import CONTAMINATION, LOSS_RESULT
 from xft.reporting.page.folder import Folder
-from xft.reporting.page.sections import find_parts
+from xft.reporting.page.parts import find_parts
 from xft.reporting.run_table import Subject, read_runs, results_of
 from xft.tools import verify
 

@@ -51,16 +51,14 @@ def read_evaluations(results: Path) -> Iterator[Evaluation]:
             yield Evaluation(results / model, str(model), content, rows)
 
 
-def missing_evaluations(results: Path) -> list[str]:
+def missing_evaluations(results: Path) -> Iterator[str]:
     """The evaluations that a run has not finished, in words."""
     table = results / "runs.csv"
     rows = read_runs(table) if is_own(results, table) else ()
-    missing = [item for item in results_of(rows, "eval") if not is_own(results, item.file)]
-    seeds = ["" if item.seed is None else f", seed {item.seed}" for item in missing]
-    return [
-        f"{item.subject.label} on {item.row.dataset}{seed}"
-        for item, seed in zip(missing, seeds, strict=True)
-    ]
+    for item in results_of(rows, "eval"):
+        if not is_own(results, item.file):
+            seed = "" if item.seed is None else f", seed {item.seed}"
+            yield f"{item.subject.label} on {item.row.dataset}{seed}"
 
 
 def evalplus(evaluations: Sequence[Evaluation], out: Path) -> Iterator[Path]:

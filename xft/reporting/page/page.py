@@ -17,7 +17,7 @@ from xft.common.jinja import templates
 from xft.config.models import MODELS
 from xft.evaluation.result import OUTCOMES, TEST_NAMES
 from xft.reporting.page.folder import Folder
-from xft.reporting.page.sections import MOST, find_parts, in_words
+from xft.reporting.page.parts import MOST, find_parts, in_words
 from xft.reporting.verdict import label_family
 
 GENERATOR = "xft report"

@@ -101,7 +101,7 @@ def _verdict(front: str, run: Folder) -> Iterator[Part]:
         yield Part(f"{front}the summary as text", text=run.text, is_folded=True)
 
 
-def _measured(rows: list[dict]) -> Iterator[tuple[Quantity, str, list[dict]]]:
+def _by_quantity(rows: list[dict]) -> Iterator[tuple[Quantity, str, list[dict]]]:
     """What was measured, on which data set, and the rows with the values."""
     for dataset, of_set in _by_dataset([row for row in rows if row["tests"] == "plus"], "value"):
         yield SCORES, dataset, of_set
@@ -117,7 +117,7 @@ def _scores(rows: list[dict], names: Mapping[str, str]) -> Iterator[Part]:
 
     names: of the tests, where a data set has two sets of them.
     """
-    for quantity, dataset, of_set in _measured(rows):
+    for quantity, dataset, of_set in _by_quantity(rows):
         (title, form), note = SHOWN[quantity], ""
         heading = dataset + names.get(dataset, "")
         units = f"{of_set[0]['units']} {quantity.measured_on}s"
@@ -139,7 +139,7 @@ def _scores(rows: list[dict], names: Mapping[str, str]) -> Iterator[Part]:
 def _costs(front: str, run: Folder) -> Iterator[Part]:
     """Charts of scores and losses against the FLOPs of all trainings of a model."""
     rows = [row | {"flops": run.flops.get((row["label"], row["seed"]))} for row in run.values]
-    for quantity, dataset, of_set in _measured([row for row in rows if row["flops"]]):
+    for quantity, dataset, of_set in _by_quantity([row for row in rows if row["flops"]]):
         if len({row["flops"] for row in of_set}) > 1:
             most = FAR_LOSS * min(row["value"] for row in of_set)
             far = [row for row in of_set if quantity is LOSSES and row["value"] > most]
