@@ -17,8 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.timing import markdown_table
-from xft.reporting.bootstrap import measure
-from xft.reporting.differences import Difference, compare
+from xft.reporting.statistics import Difference, compare, measure
 
 SEEDS, SHIFTS, PROBLEMS = (1, 2, 3, 5), (0, 1, 3, 7), (164, 542)
 ALPHA, BETA = 0.6, 0.8

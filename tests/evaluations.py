@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from xft.reporting.runs import Row, write_runs
+from xft.reporting.run_table import Row, write_runs
 
 STATUSES = "failed", "passed"
 

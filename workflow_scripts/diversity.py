@@ -7,8 +7,8 @@ base. It is 0 if all experts are the same, and large if they differ more than th
 from xft.artifacts.manifest import hash_file
 from xft.cli.step import Step, run
 from xft.common.progress import say
-from xft.reporting.diversity import routing_at_end
 from xft.reporting.formats import DIVERSITY
+from xft.training.routing import routing_at_end
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -5,7 +5,7 @@ from functools import partial
 from xft.cli.training_step import TrainingStep, run
 from xft.common.optional import require
 from xft.config.sections import MoeSftTraining
-from xft.reporting.diversity import noise_at_end
+from xft.training.routing import noise_at_end
 from xft.training.session import Session
 from xft.training.this_process import say_once
 

@@ -8,9 +8,8 @@ from xft.artifacts.manifest import manifest_path, read_manifest, write_manifest
 from xft.cli.step import Step, run
 from xft.common.file_access import write_whole
 from xft.config.steps import FIGURES
-from xft.reporting.page.figures import write_figures
-from xft.reporting.page.folder import read_results
-from xft.reporting.page.html import build_page
+from xft.reporting.page.folder import Folder
+from xft.reporting.page.page import build_page, write_figures
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -20,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     args = step.parse_args(argv)
 
     summary = read_manifest(manifest_path(args.summary))
-    runs = [read_results(args.summary.parent)]
+    runs = [Folder(args.summary.parent)]
     known = {"inputs": {"summary": summary.id}}
     with create_artifact(args.out.with_name(FIGURES), FIGURES, **known) as draft:
         write_figures(runs, draft.path)

@@ -45,7 +45,7 @@ from xft.estimates.model_sizes import Models, compute_table, read_table, tuning_
 from xft.estimates.planning import Plan, advice, fits, summary, time_text, ways
 from xft.estimates.rows import Lengths, count_problems
 from xft.modeling.configuration import XftConfig
-from xft.reporting.page.folder import read_results
+from xft.reporting.page.folder import Folder
 from xft.tools import plan
 from xft.training.losses import LabelledLoss
 
@@ -276,7 +276,7 @@ def test_the_plan_of_what_ran_has_no_unknown_figures(finished, monkeypatch, caps
     assert planned().training_hours("moe_sft", True) == pytest.approx(hours)
     works = {name: planned().work(name, True).flops for name in ("moe_sft", "mixing")}
     works["dense/lam~0.75"] = works["moe_sft"] + works.pop("mixing")
-    flops = read_results(Path("results")).flops  # by what the artifacts say of themselves
+    flops = Folder(Path("results")).flops  # by what the artifacts say of themselves
     assert flops == {(name, ""): value for name, value in works.items()} | {("base", ""): 0}
     write_config(overlaid(config, {"moe_sft": {"max_steps": 30}}))
     assert planned().training_hours("moe_sft", True) == pytest.approx(10 * hours, rel=0.05)

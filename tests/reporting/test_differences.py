@@ -8,9 +8,9 @@ import pytest
 from scipy.stats import binomtest, bootstrap, t, ttest_1samp
 
 from benchmarks.statistics import experiments
-from xft.reporting.bootstrap import holm, interval, measure, significant, wilson
-from xft.reporting.differences import compare
-from xft.reporting.runs import linked
+from xft.reporting.comparisons import holm, significant
+from xft.reporting.run_table import linked
+from xft.reporting.statistics import compare, interval, measure, wilson
 
 Z = 1.959963984540054
 

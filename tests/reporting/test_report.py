@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,12 +17,12 @@ from report_folders import HOSTILE, write_results
 from xft.artifacts.manifest import Manifest, manifest_path
 from xft.common.errors import UserError
 from xft.config.sections import TRAININGS
+from xft.estimates.model_sizes import read_table
 from xft.reporting.comparisons import COLUMNS
 from xft.reporting.page.charts import lines
-from xft.reporting.page.figures import LOOK
-from xft.reporting.page.flops import base_table, flops_to_make
-from xft.reporting.page.folder import Results, Solution, read_results
-from xft.reporting.page.sections import find_parts
+from xft.reporting.page.folder import Folder, Solution
+from xft.reporting.page.page import LOOK
+from xft.reporting.page.parts import find_parts
 from xft.store.store import MARK
 from xft.tools import joint_report as report
 
@@ -86,8 +86,8 @@ def test_the_scores_are_those_of_the_evaluations(page, finished):
     for model, row in drawn.items():
         result = json.loads((finished.results / "eval" / model / "problems.json").read_text())
         solved = [problem["plus"] == "passed" for problem in result["problems"]]
-        assert row["share"] == pytest.approx(100 * sum(solved) / len(solved), abs=0.05)
-        assert row["low"] <= row["share"] <= row["high"] != row["low"]
+        assert row["value"] == pytest.approx(100 * sum(solved) / len(solved), abs=0.05)
+        assert row["low"] <= row["value"] <= row["high"] != row["low"]
 
 
 @pytest.mark.parametrize("solved", [8, 18])
@@ -199,8 +199,8 @@ def test_scores_and_losses_are_drawn_over_lambda_and_counted_by_family(tmp_path)
     drawn = page.charts["own, original + extra tests, over lambda"]
     swept = {("dense", 0.5, 25), ("dense", 0.75, 45)}
     level = {(model, lam, 5 * models[model]) for model in ("base", "sft") for lam in (0.5, 0.75)}
-    assert {(row["line"], row["x"], row["share"]) for row in drawn} == swept | level
-    drawn = {(r["line"], r["x"], r["loss"]) for r in page.charts["validation loss, over lambda"]}
+    assert {(row["line"], row["x"], row["value"]) for row in drawn} == swept | level
+    drawn = {(r["line"], r["x"], r["value"]) for r in page.charts["validation loss, over lambda"]}
     assert drawn == {("dense", 0.5, 2), ("dense", 0.75, 2), ("sft", 0.5, 3), ("sft", 0.75, 3)}
     (row,) = [r for r in page.charts["validation loss, 2 rows"] if r["label"] == "dense/lam~0.5"]
     assert (row["high"] - 2, 2 - row["low"]) == pytest.approx([1.96 * 8**0.5 / 3] * 2)
@@ -241,19 +241,23 @@ def test_several_folders_are_one_report_and_seeds_are_points_of_one_row(tmp_path
     write_results(two, {"base": 9})
     drawn = write_report(one, two, out=tmp_path / "both.html").charts[OWN]
     expected = [*((one, seed, 25 + 5 * n) for n, seed in enumerate(("42", "43", "44")))]
-    assert [(row["label"], row["seed"], row["share"]) for row in drawn] == [
+    assert [(row["label"], row["seed"], row["value"]) for row in drawn] == [
         (f"{folder}: base", seed, share) for folder, seed, share in [*expected, (two, "", 45)]
     ]
 
 
-def in_memory(**shares: tuple[int, int]) -> Results:
-    """The results of sets js and py. The models solve these shares of them, in percent."""
-    run = Results(Path("r"), flops={(model, ""): n for n, model in enumerate(shares, start=1)})
+PARTS = ["values", "comparisons", "statistics", "curves", "routers", "loads", "shares", "spreads"]
+
+
+def in_memory(**shares: tuple[int, int]) -> SimpleNamespace:
+    """A `Folder` of sets js and py. The models solve these shares of them, in percent."""
+    run = SimpleNamespace(verdict=None, text="", prompts={}, solutions={}, **{p: [] for p in PARTS})
+    run.flops = {(model, ""): n for n, model in enumerate(shares, start=1)}
     for model, of_model in shares.items():
         for dataset, share in zip(("js", "py"), of_model, strict=True):
-            row = dict.fromkeys([*COLUMNS, "loss"], 0) | {"dataset": dataset, "tests": "plus"}
-            row |= {"label": model, "seed": "", "share": share}
-            run.scores.append(row)
+            row = dict.fromkeys([*COLUMNS, "units"], 0) | {"dataset": dataset, "tests": "plus"}
+            row |= {"label": model, "model": model, "seed": "", "value": share}
+            run.values.append(row)
             run.comparisons.append(row | {"first": "base", "second": model, "difference": share})
             run.solutions[dataset] = {"T/0": {model: Solution("failed", "", None)}}
     return run
@@ -418,7 +422,6 @@ BEYOND_FLOATS = f'{{"step": 1, "loss": {"9" * 4000}}}\n'
         (lambda folder: write_metrics(folder, BEYOND_FLOATS), "what step sft writes"),
         (lambda folder: shutil.rmtree(folder), "there is no folder"),
         (lambda folder: (folder / "report.html").write_text("mine"), "is no report"),
-        (lambda folder: (folder / "comparisons.csv").write_text("a\n1\n"), "step summary writes"),
         (
             lambda folder: (folder / "eval/base/own.generations.jsonl").write_text("{\n"),
             "not a file of JSON objects",
@@ -433,8 +436,8 @@ def test_what_is_no_results_folder_gets_one_message(tmp_path, prepare, message):
 
 
 def test_a_mixture_of_another_trainer_has_no_flops(finished):
-    results = read_results(finished.results)
-    table, key = base_table(finished.results, results.made), results.models["moe_sft", ""]
+    results, table = Folder(finished.results), read_table(finished.results / "dense/lam~0.75")
+    key = results.models["moe_sft", ""]
     for known, has_flops in (({}, True), ({"inputs": {}, "parameters": {"base": {}}}, False)):
-        made = results.made | {key: results.made[key] | known}
-        assert bool(flops_to_make(finished.results, table, made, key)) == has_flops
+        results.made[key] |= known
+        assert bool(results.flops_to_make(table, key)) == has_flops

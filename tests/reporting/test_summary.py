@@ -18,9 +18,9 @@ from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.reporting.comparisons import pairs
 from xft.reporting.formats import CONTAMINATION, LOSS_RESULT
-from xft.reporting.page.folder import read_results
-from xft.reporting.page.sections import find_parts
-from xft.reporting.runs import Subject, read_runs, results_of
+from xft.reporting.page.folder import Folder
+from xft.reporting.page.parts import find_parts
+from xft.reporting.run_table import Subject, read_runs, results_of
 from xft.tools import verify
 
 
@@ -215,16 +215,24 @@ def test_holm_counts_the_pairs_of_a_set_and_of_all_sets_apart_and_a_dead_set_is_
     assert said in text and "With 200 problems, " in text
 
 
+def test_sets_with_other_seeds_are_compared_apart(runs):
+    for dataset, seeds in (("mbpp", (42, 43, 44)), ("humaneval", (42, 43))):
+        for seed in seeds:
+            runs.add("base", 20 + seed % 3, seed=seed, dataset=dataset)
+            runs.add("sft", 60 + seed % 5, seed=seed, dataset=dataset)
+    text, _, rows = runs.summarise()
+    assert [r["dataset"] for r in rows if r["tests"] == "plus"] == ["mbpp", "humaneval"]
+    assert "\n- Compared on humaneval alone: elsewhere the problems or seeds differ.\n" in text
+
+
 def test_the_page_says_what_the_summary_says(runs):
-    """The interval is 12.5 points wide. Its last digits decide whether the half is 6.2 or 6.3. And
-    the curve of a training reaches the verdict.
-    """
+    """Also what the curve of a training says."""
     for model, solved in {"base": 52, "sft": 40}.items():
         runs.add(model, solved, count=104, losses=[1.0] * 6)
     change_json(runs.root / runs.rows[1]["validation_loss"], change_at_end=-0.06)
     text, *_ = runs.summarise()
     assert "\n- The loss of sft still fell at the end of training. Next: more steps.\n" in text
-    (lines,) = [p.lines for p in find_parts([read_results(runs.root)])["verdict"] if p.lines]
+    (lines,) = [p.lines for p in find_parts([Folder(runs.root)])["verdict"] if p.lines]
     assert lines[1].startswith("With 104 problems, a true difference of 6.")
     assert [line for line in lines if f"- {line}\n" not in text] == []
 
@@ -287,8 +295,8 @@ def test_the_seeds_of_a_model_are_one_row(runs):
 def test_only_sets_with_extra_tests_have_a_column_of_them(runs, seeds):
     def shown() -> tuple[str, list[list[str]]]:
         text, *_ = runs.summarise()
-        found = read_results(runs.root)
-        assert {row["dataset"] for row in found.scores if row["tests"] == "base"} <= {"mbpp"}
+        found = Folder(runs.root)
+        assert {row["dataset"] for row in found.values if row["tests"] == "base"} <= {"mbpp"}
         titles = [part.title for part in find_parts([found])["differences"]]
         assert ("extra tests" in text) == any("extra tests" in title for title in titles)
         assert "js" in titles

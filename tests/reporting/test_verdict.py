@@ -10,10 +10,9 @@ from scipy.stats import norm
 
 from xft.config.sections import MERGED, MODELS, UNTUNED
 from xft.evaluation.result import OUTCOMES
-from xft.reporting.comparisons import Values, comparison_table
-from xft.reporting.runs import Subject
-from xft.reporting.sentences import label_family, problems_needed
-from xft.reporting.verdict import Candidate, decide
+from xft.reporting.comparisons import comparison_table, problems_needed
+from xft.reporting.run_table import Subject, Values
+from xft.reporting.verdict import Candidate, decide, label_family
 from xft.training.curve import VALIDATION_LOSS, change_at_end
 
 

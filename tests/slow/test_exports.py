@@ -6,7 +6,8 @@ import re
 import pytest
 from interpreter import python
 
-from xft.tools import export
+from xft.evaluation.result import solved_shares
+from xft.tools import compare, export
 
 pytestmark = pytest.mark.slow
 
@@ -24,3 +25,5 @@ def test_evalplus_gives_the_same_scores(finished, repository, tmp_path, monkeypa
         theirs = [float(value) for value in re.findall(r"pass@1:\t([\d.]+)", told)]
         result = json.loads((finished.results / "eval" / model / "problems.json").read_text())
         assert theirs == [round(score, 3) for score in result["pass@1"].values()]
+        _, read, *_ = compare.read_shares(samples.with_name("samples_eval_results.json"))
+        assert [*read.values()] == solved_shares(result, "plus")

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import xft  # noqa: F401 (registers the model type)
 from xft.artifacts.claims import OWNER
-from xft.reporting.summary import head
+from xft.reporting.summaries import head
 
 TEXT = {"capture_output": True, "text": True}
 LAMBDA_CHAIN = ["dense", "eval", "report", "summary", "weighted_init", "weighted_trained"]

@@ -22,7 +22,7 @@ from xft.estimates.jobs import configured_job
 from xft.estimates.memory_and_disk import artifact_bytes, checkpoint_bytes
 from xft.estimates.model_sizes import Models, tuning_ratio
 from xft.estimates.planning import Plan, disk_text, duration, table
-from xft.reporting.runs import MEASURED, Row, write_runs
+from xft.reporting.run_table import MEASURED, Row, write_runs
 from xft.store.code import Code
 from xft.store.job_records import COSTS_FILE, VIEW, Job, total_cost
 from xft.store.store import PARTIAL, Store, is_whole

@@ -31,7 +31,7 @@ from xft.dag.messages import beginning, failures, pace_line, store_line, time_le
 from xft.dag.nodes import Node
 from xft.dag.problem_checks import missing_toolchains
 from xft.dag.workflow_run import WorkflowRun
-from xft.reporting.summary import head
+from xft.reporting.summaries import head
 from xft.reporting.verdict import PLAN
 from xft.store.job_records import Jobs, read_plan
 from xft.store.store import is_whole

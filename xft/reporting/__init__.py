@@ -1,1 +1,7 @@
-"""Writes tables and texts for people: the summary and the model cards."""
+"""Tables, texts and pages for people. In the order in which a result passes through them:
+
+`run_table` names the files of results and reads each of them once; `statistics` has intervals and
+differences of two models, `comparisons` those of all pairs and their words, `verdict` the decision.
+`summaries.Summary` holds all of this: the summary's files, `page` (of a results folder) and
+`exports` (forms of other software) follow from it. `formats` and `cards` serve the steps.
+"""

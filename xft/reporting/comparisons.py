@@ -1,75 +1,37 @@
-"""Compares pairs of models on each data set, on all data sets together, and on validation rows."""
+"""Compares pairs of models on each data set, on all of them together, and on validation rows; and
+says in sentences and tables which ones differ significantly.
+"""
 
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
-from math import inf
+from math import floor, inf, isnan, log2
+from statistics import NormalDist
 
+from xft.common.errors import counted
 from xft.config.sections import MODELS, REFERENCES, family
-from xft.evaluation.result import solved_shares, units_of
-from xft.evaluation.scoring import TEST_SETS
-from xft.reporting.bootstrap import Measured, measure, significant
-from xft.reporting.differences import Difference, compare
-from xft.reporting.runs import Result, Subject, linked
+from xft.reporting.run_table import LOSS_TESTS, Subject, Values, linked
+from xft.reporting.statistics import LEVEL, Difference, Measured, compare, measure
 
-POOLED = "all"
-ROWS, LOSS_TESTS = "validation rows", "loss"  # dataset and tests of a comparison of losses
-COMPARED = ["first", "second", "dataset", "tests"]
-COLUMNS = [*COMPARED, *(field.name for field in fields(Difference)), "significant"]
-
-
-@dataclass(frozen=True)
-class Values:
-    """The values of a model's result on units.
-
-    tests: base, plus or loss.
-    units: what identifies the set, then the name of each unit. Units of two sets that have the same
-    name are drawn together.
-    weights: see `measure`.
-    """
-
-    subject: Subject
-    seed: int | None
-    dataset: str
-    tests: str
-    units: tuple
-    values: Sequence[float]
-    weights: tuple[float, ...] | None = None
+POOLED = "all"  # data sets
+COLUMNS = ["first", "second", "dataset", "tests"]
+COLUMNS += [*(field.name for field in fields(Difference)), "significant"]
+SMALL = 2  # percentage points
+NEGLIGIBLE = 0.01  # nats per token: 1% of the perplexity
+NOT, SMALL_YES = "no", "yes, negligible"
+POWER = 0.8  # the share of the cases in which a test is to find a true difference
 
 
-def solved_values(results: Mapping[Result, dict]) -> Iterator[Values]:
-    """The shares of samples that solve each problem.
-
-    results: contents of the evaluations.
-    """
-    for result, content in results.items():
-        problems = (content["dataset"]["sha256"], *units_of(content))
-        for tests in TEST_SETS:
-            shares = solved_shares(content, tests)
-            yield Values(result.subject, result.seed, result.row.dataset, tests, problems, shares)
-
-
-def loss_values(losses: Mapping[Result, dict]) -> Iterator[Values]:
-    """The losses of the validation rows, in nats per token.
-
-    losses: contents of the files.
-    """
-    for result, content in losses.items():
-        tokens = tuple(row["tokens"] for row in content["rows"])
-        known = content.get("tokens")
-        rows = known, *((known, *row) for row in enumerate(tokens))
-        values = [row["loss"] for row in content["rows"]]
-        yield Values(result.subject, result.seed, ROWS, LOSS_TESTS, rows, values, tokens)
-
-
-def comparison_table(values: Sequence[Values]):
+def comparison_table(values: Sequence[Values], choose: Callable | None = None):
     """A pandas data frame with a row for each pair of models, data set and set of tests.
 
     A pair is compared only on data sets with the same units for all seeds of both models. If there
-    are several, there is a row for all of them together too, but for those on which no model solves
-    any problem.
+    are several, with the same seeds, there is a row for all of them together too, but for those on
+    which no model solves any problem.
 
     significant: whether p is below 5% after Holm's correction. It is for all pairs on the data set,
     but in the last row of a pair, which the verdict is about, for the last rows of all pairs.
+
+    choose: gives the pairs of a list of `Subject`; None: `pairs`.
     """
     import pandas as pd
 
@@ -81,16 +43,17 @@ def comparison_table(values: Sequence[Values]):
         live = {item.dataset for item in here if any(item.values)}
         names = linked(dict.fromkeys(item.units[1:] for item in here))
         measured = {
-            name: _measured([v for v in here if v.dataset == name], names) for name in datasets
+            name: [*_measured([v for v in here if v.dataset == name], names)] for name in datasets
         }
-        for first, second in pairs([item.subject for item in here]):
+        for first, second in (choose or pairs)([item.subject for item in here]):
             sets = {
-                name: [(models[units, first], models[units, second])]
-                for name, models in measured.items()
-                for units, subject in models
-                if subject == second and (units, first) in models
+                name: [(group[first], group[second])]
+                for name, groups in measured.items()
+                for group in groups
+                if first in group and second in group
             }
-            if len(sets) > 1:
+            seeds = {(a.seeds, b.seeds) for ((a, b),) in sets.values()}
+            if len(sets) > 1 == len(seeds):
                 pooled = [name for name in sets if name in live] or [*sets]
                 sets[POOLED] = [both for name in pooled for both in sets[name]]
             rows += [
@@ -111,8 +74,8 @@ def last_rows(table):
 
 def _measured(
     values: Sequence[Values], names: Mapping[Hashable, Collection]
-) -> dict[tuple[tuple, Subject], Measured]:
-    """The measures of each model that has the same units with all seeds, by units and model.
+) -> Iterator[dict[Subject, Measured]]:
+    """The measures of the models that have the same units with all seeds, in groups: by model.
 
     names: for each unit's name, the names of all units that are drawn with it.
     """
@@ -125,12 +88,9 @@ def _measured(
         if len(units) == 1:
             of_seeds = {seed: of_seed.values for seed, of_seed in seeds.items()}
             groups.setdefault(units.pop(), {})[subject] = of_seeds
-    of_models = {}
-    for (units, weights), group in groups.items():
-        _, *unit_names = units
-        measures = measure(list(group.values()), weights, unit_names, names[unit_names[0]])
-        of_models |= {(units, subject): m for subject, m in zip(group, measures, strict=True)}
-    return of_models
+    for ((_, *units), weights), group in groups.items():
+        measures = measure([*group.values()], weights, units, names[units[0]])
+        yield dict(zip(group, measures, strict=True))
 
 
 def pairs(subjects: Sequence[Subject]) -> Iterator[tuple[Subject, Subject]]:
@@ -163,3 +123,161 @@ def _is_compared(first: str, second: str) -> bool:
         return first.partition("/")[2] == second.partition("/")[2]
     is_later = _rank(first) < _rank(second)
     return is_later and of_first in REFERENCES and of_second != "uniform"
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values after Holm's correction: the chance of any false finding is at most 5%."""
+    import pandas as pd
+
+    ordered = pd.Series([*p_values], dtype=float).sort_values()
+    factors = pd.Series(range(len(ordered), 0, -1), ordered.index)
+    return (factors * ordered).clip(upper=1).cummax().sort_index().tolist()
+
+
+def significant(p_values: Sequence[float]) -> list[bool]:
+    """Which differences are significant: those below 5% after Holm's correction for all of them."""
+    return [p_value < LEVEL for p_value in holm(p_values)]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is compared, in words.
+
+    tests: of its rows in the table.
+    factor, digits: a value is shown times this factor, with so many digits.
+    measured_on: a unit that it is measured on.
+    """
+
+    tests: str
+    name: str
+    factor: int
+    digits: int
+    measured_on: str
+
+    def number(self, value: float, sign: str = "") -> str:
+        text = f"{self.factor * value:{sign}.{self.digits}f}"
+        return f"{self.factor * value:{sign}.1g}" if value and not float(text) else text
+
+    def ends(self, row: tuple) -> str:
+        """The 95% interval of a row."""
+        return " to ".join(self.number(end, "+") for end in (row.low, row.high))
+
+
+SCORES = Quantity("plus", "pass@1", 100, 1, "problem")
+LOSSES = Quantity(LOSS_TESTS, "validation loss", 1, 4, "row")
+
+
+def problems_needed(problems: int, error: float, pairs: int, difference: float) -> float:
+    """How many problems find a true difference in `POWER` of the cases.
+
+    n ((z(1 - 0.025 / pairs) + z(POWER)) error / difference)^2, with Bonferroni's correction for all
+    pairs. If two models differ on k problems, p is at least 2 / 2^k.
+
+    problems: n.
+    error: the standard error of a difference with so many problems.
+    difference: of the shares of solved problems, not 0.
+    """
+    normal = NormalDist().inv_cdf
+    deviations = normal(1 - LEVEL / 2 / pairs) + normal(POWER)
+    needed = problems * (deviations * error / difference) ** 2
+    return float(f"{max(needed, fewest_problems(pairs) / abs(difference)):.2g}")
+
+
+def fewest_problems(pairs: int) -> int:
+    """On how many problems two models must differ, so that the difference can be significant."""
+    return floor(log2(2 * pairs / LEVEL)) + 1
+
+
+def quantities(table) -> Iterator[tuple[Quantity, object]]:
+    """What was compared, with the last row of each pair of models."""
+    for quantity in (SCORES, LOSSES):
+        rows = last_rows(table[table["tests"] == quantity.tests])
+        if len(rows):
+            yield quantity, rows
+
+
+def sentences(quantity: Quantity, rows) -> Iterator[str]:
+    """How many pairs of models differ significantly, and what the problems can show.
+
+    rows: from `quantities`. A true difference as large as half of its interval is found in half of
+    the cases.
+    """
+    words, pairs = significance(quantity, rows), counted(len(rows), "pair")
+    count, fewest = int(rows["problems"].max()), fewest_problems(len(rows))
+    if count < fewest:
+        units = f"With {counted(count, quantity.measured_on)} and {pairs} of models"
+        yield f"{units}, no difference in {quantity.name} can be significant."
+        return
+    differ, small = len(words) - words.count(NOT), words.count(SMALL_YES)
+    negligible = f", {small} negligibly: by less than {NEGLIGIBLE}, 1% of the perplexity"
+    verb = "differs" if differ == 1 else "differ"
+    yield (
+        f"Of {pairs} of models, {differ} {verb} significantly in {quantity.name}"
+        f"{negligible if small else ''}."
+    )
+    if quantity is SCORES:
+        points = 100 * max(fewest / count, float((rows["high"] - rows["low"]).median()) / 2)
+        yield (
+            f"With {count} problems, a true difference of {points:.1f} percentage points is "
+            "significant in at most half of the cases."
+        )
+
+
+def significance(quantity: Quantity, rows) -> list[str]:
+    """Whether each difference is significant, in words."""
+    small = (quantity is LOSSES) & (rows["difference"].abs() < NEGLIGIBLE)
+    return [
+        NOT if not significant else SMALL_YES if is_small else "yes"
+        for significant, is_small in zip(rows["significant"], small, strict=True)
+    ]
+
+
+def shown(quantity: Quantity, rows) -> Iterator[dict]:
+    """Rows of the table as texts by heading. The second model of a row comes first."""
+    has_seeds = (rows[["seeds_first", "seeds_second"]] > 1).any(axis=None)
+    for row, words in zip(rows.itertuples(), significance(quantity, rows), strict=True):
+        units = {"rows": row.problems} if quantity is LOSSES else {"dataset": row.dataset}
+        seeds = {"seeds": f"{row.seeds_second}, {row.seeds_first}"} if has_seeds else {}
+        yield {"model": row.second, "against": row.first, **units, **seeds} | {
+            "difference": quantity.number(row.difference, "+"),
+            "95% interval": "-" if isnan(row.low) else quantity.ends(row),
+            "p": p_text(row.p_value).removeprefix("= "),
+            "significant": words,
+        }
+
+
+def p_text(p_value: float) -> str:
+    """A p-value as text: `= 0.012`, or `< 0.001`."""
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
+
+
+def in_words(row: tuple, pairs: int) -> str:
+    """A comparison of scores in words.
+
+    row: of the table, as a named tuple. pairs: the number of comparisons.
+    """
+    among = f" among {pairs} comparisons" if pairs > 1 else ""
+    interval = "no interval" if isnan(row.low) else f"95% interval {SCORES.ends(row)}"
+    return (
+        f"{row.second} against {row.first}: {SCORES.number(row.difference, '+')} percentage points "
+        f"({interval}; p {p_text(row.p_value)}, {'' if row.significant else 'not '}significant"
+        f"{among})."
+    )
+
+
+def more_evidence(row: tuple, pairs: int) -> tuple[float, str]:
+    """How many problems would find the difference of a comparison, and a sentence about them.
+
+    The difference is the measured one if it is not small. The number is 0 if there are enough.
+    """
+    size = max(abs(row.difference), SMALL / SCORES.factor)
+    needed = problems_needed(row.problems, row.error, pairs, size)
+    if needed <= row.problems:
+        return 0, ""
+    seeds, times = max(row.seeds_first, row.seeds_second), needed / row.problems
+    return needed, (
+        f"More evidence: {'about' if row.error else 'at least'} {needed:,.0f} problems, "
+        f"{f'{times:,.0f}' if times >= 10 else f'{times:.2g}'} times as many, would find a true "
+        f"difference of {SCORES.number(size)} percentage points in {POWER:.0%} of the "
+        f"cases.{' They would not reduce the variation between the seeds.' if seeds > 1 else ''}"
+    )

@@ -7,21 +7,21 @@ validation loss decides, and then the order of the tables.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isnan
+from math import inf
 from pathlib import Path
 from statistics import mean
 
 from xft.common.errors import counted
-from xft.config.sections import UNTUNED
+from xft.config.sections import UNTUNED, family
 from xft.evaluation.result import OUTCOMES, advice, left_out, outcomes
 from xft.evaluation.scoring import PASSED
 from xft.hub.named_sets import unused
-from xft.reporting import sentences
-from xft.reporting.comparisons import last_rows
-from xft.reporting.runs import Result
-from xft.reporting.sentences import BASE, LOSSES, NAMED, PLAIN, SCORES, label_family, name_list
+from xft.reporting.comparisons import LOSSES, POOLED, SCORES, in_words, last_rows, more_evidence
+from xft.reporting.run_table import Result
 from xft.training.curve import still_falls
 
+BASE, PLAIN = "base", "sft"
+NAMED = 4  # models at most in a sentence
 PLAN = "xft plan estimates the hours."
 ONE_SEED = (
     'With one seed, "significant" is about these trained models, and another seed gives other '
@@ -75,38 +75,46 @@ class Verdict:
 
 
 def find_candidates(
-    evaluations: Mapping[Result, dict], losses: Mapping[Path, Mapping]
+    evaluations: Sequence[Result], losses: Mapping[Path, Mapping]
 ) -> Iterator[Candidate]:
     """The evaluated models, in the order of the tables.
 
-    evaluations: contents of the results.
     losses: contents of the files of losses.
     """
     groups: dict[str, list[Result]] = {}
     for result in evaluations:
         groups.setdefault(result.subject.label, []).append(result)
     for label, results in groups.items():
-        counts = [outcomes(evaluations[result]) for result in results]
+        counts = [outcomes(result.content) for result in results]
         counts = {name: sum(count[name] for count in counts) for name in OUTCOMES}
         files = {result.row.validation_loss for result in results} & losses.keys()
         loss = mean(losses[file]["loss"] for file in files) if files else inf
         changes = [change for f in files if (change := losses[f].get("change_at_end")) is not None]
         seeds = len({result.seed for result in results})
-        gone = sum(map(len, left_out(evaluations[result] for result in results).values()))
-        solves = {r.row.dataset for r in results if evaluations[r]["passed"]["plus"]}
+        gone = sum(map(len, left_out(result.content for result in results).values()))
+        solves = {r.row.dataset for r in results if r.content["passed"]["plus"]}
         change = mean(changes) if changes else None
         yield Candidate(label, counts, loss, seeds, change, solves, gone)
 
 
-def known_sets(evaluations: Mapping[Result, dict]) -> dict[str, int]:
+def known_sets(evaluations: Sequence[Result]) -> dict[str, int]:
     """The evaluated data sets by name, with the number of problems that a limit left out."""
-    sets = {result.row.dataset: content["dataset"] for result, content in evaluations.items()}
-    return {
-        name: known.get("problems_in_file", known["problems"])
-        - known["problems"]
-        - len(known.get("left_out", ()))
-        for name, known in sets.items()
-    }
+    sets = {}
+    for result in evaluations:
+        known = result.content["dataset"]
+        all_problems = known.get("problems_in_file", known["problems"])
+        sets[result.row.dataset] = all_problems - known["problems"] - len(known.get("left_out", ()))
+    return sets
+
+
+def label_family(label: str) -> str:
+    """`sft` of `sft (sft.learning_rate 2e-05)`."""
+    return family(label.partition(" ")[0])
+
+
+def name_list(names: Sequence[str]) -> str:
+    *others, last = names or [""]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 class _Case:
@@ -120,7 +128,7 @@ class _Case:
     def __init__(self, table, candidates: Sequence[Candidate], sets: Mapping[str, int]):
         rows = last_rows(table[table["tests"] == SCORES.tests])
         self.pairs, self.problems = len(rows), int(rows["problems"].max()) if len(rows) else 0
-        self.sets, self.candidates = sets, candidates
+        self.sets, self.models = sets, {model.label: model for model in candidates}
         self.over_base, self.over_plain = _by_second(rows, BASE), _by_second(rows, PLAIN)
         is_compared = (self.over_base or self.over_plain).keys()
         self.tuned = [
@@ -131,51 +139,32 @@ class _Case:
         self.plain = [model for model in self.tuned if label_family(model.label) == PLAIN]
         self.rivals = [model for model in self.tuned if model.label in self.over_plain]
 
-    def better(self) -> list[Candidate]:
-        """The models that are significantly above base and above sft, and no sft is above them."""
-        most = max((model.solved for model in self.plain), default=1.0)
-        return [
-            model
-            for model in self.rivals
-            if model.solved >= most
-            and _is_above(self.over_base, model)
-            and _is_above(self.over_plain, model)
-        ]
-
-    def verdict(self, decision: str, rows: Sequence[tuple], *more: str) -> Verdict:
+    def verdict(self, decision: str, *rows: tuple, more: Sequence[str] = ()) -> Verdict:
         """The verdict. More problems would decide about the models of the last row.
 
         rows: the comparisons that the decision rests on.
         more: sentences about this case.
         """
-        needed, reasons = 0.0, [*map(self.in_words, rows), *more]
-        if unsolved := self.sets.keys() - set().union(*(model.solves for model in self.candidates)):
+        models = self.models.values()
+        needed, reasons = 0.0, [*(in_words(row, self.pairs) for row in rows), *more]
+        if unsolved := self.sets.keys() - set().union(*(model.solves for model in models)):
             reasons.append(
                 f"All models solve 0 problems of {name_list(sorted(unsolved))}. The figures over "
                 "all data sets leave that out."
             )
+        if len(self.sets) > 1 and (alone := {row.dataset for row in rows} - {POOLED}):
+            names = name_list(sorted(alone))
+            reasons.append(f"Compared on {names} alone: elsewhere the problems or seeds differ.")
         if rows and not rows[-1].significant:
-            needed, evidence = _more_evidence(rows[-1], self.pairs)
+            needed, evidence = more_evidence(rows[-1], self.pairs)
             reasons += [evidence, *_existing(self.sets)] if needed else []
         labels = [label for row in rows for label in (row.first, row.second)]
-        labelled = {model.label: model for model in self.candidates}
-        reasons += _advice([labelled[label] for label in dict.fromkeys(labels)])
-        if gone := max(model.left_out for model in self.candidates):
+        reasons += _advice([self.models[label] for label in dict.fromkeys(labels)])
+        if gone := max(model.left_out for model in models):
             reasons.append(f"Left out, as excluded or too long: {counted(gone, 'problem')}.")
-        if all(model.seeds == 1 for model in self.candidates):
+        if all(model.seeds == 1 for model in models):
             reasons.append(ONE_SEED)
         return Verdict(decision, tuple(reasons), tuple(labels[-2:]), self.problems, needed)
-
-    def in_words(self, row: tuple) -> str:
-        """A comparison in words."""
-        among = f" among {self.pairs} comparisons" if self.pairs > 1 else ""
-        ends = " to ".join(SCORES.number(end, "+") for end in (row.low, row.high))
-        return (
-            f"{row.second} against {row.first}: {SCORES.number(row.difference, '+')} percentage "
-            f"points ({'no interval' if isnan(row.low) else f'95% interval {ends}'}; p "
-            f"{sentences.p_text(row.p_value)}, {'' if row.significant else 'not '}significant"
-            f"{among})."
-        )
 
 
 def decide(table, candidates: Sequence[Candidate], sets: Mapping[str, int]) -> Verdict | None:
@@ -187,33 +176,36 @@ def decide(table, candidates: Sequence[Candidate], sets: Mapping[str, int]) -> V
     """
     case = _Case(table, candidates, sets)
     solved = {model.solved for model in candidates}
-    if case.pairs and (solved == {0.0} or solved == {1.0}):
+    if case.pairs and solved in ({0.0}, {1.0}):
         return _nothing_measured(case, solved == {1.0})
-    if case.pairs and not any(label_family(model.label) == BASE for model in candidates):
+    if case.pairs and BASE not in map(label_family, case.models):
         return case.verdict(
             "Not decided: base was not evaluated, so nothing says whether fine-tuning helps.",
-            [case.over_plain[model.label] for model in case.rivals[:1]],
-            f"Next: add {BASE} to evaluation.models.",
+            *(case.over_plain[model.label] for model in case.rivals[:1]),
+            more=[f"Next: add {BASE} to evaluation.models."],
         )
     if not (case.over_base and case.tuned):
         return None
     if all(case.over_base[model.label].difference < 0 for model in case.tuned):
         return _all_below(case)
-    if better := case.better():
-        return _take_rival(case, better[0].label)
-    for model in case.plain:
-        if _is_above(case.over_base, model):
-            return _take_plain(case, model.label)
+    most = max((model.solved for model in case.plain), default=1.0)
+    for label in (model.label for model in case.rivals if model.solved >= most):
+        if _is_above(case.over_base, label) and _is_above(case.over_plain, label):
+            return _take_rival(case, label)
+    for label in (model.label for model in case.plain):
+        if _is_above(case.over_base, label):
+            return _take_plain(case, label)
     return _undecided(case, case.tuned[0])
 
 
 def _nothing_measured(case: _Case, is_all: bool) -> Verdict:
     number = f"all {case.problems:,}" if is_all else f"0 of {case.problems:,}"
     decision = (
-        f"Nothing was measured: {_all_of(len(case.candidates), 'models')} solve {number} problems, "
+        f"Nothing was measured: {_all_of(len(case.models), 'models')} solve {number} problems, "
         "so pass@1 says nothing here."
     )
-    reasons = [*_advice(case.candidates), *_more_steps(case.candidates)] or [
+    models = [*case.models.values()]
+    reasons = [*_advice(models), *_more_steps(models)] or [
         f"The problems are too {'easy' if is_all else 'hard'} for these models: take other ones.",
         *_existing(case.sets),
     ]
@@ -225,22 +217,21 @@ def _all_below(case: _Case) -> Verdict:
     row, worst, models = case.over_base[best.label], [], best.label
     if others:
         models = _all_of(len(case.tuned), "fine-tuned models")
-        worst = [f"The worst: {case.in_words(case.over_base[others[-1].label])}"]
+        worst = [f"The worst: {in_words(case.over_base[others[-1].label], case.pairs)}"]
     decision = f"Do not fine-tune like this: base solves more problems than {models}."
-    (base,) = (model for model in case.candidates if model.label == row.first)
-    more = [*_more_steps([best])] or [_of_losses(base, best, row.significant)]
-    return case.verdict(decision, [row], *worst, *more)
+    more = [*_more_steps([best])] or [_of_losses(case.models[row.first], best, row.significant)]
+    return case.verdict(decision, row, more=[*worst, *more])
 
 
 def _take_rival(case: _Case, label: str) -> Verdict:
-    rows = [case.over_base[label], case.over_plain[label]]
+    plain = case.over_plain[label]
     decision = (
         f"Take {label}: it solves significantly more problems than base and than plain fine-tuning "
-        f"({rows[1].first})."
+        f"({plain.first})."
     )
     several = f"It is the best of {len(case.rivals)}, so the true difference is probably smaller."
     more = [several] if len(case.rivals) > 1 else []
-    return case.verdict(decision, rows, *more)
+    return case.verdict(decision, case.over_base[label], plain, more=more)
 
 
 def _take_plain(case: _Case, label: str) -> Verdict:
@@ -250,7 +241,7 @@ def _take_plain(case: _Case, label: str) -> Verdict:
     )
     rivals = [case.over_plain[model.label] for model in case.rivals]
     rivals = [row for row in rivals if row.first == label]
-    return case.verdict(decision, [case.over_base[label], *rivals[:1]])
+    return case.verdict(decision, case.over_base[label], *rivals[:1])
 
 
 def _undecided(case: _Case, best: Candidate) -> Verdict:
@@ -259,19 +250,19 @@ def _undecided(case: _Case, best: Candidate) -> Verdict:
         is_better = f"{best.label} may be better than base"
         words = "no fine-tuned model solves more problems than base"
         decision = f"Not decided: {is_better if row.difference > 0 else words}."
-        return case.verdict(decision, [row], *_more_steps([best]))
+        return case.verdict(decision, row, more=[*_more_steps([best])])
     if plain is None:
         return case.verdict(
             f"Not decided: {best.label} solves significantly more problems than base, but plain "
             "fine-tuning (sft) was not evaluated.",
-            [row],
-            f"Next: add {PLAIN} to evaluation.models.",
+            row,
+            more=[f"Next: add {PLAIN} to evaluation.models."],
         )
     decision = (
         f"Not decided between {best.label} and plain fine-tuning ({plain.first}): only "
         f"{best.label} solves significantly more problems than base."
     )
-    return case.verdict(decision, [row, plain])
+    return case.verdict(decision, row, plain)
 
 
 def _all_of(number: int, noun: str) -> str:
@@ -287,27 +278,9 @@ def _by_second(rows, family: str) -> dict[str, tuple]:
     }
 
 
-def _is_above(rows: Mapping[str, tuple], model: Candidate) -> bool:
-    row = rows.get(model.label)
+def _is_above(rows: Mapping[str, tuple], label: str) -> bool:
+    row = rows.get(label)
     return row is not None and bool(row.significant) and row.difference > 0
-
-
-def _more_evidence(row: tuple, pairs: int) -> tuple[float, str]:
-    """How many problems would find the difference of a comparison, and a sentence about them.
-
-    The difference is the measured one if it is not small. The number is 0 if there are enough.
-    """
-    size = max(abs(row.difference), sentences.SMALL / SCORES.factor)
-    needed = sentences.problems_needed(row.problems, row.error, pairs, size)
-    if needed <= row.problems:
-        return 0, ""
-    seeds, times = max(row.seeds_first, row.seeds_second), needed / row.problems
-    return needed, (
-        f"More evidence: {'about' if row.error else 'at least'} {needed:,.0f} problems, "
-        f"{f'{times:,.0f}' if times >= 10 else f'{times:.2g}'} times as many, would find a true "
-        f"difference of {SCORES.number(size)} percentage points in {sentences.POWER:.0%} of the "
-        f"cases.{' They would not reduce the variation between the seeds.' if seeds > 1 else ''}"
-    )
 
 
 def _existing(sets: Mapping[str, int]) -> Iterator[str]:

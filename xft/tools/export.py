@@ -8,10 +8,7 @@ from pathlib import Path
 
 from xft.cli.step import StepParser
 from xft.common.errors import UserError
-from xft.reporting.exports import evalplus, model_card
-from xft.reporting.exports.evaluations import missing_evaluations, read_evaluations
-
-FORMS = {"evalplus": evalplus, "model-card": model_card}
+from xft.reporting.exports import FORMS, missing_evaluations, read_evaluations
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     out = "A new or empty folder for the files. Default: export."
     parser.output("--out", "DIR", out, required=False, default=Path("export"))
     args = parser.parse_args(argv)
-    files = list(FORMS[args.to].export(list(read_evaluations(args.results)), args.out))
+    files = list(FORMS[args.to](list(read_evaluations(args.results)), args.out))
     for missing in missing_evaluations(args.results):
         print(f"Not finished, and left out: {missing}", file=sys.stderr)
     if not files:

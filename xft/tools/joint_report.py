@@ -6,8 +6,8 @@ from xft.artifacts.manifest import manifest_path
 from xft.cli.step import StepParser
 from xft.common.errors import UserError
 from xft.common.file_access import write_whole
-from xft.reporting.page.folder import read_results
-from xft.reporting.page.html import GENERATOR, build_page
+from xft.reporting.page.folder import Folder
+from xft.reporting.page.page import GENERATOR, build_page
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -17,8 +17,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.output("--out", "FILE", out, required=False, default=Path("report.html"))
     args = parser.parse_args(argv)
     _check_replaceable(args.out)
-    runs = [read_results(folder) for folder in args.folders]
-    write_whole(args.out, build_page(runs))
+
+    write_whole(args.out, build_page([*map(Folder, args.folders)]))
     print(f"{args.out}: open it in a browser")
 
 

@@ -5,12 +5,13 @@ import sys
 from importlib.metadata import distributions
 
 from xft.cli import running
-from xft.tools import export, gc, joint_report, plan, status, verify, with_mixtures
+from xft.tools import compare, export, gc, joint_report, plan, status, verify, with_mixtures
 
 TOOLS = {
     "plan": plan,
     "status": status,
     "report": joint_report,
+    "compare": compare,
     "export": export,
     "gc": gc,
     "verify": verify,

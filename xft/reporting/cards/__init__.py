@@ -5,10 +5,10 @@ import json
 from xft.artifacts.artifact import OpenedArtifact
 from xft.artifacts.manifest import short
 from xft.checkpoints.layout import model_name
+from xft.common.jinja import templates
 from xft.config.sections import MergeMethod, mixture_settings
 from xft.conversions.coefficients import MixingArtifact
 from xft.data.prompt_templates import TEXTS
-from xft.reporting.templates import templates
 
 HUB_KEYS = ("model", "revision", "license")
 

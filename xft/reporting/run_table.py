@@ -1,9 +1,10 @@
-"""The table of runs: which files hold what was measured of each model."""
+"""The table of runs, which names the files of results, and what these files say of a model."""
 
 import csv
 import os
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from io import StringIO
 from pathlib import Path
 
@@ -11,6 +12,13 @@ from xft.common.errors import UserError, counted
 from xft.common.file_access import read_text
 from xft.config.reading import validated
 from xft.config.section import Section
+from xft.evaluation.result import RESULT, measures, solved_shares, units_of
+from xft.evaluation.scoring import TEST_SETS
+from xft.reporting.formats import CONTAMINATION, DIVERSITY, LOSS_RESULT
+
+FORMATS = {"eval": RESULT, "validation_loss": LOSS_RESULT}
+FORMATS |= {"diversity": DIVERSITY, "contamination": CONTAMINATION}
+ROWS, LOSS_TESTS = "validation rows", "loss"  # dataset and tests of losses
 
 
 class Row(Section, strict=False):
@@ -74,16 +82,76 @@ class Subject:
 
 @dataclass(frozen=True)
 class Result:
-    """A file with a result.
+    """A file with a result, which is read once.
 
     row: the first one that names it; no loss if the rows name several.
     seed: None if the result does not depend on it, or if there is one seed in the table.
     """
 
+    step: str
     subject: Subject
     seed: int | None
     file: Path
     row: Row
+
+    @property
+    def variation(self) -> str:
+        return self.subject.variation(self.seed)
+
+    @cached_property
+    def content(self) -> dict:
+        """Raises UserError if the file is missing or is no result of its step."""
+        return FORMATS[self.step].read(self.file)
+
+    @cached_property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """pass@1, its 95% interval from low to high and further measures, in percent, and the
+        number of samples that passed, for each set of tests.
+        """
+        return {tests: self._score(tests) for tests in TEST_SETS}
+
+    def _score(self, tests: str) -> dict[str, float]:
+        from xft.reporting.statistics import interval
+
+        content, values = self.content, self.values(tests)
+        low, high = interval(values.values, values.units[1:])
+        first, *others = measures(content)
+        score = {first: 100 * content[first][tests], "low": 100 * low, "high": 100 * high}
+        score["passed"] = content["passed"][tests]
+        return score | {name: 100 * content[name][tests] for name in others}
+
+    def values(self, tests: str) -> "Values":
+        """The shares of samples that solve each problem, or the losses of the rows.
+
+        tests: a set of them, or `LOSS_TESTS`.
+        """
+        content, units, weights = self.content, (), None
+        if tests == LOSS_TESTS:
+            weights = tuple(row["tokens"] for row in content["rows"])
+            rows, known = [row["loss"] for row in content["rows"]], content.get("tokens")
+            units = known, *((known, *row) for row in enumerate(weights))
+            return Values(self.subject, self.seed, ROWS, tests, units, rows, weights)
+        units = content["dataset"]["sha256"], *units_of(content)
+        shares = solved_shares(content, tests)
+        return Values(self.subject, self.seed, self.row.dataset, tests, units, shares)
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of a model's result on units.
+
+    units: what identifies the set, then the name of each unit. Units of two sets that have the same
+    name are drawn together.
+    weights: of the units in a mean; None: all are equal.
+    """
+
+    subject: Subject
+    seed: int | None
+    dataset: str
+    tests: str
+    units: tuple
+    values: Sequence[float]
+    weights: tuple[float, ...] | None = None
 
 
 def results_of(rows: Sequence[Row], step: str) -> list[Result]:
@@ -104,7 +172,7 @@ def results_of(rows: Sequence[Row], step: str) -> list[Result]:
         losses = {row.validation_loss for row in shared} - {None}
         loss = losses.pop() if len(losses) == 1 else None
         row = shared[0].model_copy(update={"validation_loss": loss})
-        results.append(Result(subject, seed, file, row))
+        results.append(Result(step, subject, seed, file, row))
     return results
 
 

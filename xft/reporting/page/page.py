@@ -1,4 +1,7 @@
-"""Builds the report's page. Its scripts are inside, and no other script can run in it."""
+"""Builds the page as HTML, and the main charts as pictures, which Snakemake's own report shows.
+
+The page's scripts are inside, and no other script can run in it.
+"""
 
 import base64
 import hashlib
@@ -6,22 +9,28 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
+from pathlib import Path
 
 from markupsafe import Markup, escape
 
+from xft.common.jinja import templates
 from xft.config.sections import MODELS
 from xft.evaluation.result import OUTCOMES, TEST_NAMES
-from xft.reporting.page.folder import Results
-from xft.reporting.page.sections import MOST, find_parts, in_words
-from xft.reporting.sentences import label_family
-from xft.reporting.templates import templates
+from xft.reporting.page.folder import Folder
+from xft.reporting.page.parts import MOST, find_parts, in_words
+from xft.reporting.verdict import label_family
 
 GENERATOR = "xft report"
 LONG = re.compile(r"\S{15,}")
 NUMBER = re.compile(r"([-+]?\d[\d,]*(\.\d+)?)?")
+FIGURES = ("scores", "cost", "differences", "training")  # sections
+LONGEST_NAME = 100
+# The sides have room for fonts that are wider than the one that the chart was measured with.
+PADDING = {"left": 48, "right": 48, "top": 14, "bottom": 14}
+LOOK = {"background": "white", "padding": PADDING, "width": 520, "autosize": "pad"}  # in pixels
 
 
-def build_page(runs: Sequence[Results]) -> str:
+def build_page(runs: Sequence[Folder]) -> str:
     """The HTML page of one or more results folders."""
     import vl_convert
 
@@ -50,15 +59,30 @@ def build_page(runs: Sequence[Results]) -> str:
     )
 
 
+def write_figures(runs: Sequence[Folder], folder: Path) -> None:
+    """Write `<section>/<number>-<title>.svg` for each chart of the sections that have figures."""
+    import vl_convert
+
+    parts = find_parts(runs)
+    for section in FIGURES:
+        drawn = [part for part in parts[section] if part.chart]
+        for number, part in enumerate(drawn, start=1):
+            title = re.sub(r"\W+", "-", part.title).strip("-")[:LONGEST_NAME]
+            file = folder / section / f"{number}-{title}.svg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            drawing = vl_convert.vegalite_to_svg(part.chart | {"title": part.title} | LOOK)
+            file.write_text(drawing, encoding="utf-8")
+
+
 def _breakable(text: object) -> Markup:
     """A text as HTML. A long word may break behind / and _, and a number such as 1e-05 may not."""
     parts = LONG.sub(lambda word: re.sub("[/_]", r"\g<0><wbr>", word[0]), str(escape(text)))
     return Markup(re.sub(r"[\d.]+e-\d+", r'<span class="whole">\g<0></span>', parts))
 
 
-def _meanings(runs: Iterable[Results]) -> dict[str, str]:
+def _meanings(runs: Iterable[Folder]) -> dict[str, str]:
     """What the names of the evaluated models mean."""
-    names = {label_family(model.label) for run in runs for model in run.candidates}
+    names = {label_family(model.label) for run in runs for model in run.summary.candidates}
     return {name: meaning for name, meaning in MODELS.items() if name in names}
 
 

@@ -6,16 +6,15 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from math import ceil, isnan
 from operator import itemgetter
-from statistics import mean, median
+from statistics import median
 
 from xft.evaluation.result import TEST_NAMES
 from xft.evaluation.scoring import PASSED
-from xft.reporting.comparisons import COLUMNS, LOSS_TESTS, POOLED, ROWS
+from xft.reporting.comparisons import LOSSES, POOLED, SCORES, Quantity
 from xft.reporting.page.charts import drawn, lines, paint
-from xft.reporting.page.files import made_from
-from xft.reporting.page.folder import Results, Solution
-from xft.reporting.sentences import BASE, label_family, quantities, sentences
-from xft.reporting.verdict import Verdict
+from xft.reporting.page.folder import Folder, Solution
+from xft.reporting.run_table import LOSS_TESTS, ROWS
+from xft.reporting.verdict import BASE
 
 MIXING = "weighted_trained"
 NOT_EVALUATED = Solution("not evaluated", "", None)
@@ -27,37 +26,37 @@ MOST_MAPS = 2  # that are open
 MOST_TICKS = 8
 FAR_LOSS = 2  # times the lowest loss
 OF_TUNED = ", loss of tuned models"
+# The title of an axis, and the format of a value.
+SHOWN = {SCORES: ("problems solved, %", ".1f"), LOSSES: (f"{LOSSES.name}, nats per token", ".4f")}
 FAR = 3  # The base is far away if a chart of losses would be so many times as long with it.
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a section: a note, and sentences, a chart, a text, or problems.
+    """A part of a section: a note, and a verdict, sentences, a chart, a text, or problems.
 
+    run: the folder with the verdict.
     problems: name, prompt (may be unknown) and solutions of all models, in their order.
     solved: a table of these models and the families of problems.
-    spent: the seconds that the tuned models of the verdict took, by name.
     is_folded: shown by a click alone.
     """
 
     title: str = ""
     note: str = ""
-    run: Results | None = None
-    verdict: Verdict | None = None
+    run: Folder | None = None
     lines: list[str] = field(default_factory=list)
     chart: dict | None = None
     text: str = ""
     problems: list[tuple[str, str, list[Solution]]] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
     solved: list[Sequence] = field(default_factory=list)
-    spent: dict = field(default_factory=dict)
     is_folded: bool = False
 
 
-def find_parts(results: Sequence[Results]) -> dict[str, list[Part]]:
+def find_parts(results: Sequence[Folder]) -> dict[str, list[Part]]:
     """The parts of each section of the page about one or more results folders."""
     # Each with the text in front of its names: its folder, if the page shows several.
-    runs = [(f"{run.folder}: " if len(results) > 1 else "", run) for run in results]
+    runs = [(f"{run.path}: " if len(results) > 1 else "", run) for run in results]
 
     def collected(name: str, key: str) -> list[dict]:
         """A part of all runs. `key` gets the folder in front, and its values in words."""
@@ -67,12 +66,12 @@ def find_parts(results: Sequence[Results]) -> dict[str, list[Part]]:
             for row in getattr(run, name)
         ]
 
-    pairs, scores = collected("comparisons", "second"), collected("scores", "label")
-    extra = {row["dataset"] for row in scores if row["tests"] == "base"}
+    pairs, values = collected("comparisons", "second"), collected("values", "label")
+    extra = {row["dataset"] for row in values if row["tests"] == "base"}
     names = dict.fromkeys([*extra, POOLED], f", {TEST_NAMES['plus']}") if extra else {}
     parts = {
         "verdict": [part for front, run in runs for part in _verdict(front, run)],
-        "scores": [*_scores(scores, names), *_losses(collected("losses", "label"))],
+        "scores": list(_scores(values, names)),
         "cost": [part for front, run in runs for part in _costs(front, run)],
         "differences": [
             *_differences(pairs, "plus", names, 100, "percentage points"),
@@ -93,101 +92,69 @@ def in_words(name: str) -> str:
     return f"{rest} ({words})" if rest and words else rest or words
 
 
-def _verdict(front: str, run: Results) -> Iterator[Part]:
-    import pandas as pd
-
+def _verdict(front: str, run: Folder) -> Iterator[Part]:
     if run.verdict:
-        spent = _spent(run, run.verdict)
-        yield Part(front.strip(": "), run=run, verdict=run.verdict, spent=spent)
-    table = pd.DataFrame(run.comparisons, columns=COLUMNS)
-    statistics = [line for compared in quantities(table) for line in sentences(*compared)]
-    if statistics:
-        yield Part(f"{front}the statistics", lines=statistics, is_folded=bool(run.verdict))
-    if run.summary:
-        yield Part(f"{front}the summary as text", text=run.summary, is_folded=True)
+        yield Part(front.strip(": "), run=run)
+    if run.statistics:
+        yield Part(f"{front}the statistics", lines=run.statistics, is_folded=bool(run.verdict))
+    if run.text:
+        yield Part(f"{front}the summary as text", text=run.text, is_folded=True)
 
 
-def _spent(run: Results, verdict: Verdict) -> dict:
-    """What the tuned models of the verdict took; nothing if the folder does not hold it."""
-    labels = [label for label in verdict.pair if label_family(label) != BASE]
-    models = [
-        {key for (name, _), key in run.models.items() if name == label and key in run.made}
-        for label in labels
-    ]
-    if not models or not all(models):
-        return {}
-    all_models = set.union(*models)
-    evaluations = [m for m in run.made.values() if m["kind"] == "eval"]
-    return {
-        "models": {
-            label: mean(
-                sum(job["seconds"] for job in made_from(run.made, artifact))
-                for artifact in artifacts
-            )
-            for label, artifacts in zip(labels, models, strict=True)
-        },
-        "evaluation": sum(m["seconds"] for m in evaluations if m["inputs"]["model"] in all_models),
-    }
+def _by_quantity(rows: list[dict]) -> Iterator[tuple[Quantity, str, list[dict]]]:
+    """What was measured, on which data set, and the rows with the values."""
+    for dataset, of_set in _by_dataset([row for row in rows if row["tests"] == "plus"], "value"):
+        yield SCORES, dataset, of_set
+    for _, of_set in _grouped([row for row in rows if row["tests"] == LOSS_TESTS], "units"):
+        yield LOSSES, LOSSES.name, of_set
 
 
-def _scores(scores: list[dict], names: Mapping[str, str]) -> Iterator[Part]:
-    """Charts of pass@1. The scores by the original tests alone stand in the table.
+def _scores(rows: list[dict], names: Mapping[str, str]) -> Iterator[Part]:
+    """Charts of the values of models, over the swept keys and by model.
+
+    Those of losses are without the base if it is far away from the others. The scores by the
+    original tests alone stand in the table.
 
     names: of the tests, where a data set has two sets of them.
     """
-    scores = [row for row in scores if row["tests"] == "plus"]
-    words = {"title": "problems solved, %", "key": "share", "format": ".1f"}
-    for dataset, rows in _by_dataset(scores, "share"):
+    for quantity, dataset, of_set in _by_quantity(rows):
+        (title, form), note = SHOWN[quantity], ""
         heading = dataset + names.get(dataset, "")
-        yield from _measured(heading, f"{rows[0]['problems']} problems", rows, words)
+        units = f"{of_set[0]['units']} {quantity.measured_on}s"
+        tuned = [row for row in of_set if row["model"] != BASE]
+        if quantity is LOSSES and tuned and _span(of_set) > FAR * _span(tuned):
+            note = _far(row for row in of_set if row not in tuned)
+            of_set = tuned
+        for swept, points in _swept(of_set, quantity).items():
+            values = sorted({point["x"] for point in points})
+            ticks = values[:: ceil(len(values) / MOST_TICKS)]
+            words = {"titles": (swept, title), "ticks": ticks, "scale": _scale(values)}
+            keys = ("line", "x", "value")
+            yield from _lines(f"{heading}, over {swept}", points, keys, note=note, **words)
+        is_folded = len({row["label"] for row in of_set}) > MOST_PAIRS
+        chart = drawn("scores", of_set, note, title=title, format=form)
+        yield Part(f"{heading}, {units}", is_folded=is_folded, **chart)
 
 
-def _costs(front: str, run: Results) -> Iterator[Part]:
+def _costs(front: str, run: Folder) -> Iterator[Part]:
     """Charts of scores and losses against the FLOPs of all trainings of a model."""
-    scores = [row | {"value": row["share"]} for row in run.scores if row["tests"] == "plus"]
-    losses = [row | {"value": row[LOSS_TESTS], "dataset": "loss"} for row in run.losses]
-    for dataset, rows in _by_dataset([*scores, *losses], "value"):
-        rows = [row | {"flops": run.flops.get((row["label"], row["seed"]))} for row in rows]
-        rows = [row for row in rows if row["flops"]]
-        is_loss = dataset == "loss"
-        title = "validation loss, nats per token" if is_loss else "problems solved, %"
-        heading = f"{front}{'validation loss' if is_loss else dataset} against FLOPs"
-        if len({row["flops"] for row in rows}) > 1:
-            lowest = min(row["value"] for row in rows)
-            far = [row for row in rows if is_loss and row["value"] > FAR_LOSS * lowest]
-            names = ", ".join(f"{row['label']} {row['value']:.4f}" for row in far)
-            note = f"Not in the chart, because it is far away: {names}." if far else ""
-            rows = [row for row in rows if row not in far]
-            yield Part(heading, **drawn("cost", rows, note, title=title))
+    rows = [row | {"flops": run.flops.get((row["label"], row["seed"]))} for row in run.values]
+    for quantity, dataset, of_set in _by_quantity([row for row in rows if row["flops"]]):
+        if len({row["flops"] for row in of_set}) > 1:
+            most = FAR_LOSS * min(row["value"] for row in of_set)
+            far = [row for row in of_set if quantity is LOSSES and row["value"] > most]
+            shown = [row for row in of_set if row not in far]
+            chart = drawn("cost", shown, _far(far) if far else "", title=SHOWN[quantity][0])
+            yield Part(f"{front}{dataset} against FLOPs", **chart)
 
 
-def _losses(losses: list[dict]) -> Iterator[Part]:
-    """Charts of the validation losses, without the base if it is far away from the others."""
-    words = {"title": "validation loss, nats per token", "key": LOSS_TESTS, "format": ".4f"}
-    for count, rows in _grouped(losses, "rows"):
-        tuned, note = [row for row in rows if row["model"] != BASE], ""
-        if tuned and _span(rows) > FAR * _span(tuned):
-            far = {
-                f"{row['label']} {row[LOSS_TESTS]:.4f}": None for row in rows if row not in tuned
-            }
-            rows, note = tuned, f"Not in the chart, because it is far away: {', '.join(far)}."
-        yield from _measured("validation loss", f"{count} rows", rows, words, note)
+def _far(rows: Iterable[dict]) -> str:
+    names = dict.fromkeys(f"{row['label']} {row['value']:.4f}" for row in rows)
+    return f"Not in the chart, because it is far away: {', '.join(names)}."
 
 
 def _span(rows: Collection[dict]) -> float:
     return max(row["high"] for row in rows) - min(row["low"] for row in rows)
-
-
-def _measured(title: str, units: str, rows: list, words: dict, note="") -> Iterator[Part]:
-    """Charts of the values of models, over the swept keys and by model."""
-    key = words["key"]
-    for swept, points in _swept(rows, key).items():
-        values = sorted({point["x"] for point in points})
-        ticks = values[:: ceil(len(values) / MOST_TICKS)]
-        shown = {"titles": (swept, words["title"]), "ticks": ticks, "scale": _scale(values)}
-        yield from _lines(f"{title}, over {swept}", points, ("line", "x", key), note=note, **shown)
-    is_folded = len({row["label"] for row in rows}) > MOST_PAIRS
-    yield Part(f"{title}, {units}", is_folded=is_folded, **drawn("scores", rows, note, **words))
 
 
 def _scale(values: Sequence[float]) -> str:
@@ -203,13 +170,12 @@ def _lines(heading: str, rows: list, keys: tuple, is_folded=False, **more) -> It
         yield Part(heading, is_folded=is_folded, **lines(rows, keys, **more))
 
 
-def _swept(rows: list[dict], value: str) -> dict[str, list[dict]]:
+def _swept(rows: list[dict], quantity: Quantity) -> dict[str, list[dict]]:
     """By swept key: the rows with their value x and a name of their line, which has no value of it.
 
     Each model that does not depend on the key is a level line, at all values, and comes first. The
-    best lines come next. A key that never changes a line's value is left out.
-
-    value: low losses and high other values are best.
+    best lines come next, with low losses or high scores. A key that never changes a line's value is
+    left out.
     """
     by_key: dict[str, list[dict]] = {}
     for row in rows:
@@ -222,7 +188,7 @@ def _swept(rows: list[dict], value: str) -> dict[str, list[dict]]:
         values = {point["x"] for point in points}
         level = [r | {"x": x, "line": r["label"], "level": True} for r in others for x in values]
         if len(values) > 1:
-            points.sort(key=itemgetter(value), reverse=value != LOSS_TESTS)
+            points.sort(key=itemgetter("value"), reverse=quantity is SCORES)
             charts[key] = [*level, *points]
     return charts
 
@@ -307,8 +273,9 @@ def _maps(heading: str, cells: list[dict], key: str, value: str) -> Iterator[Par
         yield Part(f"{heading}: {name}", is_folded=is_folded, **shown)
 
 
-def _problems(front: str, run: Results) -> Iterator[Part]:
-    for dataset, _ in _by_dataset(run.scores, "share"):
+def _problems(front: str, run: Folder) -> Iterator[Part]:
+    scores = [row for row in run.values if row["tests"] != LOSS_TESTS]
+    for dataset, _ in _by_dataset(scores, "value"):
         models = _chosen_models(run.solutions[dataset].values())
         prompts = run.prompts.get(dataset, {})
         shown = [

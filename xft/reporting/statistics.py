@@ -1,0 +1,290 @@
+"""Intervals of scores, and the difference of two models that were measured on the same units.
+
+Units are problems or validation rows. With one seed they are resampled; with several, seeds and
+units are random effects.
+"""
+
+import hashlib
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, nan
+from statistics import NormalDist
+
+import numpy as np
+
+LEVEL = 0.05  # of a test
+RESAMPLES = 19_999  # p-values from 1e-4 on; smaller ones by a normal distribution
+DIGITS = 12  # of a difference: rounding errors would hide that it is 0, or round a text of it up
+MOST_NUMBERS = 4_000_000  # in memory at a time
+NEGATIVE_WEIGHT = 0.5  # of a negative variance component in the degrees of freedom
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The values of a model on the same units for each of its seeds.
+
+    seeds: in order.
+    values: [seeds, units].
+    names: of the units. Units with the same name are drawn together.
+    shares: [units], the units' parts of a mean, with sum 1.
+    means: [RESAMPLES], the mean over each resample of the units; None with several seeds.
+    """
+
+    seeds: tuple[int | None, ...]
+    values: np.ndarray
+    names: tuple[Hashable, ...]
+    shares: np.ndarray
+    means: np.ndarray | None
+
+
+def measure(
+    models: Sequence[Mapping[int | None, Sequence[float]]],
+    weights: Sequence[float] | None = None,
+    names: Sequence[Hashable] | None = None,
+    drawn_from: Sequence[Hashable] | None = None,
+) -> list[Measured]:
+    """A `Measured` for each model. Those with one seed have the same resamples of the units.
+
+    A resample has as many names as there are, with replacement. The random numbers depend only on
+    the names.
+
+    models: for each model its values [units], by seed.
+    weights: [units], of the units in a mean, such as the tokens of rows; None: all are equal.
+    names: of the units; None: their numbers.
+    drawn_from: all names of units, also of sets that share some with this one; None: `names`.
+    """
+    orders = [sorted(values, key=lambda seed: -1 if seed is None else seed) for values in models]
+    values = [
+        np.array([by_seed[seed] for seed in order], dtype=float)
+        for by_seed, order in zip(models, orders, strict=True)
+    ]
+    count = values[0].shape[1]
+    weights = np.ones(count) if weights is None else np.asarray(weights, dtype=float)
+    names = tuple(range(count) if names is None else names)
+    single = [number for number, order in enumerate(orders) if len(order) == 1]
+    means = {}
+    if single:
+        stacked = np.concatenate([values[number] for number in single]).T
+        resampled = _resampled(stacked, weights, names, tuple(drawn_from or names))
+        means = dict(zip(single, resampled.T, strict=True))
+    shares = weights / weights.sum()
+    return [
+        Measured(tuple(order), values[number], names, shares, means.get(number))
+        for number, order in enumerate(orders)
+    ]
+
+
+def _resampled(values: np.ndarray, weights: np.ndarray, names: tuple, drawn_from: tuple):
+    """The weighted means of values [units, models] over resamples, [RESAMPLES, models]."""
+    places = {name: place for place, name in enumerate(drawn_from)}
+    columns, count = [places[name] for name in names], len(places)
+    rng = np.random.default_rng([*hashlib.sha256(repr(drawn_from).encode()).digest()])
+    blocks = []
+    while missing := RESAMPLES - sum(map(len, blocks)):
+        size = min(missing, max(1, MOST_NUMBERS // count))
+        drawn = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
+        counts = counts[:, columns] * weights
+        counts[counts.sum(axis=1) == 0] = weights  # no unit of a small set was drawn
+        blocks.append(counts @ values / counts.sum(axis=1, keepdims=True))
+    return np.concatenate(blocks)
+
+
+def quantiles(drawn: np.ndarray) -> tuple[float, float]:
+    """The ends of the 95% interval of resampled values."""
+    return tuple(np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2]).tolist())
+
+
+def tail(drawn: np.ndarray, difference: float) -> float:
+    """The two-sided p-value of a difference, from its resampled values [RESAMPLES].
+
+    2 (1 + b) / (1 + R), where b of R resamples lie on the rarer side of 0 or at 0. If b is 0, it is
+    that of a normal distribution with the resamples' deviation, if this is smaller: Holm's
+    correction for hundreds of pairs needs it.
+    """
+    drawn = drawn.round(DIGITS)
+    rarer = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
+    p_value = 2 * (1 + rarer) / (1 + RESAMPLES)
+    if rarer:
+        return min(1.0, p_value)
+    deviations = abs(difference) / max(drawn.std(), 10**-DIGITS)
+    return min(p_value, 2 * NormalDist().cdf(-deviations))
+
+
+def interval(shares: Sequence[float], names: Sequence[Hashable]) -> tuple[float, float]:
+    """A 95% interval for the mean over the problems of the share of samples that pass.
+
+    Wilson's if each share is 0 or 1, or if all are equal; otherwise a bootstrap over the problems.
+
+    names: of the problems. Those with the same name are one.
+    """
+    units = dict.fromkeys(names)
+    # Where all shares are equal, all resamples are too: their interval would have no width.
+    is_single = len(units) == len(shares)
+    if (is_single and set(shares) <= {0.0, 1.0}) or len(set(shares)) == 1:
+        return wilson(sum(shares) * len(units) / len(shares), len(units))
+    (measured,) = measure([{None: shares}], None, names, units)
+    return quantiles(measured.means)
+
+
+def wilson(passed: float, count: int) -> tuple[float, float]:
+    """The Wilson 95% interval of a share."""
+    share, z2 = passed / count, NormalDist().inv_cdf(1 - LEVEL / 2) ** 2
+    middle = share + z2 / (2 * count)
+    half = math.sqrt(z2 / count * (share * (1 - share) + z2 / (4 * count)))
+    low, high = ((middle + side) / (1 + z2 / count) for side in (-half, half))
+    return max(low, 0.0), min(high, 1.0)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The second model's mean minus the first's, over seeds and units.
+
+    problems: the number of units.
+    seeds_first, seeds_second: the numbers of seeds.
+    low, high: the 95% interval; NaN if all units have the same difference, or if there is one.
+    p_value: two-sided, for no difference.
+    error: the standard error over the units, for these seeds.
+    """
+
+    problems: int
+    seeds_first: int
+    seeds_second: int
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    error: float
+
+
+class Units:
+    """The units of several sets. Units with the same name are one draw.
+
+    sets: the names and the shares of the units of each set. A set counts by its number of units.
+    weights: for each set [units], of the units in the mean over all sets.
+    """
+
+    def __init__(self, sets: Sequence[tuple[Sequence, np.ndarray]]):
+        sizes = np.array([len(names) for names, _ in sets])
+        places: dict = {}
+        self.places = [
+            np.array([places.setdefault(name, len(places)) for name in names]) for names, _ in sets
+        ]
+        self.names = len(places)
+        self.weights = [
+            size / sizes.sum() * shares for size, (_, shares) in zip(sizes, sets, strict=True)
+        ]
+        draws = np.array([len(set(names)) for names, _ in sets])
+        self.scales = np.sqrt(draws / np.maximum(draws - 1, 1))
+        self.freedom = min((draws - 1).sum(), self.names - 1)
+
+    def mean(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """The mean over all units, [seeds].
+
+        values: for each set [seeds, units].
+        """
+        pairs = zip(values, self.weights, strict=True)
+        return sum(of_set @ weights for of_set, weights in pairs)
+
+    def differing(self, values: Sequence[np.ndarray]) -> int:
+        """On how many names a value is not 0.
+
+        values: for each set [units].
+        """
+        pairs = zip(self.places, values, strict=True)
+        return len({place for places, of in pairs for place in places[~np.isclose(of, 0)]})
+
+    def variance(self, values: Sequence[np.ndarray]) -> float:
+        """The sum over seeds of the variance of the mean over units, as a ratio estimate.
+
+        The deviations of units with the same name are added before they are squared.
+
+        values: for each set [seeds, units].
+        """
+        sums = np.zeros((self.names, len(values[0])))
+        for place, weights, scale, of_set in zip(
+            self.places, self.weights, self.scales, values, strict=True
+        ):
+            means = of_set @ weights / weights.sum()
+            np.add.at(sums, place, (scale * weights * (of_set - means[:, None])).T)
+        return float((sums**2).sum())
+
+
+def compare(pairs: Sequence[tuple[Measured, Measured]], most: float = inf) -> Difference:
+    """Compare two models.
+
+    With one seed of each model: a paired bootstrap over the units, with sets of units as strata.
+    With several: random effects of units and seeds, and Student's t. If both models have the same
+    seeds, these are paired too.
+
+    p is at least 2 / 2^k if the models differ on k units, since no test that exchanges the models
+    on each unit gives less.
+
+    pairs: their measures on each set of units, with the same seeds.
+    most: the largest difference.
+    """
+    first, second = pairs[0]
+    units = Units([(measured.names, measured.shares) for measured, _ in pairs])
+    by_unit = [b.values.mean(axis=0) - a.values.mean(axis=0) for a, b in pairs]
+    difference = round(float(units.mean(by_unit)), DIGITS)
+    error = units.variance([values[None] for values in by_unit]) ** 0.5
+    if first.means is not None and second.means is not None:
+        drawn = sum(
+            weights.sum() * (b.means - a.means)
+            for weights, (a, b) in zip(units.weights, pairs, strict=True)
+        )
+        p_value, ends = tail(drawn, difference), quantiles(drawn)
+    else:
+        p_value, ends = _by_random_effects(units, pairs, difference, error)
+    low, high = np.clip(np.round(ends, DIGITS), -most, most).tolist()
+    if low == high or not units.freedom:
+        low = high = nan
+    p_value = min(1.0, max(p_value, 2.0 ** (1 - units.differing(by_unit))))
+    counts = sum(map(len, by_unit)), len(first.seeds), len(second.seeds)
+    return Difference(*counts, difference, low, high, p_value, error)
+
+
+def _by_random_effects(
+    units: Units, pairs: Sequence[tuple[Measured, Measured]], difference: float, of_units: float
+) -> tuple[float, tuple[float, float]]:
+    """The p-value, and the ends of the 95% interval.
+
+    Searle, Casella, McCulloch, Variance Components (1992), section 4.3: with the mean squares MS of
+    P units, S seeds and the residual, the variance of a mean is (MS_units + MS_seeds - MS_residual)
+    / (S P), with negative components 0. The degrees of freedom are Satterthwaite's (Biometrics
+    Bulletin 2 (1946) 110-114): V^2 / sum(V_i^2 / f_i) for mean squares V_i with f_i. The term of a
+    mean square of seeds that is smaller than the residual's counts `NEGATIVE_WEIGHT`. It holds the
+    tests near their level (`benchmarks.statistics`): left out, 3 seeds that shift a score by 3
+    points make 2% of the p-values smaller than 0.001.
+
+    of_units: the standard error over the units, of the mean over the seeds.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    # What the seeds of a model add to the difference: the paired differences, or each model alone
+    # if their seeds differ. A model with one seed shows no variation of seeds.
+    if pairs[0][0].seeds == pairs[0][1].seeds:
+        sources = [[second.values - first.values for first, second in pairs]]
+    else:
+        sources = [[-first.values for first, _ in pairs], [second.values for _, second in pairs]]
+    freedom = max(units.freedom, 1)
+    seeds = residuals = 0.0
+    squares = of_units**4 / freedom
+    for source in (source for source in sources if len(source[0]) > 1):
+        count = len(source[0])
+        of_seeds = float(units.mean(source).var(ddof=1)) / count
+        rest = [values - values.mean(axis=0) for values in source]
+        residual = units.variance(rest) / (count * (count - 1))
+        seeds += max(of_seeds - residual, 0.0)
+        residuals += residual
+        weight = 1 if of_seeds > residual else NEGATIVE_WEIGHT
+        squares += weight * of_seeds**2 / (count - 1)
+        squares += residual**2 / (freedom * (count - 1))
+    variance = max(of_units**2, residuals) + seeds
+    if not variance:
+        return float(not difference), (difference, difference)
+    error, freedom = variance**0.5, variance**2 / squares if squares else inf
+    half = error * stdtrit(freedom, 1 - LEVEL / 2)
+    p_value = 2 * stdtr(freedom, -abs(difference) / error)
+    return float(p_value), (difference - half, difference + half)

@@ -1,0 +1,253 @@
+"""What the results of a table of runs say, read once: the data of summary, page and exports.
+
+Each part is computed when it is first asked for. The summary's files are tables of these parts.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from math import inf
+from pathlib import Path
+
+import numpy as np
+
+from xft.common.jinja import templates
+from xft.evaluation.result import TEST_NAMES, backends_note, caveats, tests_of
+from xft.evaluation.scoring import TEST_SETS
+from xft.reporting.comparisons import comparison_table, quantities, sentences, shown
+from xft.reporting.run_table import LOSS_TESTS, MEASURED, Result, Row, results_of
+from xft.reporting.statistics import interval
+from xft.reporting.verdict import Candidate, Verdict, decide, find_candidates, known_sets
+
+# What a merge is chosen by, and the step whose result says it.
+CHOICES = {"validation": "validation_loss", "benchmark": "eval"}
+LOSS_COLUMN, NO_TESTS = "validation loss", "-"
+MOST_LINES = 19  # of the head
+# No mix of E experts lies further from their mean than sqrt(E) x spread. With 8 experts, that is
+# less than 3% of what the tuning changed.
+NEAR_ZERO = 0.01
+OWN = "as configured"
+
+
+class Summary:
+    """The results by step; comparisons, models and the verdict.
+
+    A file that is missing or is no result of its step is a UserError, where it is first read.
+    """
+
+    def __init__(self, rows: Sequence[Row], is_here: Callable[[Result], bool] = lambda _: True):
+        """is_here: whether a result may be read."""
+        self.rows = rows
+        self.results = {step: [*filter(is_here, results_of(rows, step))] for step in MEASURED}
+        self.evaluations, self.losses = self.results["eval"], self.results["validation_loss"]
+        self.has_seeds = any(result.seed is not None for result in self.evaluations)
+
+    @cached_property
+    def loss_files(self) -> dict[Path | None, dict]:
+        """The contents of the files of validation losses."""
+        return {result.file: result.content for result in self.losses}
+
+    def loss(self, row: Row) -> float | None:
+        """The validation loss of the model of a row, if there is one."""
+        content = self.loss_files.get(row.validation_loss)
+        return content and content["loss"]
+
+    @cached_property
+    def comparisons(self):
+        """See `comparison_table`."""
+        values = [result.values(tests) for result in self.evaluations for tests in TEST_SETS]
+        return comparison_table([*values, *(result.values(LOSS_TESTS) for result in self.losses)])
+
+    @cached_property
+    def candidates(self) -> list[Candidate]:
+        return list(find_candidates(self.evaluations, self.loss_files))
+
+    @cached_property
+    def verdict(self) -> Verdict | None:
+        return decide(self.comparisons, self.candidates, known_sets(self.evaluations))
+
+    @property
+    def statistics(self) -> list[str]:
+        """Sentences on what the comparisons show."""
+        return [line for part in quantities(self.comparisons) for line in sentences(*part)]
+
+    @property
+    def table(self):
+        """A pandas data frame with a row for each evaluation, in order.
+
+        It has columns for losses, variants and seeds only if there are any.
+        """
+        import pandas as pd
+
+        varied = self.has_seeds or any(result.subject.variant for result in self.evaluations)
+        return pd.DataFrame([self._row(result, varied) for result in self.evaluations])
+
+    def _row(self, result: Result, varied: bool) -> dict:
+        row, content = {"model": result.row.model}, result.content
+        if varied:
+            row["variant"] = result.subject.variant
+            row["seed"] = "" if result.seed is None else result.seed
+        row |= {"dataset": result.row.dataset, "problems": content["dataset"]["problems"]}
+        for tests, score in result.scores.items():
+            row |= {f"{name} {tests}": value for name, value in score.items()}
+        if self.losses:
+            loss = self.loss(result.row)
+            row[LOSS_COLUMN] = "" if loss is None else f"{loss:.4f}"
+        return row | {"model folder": content["model"]["path"], "eval file": str(result.file)}
+
+    def text(self, chosen_by: str | None = None) -> str:
+        """All of it as Markdown.
+
+        chosen_by: one of `CHOICES`; None for the validation loss if there is one.
+        """
+        contents = [result.content for result in self.evaluations]
+        has_extra = any(len(tests_of(content)) > 1 for content in contents)
+        chosen_by = chosen_by or ("validation" if self.losses else "benchmark")
+        mixtures = {result.variation or OWN: result.content for result in self.results["diversity"]}
+        by_label = {result.subject.label: result.content for result in self.evaluations}
+        learned: dict[tuple[str, Path], dict[str, None]] = {}
+        for result in self.evaluations:
+            if file := result.row.contamination:
+                learned.setdefault((result.row.dataset, file), {})[result.subject.label] = None
+        template = templates(__package__).get_template("summary.md.jinja")
+        return template.render(
+            summary=self,
+            table=to_markdown,
+            shown=shown,
+            differences=list(quantities(self.comparisons)),
+            scores=list(self._score_rows(has_extra)),
+            answers=[{"model": model.label} | model.outcomes for model in self.candidates],
+            tests=TEST_NAMES["plus"] if has_extra else "",
+            differs=len({content.get("tokens") for content in self.loss_files.values()}) > 1,
+            has_samples=any(content["settings"].get("samples", 1) > 1 for content in contents),
+            chosen_by=chosen_by,
+            merges=list(self._best_merges(chosen_by)),
+            spreads=[{"mixture": name} | _spreads(mixtures[name]) for name in mixtures],
+            near_zero=f"{NEAR_ZERO:.0%}",
+            equal=list(_nearly_equal(mixtures)),
+            learned=learned,
+            counts={result.file: result.content for result in self.results["contamination"]},
+            remarks=[*caveats(contents), *backends_note(by_label)],
+        )
+
+    def _score_rows(self, has_extra: bool) -> Iterator[dict]:
+        """The rows of the table of scores, with one for all seeds of a model on a data set."""
+        groups: dict[tuple, list[Result]] = {}
+        for result in self.evaluations:
+            key = result.subject.label, result.row.dataset, self.has_seeds or result.file
+            groups.setdefault(key, []).append(result)
+        names = TEST_NAMES if has_extra else {"base": ""}
+        for (label, dataset, _), group in groups.items():
+            problems = group[0].content["dataset"]["problems"]
+            row = {"model": label, "dataset": dataset, "problems": problems}
+            if self.has_seeds:
+                row["seeds"] = len(group)
+            for tests, name in names.items():
+                is_known = tests == "base" or all(len(tests_of(r.content)) > 1 for r in group)
+                heading = ", ".join(filter(None, ["pass@1", name]))
+                row[heading] = self._score_text(group, tests) if is_known else NO_TESTS
+            if self.losses:
+                losses = {r.row.validation_loss: self.loss(r.row) for r in group}.values()
+                row[LOSS_COLUMN] = _mean_text([round(x, 4) for x in losses if x is not None])
+            yield row
+
+    def _score_text(self, group: Sequence[Result], tests: str) -> str:
+        """pass@1 in percent, its 95% interval and the number that passed; or, over the seeds, the
+        mean, its interval over the problems and the seeds' deviation.
+
+        The answers of all seeds to a problem are drawn together.
+        """
+        scores = [result.scores[tests] for result in group]
+        if not self.has_seeds:
+            ((share, low, high, passed, *_),) = (score.values() for score in scores)
+            return f"{share:.1f} % ({low:.1f} to {high:.1f}; {passed})"
+        values = [result.values(tests) for result in group]
+        shares = [share for of_seed in values for share in of_seed.values]
+        names = [name for of_seed in values for name in of_seed.units[1:]]
+        low, high = (100 * end for end in interval(shares, names))
+        shares = [score["pass@1"] for score in scores]
+        deviation = f"; seeds ± {np.std(shares, ddof=1):.1f}" if len(shares) > 1 else ""
+        return f"{np.mean(shares):.1f} % ({low:.1f} to {high:.1f}{deviation})"
+
+    def _best_merges(self, chosen_by: str) -> Iterator[str]:
+        """The best of the merges of each mixture that has several, in words.
+
+        A merge counts once, by its first result; on a benchmark, by that on the first data set. Of
+        merges that solve as many problems, the one with the lowest loss is the best.
+        """
+        step = CHOICES[chosen_by]
+        results = {result.file: result for result in self.results[step]}
+        groups: dict[Path, dict[str, Row]] = {}
+        for row in self.rows:
+            if step in row.files and row.diversity and row.model.startswith("dense/"):
+                merges = groups.setdefault(row.diversity, {})
+                first = next(iter(merges.values()), row)
+                if chosen_by == "validation" or row.dataset == first.dataset:
+                    model = results[row.files[step]].content["model"]
+                    merges.setdefault(model["id"] or model["path"], row)
+
+        def rank(row: Row) -> tuple[float, float]:
+            score = results[row.files[step]].content.get("pass@1", {"plus": 0.0})["plus"]
+            loss = self.loss(row)
+            return -score, inf if loss is None else loss
+
+        for merges in (group.values() for group in groups.values() if len(group) > 1):
+            best = min(merges, key=rank)
+            loss, variation = self.loss(best), results[best.files[step]].variation
+            words = [variation, "" if loss is None else f"loss {loss:.4f}"]
+            yield f"{best.model}{''.join(f' ({w})' for w in words if w)}, of {len(merges)}"
+
+
+def head(text: str) -> str:
+    """The beginning of a summary's text, for a terminal: decision and scores, as much as fits."""
+    blocks = text.split("\n\n")
+    table = next(block for block in blocks if block.startswith("| "))
+    lines = "\n\n".join(dict.fromkeys([blocks[0], table])).splitlines()
+    if (more := len(lines) - MOST_LINES) > 0:
+        lines[MOST_LINES - 1 :] = [f"... and {more + 1} more lines in summary.md"]
+    return "\n".join(lines)
+
+
+def to_markdown(rows: Sequence[Mapping[str, object]]) -> str:
+    """A Markdown table of rows by heading, with aligned columns. A cell may be missing."""
+    heads = list(dict.fromkeys(name for row in rows for name in row))
+    texts = [heads, *([str(row.get(name, "")) for name in heads] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    texts.insert(1, ["-" * width for width in widths])
+    lines = (" | ".join(map(str.ljust, cells, widths)) for cells in texts)
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def _mean_text(values: Sequence[float]) -> str:
+    """The mean of values, and their standard deviation if there are several."""
+    if not values:
+        return ""
+    deviation = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{deviation}"
+
+
+def _nearly_equal(mixtures: Mapping[str, dict]) -> Iterator[str]:
+    """The mixtures whose experts are nearly equal, and layers of other ones."""
+    for name, content in mixtures.items():
+        near = [row["layer"] for row in content["layers"] if _is_near_zero(row["spread"])]
+        if _is_near_zero(content["spread"]):
+            yield f"{name}: all layers together"
+        elif near:
+            yield f"{name}: layers {', '.join(map(str, near))}"
+
+
+def _is_near_zero(spread: float | None) -> bool:
+    return spread is not None and spread < NEAR_ZERO
+
+
+def _spreads(content: dict) -> dict[str, str]:
+    """Spreads of the whole mixture, and of the layers with the smallest and the largest one; the
+    router's entropy and imbalance if the file has them.
+    """
+    of_layers = [row["spread"] for row in content["layers"] if row["spread"] is not None]
+    spreads = {"spread": content["spread"], "smallest of a layer": min(of_layers, default=None)}
+    spreads["largest of a layer"] = max(of_layers, default=None)
+    routing = content.get("routing") or {}
+    router = {f"router's {key}": routing.get(key) for key in ("entropy", "imbalance")}
+    return {
+        key: "" if value is None else f"{100 * value:.1f} %" for key, value in spreads.items()
+    } | {key: f"{value:.3f}" for key, value in router.items() if value is not None}
