@@ -18,24 +18,24 @@ from xft.checkpoints.reader import TensorSource
 from xft.conversions.merge import mixing_coefficients, unmerged
 from xft.conversions.merged_tensors import MergedTensor, merged_tensors
 from xft.modeling.configuration import dense_config
-from xft.modeling.loading import load_whole
+from xft.modeling.whole_models import load_whole
 
 
 class MixingLogits(nn.Module):
     """The trained values: alpha, a vector [R] for each set of coefficients.
 
-    alpha [layers or 1, projections or 1, R]; `shared_expert_weight` is lambda.
+    alpha [layers or 1, projections or 1, R]; lam: lambda, the weight of the shared expert.
     """
 
-    def __init__(self, alpha: Tensor, shared_expert_weight: float):
+    def __init__(self, alpha: Tensor, lam: float):
         super().__init__()
         self.sets = alpha.shape[:2]
         self.alpha = nn.ParameterList(vector.clone() for vector in alpha.flatten(0, 1))
-        self.shared_expert_weight = shared_expert_weight
+        self.lam = lam
 
     def coefficients(self) -> Tensor:
         """The coefficients [layers or 1, projections or 1, 1 + R]. The first is lambda."""
-        return mixing_coefficients(self._stacked(), self.shared_expert_weight)
+        return mixing_coefficients(self._stacked(), self.lam)
 
     def values(self) -> Tensor:
         """The current alpha, on the CPU."""
