@@ -10,6 +10,10 @@ On a CPU a block fits the cache.
 This needs the whole weight of the head. ZeRO-3 gathers a weight only while the model calls its
 module. There the model computes the logits itself, in one piece, at the positions where some row of
 the batch has a label.
+
+torch's linear_cross_entropy (2.13) is not used. On a CPU, in chunks of 512 tokens of width 576 and
+49,152 words, it takes 0.8 times the time in fp32, but 1.8 times in bf16. It computes in fp32 under
+autocast, and knows no caps and factors of a head. So both ways would have to stay.
 """
 
 import copy
