@@ -25,8 +25,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from benchmarks.peak import peak_memory
 from benchmarks.timing import markdown_table
-from xft.modeling.low_rank import LowRankBlock
-from xft.modeling.moe import MoeBlock, TokenMask
+from xft.modeling.moe_blocks import LowRankBlock, MoeBlock, TokenMask
 
 RANK, ALPHA = 32, 64.0
 # Tokens, hidden size, intermediate size.

@@ -22,7 +22,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from benchmarks.timing import interleaved, markdown_table, relative_speed
-from xft.modeling.moe import MoeBlock, TokenMask
+from xft.modeling.moe_blocks import MoeBlock, TokenMask
 from xft.modeling.router import squared_variation
 
 LAYERS, NUM_EXPERTS, ACTIVE_EXPERTS = 4, 8, 6  # the shared expert counts

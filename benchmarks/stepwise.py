@@ -16,8 +16,8 @@ from transformers import Trainer, TrainerCallback
 from benchmarks.peak import anonymous_memory
 from benchmarks.timing import synchronize
 from xft.training.callbacks import SaveCallback, StopRequest
-from xft.training.checkpoints import Checkpoints
-from xft.training.throughput import Throughput
+from xft.training.metrics import Throughput
+from xft.training.saving import Checkpoints
 from xft.training.trainer import ResumingTrainer, Training
 
 WARMUP = 2  # steps that do not count

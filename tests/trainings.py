@@ -11,8 +11,8 @@ from chains import run_here
 
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.config.training import TrainingConfig
-from xft.training.callbacks import ProgressCallback
-from xft.training.checkpoints import Checkpoints
+from xft.training.metrics import ProgressCallback
+from xft.training.saving import Checkpoints
 from xft.training.trainer import Training, train
 
 

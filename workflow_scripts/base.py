@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     parameters = base.model_dump() if on_hub else {}
     kind = "base"
     if args.tuned_from:
-        from xft.modeling.tuned_elsewhere import kind_of_tuned
+        from xft.modeling.other_trainers import kind_of_tuned
         from xft.reporting.cards import origin
 
         untuned = step.open("base", args.tuned_from, "base", "dense")

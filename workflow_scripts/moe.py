@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     seed, moe = step.options(RunConfig).seed, step.options(MoeConfig)
 
     from xft.conversions.upcycle import upcycle, upcycled_config, weights_dtype
-    from xft.modeling.loading import check_fit, check_loadable
+    from xft.modeling.whole_models import check_fit, check_loadable
     from xft.reporting.cards import mixture_card, origin
 
     base = step.open("base", args.base, "base", "dense")

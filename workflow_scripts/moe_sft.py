@@ -5,9 +5,9 @@ from functools import partial
 from xft.cli.training_step import TrainingStep, run
 from xft.common.optional import require
 from xft.config.sections import MoeSftTraining
+from xft.training.ranks import say_once
 from xft.training.routing import noise_at_end
 from xft.training.session import Session
-from xft.training.this_process import say_once
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -22,8 +22,7 @@ def main(argv: list[str] | None = None) -> None:
         require(f"train_rest = {moe.checkpoint.config['train_rest']}")
 
     from xft.reporting.cards import mixture_card
-    from xft.training.low_rank import adapt_mixture
-    from xft.training.tuning import tune
+    from xft.training.tuning import adapt_mixture, tune
 
     known = moe.manifest.parameters
     make_card = partial(mixture_card, start=known)

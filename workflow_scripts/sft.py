@@ -36,8 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         request = replace(request, flops_ratio=_flops_ratio(base, moe, request))
 
     from xft.reporting.cards import origin, plain_card
-    from xft.training.low_rank import adapt_all
-    from xft.training.tuning import tune
+    from xft.training.tuning import adapt_all, tune
 
     options, adapt = request.options, None
     if options.lora_rank is not None:

@@ -56,8 +56,7 @@ def _measured(file: Path | None, model: OpenedArtifact, given: dict) -> dict | N
 
 def _measure(model: OpenedArtifact, tokens: OpenedArtifact, threads: int) -> dict:
     from xft.data.tokenized_rows import open_tokens
-    from xft.training.losses import LabelledLoss
-    from xft.training.validation import row_losses
+    from xft.training.losses import LabelledLoss, row_losses
 
     rows = list(open_tokens(tokens.path, model.path)[0].validation)
     if not rows:

@@ -2,8 +2,8 @@
 
 from xft.cli.training_step import TrainingStep, run
 from xft.config.training import MixingTraining
+from xft.training.ranks import device
 from xft.training.session import Session
-from xft.training.this_process import device
 
 
 def main(argv: list[str] | None = None) -> None:

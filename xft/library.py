@@ -35,9 +35,9 @@ from xft.conversions.coefficients import alpha_shape, initial_logits
 from xft.conversions.dense_models import dense_specs, soup_specs
 from xft.modeling import mixing
 from xft.modeling.configuration import MODEL_TYPE, XftConfig, dense_config
-from xft.modeling.loading import load_whole
-from xft.modeling.trainers import prepare as prepare
-from xft.modeling.tuned_elsewhere import architecture, differing
+from xft.modeling.other_trainers import architecture, differing
+from xft.modeling.other_trainers import prepare as prepare
+from xft.modeling.whole_models import load_whole
 
 LAMBDA = 0.75
 ROUNDING = 1e-4  # of a sum of coefficients

@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 
 from xft.modeling.router import squared_variation
 from xft.training.features import Feature
-from xft.training.processes import over_processes
+from xft.training.ranks import over_processes
 
 
 class GlobalBalance(Feature, TrainerCallback):

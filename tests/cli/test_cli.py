@@ -77,7 +77,7 @@ def test_help_imports_nothing_heavy():
     [
         ("-B", ".", "xft.store.make", {"pydantic"}),
         ("-IS", "xft/evaluation", "runner", {"dataclasses", "hashlib", "pathlib"}),
-        pytest.param("-B", ".", "xft.training.validation", {"peft"}, marks=pytest.mark.ci),
+        pytest.param("-B", ".", "xft.training.losses", {"peft"}, marks=pytest.mark.ci),
     ],
 )
 def test_what_starts_often_loads_little(flags, folder, module, heavy):

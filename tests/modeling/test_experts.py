@@ -8,8 +8,7 @@ import torch
 
 from xft.checkpoints.layout import MLP_FORMS
 from xft.modeling import experts as module
-from xft.modeling.experts import Experts
-from xft.modeling.mlp import MlpShape
+from xft.modeling.experts import Experts, MlpShape
 
 pytestmark = pytest.mark.numeric
 

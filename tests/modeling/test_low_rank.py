@@ -12,9 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
 from xft.config.sections import MixtureConfig
-from xft.modeling import low_rank
-from xft.modeling.low_rank import LowRankBlock, Operands, weighted_hidden
-from xft.modeling.moe import TokenMask
+from xft.modeling import moe_blocks
+from xft.modeling.moe_blocks import LowRankBlock, Operands, TokenMask, weighted_hidden
 
 pytestmark = pytest.mark.numeric
 
@@ -74,7 +73,7 @@ def results(block, x, compute):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of five tokens, so that an expert has several and the last one is smaller."""
-    monkeypatch.setattr(low_rank, "BLOCK_BYTES", {True: 5 * INNER * 8})
+    monkeypatch.setattr(moe_blocks, "BLOCK_BYTES", {True: 5 * INNER * 8})
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -20,7 +20,7 @@ from workflow_scripts import moe
 from xft.cli.step import to_flags
 from xft.common.errors import UserError
 from xft.config.sections import MixtureConfig
-from xft.modeling.mlp import read_mlp
+from xft.modeling.experts import read_mlp
 from xft.modeling.router import NOISE_EPSILON, Router
 
 pytestmark = pytest.mark.numeric

@@ -16,9 +16,8 @@ import xft
 from xft import library
 from xft.checkpoints import in_memory
 from xft.modeling import experts, mixing
-from xft.modeling.loading import load_whole
-from xft.modeling.packed_attention import use_packed_attention
-from xft.training.batches import packed
+from xft.modeling.whole_models import load_whole
+from xft.training.batches import packed, use_packed_attention
 
 pytestmark = pytest.mark.numeric
 

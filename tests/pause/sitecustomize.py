@@ -22,7 +22,7 @@ def wait_at(number: int) -> None:
 
 
 def pause_training() -> None:
-    from xft.training.callbacks import ProgressCallback
+    from xft.training.metrics import ProgressCallback
 
     def on_step_begin(self, args, state, control, **kwargs):
         wait_at(state.global_step + 1)

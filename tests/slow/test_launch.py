@@ -28,7 +28,7 @@ from xft.artifacts.manifest import read_manifest
 from xft.cli.running import failure
 from xft.common.system import torchrun
 from xft.config.sections import MoeSftConfig
-from xft.training import engines, extensions
+from xft.training import engines
 
 pytestmark = pytest.mark.ci
 PAUSE = Path(__file__).parents[1] / "pause"
@@ -89,9 +89,9 @@ def assert_same(out: Path, expected: Path, tolerance: float = 1e-6) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_processes_learn_what_one_learns(inputs, alone, tmp_path, strategy):
     """Also where a killed build has left torch's lock in the folder of DeepSpeed's extensions."""
-    lock = extensions.builds() / "deepspeed_shm_comm" / "lock"
+    lock = engines.builds() / "deepspeed_shm_comm" / "lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with (extensions.builds() / "building").open("w") as building:
+    with (engines.builds() / "building").open("w") as building:
         fcntl.flock(building, fcntl.LOCK_EX)
         lock.touch()
     flags, tolerance = STRATEGIES[strategy]

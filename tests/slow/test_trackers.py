@@ -20,7 +20,7 @@ TRACKERS = ["tensorboard", "wandb"]
 STOPPED = """
 import os, signal, sys
 from workflow_scripts import moe_sft
-from xft.training.callbacks import ProgressCallback
+from xft.training.metrics import ProgressCallback
 
 def on_step_begin(self, args, state, control, **kwargs):
     if state.global_step == 1:

@@ -20,7 +20,7 @@ from xft.common.errors import UserError
 from xft.data.tokenizers import load_tokenizer
 from xft.estimates.model_sizes import compute_table
 from xft.evaluation.model_loading import load_model
-from xft.modeling.loading import load_whole
+from xft.modeling.whole_models import load_whole
 
 SINGLE = "model.safetensors"
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workflow_scripts import validation_loss
 from xft.evaluation.model_loading import load_model
-from xft.training.callbacks import ProgressCallback
+from xft.training.metrics import ProgressCallback
 
 STEPS = 8
 FLAGS = ["--max-steps", STEPS, "--per-device-train-batch-size", 4, "--learning-rate", 0.01]

@@ -13,8 +13,7 @@ from trainings import additions, learn, random_rows, write_rows
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from xft.modeling.packed_attention import PACKED
-from xft.training.batches import LengthSampler, packed, padded, without_repeats
+from xft.training.batches import PACKED, LengthSampler, packed, padded, without_repeats
 
 pytestmark = pytest.mark.numeric
 

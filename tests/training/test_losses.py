@@ -6,9 +6,8 @@ from backbones import FORMS, random_dense
 from mixtures import random_mixture
 from trainings import random_rows
 
-from xft.modeling.packed_attention import PACKED, use_packed_attention
 from xft.training import losses
-from xft.training.batches import packed, padded
+from xft.training.batches import PACKED, packed, padded, use_packed_attention
 from xft.training.losses import LabelledLoss
 
 pytestmark = pytest.mark.numeric

@@ -18,7 +18,7 @@ from xft.artifacts.claims import OWNER, claimed
 from xft.artifacts.manifest import hash_program, manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.training import callbacks
-from xft.training.callbacks import ProgressCallback
+from xft.training.metrics import ProgressCallback
 
 LENGTH = 8
 FLAGS = ["--max-steps", LENGTH, "--per-device-train-batch-size", 4, "--learning-rate", 0.01]

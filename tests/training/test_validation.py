@@ -15,13 +15,12 @@ from transformers import AutoModelForCausalLM
 from xft.common.errors import UserError
 from xft.config.sections import MoeSftConfig
 from xft.config.training import MixingTraining
-from xft.training import validation
+from xft.training import losses
 from xft.training.batches import padded
-from xft.training.callbacks import ProgressCallback
-from xft.training.checkpoints import Checkpoints
 from xft.training.curve import VALIDATION_LOSS
-from xft.training.losses import LabelledLoss
-from xft.training.validation import validations_since_best
+from xft.training.losses import LabelledLoss, validations_since_best
+from xft.training.metrics import ProgressCallback
+from xft.training.saving import Checkpoints
 
 pytestmark = pytest.mark.numeric
 
@@ -116,13 +115,13 @@ def test_two_processes_take_as_many_batches_and_count_each_row_once(tokenizer, m
     inputs = [{key: torch.tensor([row[key]]) for key in ("input_ids", "labels")} for row in rows]
     expected = sum(model(**one).loss.item() * n for one, n in zip(inputs, counts, strict=True))
     collate, shares, batches = padded(tokenizer), [], []
-    monkeypatch.setattr(validation, "over_processes", lambda sums: shares.append(sums) or sums)
+    monkeypatch.setattr(losses, "over_processes", lambda sums: shares.append(sums) or sums)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     for rank in range(2):
         monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
         given = model, LabelledLoss(model), rows, lambda some: batches.append(1) or collate(some)
-        validation.validation_loss(*given, batch_size=1)
+        losses.validation_loss(*given, batch_size=1)
         assert len(batches) == 3 * (rank + 1)
     assert sum(shares).tolist() == [pytest.approx(expected, rel=1e-6), sum(counts)]
 

@@ -13,8 +13,8 @@ from xft.common.system import end_process, end_with_parent
 from xft.config.section import keys
 from xft.config.sections import MODEL_KINDS, RunConfig, TokensConfig
 from xft.config.training import TrainingConfig
+from xft.training.ranks import is_main_process
 from xft.training.session import TrainingRequest, on_this_machine, tokens_options
-from xft.training.this_process import is_main_process
 
 SECONDS_FOR_FIRST = 30  # for an error of all processes, which the first one tells
 

@@ -261,9 +261,9 @@ def check_made_of(model: str, base: BaseConfig) -> None:
     """
     folder = find_local(base.model, base.revision, ["config.json", *TOKENIZER_PATTERNS])
     if folder:
-        from xft.modeling import tuned_elsewhere  # imports torch
+        from xft.modeling import other_trainers  # imports torch
 
-        tuned_elsewhere.check_made_of(Path(model), folder)
+        other_trainers.check_made_of(Path(model), folder)
 
 
 def check_chat_template(model: Path, data: DataConfig) -> None:

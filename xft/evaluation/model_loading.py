@@ -25,7 +25,7 @@ def load_model(folder: Path, threads: int, precision: str = "auto"):
     import torch
     from transformers import AutoModelForCausalLM
 
-    from xft.modeling.loading import check_fit, load_whole
+    from xft.modeling.whole_models import check_fit, load_whole
 
     torch.set_num_threads(threads)
     on_gpu = torch.cuda.is_available()

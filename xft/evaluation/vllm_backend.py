@@ -51,7 +51,7 @@ def load_model(folder: Path, threads: int | None, precision: str = "auto"):
     from transformers import AutoConfig, GenerationConfig
     from vllm.platforms import current_platform
 
-    from xft.modeling.loading import loading
+    from xft.modeling.whole_models import loading
 
     tokenizer = load_tokenizer(folder)
     with loading(folder):
@@ -96,7 +96,7 @@ def _start(model, longest: int, batch_size: int):
     """
     from vllm import EngineArgs, LLMEngine
 
-    from xft.modeling.loading import loading
+    from xft.modeling.whole_models import loading
 
     with loading(model.name_or_path):
         return LLMEngine.from_engine_args(

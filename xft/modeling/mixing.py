@@ -18,7 +18,7 @@ from xft.checkpoints.reader import TensorSource
 from xft.conversions.coefficients import mixing_coefficients
 from xft.conversions.merged_tensors import MergedTensor, merged_tensors, unmerged
 from xft.modeling.configuration import dense_config
-from xft.modeling.loading import load_whole
+from xft.modeling.whole_models import load_whole
 
 
 class MixingLogits(nn.Module):

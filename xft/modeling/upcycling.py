@@ -22,8 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from xft.common.errors import UserError
 from xft.modeling.experts import Experts
-from xft.modeling.low_rank import Factors, LowRankBlock
-from xft.modeling.moe import MoeBlock, RoutedBlock, TokenMask
+from xft.modeling.moe_blocks import Factors, LowRankBlock, MoeBlock, RoutedBlock, TokenMask
 from xft.modeling.router import NoiseProjection, Routing, squared_variation
 
 NO_BALANCE = (

@@ -1,84 +1,26 @@
-"""Callbacks of the Trainer: progress, metrics, the times of checkpoints, and an early end."""
+"""Callbacks of the Trainer: the weights' average, the times of checkpoints, and an early end."""
 
-import json
 import os
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import torch
-from torch.distributed import ReduceOp
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from xft.common.progress import labelled, progress, say
+from xft.common.progress import labelled
 from xft.config.training import TrainingConfig
-from xft.training.curve import VALIDATION_LOSS, change_at_end, still_falls
-from xft.training.processes import over_processes
-from xft.training.this_process import is_main_process, say_once
-from xft.training.throughput import Throughput
-from xft.training.validation import validations_since_best
+from xft.training.engines import learned_parameters
+from xft.training.losses import validations_since_best
+from xft.training.ranks import is_main_process, over_processes, say_once
 
-LOSSES = "loss", VALIDATION_LOSS
-METRICS_FILE = "metrics.jsonl"  # in a checkpoint
 STOP_MESSAGES = {
     signal.SIGTERM: "SIGTERM: the training stops after this step",
     signal.SIGINT: "Ctrl-C: the training stops after this step. A second Ctrl-C ends it at once",
 }
 SAVING_SHARE = 20  # the least time between two checkpoints, as a multiple of the time to save
-
-
-class ProgressCallback(TrainerCallback):
-    """A progress bar over the optimiser steps, with losses and speed, and a summary at the end."""
-
-    def __init__(self, throughput: Throughput):
-        self.throughput = throughput
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        initial = state.global_step
-        self.bar = progress(desc="train", total=state.max_steps, unit="step", initial=initial)
-        self.shown = {}
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        new = {key: f"{logs[key]:.4f}" for key in LOSSES if key in logs}
-        self.shown |= new | {"tokens": f"{self.throughput.tokens_per_second:.0f}/s"}
-        self.bar.set_postfix(self.shown, refresh=False)
-        self.bar.update(state.global_step - self.bar.n)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
-        losses = [f"{name} {self.shown[name]}" for name in LOSSES if name in self.shown]
-        say(", ".join([f"step {state.global_step}", *losses, self.throughput.summary()]))
-        if still_falls(change := change_at_end(state.log_history)):
-            say(f"the loss still fell in the last quarter, by {-change:.0%}: more steps may help")
-
-
-class MetricsCallback(TrainerCallback):
-    """Writes a line of JSON for each step and each validation, after those of a checkpoint.
-
-    path: of the file.
-    extra: gives what else is written of a step.
-    checkpoint: from which the training continues, or None.
-    """
-
-    def __init__(self, path: Path, extra: Callable[[], dict], checkpoint: Path | None):
-        self.path = path
-        self.extra = extra
-        before = checkpoint / METRICS_FILE if checkpoint else None
-        text = before.read_text(encoding="utf-8") if before and before.exists() else ""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if "loss" in logs:
-            self._write({"step": state.global_step, **logs, **self.extra()})
-        elif VALIDATION_LOSS in logs:
-            self._write({"step": state.global_step, VALIDATION_LOSS: logs[VALIDATION_LOSS]})
-
-    def _write(self, line: dict) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            print(json.dumps(line), file=file)
 
 
 class StopRequest:
@@ -134,7 +76,7 @@ class SaveCallback(TrainerCallback):
             return
         self.began = time.monotonic()
         wishes = torch.tensor([self.began >= self.due, bool(self.stop.first)], device=args.device)
-        due, stop = over_processes(wishes.int(), ReduceOp.MAX).bool().tolist()
+        due, stop = over_processes(wishes.int(), "MAX").bool().tolist()
         control.should_save = due or stop
         control.should_training_stop = self.stopped = stop
 
@@ -167,3 +109,35 @@ class ValidationCallback(TrainerCallback):
                 f"step {state.global_step}: {since_best} validation losses in a row are not lower "
                 "than the lowest before. The training ends"
             )
+
+
+class WeightAverage(TrainerCallback):
+    """Averages the parameters that learn in fp32, and sets them to the average after the last step.
+
+    average = decay average + (1 - decay) W after each optimiser step, from W_1 on. Every process
+    has the whole weights, and the same average. torch's AveragedModel is not used: it copies the
+    whole model at the start, in the model's dtype.
+
+    tensors: the average by name.
+    """
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.module = module
+        self.decay = decay
+        self.tensors: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def on_step_end(self, args, state, control, **kwargs):
+        for name, weight in learned_parameters(self.module):
+            if name in self.tensors:
+                self.tensors[name].lerp_(weight.float(), 1 - self.decay)
+            else:
+                self.tensors[name] = weight.to(torch.float32, copy=True)
+            if state.global_step == state.max_steps:
+                weight.copy_(self.tensors[name])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.tensors
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.tensors = state

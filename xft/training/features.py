@@ -1,6 +1,6 @@
 """The form of what a training does besides learning, and what it checks and measures at each step.
 
-Other features stand where their matter is: averaging, validation.
+Callbacks of the Trainer do the rest (`callbacks`, `metrics`).
 """
 
 import math
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from xft.common.errors import UserError
 from xft.common.gpus import advice_on_nan
-from xft.training.checkpoints import Checkpoints
+from xft.training.saving import Checkpoints
 
 
 class Feature:

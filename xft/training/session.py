@@ -21,8 +21,7 @@ from xft.config.section import unrecorded
 from xft.config.sections import RunConfig, TokensConfig
 from xft.config.training import CALLBACK, TrainingConfig, fault_of_devices, precision_of
 from xft.data.prompt_templates import with_template_read
-from xft.training.checkpoints import Checkpoints
-from xft.training.this_process import device, is_main_process, say_once
+from xft.training.ranks import device, is_main_process, say_once
 
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "peft")
 
@@ -145,6 +144,7 @@ class Session:
         Yields the learned tensors by name in the main process, and nothing in the others. Raises
         UserError.
         """
+        from xft.training.saving import Checkpoints
         from xft.training.trainer import Training, train
 
         request = self.request
@@ -179,7 +179,7 @@ class Session:
         request = self.request
         if not request.run.report_to:
             return None
-        from xft.training.trackers import tracker_callbacks
+        from xft.training.metrics import tracker_callbacks
 
         step, name = request.step, request.out.name
         training = job_name() or (step if name == step else f"{step}/{name}")

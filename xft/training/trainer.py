@@ -3,28 +3,25 @@
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.config.training import TrainingConfig
-from xft.training import callbacks, engines
-from xft.training.arguments import training_arguments
-from xft.training.averaging import WeightAverage
+from xft.training import callbacks, engines, metrics
 from xft.training.batches import LengthSampler, make_collator, without_repeats
-from xft.training.checkpoints import Checkpoints, step_of
 from xft.training.curve import VALIDATION_LOSS
 from xft.training.features import Feature, FiniteCheck, RoutingStatistics
-from xft.training.losses import LabelledLoss
-from xft.training.saving import SavingTrainer
-from xft.training.this_process import is_main_process, say_once
-from xft.training.throughput import Throughput
-from xft.training.validation import validation_loss
+from xft.training.losses import LabelledLoss, validation_loss
+from xft.training.ranks import is_main_process, say_once
+from xft.training.saving import Checkpoints, SavingTrainer, step_of
+
+DECAY_SHARE = 0.1  # of the steps of warmup_stable_decay
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Training:
     metrics_file: gets a line for each step, with loss, learning rate, and routing or mixing
     statistics, and a line for each validation loss.
     mixing: the `modeling.mixing.Mixing` of `model`; its logits learn, and the model does not.
-    losses: the `training.validation.ArtifactLosses`, if the model after the last step becomes an
+    losses: the `training.losses.ArtifactLosses`, if the model after the last step becomes an
     artifact.
     tracking: gives the callbacks of trackers for the identity of the training and what else to
     report.
@@ -122,14 +119,14 @@ class ResumingTrainer(SavingTrainer):
         self.options = options
         self.learned = model if mixing is None else mixing.logits
         self.loss = LabelledLoss(model, whole_head=options.launch != "zero3")
-        self.throughput = Throughput()
+        self.throughput = metrics.Throughput()
         check = FiniteCheck(self.accelerator, training.checkpoints, mixing)
         self.features = [check, *(own for own in training.callbacks if isinstance(own, Feature))]
         self.ending = callbacks.ValidationCallback(options, self.keep_as_best)
         self.add_callback(self.ending)
         self.average = None
         if options.ema_decay is not None:
-            self.average = WeightAverage(model, options.ema_decay)
+            self.average = callbacks.WeightAverage(model, options.ema_decay)
             self.add_callback(self.average)
 
     def create_optimizer(self, model=None):
@@ -143,7 +140,7 @@ class ResumingTrainer(SavingTrainer):
         if not is_main_process():
             return
         training, statistics = self.training, self.training.mixing
-        self.add_callback(callbacks.ProgressCallback(self.throughput))
+        self.add_callback(metrics.ProgressCallback(self.throughput))
         if self.options.batching == "packed":
             say(f"packed rows, with attention by {self.model.config._attn_implementation}")
         if newest is not None:
@@ -153,7 +150,7 @@ class ResumingTrainer(SavingTrainer):
             self.features.append(statistics)
         if training.metrics_file is not None:
             writing = training.metrics_file, statistics.metrics, newest
-            self.add_callback(callbacks.MetricsCallback(*writing))
+            self.add_callback(metrics.MetricsCallback(*writing))
         if training.tracking is not None:
             for callback in training.tracking(training.checkpoints.folder.name, statistics.metrics):
                 self.add_callback(callback)
@@ -166,11 +163,13 @@ class ResumingTrainer(SavingTrainer):
         return LengthSampler(self.train_dataset.lengths, rows, seed, epoch)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        size, world = self.args.train_batch_size, self.args.world_size
-        rows, parts = len(self.train_dataset), self.args.gradient_accumulation_steps
-        done = self.state.global_step % math.ceil(rows / (size * world * parts)) * parts
-        place = (done * world + self.args.process_index) * size
-        batches = without_repeats(epoch_iterator, rows, place, size * world)
+        """The batches of an optimiser step, without repeated rows, and their trained tokens."""
+        size, rows = self.args.train_batch_size, len(self.train_dataset)
+        of_all = size * self.args.world_size  # rows of a batch of all processes
+        of_step = of_all * self.args.gradient_accumulation_steps
+        step_of_epoch = self.state.global_step % math.ceil(rows / of_step)
+        begin = step_of_epoch * of_step + self.args.process_index * size
+        batches = without_repeats(epoch_iterator, rows, begin, of_all)
         batches, tokens = super().get_batch_samples(batches, num_batches, device)
         self.throughput.count(batches)
         numbers = [batch.pop("row") for batch in batches]
@@ -217,3 +216,43 @@ class ResumingTrainer(SavingTrainer):
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+
+def training_arguments(
+    options: TrainingConfig, seed: int, folder: str, steps: int, validates: bool
+) -> TrainingArguments:
+    """Keys of the same name are handed on as they are. None means the default, if not said here.
+
+    By default no weight decays, and nothing is reported.
+
+    folder: of the checkpoints.
+    steps: that the optimiser takes.
+    validates: whether there are validation rows.
+    """
+    known = {field.name for field in fields(TrainingArguments)}
+    same = options.model_dump(include=known - {"max_grad_norm", "eval_steps"}, exclude_none=True)
+    if options.lr_scheduler_type == "warmup_stable_decay":
+        decay = max(round(DECAY_SHARE * steps), 1)
+        same["lr_scheduler_kwargs"] = {"num_decay_steps": decay, "decay_type": "linear"}
+    arguments = TrainingArguments(
+        output_dir=folder,
+        **same,
+        max_grad_norm=options.max_grad_norm or 0.0,
+        bf16=options.precision == "bf16",
+        seed=seed,
+        data_seed=seed,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,  # an expert without tokens has a gradient of zeros
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        eval_strategy="steps" if validates else "no",  # and after the last step
+        eval_steps=options.eval_steps or sys.maxsize,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        **engines.engine_arguments(options),
+    )
+    # A process uses one GPU. If it sees more, the Trainer would split batches with DataParallel.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

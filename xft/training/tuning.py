@@ -1,23 +1,63 @@
-"""Tunes a model on instructions: a mixture, or the dense baseline."""
+"""Tunes a model on instructions: a mixture, or the dense baseline. All of it learns, or what
+`adapt_all` and `adapt_mixture` say, with PEFT's products beside frozen linear layers.
+"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from xft.artifacts.artifact import OpenedArtifact, create_artifact, write_json
 from xft.artifacts.manifest import as_json
 from xft.checkpoints.header import torch_dtype
+from xft.checkpoints.model_files import check_rank
 from xft.checkpoints.reader import Checkpoint
 from xft.checkpoints.writer import trained_specs
 from xft.common.file_access import write_whole
 from xft.data.prompt_templates import make_template
 from xft.data.tokenizers import GENERATION_CONFIG, tuned_generation_config
-from xft.modeling.loading import load_whole
-from xft.training.low_rank import Adapters
+from xft.modeling.whole_models import load_whole
+from xft.training.losses import ArtifactLosses
+from xft.training.ranks import device, is_main_process
 from xft.training.session import Session
-from xft.training.this_process import device
-from xft.training.validation import ArtifactLosses
+
+
+class Adapters:
+    """PEFT's low-rank products, W + alpha / rank B A, beside linear layers (arXiv 2106.09685).
+
+    All other weights of the model are frozen. Biases are frozen too.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, layers: dict[str, nn.Linear], rank: int, alpha: float
+    ):
+        """Add them to `layers`, by name. Raises UserError if the rank is too large for a layer."""
+        check_rank("rank", rank, {name: min(layer.weight.shape) for name, layer in layers.items()})
+        from peft import LoraConfig
+        from peft.tuners.lora import LoraModel
+
+        settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(layers))
+        # An engine that shards or rounds the model's weights leaves these tensors as they are.
+        kept = layers if is_main_process() else {}
+        self._frozen = {name: layer.weight.detach() for name, layer in kept.items()}
+        self._scale = alpha / rank
+        LoraModel(model, settings, "default")
+
+    def merged(self, learned: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The learned tensors by name, with merged weights in place of the factors of products.
+
+        Only in the main process, which keeps the frozen weights, and only once: they become the
+        merged ones in place. The product is computed in fp32, and rounded to the weight's dtype.
+        """
+        others, merged = dict(learned), {}
+        for name, weight in self._frozen.items():
+            reduce, expand = (
+                others.pop(f"{name}.lora_{factor}.default.weight").to(weight.device).float()
+                for factor in "AB"
+            )
+            merged[f"{name}.weight"] = weight.add_((self._scale * (expand @ reduce)).to(weight))
+        return others | merged
 
 
 def tune(
@@ -78,3 +118,35 @@ def _artifact_losses(session: Session, checkpoint: Checkpoint) -> ArtifactLosses
     if computes != ("single", "fp32", "last", "cpu") or len(dtypes) > 1:
         return None
     return ArtifactLosses(torch_dtype(*dtypes), session.tokenizer)
+
+
+def adapt_all(model: PreTrainedModel, rank: int, alpha: float) -> Adapters:
+    """Let low-rank products of all linear layers learn, apart from the output embeddings."""
+    return Adapters(model, _linear_layers(model, without=[]), rank, alpha)
+
+
+def adapt_mixture(model: PreTrainedModel) -> Adapters | None:
+    """Let learn what the config of a mixture says.
+
+    Full experts: all weights. LoRA experts: their factors and the routers, and by `train_rest`
+    nothing else, all other weights but the base's MLPs, or low-rank products of the linear layers
+    outside the MLPs. Raises UserError as `Adapters` does.
+    """
+    config, adapters = model.config, None
+    if config.experts != "lora":
+        return None
+    if config.train_rest == "lora":
+        mlps = [layer.mlp for layer in model.get_decoder().layers]
+        adapters = Adapters(model, _linear_layers(model, mlps), config.rank, config.lora_alpha)
+    model.choose_trainable(freeze_rest=config.train_rest == "frozen")
+    return adapters
+
+
+def _linear_layers(model: PreTrainedModel, without: Iterable[nn.Module]) -> dict[str, nn.Linear]:
+    """The linear layers by name, apart from the output embeddings and those within `without`."""
+    excluded = {model.get_output_embeddings(), *(m for part in without for m in part.modules())}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module not in excluded
+    }

@@ -1,8 +1,8 @@
-"""LoRA experts: the base's MLP, which no expert changes, with a low-rank change of its own for
-each of them.
+"""The blocks that replace a decoder layer's MLP: routed tokens, and experts, full or of low rank.
 
-Expert i has W_i = W + s B_i A_i for each projection, with s = lora_alpha / rank (LoRA, arXiv
-2106.09685). With routing weights w_i, which include the shared expert's w_0, a gated MLP gives
+Of LoRA experts, i has W_i = W + s B_i A_i for each projection W of the MLP, with s = lora_alpha /
+rank (LoRA, arXiv 2106.09685). With routing weights w_i, which include the shared expert's w_0, a
+gated MLP gives
     h_i = act(W_g x + s B_g,i A_g,i x) * (W_u x + s B_u,i A_u,i x)
     y = W_d sum_i w_i h_i + s sum_i w_i B_d,i A_d,i h_i + b_d sum_i w_i.
 So the base's products are computed once for each token, for any number of experts (MixLoRA,
@@ -12,6 +12,7 @@ Symbols: T tokens, E experts with the shared one, r rank, H hidden and I interme
 the outputs and inputs of a projection.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -20,13 +21,92 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from xft.modeling.experts import as_autocast
-from xft.modeling.moe import RoutedBlock, TokenMask
-from xft.modeling.router import Routing
+from xft.modeling.experts import Experts, as_autocast, read_mlp
+from xft.modeling.router import Router, Routing
 
 # Of one intermediate tensor of a block of tokens, on a GPU and (True) on a CPU. On a CPU a few of
 # them stay in the cache.
 BLOCK_BYTES = {False: 2**28, True: 2**20}
+
+
+class TokenMask:
+    """Which tokens of the backbone's forward pass are not padding. The model sets it for blocks.
+
+    real: the numbers of these tokens [n]; None if no token is padding. On a GPU the host waits for
+    them once, not in each block.
+    keeps_routing: whether blocks keep their routing for the model. It is false in a backward pass
+    that computes activations again, since a kept routing would keep these activations in memory,
+    and where the backbone is called alone.
+    """
+
+    def __init__(self):
+        self.real: Tensor | None = None
+        self.keeps_routing = True
+
+    def set(self, attention_mask: Tensor | None, length: int) -> None:
+        """Set `real` from the last `length` columns of a 2-D attention mask.
+
+        `real` is None if no token is padding.
+        """
+        self.real = None
+        if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2:
+            real = attention_mask[:, -length:].flatten().nonzero()[:, 0]
+            self.real = real if len(real) < length * len(attention_mask) else None
+
+
+class RoutedBlock(ABC, nn.Module):
+    """Routes tokens, and lets a subclass compute them.
+
+    Padding is neither routed nor counted; its output is zero. `routing` holds the router's decision
+    until the model takes it.
+    """
+
+    def __init__(self, config, mlp: nn.Module, token_mask: TokenMask):
+        super().__init__()
+        self.shape = read_mlp(mlp)
+        self.token_mask = token_mask
+        self.router = Router(config, self.shape.hidden_size)
+        self.routing: Routing | None = None
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Hidden states of any shape [..., H] to the same shape."""
+        tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
+        real = self.token_mask.real
+        if real is None:
+            return self.mix(tokens).view_as(hidden_states)
+        real = real.to(tokens.device)
+        output = torch.zeros_like(tokens)
+        output[real] = self.mix(tokens[real])
+        return output.view_as(hidden_states)
+
+    def mix(self, tokens: Tensor) -> Tensor:
+        """Route and compute real tokens [T, H]."""
+        routing = self.router(tokens)
+        if self.token_mask.keeps_routing:
+            self.routing = routing
+        return self.compute(tokens, routing).to(tokens.dtype)
+
+    @abstractmethod
+    def compute(self, tokens: Tensor, routing: Routing) -> Tensor:
+        """The weighted sum of the chosen experts' outputs, for tokens [T, H]: [T, H]."""
+
+
+class MoeBlock(RoutedBlock):
+    """A shared expert and routed experts, weighted by the router.
+
+    y = w_shared E_shared(x) + sum_i w_i E_i(x).
+    """
+
+    def __init__(self, config, mlp: nn.Module, token_mask: TokenMask):
+        super().__init__(config, mlp, token_mask)
+        self.experts = Experts(config, config.num_routed_experts, self.shape)
+        self.shared_expert = mlp if config.shared_expert else None
+
+    def compute(self, tokens: Tensor, routing: Routing) -> Tensor:
+        output = self.experts(tokens, routing.indices, routing.weights)
+        if self.shared_expert is not None:
+            output = output + routing.shared_weight[:, None] * self.shared_expert(tokens)
+        return output
 
 
 class Factors(nn.Module):
@@ -91,10 +171,13 @@ class LowRankBlock(RoutedBlock):
 
 
 class Operands(NamedTuple):
-    """What the experts compute with; in brackets, the part of one expert and t tokens.
+    """What all E experts compute with for T tokens; or, as a `part`, one expert for t tokens.
 
-    weights: w [T, E] ([t]). down: A_d [E, r, I] ([r, I]). For each input projection:
-    low: s A x [T, E, r] ([t, r]). expand: B [E, N, r] ([N, r]). wide: W x + b [T, N] ([t, N]).
+    weights: w, [T, E] or [t].
+    down: A_d, [E, r, I] or [r, I].
+    low: s A x of each input projection, [T, E, r] or [t, r].
+    expand: B of each input projection, [E, N, r] or [N, r].
+    wide: W x + b of each input projection, [T, N] or [t, N].
     """
 
     weights: Tensor
@@ -105,10 +188,11 @@ class Operands(NamedTuple):
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> "Operands":
-        """The operands in a flat sequence, which an autograd function takes and returns."""
+        """The operands in a `flat` sequence, as an autograd function takes and returns them."""
         weights, down, *others = tensors
-        inputs = len(others) // 3
-        return cls(weights, down, others[:inputs], others[inputs:-inputs], others[-inputs:])
+        inputs = len(others) // 3  # projections
+        low, expand, wide = (others[n * inputs : (n + 1) * inputs] for n in range(3))
+        return cls(weights, down, low, expand, wide)
 
     @property
     def flat(self) -> Sequence[Tensor]:

@@ -1,4 +1,4 @@
-"""What this process is among those of a training."""
+"""What this process is among those of a training, and sums over all of them."""
 
 import os
 
@@ -21,3 +21,13 @@ def device() -> str:
     import torch
 
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def over_processes(values, operation: str = "SUM"):
+    """The sum, or the "MAX", of a tensor's values over the processes. All processes call this."""
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        values = values.clone()
+        torch.distributed.all_reduce(values, getattr(torch.distributed.ReduceOp, operation))
+    return values
