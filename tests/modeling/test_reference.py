@@ -47,12 +47,11 @@ def model(case, float64_norms):
 @pytest.fixture
 def float64_norms(monkeypatch):
     """transformers' norms compute in fp32. Here they compute in the dtype of their input."""
-    monkeypatch.setattr(LlamaRMSNorm, "forward", norm_without_casts)
 
+    def forward(self, states):
+        return functional.rms_norm(states, states.shape[-1:], self.weight, self.variance_epsilon)
 
-def norm_without_casts(self, hidden_states):
-    size = hidden_states.shape[-1:]
-    return functional.rms_norm(hidden_states, size, self.weight, self.variance_epsilon)
+    monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
 
 
 def run(model, expected, mode):
