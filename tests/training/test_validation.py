@@ -5,7 +5,6 @@ from contextlib import suppress
 
 import pytest
 import torch
-from backbones import random_dense
 from chains import Chain
 from mixtures import mixing_of
 from safetensors.torch import load_file, save_file
@@ -15,11 +14,8 @@ from transformers import AutoModelForCausalLM
 from xft.common.errors import UserError
 from xft.config.sections import MoeSftConfig
 from xft.config.training import MixingTraining
-from xft.training import validation
-from xft.training.batches import padded
 from xft.training.callbacks import ProgressCallback
 from xft.training.checkpoints import Checkpoints
-from xft.training.losses import LabelledLoss
 from xft.training.validation import VALIDATION_LOSS, validations_since_best
 
 pytestmark = pytest.mark.numeric
@@ -76,10 +72,8 @@ def test_the_best_weights_are_kept_and_validating_changes_nothing(learn, mixing)
     assert same(best, there) and not same(best, plain)
 
 
-def test_early_stop_comes_after_so_many_losses_that_are_no_lower_and_after_a_cut(
-    learn, monkeypatch
-):
-    """Also if a SIGTERM comes in that very step."""
+def test_early_stop_comes_after_so_many_losses_that_are_no_lower(learn, monkeypatch):
+    """Also after a cut, and if a SIGTERM comes in that very step."""
     _, whole, _ = learn("whole")
     losses = validation_losses(whole)
     best = min(losses, key=losses.get)
@@ -106,24 +100,6 @@ def test_a_training_says_that_its_loss_still_falls(learn, capsys):
 def test_of_equal_losses_the_first_is_the_best():
     history = [{"loss": 1.0}, *({VALIDATION_LOSS: loss} for loss in (2.0, 1.0, 1.0, 3.0))]
     assert validations_since_best(history) == 2
-
-
-def test_two_processes_take_as_many_batches_and_count_each_row_once(tokenizer, monkeypatch):
-    """Of five rows one process has three, and the other one two and a row without labels."""
-    model, rows = random_dense("llama"), random_rows([9, 14, 6, 12, 7], kinds=97)
-    counts = [len(row["input_ids"]) - 4 for row in rows]
-    inputs = [{key: torch.tensor([row[key]]) for key in ("input_ids", "labels")} for row in rows]
-    expected = sum(model(**one).loss.item() * n for one, n in zip(inputs, counts, strict=True))
-    collate, shares, batches = padded(tokenizer), [], []
-    monkeypatch.setattr(validation, "over_processes", lambda sums: shares.append(sums) or sums)
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    for rank in range(2):
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
-        given = model, LabelledLoss(model), rows, lambda some: batches.append(1) or collate(some)
-        validation.validation_loss(*given, batch_size=1)
-        assert len(batches) == 3 * (rank + 1)
-    assert sum(shares).tolist() == [pytest.approx(expected, rel=1e-6), sum(counts)]
 
 
 def test_the_best_weights_come_back_with_their_checkpoint(tmp_path):
