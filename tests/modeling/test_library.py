@@ -183,7 +183,6 @@ def test_what_cannot_be_done_is_told():
         (lambda dense: xft.upcycle(dense, rank=2), "rank = 2: .* or set experts = lora too$"),
         (lambda dense: xft.upcycle(dense, experts="lora", rank=99), "^rank = 99: .* most rank 32"),
         (lambda dense: xft.upcycle(dense, upcycled_layers=[0, 2, 5]), "2, 5: .* has layers 0 to 1"),
-        (lambda dense: xft.upcycle(dense, seed=-1), "seed = -1: should be greater"),
         (lambda dense: merge(coefficients=EQUAL.tolist()), "are a list. They must be a tensor"),
         (lambda dense: merge(coefficients=EQUAL[0]), r"the shape \[1, 4\] .* \[2 or 1, 3 or 1, 4"),
         (lambda dense: merge(coefficients=EQUAL * 3), "sum of 3. .* with a sum of 1"),
