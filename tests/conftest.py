@@ -1,7 +1,6 @@
 """Fixtures of all tests: a tiny tokenizer, a tiny random Llama, and a way to run a step."""
 
 import fcntl
-import hashlib
 import importlib
 import io
 import json
@@ -185,12 +184,11 @@ def file_hashes():
     """Callable (folder): SHA-256 of each file below it, also through links, by relative path."""
 
     def hashes(folder: Path) -> dict[str, str]:
+        from xft.artifacts.manifest import hash_file
+
         found = os.walk(folder, followlinks=True)
         files = sorted(Path(place, name) for place, _, names in found for name in names)
-        return {
-            file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in files
-        }
+        return {file.relative_to(folder).as_posix(): hash_file(file) for file in files}
 
     return hashes
 

@@ -84,9 +84,7 @@ def run_for(client: socket.socket) -> None:
     client.sendall(code.to_bytes(4, "little", signed=True))
 
 
-def become(
-    files: list[int], words: list[str], folder: str, environment: dict[str, str], python: str
-) -> None:
+def become(files: list[int], words: list, folder: str, environment: dict, python: str) -> None:
     """Do in this process what `cd folder; python WORDS` does, and end.
 
     words: -m and a module, or -c and code, and arguments.

@@ -184,17 +184,16 @@ class _Hub(Handler):
     def resolve(self, kind: str | None, name: str, revision: str, file: str) -> None:
         if not (repository := self.find("datasets" if kind else "models", name, revision)):
             return
+        commit = repository.revision
         if (content := repository.files.get(file)) is None:
             self.fail(404, "Entry not found", "EntryNotFound")
         elif LFS_NAMES.fullmatch(file):
             oid = sha256(content)
             linked = {"X_Linked_Etag": f'"{oid}"', "X_Linked_Size": str(len(content))}
             place = f"{self.hub.cdn_url}/lfs/{oid}/{file.split('/')[-1]}"
-            self.answer(302, Location=place, X_Repo_Commit=repository.revision, **linked)
+            self.answer(302, Location=place, X_Repo_Commit=commit, **linked)
         else:
-            self.answer(
-                200, content, ETag=f'"{git_hash(content)}"', X_Repo_Commit=repository.revision
-            )
+            self.answer(200, content, ETag=f'"{git_hash(content)}"', X_Repo_Commit=commit)
 
 
 def _entry(path: str, content: bytes) -> dict:

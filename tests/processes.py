@@ -1,6 +1,5 @@
 """Steps and functions in processes of their own, which may train together."""
 
-import importlib
 import multiprocessing
 import os
 import socket
@@ -9,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from chains import run_here
 
 # A server without threads forks each process: a fork of the tests' own process, with the threads
 # that earlier tests left in it, may wait for ever for a lock that none of its threads holds.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["transformers.models.llama.modeling_llama", "xft.training.trainer", "deepspeed"]
-)
+PRELOADED = ["transformers.models.llama.modeling_llama", "xft.training.trainer", "deepspeed"]
+PROCESSES.set_forkserver_preload(PRELOADED)
 
 
 def run_for(step: str, words: list[str], count: int = 1) -> bool:
@@ -53,7 +52,7 @@ def run_step(step: str, words: list[str]) -> None:
         from fsdp_on_cpus import use_fsdp_on_cpus
 
         use_fsdp_on_cpus()
-    importlib.import_module(f"workflow_scripts.{step}").main(words)
+    run_here(step, words)
 
 
 def free_port() -> int:

@@ -49,10 +49,9 @@ def learn(step: str, out: Path, *words) -> list[dict]:
 def train_model(model, rows, tokenizer, out: Path, options: TrainingConfig, **more) -> list[dict]:
     """Train a model in place, without a step. The lines of its metrics."""
     checkpoints, metrics = Checkpoints(out, "none", math.inf), out.with_suffix(".jsonl")
+    more |= {"metrics_file": metrics}
     with checkpoints.claimed():
-        train(
-            Training(model, rows, tokenizer, options, 0, checkpoints, metrics_file=metrics, **more)
-        )
+        train(Training(model, rows, tokenizer, options, 0, checkpoints, **more))
     return lines_of(out)
 
 

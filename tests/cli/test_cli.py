@@ -159,9 +159,7 @@ def test_words_that_snakemake_cannot_read_are_told(monkeypatch):
 
 
 @pytest.mark.parametrize("step", COMPUTING)
-def test_a_gpu_that_is_not_there_is_told_before_anything_else(
-    step, tmp_path, call_step, monkeypatch
-):
+def test_a_gpu_that_is_not_there_is_told_first(step, tmp_path, call_step, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     inputs = [*COMPUTING[step], "dataset" if step == "eval" else "data", "out"]
@@ -238,6 +236,8 @@ def test_an_output_that_is_an_input_is_refused_and_one_elsewhere_is_taken(places
         *("--data rows --out rows2 --metrics rows3", "--data a/x --tracker-dir a"),
     ):
         some_parser().parse_args(elsewhere.split())
+    with pytest.raises(UserError, match="a exists, and an artifact is never overwritten"):
+        some_parser().parse_args(["--out", "a"])
 
 
 def some_parser() -> StepParser:
@@ -296,7 +296,6 @@ def test_a_program_and_what_it_starts_can_load_mixtures(tmp_path, fork_server):
 
 def test_a_reader_who_has_seen_enough_is_no_error(tmp_path, repository):
     pipeline = f"{sys.executable} -m workflow_scripts.eval --help | head -c 1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", pipeline], cwd=repository, capture_output=True, text=True
-    )
+    words = ["bash", "-o", "pipefail", "-c", pipeline]
+    done = subprocess.run(words, cwd=repository, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("u", "")

@@ -3,37 +3,16 @@ time and memory: how they end a block, and that they end with it.
 """
 
 import gzip
-import os
 import resource
 import signal
-from pathlib import Path
 
 import pytest
 from interpreter import python
 
 from xft.common.errors import UserError
-from xft.common.file_access import open_regular, read_bytes
+from xft.common.file_access import read_bytes
 from xft.common.progress import say
 from xft.common.system import limited
-
-
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize(
-    ("make", "fault"),
-    [
-        (os.mkfifo, "is a pipe or a device, not a file"),
-        (lambda path: path.symlink_to("/dev/zero"), "is a pipe or a device, not a file"),
-        (Path.mkdir, "is a folder, not a file"),
-        (lambda path: path.symlink_to(path), "cannot be opened: Too many levels"),
-        (lambda path: path.symlink_to("nowhere"), "links to nowhere, which is missing"),
-        (lambda path: None, "is missing"),
-    ],
-    ids=["a named pipe", "a device", "a folder", "a link to itself", "dangling", "nothing"],
-)
-def test_anything_else_is_refused_at_once(tmp_path, make, fault):
-    make(path := tmp_path / "odd")
-    with pytest.raises(UserError, match=f"{path} {fault}"):
-        open_regular(path)
 
 
 def test_a_file_unpacks_to_a_bounded_size(tmp_path):

@@ -36,9 +36,8 @@ def test_a_log_gets_whole_lines_with_the_time_left(capsys, impatient):
 def test_the_time_left_is_told_when_more_are_done_than_are_made_at_once(capsys, impatient):
     list(progress(range(9), desc="work", at_once=4))
     lines = capsys.readouterr().err.splitlines()
-    assert {line[:9]: ", ? left, " in line for line in lines} == {
-        f"work: {n}/9": n < 5 for n in range(10)
-    }
+    told = {line[:9]: ", ? left, " in line for line in lines}
+    assert told == {f"work: {n}/9": n < 5 for n in range(10)}
     list(progress(iter(range(3)), desc="read"))  # nobody knows how many there are
     assert ": 3/? it, 00:00 elapsed, ? left, " in capsys.readouterr().err
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from xft.common.errors import UserError
 from xft.config import reading
+from xft.config import sections as keys
 from xft.config.reading import check_lambda, chosen_values, complete, read_config, values_to_change
 from xft.config.runs import find_runs
 from xft.config.section import Needs, Section
@@ -22,9 +23,6 @@ from xft.config.sections import (
     MoeSftConfig,
     SftConfig,
     WorkflowConfig,
-    lambda_token,
-    learns,
-    named_code,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -163,7 +161,7 @@ def test_what_was_removed_is_told_with_its_file_or_the_last_commit(key, monkeypa
     if key in reading.BECAME_FILES:
         ((end, code, place),) = re.findall(r"( is a file now\. Name (\S+) in (\S+))$", told)
         config = complete(with_value(place, [code] if place.endswith("callbacks") else code))
-        assert [code.check(names) for _, code, names in named_code(dict(config))]
+        assert [code.check(names) for _, code, names in keys.named_code(dict(config))]
     assert name in told and end in told
     with pytest.raises(UserError, match=r"is a file now|was removed"):
         find_runs(MINIMAL | {"sweep": {name: [value]}})
@@ -234,10 +232,10 @@ def test_a_lambda_has_one_token():
 
 @given(st.floats(0, 1))
 def test_a_lambda_token_is_the_same_number_in_one_spelling(value):
-    token = lambda_token(value)
+    token = keys.lambda_token(value)
     assert float(token) == value
-    assert lambda_token(token) == token
-    assert learns(token) is (value != 1)
+    assert keys.lambda_token(token) == token
+    assert keys.learns(token) is (value != 1)
     assert check_lambda(token, "--lam") == value
 
 

@@ -60,14 +60,9 @@ def test_a_fault_has_one_message_before_anything_runs():
         ({"sweep": {"data.limit": [2, "2"]}}, "sweep with data.limit = 2: it is the same as confi"),
         ({"sweep": {"moe": [{"rank": 2}]}}, "sweep: moe is a section. Name one of its keys"),
         ({"variants": {"a": {"results_dir": "x"}}}, "variants.a: results_dir cannot vary: "),
-        *(
-            ({"sweep": {key: [4]}}, f"sweep: {key} is not a known key{hint}")
-            for key, hint in {
-                "moe.num_expert": ": did you mean moe.num_experts?",
-                "rate": ": did you mean moe_sft.learning_rate or sft.learning_rate or ",
-                "moe.zzz": ". docs/configuration.md lists all keys",
-            }.items()
-        ),
+        ({"sweep": {"moe.num_expert": [4]}}, "sweep: moe.num_expert is not a known key: did you "),
+        ({"sweep": {"rate": [4]}}, "sweep: rate is not a known key: did you mean moe_sft.learning"),
+        ({"sweep": {"moe.zzz": [4]}}, "sweep: moe.zzz is not a known key. docs/configuration.md l"),
         ({"variants": {"a/b": {}}}, 'variants: "a/b" is not a name. Use letters, digits'),
         ({"variants": {"a": {}, "b": {"data": {"limit": None}}}}, "variants.b: it is the same as"),
         ({"variants": {"a": OF_TWO}, "sweep": {"data.limit": [1, 2]}}, "variants.a: data.limit is"),

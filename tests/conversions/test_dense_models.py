@@ -93,9 +93,7 @@ def assert_near(made: dict, expected: dict) -> None:
     assert made.keys() == expected.keys()
     for name, tensor in made.items():
         rounding = 2**-8 if tensor.dtype is torch.bfloat16 else 1e-6
-        torch.testing.assert_close(
-            tensor.double(), expected[name], rtol=rounding, atol=1e-6, msg=lambda m, n=name: n + m
-        )
+        torch.testing.assert_close(tensor.double(), expected[name], rtol=rounding, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1, SCALE])
@@ -161,9 +159,6 @@ def fails(tensors, coefficients, base):
 
 def flat(tensors, coefficients, base):
     return base.flatten()
-
-def other(tensors):
-    return tensors
 """
 
 
@@ -195,7 +190,6 @@ def test_a_function_that_is_wrong_is_told(plain, tmp_path, function):
     for name, message in (
         ("fails", r"merge.method: model.layers.\S+: .*my_merge.py, line 11: ZeroDivisionError"),
         ("flat", r"it returned \[\d+\], not a tensor of \["),
-        ("other", "other must have the parameters tensors, coefficients, base"),
         ("means", "defines no function means: did you mean mean?"),
     ):
         with pytest.raises(UserError, match=message):
@@ -291,10 +285,7 @@ def test_a_mistake_of_the_user_is_refused(plain, tmp_path):
     for words, message in (
         (["--method", STOCK], "model_stock.py:model_stock: give --base too"),
         (["--method", SELECT], "select.py:select: give --base and --metrics too"),
-        (
-            ["--method", "ties"],
-            "should be xft, or a function in a Python file, such as my_merge.py",
-        ),
+        (["--method", "ties"], "should be xft, or a function in a Python file, such as my_merge"),
     ):
         with pytest.raises(UserError, match=message):
             merged(plain, tmp_path / "out", *words)

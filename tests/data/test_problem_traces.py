@@ -171,7 +171,5 @@ def test_the_threshold_is_four_fifths(count, found):
 
 def test_marks_are_words_and_whitespace_is_none():
     body = " ".join(WORDS[:40])
-    rows = rows_of(
-        (body, "a + b"), (body.replace(" ", "\n"), "a + b"), ("a - b", "x"), ("a + b", "x")
-    )
-    assert find_near(rows) == {2: 1}
+    pairs = (body, "a + b"), (body.replace(" ", "\n"), "a + b"), ("a - b", "x"), ("a + b", "x")
+    assert find_near(rows_of(*pairs)) == {2: 1}

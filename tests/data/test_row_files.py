@@ -89,7 +89,10 @@ def test_a_limit_takes_the_first_rows_and_reads_no_further(tmp_path):
 def test_a_bad_row_is_named_with_its_line_and_fault(tmp_path):
     for row, fault in (
         ('{"a": tru}', "not valid JSON (Expecting value, column 7)"),
-        ('{"b": 1, "a": 1, "instruction": "i"}', "no column 'response' (columns: a, b, instruct"),
+        (
+            '{"instruction": "i", "b": 1}',
+            "no column 'response' (columns: b, instruction; set data.re",
+        ),
         ('{"instruction": "i", "response": "r", "response": ""}', "not valid JSON (the key 'resp"),
         ('{"instruction": "i", "response": ""}', "column 'response' is empty"),
         ('{"instruction": "i", "response": null}', "column 'response' is not a string"),
@@ -98,10 +101,11 @@ def test_a_bad_row_is_named_with_its_line_and_fault(tmp_path):
         (f'{{"instruction": "i", "response": "{"r" * 10**6}"}}', "longer than 1,000,000 char"),
         (f'{{"x": "{"r" * 2**26}"}}', "not valid JSON (longer than 64 MiB)"),
         ('{"instruction": "i", "input": 0, "response": "r"}', "column 'input' is not a string"),
-        ('{"instruction": "i", "input": [], "response": "r"}', "column 'input' is not a string"),
     ):
         path = write(tmp_path / "rows.jsonl", jsonl(ROWS) + "\n" + row + "\n" + jsonl(ROWS))
-        assert refusal(path).startswith(f"1 bad row:\nFILE, line 5: {fault}")
+        told = refusal(path)
+        assert told.startswith(f"1 bad row:\nFILE, line 5: {fault}")
+        assert told.endswith("\nCorrect them, or leave them out: data.bad_rows: skip")
 
 
 def test_a_key_that_appears_twice_is_a_fault_of_its_row_in_an_array_too(tmp_path):
@@ -244,11 +248,7 @@ def test_what_is_wrong_with_a_file_is_told_with_its_place(tmp_path):
         ("rows.jsonl", jsonl([{"prompt": "i", "completion": "o"}] * 9), NEITHER),
         ("rows.csv", "", "FILE holds no rows"),
         ("rows.csv", "prompt,completion\n1,2", NEITHER),
-        (
-            "rows.csv",
-            "instruction;response\na;b",
-            "FILE has ';' between its columns. Write it with",
-        ),
+        ("rows.csv", HEAD.replace(",", ";"), "FILE has ';' between its columns. Write it with"),
         ("rows.csv", f"{HEAD},response\na,b,c", "FILE has the column 'response' twice"),
         ("rows.csv", f"{HEAD}\na,b\nc,d,e", "FILE is not valid CSV: line 3: it has more values"),
         ("rows.csv", f'{HEAD}\na,"b\n', "FILE is not valid CSV: line 2: unexpected end of data"),

@@ -59,7 +59,7 @@ def test_a_row_is_prompt_response_eos_and_only_the_prompt_is_masked(tokenizer):
 # What is left out
 
 
-def test_everything_that_is_left_out_is_reported(tokenizer, tmp_path, monkeypatch):
+def test_everything_that_is_left_out_is_reported(tokenizer, tmp_path, monkeypatch, capsys):
     solution = "def f(a, b):\n    return sorted([a, b], reverse=True)[0]"
     near = "word " * 4 + " ".join(f"w{i}" for i in range(40))
     texts = [
@@ -71,6 +71,7 @@ def test_everything_that_is_left_out_is_reported(tokenizer, tmp_path, monkeypatc
     options = TokensConfig(bad_rows="skip", deduplicate="near", max_length=300)
     find = Detector([Fingerprint.of("T/9", "solution", solution)]).find
     made, report = prepare([file], tokenizer, options, find)
+    assert capsys.readouterr().err.startswith("left out 1 bad row:\n")
     assert made.numbers.tolist() == [1, 3, 8]
     assert report["removed_rows"] == [
         {"row": 2, "reason": "duplicate", "of": 1},
@@ -103,24 +104,6 @@ def test_cut_rows_are_counted_and_lengths_not_warned_of(model, tmp_path, run_ste
     assert done.returncode == 0, done.stderr
     assert json.loads(report.read_text())["cut"] == 2
     assert done.stderr == f"tokens: 4 rows of {file}: 4 to train on; cut at max_length: 2\n"
-
-
-BAD = [{"instruction": "i"}] * 12 + ROWS[:2]
-
-
-def test_bad_rows_are_told_by_their_fault(tokenizer, tmp_path, capsys):
-    file = write_rows(tmp_path, BAD)
-    with pytest.raises(UserError) as caught:
-        prepare([file], tokenizer, TokensConfig())
-    assert str(caught.value).splitlines() == [
-        "12 bad rows:",
-        f"{file}, line 1, and 11 more: no column 'response' (columns: instruction; "
-        "set data.response_column)",
-        "Correct them, or leave them out: data.bad_rows: skip",
-    ]
-    made, _ = prepare([file], tokenizer, TokensConfig(bad_rows="skip"))
-    assert made.numbers.tolist() == [13, 14]
-    assert capsys.readouterr().err.startswith("left out 12 bad rows:\n")
 
 
 def test_nothing_left_is_told_with_the_reasons(tokenizer, rows):
@@ -201,19 +184,16 @@ def test_the_manifest_holds_the_options_and_a_templates_text(tiny_llama, rows, t
     flags = ["--template", tmp_path / "template.txt", "--limit", "9"]
     manifest = read_manifest(manifest_path(make(tiny_llama, rows, tmp_path / "tokens", *flags)))
     tokenizer = manifest.parameters.pop("tokenizer")
-    assert manifest.parameters == TokensConfig(limit=9).model_dump() | {
-        "template": "Do: {instruction}\n"
-    }
+    options = TokensConfig(limit=9, template="Do: {instruction}\n")
+    assert manifest.parameters == options.model_dump()
     assert {"model", "normalizer", "added_tokens", "chat template"} < tokenizer.keys()
 
 
 def test_the_step_reports_rows_that_give_problems_away(tiny_llama, tmp_path, capsys):
-    problem = three_problems()[0] | {
-        "prompt": 'def f(a, b):\n    """Give back the larger one of two numbers."""\n',
-        "entry_point": "f",
-    }
-    problems = write_problems(tmp_path / "sums.jsonl", [problem])
-    leak = {"instruction": "Give back the larger one of two numbers.", "response": "max"}
+    text = "Give back the larger one of two numbers."
+    problem = {"prompt": f'def f(a, b):\n    """{text}"""\n', "entry_point": "f"}
+    problems = write_problems(tmp_path / "sums.jsonl", [three_problems()[0] | problem])
+    leak = {"instruction": text, "response": "max"}
     rows = write_rows(tmp_path, [*ROWS[:2], leak])
     report = tmp_path / "reports" / "report.json"
     flags = ["--problems", problems, "--report", report]
@@ -239,9 +219,7 @@ def train(moe, data, out, *flags):
     return read_manifest(manifest_path(chain["moe_sft"]))
 
 
-def test_a_training_on_tokens_is_the_training_on_their_rows(
-    upcycled, tiny_llama, rows, tmp_path, capsys
-):
+def test_a_training_on_tokens_is_one_on_their_rows(upcycled, tiny_llama, rows, tmp_path):
     made = make(tiny_llama, rows, tmp_path / "tokens", "--max-length", "220")
     on_tokens = train(upcycled, made, tmp_path / "a")
     on_rows = train(upcycled, rows, tmp_path / "b", "--max-length", 220)
@@ -250,10 +228,9 @@ def test_a_training_on_tokens_is_the_training_on_their_rows(
     assert on_tokens.parameters["template"] == "magicoder"
     assert on_tokens.inputs == on_rows.inputs | {"tokens": read_manifest(manifest_path(made)).id}
 
-    chain = Chain(
-        tmp_path, {"weighted_trained": TRAINING}, moe_sft=tmp_path / "a" / "moe_sft", data=made
-    )
-    trained = read_manifest(manifest_path(chain["weighted_trained"]))
+    given = {"moe_sft": tmp_path / "a" / "moe_sft", "data": made}
+    mixed = Chain(tmp_path, {"weighted_trained": TRAINING}, **given)["weighted_trained"]
+    trained = read_manifest(manifest_path(mixed))
     assert trained.inputs["tokens"] == on_tokens.inputs["tokens"]
     assert trained.parameters["template"] == "magicoder"
 
@@ -308,9 +285,7 @@ def test_a_tokenizer_that_a_trainer_saved_is_the_same(tiny_llama, rows, tmp_path
     open_tokens(made, saved)
 
 
-def test_options_that_tokens_have_and_folders_of_something_else_are_refused(
-    upcycled, tiny_llama, rows, tmp_path
-):
+def test_options_of_tokens_and_folders_of_others_are_refused(upcycled, tiny_llama, rows, tmp_path):
     made = make(tiny_llama, rows, tmp_path / "tokens")
     flags = ["--max-length", 1024, "--template", "chat"]
     for folder, more, fault in (

@@ -180,7 +180,7 @@ COEFFICIENT = 0.5  # large, so that its gradient matters
 
 @pytest.mark.parametrize("batching", ["padded", "packed"])
 @pytest.mark.parametrize("noise", [0, 1])
-def test_micro_batches_have_the_balance_of_the_whole(
+def test_parts_have_the_whole_balance(
     tiny_llama, tokenizer, tmp_path, monkeypatch, batching, noise
 ):
     """Their gradient is the formula's over all rows in one pass, without noise. With it the pass
@@ -227,9 +227,8 @@ def whole_gradient(model, rows: list[dict]) -> dict[str, torch.Tensor]:
     mask = torch.tensor([[n < len(row["input_ids"]) for n in range(length)] for row in rows]).long()
     model.train()
     whole = model(padded["input_ids"], attention_mask=mask, output_router_logits=True)
-    loss = torch.nn.functional.cross_entropy(
-        whole.logits[:, :-1].flatten(0, 1), padded["labels"][:, 1:].flatten()
-    )
+    labels = padded["labels"][:, 1:].flatten()
+    loss = torch.nn.functional.cross_entropy(whole.logits[:, :-1].flatten(0, 1), labels)
     for routing in whole.routing:
         loss = loss + COEFFICIENT * squared_variation(routing.counts).sum()
     loss.backward()

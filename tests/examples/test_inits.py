@@ -40,10 +40,8 @@ def upcycled(bases, tmp_path):
 
     def make(name: str, *flags: str) -> tuple[dict, dict]:
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
-        moe = Chain(folder, {"moe": ["--num-experts-per-tok", "2", *flags]}, base=bases(name))
-        return load_file(moe["moe"] / "model.safetensors"), load_file(
-            bases(name) / "model.safetensors"
-        )
+        chain = Chain(folder, {"moe": ["--num-experts-per-tok", "2", *flags]}, base=bases(name))
+        return tuple(load_file(chain[part] / "model.safetensors") for part in ("moe", "base"))
 
     return make
 

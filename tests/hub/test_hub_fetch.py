@@ -91,9 +91,7 @@ def test_of_weights_in_shards_those_of_the_index_are_fetched(hub: Hub, base):
     assert_refused(done, "model-00001-of-00002.safetensors")  # a word is no weights
 
 
-def test_a_private_model_needs_a_token_that_nobody_sees(
-    hub: Hub, base, model, tmp_path, monkeypatch
-):
+def test_a_private_model_needs_a_token_that_nobody_sees(hub, base, model, tmp_path, monkeypatch):
     hub.tokens = {TOKEN}
     revision = hub.add(MODEL, model, readers={TOKEN})
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -188,9 +186,7 @@ def test_of_a_whole_data_set_files_of_rows_are_fetched(hub: Hub, fetch_data, tmp
     assert_refused(done, f"{MODEL} at {revision}, split dev, cannot be read: ")
 
 
-ROWS_CARD = (
-    "---\nconfigs: [{{config_name: default, data_files: [{{split: train, path: {path}}}]}}]\n---\n"
-)
+FILES = "---\nconfigs: [{{config_name: default, data_files: [{{split: train, path: {}}}]}}]\n---\n"
 
 
 def test_a_data_set_names_only_its_own_files(hub: Hub, fetch_data, tmp_path):
@@ -200,7 +196,7 @@ def test_a_data_set_names_only_its_own_files(hub: Hub, fetch_data, tmp_path):
     faults = dict.fromkeys(outside, "as rows, which is not in the data set")
     faults |= dict.fromkeys(("&a [*a]", "["), "its README.md cannot be read")
     for path, fault in (faults | {"[data/tr*.jsonl]": None}).items():
-        files = {"data/train.jsonl": ROWS, "README.md": ROWS_CARD.format(path=path).encode()}
+        files = {"data/train.jsonl": ROWS, "README.md": FILES.format(path).encode()}
         done = fetch_data(MODEL, hub.add(MODEL, files, kind="datasets"))
         if fault:
             assert_refused(done, fault)

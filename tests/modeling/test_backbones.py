@@ -65,7 +65,14 @@ def write_old_keys(file: Path) -> None:
     file.write_text(json.dumps(config))
 
 
-@pytest.fixture(scope="module", params=[f"{form} {kind}" for form in FORMS for kind in EXPERTS])
+CASES = [
+    pytest.param(f"{backbone} {kind}", marks=[pytest.mark.ci] if backbone not in FORMS else [])
+    for backbone in BACKBONES
+    for kind in EXPERTS
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def case(request, tmp_path_factory) -> Case:
     return make_case(*request.param.split(), tmp_path_factory.mktemp("case"))
 
@@ -75,7 +82,7 @@ def distance(model, other) -> float:
     return (model(tokens()).logits - other(tokens()).logits).abs().max().item()
 
 
-def check_step_0(case):
+def test_step_0(case):
     """The mixture computes what the dense model computes, in both modes and for every router."""
     assert distance(case.upcycled, case.dense) <= 1e-5
     other = copy.deepcopy(case.upcycled).train()
@@ -86,7 +93,7 @@ def check_step_0(case):
     assert distance(case.trained, case.dense) > 1e-3
 
 
-def check_merge(case, folder):
+def test_merge(case, tmp_path):
     """Equal experts give the base. Others give the mixing model, in the base's form."""
     base = case.folder / "base"
     before, equal = (load_file(f / "model.safetensors") for f in (base, case.untrained["dense"]))
@@ -95,7 +102,7 @@ def check_merge(case, folder):
         rounding = 0 if case.trained.config.experts == "lora" else 1e-6
         torch.testing.assert_close(equal[name], tensor, atol=rounding, rtol=rounding)
 
-    chain = Chain(folder, {"weighted_init": ["--lam", "0.6"]}, moe_sft=case.folder / "trained")
+    chain = Chain(tmp_path, {"weighted_init": ["--lam", "0.6"]}, moe_sft=case.folder / "trained")
     merged = AutoModelForCausalLM.from_pretrained(chain["dense"])
     assert type(merged) is type(case.dense)
     assert distance(merged, mixing_of(chain).model.eval()) <= 1e-5
@@ -106,11 +113,11 @@ def check_merge(case, folder):
     assert {n: t.shape for n, t in made.items()} == {n: t.shape for n, t in before.items()}
 
 
-def check_in_memory(case, folder):
+def test_in_memory(case, tmp_path):
     """A loaded model gives the same bytes as its files, and stays as it was."""
     before = copy.deepcopy(case.dense.state_dict())
     mixture = xft.upcycle(case.dense, **OPTIONS[case.trained.config.experts])
-    assert_same_files(mixture, case.untrained["moe"], folder / "mixture")
+    assert_same_files(mixture, case.untrained["moe"], tmp_path / "mixture")
     config = json.loads((case.untrained["moe"] / "config.json").read_text())
     assert config == case.upcycled.config.to_diff_dict()  # which saving it writes
     assert config.keys() == mixture.config.to_diff_dict().keys()
@@ -118,11 +125,11 @@ def check_in_memory(case, folder):
 
     merged = xft.merge(case.trained, lam=0.6)
     assert type(merged) is type(case.dense)
-    chain = Chain(folder, {"weighted_init": ["--lam", "0.6"]}, moe_sft=case.folder / "trained")
-    assert_same_files(merged, chain["dense"], folder / "merged")
+    chain = Chain(tmp_path, {"weighted_init": ["--lam", "0.6"]}, moe_sft=case.folder / "trained")
+    assert_same_files(merged, chain["dense"], tmp_path / "merged")
     mixing, other = (xft.Mixing(case.trained, lam=lam).model for lam in (0.6, 0.3))
     other.load_state_dict(mixing.state_dict())
-    assert_same_files(copy.deepcopy(other), chain["dense"], folder / "mixing")
+    assert_same_files(copy.deepcopy(other), chain["dense"], tmp_path / "mixing")
     torch.nn.init.zeros_(next(mixture.parameters()))
     assert all(case.dense.state_dict()[name].equal(value) for name, value in before.items())
 
@@ -133,29 +140,6 @@ def assert_same_files(model, expected: Path, folder: Path) -> None:
     assert own.keys() == others.keys()
     for name, tensor in others.items():
         assert own[name].dtype == tensor.dtype and own[name].equal(tensor), name
-
-
-def test_step_0(case):
-    check_step_0(case)
-
-
-def test_merge(case, tmp_path):
-    check_merge(case, tmp_path)
-
-
-def test_in_memory(case, tmp_path):
-    check_in_memory(case, tmp_path)
-
-
-@pytest.mark.ci
-@pytest.mark.parametrize("kind", EXPERTS)
-@pytest.mark.parametrize("backbone", [name for name in BACKBONES if name not in FORMS])
-def test_step_0_and_merge_of_all_others(backbone, kind, tmp_path):
-    case = make_case(backbone, kind, tmp_path)
-    check_step_0(case)
-    for check in (check_merge, check_in_memory):
-        (tmp_path / check.__name__).mkdir()
-        check(case, tmp_path / check.__name__)
 
 
 @torch.no_grad()

@@ -50,14 +50,8 @@ def test_signatures_name_the_options_and_their_defaults():
 
 def test_task_arithmetic_goes_beyond_the_merged_model():
     base, mixture = random_dense("llama"), random_mixture("llama")
-    plain = xft.merge(mixture).state_dict()
-    beyond = xft.merge(
-        mixture, base=base, method=merge_example("task_arithmetic", scale=2.0)
-    ).state_dict()
-    function = xft.merge(
-        mixture, base=base, method=lambda w, c, _: sum(map(mul, c, w))
-    ).state_dict()
-    assert all(torch.allclose(function[name], plain[name], atol=1e-6) for name in plain)
+    plain, method = xft.merge(mixture).state_dict(), merge_example("task_arithmetic", scale=2.0)
+    beyond = xft.merge(mixture, base=base, method=method).state_dict()
     for name, start in base.state_dict().items():
         torch.testing.assert_close(beyond[name], 2 * plain[name] - start)
 
@@ -189,7 +183,6 @@ def test_what_cannot_be_done_is_told():
         (lambda dense: xft.upcycle(dense, rank=2), "rank = 2: .* or set experts = lora too$"),
         (lambda dense: xft.upcycle(dense, experts="lora", rank=99), "^rank = 99: .* most rank 32"),
         (lambda dense: xft.upcycle(dense, upcycled_layers=[0, 2, 5]), "2, 5: .* has layers 0 to 1"),
-        (lambda dense: xft.upcycle(dense, seed=-1), "seed = -1: should be greater"),
         (lambda dense: merge(coefficients=EQUAL.tolist()), "are a list. They must be a tensor"),
         (lambda dense: merge(coefficients=EQUAL[0]), r"the shape \[1, 4\] .* \[2 or 1, 3 or 1, 4"),
         (lambda dense: merge(coefficients=EQUAL * 3), "sum of 3. .* with a sum of 1"),

@@ -48,9 +48,8 @@ def written_out(block, x):
         pairs = list(zip(routing.indices[number] + first, routing.weights[number], strict=True))
         if first:
             pairs.append((0, routing.shared_weight[number]))
-        rows.append(
-            sum(weight * whole_expert(block, i, x[number : number + 1])[0] for i, weight in pairs)
-        )
+        token = x[number : number + 1]
+        rows.append(sum(weight * whole_expert(block, i, token)[0] for i, weight in pairs))
     return torch.stack(rows)
 
 
@@ -122,11 +121,9 @@ def test_the_sum_over_the_experts_is_rounded_once():
 
 @pytest.mark.usefixtures("small_blocks")
 def test_checkpointing_and_repetition_give_the_same_bytes():
-    block = make_block(dtype=torch.float32)
+    block, x = make_block(dtype=torch.float32), tokens(dtype=torch.float32)
     recompute = partial(checkpoint, block, use_reentrant=False)
-    once, *others = (
-        results(block, tokens(dtype=torch.float32), way) for way in (block, block, recompute)
-    )
+    once, *others = (results(block, x, way) for way in (block, block, recompute))
     for other in others:
         assert all(torch.equal(a, b) for a, b in zip(once, other, strict=True))
 

@@ -112,15 +112,14 @@ class ScaledMlp(LlamaMLP):
 
 
 def test_an_mlp_of_another_form_is_refused():
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "mlp_bias": False}
+    config = AutoConfig.for_model("starcoder2", residual_dropout=0.5, **sizes)
+    assert read_mlp(LlamaMLP(config)).intermediate_size == 12
     for mlp, message in (
         (ScaledMlp, "ScaledMlp cannot be upcycled: it computes something else"),
         (Starcoder2MLP, r"it computes something else .*dropout"),
         (lambda _: torch.nn.Sequential(torch.nn.Linear(2, 3)), "of class Sequential cannot be"),
     ):
-        config = AutoConfig.for_model(
-            "starcoder2", hidden_size=8, intermediate_size=12, residual_dropout=0.5, mlp_bias=False
-        )
-        assert read_mlp(LlamaMLP(config)).intermediate_size == 12
         with pytest.raises(UserError, match=message):
             read_mlp(mlp(config))
 

@@ -62,9 +62,10 @@ def test_it_refuses_what_cuda_refuses_and_counts_waits():
     assert gpu.waits[1:] == ["_to_copy", "index", "_to_copy", "_local_scalar_dense", "nonzero"]
 
 
-@pytest.mark.parametrize(
-    ("rows", "checkpointing"), [("whole", False), ("padded", True), ("packed", False)]
-)
+CHECKPOINTING = {"whole": False, "padded": True, "packed": False}
+
+
+@pytest.mark.parametrize(("rows", "checkpointing"), CHECKPOINTING.items())
 def test_only_a_loop_over_experts_waits_inside_a_mixture(rows, checkpointing, monkeypatch):
     """Beside what the dense model waits for, and once for all blocks to find the padding."""
 
@@ -93,9 +94,7 @@ def test_models_are_made_mixed_and_merged_where_they_are(monkeypatch):
             state = {name: getattr(one, "on_cpu", one) for name, one in state_dict.items()}
             return load_whole(*given, state_dict=state, **options)
 
-    monkeypatch.setattr(
-        in_memory, "fault_of_state", lambda *_: None
-    )  # it uses the device meta, too
+    monkeypatch.setattr(in_memory, "fault_of_state", lambda *_: None)  # it uses meta, too
     for module in (library, mixing):
         monkeypatch.setattr(module, "load_whole", load)
 

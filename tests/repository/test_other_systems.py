@@ -27,10 +27,8 @@ def test_every_module_is_imported(repository):
     paths = [path.relative_to(repository).with_suffix("") for path in files]
     names = [".".join(path.parts) for path in paths if path.name not in ("driver", "__init__")]
     load = f"import importlib\nfor name in {names}: importlib.import_module(name)"
-    program = AS_MACOS.format(
-        before=f"{load}\nfor name in {names}: del sys.modules[name]", code=load
-    )
-    python("-c", program)
+    before = f"{load}\nfor name in {names}: del sys.modules[name]"
+    python("-c", AS_MACOS.format(before=before, code=load))
 
 
 def test_programs_run_without_the_calls_of_linux(monkeypatch, repository):

@@ -23,12 +23,11 @@ def problems() -> list[dict]:
 
 
 DATA = "data", ["instructions.jsonl", "problems.jsonl"]
-TOKENIZER = "tokenizer", ["base/tokenizer.json", "base/tokenizer_config.json"]
+TOKENIZER = ["base/tokenizer.json", "base/tokenizer_config.json"]
+TOKENIZER = pytest.param("tokenizer", TOKENIZER, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(
-    ("part", "files"), [DATA, pytest.param(*TOKENIZER, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("part", "files"), [DATA, TOKENIZER])
 def test_files_are_made_again_to_the_byte(part, files, tmp_path):
     python(RESOURCES / "generate.py", part, "--out", tmp_path)
     for name in files:

@@ -8,9 +8,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def test_the_workflow_runs_in_conda_environments(
-    repository, tmp_path, new_project, artifact_hashes, monkeypatch
-):
+def test_the_workflow_in_conda(repository, tmp_path, new_project, artifact_hashes, monkeypatch):
     script = repository.parent / "shared" / "tools" / "local-conda.sh"
     if not script.exists():
         pytest.skip("needs a script that builds a local conda channel")

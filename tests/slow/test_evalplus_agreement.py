@@ -47,17 +47,12 @@ def evalplus_verdict(tests: ProblemTests, form: str, code: str) -> list[str]:
     from evalplus.eval._special_oracle import MBPP_OUTPUT_NOT_NONE_TASKS
     from evalplus.gen.util import trusted_exec
 
-    name = tests.problem.entry_point
-    statuses = []
+    problem, name, statuses = tests.problem, tests.problem.entry_point, []
+    not_none = form == "mbpp" and name in MBPP_OUTPUT_NOT_NONE_TASKS
     for calls in tests.sets:
-        not_none = form == "mbpp" and name in MBPP_OUTPUT_NOT_NONE_TASKS
-        expected = trusted_exec(
-            tests.problem.canonical_program, calls, name, output_not_none=not_none
-        )
-        times = [1.0] * len(calls)
-        status, _ = untrusted_check(
-            form, code, calls, name, expected, tests.problem.atol, times, fast_check=True
-        )
+        expected = trusted_exec(problem.canonical_program, calls, name, output_not_none=not_none)
+        arguments = form, code, calls, name, expected, problem.atol, [1.0] * len(calls)
+        status, _ = untrusted_check(*arguments, fast_check=True)
         statuses.append(status)
         if status != "pass":
             return [statuses[0], status]

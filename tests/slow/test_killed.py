@@ -25,9 +25,8 @@ PAUSE = Path(__file__).parents[1] / "pause" / "sitecustomize.py"
 def project(new_project, monkeypatch) -> Iterator[Project]:
     """A project whose trainings save often, which changes none of their bytes."""
     project = new_project("killed")
-    project.overlay = project.overlay | {
-        "moe_sft": project.overlay["moe_sft"] | {"save_minutes": 0}
-    }
+    often = project.overlay["moe_sft"] | {"save_minutes": 0}
+    project.overlay = project.overlay | {"moe_sft": often}
     shutil.copy(PAUSE, project.folder)
     monkeypatch.setenv("PAUSE", str(project.folder / "pause"))
     yield project
@@ -60,9 +59,7 @@ def log_of(project: Project, name: str) -> str:
     return (project.results / "logs" / f"{name}.log").read_text()
 
 
-def test_a_stopped_step_of_each_kind_goes_on(
-    project, finished, artifact_hashes, monkeypatch, capsys
-):
+def test_stopped_steps_of_each_kind_go_on(project, finished, artifact_hashes, monkeypatch, capsys):
     monkeypatch.chdir(project.folder)
     store = project.folder / "store"
     target = "results/moe_sft"

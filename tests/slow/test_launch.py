@@ -115,9 +115,7 @@ def test_zero_in_bf16_keeps_and_saves_fp32_masters(inputs, tmp_path, launch):
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-def start(
-    repository, words: list[str], log: Path, nodes: int = 1, **environment: str
-) -> subprocess.Popen:
+def start(repository, words: list[str], log: Path, nodes=1, **environment) -> subprocess.Popen:
     """A training as a rule starts it on each node, in as many processes as its words ask for."""
     count = int(words[words.index("--processes") + 1]) if "--processes" in words else 1
     command = f"exec {torchrun(count, nodes)} -m workflow_scripts.moe_sft {shlex.join(words)}"

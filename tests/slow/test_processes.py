@@ -10,12 +10,13 @@ from chains import Chain
 from mixtures import init_example, low_rank_mixture, varied_mixture
 from processes import run_for
 from safetensors.torch import load_file
-from trainings import ROWS, learn, lines_of, outputs, write_rows
+from trainings import additions, learn, lines_of, outputs, write_rows
 
 pytestmark = pytest.mark.ci
 FLAGS = ["--max-steps", 6, "--per-device-train-batch-size", 8]
 HALF = ["--per-device-train-batch-size", 4]
-BEST = ["--validation-rows", 4, "--eval-steps", 2, "--keep", "best"]
+# One process has one batch of these rows more than the other.
+BEST = ["--validation-rows", 9, "--eval-steps", 2, "--keep", "best"]
 
 
 def assert_same(step: str, words: list, halved: list, folder: Path, tolerance: float) -> dict:
@@ -37,12 +38,11 @@ def assert_same(step: str, words: list, halved: list, folder: Path, tolerance: f
 
 
 def test_mixing(tiny_llama, tmp_path):
-    """With gradients that are clipped, four validation rows, and one row in each epoch's last
-    batch, which one of the processes does not have.
+    """With gradients that are clipped, and one row in each epoch's last batch, which one of the
+    processes does not have.
     """
     varied_mixture(tiny_llama, tmp_path)
-    rows = [*ROWS, {"instruction": "Double x.", "response": "return 2 * x"}]
-    given = {"moe_sft": tmp_path / "moe_sft", "data": write_rows(tmp_path, rows)}
+    given = {"moe_sft": tmp_path / "moe_sft", "data": write_rows(tmp_path, additions(18, 3))}
     chain = Chain(tmp_path, base=tiny_llama, **given)
     words = [*chain.words("weighted_trained"), *BEST, "--learning-rate", 0.1]
     words += ["--max-grad-norm", 1e-3, "--activation-checkpointing"]
@@ -59,7 +59,8 @@ def test_low_rank_experts_in_shards(tiny_llama, tmp_path):
     """
     plain = {"router_noise": False, "balance_loss_coef": 0.0, "num_experts_per_tok": 4}
     mixture = low_rank_mixture(tiny_llama, tmp_path / "moe", train_rest="lora", **plain)
-    words = ["--moe", mixture, "--data", write_rows(tmp_path), *BEST, "--learning-rate", 0.01]
+    words = ["--moe", mixture, "--data", write_rows(tmp_path, additions(17, 3)), *BEST]
+    words += ["--learning-rate", 0.01]
     zero3 = ["--launch", "zero3", *HALF]
     weights = assert_same("moe_sft", words, zero3, tmp_path, tolerance=1e-3)
     before = load_file(mixture / "model.safetensors")

@@ -43,10 +43,8 @@ def reader(request, tmp_path_factory):
 
 
 def run(folder, *command: object, **environment: str) -> subprocess.CompletedProcess:
-    environment = os.environ | environment
-    return subprocess.run(
-        list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True
-    )
+    options = {"cwd": folder, "env": os.environ | environment, "capture_output": True}
+    return subprocess.run(list(map(str, command)), text=True, **options)
 
 
 def tokens(folder, imported: str, python=sys.executable, **environment: str) -> list[list[int]]:

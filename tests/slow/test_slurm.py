@@ -98,12 +98,10 @@ class Slurm:
 
 def comment_of(project: Project, name: str) -> str | None:
     """What Snakemake notes at the jobs that make the artifact with a name, by the run's plan."""
-    jobs = (
-        job for plan in project.folder.glob("store/plans/*.json") for job in jobs_of(plan).items()
-    )
-    return next(
-        (f"rule_{j.recipe.step}_wildcards_{digest}" for digest, j in jobs if j.name == name), None
-    )
+    plans = project.folder.glob("store/plans/*.json")
+    jobs = (job for plan in plans for job in jobs_of(plan).items())
+    named = (f"rule_{j.recipe.step}_wildcards_{digest}" for digest, j in jobs if j.name == name)
+    return next(named, None)
 
 
 @pytest.fixture(scope="module")
@@ -243,9 +241,7 @@ def test_killed_jobs_end_in_the_bytes_of_a_local_run(slurm, new_project, artifac
     assert project.run("--dry-run") == []
 
 
-def test_a_training_on_two_nodes_goes_on_to_the_bytes_of_one_with_two_processes(
-    slurm, new_project, start
-):
+def test_a_training_on_two_nodes_goes_on_as_in_two_processes(slurm, new_project, start):
     """The nodes are told to end, as before their time is over."""
     project, local = new_project("two_nodes"), new_project("two_processes")
     for copy, launch in ((project, {"nodes": 2}), (local, {"processes": 2})):

@@ -1,15 +1,13 @@
 """Stores of others, which are only read: what is linked, what is made, what is noticed."""
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
 import pytest
+from working_folder import begin
 
 from xft.config.runs import overlaid, read_overlaid
 from xft.dag.workflow_run import WorkflowRun
@@ -17,20 +15,6 @@ from xft.dag.workflow_run import WorkflowRun
 pytestmark = pytest.mark.ci
 NOBODY = 65534
 CHAIN = ["weighted_init", "weighted_trained"]
-BEGIN_AS_NOBODY = """
-import json, os, sys
-from xft.dag.workflow_run import WorkflowRun
-values = json.loads(sys.argv[1])
-first = WorkflowRun(values | {"store": "first", "results_dir": "results_of_first"})
-first.begin()  # imports all that a run needs, which the other user may not be able to read
-first.close()
-run = WorkflowRun(values)
-os.setgroups([])
-os.setgid(65534)
-os.setuid(65534)
-run.begin()
-print(*(part.name for part in run.missing))
-"""
 
 
 @pytest.fixture
@@ -39,9 +23,8 @@ def theirs(finished, tmp_path) -> Path:
     return shutil.copytree(finished.folder / "store", tmp_path / "theirs")
 
 
-def test_another_project_runs_only_what_is_new_and_nothing_when_it_goes_back(
-    finished, new_project, artifact_hashes
-):
+def test_another_project_runs_only_what_is_new(finished, new_project, artifact_hashes):
+    """And nothing when it goes back."""
     project = new_project("second")
     project.overlay = project.overlay | {"stores": [str(finished.folder / "store")]}
     before = artifact_hashes(finished)
@@ -72,49 +55,50 @@ def test_edited_code_is_not_served_what_the_old_code_made(finished, new_project)
     assert "moe" in project.run("--dry-run")
 
 
+def reading(finished, theirs: Path, **keys) -> WorkflowRun:
+    """A run of the same configuration that reads a store of others."""
+    values, _ = read_overlaid([finished.folder / "config.yaml"])
+    return WorkflowRun(overlaid(values, finished.overlay | {"stores": [str(theirs)]} | keys))
+
+
 def test_an_entry_that_appears_or_vanishes(finished, theirs, tmp_path, monkeypatch):
-    """For a run of the same configuration that reads their store, in a folder of its own."""
+    """For a run in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "resources").symlink_to(finished.folder / "resources")
-    values, _ = read_overlaid([finished.folder / "config.yaml"])
-
-    def mine(store: Path) -> WorkflowRun:
-        return WorkflowRun(overlaid(values, finished.overlay | {"stores": [str(store)]}))
-
     (late,) = theirs.glob("moe_sft/*")
     late.rename(tmp_path / "aside")
-    run = mine(theirs)
+    run = reading(finished, theirs)
     (tmp_path / "aside").rename(late)
     run.begin()
     assert run.missing == []
     run.close()
 
     late.rename(tmp_path / "aside")
-    again = mine(theirs.rename(tmp_path / "moved"))
+    again = reading(finished, theirs.rename(tmp_path / "moved"))
     again.begin()
     for own in (run, again):
         assert [part.name for part in own.missing] == ["moe_sft"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_another_user_takes_from_a_store_that_he_cannot_write(finished, theirs, request):
-    """He becomes that user before his run begins."""
+def test_a_user_takes_from_a_store_that_he_cannot_write(finished, theirs, request, monkeypatch):
+    """Another run imports all before, which that user may not be able to read."""
     public = Path(tempfile.mkdtemp())
     request.addfinalizer(partial(shutil.rmtree, public))
-    public.chmod(0o755)
     readable = shutil.copytree(theirs, public / "theirs", copy_function=shutil.copy)
-    for path in (readable, *readable.rglob("*")):
+    for path in (public, readable, *readable.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    own = shutil.copytree(finished.folder, public / "own")
-    for made in ("store", "results", ".snakemake"):
-        shutil.rmtree(own / made)
-    for path in (own, *own.rglob("*")):
-        os.chown(path, NOBODY, NOBODY)
-    values, _ = read_overlaid([own / "config.yaml"])
-    config = overlaid(values, finished.overlay | {"stores": [str(readable)]})
-    words = [sys.executable, "-c", BEGIN_AS_NOBODY, json.dumps(config)]
-    done = subprocess.run(words, cwd=own, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
-    link = own / "results" / "moe_sft"
+    shutil.copytree(finished.folder / "resources", public / "own" / "resources")
+    os.chown(public / "own", NOBODY, NOBODY)
+    monkeypatch.chdir(public / "own")
+    begin(reading(finished, readable, store="first", results_dir="first_results"))
+    run = reading(finished, readable)
+    os.seteuid(NOBODY)
+    try:
+        run.begin()
+    finally:
+        os.seteuid(0)
+    assert run.missing == []
+    link = Path("results/moe_sft")
     assert link.resolve().is_relative_to(readable)
     assert link.lstat().st_uid == NOBODY

@@ -2,7 +2,6 @@
 
 import pytest
 
-from xft.config.runs import overlaid
 from xft.tools import verify
 
 pytestmark = pytest.mark.ci
@@ -12,7 +11,6 @@ VARIANTS = {
     "vanilla": {"moe": {"shared_expert": False}, "evaluation": {"models": ["base", "moe_sft"]}},
     "fast": {"mixing": {"learning_rate": 0.1}, "evaluation": {"models": ["base", "dense"]}},
 }
-FAST = "mixing.learning_rate~0.1"
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +36,3 @@ def test_merges_that_were_not_kept_are_made_again_if_asked_for(project):
     assert not any(project.results.rglob("dense/lam~0.75/model.safetensors"))
     assert project.run("results/dense/lam~0.75", merge={"keep": "all"}) == ["dense"]
     assert (project.results / "dense" / "lam~0.75" / "model.safetensors").is_file()
-
-
-def test_a_variant_alone_has_the_same_bytes(project, new_project, file_hashes):
-    alone, name = new_project("alone"), "weighted_trained/lam~0.75"
-    keys = overlaid(project.overlay, VARIANTS["fast"]) | {"seed": 43}
-    alone.overlay = {key: keys[key] for key in keys.keys() - {"seeds", "variants"}}
-    alone.run(f"results/{name}")
-    swept, own = project.results / FAST / "seed~43" / name, alone.results / name
-    assert own.resolve().relative_to(alone.folder) == swept.resolve().relative_to(project.folder)
-    entries = [file_hashes(folder.resolve().parent) for folder in (own, swept)]
-    for hashes in entries:
-        del hashes["costs.json"], hashes["entry.json"]  # which states the hash of the other
-    assert entries[0] == entries[1]

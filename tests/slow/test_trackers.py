@@ -18,15 +18,9 @@ SECRETS["HF_TOKEN"] = "hf_aTokenThatMustNotBeWritten"
 TRACKERS = ["tensorboard", "wandb"]
 # Runs a step that a SIGTERM stops in its second training step.
 STOPPED = """
-import os, signal, sys
+import pytest, sys, trainings
 from workflow_scripts import moe_sft
-from xft.training.metrics import ProgressCallback
-
-def on_step_begin(self, args, state, control, **kwargs):
-    if state.global_step == 1:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-ProgressCallback.on_step_begin = on_step_begin
+trainings.stop_in(pytest.MonkeyPatch(), 2)
 moe_sft.main(sys.argv[1:])
 """
 
@@ -40,7 +34,7 @@ def results(tiny_llama, tmp_path_factory, repository) -> Path:
     words += ["--metrics", "results/metrics/moe_sft.jsonl", "--max-steps", str(LENGTH)]
     words += ["--per-device-train-batch-size", "4", "--report-to", *TRACKERS]
     known = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    known |= SECRETS | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    known |= SECRETS | {"PYTHONPATH": f"{repository}:{repository}/tests", "OMP_NUM_THREADS": "1"}
     again = ["-m", "workflow_scripts.moe_sft"], 0
     for program, status in ((["-c", STOPPED], 128 + signal.SIGTERM), again):
         command = [sys.executable, *program, *words]

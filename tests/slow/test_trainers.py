@@ -60,10 +60,7 @@ def test_the_page_s_examples_come_back_into_the_workflow(tmp_path):
     assert {name for name in moe if not lora[name].equal(moe[name])} == learned
 
 
-WAYS = {
-    "padded": {"completion_only_loss": False},
-    "completion only": {"completion_only_loss": True},
-}
+WAYS = {"padded": {"completion_only_loss": False}, "completion": {"completion_only_loss": True}}
 WAYS |= {"packing": {"packing": True, "max_length": 64}}
 WAYS |= {"padding free": {"padding_free": True, "max_length": None}}
 

@@ -59,9 +59,8 @@ def test_the_artifact_is_the_model(model):
 
 
 def test_shards_and_their_index_are_linked(model, project):
-    AutoModelForCausalLM.from_pretrained(model).save_pretrained(
-        project / "sharded", max_shard_size="40KB"
-    )
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    loaded.save_pretrained(project / "sharded", max_shard_size="40KB")
     shutil.copy(model / "tokenizer.json", project / "sharded")
     out = run("sharded")
     assert hashes(out) == hashes(project / "sharded")

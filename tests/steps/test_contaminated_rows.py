@@ -14,11 +14,8 @@ from xft.reporting.formats import CONTAMINATION
 
 DOCSTRING = "Give back the larger one of two numbers."
 SOLUTION = "    return max([first, second, first])\n"
-PROBLEM = {
-    "prompt": f'def larger(first, second):\n    """{DOCSTRING}"""\n',
-    "entry_point": "larger",
-    "canonical_solution": SOLUTION,
-}
+PROBLEM = {"entry_point": "larger", "canonical_solution": SOLUTION}
+PROBLEM["prompt"] = f'def larger(first, second):\n    """{DOCSTRING}"""\n'
 CHAT = [{"role": role, "content": DOCSTRING} for role in 2 * ("user", "assistant")]
 LIMIT = 5  # good rows
 LINES = [

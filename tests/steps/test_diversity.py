@@ -112,10 +112,8 @@ def test_the_routers_are_those_of_the_last_steps(untrained, tmp_path):
     early = [line(step, [9.0, 9.0], [[1.0, 0.0], [1.0, 0.0]]) for step in range(5)]
     late = [line(step, [0.6, 0.4], [[0.5, 0.5], [0.75, 0.25]]) for step in range(5, 15)]
     others = '{"step": 14, "validation_loss": 1.0}\n'
-    for text, expected in {
-        "".join([*early, *late, others]): {"entropy": 0.5, "imbalance": 0.25, "steps": 10},
-        others: None,
-    }.items():
+    routing = {"entropy": 0.5, "imbalance": 0.25, "steps": 10}
+    for text, expected in (("".join([*early, *late, others]), routing), (others, None)):
         metrics = tmp_path / "metrics.jsonl"
         metrics.write_text(text)
         result = measure(untrained, tmp_path / "out.json", "--metrics", metrics)

@@ -11,7 +11,7 @@ import torch
 from chains import Chain
 from damage import change_json, change_tensors
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from working_folder import wants, write_inputs
+from working_folder import wants
 
 import xft  # noqa: F401 (registers the model type)
 from xft.artifacts.artifact import open_artifact
@@ -65,31 +65,24 @@ def weights(change):
     return lambda model, _: change_tensors(model, change)
 
 
-@pytest.mark.parametrize(
-    ("change", "fault"),
-    [
-        (lambda model, _: change_json(model / "config.json", num_experts=3), "has the shape"),
-        (lambda model, _: (model / "chat_template.jinja").write_text("{{ messages }}"), TEMPLATE),
-        (lambda _, base: change_json(base / "config.json", rms_norm_eps=1e-5), EPSILON),
-        (weights(lambda ts: ts | {DOWN: ts[DOWN] * torch.nan}), "down_proj holds NaN"),
-        (weights(lambda ts: {n: ts[n] for n in ts if "router" not in n}), "has no weights for .*r"),
-        (
-            weights(lambda ts: ts | {f"{DOWN}.lora_A": ts[DOWN].clone()}),
-            "lora_A, which nothing reads",
-        ),
-    ],
-)
-def test_what_no_step_can_use_is_refused(
-    call_step, mixture, tiny_llama, tmp_path, monkeypatch, change, fault
-):
+FAULTS = [
+    (lambda model, _: change_json(model / "config.json", num_experts=3), "has the shape"),
+    (lambda model, _: (model / "chat_template.jinja").write_text("{{ messages }}"), TEMPLATE),
+    (lambda _, base: change_json(base / "config.json", rms_norm_eps=1e-5), EPSILON),
+    (weights(lambda ts: ts | {DOWN: ts[DOWN] * torch.nan}), "down_proj holds NaN"),
+    (weights(lambda ts: {n: ts[n] for n in ts if "router" not in n}), "has no weights for .*rout"),
+    (weights(lambda ts: ts | {f"{DOWN}.lora_A": ts[DOWN].clone()}), "lora_A, which nothing reads"),
+]
+
+
+@pytest.mark.parametrize(("change", "fault"), FAULTS)
+def test_what_no_step_can_use_is_refused(call_step, mixture, place, change, fault):
     """And told before anything runs, unless values of weights are wrong."""
-    monkeypatch.chdir(tmp_path)
-    write_inputs(tiny_llama)
-    model, base = shutil.copytree(mixture, tmp_path / "mixture"), tmp_path / "model"
+    model, base = shutil.copytree(mixture, place / "mixture"), place / "model"
     change(model, base)
     with pytest.raises(UserError, match=fault):
-        take(call_step, model, base, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        take(call_step, model, base, place / "out")
+    assert not (place / "out").exists()
     moe = mixture_settings(json.loads((model / "config.json").read_text()))
     with nullcontext() if "NaN" in fault else pytest.raises(UserError, match=f"moe_sft.*{fault}"):
         wants(moe_sft={"model": "mixture"}, moe=moe).check_models()
@@ -113,9 +106,7 @@ def test_a_padding_token_that_was_added_can_be_taken_away(call_step, mixture, ti
     model.resize_token_embeddings(len(tokenizer))
     for saved in (model, tokenizer):
         saved.save_pretrained(given)
-    fault = (
-        r"vocab_size differs.*embeddings\((\d+)\), and save the base's tokenizer into the folder"
-    )
+    fault = r"vocab_size differs.*embeddings\((\d+)\), and save the base's tokenizer into the fold"
     with pytest.raises(UserError, match=fault) as told:
         take(call_step, given, tiny_llama, tmp_path / "out")
     model.resize_token_embeddings(int(re.search(fault, str(told.value))[1]))

@@ -60,6 +60,7 @@ def test_a_changed_value_makes_what_depends_on_it():
         weights.write(b"\1")
     assert new(wants()) == ALL
     fill(wants())
+    of_lambda = EVALUATED | TRAINED - {"moe_sft", "ffn"}
     for changed, expected in (
         ({"moe_sft": {"learning_rate": 0.01}}, TUNED),
         ({"mixing": {"learning_rate": 0.02}}, EVALUATED | {"weighted_trained/lam~0.75"}),
@@ -68,10 +69,7 @@ def test_a_changed_value_makes_what_depends_on_it():
         ({"data": {"train": ["rows.jsonl"]}}, set()),
         ({"data": {"train": ["rows.jsonl", "rows.jsonl"]}}, TUNED | {"tokens"}),
         ({"evaluation": {"base_prompt": "magicoder"}}, {"eval/base/problems.json", *SHOWN}),
-        (
-            {"merge": {"lambdas": [0.85]}},
-            {name.replace("0.75", "0.85") for name in EVALUATED | TRAINED - {"moe_sft", "ffn"}},
-        ),
+        ({"merge": {"lambdas": [0.85]}}, {name.replace("0.75", "0.85") for name in of_lambda}),
         ({"merge": {"lambdas": ["0.750"]}, "moe": {"num_experts": 8}}, set()),
         ({"gpus": 2, "report_to": ["wandb"], "moe_sft": {"save_minutes": 1}}, set()),
         ({"results_dir": "other", "store": "store"}, set()),
@@ -273,11 +271,9 @@ def test_rows_that_were_not_cleaned_of_a_set_are_searched_for_its_problems():
         experiment = wants(evaluation=sets, data={"decontaminate_against": cleaned}).experiment
         found = {(row.model, row.dataset): row.contamination for row in experiment.rows}
         place = {name: part.place for name, part in experiment.by_name.items()}
-        assert {key: file for key, file in found.items() if file} == {
-            (model, label): place[f"contamination/{label}.json"]
-            for model in learned
-            for label in searched
-        }
+        files = {label: place[f"contamination/{label}.json"] for label in searched}
+        expected = {(model, label): files[label] for model in learned for label in files}
+        assert {key: file for key, file in found.items() if file} == expected
 
 
 def test_the_table_has_a_row_for_each_model_of_each_run_with_the_shared_files():
@@ -295,9 +291,8 @@ def test_the_table_has_a_row_for_each_model_of_each_run_with_the_shared_files():
         assert named[row.eval] == f"{prefix}eval/moe_sft/problems.json"
         assert named[row.validation_loss] == f"{prefix}validation/moe_sft.json"
         assert (row.diversity is None) == (variant == "vanilla")
-    assert [(row.model, row.variant, row.seed) for row in rows[::2]] == [
-        ("base", *run) for run in about
-    ]
+    others = [(row.model, row.variant, row.seed) for row in rows[::2]]
+    assert others == [("base", *run) for run in about]
     assert {named[row.eval] for row in rows[::2]} == {"eval/base/problems.json"}
     graph, tunings = experiment.graphs[0], {"base": None, "sft": "sft", "moe_sft": "moe_sft"}
     tunings |= {"dense/lam~0.75": "moe_sft"}
@@ -310,9 +305,8 @@ def test_the_configs_own_value_comes_first_in_the_table_of_a_sweep():
     """The others are compared with it."""
     sweep = {"moe_sft.max_steps": [2, 3, 4]}
     rows = wants(moe_sft={"max_steps": 3}, sweep=sweep).experiment.rows
-    assert [row.variant for row in rows if row.model == "moe_sft"] == [
-        f"moe_sft.max_steps={steps}" for steps in (3, 2, 4)
-    ]
+    variants = [row.variant for row in rows if row.model == "moe_sft"]
+    assert variants == [f"moe_sft.max_steps={steps}" for steps in (3, 2, 4)]
 
 
 # What stands where the workflow writes

@@ -190,9 +190,8 @@ def test_the_screen_shows_what_a_command_prints_and_the_log_keeps_it(hidden):
 
 def test_an_interrupt_ends_the_command_first():
     (entry,) = plan("moe")
-    started = subprocess.Popen(
-        command(entry, WAITS), start_new_session=True, stdout=subprocess.PIPE, text=True
-    )
+    options = {"start_new_session": True, "stdout": subprocess.PIPE, "text": True}
+    started = subprocess.Popen(command(entry, WAITS), **options)
     made = partial(entry) / "result.txt"
     # While Python opens a file, it may lose an interrupt.
     wait_until(lambda: made.exists() and made.read_text() == "half")
@@ -403,13 +402,11 @@ def test_a_cache_that_is_damaged_starts_empty(place, damaged):
 
 
 def test_a_large_file_is_known_by_samples(tmp_path, monkeypatch):
-    from xft.store import file_hashes
-
     file = tmp_path / "weights"
     file.write_bytes(bytes(2**20))
     whole = content_hash(file)
-    monkeypatch.setattr(file_hashes, "HASHED_WHOLE", 2**19)
-    monkeypatch.setattr(file_hashes, "SAMPLE_BYTES", 2**8)
+    monkeypatch.setattr("xft.store.file_hashes.HASHED_WHOLE", 2**19)
+    monkeypatch.setattr("xft.store.file_hashes.SAMPLE_BYTES", 2**8)
     sampled = content_hash(file)
     assert sampled != whole
     with file.open("r+b") as opened:

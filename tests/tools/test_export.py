@@ -20,9 +20,8 @@ def exported(finished, tmp_path_factory):
     def exported(form: str) -> tuple[Path, set[str]]:
         out = tmp_path_factory.mktemp("exported") / form
         export.main([str(finished.results), "--to", form, "--out", str(out)])
-        return out, {
-            file.relative_to(out).as_posix() for file in out.rglob("*.*") if file.is_file()
-        }
+        files = [file.relative_to(out) for file in out.rglob("*.*") if file.is_file()]
+        return out, {file.as_posix() for file in files}
 
     return exported
 
@@ -60,12 +59,6 @@ def test_a_program_of_tests_is_nothing_for_evalplus(tmp_path):
     words = [str(tmp_path / "results"), "--to"]
     with pytest.raises(UserError, match="no finished evaluation that --to evalplus takes"):
         export.main([*words, "evalplus", "--out", str(tmp_path / "new")])
-
-
-def test_nothing_is_overwritten(tmp_path, finished):
-    (tmp_path / "mine.txt").touch()
-    with pytest.raises(UserError, match="exists, and an artifact is never overwritten"):
-        export.main([str(finished.results), "--to", "evalplus", "--out", str(tmp_path)])
 
 
 def test_what_an_unfinished_run_lacks_is_told(tmp_path, capsys):

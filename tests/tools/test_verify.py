@@ -162,9 +162,7 @@ def test_every_fault_of_every_artifact_is_reported(made, capsys):
     assert "! results/moe/c.txt is not in the manifest" in blocks["results/moe"]
 
 
-@pytest.mark.parametrize(
-    ("parameters", "is_local"), [({}, True), ({"model": "org/name"}, False)], ids=["local", "hub"]
-)
+@pytest.mark.parametrize(("parameters", "is_local"), [({}, True), ({"model": "a/b"}, False)])
 def test_a_change_of_the_users_model_is_told_as_such(made, capsys, parameters, is_local):
     model, linked = Path("model").absolute(), Path("results/linked")
     model.mkdir()

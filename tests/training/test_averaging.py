@@ -48,9 +48,8 @@ def moving_average(path: list[dict], name: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("step", "precision"), [("moe_sft", "auto"), ("sft", "bf16_pure")])
-def test_the_artifact_is_the_moving_average_which_changes_no_step_of_the_training(
-    follow, chain, tmp_path, step, precision
-):
+def test_the_artifact_is_the_moving_average(follow, chain, tmp_path, step, precision):
+    """Which changes no step of the training."""
     words = [*chain.words(step), "--precision", precision]
     averaged, path = follow(step, *words, *EMA)
     for key, weight in averaged.items():

@@ -34,9 +34,8 @@ def plainly_written(folder: Path) -> str:
     """What plain transformers writes after the question."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
-    prompt = tokenizer.apply_chat_template(
-        TURNS[:1], add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    options = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
+    prompt = tokenizer.apply_chat_template(TURNS[:1], **options)
     written = model.generate(**prompt, do_sample=False, max_new_tokens=60)[0]
     return tokenizer.decode(written[prompt["input_ids"].shape[1] :])
 
@@ -59,16 +58,13 @@ def chain(tiny_llama, tmp_path_factory) -> Chain:
 
 @pytest.mark.parametrize("name", ["dense", "soup"])
 def test_a_tuned_model_stops_at_the_end_of_a_turn(chain, tmp_path, name):
+    folder = tmp_path / "soup" if name == "soup" else chain[name]
     if name == "soup":
-        folder = tmp_path / "soup"
         soup.main(["--models", *[str(chain["sft"])] * 2, "--out", str(folder)])
-    else:
-        folder = chain[name]
     assert plainly_written(folder) == ANSWER + END
     assert f'end_of_turn "{END}"' in (folder / "README.md").read_text()
-    settings, base = (
-        json.loads((place / GENERATION_CONFIG).read_text()) for place in (folder, chain["base"])
-    )
+    files = (place / GENERATION_CONFIG for place in (folder, chain["base"]))
+    settings, base = (json.loads(file.read_text()) for file in files)
     assert (base.pop("eos_token_id"), settings.pop("eos_token_id")) == (EOS, [EOS, END_ID])
     assert settings.items() <= base.items()
 

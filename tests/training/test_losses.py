@@ -21,10 +21,8 @@ KINDS = {"dense": random_dense, "mixture": random_mixture}
 
 
 def rows() -> list[dict]:
-    return [
-        random_rows([length], prompt, seed=length, kinds=97)[0]
-        for length, prompt in PROMPTS.items()
-    ]
+    drawn = [random_rows([n], prompt, seed=n, kinds=97) for n, prompt in PROMPTS.items()]
+    return [row for (row,) in drawn]
 
 
 def labelled() -> int:

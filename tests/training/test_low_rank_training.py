@@ -67,9 +67,7 @@ def test_the_rest_learns_as_asked_and_the_mlps_of_the_base_never(tiny_llama, dat
         assert plain_loss(tuned, encoded(mixture)).item() < lines[-1]["loss"]
 
 
-def test_the_baseline_learns_the_products_that_a_plain_loop_learns(
-    tiny_llama, data, tmp_path, monkeypatch
-):
+def test_the_baseline_learns_the_products_of_a_plain_loop(tiny_llama, data, tmp_path, monkeypatch):
     def start(tensor, **_):
         generator = torch.Generator().manual_seed(tensor.shape[1])
         return tensor.data.copy_(0.2 * torch.randn(tensor.shape, generator=generator))

@@ -102,11 +102,10 @@ WAYS = {
     "weight decay": ("sft", "--weight-decay 0.1", 5),
     "mixing": ("weighted_trained", f"{PARTS} {PURE}", 5),
 }
+EIGHT = pytest.param("8 bits", marks=pytest.mark.ci)
 
 
-@pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=[pytest.mark.ci] if way == "8 bits" else []) for way in WAYS]
-)
+@pytest.mark.parametrize("way", [EIGHT if way == "8 bits" else way for way in WAYS])
 def test_so_does_one_in_another_way(way, chain, tiny_llama, tmp_path, monkeypatch):
     step, flags, number = WAYS[way]
     words = [*chain.words(step), *FLAGS, *flags.split()]
@@ -124,9 +123,7 @@ def test_so_does_one_in_another_way(way, chain, tiny_llama, tmp_path, monkeypatc
     assert_same(tmp_path / "out", tmp_path / "whole")
 
 
-def test_another_learning_rate_starts_from_its_beginning_and_leaves_the_checkpoints(
-    words, stopped, whole, capfd, tmp_path
-):
+def test_another_rate_begins_and_leaves_the_checkpoints(words, stopped, whole, capfd, tmp_path):
     other = [*words, "--learning-rate", 0.02]
     learn("moe_sft", stopped, *other)
     said = capfd.readouterr().err
@@ -198,9 +195,7 @@ def test_a_second_ctrl_c_ends_at_once(words, tmp_path, monkeypatch):
     assert checkpoints(tmp_path / "out") == [] and len(lines_of(tmp_path / "out")) == 2
 
 
-def test_a_stop_while_the_artifact_is_written_leaves_the_checkpoint(
-    words, stopped, whole, monkeypatch
-):
+def test_a_stop_in_the_writing_leaves_the_checkpoint(words, stopped, whole, monkeypatch):
     def end(*_):
         raise SystemExit
 
@@ -282,9 +277,7 @@ class FailsLater(TrainerCallback):
 """
 
 
-def test_a_callback_goes_on_with_its_state_and_is_told_in_the_manifest(
-    words, whole, tmp_path, monkeypatch
-):
+def test_a_callback_goes_on_with_its_state_and_is_in_the_manifest(words, tmp_path, monkeypatch):
     file, outs = tmp_path / "mine.py", [tmp_path / name / "out" for name in ("one", "two")]
     file.write_text(CALLBACK)
     log = tmp_path / "log"

@@ -2,10 +2,10 @@
 
 import math
 from contextlib import suppress
+from unittest.mock import patch
 
 import pytest
 import torch
-from backbones import random_dense
 from chains import Chain
 from mixtures import mixing_of
 from safetensors.torch import load_file, save_file
@@ -16,9 +16,8 @@ from xft.common.errors import UserError
 from xft.config.sections import MoeSftConfig
 from xft.config.training import MixingTraining
 from xft.training import losses
-from xft.training.batches import padded
 from xft.training.curve import VALIDATION_LOSS
-from xft.training.losses import LabelledLoss, validations_since_best
+from xft.training.losses import validations_since_best
 from xft.training.metrics import ProgressCallback
 from xft.training.saving import Checkpoints
 
@@ -76,10 +75,8 @@ def test_the_best_weights_are_kept_and_validating_changes_nothing(learn, mixing)
     assert same(best, there) and not same(best, plain)
 
 
-def test_early_stop_comes_after_so_many_losses_that_are_no_lower_and_after_a_cut(
-    learn, monkeypatch
-):
-    """Also if a SIGTERM comes in that very step."""
+def test_early_stop_comes_after_so_many_losses_that_are_no_lower(learn, monkeypatch):
+    """Also after a cut, and if a SIGTERM comes in that very step."""
     _, whole, _ = learn("whole")
     losses = validation_losses(whole)
     best = min(losses, key=losses.get)
@@ -108,22 +105,16 @@ def test_of_equal_losses_the_first_is_the_best():
     assert validations_since_best(history) == 2
 
 
-def test_two_processes_take_as_many_batches_and_count_each_row_once(tokenizer, monkeypatch):
+def test_two_processes_take_as_many_rows_and_each_row_once():
     """Of five rows one process has three, and the other one two and a row without labels."""
-    model, rows = random_dense("llama"), random_rows([9, 14, 6, 12, 7], kinds=97)
-    counts = [len(row["input_ids"]) - 4 for row in rows]
-    inputs = [{key: torch.tensor([row[key]]) for key in ("input_ids", "labels")} for row in rows]
-    expected = sum(model(**one).loss.item() * n for one, n in zip(inputs, counts, strict=True))
-    collate, shares, batches = padded(tokenizer), [], []
-    monkeypatch.setattr(losses, "over_processes", lambda sums: shares.append(sums) or sums)
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    rows, shares = random_rows([9, 14, 6, 12, 7]), []
     for rank in range(2):
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
-        given = model, LabelledLoss(model), rows, lambda some: batches.append(1) or collate(some)
-        losses.validation_loss(*given, batch_size=1)
-        assert len(batches) == 3 * (rank + 1)
-    assert sum(shares).tolist() == [pytest.approx(expected, rel=1e-6), sum(counts)]
+        world = {"is_initialized": lambda: True, "get_world_size": lambda: 2}
+        with patch.multiple(torch.distributed, get_rank=lambda rank=rank: rank, **world):
+            shares.append(losses._share(rows))
+    assert [len(share) for share in shares] == [3, 3]
+    labelled = [row["row"] for row in shares[0] + shares[1] if set(row["labels"]) != {-100}]
+    assert sorted(labelled) == [1, 2, 3, 4, 5]
 
 
 def test_the_best_weights_come_back_with_their_checkpoint(tmp_path):

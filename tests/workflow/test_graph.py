@@ -117,11 +117,8 @@ def test_each_method_of_the_graph_is_asked_for(monkeypatch):
     finally:
         sys.setprofile(None)
     members = [getattr(member, "func", member) for member in vars(Graph).values()]
-    methods = [
-        method
-        for method in filter(inspect.isfunction, members)
-        if inspect.get_annotations(method).get("return") is Node
-    ]
+    methods = filter(inspect.isfunction, members)
+    methods = [m for m in methods if inspect.get_annotations(m).get("return") is Node]
     idle = sorted(method.__name__ for method in methods if method.__code__ not in ran)
     assert methods and not idle, (
         f"nothing asks for Graph.{' and Graph.'.join(idle)}: name a model in "

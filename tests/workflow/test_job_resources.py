@@ -25,15 +25,12 @@ def jobs(**keys) -> dict[str, Job]:
 
 def test_each_attempt_gets_more_memory_and_more_time_unless_it_goes_on():
     found = jobs(data={"validation_rows": 1}, evaluation={"models": ["base", "sft", "dense"]})
-    assert [memory({"mem_mb": 1000}, attempt) for attempt in (1, 2, 3, 4)] == [
-        *(1000, 1500, 2000, 2000)
-    ]
-    goes_on = {
-        name: minutes(job.resources, 2) == job.resources["minutes"] for name, job in found.items()
-    }
+    asked = [memory({"mem_mb": 1000}, attempt) for attempt in (1, 2, 3, 4)]
+    assert asked == [1000, 1500, 2000, 2000]
+    resources = {name: job.resources for name, job in found.items()}
+    goes_on = {name for name, asked in resources.items() if minutes(asked, 2) == asked["minutes"]}
     evaluations = {name for name in found if name.startswith("eval/")}
-    trainings = {"sft", "moe_sft", "weighted_trained/lam~0.75"}
-    assert {name for name in goes_on if goes_on[name]} == evaluations | trainings
+    assert goes_on == evaluations | {"sft", "moe_sft", "weighted_trained/lam~0.75"}
     assert minutes(found["validation/base.json"].resources, 3) == 180
 
 
@@ -49,13 +46,11 @@ def test_several_nodes_have_a_task_each():
     job = jobs(**launched)["moe_sft"]
     asked = job.resources
     assert (asked["threads"], asked["gpu"]) == (12, 8)
-    assert job.flags.endswith(
-        "--gpus=1 --report-to tensorboard --tracker-dir=results/metrics --save-minutes=5.0"
-    )
+    tracked = "--report-to tensorboard --tracker-dir=results/metrics"
+    assert job.flags.endswith(f"--gpus=1 {tracked} --save-minutes=5.0")
     srun = "srun --nodes=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task=12 bash -c "
-    assert asked["start"].startswith(
-        f"{srun}'exec python -m xft.common.gpus 4 torchrun --nnodes 2 "
-    )
+    start = f"{srun}'exec python -m xft.common.gpus 4 torchrun --nnodes 2 "
+    assert asked["start"].startswith(start)
     config = complete(CONFIG | launched)
     assert nodes(config.moe_sft) == {"nodes": 2, "tasks": 2, "tasks_per_gpu": 0, "mpi": "srun"}
     assert nodes(config.mixing) == {}
@@ -68,25 +63,19 @@ def test_a_job_asks_for_what_it_uses():
     assert {name: (found[name]["threads"], found[name]["gpu"]) for name in asked} == asked
 
 
-@pytest.mark.parametrize(
-    ("error", "closing"),
-    [
-        (
-            "two\nlines",
-            "The same command would fail again: first correct the cause of tokens, moe_sft",
-        ),
-        ("No space left on device. The disk has 0.1 MB free: make room", "To go on: run the same"),
-        ("the step was killed by SIGKILL, as when memory runs out", "To go on: run the same comm"),
-    ],
-)
+AGAIN = "The same command would fail again: first correct the cause of tokens, moe_sft"
+CLOSINGS = {"two\nlines": AGAIN}
+CLOSINGS |= {"No space left on device. The disk has 0.1 MB free: make room": "To go on: run the "}
+CLOSINGS |= {"the step was killed by SIGKILL, as when memory runs out": "To go on: run the same "}
+
+
+@pytest.mark.parametrize(("error", "closing"), CLOSINGS.items())
 def test_the_messages_of_this_runs_failures_are_shown_and_what_to_do(error, closing):
     run = wants()
     run.began = 1000
     others = ("moe", "moe: error: long ago", -10), ("ffn", "all is well\n", 10)
-    failed = [
-        (name, f"WARNING: x\nmoe_sft: error: {error}\n", 10) for name in ("moe_sft", "tokens")
-    ]
-    for name, text, age in (*others, *failed):
+    told = f"WARNING: x\nmoe_sft: error: {error}\n"
+    for name, text, age in (*others, ("moe_sft", told, 10), ("tokens", told, 10)):
         part = run.experiment.by_name[name]
         log = run.store.log(part.step, part.digest)
         log.parent.mkdir(parents=True)

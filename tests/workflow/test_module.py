@@ -25,9 +25,7 @@ rule all:
 """
 
 
-def test_its_rules_are_known_and_a_job_that_fails_shows_its_error(
-    repository, tmp_path, fork_server
-):
+def test_its_rules_are_known_and_a_failing_job_shows_its_error(repository, tmp_path, fork_server):
     """All rules are found, since the whole workflow is asked for. Snakemake calls no `onerror` of a
     module, which would show the error at the end.
     """

@@ -36,9 +36,7 @@ def without_extras(place, monkeypatch):
     monkeypatch.setattr(optional, "is_installed", lambda package: False)
 
 
-@pytest.mark.parametrize(
-    ("config", "step", "option", "package"), CASES, ids=[case[2] for case in CASES]
-)
+@pytest.mark.parametrize(("config", "step", "option", "package"), CASES)
 def test_a_missing_package_is_named_with_its_command(config, step, option, package, tiny_llama):
     (pin,) = EXTRAS[package]
     message = rf"^{option} needs the package {package}, .* -m pip install {package}==[\d.]+$"

@@ -27,11 +27,9 @@ class LLMEngine:
     def __init__(self, engine_args: EngineArgs):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        self.args = engine_args
-        self.tokenizer = AutoTokenizer.from_pretrained(engine_args.model)
-        self.model = AutoModelForCausalLM.from_pretrained(
-            engine_args.model, dtype=engine_args.dtype
-        )
+        self.args, name = engine_args, engine_args.model
+        self.tokenizer = AutoTokenizer.from_pretrained(name)
+        self.model = AutoModelForCausalLM.from_pretrained(name, dtype=engine_args.dtype)
         self.requests = []
 
     @classmethod
