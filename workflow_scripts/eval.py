@@ -113,13 +113,11 @@ def _prompt(asked: str | None, model_folder: Path) -> str:
     return identity
 
 
-def _fitting(
-    problem_set: ProblemSet, identity: str, model: Path, max_new_tokens: int
-) -> ProblemSet:
+def _fitting(problem_set: ProblemSet, prompt: str, model: Path, max_new_tokens: int) -> ProblemSet:
     """The problems whose prompts by a template leave room for an answer in the model's window."""
     tokenizer, config = load_tokenizer(model), read_model_config(model / "config.json")
     room = (window(config.get("base_config", config)) or math.inf) - max_new_tokens
-    prompts = task_prompts(problem_set, make_template(identity, tokenizer))
+    prompts = task_prompts(problem_set, make_template(prompt, tokenizer))
     return problem_set.without([p.task_id for p in prompts if len(p.encode(tokenizer)) > room])
 
 

@@ -14,9 +14,7 @@ from xft.hub.named_sets import NAMED_SETS, fetch
 
 def main(argv: list[str] | None = None) -> None:
     step = Step("fetch_problems", __doc__)
-    step.add_argument(
-        "--dataset", required=True, choices=list(NAMED_SETS), help="The set to fetch."
-    )
+    step.add_argument("--dataset", required=True, choices=[*NAMED_SETS], help="The set to fetch.")
     step.output("--out", "FILE", "The problems: .jsonl, or .parquet for sets of MultiPL-E.")
     args = step.parse_args(argv)
     chosen = NAMED_SETS[args.dataset]

@@ -200,9 +200,7 @@ def save(model: PreTrainedModel, tokenizer, folder: Path | str) -> None:
     (Path(folder) / "README.md").write_text(CARD.format(facts=stated), encoding="utf-8")
 
 
-def _options(
-    function: Callable, section: type[SectionType], options: dict[str, object]
-) -> SectionType:
+def _options(function: Callable, section: type[SectionType], options: dict) -> SectionType:
     """Arguments of a function as an object of a section. Raises UserError with every fault."""
     known = inspect.signature(function).parameters.keys()
     for name in options.keys() - known:

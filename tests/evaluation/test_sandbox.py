@@ -17,8 +17,8 @@ from xft.evaluation import confinement, python_runs
 from xft.evaluation.comparison import read_returned
 from xft.evaluation.plain_data import dumps
 from xft.evaluation.python_runs import USUAL, find_bubblewrap, job
-from xft.evaluation.sandbox import PROJECT, bind
 from xft.evaluation.sandbox import run as run_job
+from xft.evaluation.views import PROJECT, bind
 
 CODE = "import sys; print('ready', file=sys.stderr, flush=True); "
 

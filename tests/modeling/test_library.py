@@ -104,12 +104,10 @@ def test_experts_that_did_not_learn_are_told(experts, recwarn):
     assert not recwarn
 
 
-def test_experts_with_adapters_of_peft_become_experts(capsys):
+def test_experts_with_adapters_of_peft_become_experts():
     mixture = xft.upcycle(random_dense("llama"), **SIZES).eval()
     names = ["experts.gate_up_proj", "experts.down_proj"]
     adapted = get_peft_model(mixture, LoraConfig(target_modules=[], target_parameters=names))
-    adapted.print_trainable_parameters(), mixture.print_trainable_parameters()
-    assert len({*capsys.readouterr().out.splitlines()}) == 1
     for name, weight in adapted.named_parameters():
         torch.nn.init.normal_(weight, std=0.5 if "lora_B" in name else weight.std().item())
     expected = adapted(tokens()).logits

@@ -153,11 +153,11 @@ def test_a_run_shows_in_its_own_report_what_its_jobs_cost(finished):
 
 
 def add_job(folder, name: str, attempts: list[tuple], kind="", **inputs: str) -> str:
-    """Write the manifest and the costs of a job, as older versions did. The id of its artifact."""
+    """Write the manifest and the costs of a job. The id of its artifact."""
     manifest = Manifest(kind or name, {"f": {"size": 0, "sha256": "0" * 64}}, inputs=inputs)
     manifest_path(folder / name).write_text(manifest.to_json())
-    names = "seconds", "processor_seconds", "memory_mb"
-    costs = {"asked": {"mem_mb": 400, "minutes": 10}}
+    names = "seconds", "processor_seconds", "memory_gib"
+    costs = {"asked": {"memory_gib": 0.373, "minutes": 10}}
     costs["attempts"] = [dict(zip(names, attempt, strict=True)) for attempt in attempts]
     file = folder / "costs" / f"{name.removesuffix('.json')}.costs.json"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ def test_costs_are_those_of_all_attempts_and_of_all_jobs_before(tmp_path):
     """One of 20 problems tells the models apart: 2.8^2 x 20 / 19 x 0.05 x 0.95 / 0.05^2 is 160."""
     write_results(tmp_path, {"sft": 8, "moe_sft": 9})
     base = add_job(tmp_path, "base", [(420, 420, 1)])
-    attempts = [(100, 50, 300), (20, None, None), (60, 110, 200)]
+    attempts = [(100, 50, 0.293), (20, None, None), (60, 110, 0.195)]
     for model, measured in (("sft", attempts), ("moe_sft", [(2280, 1, 1)])):
         file = tmp_path / "eval" / model / "own.json"
         about = {"model": {"path": "", "id": add_job(tmp_path, model, measured, base=base)}}
@@ -178,7 +178,7 @@ def test_costs_are_those_of_all_attempts_and_of_all_jobs_before(tmp_path):
             tmp_path, f"eval/{model}/own.json", [(300, 1, 1)], "eval", model=about["model"]["id"]
         )
     text = write_report(tmp_path).text
-    cells = "sft (in 3 parts)", 180, 0.29, 0.37, 10, 100  # 300 MiB, and 400 million bytes
+    cells = "sft (in 3 parts)", 180, 0.29, 0.37, 10, 100
     assert "".join(map(str, cells)) in text
     assert "all jobs that a model depends on: sft 10.0 minutes, moe_sft 45.0 minutes." in text
     assert "took 10.0 minutes, and with 160 problems it would take about 80.0 minutes." in text

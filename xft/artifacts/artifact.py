@@ -29,23 +29,12 @@ WORKSPACE_SUFFIX = ".tmp"
 ENTRY_FILE = "entry.json"  # in an entry of the store: its recipe, size and hashes
 NEW_MANIFEST = "manifest.json"  # in a workspace
 TOKENIZER_PATTERNS = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "chat_template*",
-    "additional_chat_templates/*.jinja",
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
+    *("chat_template*", "additional_chat_templates/*.jinja"),
 )
+LICENCE_PATTERNS = ("LICENSE*", "NOTICE*", "COPYING*", "USE_POLICY*")
 # Files that a model needs in addition to its weights and its config.
-COMPANION_PATTERNS = (
-    *TOKENIZER_PATTERNS,
-    "generation_config.json",
-    "LICENSE*",
-    "NOTICE*",
-    "COPYING*",
-    "USE_POLICY*",
-)
+COMPANION_PATTERNS = (*TOKENIZER_PATTERNS, "generation_config.json", *LICENCE_PATTERNS)
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,8 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from xft.artifacts.artifact import (
-    Draft,
-    OpenedArtifact,
-    check_no_artifact,
-    create_artifact,
-    open_artifact,
-    overlap,
-)
+from xft.artifacts import artifact
+from xft.artifacts.artifact import Draft, OpenedArtifact, create_artifact, open_artifact
 from xft.cli.running import run as run
 from xft.common.errors import UserError
 from xft.config.reading import SectionType, validated
@@ -53,7 +47,7 @@ class StepParser(argparse.ArgumentParser):
             check_apart(f"{_flag(name)} {given[name]}", written, self._sources(given))
         out = given.get("out")
         if out is not None and out.is_dir():
-            check_no_artifact(out)
+            artifact.check_no_artifact(out)
         return parsed
 
     def _sources(self, given: dict) -> Iterator[tuple[str, Path]]:
@@ -133,7 +127,7 @@ def check_apart(output: str, written: Path, read: Iterable[tuple[str, Path]]) ->
     read: keys of the flags of inputs, each with a path.
     """
     for name, source in read:
-        if overlap(written, source):
+        if artifact.overlap(written, source):
             raise UserError(
                 f"{output} overlaps {_flag(name)} {source}, which the step reads. Choose another "
                 "place"
@@ -223,9 +217,9 @@ class Step(StepParser):
 
     def open(self, name: str, path: Path, *kinds: str) -> OpenedArtifact:
         """Open an artifact as the input `name`. Raises UserError as `open_artifact` does."""
-        artifact = open_artifact(path, *kinds, full=self.full)
-        self.inputs[name] = artifact
-        return artifact
+        opened = open_artifact(path, *kinds, full=self.full)
+        self.inputs[name] = opened
+        return opened
 
     @property
     def ids(self) -> dict[str, str]:

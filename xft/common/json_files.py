@@ -78,12 +78,10 @@ def text_of_line(path: Path, number: int, line: bytes) -> str:
         raise UserError(f"{path} is not UTF-8 text: {error}, in line {number}") from None
 
 
-def read_json_objects(
-    path: Path, content: str = "JSON objects", growing: bool = False
-) -> list[dict]:
+def read_json_objects(path: Path, what: str = "JSON objects", growing: bool = False) -> list[dict]:
     """The objects of a file, one in each line. growing: as for `read_json_lines`.
 
-    content: what they are, for messages.
+    what: the objects are, for messages.
 
     Raises UserError also if a line is no JSON object.
     """
@@ -91,7 +89,7 @@ def read_json_objects(
     for number, value in read_json_lines(path, growing):
         if not isinstance(value, dict):
             reason = value if isinstance(value, ValueError) else "not a JSON object"
-            raise UserError(f"{path} is not a file of {content}: line {number}: {reason}")
+            raise UserError(f"{path} is not a file of {what}: line {number}: {reason}")
         objects.append(value)
     return objects
 

@@ -8,18 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
-)
+import pydantic
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Tag
 
 from xft.common.user_code import FORM, Names, UserCode
 
@@ -86,20 +76,20 @@ class Section(BaseModel):
         if lacking := needed - cls.model_fields.keys():
             raise TypeError(f"{cls.__name__} lacks keys that its keys need: {', '.join(lacking)}")
 
-    @field_validator("*", mode="before")
+    @pydantic.field_validator("*", mode="before")
     @classmethod
     def _null_is_none(cls, value: Any, info) -> Any:
         is_optional = cls.model_fields[info.field_name].default is None
         return None if value == "null" and is_optional else value
 
-    @field_validator("*")
+    @pydantic.field_validator("*")
     @classmethod
     def _numbers_are_not_huge(cls, value: Any) -> Any:
         if isinstance(value, int | float) and value > LARGEST:
             raise ValueError(f"must be at most {LARGEST:g}")
         return value
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _each_key_has_an_effect(self):
         """A key may have its default without an effect, so that a complete configuration is one."""
         fields, values = type(self).model_fields, dict(self)
@@ -150,7 +140,7 @@ UniqueList = Annotated[
 # A value, or a list of several. A list of one is the same as its item.
 OneOrMore = Annotated[
     Annotated[Item, Tag(ONE)] | Annotated[list[Item], Field(min_length=1), Tag(SEVERAL)],
-    Discriminator(lambda value: SEVERAL if isinstance(value, list) else ONE),
+    pydantic.Discriminator(lambda value: SEVERAL if isinstance(value, list) else ONE),
     BeforeValidator(lambda v: v[0] if isinstance(v, list) and len(v) == 1 else v),
 ]
 Name = Annotated[str, Field(min_length=1)]
@@ -163,7 +153,7 @@ NameOrFile = Annotated[
 CodeText = Annotated[
     PathText,
     AfterValidator(lambda text: str(UserCode.of(text))),
-    WithJsonSchema({"type": "string", "pattern": f"^{FORM}$"}),
+    pydantic.WithJsonSchema({"type": "string", "pattern": f"^{FORM}$"}),
 ]
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None
 

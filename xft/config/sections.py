@@ -570,11 +570,9 @@ class WorkflowConfig(ManyRuns, RunConfig):
                 f"evaluation.models names {names}, but without moe.shared_expert there is no "
                 f"merge. Leave out {names}"
             )
-        for name, needed in (("sft_flops", "moe_sft"), ("sft_flops", "sft"), ("soup", "sft")):
-            if name in self.evaluation.models and getattr(self, needed).model:
-                raise ValueError(
-                    f"{needed}.model is no training, as {name} needs. Leave out {name}"
-                )
+        for name, need in (("sft_flops", "moe_sft"), ("sft_flops", "sft"), ("soup", "sft")):
+            if name in self.evaluation.models and getattr(self, need).model:
+                raise ValueError(f"{need}.model is no training, as {name} needs. Leave out {name}")
         if self.moe_sft.model and self.moe.init != "copy" and "moe" not in self.evaluation.models:
             raise ValueError(
                 f"moe.init = {self.moe.init}: no effect with moe_sft.model, unless "

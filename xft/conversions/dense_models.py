@@ -85,11 +85,7 @@ def _function_spec(
 
     def compute() -> Tensor:
         copied = partial(Tensor.to, device=coefficients.device, dtype=torch.float32, copy=True)
-        given = (
-            [copied(expert) for expert in experts()],
-            copied(coefficients),
-            copied(base.get(start)),
-        )
+        given = [*map(copied, experts())], copied(coefficients), copied(base.get(start))
         merged = called(function, place, *given)
         if not isinstance(merged, Tensor) or tuple(merged.shape) != shape:
             found = list(getattr(merged, "shape", [])) or type(merged).__name__

@@ -134,9 +134,7 @@ class Experiment:
         ]
         select = self.config.merge.select
         options = {"rows": shown, "chosen_by": None if select == "auto" else select}
-        inputs = [
-            made("results", node, f"results {number}") for number, node in enumerate(self.shown)
-        ]
+        inputs = [made("results", node, f"results {n}") for n, node in enumerate(self.shown)]
         return self._of_all_runs("summary", options, inputs, {"chosen_by": options["chosen_by"]})
 
     @cached_property
@@ -145,11 +143,9 @@ class Experiment:
         options = {"config": shown_choices(self.config)}
         return self._of_all_runs("report", options, [made("summary", self.summary)], {})
 
-    def _of_all_runs(self, step: str, recorded: dict, inputs: list[Input], flags: dict) -> Node:
+    def _of_all_runs(self, step: str, chosen: dict, inputs: list[Input], flags: dict) -> Node:
         run, file = Run(self.config), STEPS[step].file
-        return self.nodes.get(
-            step, recorded, inputs, run=run, file=file, options=flags, names=[file]
-        )
+        return self.nodes.get(step, chosen, inputs, run=run, file=file, options=flags, names=[file])
 
 
 def find_jobs(experiment: Experiment, to_make: Collection[Node]) -> dict[str, Job]:

@@ -10,19 +10,8 @@ from pathlib import Path
 
 from xft.artifacts.artifact import TOKENIZER_PATTERNS
 from xft.artifacts.manifest import joint_sha256
+from xft.config import sections
 from xft.config.runs import Run
-from xft.config.sections import (
-    FLOPS_KEYS,
-    MERGED,
-    MIXTURES,
-    OF_MIXTURE,
-    SHAPE_KEYS,
-    UNTUNED,
-    family,
-    learns,
-    mixture_settings,
-    problem_label,
-)
 from xft.config.steps import LOSSES, METRICS, RESULT, STEPS
 from xft.dag.nodes import Choices, Input, Node, Nodes, made, order_only
 from xft.data.prompt_templates import COMPLETION, PROMPT_NAMES
@@ -74,7 +63,7 @@ class Graph:
 
     def dense(self, lam: str) -> Node:
         """The merge with learned shares, if there is something to learn."""
-        shares = self.weighted_trained(lam) if learns(lam) else self.weighted_init(lam)
+        shares = self.weighted_trained(lam) if sections.learns(lam) else self.weighted_init(lam)
         return self._merge(f"dense/lam~{lam}", shares)
 
     def uniform(self, lam: str) -> Node:
@@ -91,11 +80,11 @@ class Graph:
     def sft_flops(self) -> Node:
         """The tuned base at as many FLOPs as the mixture's tuning, which its shape decides."""
         config = self.config.model_copy(update={"sft": self.config.sft_flops})
-        settings = mixture_settings(dict(self.config.moe))
-        shape = {key: settings[key] for key in SHAPE_KEYS if key in settings}
+        settings = sections.mixture_settings(dict(self.config.moe))
+        shape = {key: settings[key] for key in sections.SHAPE_KEYS if key in settings}
         choices = Choices.of("sft", config)
         keys = choices.keys - {"sft.max_steps", "sft.num_train_epochs"}
-        keys |= {*FLOPS_KEYS, *(f"moe.{key}" for key in shape)}
+        keys |= {*sections.FLOPS_KEYS, *(f"moe.{key}" for key in shape)}
         choices = replace(choices, recorded={"flops_of": shape}, keys=keys)
         flags = {"match_flops": True} | shape
         return self._node(choices, self._base_and_tokens(), "sft_flops", flags=flags)
@@ -121,7 +110,7 @@ class Graph:
         names = []
         for model in self.config.evaluation.models:
             lambdas = [f"/lam~{lam}" for lam in self.config.merge.lambdas]
-            names += [model + lam for lam in (lambdas if model in MERGED else [""])]
+            names += [model + lam for lam in (lambdas if model in sections.MERGED else [""])]
         return names
 
     # The rows.
@@ -159,7 +148,7 @@ class Graph:
         names = self.config.data.decontaminate_against
         fetched = {name: self.fetch_problems(name) for name in names if name in TRANSLATED}
         identity = {
-            f"problems {problem_label(name)}": (
+            f"problems {sections.problem_label(name)}": (
                 RELEASED[name].sha256 if name in RELEASED else self.contents.of_problems(name)
             )
             for name in names
@@ -182,7 +171,7 @@ class Graph:
     @cached_property
     def problem_sets(self) -> dict[str, str]:
         """The problem sets of the evaluation, by label: names or files."""
-        return {problem_label(name): name for name in self.config.evaluation.datasets}
+        return {sections.problem_label(name): name for name in self.config.evaluation.datasets}
 
     def fetch_problems(self, name: str) -> Node:
         """The file of a named problem set."""
@@ -204,7 +193,7 @@ class Graph:
         return Input("problems", (name,), content)
 
     def evaluation(self, model: str, label: str) -> Node:
-        config, is_untuned = self.config, model in UNTUNED
+        config, is_untuned = self.config, model in sections.UNTUNED
         # The prompt of a tuned model is that of its tuning.
         prompts = config.data.template, config.evaluation.base_prompt
         prompt, other = reversed(prompts) if is_untuned else prompts
@@ -213,7 +202,7 @@ class Graph:
         if config.evaluation.too_long == "skip":  # the same problems for all models
             templates, unread = [*templates, *_template(other, "other_prompt")], set()
             recorded["other_prompt"] = self._prompt(other)
-        if model in MIXTURES:  # only transformers loads them
+        if model in sections.MIXTURES:  # only transformers loads them
             options = config.evaluation.model_copy(update={"backend": "transformers"})
             config = config.model_copy(update={"evaluation": options})
         inputs = [
@@ -262,7 +251,7 @@ class Graph:
         if _is_uncleaned(results["eval"]):
             results["contamination"] = self.contamination(label)
         # Experts without a shared one cannot be taken out and compared.
-        if family(model) in OF_MIXTURE and self.config.moe.shared_expert:
+        if sections.family(model) in sections.OF_MIXTURE and self.config.moe.shared_expert:
             results["diversity"] = self.diversity
         return results
 

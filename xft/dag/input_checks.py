@@ -9,26 +9,11 @@ from xft.artifacts.artifact import TOKENIZER_PATTERNS
 from xft.checkpoints.model_files import check_rank, check_vocabulary, read_model_config, window
 from xft.common.errors import UserError, collecting_errors, errors_at
 from xft.common.file_access import open_regular
-from xft.config.sections import (
-    TRAININGS,
-    BaseConfig,
-    DataConfig,
-    MoeConfig,
-    WorkflowConfig,
-    mixture_settings,
-    named_code,
-    named_paths,
-)
+from xft.config import sections
+from xft.config.sections import TRAININGS, BaseConfig, DataConfig, MoeConfig, WorkflowConfig
+from xft.data import prompt_templates
 from xft.data.instruction_rows import Conversation, describe
-from xft.data.prompt_templates import (
-    ANOTHER,
-    CHAT,
-    NAMES,
-    PROMPT_NAMES,
-    ChatTemplate,
-    TemplateFault,
-    read_template,
-)
+from xft.data.prompt_templates import CHAT, NAMES, PROMPT_NAMES, TemplateFault, read_template
 from xft.data.row_files import check_format, read_files
 from xft.data.tokenizers import check_eos, has_chat_template, load_tokenizer
 from xft.estimates.rows import check_rows
@@ -49,11 +34,11 @@ def check_all_files(configs: Iterable[WorkflowConfig]) -> None:
     checked, rows = [], {}
     for config in configs:
         tunings = config.moe_sft.model, config.sft.model, config.sft.lora_rank
-        sections = config.base, config.moe, tunings, config.data, config.evaluation
-        sections += (list(named_code(dict(config))),)
+        given = config.base, config.moe, tunings, config.data, config.evaluation
+        given += (list(sections.named_code(dict(config))),)
         faults = []
-        if sections not in checked:
-            checked.append(sections)
+        if given not in checked:
+            checked.append(given)
             faults = faults_of_files(dict(config))
         data = config.data.model_dump_json()
         with collecting_errors(faults):
@@ -65,59 +50,59 @@ def check_all_files(configs: Iterable[WorkflowConfig]) -> None:
             raise UserError("\n".join(dict.fromkeys(faults)))
 
 
-def faults_of_files(sections: Mapping[str, Any]) -> list[str]:
+def faults_of_files(given: Mapping[str, Any]) -> list[str]:
     """The faults of the files and folders that sections of a configuration name.
 
-    sections: by name. With all of them, and the keys of the top level, it is also checked whether
-    the base supports what they ask for.
+    given: sections by name. With all of them, and the keys of the top level, it is also checked
+    whether the base supports what they ask for.
     """
     faults = []
-    paths = [(key, sections[key]) for key in ("results_dir", "store") if key in sections]
-    paths += [("stores", path) for path in sections.get("stores", ())]
-    for key, path in [*paths, *named_paths(sections)]:
+    paths = [(key, given[key]) for key in ("results_dir", "store") if key in given]
+    paths += [("stores", path) for path in given.get("stores", ())]
+    for key, path in [*paths, *sections.named_paths(given)]:
         with collecting_errors(faults):
             _check_path(key, path)
-            _check_named(key, path, sections)
-    return faults + faults_of_code(sections)
+            _check_named(key, path, given)
+    return faults + faults_of_code(given)
 
 
-def faults_of_sets(sections: Mapping[str, Any]) -> list[str]:
+def faults_of_sets(given: Mapping[str, Any]) -> list[str]:
     """The faults of problem sets that are no known names, nor files that may be elsewhere."""
     faults = []
-    for key, path in named_paths(sections):
+    for key, path in sections.named_paths(given):
         if key in PROBLEM_SETS and path not in NAMED_SETS and not Path(path).suffix:
             with collecting_errors(faults):
                 _check_file(key, path, hint_of_set(path))
     return faults
 
 
-def faults_of_code(sections: Mapping[str, Any]) -> list[str]:
+def faults_of_code(given: Mapping[str, Any]) -> list[str]:
     """The faults of the user's code that sections of a configuration name."""
     faults = []
-    for key, code, names in named_code(sections):
+    for key, code, names in sections.named_code(given):
         with collecting_errors(faults), errors_at(f"config: {key}"):
-            if code.check(names) and "moe_sft" in sections and sections["moe_sft"].model:
+            if code.check(names) and "moe_sft" in given and given["moe_sft"].model:
                 raise UserError(
                     f"{code.shown} takes the load of each expert, which moe_sft.model does not say"
                 )
     return faults
 
 
-def _check_named(key: str, path: str, sections: Mapping[str, Any]) -> None:
+def _check_named(key: str, path: str, given: Mapping[str, Any]) -> None:
     """Raise UserError if a file or folder is not what its key needs."""
     match key:
         case "results_dir":
             _check_results(path)
         case "base.model":
             with errors_at("config"):
-                check_source(path, sections["base"].revision)
-                if WorkflowConfig.model_fields.keys() <= sections.keys():
-                    check_base(sections)
+                check_source(path, given["base"].revision)
+                if WorkflowConfig.model_fields.keys() <= given.keys():
+                    check_base(given)
         case "moe_sft.model" | "sft.model":
             with errors_at(f"config: {key}"):
-                check_tuned(Path(path), sections.get("moe") if key == "moe_sft.model" else None)
+                check_tuned(Path(path), given.get("moe") if key == "moe_sft.model" else None)
         case "data.train":
-            _check_rows(sections["data"], path)
+            _check_rows(given["data"], path)
         case "data.template" | "evaluation.base_prompt":
             with errors_at(f"config: {key}"):
                 read_template(path, NAMES if key == "data.template" else PROMPT_NAMES)
@@ -201,14 +186,14 @@ def _check_file(key: str, path: str, hint: str = "") -> None:
         open_regular(Path(path)).close()
 
 
-def check_base(sections: Mapping[str, Any]) -> None:
+def check_base(given: Mapping[str, Any]) -> None:
     """Raise UserError with the key of an option that the base does not support.
 
     The length of texts, chat templates, the EOS token, the vocabulary, the numbers of layers and
-    the ranks of low-rank products are checked. sections: of the config, by name. Nothing is
+    the ranks of low-rank products are checked. given: sections of the config, by name. Nothing is
     fetched: files that are not on this machine are not checked.
     """
-    base, moe, data, evaluation = (sections[n] for n in ("base", "moe", "data", "evaluation"))
+    base, moe, data, evaluation = (given[n] for n in ("base", "moe", "data", "evaluation"))
     model, revision = base.model, base.revision
     folder = find_local(model, revision, ["config.json"])
     config = read_model_config(folder / "config.json") if folder else {}
@@ -217,7 +202,7 @@ def check_base(sections: Mapping[str, Any]) -> None:
     sizes = {f"a matrix of {model}": min(known)} if known else {}
     if moe.experts == "lora":
         check_rank("moe.rank", moe.rank, sizes)
-    if rank := sections["sft"].lora_rank:
+    if rank := given["sft"].lora_rank:
         check_rank("sft.lora_rank", rank, sizes)
     _check_layers(moe.upcycled_layers or [], model, config)
     tokens = window(config)
@@ -245,8 +230,8 @@ def check_tuned(folder: Path, moe: MoeConfig | None) -> None:
         check_model(folder)
         return
     check_model(folder, is_base=False)
-    held = mixture_settings(read_model_config(folder / "config.json"))
-    if held != (asked := mixture_settings(dict(moe))):
+    held = sections.mixture_settings(read_model_config(folder / "config.json"))
+    if held != (asked := sections.mixture_settings(dict(moe))):
         other = json.dumps({key: held[key] for key in held if held[key] != asked.get(key)})
         raise UserError(
             f"{folder} is no mixture by section moe. Its config.json says {other}. Set this in "
@@ -272,7 +257,7 @@ def check_chat_template(model: Path, data: DataConfig) -> None:
     Of each file the first good row is tried. The turns of a conversation must be marked.
     """
     with errors_at("config"):
-        template = ChatTemplate(load_tokenizer(model))
+        template = prompt_templates.ChatTemplate(load_tokenizer(model))
         first = data.model_copy(update={"limit": 1})
         for file in data.files:
             rows, bad = read_files([Path(file)], first, template.accept)
@@ -284,7 +269,7 @@ def check_chat_template(model: Path, data: DataConfig) -> None:
                 else:
                     template.render(rows[0].instruction)
             except TemplateFault as fault:
-                raise UserError(f"{fault}. {ANOTHER}") from None
+                raise UserError(f"{fault}. {prompt_templates.ANOTHER}") from None
 
 
 def _check_length(key: str, value: int, model: str, window: int, most: int) -> None:

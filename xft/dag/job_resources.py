@@ -20,19 +20,8 @@ from xft.config.sections import MIXTURES, DataConfig, WorkflowConfig
 from xft.config.steps import STEPS, Request
 from xft.config.training import SHARDED, TrainingConfig
 from xft.dag.nodes import Node
-from xft.estimates.jobs import (
-    DEFAULT_UTILISATION,
-    FP32,
-    GIB,
-    GPUS,
-    PROMPT_TOKENS,
-    Processor,
-    TrainingJob,
-    configured_job,
-    generation_bytes,
-    generation_seconds,
-    training_work,
-)
+from xft.estimates import jobs
+from xft.estimates.jobs import FP32, GIB, GPUS, Processor, TrainingJob
 from xft.estimates.memory_and_disk import training_memory
 from xft.estimates.model_sizes import Models, check_sizes, has_weights, read_table, tuning_ratio
 from xft.estimates.rows import Lengths, sample_lengths, stored_lengths
@@ -108,7 +97,7 @@ class Requests:
         it is sharded, one process gathers it again to write it. Step 6 reads the experts from
         files in each step.
         """
-        models, job = self.models, configured_job(self.config, section)
+        models, job = self.models, jobs.configured_job(self.config, section)
         processes, memory = job.options.processes, training_memory(models, job)
         files = models.expert_bytes if job.is_mixing else 0
         if not self.on_gpu:
@@ -119,23 +108,24 @@ class Requests:
         return processes * loaded + gathered + files
 
     def _training_minutes(self, section: str) -> int:
-        hours = self._hours(configured_job(self.config, section))
+        job = jobs.configured_job(self.config, section)
+        hours = self._hours(job)
         if section == "sft":  # sft_flops asks for the same as sft, and takes moe_sft's FLOPs
             options, length = self.config.sft_flops, self.config.data.max_length
-            of_flops = self._hours(replace(configured_job(self.config, section), options=options))
+            of_flops = self._hours(replace(job, options=options))
             hours = max(hours, of_flops * tuning_ratio(self.models, length, options))
         return _limit(min(3600 * hours, 60 * MOST_MINUTES))
 
     def _hours(self, job: TrainingJob) -> float:
         """Hours at most; infinite if the number of rows is unknown."""
-        work = training_work(self.models, job, _rows_at_most(self.config.data))
+        work = jobs.training_work(self.models, job, _rows_at_most(self.config.data))
         return math.inf if work is None else work.hours(job, self._processor)
 
     @property
     def _processor(self) -> Processor:
         speed = THREAD_FLOPS * self.config.threads
         processor = GPUS["a10"] if self.on_gpu else Processor(speed, speed)
-        return processor.reached(DEFAULT_UTILISATION)
+        return processor.reached(jobs.DEFAULT_UTILISATION)
 
     def evaluation(self, is_mixture: bool) -> Request:
         """The request of a model's evaluation or loss."""
@@ -143,13 +133,13 @@ class Requests:
             return Request(8000, MOST_MINUTES // 2)
         options = self.config.evaluation
         table = self.models.mixture if is_mixture else self.models.base
-        length = PROMPT_TOKENS + options.max_new_tokens
-        nbytes = generation_bytes(table, options.precision, self.on_gpu)
+        length = jobs.PROMPT_TOKENS + options.max_new_tokens
+        nbytes = jobs.generation_bytes(table, options.precision, self.on_gpu)
         if not self.on_gpu:  # keys and values
             layers = len(self.models.layers)
             nbytes += options.batch_size * length * 2 * FP32 * layers * table.key_width
-        seconds = generation_seconds(self.models, is_mixture, PROBLEMS, options, self._processor)
-        return Request(_mb(nbytes + JUDGING + self.libraries), _limit(SLOWER * seconds))
+        time = jobs.generation_seconds(self.models, is_mixture, PROBLEMS, options, self._processor)
+        return Request(_mb(nbytes + JUDGING + self.libraries), _limit(SLOWER * time))
 
 
 def _rows_at_most(data: DataConfig) -> int | None:
@@ -225,7 +215,7 @@ def _expected(node: Node, section: str) -> float | None:
     if asked.on_gpu or asked.models is None or is_whole(node.entry):
         return None
     lengths = row_lengths(node.source("tokens"))
-    job = configured_job(node.config, section).with_rows(lengths)
+    job = jobs.configured_job(node.config, section).with_rows(lengths)
     return lengths and round(training_memory(asked.models, job).peak / GIB, 3)
 
 

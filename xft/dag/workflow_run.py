@@ -19,13 +19,8 @@ from xft.config.reading import as_yaml, changes, complete, recorded_config, vali
 from xft.config.runs import find_runs
 from xft.config.sections import WorkflowConfig, named_paths
 from xft.config.steps import STEPS
+from xft.dag import input_checks
 from xft.dag.experiment import RUNS_TABLE, Experiment, find_jobs
-from xft.dag.input_checks import (
-    check_all_files,
-    check_chat_template,
-    check_made_of,
-    faults_of_files,
-)
 from xft.dag.nodes import FileContents, Node
 from xft.dag.problem_checks import check_problems
 from xft.data.prompt_templates import CHAT
@@ -49,10 +44,10 @@ class WorkflowRun:
             self.config = complete(values)
             self.runs = find_runs(values)
         except UserError as error:
-            faults = faults_of_files(valid_sections(values))
+            faults = input_checks.faults_of_files(valid_sections(values))
             raise UserError("\n".join([str(error), *faults])) from None
         self.configs = [run.config for run in self.runs]
-        check_all_files([self.config, *self.configs])
+        input_checks.check_all_files([self.config, *self.configs])
         self.hashes = FileHashCache(Path(self.config.store) / HASHES_FILE)
         contents = FileContents(self.hashes)
         self.experiment = Experiment(self.config, self.runs, contents)
@@ -108,10 +103,10 @@ class WorkflowRun:
             base, data = node.config.base, node.config.data
             is_here = Path(base.model).is_dir() and not data.revision
             if node.step == "tokens" and data.template == CHAT and is_here:
-                check_chat_template(Path(base.model), data)
+                input_checks.check_chat_template(Path(base.model), data)
             if "tuned_from" in {item.name for item in node.inputs}:
                 with errors_at(f"config: {Path(node.name).name}.model"):
-                    check_made_of(node.flags["model"], base)
+                    input_checks.check_made_of(node.flags["model"], base)
         if any(node.step == "eval" for node in self.to_make):
             check_problems(self.experiment.wanted)
 

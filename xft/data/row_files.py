@@ -21,17 +21,8 @@ from xft.common.file_access import check_size, open_unpacked, read_lines, read_t
 from xft.common.json_files import MAX_LINE, parse_json, read_json_lines, text_of_line, unique
 from xft.common.progress import progress
 from xft.config.sections import TokensConfig
-from xft.data.instruction_rows import (
-    FORMS,
-    INPUT,
-    Accept,
-    AnyRow,
-    BadRow,
-    Conversation,
-    Row,
-    Turn,
-    read_row,
-)
+from xft.data import instruction_rows
+from xft.data.instruction_rows import FORMS, INPUT, Accept, AnyRow, BadRow, Conversation, Row
 
 LONGEST_FAULT = 300  # characters: a fault may quote the row
 LARGEST_ARRAY = 2**30  # bytes of a JSON array, which is read whole
@@ -67,7 +58,7 @@ def read_rows(
             break
         if isinstance(value, dict):
             seen |= dict.fromkeys(value)
-        row = read_row(value, before + number, columns, accept)
+        row = instruction_rows.read_row(value, before + number, columns, accept)
         if isinstance(row, str):
             bad += 1
             yield BadRow(before + number, f"{path}, {unit} {number}", row[:LONGEST_FAULT])
@@ -312,7 +303,7 @@ class StoredRows(Sequence):
         is_row, turns = json.loads(self._texts.part(self._places[place]).tobytes())
         if is_row:
             return Row(*(content for _, content in turns), number)
-        return Conversation(tuple(Turn(*turn) for turn in turns), number)
+        return Conversation(tuple(instruction_rows.Turn(*turn) for turn in turns), number)
 
 
 def read_files(

@@ -132,11 +132,6 @@ class TrainingJob:
         return self.launch in ZERO_STAGES
 
     @property
-    def offloads(self) -> bool:
-        """Whether the CPU's memory holds the optimiser's state."""
-        return self.options.offload_optimizer and self.launch in SHARDED
-
-    @property
     def autocast(self) -> bool:
         """Whether products take bf16 copies of weights and residual stream in fp32."""
         return self.precision == "bf16" and self.launch in ("single", "ddp")

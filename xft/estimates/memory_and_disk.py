@@ -66,7 +66,7 @@ def training_memory(models: Models, job: TrainingJob) -> Memory:
     weights = weight * trained.total // (1 if job.launch == "zero2" else job.share)
     gradients = weight * learned // job.share
     optimizer = optimizer_bytes(models, job) // job.share
-    host = optimizer if job.offloads else 0
+    host = optimizer if job.options.offload_optimizer and job.launch in SHARDED else 0
     always = gradients if job.launch == "ddp" and not job.is_mixing else 0
     always += average_bytes(models, job)
     activations, layer = activation_bytes(models, job)

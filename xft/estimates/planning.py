@@ -11,17 +11,8 @@ from xft.common.errors import UserError, counted
 from xft.config.reading import complete, values_to_change
 from xft.config.runs import overlaid
 from xft.config.sections import MIXTURES, TRAINING, WorkflowConfig
-from xft.estimates.jobs import (
-    GIB,
-    JUDGING_SECONDS,
-    LAUNCHES,
-    Processor,
-    TrainingJob,
-    Work,
-    configured_job,
-    generation_seconds,
-    training_work,
-)
+from xft.estimates import jobs
+from xft.estimates.jobs import GIB, JUDGING_SECONDS, LAUNCHES, Processor, TrainingJob, Work
 from xft.estimates.memory_and_disk import training_memory
 from xft.estimates.model_sizes import Models, tuning_ratio
 from xft.estimates.rows import Lengths, count_problems
@@ -62,7 +53,7 @@ class Plan:
 
     def job(self, section: str, expected: bool = False) -> TrainingJob:
         """The training with a section of the configuration."""
-        job = configured_job(self.config, section, self.gpu is not None)
+        job = jobs.configured_job(self.config, section, self.gpu is not None)
         if self.processes is not None:
             is_alone = job.launch == "single" and self.processes > 1
             launch = "ddp" if is_alone else job.launch
@@ -76,7 +67,7 @@ class Plan:
     def work(self, section: str, expected: bool = False) -> Work | None:
         """The work of a training, for one lambda; None if it is unknown."""
         rows = self.lengths.rows if expected and self.lengths else None
-        return training_work(self.models, self.job(section, expected), rows or self.rows)
+        return jobs.training_work(self.models, self.job(section, expected), rows or self.rows)
 
     def training_hours(self, section: str, expected: bool = False) -> float | None:
         """Hours of a training, for one lambda; None if they are unknown."""
@@ -95,7 +86,7 @@ class Plan:
         if None in known or not self.processor.bf16:
             return None
         count = sum(known)
-        seconds = generation_seconds(self.models, is_mixture, count, options, self.processor)
+        seconds = jobs.generation_seconds(self.models, is_mixture, count, options, self.processor)
         return (seconds + count * options.samples * JUDGING_SECONDS) / 3600
 
 
@@ -141,9 +132,8 @@ def _work(plan: Plan) -> list[str]:
         rows.append((section, *cells))
     empty = [""] * (len(rows[0]) - 2)
     for name in plan.config.evaluation.models:
-        rows.append(
-            (f"evaluation of {name}", *empty, duration(plan.evaluation_hours(name in MIXTURES)))
-        )
+        hours = duration(plan.evaluation_hours(name in MIXTURES))
+        rows.append((f"evaluation of {name}", *empty, hours))
     ratio = tuning_ratio(plan.models, plan.config.data.max_length, plan.config.sft)
     lines = [
         "Work. At most: every row fills the window, and every solution has max_new_tokens",
@@ -166,10 +156,10 @@ def _work(plan: Plan) -> list[str]:
 
 def _memory(plan: Plan) -> list[str]:
     tuning = plan.job(MIXTURE)
-    jobs = {f"{name}, {plan.job(name).launch}": plan.job(name) for name in plan.trainings}
+    named = {f"{name}, {plan.job(name).launch}": plan.job(name) for name in plan.trainings}
     if MIXTURE in plan.trainings:
-        jobs = {f"{MIXTURE}, {launch}": _launched(tuning, launch) for launch in LAUNCHES} | jobs
-    allowed = {name: job for name, job in jobs.items() if not job.fault}
+        named = {f"{MIXTURE}, {launch}": _launched(tuning, launch) for launch in LAUNCHES} | named
+    allowed = {name: job for name, job in named.items() if not job.fault}
     memories = {name: training_memory(plan.models, job) for name, job in allowed.items()}
     shown = [name for name in COLUMNS if any(getattr(m, name) for m in memories.values())]
     rows = [("", *shown)] + [
@@ -185,7 +175,7 @@ def _memory(plan: Plan) -> list[str]:
         f"{counted(tuning.processes, 'process', 'es')})",
         *table(rows),
         "  the peaks also have the libraries; the columns have their maxima at different times",
-        *(f"  {name}: {job.fault}" for name, job in jobs.items() if job.fault),
+        *(f"  {name}: {job.fault}" for name, job in named.items() if job.fault),
     ]
 
 

@@ -15,6 +15,7 @@ from tempfile import TemporaryFile
 
 from xft.common.errors import UserError, counted, listed
 from xft.common.progress import say
+from xft.evaluation import scoring
 from xft.evaluation.comparison import MAX_LINE_BYTES, Outcome, write_trial
 from xft.evaluation.judges import Judges
 from xft.evaluation.plain_data import dumps, encode
@@ -22,18 +23,7 @@ from xft.evaluation.problems import Problem, ProblemSet
 from xft.evaluation.prompts import is_empty
 from xft.evaluation.python_runs import USUAL, job
 from xft.evaluation.sandbox import Bubblewrap, Ended, Limits, run
-from xft.evaluation.scoring import (
-    ERROR,
-    NO_CODE,
-    PASSED,
-    TEST_SETS,
-    TIMED_OUT,
-    TOO_COSTLY,
-    Stop,
-    Verdict,
-    score,
-    work_on,
-)
+from xft.evaluation.scoring import ERROR, NO_CODE, PASSED, TEST_SETS, TIMED_OUT, TOO_COSTLY
 from xft.hub.named_sets import RELEASED
 
 KIND = "ground_truth"
@@ -101,7 +91,7 @@ class CallScorer:
         """
         known = self.problem_set
 
-        def compute(problem: Problem, stop: Stop) -> tuple[str, str | None]:
+        def compute(problem: Problem, stop: scoring.Stop) -> tuple[str, str | None]:
             place, tests = f"line {known.lines[problem.task_id]}", ProblemTests(problem)
             ended = self._run(tests, problem.canonical_program, REFERENCE, stop)
             line = dumps(_returned(tests, ended, f"{known.file}, {place}"))
@@ -112,7 +102,7 @@ class CallScorer:
 
         about = {"workers": self.workers, "desc": "ground truth", "unit": "problem"}
         with Judges(confined=self.sandbox is not None) as judges:
-            results = work_on(known.problems, compute, **about)
+            results = scoring.work_on(known.problems, compute, **about)
         if faults := [fault for _, fault in results if fault]:
             solutions = counted(len(faults), "canonical solution")
             message = f"{solutions} of {known.file} would fail as a model's:\n{listed(faults)}"
@@ -124,18 +114,18 @@ class CallScorer:
 
     def score(
         self, expected: dict[str, str], solutions: Sequence[tuple[Problem, str]]
-    ) -> list[Verdict]:
+    ) -> list[scoring.Verdict]:
         """A verdict for each solution, in order. expected: as `expected` returns it.
 
         The limits of one that runs again follow from the canonical solution's time.
         """
 
         def judge(
-            solution: tuple[Problem, str], is_again: bool, stop: Stop
-        ) -> tuple[Verdict, bool]:
+            solution: tuple[Problem, str], is_again: bool, stop: scoring.Stop
+        ) -> tuple[scoring.Verdict, bool]:
             problem, code = solution
             if is_empty(problem, code):
-                return Verdict(NO_CODE, NO_CODE), False
+                return scoring.Verdict(NO_CODE, NO_CODE), False
             tests, line = ProblemTests(problem), expected[problem.task_id]
             limits = self._limits_here(tests, stop) if is_again else USUAL
             ended = self._run(tests, code, replace(limits, output=_most_bytes(line)), stop)
@@ -143,17 +133,17 @@ class CallScorer:
             return _verdict(tests, outcome, TIMED_OUT if is_late else ERROR), is_late
 
         with Judges(confined=self.sandbox is not None) as judges:
-            return score(solutions, judge, workers=self.workers, unit="solution")
+            return scoring.score(solutions, judge, workers=self.workers, unit="solution")
 
     def _run(
-        self, tests: ProblemTests, code: str, limits: Limits, stop: Stop, hash_seed: int = 0
+        self, tests: ProblemTests, code: str, limits: Limits, stop: scoring.Stop, hash_seed: int = 0
     ) -> Ended:
         """Run a program on the calls."""
         name, confined = tests.problem.entry_point, self.sandbox is not None
         asked = job(code, name, tests.encoded, limits, hash_seed, confined)
         return run(asked, self.sandbox, stop)
 
-    def _limits_here(self, tests: ProblemTests, stop: Stop) -> Limits:
+    def _limits_here(self, tests: ProblemTests, stop: scoring.Stop) -> Limits:
         """Limits from the time that the canonical solution takes now."""
         ended = self._run(tests, tests.problem.canonical_program, REFERENCE, stop)
         return replace(
@@ -172,7 +162,7 @@ def _most_bytes(expected: str) -> int:
 
 
 def _outcome(
-    tests: ProblemTests, expected: str, ended: Ended, judges: Judges, stop: Stop
+    tests: ProblemTests, expected: str, ended: Ended, judges: Judges, stop: scoring.Stop
 ) -> Outcome | None:
     """How far a program is right that has ended. None: it is too costly to judge.
 
@@ -188,16 +178,16 @@ def _outcome(
         return judges.outcome(trial, stop)
 
 
-def _verdict(tests: ProblemTests, outcome: Outcome | None, end: str) -> Verdict:
+def _verdict(tests: ProblemTests, outcome: Outcome | None, end: str) -> scoring.Verdict:
     """The verdict.
 
     end: the status if no message is wrong but some are missing.
     """
     if outcome is None:
-        return Verdict(TOO_COSTLY, TOO_COSTLY)
+        return scoring.Verdict(TOO_COSTLY, TOO_COSTLY)
     statuses = [PASSED] * outcome.passed_sets + [outcome.status or end] * len(TEST_SETS)
     failed = tests.failed_call(outcome)
-    return Verdict(statuses[0], statuses[1], None if failed is None else shown(failed))
+    return scoring.Verdict(statuses[0], statuses[1], None if failed is None else shown(failed))
 
 
 def _fault(tests: ProblemTests, line: str, outcome: Outcome | None) -> str | None:

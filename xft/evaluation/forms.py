@@ -7,15 +7,9 @@ from xft.common.errors import UserError, did_you_mean, errors_at
 from xft.common.json_files import read_rows
 from xft.config.sections import problem_label
 from xft.data.prompt_templates import COMPLETION, Template
+from xft.evaluation import problems
 from xft.evaluation.languages import CODES, find_language
-from xft.evaluation.problems import (
-    Problem,
-    ProblemSet,
-    Program,
-    parse_calls,
-    split_mbpp,
-    validated_row,
-)
+from xft.evaluation.problems import Problem, ProblemSet, Program
 from xft.evaluation.prompts import FENCE, TaskPrompt, ends_of_code, instructed, with_code
 from xft.hub.named_sets import NAMED_SETS, RELEASED, NamedSet, unpacked_sha256
 
@@ -37,7 +31,7 @@ class CallForm:
     name = "calls"
 
     def parse(self, fields: object) -> Problem:
-        return parse_calls(fields)
+        return problems.parse_calls(fields)
 
     def prompt(self, problem: Problem, template: Template) -> TaskPrompt:
         if template == COMPLETION:
@@ -45,7 +39,7 @@ class CallForm:
             return TaskPrompt(problem.task_id, problem.prompt, problem.prompt, stops, template)
         if not problem.is_mbpp:
             return instructed(problem, template, "python")
-        request, assertion = split_mbpp(problem)
+        request, assertion = problems.split_mbpp(problem)
         request = f"{request} Your code should satisfy the following assertion:"
         instruction, start = with_code(request, "python", assertion), f"{FENCE}python"
         stops = ends_of_code(template)
@@ -53,8 +47,8 @@ class CallForm:
 
     def texts(self, problem: Problem) -> dict[str, str]:
         is_mbpp = problem.is_mbpp
-        docstring = split_mbpp(problem)[0].removesuffix(".") if is_mbpp else _docstring(problem)
-        return {"docstring": docstring, "solution": problem.canonical_solution}
+        text = problems.split_mbpp(problem)[0].removesuffix(".") if is_mbpp else _docstring(problem)
+        return {"docstring": text, "solution": problem.canonical_solution}
 
 
 class ProgramForm:
@@ -65,7 +59,7 @@ class ProgramForm:
     name = "programs"
 
     def parse(self, fields: object) -> Program:
-        return validated_row(Program, fields)
+        return problems.validated_row(Program, fields)
 
     def prompt(self, problem: Program, template: Template) -> TaskPrompt:
         stops = tuple(problem.stop_tokens)
@@ -96,15 +90,15 @@ def load_problems(name_or_file: str) -> ProblemSet:
         raise UserError(f"{file} holds no problem")
     is_program = isinstance(rows[0][1], dict) and "tests" in rows[0][1]
     form = PROGRAMS if is_program else CALLS
-    problems = []
+    parsed = []
     for number, fields in rows:
         with errors_at(f"{file}, line {number}"):
-            problems.append(form.parse(fields))
-    task_ids = [problem.task_id for problem in problems]
+            parsed.append(form.parse(fields))
+    task_ids = [problem.task_id for problem in parsed]
     lines = {name: number for name, (number, _) in zip(task_ids, rows, strict=True)}
     if repeated := {task_id for task_id in task_ids if task_ids.count(task_id) > 1}:
         raise UserError(f"{file} holds a task_id more than once: {', '.join(sorted(repeated))}")
-    return ProblemSet(problem_label(name_or_file), form, file, sha256, tuple(problems), lines)
+    return ProblemSet(problem_label(name_or_file), form, file, sha256, tuple(parsed), lines)
 
 
 def _locate_named(chosen: NamedSet) -> Path:

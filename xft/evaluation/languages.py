@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -16,53 +17,27 @@ from xft.common.errors import UserError, collecting_errors
 # {javac} for the compiler.
 SMALL = "-Xmx1g -XX:+UseSerialGC -XX:-UsePerfData -XX:ActiveProcessorCount=2"
 JAVAC = " ".join(f"-J{option}" for option in f"{SMALL} -XX:TieredStopAtLevel=1".split())
-# For each language: its name, fence, file, commands that compile it, run it and print a version,
-# the package of Debian and that of conda-forge.
-TABLE = """
-py | python | main.py | | python3 main.py | python3 -VV | python3 | python
-js | javascript | main.js | | node main.js | node -v | nodejs | nodejs
-ts | typescript | main.ts | tsc --target esnext main.ts | node main.js | tsc -v \
-   | nodejs node-typescript | nodejs typescript
-cpp | cpp | main.cpp | g++ -std=c++17 -o main main.cpp | ./main | g++ --version | g++ | gxx
-java | java | {file}.java | javac {javac} -encoding UTF-8 {file}.java | java {small} -ea {main} \
-   | javac -version | default-jdk-headless | openjdk
-php | php | main.php | | php main.php | php -v | php-cli | php
-rs | rust | main.rs | rustc -o main main.rs | ./main | rustc -V | rustc | rust
-go | go | main.go | go build -o main main.go | ./main | go version | golang-go | go
-go_test.go | go | main_test.go | go test -c -o main main_test.go | ./main | go version \
-   | golang-go | go
-sh | bash | main.sh | | bash main.sh | bash --version | bash | bash
-pl | perl | main.pl | | perl main.pl | perl -v | perl | perl
-rb | ruby | main.rb | | ruby main.rb | ruby -v | ruby | ruby
-lua | lua | main.lua | | lua main.lua | lua -v | lua5.4 | lua
-r | r | main.r | | Rscript main.r | Rscript --version | r-base-core | r-base
-d | d | main.d | ldmd2 -unittest -of=main main.d | ./main | ldmd2 --version | ldc | ldc
-"""
+FILE = Path(__file__).with_name("languages.toml")
 
 
 @dataclass(frozen=True)
 class Language:
-    """How to run a program.
-
-    name: MultiPL-E's.
-    fence: behind the code fence of an answer.
-    file: of the program.
-    compile, run, version: commands; compile is "" if a language needs none. {main} and {file} are
-        Java's classes: the outermost with `main`, and the one that names the file.
-    debian, conda: the packages that have the commands.
-    """
+    """A language, as `languages.toml` says it. name: MultiPL-E's."""
 
     name: str
     fence: str
     file: str
-    compile: str
     run: str
     version: str
     debian: str
     conda: str
+    end: str
+    compile: str = ""
+    settings: str = ""
+    in_main: bool = False
 
 
-ROWS = [Language(*map(str.strip, line.split("|"))) for line in TABLE.strip().splitlines()]
+ROWS = [Language(name, **row) for name, row in tomllib.loads(FILE.read_text()).items()]
 LANGUAGES = {language.name: language for language in ROWS}
 CODES = {language.fence: language.name for language in reversed(ROWS)}  # such as js of javascript
 GO_TESTS = LANGUAGES.pop("go_test.go")

@@ -8,15 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Protocol, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-)
+import pydantic
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from xft.common.errors import UserError, described
 from xft.data.instruction_rows import HALF_PAIR, SURROGATE
@@ -33,7 +26,7 @@ EXAMPLE_OF_CALLS = (
 )
 MBPP_TASK_ID = re.compile(r"Mbpp/[0-9]+")
 # MBPP+ writes no calls as {}.
-Calls = Annotated[list[list], BeforeValidator(lambda calls: [] if calls == {} else calls)]
+Calls = Annotated[list[list], pydantic.BeforeValidator(lambda calls: [] if calls == {} else calls)]
 # HumanEval's and MBPP's problems in MultiPL-E's names, such as mbpp_3_is_not_prime.
 ORIGINAL = re.compile(r"(HumanEval|mbpp)_(\d+)_")
 
@@ -89,10 +82,10 @@ class Program(BaseModel):
     task_id: str = Field(validation_alias=AliasChoices("task_id", "name"))
     prompt: str
     tests: Annotated[str, Field(pattern=r"\S")]
-    language: Annotated[str, AfterValidator(lambda name: find_language(name).name)]
+    language: Annotated[str, pydantic.AfterValidator(lambda name: find_language(name).name)]
     stop_tokens: list[Annotated[str, Field(min_length=1)]]
     canonical_solution: str | None = None
-    unit: Annotated[str, AfterValidator(_problem_of)] | None = Field(
+    unit: Annotated[str, pydantic.AfterValidator(_problem_of)] | None = Field(
         None, validation_alias=AliasChoices("unit", "original")
     )
     has_extra_tests: ClassVar[bool] = False

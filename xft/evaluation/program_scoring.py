@@ -17,42 +17,13 @@ from pathlib import Path
 
 from xft.common.errors import UserError, counted, listed
 from xft.common.progress import say
-from xft.evaluation.languages import (
-    LANGUAGES,
-    Language,
-    Parts,
-    as_built,
-    commands,
-    find_language,
-    find_toolchains,
-    main_class,
-)
+from xft.evaluation import languages, scoring
+from xft.evaluation.languages import LANGUAGES, Language, Parts, find_toolchains
 from xft.evaluation.problems import ProblemSet, Program
 from xft.evaluation.prompts import is_empty
-from xft.evaluation.sandbox import (
-    CLEAN_ENVIRONMENT,
-    NOT_COMPILED,
-    PROJECT,
-    Bubblewrap,
-    Ended,
-    Job,
-    Limits,
-    View,
-    bind,
-    cover,
-    links,
-    run,
-)
-from xft.evaluation.scoring import (
-    COMPILE_ERROR,
-    FAILED,
-    NO_CODE,
-    PASSED,
-    TIMED_OUT,
-    Stop,
-    Verdict,
-    score,
-)
+from xft.evaluation.sandbox import NOT_COMPILED, Bubblewrap, Ended, Job, Limits, run
+from xft.evaluation.scoring import COMPILE_ERROR, FAILED, NO_CODE, PASSED, TIMED_OUT
+from xft.evaluation.views import CLEAN_ENVIRONMENT, PROJECT, View, bind, cover, links
 
 SECONDS = 15.0  # to compile and run a program
 PROBE_SECONDS = 60.0
@@ -67,42 +38,7 @@ exec </dev/null
 {compile}exec {run}
 """
 SYSTEM = ("/bin", "/lib", "/lib64")
-# Below /etc, what programs of /usr read: of all languages, and of some.
-SETTINGS = ("alternatives", "ld.so.cache")
-OF_LANGUAGE = {"java": "java*", "php": "php", "pl": "perl", "lua": "lua", "r": "R", "d": "ldc*"}
-
-# Statements by language. They have the word in two halves: so a program that prints its own text
-# does not print the word.
-BEHIND_THE_TESTS = {
-    "py": '__import__("sys").__stdout__.write("LEFT" + "RIGHT")',
-    "js": ';globalThis.process.on("exit", () => globalThis.process.stdout.write("LEFT" + "RIGHT"))',
-    "php": 'echo "LEFT" . "RIGHT";',
-    "sh": "builtin printf %s%s LEFT RIGHT",
-    "pl": ';print STDOUT "LEFT" . "RIGHT";',
-    "r": 'base::cat("LEFT", "RIGHT", sep = "")',
-    "d": 'unittest { import core.stdc.stdio; printf("%s%s", "LEFT".ptr, "RIGHT".ptr); }',
-    "lua": 'io.write("LEFT" .. "RIGHT") os.exit(xft_status)',
-    # Tests of test/unit run when the file has ended.
-    "rb": 'xft_end = -> { STDOUT.write("LEFT" + "RIGHT") }\n'
-    "defined?(Test::Unit) ? Test::Unit.at_exit(&xft_end) : xft_end.call",
-    "java": "class XftEnd { public static void main(String[] words) throws Throwable { "
-    'MAIN.main(words); System.out.print("LEFT" + "RIGHT"); System.out.flush(); } }',
-    "go_test.go": "func TestMain(m *testing.M) { xft_status := m.Run()\n"
-    'xft_os.Stdout.WriteString("LEFT" + "RIGHT"); xft_os.Exit(xft_status) }',
-}
-BEHIND_THE_TESTS["ts"] = BEHIND_THE_TESTS["js"].replace("globalThis", "(globalThis as any)")
-# Where the tests are in `main`: at its start, to run when it returns.
-IN_MAIN = {
-    "cpp": """#undef NDEBUG
-#ifdef _ASSERT_H
-#include <assert.h>  // after a macro of the program's own
-#endif
-struct XftEnd { ~XftEnd() { __builtin_printf("%s%s", "LEFT", "RIGHT"); } } xft_end;
-""",
-    "rs": "struct XftEnd; impl Drop for XftEnd { "
-    'fn drop(&mut self) { println!("{}{}", "LEFT", "RIGHT"); } } let _xft_end = XftEnd;',
-    "go": 'defer xft_os.Stdout.WriteString("LEFT" + "RIGHT");',
-}
+SETTINGS = ("alternatives", "ld.so.cache")  # below /etc, what programs of /usr read
 START_OF_MAIN = re.compile(r"\bmain\s*\([^()]*\)[^{};]*\{")
 GO_PACKAGE = re.compile(r"^package\s+\w+", re.MULTILINE)
 LUA_EXIT = re.compile(r"\bos\.exit\((.+)\)\s*\Z")  # as MultiPL-E's tests end
@@ -143,7 +79,7 @@ class Toolchain:
 
     def job(self, program: str, seconds: float) -> Job:
         """What compiles and runs a program, together within `seconds`."""
-        file, compile, run = commands(self.language, program)
+        file, compile, run = languages.commands(self.language, program)
         return self.job_of(compile, run, seconds, file, program)
 
     def job_of(self, compile: str, run: str, seconds: float, *file: str) -> Job:
@@ -197,7 +133,7 @@ def _mounts(toolchain: Toolchain) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What a language needs of the system, and which folder of it is covered: this project."""
     shown = [Path("/usr"), *toolchain.folders]
     hidden = [PROJECT] if any(map(PROJECT.is_relative_to, shown)) else []
-    names = filter(None, [*SETTINGS, OF_LANGUAGE.get(toolchain.language.name)])
+    names = filter(None, [*SETTINGS, toolchain.language.settings])
     settings = [path for name in names for path in Path("/etc").glob(name)]
     parents = dict.fromkeys(p for path in (*shown, *settings) for p in reversed(path.parents))
     mounts = (
@@ -209,14 +145,14 @@ def _mounts(toolchain: Toolchain) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def with_word(language: Language, program: str, word: str) -> str:
     """The program that prints a word of letters and digits at its end, if its last test ran."""
-    name, half = as_built(language, program).name, len(word) // 2
-    statement = (IN_MAIN | BEHIND_THE_TESTS)[name].replace("MAIN", main_class(program))
+    built, half = languages.as_built(language, program), len(word) // 2
+    statement = built.end.replace("MAIN", languages.main_class(program))
     statement = statement.replace("LEFT", word[:half]).replace("RIGHT", word[half:])
     if language.name == "go":
         program = GO_PACKAGE.sub(r'\g<0>; import xft_os "os"', program, count=1)
     elif language.name == "lua":
         program = LUA_EXIT.sub(r"local xft_status = \1", program)
-    starts = [found.end() for found in START_OF_MAIN.finditer(program)] if name in IN_MAIN else []
+    starts = [found.end() for found in START_OF_MAIN.finditer(program)] if built.in_main else []
     place = starts[-1] if starts else len(program)
     return f"{program[:place]}\n{statement}{program[place:]}"
 
@@ -232,7 +168,7 @@ class ProgramScorer:
         self.problem_set, self.sandbox, self.workers = problem_set, sandbox, workers
         parts = find_toolchains((p.language, p.prompt + p.tests) for p in problem_set.problems)
         self.toolchains = {
-            name: open_toolchain(find_language(name), known, sandbox)
+            name: open_toolchain(languages.find_language(name), known, sandbox)
             for name, known in parts.items()
         }
         self.versions = {name: chain.version for name, chain in self.toolchains.items()}
@@ -256,7 +192,7 @@ class ProgramScorer:
 
     def score(
         self, expected: dict[str, str], solutions: Sequence[tuple[Program, str]]
-    ) -> list[Verdict]:
+    ) -> list[scoring.Verdict]:
         """A verdict for each solution, in order. Both sets of tests are the problem's one.
 
         Equal programs run once.
@@ -268,15 +204,15 @@ class ProgramScorer:
         for problem, code in solutions:
             is_none = is_empty(problem, code)
             status = NO_CODE if is_none else ends[problem.language, problem.program(code)].status
-            verdicts.append(Verdict(status, status))
+            verdicts.append(scoring.Verdict(status, status))
         return verdicts
 
     def _ends(self, programs: Sequence[tuple[str, str]]) -> list[Ended]:
         """How each program ends, in order. programs: language and text."""
 
-        def judge(program: tuple[str, str], is_again: bool, stop: Stop) -> tuple[Ended, bool]:
-            chain, word = self.toolchains[program[0]], secrets.token_hex()
-            text = with_word(chain.language, program[1], word)
+        def judge(given: tuple[str, str], is_again: bool, stop: scoring.Stop) -> tuple[Ended, bool]:
+            chain, word = self.toolchains[given[0]], secrets.token_hex()
+            text = with_word(chain.language, given[1], word)
             ended = run(chain.job(text, SECONDS), self.sandbox, stop)
             if ended.status == PASSED and word.encode() not in ended.printed:
                 ended = Ended(FAILED, STOPPED)
@@ -284,7 +220,7 @@ class ProgramScorer:
 
         todo = list(dict.fromkeys(programs))
         ends = dict(
-            zip(todo, score(todo, judge, workers=self.workers, unit="program"), strict=True)
+            zip(todo, scoring.score(todo, judge, workers=self.workers, unit="program"), strict=True)
         )
         return [ends[program] for program in programs]
 

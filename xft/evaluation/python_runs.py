@@ -18,19 +18,8 @@ from pathlib import Path
 from xft.common.errors import UserError
 from xft.evaluation.confinement import ARCHITECTURES
 from xft.evaluation.plain_data import dumps
-from xft.evaluation.sandbox import (
-    CLEAN_ENVIRONMENT,
-    PROJECT,
-    Bubblewrap,
-    Job,
-    Limits,
-    NotStarted,
-    View,
-    attempt,
-    bind,
-    cover,
-    links,
-)
+from xft.evaluation.sandbox import Bubblewrap, Job, Limits, NotStarted, attempt
+from xft.evaluation.views import CLEAN_ENVIRONMENT, PROJECT, View, bind, cover, links
 
 DRIVER = Path(__file__).with_name("driver.py")
 DRIVER_FILES = [DRIVER, *map(DRIVER.with_name, ("plain_data.py", "confinement.py"))]

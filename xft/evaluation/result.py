@@ -158,9 +158,7 @@ def in_words(result: dict) -> Iterator[str]:
     """What the reader must know of a result: the scores, the outcomes and remarks."""
     parts, count = [], len(result["problems"])
     for tests, name in tests_of(result).items():
-        shares = ", ".join(
-            f"{measure} {result[measure][tests]:.1%}" for measure in measures(result)
-        )
+        shares = ", ".join(f"{key} {result[key][tests]:.1%}" for key in measures(result))
         scores = f"{shares}, {result['passed'][tests]} of {count} pass"
         parts.append(": ".join(filter(None, [name, scores])))
     yield "; ".join(parts)

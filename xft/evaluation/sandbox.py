@@ -15,27 +15,18 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from xft.common.errors import UserError
+from xft.evaluation import scoring
 from xft.evaluation.confinement import program_filter
-from xft.evaluation.scoring import (
-    COMPILE_ERROR,
-    FAILED,
-    PASSED,
-    TIMED_OUT,
-    TOO_COSTLY,
-    Stop,
-    Stopped,
-)
+from xft.evaluation.scoring import COMPILE_ERROR, FAILED, PASSED, TIMED_OUT, TOO_COSTLY
+from xft.evaluation.views import View, cover
 
-PROJECT = Path(__file__).parents[2]
-# The environment of each program, beside its own.
-CLEAN_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
 FOLDER = "/tmp"  # of a program, in memory
 FOLDER_BYTES = 2**29
 MOST_FILES = 20_000  # in it
@@ -73,23 +64,6 @@ class Bubblewrap:
     """A bubblewrap program that works on this machine."""
 
     program: str
-
-
-@dataclass(frozen=True)
-class View:
-    """What a program has of this machine.
-
-    mounts: words for bubblewrap.
-    covered: folders among them that are empty, and stay so.
-    environment: all its variables.
-    starts_processes: whether it may. Then it has a `/proc` of its own processes, can write to its
-        folder, and is another user if root runs it. Else it must limit itself (`confinement`).
-    """
-
-    mounts: tuple[str, ...]
-    covered: tuple[str, ...]
-    environment: dict[str, str]
-    starts_processes: bool
 
 
 @dataclass(frozen=True)
@@ -142,7 +116,7 @@ class NotStarted(Exception):
     """The sandbox did not reach the program. The text is the system's message."""
 
 
-def run(job: Job, sandbox: Bubblewrap | None, stop: Stop | None = None) -> Ended:
+def run(job: Job, sandbox: Bubblewrap | None, stop: scoring.Stop | None = None) -> Ended:
     """Run a job. sandbox: None means with the user's rights.
 
     Raises Stopped once `stop` is readable, and UserError if the program does not start.
@@ -159,7 +133,7 @@ def run(job: Job, sandbox: Bubblewrap | None, stop: Stop | None = None) -> Ended
     )
 
 
-def attempt(job: Job, sandbox: Bubblewrap | None, stop: Stop | None = None) -> Ended:
+def attempt(job: Job, sandbox: Bubblewrap | None, stop: scoring.Stop | None = None) -> Ended:
     """Run a job as `run`. Raises NotStarted if the program does not start."""
     with ExitStack() as stack:
         command, given, info, folder = job.command, [], None, "/"
@@ -186,7 +160,7 @@ def attempt(job: Job, sandbox: Bubblewrap | None, stop: Stop | None = None) -> E
                 os.killpg(child.pid, signal.SIGKILL)
 
 
-def _watch(child: subprocess.Popen, info: int | None, job: Job, stop: Stop | None) -> Ended:
+def _watch(child: subprocess.Popen, info: int | None, job: Job, stop: scoring.Stop | None) -> Ended:
     """Wait for a program, and see that it stays within its limits.
 
     info: where bubblewrap says which process it started.
@@ -229,7 +203,7 @@ def _first(output: Iterator[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
     raise NotStarted(said.decode(errors="replace").strip() or "it ended without a message")
 
 
-def _output(child: subprocess.Popen, stop: Stop | None) -> Iterator[tuple[bytes, bytes]]:
+def _output(child: subprocess.Popen, stop: scoring.Stop | None) -> Iterator[tuple[bytes, bytes]]:
     """What comes from standard error and from standard output, until both and the process end.
 
     Both are b"" if nothing comes for `LOOK_EACH` seconds.
@@ -240,7 +214,7 @@ def _output(child: subprocess.Popen, stop: Stop | None) -> Iterator[tuple[bytes,
         wait = LOOK_EACH if open_streams else END_EACH
         readable = select.select([*watched, *open_streams], [], [], wait)[0]
         if stop in readable:
-            raise Stopped
+            raise scoring.Stopped
         chunks = {stream: os.read(stream, CHUNK_BYTES) for stream in readable}
         open_streams = [stream for stream in open_streams if chunks.get(stream) != b""]
         yield tuple(chunks.get(stream, b"") for stream in streams)
@@ -291,21 +265,3 @@ def _walls(job: Job, info: int, calls: int, text: int) -> list[str]:
         *(word for place in sealed for word in ("--remount-ro", place)),
         *("--chdir", FOLDER, "--", *user),
     ]
-
-
-def bind(paths: Iterable) -> list[str]:
-    return [word for path in paths for word in ("--ro-bind", str(path), str(path))]
-
-
-def cover(paths: Iterable) -> list[str]:
-    """Mount empty folders without room for a file."""
-    return [word for path in paths for word in ("--size", "4096", "--tmpfs", str(path))]
-
-
-def links(*names: str) -> Iterator[str]:
-    """Mount folders as on this machine: as links into /usr, or as folders."""
-    for path in map(Path, names):
-        if path.is_symlink():
-            yield from ("--symlink", str(path.readlink()), str(path))
-        elif path.is_dir():
-            yield from bind([path])

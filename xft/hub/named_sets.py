@@ -110,7 +110,7 @@ class Release:
         file = self.find()
         if file is None and self.cached.is_file():
             say(f"{self.cached} is not {self}, so it is not used")
-        content = unpacked(file) if file else _download(self)
+        content = read_bytes(file, MAX_BYTES) if file else _download(self)
         if hashlib.sha256(content).hexdigest() == self.sha256:
             say(f"{self} from {file or self.url}")
             return content, str(self)
@@ -207,26 +207,15 @@ MBPP = Release(
     variable="MBPP_OVERRIDE_PATH",
 )
 RELEASED = {chosen.name: chosen for chosen in (HUMANEVAL, MBPP)}
-# Each language that can be judged, with the problems of HumanEval and of MBPP that it has.
-LANGUAGES = {
-    "cpp": (161, 397),
-    "d": (156, 358),
-    "go": (154, 374),
-    "java": (158, 386),
-    "js": (161, 397),
-    "lua": (161, 397),
-    "php": (161, 397),
-    "pl": (161, 396),
-    "r": (161, 397),
-    "rb": (161, 397),
-    "rs": (156, 354),
-    "sh": (158, 382),
-    "ts": (159, 390),
-}
+# Each language that can be judged, with the numbers of problems of HumanEval and of MBPP in it.
+LANGUAGES = """
+cpp 161 397, d 156 358, go 154 374, java 158 386, js 161 397, lua 161 397, php 161 397,
+pl 161 396, r 161 397, rb 161 397, rs 156 354, sh 158 382, ts 159 390
+"""
 TRANSLATIONS = [
-    Translation(f"multipl-e/{source}-{language}", problems)
-    for language, counts in LANGUAGES.items()
-    for source, problems in zip(RELEASED, counts, strict=True)
+    Translation(f"multipl-e/{source}-{language}", int(problems))
+    for language, *numbers in map(str.split, LANGUAGES.split(","))
+    for source, problems in zip(RELEASED, numbers, strict=True)
 ]
 TRANSLATED = {chosen.name: chosen for chosen in TRANSLATIONS}
 NAMED_SETS: dict[str, NamedSet] = RELEASED | TRANSLATED
@@ -245,14 +234,9 @@ def unused(labels: Iterable[str]) -> list[NamedSet]:
     return [known for known in (*RELEASED.values(), *translated) if used and known not in used]
 
 
-def unpacked(file: Path) -> bytes:
-    """The content of a file of problems, unpacked if its name ends in .gz. Raises UserError."""
-    return read_bytes(file, MAX_BYTES)
-
-
 def unpacked_sha256(file: Path) -> str:
     """SHA-256 of the unpacked content. Packing does not change the problems."""
-    return hashlib.sha256(unpacked(file)).hexdigest()
+    return hashlib.sha256(read_bytes(file, MAX_BYTES)).hexdigest()
 
 
 def fetch(chosen: NamedSet, out: Path) -> None:

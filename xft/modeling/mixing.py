@@ -181,15 +181,13 @@ def _take_merged(part: str, linear: nn.Linear, state: dict, prefix: str, *_) -> 
     weight.copy_(state.pop(f"{prefix}{part}", weight))
 
 
-def _backbone(
-    moe: TensorSource, tensors: list[MergedTensor], dtype: torch.dtype
-) -> PreTrainedModel:
+def _backbone(moe: TensorSource, merged: list[MergedTensor], dtype: torch.dtype) -> PreTrainedModel:
     """The mixture's dense backbone. The values of the merged tensors are not set yet.
 
     Other tensors may stay memory-mapped in the mixture's files if the dtype is the same.
     """
     config = dense_config(moe.config)
     state = {new_name: moe.get(name) for new_name, name in unmerged(moe).items()}
-    state |= {tensor.name: torch.empty(tensor.shape, dtype=dtype) for tensor in tensors}
+    state |= {tensor.name: torch.empty(tensor.shape, dtype=dtype) for tensor in merged}
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     return load_whole(model_class, None, config=config, state_dict=state, dtype=dtype)

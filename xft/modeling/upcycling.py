@@ -11,12 +11,8 @@ from dataclasses import dataclass
 import torch
 import transformers
 from torch import nn
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, conversion_mapping
 from transformers import initialization as init
-from transformers.conversion_mapping import (
-    get_checkpoint_conversion_mapping,
-    register_checkpoint_conversion_mapping,
-)
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -50,10 +46,10 @@ def model_class(config_class: type, base_config_class: type) -> type[nn.Module]:
             f"transformers has no causal language model for {base_config_class.__name__}"
         )
     base = MODEL_FOR_CAUSAL_LM_MAPPING[base_config_class]
-    names = get_checkpoint_conversion_mapping(base.__name__)
-    names = names or get_checkpoint_conversion_mapping(base_config_class.model_type)
+    named = conversion_mapping.get_checkpoint_conversion_mapping
+    names = named(base.__name__) or named(base_config_class.model_type)
     if names:  # the checkpoint's names differ from the modules'
-        register_checkpoint_conversion_mapping(f"Xft{base.__name__}", names)
+        conversion_mapping.register_checkpoint_conversion_mapping(f"Xft{base.__name__}", names)
     members = {"config_class": config_class, "forward": _forward_over(base), "__module__": __name__}
     name = f"Xft{base.__name__}"
     # The Trainer shifts labels, for label smoothing, only for the classes in this list.
@@ -72,9 +68,7 @@ def _forward_over(base: type[nn.Module]):
         with_balance = kwargs.pop("output_router_logits", False) or kwargs.get("labels") is not None
         self.in_forward, balance = True, None
         try:
-            outputs = base.forward(
-                self, input_ids, attention_mask, **kwargs | {"return_dict": True}
-            )
+            output = base.forward(self, input_ids, attention_mask, **kwargs | {"return_dict": True})
         finally:
             routings, self.in_forward = self.take_routings(), False
         if with_balance:
@@ -82,14 +76,14 @@ def _forward_over(base: type[nn.Module]):
             self.check_gradient(routings[0])
         elif self.training and torch.is_grad_enabled():
             warnings.warn(NO_BALANCE, stacklevel=2)
-        loss = outputs.loss
+        loss = output.loss
         if loss is not None and self.training:
             loss = loss + balance * token_share(kwargs["labels"], kwargs.get("num_items_in_batch"))
-        fields = {key: value for key, value in outputs.items() if key not in ("loss", "logits")}
+        fields = {key: value for key, value in output.items() if key not in ("loss", "logits")}
         return XftOutput(
             loss=loss,
             aux_loss=balance,
-            logits=outputs.logits,
+            logits=output.logits,
             router_logits=tuple(routing.logits for routing in routings),
             routing=tuple(routings),
             **fields,
@@ -160,12 +154,6 @@ class UpcycledModel:
             block.dense.requires_grad_(False)
             block.experts.requires_grad_(True)
             block.router.requires_grad_(True)
-
-    def print_trainable_parameters(self) -> None:
-        """Print how many parameters learn, as models of PEFT do."""
-        learn, all = self.num_parameters(only_trainable=True), self.num_parameters()
-        share = 100 * learn / all
-        print(f"trainable params: {learn:,} || all params: {all:,} || trainable%: {share:.4f}")
 
     def take_routings(self) -> list:
         """Take the routing of the last forward pass from each block."""

@@ -27,8 +27,6 @@ COSTS_FILE = "costs.json"
 SECONDS_BETWEEN = 10  # of the notes that tell how long an attempt lasted which was killed
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 GIB = 2**30
-# In files of older versions, another name and unit of memory_gib.
-OLDER = {"memory_mb": 2**20, "mem_mb": 10**6}
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,8 @@ class Costs:
         """resources: of the job, in its first attempt."""
         self.file = folder / COSTS_FILE
         earlier = read_json(self.file)["attempts"] if self.file.exists() else []
-        asked = {"memory_gib": _gib(resources), "minutes": resources.get("minutes")}
+        memory = round(resources["mem_mb"] * 10**6 / GIB, 3)
+        asked = {"memory_gib": memory, "minutes": resources["minutes"]}
         expected = {"memory_gib": resources.get("expected_gib")}
         self.content = {"asked": asked, "expected": expected, "attempts": [*earlier, {}]}
 
@@ -157,17 +156,9 @@ def total_cost(file: Path) -> dict:
     return {
         "parts": len(attempts),
         "seconds": sum(attempt["seconds"] for attempt in attempts),
-        "memory": max(map(_gib, whole), default=None),
+        "memory": max((attempt["memory_gib"] for attempt in whole), default=None),
         "expected": costs.get("expected", {}).get("memory_gib"),
-        "asked": _gib(asked),
+        "asked": asked["memory_gib"],
         "minutes": asked["minutes"],
         "load": 100 * busy / sum(attempt["seconds"] for attempt in whole) if whole else None,
     }
-
-
-def _gib(values: dict) -> float | None:
-    """The memory among values, in GiB, also under an older name."""
-    for name, unit in OLDER.items():
-        if values.get(name) is not None:
-            return round(values[name] * unit / GIB, 3)
-    return values.get("memory_gib")

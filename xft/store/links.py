@@ -129,8 +129,6 @@ def results_folders(store: Store) -> dict[Path, Path | None]:
 
 def _shown(results: Path, store: Store) -> set[str]:
     """The digests in the links of a results folder, also of all jobs of a plan among them."""
-    digests = {
-        digest for link in links_in(results) for digest in ENTRY.findall(f"/{link.readlink()}")
-    }
+    digests = {name for link in links_in(results) for name in ENTRY.findall(f"/{link.readlink()}")}
     plans = (store.root / PLANS / f"{digest}.json" for digest in digests)
     return digests.union(*(jobs_of(plan) for plan in plans if plan.is_file()))

@@ -11,17 +11,10 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import TextIO
 
-from xft.artifacts import claims
+from xft.artifacts import claims, manifest
 from xft.artifacts.artifact import ENTRY_FILE, sync, write_json
 from xft.artifacts.claims import OWNER
-from xft.artifacts.manifest import (
-    MANIFEST_SUFFIX,
-    as_json,
-    find_faults,
-    hash_file,
-    json_sha256,
-    read_manifest,
-)
+from xft.artifacts.manifest import MANIFEST_SUFFIX, hash_file, json_sha256
 from xft.common.errors import UserError
 from xft.common.json_files import read_json
 
@@ -186,7 +179,7 @@ def entry_faults(entry: Path) -> list[str]:
         return [f"{entry / name} was altered" for name in sorted(altered)]
     if recipe.digest != entry.name:
         return [f"{entry} holds another recipe than its name says"]
-    return [] if as_json(actual) == file.read_text("utf-8") else [f"{file} was edited"]
+    return [] if manifest.as_json(actual) == file.read_text("utf-8") else [f"{file} was edited"]
 
 
 def all_faults(entry: Path) -> list[str]:
@@ -197,9 +190,9 @@ def all_faults(entry: Path) -> list[str]:
     try:
         manifests = sorted(entry.glob(f"*{MANIFEST_SUFFIX}"))
         faults = entry_faults(entry) if manifests else [f"{entry} has no manifest"]
-        for manifest in manifests:
-            artifact = manifest.with_name(manifest.name.removesuffix(MANIFEST_SUFFIX))
-            faults += find_faults(artifact, read_manifest(manifest), full=True)
+        for file in manifests:
+            artifact = file.with_name(file.name.removesuffix(MANIFEST_SUFFIX))
+            faults += manifest.find_faults(artifact, manifest.read_manifest(file), full=True)
     except (UserError, OSError) as error:
         return [str(error)]
     return faults
@@ -228,9 +221,7 @@ def lost_inputs(entries: Iterable[Path]) -> dict[str, dict[Path, str]]:
     For each digest: the entries that were made from it, each with the input's name. An entry that
     links to another store may have its inputs in both.
     """
-    digests = cache(
-        lambda store: {other.name for other in Store(store).entries() if is_whole(other)}
-    )
+    digests = cache(lambda store: {kept.name for kept in Store(store).entries() if is_whole(kept)})
     lost: dict[str, dict[Path, str]] = {}
     for entry in filter(is_whole, entries):
         stores = {path.parents[1] for path in (entry.absolute(), entry.resolve())}

@@ -45,9 +45,7 @@ def _collect(store: Store, keep_days: float, agreed: bool) -> None:
     plans = store.root.glob(f"{PLANS}/*.json")
     names = {digest: job.name for plan in plans for digest, job in jobs_of(plan).items()}
     parts = [entry for entry in store.entries() if entry.suffix == PARTIAL]
-    store.check_idle(
-        {part.with_suffix(""): names.get(part.stem, part.parent.name) for part in parts}
-    )
+    store.check_idle({p.with_suffix(""): names.get(p.stem, p.parent.name) for p in parts})
     kept = wanted_digests(store) | {plan.stem for plan in served.values() if plan}
     for plan in store.root.glob(f"{PLANS}/*"):
         age = now - plan.stat().st_mtime

@@ -87,12 +87,8 @@ def answer(plan: Plan, jobs: Totals, files: list[Path]) -> list[str]:
         if not plan.processor.bf16:
             needed = f"the speed of the device. To measure it: {speed_command(plan, files)}"
         time = f"? It depends on {needed}"
-    return [
-        fit_line(plan),
-        f"Time: {time}",
-        f"Slowest job: {slowest or '?'}",
-        f"Disk: {jobs.disk} at most",
-    ]
+    lines = [f"Time: {time}", f"Slowest job: {slowest or '?'}", f"Disk: {jobs.disk} at most"]
+    return [fit_line(plan), *lines]
 
 
 def speed_command(plan: Plan, files: list[Path]) -> str:

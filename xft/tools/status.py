@@ -36,9 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     done = [(rule, f"{count - left[rule]} of {count}") for rule, count in counts.items()]
     _show(f"finished: {len(wanted) - len(jobs)} of {len(wanted)}", done)
     for phase in Phase:
-        shown = [
-            (activity.job.name, activity.text) for activity in activities if activity.phase is phase
-        ]
+        shown = [(begun.job.name, begun.text) for begun in activities if begun.phase is phase]
         if shown:
             more = [(f"and {len(shown) - MOST_LINES} more", "")] if len(shown) > MOST_LINES else []
             _show(f"{phase.value}: {len(shown)}", shown[:MOST_LINES] + more)

@@ -64,9 +64,7 @@ def _find_artifacts(path: Path) -> list[Path]:
     if manifest_path(path).exists():
         return [path]
     manifests = sorted(path.rglob(f"*{MANIFEST_SUFFIX}"))
-    return [
-        manifest.with_name(manifest.name.removesuffix(MANIFEST_SUFFIX)) for manifest in manifests
-    ]
+    return [file.with_name(file.name.removesuffix(MANIFEST_SUFFIX)) for file in manifests]
 
 
 def _check(artifact: Path, manifest: Manifest, places: dict[str, Path], full: bool) -> list[str]:

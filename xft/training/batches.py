@@ -10,14 +10,9 @@ from functools import partial
 from itertools import count
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    DataCollatorForSeq2Seq,
-    DataCollatorWithFlattening,
-    PreTrainedModel,
-)
+from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -172,5 +167,5 @@ def packed_attention(
     return torch.cat(outputs, dim=1), None
 
 
-AttentionInterface.register(PACKED, packed_attention)
-AttentionMaskInterface.register(PACKED, row_masks)
+transformers.AttentionInterface.register(PACKED, packed_attention)
+transformers.AttentionMaskInterface.register(PACKED, row_masks)

@@ -210,9 +210,7 @@ class _ChunkedSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, scale, _):
         gradients, *sums = ctx.saved_tensors
-        scaled = [
-            total.mul_(scale).to(dtype) for total, dtype in zip(sums, ctx.dtypes, strict=True)
-        ]
+        scaled = [term.mul_(scale).to(dtype) for term, dtype in zip(sums, ctx.dtypes, strict=True)]
         return None, None, None, scale * gradients, *scaled
 
 

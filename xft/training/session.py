@@ -133,9 +133,7 @@ class Session:
         return torch.bfloat16 if self.request.options.precision == "bf16_pure" else torch.float32
 
     @contextmanager
-    def trained(
-        self, model, parameters: dict, inputs: dict[str, str], **features
-    ) -> Iterator[dict]:
+    def trained(self, model, parameters: dict, inputs: dict, **features) -> Iterator[dict]:
         """Train a model from its newest checkpoint on. The checkpoints are removed after the block.
 
         parameters, inputs: as in the manifest of the artifact that the block writes.

@@ -210,12 +210,10 @@ class ResumingTrainer(SavingTrainer):
             loss = validation_loss(*measured, lambda rows: self._prepare_inputs(make(rows)), size)
         if not math.isfinite(loss):
             raise UserError(f"step {step}: validation loss {loss}. Lower the learning rate")
-        metrics = {VALIDATION_LOSS: loss}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        return metrics
+        logs = {VALIDATION_LOSS: loss}
+        self.log(logs)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
+        return logs
 
 
 def training_arguments(

@@ -82,9 +82,7 @@ def tune(
     adapters = adapt(model) if adapt else None
     checkpoint, kind = source.checkpoint, request.step
     template = make_template(request.tokens.template, session.tokenizer)
-    generation = tuned_generation_config(
-        source.path, checkpoint.config, session.tokenizer, template
-    )
+    settings = tuned_generation_config(source.path, checkpoint.config, session.tokenizer, template)
     parameters = request.parameters | session.datasets | {"base": base}
     if template.end_of_turn is not None:
         parameters["end_of_turn"] = template.end_of_turn
@@ -100,8 +98,8 @@ def tune(
             specs = trained_specs(checkpoint, state, model.base_model_prefix)
             card = make_card(checkpoint.config, parameters, session.ids["data"])
             draft.write_model(specs, checkpoint.config, like=source.path, card=card)
-            if generation is not None:
-                write_json(draft.path / GENERATION_CONFIG, generation)
+            if settings is not None:
+                write_json(draft.path / GENERATION_CONFIG, settings)
             if request.losses and losses and losses.content:
                 tokens, threads = session.ids.get("tokens"), request.run.threads
                 weights = {name: file["sha256"] for name, file in draft.known_files.items()}

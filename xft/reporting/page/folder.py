@@ -313,17 +313,14 @@ class Folder:
         ]
         if not models or not all(models):
             return {}
-        seconds = [mean(_seconds(self.made_from(key)) for key in keys) for keys in models]
+        times = [mean(_seconds(self.made_from(key)) for key in keys) for keys in models]
         tuned = set.union(*models)
         evaluated = [
             job
             for job in self.made.values()
             if job["kind"] == "eval" and job["inputs"]["model"] in tuned
         ]
-        return {
-            "models": dict(zip(labels, seconds, strict=True)),
-            "evaluation": _seconds(evaluated),
-        }
+        return {"models": dict(zip(labels, times, strict=True)), "evaluation": _seconds(evaluated)}
 
 
 def is_own(folder: Path, file: Path) -> bool:

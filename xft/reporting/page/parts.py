@@ -258,9 +258,8 @@ def _experts(collected) -> Iterator[Part]:
     heading = "Choices that the routers' noise changed"
     yield from _curves("Entropy of the routers", routers, "entropy", "entropy, nats")
     yield from _curves(heading, noisy, "noise_changed", "share of the choices")
-    yield from _maps(
-        "Learned shares of the experts", collected("shares", "merge"), "merge", "share"
-    )
+    shares = collected("shares", "merge")
+    yield from _maps("Learned shares of the experts", shares, "merge", "share")
     spreads = collected("spreads", "mixture"), ("mixture", "layer", "spread")
     yield from _lines("Spread of the experts", *spreads, titles=("layer", "spread, %"))
 
