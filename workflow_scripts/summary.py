@@ -7,7 +7,7 @@ lines of the Markdown file. A second CSV file contains the comparisons.
 import os
 
 from xft.artifacts.manifest import hash_file, write_manifest
-from xft.cli.step import Step, run
+from xft.cli.step import Step, check_apart, run
 from xft.common.file_access import write_whole
 from xft.reporting.run_table import read_runs
 from xft.reporting.summaries import CHOICES, Summary, head
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     comparisons_file, text_file = args.out.with_name(COMPARISONS_FILE), args.out.with_suffix(".md")
     read = [("runs", file) for file in (args.runs, *files)]
     for path in (args.out, comparisons_file, text_file):
-        step.check_apart(f"--out {args.out}: {path}", path, read)
+        check_apart(f"--out {args.out}: {path}", path, read)
     summary = Summary(rows)
     text = summary.text(args.chosen_by)
     write_whole(args.out, _csv(summary.table, "%.1f"))

@@ -76,7 +76,7 @@ def test_help_imports_nothing_heavy():
     ("flags", "folder", "module", "heavy"),
     [
         ("-B", ".", "xft.store.make", {"pydantic"}),
-        ("-IS", "xft/evaluation", "runner", {"dataclasses", "hashlib", "pathlib"}),
+        ("-IS", "xft/evaluation", "driver", {"dataclasses", "hashlib", "pathlib"}),
         pytest.param("-B", ".", "xft.training.losses", {"peft"}, marks=pytest.mark.ci),
     ],
 )

@@ -1,6 +1,7 @@
 """`xft compare`: its figures are those of scipy and closed forms, from files of either form."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def test_the_differences_are_those_of_a_paired_bootstrap(tmp_path, capsys):
     ]
     verdict, rows = told(capsys, *reversed(files))
     for first, second in ((0, 1), (0, 2), (1, 2)):
-        pair = files[second], files[first]
+        pair = f"{second}.json", f"{first}.json"
         values = solved[second].astype(float) - solved[first]
         expected = bootstrap((values,), np.mean, n_resamples=19_999, method="percentile", rng=1)
         ends = [float(end) / 100 for end in rows[pair]["95% interval"].split(" to ")]
@@ -52,22 +53,23 @@ def test_the_differences_are_those_of_a_paired_bootstrap(tmp_path, capsys):
         needed = 164 * ((norm.isf(0.025 / 3) + norm.isf(0.2)) * error / size) ** 2
         shown = float(rows[pair]["problems needed"].replace(",", ""))
         assert shown == pytest.approx(needed if needed > 164 else 0, rel=0.05)
-    assert f"Not decided: {files[2]} does not solve" in verdict
+    assert "Not decided: 2.json does not solve" in verdict
     assert "More evidence: about" in verdict
 
 
 def test_all_pairs_are_corrected_for(tmp_path, capsys):
     """p = 2 / 2^k, if one model alone solves k problems: 6, 5 and 1 of them."""
-    files = [
-        write_evalplus(tmp_path / str(n), [i < n for i in range(164)], "pass") for n in (40, 41, 46)
-    ]
+    models, files = ["base", "dense/lam~0.5", "dense/lam~1"], []
+    for model, solved in zip(models, (40, 41, 46), strict=True):
+        (file := tmp_path / model / "eval.json").parent.mkdir(parents=True)
+        files.append(write_evalplus(file, [i < solved for i in range(164)], "pass"))
     verdict, rows = told(capsys, *files)
     assert {pair: (row["p, Holm"], row["significant"]) for pair, row in rows.items()} == {
-        (files[2], files[0]): ("0.094", "no"),
-        (files[2], files[1]): ("0.125", "no"),
-        (files[1], files[0]): ("1.000", "no"),
+        (models[2], models[0]): ("0.094", "no"),
+        (models[2], models[1]): ("0.125", "no"),
+        (models[1], models[0]): ("1.000", "no"),
     }
-    assert f" more problems than {files[0]} and {files[1]}.\n" in verdict
+    assert f" more problems than {models[0]} and {models[1]}.\n" in verdict
 
 
 def test_files_of_both_forms_give_the_same_and_the_best_one_is_taken(tmp_path, capsys):
@@ -81,7 +83,7 @@ def test_files_of_both_forms_give_the_same_and_the_best_one_is_taken(tmp_path, c
     for low, high in ((ours[0], theirs[1]), (theirs[0], ours[1]), ours, theirs):
         verdict, rows = told(capsys, high, low)
         assert verdict.startswith(
-            f"- Take {high}: it solves significantly more problems than {low}"
+            f"- Take {Path(high).name}: it solves significantly more problems than {Path(low).name}"
         )
         tables += [[*row.values()][3:] for row in rows.values()]
     assert tables == [tables[0]] * 4 and tables[0][0] == "+75.0"

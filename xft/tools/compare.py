@@ -5,7 +5,7 @@ docs/statistics.md explains the figures.
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import combinations
+from itertools import combinations, takewhile
 from pathlib import Path
 from statistics import mean
 
@@ -71,7 +71,7 @@ def read_values(files: Sequence[Path]) -> Iterator[Values]:
     Raises UserError if a file is of no known form, or if the problems or tests of two files differ.
     """
     name, tasks, units, same = read_shares(files[0])
-    for file in files:
+    for file, label in zip(files, labels(files), strict=True):
         _, shares, _, known = read_shares(file)
         is_other = any(same.setdefault(key, known[key]) != known[key] for key in known)
         if is_other or shares.keys() != tasks.keys():
@@ -80,7 +80,22 @@ def read_values(files: Sequence[Path]) -> Iterator[Values]:
                 "of them. Evaluate the models on the same ones"
             )
         in_order = [shares[task] for task in tasks]
-        yield Values(Subject(str(file)), None, name, SCORES.tests, (name, *units), in_order)
+        yield Values(Subject(label), None, name, SCORES.tests, (name, *units), in_order)
+
+
+def labels(files: Sequence[Path]) -> list[str]:
+    """The parts of some paths between what all have at the start and what all have at the end."""
+    paths = [file.absolute().parts for file in files]
+    start = _shared(paths)
+    end = _shared([path[start:][::-1] for path in paths])
+    middles = ["/".join(path[start : len(path) - end]) for path in paths]
+    return middles if all(middles) else [*map(str, files)]
+
+
+def _shared(paths: Sequence[tuple[str, ...]]) -> int:
+    """How many parts all paths have in common at the start."""
+    same = (len(set(parts)) == 1 for parts in zip(*paths, strict=False))
+    return sum(takewhile(bool, same))
 
 
 def compared(models: Sequence[Values]) -> str:
