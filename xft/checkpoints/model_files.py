@@ -104,9 +104,7 @@ def check_rank(key: str, rank: int, sizes: Mapping[str, int]) -> None:
     """
     name = min(sizes, key=sizes.__getitem__, default=None)
     if name is not None and rank > sizes[name]:
-        raise UserError(
-            f"{key} = {rank}: {name} has at most rank {sizes[name]}. Set {key} to at most that"
-        )
+        raise UserError(f"{key} = {rank}: {name} has at most rank {sizes[name]}. Set at most that")
 
 
 def check_vocabulary(folder: Path) -> None:

@@ -302,9 +302,7 @@ class TokensConfig(Section):
         """The limit of each of so many files. Raises UserError if `limit` has other numbers."""
         numbers = self.limit if isinstance(self.limit, list) else [self.limit] * files
         if len(numbers) != files:
-            raise UserError(
-                f"data.limit = {numbers}: give one number for each file, or one for all"
-            )
+            raise UserError(f"data.limit = {numbers}: give one number for each file, or for all")
         return numbers
 
 

@@ -9,21 +9,9 @@ from operator import attrgetter
 
 from pydantic.fields import FieldInfo
 
+from xft.config import sections
 from xft.config.section import Section, code_keys, keys, unrecorded
-from xft.config.sections import (
-    BaseConfig,
-    EvalConfig,
-    MergeMethod,
-    MixingShape,
-    MoeConfig,
-    MoeSftTraining,
-    RowsSource,
-    RunConfig,
-    ScoringConfig,
-    SftTraining,
-    TokensConfig,
-    WorkflowConfig,
-)
+from xft.config.sections import RunConfig, WorkflowConfig
 from xft.config.training import MixingTraining, TrainingConfig
 
 ARTIFACT, RESULT = "artifact", "result.json"  # in an entry
@@ -44,7 +32,8 @@ class Request:
 class StepDeclaration:
     """A step.
 
-    reads: the keys of the configuration that are its flags, by section (None: the top level).
+    reads: the keys of the configuration that are its flags, by section (None: the top level); all
+        keys of a class where one stands.
     naming: keys that decide what it reads, or that have a flag in another form.
     given: options that are no keys. The graph gives them a value.
     idle: keys that have no effect under a condition.
@@ -61,7 +50,7 @@ class StepDeclaration:
     continues: whether a second attempt goes on where the first one ended.
     """
 
-    reads: Mapping[str | None, tuple[str, ...]] = field(default_factory=dict)
+    reads: Mapping[str | None, tuple[str, ...] | type[Section]] = field(default_factory=dict)
     naming: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
     idle: Mapping[str, Callable[[WorkflowConfig], bool]] = field(default_factory=dict)
@@ -104,8 +93,9 @@ class StepDeclaration:
     @property
     def sections(self) -> Iterator[tuple[str | None, type[Section], tuple[str, ...]]]:
         """The sections of the configuration whose keys are flags of the step: name, class, keys."""
-        for name, names in self.reads.items():
-            yield name, WorkflowConfig.model_fields[name].annotation if name else RunConfig, names
+        for name, read in self.reads.items():
+            section = WorkflowConfig.model_fields[name].annotation if name else RunConfig
+            yield name, section, read if isinstance(read, tuple) else keys(read)
 
     def options(self, config: WorkflowConfig, **given: object) -> dict[str, object]:
         """The values that the result depends on, by key. given: those that are no keys."""
@@ -120,25 +110,27 @@ class StepDeclaration:
 
 def _training(section: str, options: type[TrainingConfig], *naming: str) -> StepDeclaration:
     """A training with the keys of a class of the configuration."""
-    reads = {None: ("seed", *COMPUTED, "report_to"), section: keys(options)}
+    reads = {None: ("seed", *COMPUTED, "report_to"), section: options}
     beside = {"metrics/{name}.jsonl": METRICS}
     return StepDeclaration(reads, naming, section=section, beside=beside, continues=True)
 
 
 STEPS = {
-    "base": StepDeclaration({"base": keys(BaseConfig)}, cost=Request(4000, 120), online=True),
-    "moe": StepDeclaration({None: ("seed",), "moe": keys(MoeConfig)}),
-    "fetch_data": StepDeclaration({"data": keys(RowsSource)}, cost=Request(1000, 60), online=True),
+    "base": StepDeclaration({"base": sections.BaseConfig}, cost=Request(4000, 120), online=True),
+    "moe": StepDeclaration({None: ("seed",), "moe": sections.MoeConfig}),
+    "fetch_data": StepDeclaration(
+        {"data": sections.RowsSource}, cost=Request(1000, 60), online=True
+    ),
     "fetch_problems": StepDeclaration(cost=Request(1000, 60), online=True),
     "tokens": StepDeclaration(
-        {"data": keys(TokensConfig)},
+        {"data": sections.TokensConfig},
         naming=("data.train", "data.revision", "data.split", "data.decontaminate_against"),
         beside={"{prefix}data/report.json": "report.json"},
         cost=Request(8000, 120),
         threads=True,
     ),
-    "moe_sft": _training("moe_sft", MoeSftTraining, "moe_sft.model"),
-    "sft": _training("sft", SftTraining, "sft.model"),
+    "moe_sft": _training("moe_sft", sections.MoeSftTraining, "moe_sft.model"),
+    "sft": _training("sft", sections.SftTraining, "sft.model"),
     "soup": StepDeclaration(),
     "ffn": StepDeclaration(),
     "contamination": StepDeclaration(
@@ -146,21 +138,21 @@ STEPS = {
     ),
     "diversity": StepDeclaration(file=RESULT),
     "weighted_init": StepDeclaration(
-        {"mixing": keys(MixingShape)},
+        {"mixing": sections.MixingShape},
         naming=("merge.lambdas",),
         given=("lam",),
         cost=Request(3000, 10),
     ),
     "weighted_trained": _training("mixing", MixingTraining),
-    "dense": StepDeclaration({"merge": keys(MergeMethod)}),
+    "dense": StepDeclaration({"merge": sections.MergeMethod}),
     "ground_truth": StepDeclaration(
-        {"evaluation": keys(ScoringConfig)},
+        {"evaluation": sections.ScoringConfig},
         naming=("evaluation.datasets",),
         cost=Request(8000, 120),
         threads=True,
     ),
     "eval": StepDeclaration(
-        {None: ("seed", *COMPUTED), "evaluation": keys(EvalConfig)},
+        {None: ("seed", *COMPUTED), "evaluation": sections.EvalConfig},
         naming=("evaluation.base_prompt", "data.template", "evaluation.datasets"),
         idle={
             "seed": lambda config: not config.evaluation.temperature,

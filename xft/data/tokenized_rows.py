@@ -231,9 +231,7 @@ def read_training_rows(files: Sequence[Path], tokens: OpenedArtifact) -> StoredR
     """
     options, checkpoint = read_options(tokens.path), tokens.checkpoint
     if joint_sha256([*map(hash_file, files)]) != tokens.manifest.inputs["data"]:
-        raise UserError(
-            f"{tokens.path} was not made from {named(files)}. Name the files of its rows"
-        )
+        raise UserError(f"{tokens.path} was not made from {named(files)}. Name the rows' files")
     numbers = {*checkpoint.get("numbers")[checkpoint.get("held_out") == 0].tolist()}
 
     def accept(conversation: Conversation) -> Conversation | str:
