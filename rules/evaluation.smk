@@ -2,7 +2,7 @@
 
 
 rule fetch_problems:
-    """HumanEval+ or MBPP+."""
+    """A set of problems that has a name: HumanEval+, MBPP+ or one of MultiPL-E's."""
     input:
         override=optional("override"),
     output:

@@ -92,7 +92,7 @@ def add_seeds(runs: Runs) -> None:
     for name, numbers in SEEDS.items():
         model, _, variant = name.partition(" ")
         for seed, passed in zip((42, 43, 44), numbers, strict=False):
-            losses = [1 - passed / 100] * 40
+            losses = [1 - passed / 100 + 4e-5 * (seed == 44) + 4e-5] * 40
             runs.add(model, passed, variant=variant, seed=seed, losses=losses)
     base = next(row for row in reversed(runs.rows) if row["model"] == "base")
     runs.rows += [base | {"variant": v, "seed": s} for v in ("", "vanilla") for s in (42, 43, 44)]
@@ -271,8 +271,8 @@ def test_the_seeds_of_a_model_are_one_row(runs):
     first, second = "64.0 % (54.7 to 73.0; seeds ± 4.6)", "42.0 % (32.7 to 51.7; seeds ± 2.0)"
     assert cells(text, "model") == [
         ["base", "mbpp", "100", "1", *["20.0 % (13.3 to 28.9)"] * 2, "0.8000"],
-        ["moe_sft", "mbpp", "100", "3", first, first, "0.3600 ± 0.0458"],
-        ["moe_sft (vanilla)", "mbpp", "100", "3", second, second, "0.5800 ± 0.0200"],
+        ["moe_sft", "mbpp", "100", "3", first, first, "0.3601 ± 0.0458"],
+        ["moe_sft (vanilla)", "mbpp", "100", "3", second, second, "0.5801 ± 0.0200"],
     ]
     assert cells(text, "model", "passed")[1][:3] == ["moe_sft", "192", "108"]  # of all seeds
     assert [(row["model"], row["variant"], row["seed"]) for row in rows] == [

@@ -505,7 +505,7 @@ class EvalConfig(ScoringConfig, GenerationConfig):
 
 
 class EvaluationConfig(EvalConfig, EvaluatedConfig):
-    """Evaluation with EvalPlus."""
+    """Evaluation by EvalPlus's rules, or by programs of tests."""
 
 
 class ManyRuns(Section):

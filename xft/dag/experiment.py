@@ -149,7 +149,7 @@ class Experiment:
 
 
 def find_jobs(experiment: Experiment, to_make: Collection[Node]) -> dict[str, Job]:
-    """The jobs by the digest of what they make. made: what the run makes."""
+    """The jobs by the digest of what they make. to_make: what the run makes."""
     jobs = {node.digest: _job(node, experiment) for node in experiment.known}
     report = experiment.report
     jobs[report.digest] = _report_job(jobs[report.digest], experiment, to_make)

@@ -147,7 +147,7 @@ class Summary:
                 row[heading] = self._score_text(group, tests) if is_known else NO_TESTS
             if self.losses:
                 losses = {r.row.validation_loss: self.loss(r.row) for r in group}.values()
-                row[LOSS_COLUMN] = _mean_text([round(x, 4) for x in losses if x is not None])
+                row[LOSS_COLUMN] = _mean_text([x for x in losses if x is not None])
             yield row
 
     def _score_text(self, group: Sequence[Result], tests: str) -> str:
