@@ -181,7 +181,8 @@ def test_different_backends_are_told(runs):
     for model, backend in {"base": "vllm", "moe_sft": "transformers", "sft": "vllm"}.items():
         runs.add(model, 9, backend=backend)
     note = "Generated with vllm: base, sft; with transformers: moe_sft. "
-    assert note in runs.summarise()[0]
+    text = runs.summarise()[0]
+    assert note in text and "a true difference of 7.0 percentage points" in text  # 2 / 2^7 < 5% / 3
     del runs.rows[1]
     assert "Generated" not in runs.summarise()[0]
 
