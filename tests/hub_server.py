@@ -1,7 +1,7 @@
 """A small hub on this machine: the requests that huggingface_hub makes, answered as the hub does.
 
 What it does was read off huggingface_hub's requests and checks, and the hub's documented headers.
-It has no Xet storage: a file is plain, or an LFS file behind a redirect to another address, a CDN.
+All files are plain: it has neither Xet storage nor LFS files.
 """
 
 import hashlib
@@ -14,16 +14,11 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-LFS_NAMES = re.compile(r".*\.(safetensors|bin|parquet)")
 KIND, REPOSITORY = "(models|datasets)", "([^/]+/[^/]+)"
 
 
 def git_hash(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 @dataclass
@@ -57,16 +52,10 @@ class Hub:
         self.tokens: set[str] = set()
         self.requests: list[Request] = []
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("", (_Hub,), {"hub": self}))
-        self.cdn = ThreadingHTTPServer(("127.0.0.1", 0), type("", (_Cdn,), {"hub": self}))
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server.server_port}"
-
-    @property
-    def cdn_url(self) -> str:
-        """Another origin, to which no token may go."""
-        return f"http://127.0.0.1:{self.cdn.server_port}"
 
     def add(self, name: str, files: dict[str, bytes], **settings) -> str:
         """Add a repository with these files. The hash of its commit."""
@@ -76,19 +65,17 @@ class Hub:
     def fetched(self) -> list[str]:
         """The files of which content was asked for, sorted."""
         paths = [r.path for r in self.requests if r.method == "GET"]
-        return sorted(p.split("/")[-1] for p in paths if "/resolve/" in p or p.startswith("/lfs/"))
+        return sorted(p.split("/")[-1] for p in paths if "/resolve/" in p)
 
     @contextmanager
     def running(self):
-        for server in (self.server, self.cdn):
-            server.daemon_threads = True
-            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
         try:
             yield self
         finally:
-            for server in (self.server, self.cdn):
-                server.shutdown()
-                server.server_close()
+            self.server.shutdown()
+            self.server.server_close()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -123,16 +110,6 @@ class Handler(BaseHTTPRequestHandler):
     def fail(self, status: int, message: str, code: str | None = None) -> None:
         headers = {"X_Error_Message": message} | ({"X_Error_Code": code} if code else {})
         self.answer(status, json.dumps({"error": message}).encode(), **headers)
-
-
-class _Cdn(Handler):
-    """Where LFS files lie."""
-
-    def do_GET(self):
-        _, _, oid, _ = self.note().split("/")
-        files = [r.files for r in self.hub.repositories.values()]
-        contents = {sha256(content): content for each in files for content in each.values()}
-        self.answer(200, contents[oid], ETag=f'"{oid}"')
 
 
 class _Hub(Handler):
@@ -187,19 +164,10 @@ class _Hub(Handler):
         commit = repository.revision
         if (content := repository.files.get(file)) is None:
             self.fail(404, "Entry not found", "EntryNotFound")
-        elif LFS_NAMES.fullmatch(file):
-            oid = sha256(content)
-            linked = {"X_Linked_Etag": f'"{oid}"', "X_Linked_Size": str(len(content))}
-            place = f"{self.hub.cdn_url}/lfs/{oid}/{file.split('/')[-1]}"
-            self.answer(302, Location=place, X_Repo_Commit=commit, **linked)
         else:
             self.answer(200, content, ETag=f'"{git_hash(content)}"', X_Repo_Commit=commit)
 
 
 def _entry(path: str, content: bytes) -> dict:
     """A file in the hub's list."""
-    size = len(content)
-    entry = {"type": "file", "path": path, "size": size, "oid": git_hash(content)}
-    if LFS_NAMES.fullmatch(path):
-        entry["lfs"] = {"oid": sha256(content), "size": size, "pointerSize": 130}
-    return entry
+    return {"type": "file", "path": path, "size": len(content), "oid": git_hash(content)}

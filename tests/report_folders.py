@@ -1,9 +1,13 @@
-"""Results folders with solutions that try to run in the reader's browser."""
+"""Results folders, also with solutions that try to run in the reader's browser."""
 
+import csv
 import json
 from itertools import cycle
+from pathlib import Path
 
+import numpy as np
 from evaluations import write_evaluation, write_table
+from problem_files import write_problems
 
 from workflow_scripts import summary
 from xft.reporting.formats import LOSS_RESULT
@@ -17,37 +21,70 @@ HOSTILE = [
 ]
 
 
-def write_results(folder, models, count=20, seeds=(), families=("T",), losses=(), about=()) -> None:
+class Runs:
+    """Results in a folder, and the table that names them."""
+
+    def __init__(self, root: Path):
+        self.root, self.rows = root, []
+
+    def add(self, model, passed, *, variant="", seed=42, dataset="mbpp", count=100, **more) -> None:
+        """Add an evaluation. A path carries the model, the variant, and the seed if it is not 42.
+
+        more: options of `write_evaluation`, validation losses and further columns; path: that of a
+        model that variants share.
+        """
+        place = "/".join(filter(None, [variant, f"seed~{seed}" if seed != 42 else "", model]))
+        path = more.pop("path", place)
+        columns = {k: more.pop(k) for k in ("diversity", "contamination") if k in more}
+        row = {"model": model, "variant": variant, "seed": seed, "dataset": dataset} | columns
+        if "losses" in more:
+            row["validation_loss"] = file = f"validation/{path}.json"
+            self.write_loss(file, path, more.pop("losses"), more.pop("tokens", "t"))
+        row["eval"] = f"eval/{place}/{dataset}.json"
+        options = {"model": path, "dataset": dataset, "count": count} | more
+        write_evaluation(self.root / row["eval"], base=passed, plus=passed, **options)
+        self.rows.append(row)
+
+    def write_loss(self, file: str, model: str, losses, tokens: str) -> None:
+        """Losses of rows. All rows have 3 tokens but the first, which has 6."""
+        counts = [6, *[3] * (len(losses) - 1)]
+        rows = [{"loss": v, "tokens": n} for v, n in zip(losses, counts, strict=True)]
+        content = {"model": {"path": model, "id": None}, "tokens": tokens, "rows": rows}
+        content["loss"] = float(np.average(losses, weights=counts))
+        LOSS_RESULT.write(self.root / file, content, parameters={}, inputs={})
+
+    def summarise(self, *words) -> tuple[str, list[dict], list[dict]]:
+        """Run the step. The text, and the rows of both CSV files."""
+        table, out = write_table(self.root / "runs.csv", self.rows), self.root / "summary.csv"
+        summary.main(["--runs", str(table), *words, "--out", str(out)])
+        tables = []
+        for name in ("summary.csv", "comparisons.csv"):
+            with out.with_name(name).open(newline="") as file:
+                tables.append(list(csv.DictReader(file)))
+        return out.with_suffix(".md").read_text(), *tables
+
+
+def write_results(folder, models, *, seeds=(), losses=(), **about) -> None:
     """A results folder with its summary.
 
-    models: the problems that each solves, and one more with each further seed. families: of the
-    problems. about: see `write_evaluation`. losses: of each model, on two validation rows with 2
-    tokens and 1 token.
+    models: the problems that each solves, and one more with each further seed. losses: of each
+    model, on two validation rows with 2 tokens and 1 token. about: see `write_evaluation`.
     """
-    rows = []
+    runs = Runs(folder)
+    options = {"dataset": "own", "count": 20} | about
     for number, seed in enumerate((42, *seeds)):
-        for model, first in models.items():
-            solved = first + number
-            prefix = f"seed~{seed}/" if number else ""
-            place = f"{prefix}eval/{model}/own.json"
-            more = {"dataset": "own", "model": f"{prefix}{model}", "families": families}
-            more |= {"count": count, "about": about}
-            file = write_evaluation(folder / place, base=solved, plus=solved, **more)
-            problems = json.loads(file.read_text())["problems"]
-            tasks = [{"task_id": problem["task_id"], "number": 0} for problem in problems]
-            both = zip(tasks, cycle(HOSTILE), strict=False)
-            lines = [
-                json.dumps(task | {"solution": code, "completion": code}) + "\n"
-                for task, code in both
-            ]
-            file.with_name("own.generations.jsonl").write_text("".join(lines))
-            row = {"model": model, "dataset": "own", "seed": seed, "eval": place}
-            if losses:
-                row["validation_loss"] = losses_file = f"{prefix}validation/{model}.json"
-                measured = zip(losses[model], (2, 1), strict=True)
-                content = {"rows": [{"loss": loss, "tokens": tokens} for loss, tokens in measured]}
-                content["loss"] = (2 * losses[model][0] + losses[model][1]) / 3
-                LOSS_RESULT.write(folder / losses_file, content, parameters={}, inputs={})
-            rows.append(row)
-    table = write_table(folder / "runs.csv", rows)
-    summary.main(["--runs", str(table), "--out", str(folder / "summary.csv")])
+        for model, solved in models.items():
+            measured = {"losses": losses[model]} if losses else {}
+            runs.add(model, solved + number, seed=seed, **options, **measured)
+            write_solutions(folder / runs.rows[-1]["eval"])
+    runs.summarise()
+
+
+def write_solutions(file: Path) -> None:
+    """The hostile solutions in turn, as what was written for the problems of an evaluation."""
+    problems = json.loads(file.read_text())["problems"]
+    rows = [
+        {"task_id": problem["task_id"], "number": 0, "solution": code, "completion": code}
+        for problem, code in zip(problems, cycle(HOSTILE), strict=False)
+    ]
+    write_problems(file.with_suffix(".generations.jsonl"), rows)

@@ -100,15 +100,6 @@ def test_equals_generation_one_by_one(write, tokenizer, plain, batch_size):
     assert write(prompts_of(TEXTS), batch_size=batch_size) == expected
 
 
-def test_a_row_ends_with_the_token_that_completes_a_stop_sequence(write, tokenizer, plain):
-    pieces = [tokenizer.decode([token]) for token in plain[0]]
-    end = next(i for i in range(5, 20) if pieces[i - 1] + pieces[i] not in "".join(pieces[:i]))
-    stop = pieces[end - 1] + pieces[end]
-    first, *others = write(prompts_of(TEXTS[:1], (stop,)) + prompts_of(TEXTS[1:]))
-    assert first == Completion("".join(pieces[: end + 1]), "stop")
-    assert others == [Completion(tokenizer.decode(ids), "length") for ids in plain[1:]]
-
-
 def test_a_row_ends_at_any_of_the_model_s_end_tokens(model, write, tokenizer, plain):
     end = min(plain[0], key=lambda token: sum(token in row for row in plain))
     ends = [row.index(end) + 1 if end in row else None for row in plain]

@@ -58,10 +58,7 @@ def test_what_lies_among_other_packages_can_be_shown_alone(inside):
     assert printed == str([files[0].parent.name])
 
 
-def test_there_is_no_network_and_the_code_has_no_rights(inside):
-    printed = inside("print(open('/proc/net/dev').read())", ["--proc", "/proc"])
-    assert re.findall(r"(\w+):", printed) == ["lo"]
-    assert "not permitted" in inside("import socket; socket.create_connection(('127.0.0.1', 9))")
+def test_the_code_has_no_rights(inside):
     code = "import ctypes, os; libc = ctypes.CDLL(None); print(os.getpid(), "
     code += "[libc.unshare(0x10000000), libc.sethostname(b'x', 1), libc.chroot(b'/')])"
     assert inside(code) == "2 [-1, -1, -1]"

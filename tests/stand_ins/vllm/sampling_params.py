@@ -19,7 +19,3 @@ class SamplingParams:
     allowed_token_ids: list[int] | None = None
     max_tokens: int | None = 16
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
-
-    def __post_init__(self):
-        if self.temperature > 2.0:
-            raise ValueError(f"temperature must be in [0, 2], got {self.temperature}.")
