@@ -85,7 +85,7 @@ def _view(entry: Path, job: Job, jobs: Iterable[Job]) -> dict[str, str]:
 def _check_unchanged(job: Job, artifact: Path | None = None) -> None:
     """Raise UserError if a file of the user's has changed since the run began.
 
-    made: by the job. A base must hold no other files than its recipe.
+    artifact: that the job made. A base must hold no other files than its recipe.
     """
     faults = [
         f"{file} was changed"

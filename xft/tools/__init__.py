@@ -1,6 +1,6 @@
 """Tools that users call by hand. `xft` has them as subcommands.
 
-Each has a module of its name, but `xft report`, which is `joint_report`: the step of the workflow
-that writes a report about one configuration is `workflow_scripts.report`. `at_start` is what a
-program of `xft with-mixtures` imports as it starts.
+Before a run: `plan`. During it: `status`. After it: `joint_report` (`xft report`), `compare`,
+`export`. For the store: `verify`, `gc`. `with_mixtures` lets other programs load mixtures, by
+`at_start`, which they import as they start. `xft` finds the tool of a command line.
 """
