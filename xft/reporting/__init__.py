@@ -2,7 +2,7 @@
 
 `run_table` names the files of results and reads each of them once; `statistics` has intervals and
 differences of two models, `comparisons` those of all pairs and their words, `verdict` the decision.
-`summaries.Summary` holds all of this: the summary's files
-(`summary.md.jinja`), `page` (of a results folder) and
-`exports` (forms of other software) follow from it. `formats` and `cards` serve the steps.
+`summaries.Summary` holds all of this: the summary's files (by `summary.md.jinja`), `page` (of a
+results folder) and `exports` (forms of other software) follow from it. `formats` and `cards` serve
+the steps.
 """
