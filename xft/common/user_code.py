@@ -199,7 +199,8 @@ class UserCode:
         try:
             signature.bind(*first, **dict.fromkeys(offered), **self.arguments)
         except TypeError as error:
-            raise UserError(f"{self.file}: {self.name}: {error}") from None
+            taken = ", ".join(name for name in stated[len(first) :] if name not in offered)
+            raise UserError(f"{self.file}: {self.name}: {error}. It takes: {taken}") from None
         return offered
 
     def load(self, names: Names) -> Callable:
