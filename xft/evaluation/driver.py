@@ -19,7 +19,7 @@ from plain_data import decode, digest, dumps, encode, is_large
 
 sys.path.pop(0)
 
-MAX_VALUE_BYTES = 2**16  # a larger value is told as a digest
+MAX_VALUE_BYTES = 2**16  # of a larger value only a digest is sent
 
 
 def main() -> None:
