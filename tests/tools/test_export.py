@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from evalplus.data.utils import load_solutions
 from huggingface_hub import ModelCard
 from report_folders import write_results
 
 from xft.common.errors import UserError
+from xft.reporting.exports import _rows_of
 from xft.tools import export
 
 
@@ -48,9 +50,20 @@ def test_the_hub_s_cards_have_the_results_and_the_models_keep_theirs(exported, f
     assert files == {f"{model}/README.md" for model in MODELS[1:]}  # not the base's
     for file in files:
         given, card = (ModelCard.load(folder / file) for folder in (finished.results, out))
-        assert given.data.eval_results is None and card.text == given.text
+        named = given.text.replace(
+            "- instructions: ", "- instructions: resources/instructions.jsonl; "
+        )
+        assert given.data.eval_results is None and given.text != named == card.text
         scores = result_of(finished, str(Path(file).parent))["pass@1"]
         assert [value.metric_value for value in card.data.eval_results] == [*scores.values()]
+
+
+def test_a_card_names_the_rows_of_the_model_s_own_run(finished_copy):
+    file = finished_copy.results / "config.yaml"
+    config = yaml.safe_load(file.read_text()) | {"variants": {"a": {"data": {"train": "other"}}}}
+    file.write_text(yaml.safe_dump(config))
+    assert _rows_of(finished_copy.results, "dense/data.train~other/lam~0.75") == ["other"]
+    assert _rows_of(finished_copy.results, "dense/lam~0.75") == [config["data"]["train"]]
 
 
 def test_a_program_of_tests_is_nothing_for_evalplus(tmp_path):

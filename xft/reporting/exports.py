@@ -9,6 +9,8 @@ from pathlib import Path
 from xft.artifacts.manifest import MANIFEST_SUFFIX
 from xft.common.file_access import write_whole
 from xft.common.json_files import read_json_objects
+from xft.config.reading import recorded_config, values_to_change
+from xft.config.runs import find_runs
 from xft.evaluation.result import RESULT, measures, solved_shares, tests_of, units_of
 from xft.evaluation.samples import samples_path
 from xft.hub.named_sets import BY_LABEL
@@ -18,19 +20,21 @@ from xft.reporting.statistics import interval
 
 KEYS = ("task_id", "solution")  # of EvalPlus
 CARD, OUR_TAG = "README.md", "xft"
+ROWS = "- instructions: "  # how a card's line on the rows begins
+TRAIN = "data.train"
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """The result of a model on a set of problems.
 
-    folder: where the model is, if it was kept.
-    model: its place in the results folder.
+    results: the results folder.
+    model: the model's place in it, where the model is if it was kept.
     content: of the result's file.
     samples: the rows of its generations.
     """
 
-    folder: Path
+    results: Path
     model: str
     content: dict
     samples: list[dict]
@@ -48,7 +52,7 @@ def read_evaluations(results: Path) -> Iterator[Evaluation]:
             place = file.parent.relative_to(results)
             model = Path(*(part for part in place.parts if part != "eval"))
             content, rows = RESULT.read(file), read_json_objects(samples)
-            yield Evaluation(results / model, str(model), content, rows)
+            yield Evaluation(results, str(model), content, rows)
 
 
 def missing_evaluations(results: Path) -> Iterator[str]:
@@ -78,19 +82,34 @@ def model_card(evaluations: Sequence[Evaluation], out: Path) -> Iterator[Path]:
     """The models' cards with a `model-index`, which the hub shows as evaluation results.
 
     Files `MODEL/README.md` of the models that were kept. The base's card is its maker's. The cards
-    in the results folder stay as they are, since they were written before the evaluation.
+    in the results folder stay as they are: they were written before the evaluation, and name no
+    file of rows, since equal rows give equal models.
     """
     from huggingface_hub import ModelCard
 
-    for model, folder in {item.model: item.folder for item in evaluations}.items():
-        given, written = folder / CARD, out / model / CARD
+    for model, results in {item.model: item.results for item in evaluations}.items():
+        given, written = results / model / CARD, out / model / CARD
         card = ModelCard(given.read_text(encoding="utf-8")) if given.is_file() else None
         if card and OUR_TAG in (card.data.tags or ()):
             of_model = (item for item in evaluations if item.model == model)
             card.data.model_name = model
             card.data.eval_results = [value for item in of_model for value in _values(item)]
+            rows = ", ".join(_rows_of(results, model))
+            card.text = card.text.replace(ROWS, f"{ROWS}{rows}; ", 1)
             write_whole(written, str(card))
             yield written
+
+
+def _rows_of(results: Path, model: str) -> Sequence[str]:
+    """The sets or files of rows of a model's run, as the configuration names them."""
+    config = recorded_config(results)
+    trains = {
+        f"{TRAIN}~{run.changes[TRAIN]}": run.config.data.files
+        for run in find_runs(values_to_change(config))
+        if TRAIN in run.changes
+    }
+    parts = Path(model).parts
+    return next((train for part, train in trains.items() if part in parts), config.data.files)
 
 
 def _values(evaluation: Evaluation) -> Iterator:
