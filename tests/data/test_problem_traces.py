@@ -4,7 +4,6 @@ compared one by one.
 
 import random
 import re
-from pathlib import Path
 
 import pytest
 from problem_files import three_problems, write_problems
@@ -18,7 +17,6 @@ from xft.evaluation.references import fingerprints, load_references
 from xft.hub.named_sets import RELEASED
 
 NGRAM, SHORTEST = 13, 30  # words that are a trace, and characters of a text that is one
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
 
 def plain(texts: list[tuple[str, str, str]], row: str) -> tuple | None:
@@ -95,9 +93,8 @@ def test_the_docstring_of_the_function_to_be_written(tmp_path):
 
 
 @pytest.mark.ci
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no copies of HumanEval+ and MBPP+ are here")
-def test_what_comes_along_is_made_from_the_real_sets():
-    real = [str(SHARED / f"{chosen.release}.jsonl.gz") for chosen in RELEASED.values()]
+def test_what_comes_along_is_made_from_the_real_sets(shared):
+    real = [f"{shared}/data/{chosen.release}.jsonl.gz" for chosen in RELEASED.values()]
     assert SHIPPED.read_text() == content(real)
     made = [one for file in real for one in fingerprints(load_problems(file))]
     shipped = [one for name in RELEASED for one in read_shipped(name)]

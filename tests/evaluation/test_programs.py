@@ -32,9 +32,6 @@ from xft.evaluation.sandbox import Ended
 from xft.evaluation.scorers import open_scorer
 from xft.tools import plan
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-NEEDS_DATA = pytest.mark.skipif(not DATA.is_dir(), reason="the benchmarks' files are not here")
-
 
 @pytest.fixture
 def make(tmp_path):
@@ -54,12 +51,6 @@ def statuses(make, bubblewrap):
         return [v.plus for v in open_scorer(problem_set, bubblewrap, 2).score({}, solutions)]
 
     return judge
-
-
-def need(*names: str) -> None:
-    for name in names:
-        if not shutil.which(name):
-            pytest.skip(f"{name} is not installed")
 
 
 def test_rows_are_read_from_json_lines_and_parquet(make, tmp_path):
@@ -256,13 +247,13 @@ def javatuples(tmp_path, monkeypatch):
     monkeypatch.setenv("CLASSPATH", str(jar))
 
 
-@NEEDS_DATA
 @pytest.mark.parametrize("language", LARGEST)
-def test_multipl_e_is_judged(request, statuses, language):
-    need(find_language(language).version.split()[0])
+def test_multipl_e_is_judged(request, shared, statuses, language):
+    if not shutil.which(program := find_language(language).version.split()[0]):
+        pytest.skip(f"{program} is not installed")
     if language == "java":
         request.getfixturevalue("javatuples")
-    file = DATA / "multipl-e" / f"humaneval-{language}.jsonl.gz"
+    file = shared / "data" / "multipl-e" / f"humaneval-{language}.jsonl.gz"
     known = {row["name"]: row for _, row in read_json_lines(file)}
     right, *names = LARGEST[language]
     expected = {right: "passed", right.replace(*names): "failed", "": "empty"}

@@ -112,12 +112,10 @@ def refusal(out: Path) -> str:
 # What is taken
 
 
-def test_the_pins_are_the_real_sets(repository):
-    folder = repository.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("the folder ../shared/data with the real sets is not there")
+def test_the_pins_are_the_real_sets(shared):
     for chosen in (named_sets.HUMANEVAL, named_sets.MBPP):
-        assert named_sets.unpacked_sha256(folder / f"{chosen.release}.jsonl.gz") == chosen.sha256
+        file = shared / "data" / f"{chosen.release}.jsonl.gz"
+        assert named_sets.unpacked_sha256(file) == chosen.sha256
 
 
 def test_evalplus_means_the_same_versions_urls_and_cache():

@@ -8,10 +8,8 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def test_the_workflow_in_conda(repository, tmp_path, new_project, artifact_hashes, monkeypatch):
-    script = repository.parent / "shared" / "tools" / "local-conda.sh"
-    if not script.exists():
-        pytest.skip("needs a script that builds a local conda channel")
+def test_the_workflow_in_conda(shared, tmp_path, new_project, artifact_hashes, monkeypatch):
+    script = shared / "tools" / "local-conda.sh"
     subprocess.run(["bash", script, tmp_path], check=True, timeout=600)
     monkeypatch.setenv("PATH", f"{tmp_path / 'root' / 'condabin'}:{os.environ['PATH']}")
     monkeypatch.setenv("CONDARC", str(tmp_path / "condarc"))

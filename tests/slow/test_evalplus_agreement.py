@@ -8,7 +8,6 @@ import os
 import random
 import re
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -19,8 +18,7 @@ from xft.evaluation.result import FAILED_BY_EVALPLUS
 from xft.evaluation.scoring import TEST_SETS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-DATA = Path(__file__).parents[3] / "shared" / "data"
-FILES = {"humaneval": DATA / "HumanEvalPlus.jsonl.gz", "mbpp": DATA / "MbppPlus.jsonl.gz"}
+FILES = {"humaneval": "HumanEvalPlus.jsonl.gz", "mbpp": "MbppPlus.jsonl.gz"}
 # Newton's method, which since Python 3.12, whose `sum` rounds once, misses its tolerance.
 FAILS_ITSELF = {"HumanEval/32"} if sys.version_info >= (3, 12) else set()
 # Their outputs fill gigabytes in EvalPlus's process.
@@ -59,12 +57,11 @@ def evalplus_verdict(tests: ProblemTests, form: str, code: str) -> list[str]:
     return statuses
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="needs the development data")
 @pytest.mark.parametrize("name", FILES)
-def test_verdicts_are_evalplus_s(name, monkeypatch):
+def test_verdicts_are_evalplus_s(name, shared, monkeypatch):
     monkeypatch.setenv("EVALPLUS_MAX_MEMORY_BYTES", str(8 * 2**30))
     chooser = random.Random(0)
-    problem_set = load_problems(str(FILES[name]))
+    problem_set = load_problems(str(shared / "data" / FILES[name]))
     scorer = CallScorer(problem_set, find_bubblewrap(), len(os.sched_getaffinity(0)))
     truth = scorer.expected()
     right = [(p, p.canonical_program) for p in problem_set.problems]

@@ -19,10 +19,7 @@ SHORT = {"data": {"limit": 40}, "moe_sft": STEPS | {"warmup_steps": 0}, "mixing"
 SHORT["evaluation"] = {"limit": 2, "max_new_tokens": 48, "batch_size": 2}
 
 
-def test_the_recipe_runs_through(repository, new_project, monkeypatch):
-    shared = repository.parent / "shared"
-    if not shared.exists():
-        pytest.skip("needs a folder with the real model's maker and data")
+def test_the_recipe_runs_through(shared, new_project, monkeypatch):
     project = new_project("smollm2")
     project.overlay = SHORT
     (project.folder / "models").mkdir()
@@ -60,10 +57,7 @@ def test_the_memory_of_the_embedded_model(tmp_path, monkeypatch):
     check(memory.EMBEDDED, tmp_path, memory.Batch(32, 384), monkeypatch)
 
 
-def test_the_memory_of_a_model_of_135m(repository, tmp_path, monkeypatch):
-    maker = repository.parent / "shared" / "tools" / "get-smollm2.py"
-    if not maker.exists():
-        pytest.skip("needs the real model's maker")
-    model = tmp_path / "smollm2"
+def test_the_memory_of_a_model_of_135m(shared, tmp_path, monkeypatch):
+    maker, model = shared / "tools" / "get-smollm2.py", tmp_path / "smollm2"
     subprocess.run([sys.executable, maker, model], check=True)
     check(model, tmp_path, memory.Batch(2, 128), monkeypatch)

@@ -21,7 +21,6 @@ PAGE = blocks(ROOT / "docs" / "serving.md")
 PROGRAMS = [file.read_text() for file in (ROOT / "examples" / "serving").glob("*.py")]
 PROMPT = r"# The sum of a list\n"
 PROMPTS = [PROMPT, r"Write a function that reverses a string.\n"]
-SHARED = ROOT.parent / "shared"
 MOE = ["--num-experts", "4", "--num-experts-per-tok", "2", "--init", init_example("noise")]
 OPTIONS = {"moe": MOE, "weighted_init": ["--lam", "0.5"]}
 
@@ -32,10 +31,8 @@ def reader(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     given = ROOT / "resources" / "base"
     if request.param == "smollm2":
-        if not SHARED.exists():
-            pytest.skip("needs a folder with the real model's maker")
-        given = folder / "given"
-        subprocess.run([sys.executable, SHARED / "tools" / "get-smollm2.py", given], check=True)
+        maker, given = request.getfixturevalue("shared") / "tools/get-smollm2.py", folder / "given"
+        subprocess.run([sys.executable, maker, given], check=True)
     merged = Chain(folder / "chain", OPTIONS | {"base": ["--model", given]})["dense"]
     (folder / "results" / "dense").mkdir(parents=True)
     (folder / "results" / "dense" / "lam~0.75").symlink_to(merged)

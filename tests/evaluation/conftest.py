@@ -1,0 +1,22 @@
+"""The processes that judge, which take seconds to start, serve all tests that do not open them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
+from functools import cache
+
+import pytest
+
+from xft.evaluation import call_scoring
+from xft.evaluation.judges import Judges
+
+
+@pytest.fixture(scope="session")
+def judges() -> Iterator[Callable]:
+    """Callable (confined): such judges in an open context."""
+    with ExitStack() as stack:
+        yield cache(lambda confined: stack.enter_context(Judges(confined)))
+
+
+@pytest.fixture(autouse=True)
+def shared_judges(judges, monkeypatch):
+    monkeypatch.setattr(call_scoring, "Judges", lambda confined: nullcontext(judges(confined)))
