@@ -15,16 +15,6 @@ def paths(**keys) -> list[tuple[str, str]]:
     return [(run.name, "/".join("~".join(pair) for pair in run.changes.items())) for run in runs]
 
 
-def test_the_configs_own_values_are_not_in_the_paths():
-    assert paths(seed=7, seeds=[7, 8]) == [("", ""), ("", "seed~8")]
-
-
-def test_each_value_of_a_sweep_is_named_also_the_configs_own():
-    own = {"moe": {"num_experts": 4, "num_experts_per_tok": 2}}
-    expected = [("num_experts=3", "moe.num_experts~3"), ("num_experts=4", "")]
-    assert paths(**own, sweep={"moe.num_experts": [3, 4]}) == expected
-
-
 def test_variants_sweep_and_seeds_are_multiplied():
     vanilla = {"moe": {"shared_expert": False}, "evaluation": {"models": ["moe_sft"]}}
     variants = {"xft": {}, "vanilla": vanilla}

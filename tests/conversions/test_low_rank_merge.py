@@ -125,7 +125,7 @@ def test_the_start_is_the_base_and_factors_as_peft_draws_them(chain):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_sums_products_and_squares_are_those_of_the_equation(tmp_path, dtype):
+def test_sums_and_products_are_those_of_the_equation(tmp_path, dtype):
     """Also beside a base of other values."""
     chain = chain_of(save_base("llama", tmp_path / "base", dtype), tmp_path / "chain")
     low = load_file(chain["moe_sft"] / SINGLE)
@@ -140,10 +140,6 @@ def test_sums_products_and_squares_are_those_of_the_equation(tmp_path, dtype):
             vectors = experts - base.double().flatten()
             products = vectors @ vectors.T
             torch.testing.assert_close(tensor.task_products(base), products, rtol=1e-5, atol=1e-5)
-            apart = (experts - experts.mean(0)).square().sum(1).mean()
-            moved = vectors.mean(0).square().sum()
-            expected = torch.stack([apart, moved, base.double().square().sum()])
-            torch.testing.assert_close(tensor.squares(base), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("granularity", ["layer", "projection", "model"])

@@ -1,26 +1,21 @@
 """A tokenizer with a chat template."""
 
 import copy
+from pathlib import Path
 
 import pytest
 
-# As in the ChatML form, with marks around what the assistant says.
-CHATML = (
-    "{{ bos_token }}{% for message in messages %}{{ '<pad>' + message.role + '\\n' }}"
-    "{% if message.role == 'assistant' %}"
-    "{% generation %}{{ message.content + '</s>' }}{% endgeneration %}"
-    "{% else %}{{ message.content + '</s>' }}{% endif %}{{ '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<pad>assistant\\n' }}{% endif %}"
-)
+TEMPLATES = Path(__file__).with_name("templates")
 
 
 @pytest.fixture(scope="session")
 def with_template(tokenizer):
-    """Callable (jinja): the tests' tokenizer with this chat template; by default CHATML."""
+    """Callable (jinja): the tests' tokenizer with this chat template, or that of a file there."""
 
-    def with_template(jinja=CHATML):
+    def with_template(jinja: str):
         chatty = copy.deepcopy(tokenizer)
-        chatty.chat_template = jinja
+        file = TEMPLATES / f"{jinja}.jinja"
+        chatty.chat_template = file.read_text() if jinja.isalpha() else jinja
         return chatty
 
     return with_template
@@ -28,5 +23,4 @@ def with_template(tokenizer):
 
 @pytest.fixture(scope="session")
 def chatty(with_template):
-    """The tests' tokenizer with the template CHATML."""
-    return with_template()
+    return with_template("chatml")

@@ -13,26 +13,6 @@ from xft.data.preparation import prepare
 from xft.data.problem_traces import Detector, Fingerprint
 from xft.estimates.rows import count_rows
 
-# As Llama 2's: the system prompt in the first question, no header for the assistant, strict roles.
-STRICT = (
-    "{% if messages[0].role == 'system' %}{% set head = messages[0].content + '\\n' %}"
-    "{% set turns = messages[1:] %}"
-    "{% else %}{% set head = '' %}{% set turns = messages %}{% endif %}"
-    "{% for turn in turns %}{% if (turn.role == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Roles must alternate user/assistant') }}{% endif %}"
-    "{% if turn.role == 'user' %}"
-    "{{ bos_token + '[INST] ' + (head if loop.first else '') + turn.content | trim + ' [/INST]' }}"
-    "{% else %}{{ ' ' + turn.content | trim + ' </s>' }}{% endif %}{% endfor %}"
-)
-# As DeepSeek-Coder's: a line break in front of the end-of-turn token.
-HEADED = (
-    "{% for message in messages %}"
-    "{{ '### ' + ('Response:\\n' if message.role == 'assistant' else '') }}"
-    "{{ message.content + '\\n' }}{{ '</s>\\n' if message.role == 'assistant' else '' }}"
-    "{% endfor %}"
-    "{{ '### Response:\\n' if add_generation_prompt else '' }}"
-)
-
 ADD = "def add(a, b):\n    total = a + b\n    return total"
 SYSTEM = {"role": "system", "content": "Be brief."}
 TURNS = [
@@ -90,8 +70,8 @@ def test_the_labels_are_those_of_transformers(chatty, prepared):
 
 def test_other_templates_mark_turns_too(with_template, prepared):
     for jinja, texts in (
-        (STRICT, [" a + b </s>", f" {ADD} </s>", " Bye. </s>"]),
-        (HEADED, ["a + b\n</s>", f"{ADD}\n</s>", "\n\nBye.\n\n</s>"]),
+        ("strict", [" a + b </s>", f" {ADD} </s>", " Bye. </s>"]),
+        ("headed", ["a + b\n</s>", f"{ADD}\n</s>", "\n\nBye.\n\n</s>"]),
     ):
         chatty = with_template(jinja)
         made, _ = prepared([{"messages": TURNS}], chatty)

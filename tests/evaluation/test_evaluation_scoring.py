@@ -313,6 +313,7 @@ def test_no_program_outlives_a_killed_step(start, tmp_path, sandbox, bubblewrap)
     wait_for_the_end(programs)
 
 
+@pytest.mark.ci
 def test_a_signal_ends_the_scoring_and_keeps_generations(start, tiny_llama, tmp_path, bubblewrap):
     problems = write_problems(tmp_path / "sums.jsonl", three_problems())
     out = tmp_path / "out" / "r.json"

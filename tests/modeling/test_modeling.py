@@ -26,6 +26,7 @@ from xft.modeling.router import NOISE_EPSILON, Router
 pytestmark = pytest.mark.numeric
 
 
+@pytest.mark.ci
 def test_transformers_knows_mixtures_whatever_is_imported_first():
     program = "import xft.modeling.configuration, transformers as t; t.AutoConfig.for_model('xft')"
     python("-c", program)

@@ -1,8 +1,10 @@
 """The decision of a run: a case for each sentence in `verdict.py`."""
 
 import re
+import tomllib
 from itertools import compress, product
 from math import inf
+from pathlib import Path
 
 import pytest
 
@@ -43,94 +45,14 @@ def compared(solved, count=140, losses=None, base_tests=None, seeds=1, outcomes=
 
 
 HALF = {"base": 40, "sft": 40, "dense/lam~0.5": 60, "dense/lam~0.75": 60}
-
-
-WITHOUT_BASE = "Not decided: base was not evaluated, so nothing says whether fine-tuning helps."
-CASES = [  # the models with their solved problems, the decision, and how the reasons begin
-    (
-        {"base": 0, "sft": 0, "moe_sft": 0},
-        "Nothing was measured: all 3 models solve 0 of 140 problems, so pass@1 says nothing here.",
-        "The problems are too hard for these models: take other ones.",
-    ),
-    (
-        {"base": 140, "sft": 140},
-        "Nothing was measured: both models solve all 140 problems, so pass@1 says nothing here.",
-        "The problems are too easy",
-    ),
-    (
-        {"sft": 40, "moe_sft": 43},
-        WITHOUT_BASE,
-        r"moe_sft against sft: \+2.1 percentage points \(95% interval \+0.0 to \+5.0; p = 0.250,",
-        "Next: add base",
-        "More evidence: about ",
-    ),
-    ({"moe_sft": 40, "dense/lam~0.75": 43}, WITHOUT_BASE, "Next: add base to evaluation.models"),
-    (
-        {"base": 40, "sft": 37},
-        "Do not fine-tune like this: base solves more problems than sft.",
-        r"sft against base: -2.1 .* not significant\)",
-        "Next: set data.val",
-        "More evidence",
-    ),
-    (
-        {"base": 60, "sft": 40, "dense/lam~0.75": 43},
-        "Do not fine-tune like this: base solves more problems than both fine-tuned models.",
-        "dense/lam~0.75 against base: -12.1 .* p < 0.001, significant among 3 comparisons",
-        "The worst: sft against base: -14.3 ",
-        "Next: set data.validation_rows",
-    ),
-    (
-        {"base": 20, "sft": 40, "moe_sft": 63, "dense/lam~0.75": 62},
-        "Take moe_sft: it solves significantly more problems than base and than plain fine-tuning "
-        "(sft).",
-        r"moe_sft against base: \+30.7 ",
-        r"moe_sft against sft: \+16.4 .* \+10.7 to \+22.9; ",
-        "It is the best of 2, so the true difference is probably smaller.",
-    ),
-    (
-        {"base": 20, "sft": 40, "moe_sft": 43, "dense/lam~0.75": 30},
-        "Take plain fine-tuning (sft): it solves significantly more problems than base, and no "
-        "model significantly more than it.",
-        r"sft against base: \+14.3 ",
-        r"moe_sft against sft: \+2.1 .* not significant",
-        "More evidence: about 560 problems, 4 times ",  # with one pair 360
-    ),
-    (
-        {"base": 60, "sft": 20, "moe_sft": 40, "dense/lam~0.75": 61},
-        "Not decided: dense/lam~0.75 may be better than base.",
-        r"dense/lam~0.75 against base: \+0.7 ",
-        "More evidence: about .* a true difference of 2.0 percentage points in 80% of the",
-    ),
-    (
-        {"base": 40, "dense/lam~0.75": 60},
-        "Not decided: dense/lam~0.75 solves significantly more problems than base, but plain "
-        "fine-tuning (sft) was not evaluated.",
-        r"dense/lam~0.75 against base: \+14.3 ",
-        "Next: add sft to evaluation.models",
-    ),
-    (
-        {"base": 40, "sft": 46, "dense/lam~0.75": 49},
-        "Not decided between dense/lam~0.75 and plain fine-tuning (sft): only dense/lam~0.75 "
-        "solves significantly more problems than base.",
-        r"dense/lam~0.75 against base: \+6.4 ",
-        r"dense/lam~0.75 against sft: \+2.1 ",
-        "More evidence",
-    ),
-    (
-        {"base": 40, "sft": 40, "dense/lam~0.75": 30},
-        "Not decided: no fine-tuned model solves more problems than base.",
-        r"sft against base: \+0.0 percentage points \(no interval; p = 1.000, not ",
-        "More evidence: at least ",
-    ),
-]
+CASES = tomllib.loads(Path(__file__).with_name("verdicts.toml").read_text())["case"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
 def test_each_case(case):
     """The same problems are solved first by all, so a difference of 5 has p = 2 / 2^5."""
-    solved, decision, *reasons = case
-    found = verdict(solved)
-    assert found.decision == decision
+    found, reasons = verdict(case["solved"], base_tests=case.get("base_tests")), case["reasons"]
+    assert found.decision == case["decision"]
     for sentence, expected in zip(found.reasons, reasons, strict=False):
         assert re.match(expected, sentence)
     others = found.reasons[len(reasons) :]
@@ -148,13 +70,6 @@ def test_each_choice_of_models_has_a_verdict_or_none():
         rows = table[table["first"].isin(labels) & table["second"].isin(labels)]
         found = decide(rows, models, {"d": 0})
         assert (found is None) == ({*rows["second"].map(label_family)} <= {*UNTUNED}), labels
-
-
-def test_a_worse_model_is_not_taken_and_the_extra_tests_decide():
-    assert verdict({"base": 20, "sft": 60, "moe_sft": 40}).decision.startswith("Take plain")
-    originals = {"base": 40, "sft": 90, "moe_sft": 120}
-    found = verdict({"base": 40, "sft": 44, "moe_sft": 43}, base_tests=originals)
-    assert found.decision == "Not decided: sft may be better than base."
 
 
 def test_a_variant_of_sft_that_solves_more_is_taken():

@@ -71,6 +71,7 @@ def test_the_lock_has_each_pin_with_hashes_and_leaves_torch_to_the_machine():
     assert not {"torch", "setuptools", "sympy", "triton"} & {name for name, _ in locked}
 
 
+@pytest.mark.ci
 def test_what_is_imported_of_evalplus_needs_no_client_of_a_service():
     """uv leaves these clients out."""
     sources = "".join(file.read_text() for file in (ROOT / "xft").rglob("*.py"))

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ from damage import change_json
 
 from xft.config.runs import read_overlaid
 from xft.dag.workflow_run import WorkflowRun
+from xft.evaluation.forms import load_problems
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATIONS = [ROOT / "config" / "config.yaml", *sorted((ROOT / "recipes").glob("*.yaml"))]
+READ_ONCE = cache(load_problems)  # the sets, which many runs of a configuration name
 OVER = re.compile(r"--configfile (recipes/.+)")  # of the command in a file's head
 
 
@@ -19,6 +22,7 @@ OVER = re.compile(r"--configfile (recipes/.+)")  # of the command in a file's he
 def place(tmp_path, monkeypatch) -> None:
     """A working folder with the embedded model, rows, and code that keys name."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("xft.dag.input_checks.load_problems", READ_ONCE)
     for name in ("resources", "examples"):
         Path(name).symlink_to(ROOT / name)
 

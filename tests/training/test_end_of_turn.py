@@ -20,11 +20,7 @@ pytestmark = pytest.mark.numeric
 
 END = "<|im_end|>"
 EOS, END_ID = 1, 292
-CHATML = (
-    "{% for message in messages %}"
-    "{{ '<pad>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
-    "{% endfor %}{{ '<pad>assistant\\n' if add_generation_prompt else '' }}"
-)
+CHATML = Path(__file__).with_name("end_of_turn.jinja").read_text()
 QUESTION, ANSWER = "Add 2 to x.", "x + 2"
 TURNS = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
 TUNING = ["--max-steps", 40, "--learning-rate", 0.01, "--warmup-steps", 0, "--template", "chat"]
