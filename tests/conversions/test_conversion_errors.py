@@ -69,9 +69,11 @@ def test_artifacts_that_do_not_belong_together_are_refused(tmp_path, chain):
 def test_what_cannot_be_extracted_is_refused(tmp_path, chain, tiny_llama):
     with pytest.raises(UserError, match="no layer holds experts: not an upcycled model"):
         run("ffn", tmp_path / "out", moe=tiny_llama)
-    vanilla = Chain(tmp_path, {"moe": ["--no-shared-expert"]}, base=chain["base"])["moe"]
-    with pytest.raises(UserError, match=r"has no shared expert \(vanilla upcycling\)"):
-        run("ffn", tmp_path / "out", moe=vanilla)
+    for experts in ("full", "lora"):
+        flags = ["--no-shared-expert", "--experts", experts]
+        vanilla = Chain(tmp_path / experts, {"moe": flags}, base=chain["base"])["moe"]
+        with pytest.raises(UserError, match=r"has no shared expert \(vanilla upcycling\)"):
+            run("ffn", tmp_path / "out", moe=vanilla)
 
 
 def test_a_base_whose_config_names_no_class_goes_all_the_way(tmp_path, model):

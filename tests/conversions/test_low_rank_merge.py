@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 from xft.checkpoints.layout import moe_layers
 from xft.checkpoints.reader import Checkpoint
-from xft.common.errors import UserError
 from xft.conversions.expert_diversity import diversity
 from xft.conversions.merged_tensors import merged_tensors
 
@@ -172,15 +171,3 @@ def test_the_ffn_weights_are_the_factors_alone(chain):
     assert {*names} == {n for n in load_file(chain["moe_sft"] / SINGLE) if ".lora_" in n}
     config = json.loads((chain["ffn"] / "config.json").read_text())
     assert config == {"experts": "lora", "rank": RANK, "lora_alpha": ALPHA}
-
-
-def test_what_low_rank_experts_cannot_be_is_refused(tmp_path, tiny_llama):
-    for made, flags, message in (
-        ("moe", ["--rank", "33"], r"rank = 33: .*gate_proj.weight has at most rank 32"),
-        ("moe", ["--init", "a.py:b"], "init = a.py:b: no effect with experts = lora. Leave out"),
-        ("ffn", ["--no-shared-expert"], "layer 0 has no shared expert"),
-    ):
-        chain = Chain(tmp_path, {"moe": ["--experts", "lora", *flags]}, base=tiny_llama)
-        with pytest.raises(UserError, match=message):
-            _ = chain[made]
-        assert not (tmp_path / made).exists()

@@ -5,6 +5,7 @@ What fails here fails by protocol: nothing is repaired.
 
 import copy
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -108,68 +109,25 @@ def test_a_humaneval_completion_ends_at_the_next_top_level_statement():
 
 # Answers
 
-BODY = """
-    ordered = sorted(numbers)
-    return any(b - a < threshold for a, b in zip(ordered, ordered[1:]))
-"""
-SIGNATURE = "def has_close_elements(numbers: List[float], threshold: float) -> bool:"
-WHOLE = f"from typing import List\n\n\n{SIGNATURE}{BODY}"
-HELPED = "\n    return smallest(numbers) < threshold\n\n\ndef smallest(numbers):\n"
-HELPED += "    return min(abs(a - b) for i, a in enumerate(numbers) for b in numbers[:i])\n"
-FENCED_EXAMPLE = (
-    '\n    """ Like this:\n\n    ```python\n    has_close_elements([1.0], 0.5)\n    ```\n    """'
-)
-PROSE = "\n\nHere is the solution:\n\n"
-PRIME = """
-def is_not_prime(n):
-    return n == 1 or any(n % i == 0 for i in range(2, int(n**0.5) + 1))
-"""
-NONE, CHAT, COMPLETED = (), ("chat",), ("completion",)
-INSTRUCTED = ("magicoder", "chat")
-ALL = (*INSTRUCTED, *COMPLETED)
-
-
-ROOT = "\nimport math\n\n\ndef root(n):\n    return math.isqrt(n)\n"
-
-# What is written for HumanEval/0, and with which prompts that passes; with the others it fails.
-HUMANEVAL = {
-    "fence and prose after it": (BODY + "```\n\nThis sorts the numbers.", ALL),
-    "no closing fence": (BODY, ALL),
-    "closing fence in the last line": (BODY.rstrip() + "```\n", ("magicoder", "completion")),
-    "fences in a docstring": (FENCED_EXAMPLE + BODY + "```", CHAT),
-    "prose before the code": (f"{PROSE}```python\n{WHOLE}```", NONE),
-    "function again": (f"\n{WHOLE}```", INSTRUCTED),
-    "function again, in the same line": (f"{SIGNATURE}{BODY}", COMPLETED),
-    "not indented": (BODY.replace("\n    ", "\n").lstrip(), NONE),
-    "second function": (HELPED + "```", INSTRUCTED),
-    "tests": (BODY + "\nassert not has_close_elements([1.0, 2.0], 0.5)\n```", ALL),
-    "wrong tests": (BODY + "\nassert has_close_elements([1.0, 2.0], 0.5)\n```", COMPLETED),
-    "CRLF": ((BODY + "```\n").replace("\n", "\r\n"), ALL),
-}
+STYLES = ("magicoder", "chat", "completion")
 EMPTY = ("\n", "```", "\n```\nprose", "```python\n```\n")  # they hold no code
-# The same of Mbpp/3, whose prompts begin no function.
-MBPP = {
-    "fence and prose after it": (PRIME + "```\n\nIt divides.", ALL),
-    "imports and helpers": (ROOT + PRIME.replace("int(n**0.5)", "root(n)"), ALL),
-    "no signature": (PRIME[PRIME.index("    ") :], NONE),
-    "another name": (PRIME.replace("is_not_prime", "is_composite"), NONE),
-}
+BY_HAND = tomllib.loads((REAL / "by_hand.toml").read_text())
 
 
-@pytest.mark.parametrize(("task_id", "table"), [("HumanEval/0", HUMANEVAL), ("Mbpp/3", MBPP)])
+@pytest.mark.parametrize(("task_id", "table"), BY_HAND.items())
 def test_an_answer_passes_or_fails(sets, prompts_of, task_id, table):
     problems, truth = sets[task_id.split("/")[0]]
     (problem,) = [problem for problem in problems.problems if problem.task_id == task_id]
-    texts = {name: text for name, (text, _) in table.items()} | {text: text for text in EMPTY}
-    cases = [(name, style) for name in texts for style in ALL]
+    texts = {name: case["text"] for name, case in table.items()} | {text: text for text in EMPTY}
+    cases = [(name, style) for name in texts for style in STYLES]
     solutions = [
         (problem, prompts_of(style)[task_id].solution(texts[name])) for name, style in cases
     ]
     verdicts = dict(zip(cases, CallScorer(problems, None, 2).score(truth, solutions), strict=True))
     passed = {case for case, found in verdicts.items() if found.plus == PASSED}
-    assert passed == {(name, style) for name, (_, styles) in table.items() for style in styles}
+    assert passed == {(name, style) for name in table for style in table[name]["passes"]}
     empty = {case for case, found in verdicts.items() if found == Verdict("empty", "empty")}
-    assert {(text, style) for text in EMPTY for style in ALL} <= empty
+    assert {(text, style) for text in EMPTY for style in STYLES} <= empty
 
 
 # What a real model answers. EvalPlus is the judge.

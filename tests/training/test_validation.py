@@ -2,7 +2,6 @@
 
 import math
 from contextlib import suppress
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from transformers import AutoModelForCausalLM
 from xft.common.errors import UserError
 from xft.config.sections import MoeSftConfig
 from xft.config.training import MixingTraining
-from xft.training import losses
 from xft.training.curve import VALIDATION_LOSS
 from xft.training.losses import validations_since_best
 from xft.training.metrics import ProgressCallback
@@ -103,18 +101,6 @@ def test_a_training_says_that_its_loss_still_falls(learn, capsys):
 def test_of_equal_losses_the_first_is_the_best():
     history = [{"loss": 1.0}, *({VALIDATION_LOSS: loss} for loss in (2.0, 1.0, 1.0, 3.0))]
     assert validations_since_best(history) == 2
-
-
-def test_two_processes_take_as_many_rows_and_each_row_once():
-    """Of five rows one process has three, and the other one two and a row without labels."""
-    rows, shares = random_rows([9, 14, 6, 12, 7]), []
-    for rank in range(2):
-        world = {"is_initialized": lambda: True, "get_world_size": lambda: 2}
-        with patch.multiple(torch.distributed, get_rank=lambda rank=rank: rank, **world):
-            shares.append(losses._share(rows))
-    assert [len(share) for share in shares] == [3, 3]
-    labelled = [row["row"] for row in shares[0] + shares[1] if set(row["labels"]) != {-100}]
-    assert sorted(labelled) == [1, 2, 3, 4, 5]
 
 
 def test_the_best_weights_come_back_with_their_checkpoint(tmp_path):
