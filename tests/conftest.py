@@ -2,7 +2,6 @@
 
 import fcntl
 import importlib
-import io
 import json
 import os
 import random
@@ -12,7 +11,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -119,6 +118,14 @@ def tiny_llama(tmp_path_factory, tokenizer) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def upcycled(tiny_llama, tmp_path_factory) -> Path:
+    """A mixture of four experts, three of which compute a token. Read only."""
+    from chains import Chain
+
+    return Chain(tmp_path_factory.mktemp("upcycled"), base=tiny_llama)["moe"]
+
+
 @pytest.fixture
 def model(tiny_llama, tmp_path) -> Path:
     """A copy of it that a test may change."""
@@ -146,7 +153,7 @@ def run_step(fork_server):
 
 
 @pytest.fixture
-def call_step(monkeypatch):
+def call_step(monkeypatch, capsys):
     """Callable (step, *arguments): run a step or tool in this process; what `run_step` gives.
 
     Seconds faster. Not for steps whose packages read the environment as they are imported.
@@ -158,19 +165,18 @@ def call_step(monkeypatch):
         package = "workflow_scripts" if is_step(step) else "xft.tools"
         words = [f"{package}.{step}", *map(str, arguments)]
         main = importlib.import_module(words[0]).main
-        out, error = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
+        capsys.readouterr()
         code, on_term = None, signal.getsignal(signal.SIGTERM)
         with monkeypatch.context() as patch, chdir(cwd or "."):
             patch.setattr(sys, "argv", words)
             for name, value in running.ENVIRONMENT.items():
                 patch.setenv(name, value)
             try:
-                with redirect_stdout(out), redirect_stderr(error):
-                    running.run(step, main)
+                running.run(step, main)
             except SystemExit as stop:
                 code = stop.code
         signal.signal(signal.SIGTERM, on_term)
-        said, told = (stream.buffer.getvalue().decode() for stream in (out, error))
+        said, told = capsys.readouterr()
         if isinstance(code, str):  # Python prints it, and ends with 1
             code, told = 1, f"{told}{code}\n"
         return subprocess.CompletedProcess(words, code or 0, said, told)

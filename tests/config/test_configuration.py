@@ -81,7 +81,6 @@ def test_a_fault_is_explained():
         ("seed", 2**32, "seed = 4294967296: "),
         ("seeds", 42, "seeds = 42: should be a list, such as [42]"),
         ("data.instruction_column", "response", "and response_column are both response"),
-        ("data.train", ["a", 5], "data.train[1] = 5: should be a valid string"),
         ("moe_sft", 5, "keys, such as {num_train_epochs: ...}"),
         ("moe_sft.learning_rate", math.nan, "learning_rate = NaN: "),
         ("moe_sft.num_train_epochs", 1e300, "num_train_epochs = 1e+300: must be at most 1e+12"),

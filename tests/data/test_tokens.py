@@ -175,11 +175,6 @@ def test_the_step_reports_rows_that_give_problems_away(tiny_llama, tmp_path, cap
 # Trainings
 
 
-@pytest.fixture(scope="module")
-def upcycled(tiny_llama, tmp_path_factory):
-    return Chain(tmp_path_factory.mktemp("upcycled"), base=tiny_llama)["moe"]
-
-
 def train(moe, data, out, *flags):
     """Tune a mixture; the manifest."""
     chain = Chain(out, {"moe_sft": [*TRAINING, *flags]}, moe=moe, data=data)

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import struct
+import tomllib
 from pathlib import Path
 from weakref import WeakSet
 
@@ -49,13 +50,8 @@ from xft.reporting.page.folder import Folder
 from xft.tools import plan
 from xft.training.losses import LabelledLoss
 
-# The config of a published model.
-DEEPSEEK = {
-    **{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16"},
-    **{"hidden_size": 2048, "intermediate_size": 5504, "num_hidden_layers": 24},
-    **{"num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 32256},
-    "tie_word_embeddings": False,
-}
+BASES = tomllib.loads(Path(__file__).with_name("bases.toml").read_text())
+DEEPSEEK = BASES["deepseek-coder-1.3b"]["config"]
 LOW_RANK = {"experts": "lora", "rank": 4, "num_experts": 5, "num_experts_per_tok": 3}
 
 
@@ -383,7 +379,7 @@ VARIED = {"moe": {"init": init_example("noise")}}
     ],
 )
 def test_changes_make_a_model_of_1_5b_fit(tmp_path, sections, gpu, told, absent):
-    base = models_of(tmp_path, base_config("qwen2.5-coder-1.5b")).base
+    base = models_of(tmp_path, DEEPSEEK | BASES["qwen2.5-coder-1.5b"]["config"]).base
     processor = GPUS.get(gpu, Processor(0, 0, memory=40))
 
     def plan_of(sections: dict) -> Plan:
@@ -561,30 +557,7 @@ def test_a_users_mistake_ends_in_one_message(project, call_step):
 
 # The recipes
 
-SIZE_KEYS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-SIZE_KEYS += ("num_key_value_heads", "vocab_size")
-TIED, QWEN = {"tie_word_embeddings": True}, {"model_type": "qwen2", "tie_word_embeddings": True}
-GEMMA = TIED | {"model_type": "gemma3_text", "head_dim": 256}
-# The bases as published: their sizes, other keys, and the parameters that their makers count.
-BASES = {
-    "deepseek-coder-1.3b": ((2048, 5504, 24, 16, 16, 32256), {}, 1_346_471_936),
-    "deepseek-coder-6.7b": ((4096, 11008, 32, 32, 32, 32256), {}, 6_740_512_768),
-    "stable-code-3b": ((2560, 6912, 32, 32, 32, 50304), {"model_type": "stablelm"}, 2_795_443_200),
-    "tinyllama-1.1b": ((2048, 5632, 22, 32, 4, 32000), {}, 1_100_048_384),
-    "llama-3.2-1b": ((2048, 8192, 16, 32, 8, 128256), TIED, 1_235_814_400),
-    "qwen2.5-coder-0.5b": ((896, 4864, 24, 14, 2, 151936), QWEN, 494_032_768),
-    "qwen2.5-coder-1.5b": ((1536, 8960, 28, 12, 2, 151936), QWEN, 1_543_714_304),
-    "smollm2-135m": ((576, 1536, 30, 9, 3, 49152), TIED, 134_515_008),
-    "gemma-3-270m": ((640, 2048, 18, 4, 1, 262144), GEMMA, 268_098_176),
-}
-
-
 NEEDS = re.compile(r"What it needs \(xft plan --config FILES?(.*)\)")
-
-
-def base_config(name: str) -> dict:
-    sizes, others, _ = BASES[name]
-    return DEEPSEEK | dict(zip(SIZE_KEYS, sizes, strict=True)) | others
 
 
 def recipes() -> list[str]:
@@ -602,12 +575,12 @@ def test_recipes_headers_hold_the_plans_figures(name, repository, tmp_path, monk
     words = NEEDS.search(text)[1].split()
     monkeypatch.chdir(repository)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    (tmp_path / "config.json").write_text(json.dumps(base_config(base)))
+    (tmp_path / "config.json").write_text(json.dumps(DEEPSEEK | BASES[base]["config"]))
     words += [f"--model-config={tmp_path / 'config.json'}", "--config", *files]
     args = plan._parser().parse_args(words)
     made, jobs = plan_and_totals(args)
     lines = summary(made, jobs.disk)
-    assert lines[0] == f"dense {BASES[base][2]:,} parameters"
+    assert lines[0] == f"dense {BASES[base]['parameters']:,} parameters"
     assert "".join(f"#   {line}\n" for line in lines) in text
     assert not made.gpu or all(fits(made, section) for section in made.trainings)
     by_hardware = Path("recipes/README.md").read_text().partition("## All files")[0]

@@ -189,10 +189,6 @@ PIECES = r" ?\w+| ?[^\s\w]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 TASKS = [PROMPT, "def", "x = 1\n", 'class A:\n    """Go', "é = 'ü'\n", PROMPT + "\n", " r", "x d"]
 
 
-def prompt_of(text, stops=NEVER):
-    return TaskPrompt("Task/0", text, text, stops)
-
-
 @pytest.fixture(scope="module")
 def qwen_like():
     """A byte-level BPE (<s> 0, </s> 1) in which three quotation marks and a newline are a token."""
@@ -244,10 +240,10 @@ def test_a_prompt_that_ends_within_a_token_is_continued_as_in_training(qwen_like
     assert qwen_like(PROMPT)["input_ids"][-1] == marks
     assert joined in qwen_like(PROMPT + BODY)["input_ids"]
 
-    prompt = prompt_of(PROMPT)
+    (prompt,) = prompts_of([PROMPT])
     assert heal(model, qwen_like, prompt, token_healing=False) == Completion("", "eos")
     assert heal(model, qwen_like, prompt) == Completion(BODY, "eos")
-    assert heal(model, qwen_like, prompt_of(PROMPT + "\n")) == Completion(BODY[1:], "eos")
+    assert heal(model, qwen_like, *prompts_of([PROMPT + "\n"])) == Completion(BODY[1:], "eos")
 
 
 def test_a_batch_equals_its_prompts_one_by_one(qwen_like):
@@ -255,7 +251,7 @@ def test_a_batch_equals_its_prompts_one_by_one(qwen_like):
     model = llama(qwen_like, hidden=32)
     for weight in model.parameters():
         weight.data.normal_(std=0.5)
-    prompts = [prompt_of(text) for text in TASKS]
+    prompts = prompts_of(TASKS)
     expected = [heal(model, qwen_like, prompt) for prompt in prompts]
     plain = [heal(model, qwen_like, prompt, token_healing=False) for prompt in prompts]
     assert 0 < sum(map(ne, plain, expected)) < len(TASKS)
@@ -289,7 +285,7 @@ def test_blanks_are_right_with_a_sentencepiece_tokenizer(start, monkeypatch):
     follows = {start[0]: "▁def", "▁def": "▁return", "▁de": "▁x"}
     model = bigram(tokenizer, {number[one]: number[two] for one, two in follows.items()})
     monkeypatch.setattr(TaskPrompt, "encode", lambda *_: [number[start[0]], number["▁de"]])
-    prompt = prompt_of("")
+    (prompt,) = prompts_of([""])
 
     assert heal(model, tokenizer, prompt) == Completion("f return", "eos")
     assert heal(model, tokenizer, prompt, token_healing=False).text.startswith(" x")
@@ -308,6 +304,6 @@ def test_a_stop_sequence_counts_if_it_lies_in_the_completion(qwen_like):
         (PROMPT, '"\n', Completion("\ndefine g", "eos")),
         (PROMPT, "g", Completion("\ndefine g", "stop")),
     ):
-        completion = heal(model, qwen_like, prompt_of(prompt, (stop,)))
+        completion = heal(model, qwen_like, *prompts_of([prompt], (stop,)))
         assert completion == expected
         assert (cut(completion.text, (stop,)) != completion.text) == (completion.finish == "stop")

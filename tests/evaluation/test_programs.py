@@ -188,15 +188,7 @@ def test_a_run_and_a_plan_tell_what_is_missing_before(place, monkeypatch, capsys
 
 
 def test_a_java_file_is_named_by_its_outermost_class_with_main():
-    program = """
-    interface Shape { }
-    class Own { public static void main(String[] args) { } }
-    class Problem { // public class Other {
-        static class Inner { String text = "}"; char quote = '"'; }
-        public static void main(String[] args) { }
-    }
-    class Last { }
-    """
+    program = Path(__file__).with_name("classes.java").read_text()
     assert main_class(program) == "Problem"
     for words, file in (("class Last", "Problem"), ("public final class Last", "Last")):
         names = commands(find_language("java"), program.replace("class Last", words))

@@ -241,10 +241,9 @@ def learn_once(model, ids) -> None:
     model(ids, labels=ids).loss.backward()
 
 
-def test_activation_checkpointing_needs_less_memory(tiny_llama, tmp_path):
+def test_activation_checkpointing_needs_less_memory(upcycled):
     """Apart from the logits. Routing that lived on would keep a whole layer, nearly 0.3."""
-    mixture = Chain(tmp_path, base=tiny_llama)["moe"]
-    model = AutoModelForCausalLM.from_pretrained(mixture).train()
+    model = AutoModelForCausalLM.from_pretrained(upcycled).train()
     ids = torch.randint(3, 290, (4, 64))
     logits = 4 * ids.numel() * model.config.vocab_size
     learn_once(model, ids)  # the gradients are there from now on

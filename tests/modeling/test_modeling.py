@@ -132,12 +132,11 @@ def test_generation_with_a_static_cache_is_generation_without():
     assert torch.equal(model.generate(ids, cache_implementation="static", **options), expected)
 
 
-def test_a_device_map_offloads_a_layer_to_a_disk(tiny_llama, tmp_path):
-    mixture = Chain(tmp_path, base=tiny_llama)["moe"]
+def test_a_device_map_offloads_a_layer_to_a_disk(upcycled, tmp_path):
     kept = ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head", "model.layers.0"]
     device_map = dict.fromkeys(kept, "cpu") | {"model.layers.1": "disk"}
     options = {"device_map": device_map, "offload_folder": tmp_path / "disk"}
-    load = partial(AutoModelForCausalLM.from_pretrained, mixture)
+    load = partial(AutoModelForCausalLM.from_pretrained, upcycled)
     model, offloaded = load(), load(**options)
     assert all(parameter.is_meta for parameter in offloaded.model.layers[1].parameters())
     with torch.no_grad():

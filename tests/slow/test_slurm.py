@@ -105,9 +105,7 @@ def comment_of(project: Project, name: str) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
-    if not LOCAL_SLURM.is_file():
-        pytest.skip("there is no program here that sets up a Slurm of one node")
+def slurm(shared, tmp_path_factory):
     if os.geteuid() != 0:
         pytest.skip("only root can set up a Slurm")
     if LINK.exists():

@@ -1,6 +1,5 @@
 """Trackers get what the metrics file gets, are continued, and are told no secret."""
 
-import json
 import os
 import signal
 import subprocess
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from chains import Chain
-from trainings import write_rows
+from trainings import lines_of, write_rows
 
 pytestmark = pytest.mark.ci
 LENGTH = 4
@@ -45,8 +44,7 @@ def results(tiny_llama, tmp_path_factory, repository) -> Path:
 
 @pytest.fixture(scope="module")
 def losses(results) -> dict[int, float]:
-    lines = map(json.loads, (results / "metrics" / "moe_sft.jsonl").read_text().splitlines())
-    return {line["step"]: line["loss"] for line in lines}
+    return {line["step"]: line["loss"] for line in lines_of(results / "metrics" / "moe_sft")}
 
 
 def test_tensorboard_has_one_curve(results, losses):

@@ -42,46 +42,44 @@ def run(model, out="results/base", *more) -> Path:
     return Path(out)
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    return {path.name: hash_file(path) for path in folder.iterdir()}
-
-
-def test_the_artifact_is_the_model(model):
-    before = hashes(model)
+def test_the_artifact_is_the_model(model, file_hashes):
+    before = file_hashes(model)
     (model / "README.md").write_text("not part of the model")
     (model / "LICENSE.txt").write_text("part of it")
     out = run(model)
-    assert hashes(out) == before | {"LICENSE.txt": hash_file(model / "LICENSE.txt")}
+    assert file_hashes(out) == before | {"LICENSE.txt": hash_file(model / "LICENSE.txt")}
     assert {name: hash_file(model / name) for name in before} == before
     written = open_artifact(out, "base").manifest
-    assert {name: file["sha256"] for name, file in written.files.items()} == hashes(out)
+    assert {name: file["sha256"] for name, file in written.files.items()} == file_hashes(out)
     assert find_faults(out, written, full=True) == []
 
 
-def test_shards_and_their_index_are_linked(model, project):
+def test_shards_and_their_index_are_linked(model, project, file_hashes):
     loaded = AutoModelForCausalLM.from_pretrained(model)
     loaded.save_pretrained(project / "sharded", max_shard_size="40KB")
     shutil.copy(model / "tokenizer.json", project / "sharded")
     out = run("sharded")
-    assert hashes(out) == hashes(project / "sharded")
+    assert file_hashes(out) == file_hashes(project / "sharded")
     assert len(list(out.glob("*.safetensors"))) > 2
 
 
 @pytest.mark.parametrize("name", ["models/tiny", "../outside"])
-def test_links_survive_a_move_of_the_working_directory(model, project, tmp_path, monkeypatch, name):
+def test_links_survive_a_move_of_the_working_directory(
+    model, project, tmp_path, monkeypatch, name, file_hashes
+):
     """To a model that moves with it, or to one elsewhere that stays."""
     model.rename(project / name)
-    before = hashes(project / name)
+    before = file_hashes(project / name)
     links = run(name).iterdir()
     assert {link.readlink().is_absolute() for link in links} == {".." in name}
     monkeypatch.chdir(project.rename(tmp_path / "moved"))
     out = Path("results/base")
     assert find_faults(out, open_artifact(out, "base").manifest) == []
-    assert hashes(out) == before
+    assert file_hashes(out) == before
 
 
 @pytest.mark.parametrize("linked", ["results", "models"])
-def test_links_work_through_linked_folders(model, project, tmp_path, linked):
+def test_links_work_through_linked_folders(model, project, tmp_path, linked, file_hashes):
     """Results on a scratch disk, or models in a shared store."""
     elsewhere = tmp_path / "deep" / "elsewhere"
     elsewhere.mkdir(parents=True)
@@ -90,7 +88,7 @@ def test_links_work_through_linked_folders(model, project, tmp_path, linked):
         (project / "models").symlink_to(elsewhere / "models")
     else:
         (project / "results").symlink_to(elsewhere)
-    assert hashes(run("models/tiny")) == hashes(project / "models" / "tiny")
+    assert file_hashes(run("models/tiny")) == file_hashes(project / "models" / "tiny")
 
 
 def test_other_weights_behind_the_links_are_noticed(model, monkeypatch):

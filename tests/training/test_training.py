@@ -6,7 +6,6 @@ from functools import partial
 
 import pytest
 import torch
-from chains import Chain
 from trainings import learn, lines_of, random_rows, train_model
 from transformers import AutoModelForCausalLM
 
@@ -17,11 +16,6 @@ pytestmark = pytest.mark.numeric
 
 FLAGS = ["--max-steps", 3, "--per-device-train-batch-size", 4, "--learning-rate", 0.01]
 ROWS = random_rows([9, 17, 12, 7, 21, 14, 8, 19])
-
-
-@pytest.fixture(scope="module")
-def upcycled(tiny_llama, tmp_path_factory):
-    return Chain(tmp_path_factory.mktemp("training"), base=tiny_llama)["moe"]
 
 
 def tune(upcycled, data, out, *flags) -> list[float]:

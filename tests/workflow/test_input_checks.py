@@ -66,7 +66,6 @@ def test_a_mistake_is_named_with_its_key(config):
         ({"store": "my{a}"}, 'config: store = "my{a}": a path must not hold braces'),
         ({"stores": ["-x"]}, 'config: stores = "-x": a path must not begin with -'),
         ({"data": {"train": "no.jsonl"}}, "config: data.train: there is no file no.jsonl"),
-        ({"evaluation": {"datasets": ["humanevl"]}}, "no file humanevl: did you mean humaneval?"),
         ({"evaluation": {"datasets": ["multipl-e/mbpp-javascript"]}}, "mean multipl-e/mbpp-js?"),
         ({"evaluation": {"datasets": ["humaneval-js"]}}, "did you mean multipl-e/humaneval-js?"),
         ({"data": {"limit": [1, 2]}}, "data.limit = [1, 2]: give one number for each"),
