@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from xft.common.errors import UserError
 from xft.config import reading
 from xft.config import sections as keys
-from xft.config.reading import check_lambda, chosen_values, complete, read_config, values_to_change
+from xft.config.reading import check_lambda, complete, read_config, values_to_change
 from xft.config.runs import find_runs
 from xft.config.section import Needs, Section
 from xft.config.sections import (
@@ -45,13 +45,6 @@ def fault(config: dict) -> str:
     with pytest.raises(UserError) as caught:
         complete(config, "config.yaml")
     return str(caught.value)
-
-
-def test_chosen_values_are_those_that_are_no_defaults():
-    own = {"moe_sft": {"learning_rate": 1e-3, "warmup_steps": 0}, "sft": {"max_steps": 3}}
-    expected = {"seeds": [1, 2], "base.model": "resources/base", "data.train": "rows.jsonl"}
-    expected |= {"moe_sft.learning_rate": 1e-3, "sft.max_steps": 3}
-    assert chosen_values(complete(MINIMAL | own | {"seeds": [1, 2]})) == expected
 
 
 def test_text_stands_for_what_it_spells():
@@ -181,7 +174,6 @@ def test_missing_and_strange_keys():
     base, data = fault({"merge": {"lambdas": [0.5]}}).splitlines()
     assert "base is missing. To change the demonstration, merge your file on top of it" in base
     assert data == "config.yaml: data is missing"
-    assert "moe[8] = 8: Keys should be strings" in fault({**MINIMAL, "moe": {8: 3}})
 
 
 def test_the_baseline_is_trained_as_the_mixture_where_nothing_else_is_said():

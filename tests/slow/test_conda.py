@@ -9,8 +9,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_workflow_in_conda(shared, tmp_path, new_project, artifact_hashes, monkeypatch):
-    script = shared / "tools" / "local-conda.sh"
-    subprocess.run(["bash", script, tmp_path], check=True, timeout=600)
+    subprocess.run(["bash", shared / "tools/local-conda.sh", tmp_path], check=True, timeout=600)
     monkeypatch.setenv("PATH", f"{tmp_path / 'root' / 'condabin'}:{os.environ['PATH']}")
     monkeypatch.setenv("CONDARC", str(tmp_path / "condarc"))
     monkeypatch.delenv("PYTHONPATH", raising=False)

@@ -91,7 +91,9 @@ def test_the_messages_of_this_runs_failures_are_shown_and_what_to_do(error, clos
 def test_the_beginning_names_what_is_not_a_default_and_a_seed_that_no_run_has():
     config = complete(CONFIG | {"seed": 7, "results_dir": "out/"})
     lines = beginning(config).splitlines()
-    assert "  seed: 7" in lines and "  base.model: model" in lines
+    named = {line.split(":")[0].strip() for line in lines if line.startswith("  ")}
+    changed = {f"{section}.{key}" for section in CONFIG for key in CONFIG[section]}
+    assert "  seed: 7" in lines and named == {"seed", "results_dir", *changed}
     assert "All of it: out/config.yaml" in lines
     for seeds, told in (([43, 44], True), ([42, 43], False), ([], False)):
         for stated in ({"seed": 42}, {}):
