@@ -109,7 +109,7 @@ def evaluation_environment(wildcards):
 
 
 onstart:
-    RUN.start()
+    RUN.start(ROOT)
 
 
 onsuccess:

@@ -23,8 +23,8 @@ REPOSITORY = Path(__file__).parents[1]
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
 # No test needs the network. One thread unless TEST_THREADS says another number: what is computed
-# does not depend on the machine's cores.
-os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+# does not depend on the machine's cores. All are forks of tests/fork_server.py, and so not of runs.
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "XFT_FORKS": ""}
 os.environ["OMP_NUM_THREADS"] = os.environ.get("TEST_THREADS", "1")
 # Without AMX: on one machine its products in bf16 were wrong at times (docs/troubleshooting.md).
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")

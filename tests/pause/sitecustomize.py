@@ -9,39 +9,31 @@ import os
 import sys
 import time
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
+
+import wrapt
 
 
 def wait_at(number: int) -> None:
     file = Path(os.environ["PAUSE"])
     with suppress(FileNotFoundError):
-        while file.read_text() == f"{STEP} {number}":
+        while file.read_text() == f"{Path(sys.argv[0]).stem} {number}":
             file.with_name("waits").touch()
             time.sleep(0.05)
 
 
-def pause_training() -> None:
-    from xft.training.metrics import ProgressCallback
-
+@wrapt.when_imported("xft.training.metrics")
+def pause_training(metrics) -> None:
     def on_step_begin(self, args, state, control, **kwargs):
         wait_at(state.global_step + 1)
 
-    ProgressCallback.on_step_begin = on_step_begin
+    metrics.ProgressCallback.on_step_begin = on_step_begin
 
 
-def pause_evaluation() -> None:
-    from xft.evaluation.sampling import Journal
-
+@wrapt.when_imported("xft.evaluation.sampling")
+def pause_evaluation(sampling) -> None:
     def add(self, number, completion):
         whole(self, number, completion)
         wait_at(len(self.path.read_text().splitlines()) - 1)  # the first line says what it is of
 
-    whole, Journal.add = Journal.add, add
-
-
-PAUSES = {"moe_sft": pause_training, "eval": pause_evaluation}
-MODULE = next((word for flag, word in pairwise(sys.orig_argv) if flag == "-m"), "")
-STEP = MODULE.removeprefix("workflow_scripts.")
-if "PAUSE" in os.environ and STEP in PAUSES:
-    PAUSES[STEP]()
+    whole, sampling.Journal.add = sampling.Journal.add, add

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from xft.artifacts.artifact import ENTRY_FILE, create_artifact
 from xft.cli.running import failure
 from xft.common.errors import UserError
 from xft.common.results_folder import CONFIG_FILE, CONFIG_HEAD
-from xft.store import others
+from xft.store import forks, others
 from xft.store.file_hashes import FileHashCache, content_hash
 from xft.store.job_records import COSTS_FILE, Job, read_plan, write_plan
 from xft.store.links import find_unwanted, lay, take_away
@@ -199,6 +200,17 @@ def test_an_interrupt_ends_the_command_first():
     told = started.communicate()[0]
     assert started.returncode == 128 + signal.SIGINT
     assert told.count("KeyboardInterrupt") == 1 and "xft/store" not in told
+
+
+def test_a_signal_before_the_command_begins_ends_the_job(monkeypatch):
+    (entry,) = plan("moe")
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    server.bind("server"), server.listen()
+    monkeypatch.setenv(forks.SOCKET, "server")
+    started = subprocess.Popen([*command(entry)[:4], "python", "-m", "workflow_scripts.moe"])
+    with server.accept()[0]:
+        started.terminate()
+    assert started.wait() == 128 + signal.SIGTERM
 
 
 def test_names_replace_and_remove_nothing_but_links_into_a_store(place):

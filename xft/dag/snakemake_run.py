@@ -22,7 +22,7 @@ from typing import TextIO
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from xft.cli.running import failure
+from xft.cli.running import ENVIRONMENT, failure
 from xft.common.errors import UserError, did_you_mean
 from xft.common.file_access import explain
 from xft.common.gpus import check_gpus
@@ -33,6 +33,7 @@ from xft.dag.problem_checks import missing_toolchains
 from xft.dag.workflow_run import WorkflowRun
 from xft.reporting.summaries import head
 from xft.reporting.verdict import PLAN
+from xft.store.forks import start_server
 from xft.store.job_records import Jobs, read_plan
 from xft.store.store import is_whole
 
@@ -178,8 +179,11 @@ class SnakemakeRun:
         jobs = filter(graph.needrun, graph.bfs(graph.dependencies, *graph.targetjobs))
         return time_left(self.run, [file for job in jobs for file in job.output])
 
-    def start(self) -> None:
-        """Say what begins. End the run if this machine lacks the GPU or compiler of a job here."""
+    def start(self, root: Path) -> None:
+        """Say what begins. End the run if this machine lacks the GPU or compiler of a job here.
+
+        Jobs here are forks, but for those of a run with GPUs. root: of the steps.
+        """
         if self.workflow.local_exec and not self.deployment:
             jobs = [*self.workflow.dag.needrun_jobs()]
             digests = {getattr(job.wildcards, "digest", None) for job in jobs}
@@ -189,6 +193,9 @@ class SnakemakeRun:
                 nodes = [node for node in self.run.to_make if node.digest in digests]
                 if faults := missing_toolchains(nodes):
                     raise UserError("\n".join(faults))
+            if not self.config.gpus:
+                steps = {"PYTHONPATH": str(root), "PYTHONNOUSERSITE": "1", "HF_HUB_OFFLINE": "1"}
+                self.forks = start_server(ENVIRONMENT | os.environ | steps)
         print(beginning(self.config), flush=True)
 
     def show_results(self) -> None:

@@ -2,7 +2,8 @@
 
 - made: `store.py` has recipes and entries, `code.py` the versions of steps, `file_hashes.py` the
   hashes of the user's files. `make.py` runs the command of a job in `ENTRY.partial`, as the plan of
-  the run says (`job_records.py`). `store.publish` writes entry.json last, and renames the folder.
+  the run says (`job_records.py`), as a fork where it can (`forks.py`). `store.publish` writes
+  entry.json last, and renames the folder.
 - found: what has its entry.json is an entry (`store.is_whole`). Entries of other people's stores
   are found and linked by `others.py`, the only module that knows where another store lies.
   `links.py` gives entries their names in results folders.

@@ -7,7 +7,6 @@ keeps the costs of the attempts that made it.
 import hashlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -120,16 +119,18 @@ class Costs:
         expected = {"memory_gib": resources.get("expected_gib")}
         self.content = {"asked": asked, "expected": expected, "attempts": [*earlier, {}]}
 
-    def measure(self, process: subprocess.Popen) -> None:
-        """Wait for the process of an attempt, the first child of this one, and write its cost."""
+    def measure(self, process) -> None:
+        """Wait for the process of an attempt, and write its cost, if it is known.
+
+        process: a `forks.NewProcess` or a `forks.Fork`.
+        """
         began = time.monotonic()
         while process.returncode is None:
             self._write(time.monotonic() - began)
-            with suppress(subprocess.TimeoutExpired):
+            with suppress(subprocess.TimeoutExpired, TimeoutError):
                 process.wait(SECONDS_BETWEEN)
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        memory = used.ru_maxrss * RSS_UNIT / GIB
-        self._write(time.monotonic() - began, used.ru_utime + used.ru_stime, memory)
+        if used := process.used:
+            self._write(time.monotonic() - began, used[0], used[1] * RSS_UNIT / GIB)
 
     def _write(
         self, seconds: float, processor_seconds: float | None = None, memory: float | None = None

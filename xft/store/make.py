@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +25,7 @@ from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.common.file_access import explain, write_whole
 from xft.common.progress import JOB
+from xft.store import forks
 from xft.store.file_hashes import content_hash
 from xft.store.job_records import COSTS_FILE, VIEW, Costs, Job, Jobs, read_plan
 from xft.store.links import lay
@@ -35,6 +35,7 @@ SECONDS_BETWEEN = 0.2
 ERROR = re.compile(rb"^[a-z_]+: error: ", re.MULTILINE)  # the first line of a step's last message
 # The environment variable that keeps errors off the screen, where the end of the run shows them.
 HIDE_ERRORS = "XFT_HIDE_ERRORS"
+_begun = Event()  # the command: it gets the same signals, and ends first
 
 
 def make(entry: Path, command: list[str]) -> int:
@@ -127,10 +128,9 @@ def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
     log = log_of(entry)
     with (
         shown(log) as output,
-        subprocess.Popen(
-            command, env=environment, pass_fds=[lock], stdout=output, stderr=output
-        ) as process,
+        forks.start(command, environment, output.fileno(), lock) as process,
     ):
+        _begun.set()
         owner(entry).write_text(this_process(process.pid))
         Costs(partial(entry), job.resources).measure(process)
     status = process.returncode
@@ -199,9 +199,9 @@ def _follow(log: Path, ended: Event) -> None:
 
 
 def main() -> None:
-    """Run the command of the arguments. It gets the same signals, and ends first."""
-    signal.signal(signal.SIGINT, lambda *_: None)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a step handles it itself
+    """Run the command of the arguments. Signals end this process only before it begins."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: _begun.is_set() or sys.exit(128 + number))
     entry, command = Path(sys.argv[1]), sys.argv[2:]
     try:
         link_declared(log_of(entry))

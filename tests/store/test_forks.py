@@ -1,0 +1,76 @@
+"""Jobs as forks of a process that has imported once: when they are, and what ends them."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from xft.store import forks
+
+TORCH = """import os
+class cuda: is_available = lambda: os.path.exists("gpu")
+set_num_threads = lambda number: globals().update(threads=number)"""
+STEP = """import os, sys, time
+print(sys.argv[1], os.getpgrp(), sys.modules["torch"].threads, flush=True)
+while os.path.exists("waits"): time.sleep(0.05)
+sys.exit(3)"""
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has what they need")
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """The server, in a folder with a step and a torch."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    Path("torch.py").write_text(TORCH)
+    Path("dense.py").write_text(STEP)
+    monkeypatch.delenv(forks.SOCKET)
+    with forks.start_server(dict(os.environ)) as program:
+        yield program
+
+
+def start(**environment: str) -> forks.Fork | forks.NewProcess:
+    """A job. If it is a fork, its step has begun."""
+    environment = os.environ | {"OMP_NUM_THREADS": "2"} | environment
+    del environment["PYTEST_CURRENT_TEST"]  # it was another one
+    with Path("log").open("wb") as log:
+        words, file = ["python", "-m", "dense", "--lam"], log.fileno()
+        job = forks.start(words, environment, file, file)
+    while isinstance(job, forks.Fork) and not Path("log").stat().st_size:
+        time.sleep(0.05)
+    return job
+
+
+def is_process(**environment: str) -> bool:
+    with start(**environment) as job:
+        return isinstance(job, forks.NewProcess)
+
+
+def test_a_fork_ends_as_a_process_and_whoever_is_killed(server):
+    Path("waits").touch()
+    with start() as job:
+        status = Path(f"/proc/{job.pid}/stat").read_text()
+        os.kill(int(status.rpartition(") ")[2].split()[1]), signal.SIGKILL)  # its keeper
+        assert job.wait() == -signal.SIGKILL and job.used == []
+    while Path(f"/proc/{job.pid}").exists():
+        time.sleep(0.05)
+    with start() as job:
+        server.kill(), server.wait()
+        Path("waits").unlink()
+        assert job.wait() == 3 and min(job.used) > 0
+    assert Path("log").read_text() == f"--lam {os.getpgrp()} 2\n" and is_process()
+
+
+def test_what_a_fork_would_have_otherwise_makes_a_new_process(server):
+    Path("dense.py").write_text("import os; print(flush=True); os.kill(os.getpid(), 9)")
+    with start() as job:
+        assert job.wait() == -signal.SIGKILL and min(job.used) > 0
+    assert is_process(OMP_WAIT_POLICY="ACTIVE")
+    mask = os.umask(0o27)
+    assert is_process()
+    os.umask(mask)
+    Path("gpu").touch()
+    assert is_process() and server.wait() == 0
