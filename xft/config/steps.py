@@ -35,7 +35,6 @@ class StepDeclaration:
     reads: the keys of the configuration that are its flags, by section (None: the top level); all
         keys of a class where one stands.
     naming: keys that decide what it reads, or that have a flag in another form.
-    given: options that are no keys. The graph gives them a value.
     idle: keys that have no effect under a condition.
     section: of the configuration, if it is a training.
     file: of the artifact, in its entry.
@@ -52,7 +51,6 @@ class StepDeclaration:
 
     reads: Mapping[str | None, tuple[str, ...] | type[Section]] = field(default_factory=dict)
     naming: tuple[str, ...] = ()
-    given: tuple[str, ...] = ()
     idle: Mapping[str, Callable[[WorkflowConfig], bool]] = field(default_factory=dict)
     section: str | None = None
     file: str = ARTIFACT
@@ -65,7 +63,7 @@ class StepDeclaration:
     continues: bool = False
 
     @property
-    def recorded(self) -> dict[str, FieldInfo]:
+    def fields(self) -> dict[str, FieldInfo]:
         """The keys that are flags and decide about the result, such as "moe.rank"."""
         return {
             f"{name}.{key}" if name else key: section.model_fields[key]
@@ -77,7 +75,7 @@ class StepDeclaration:
     @property
     def defaults(self) -> dict[str, object]:
         """The defaults of these keys. A required key has none."""
-        fields = self.recorded.items()
+        fields = self.fields.items()
         return {key: field.get_default() for key, field in fields if not field.is_required()}
 
     @property
@@ -88,7 +86,7 @@ class StepDeclaration:
     @property
     def keys(self) -> frozenset[str]:
         """All keys that decide, directly or through a file, about the result."""
-        return frozenset([*self.recorded, *self.naming])
+        return frozenset([*self.fields, *self.naming])
 
     @property
     def sections(self) -> Iterator[tuple[str | None, type[Section], tuple[str, ...]]]:
@@ -97,15 +95,19 @@ class StepDeclaration:
             section = WorkflowConfig.model_fields[name].annotation if name else RunConfig
             yield name, section, read if isinstance(read, tuple) else keys(read)
 
-    def options(self, config: WorkflowConfig, **given: object) -> dict[str, object]:
-        """The values that the result depends on, by key. given: those that are no keys."""
-        idle = self.idle_keys(config)
-        values = {key: attrgetter(key)(config) for key in self.recorded if key not in idle}
-        return values | {name: given[name] for name in self.given}
+    def keys_in(self, config: WorkflowConfig) -> frozenset[str]:
+        """Those that have an effect in a configuration."""
+        return self.keys - {key for key, is_idle in self.idle.items() if is_idle(config)}
 
-    def idle_keys(self, config: WorkflowConfig) -> set[str]:
-        """The keys that have no effect in a configuration."""
-        return {key for key, is_idle in self.idle.items() if is_idle(config)}
+    def options(self, config: WorkflowConfig) -> dict[str, object]:
+        """The flags that the result depends on, by key, with values that are not the defaults."""
+        keys = self.keys_in(config)
+        return self.chosen({key: attrgetter(key)(config) for key in self.fields if key in keys})
+
+    def chosen(self, values: Mapping[str, object]) -> dict[str, object]:
+        """Those of some values that are not the defaults. A recipe holds no others."""
+        defaults = self.defaults.items()
+        return {key: value for key, value in values.items() if (key, value) not in defaults}
 
 
 def _training(section: str, options: type[TrainingConfig], *naming: str) -> StepDeclaration:
@@ -138,10 +140,7 @@ STEPS = {
     ),
     "diversity": StepDeclaration(file=RESULT),
     "weighted_init": StepDeclaration(
-        {"mixing": sections.MixingShape},
-        naming=("merge.lambdas",),
-        given=("lam",),
-        cost=Request(3000, 10),
+        {"mixing": sections.MixingShape}, naming=("merge.lambdas",), cost=Request(3000, 10)
     ),
     "weighted_trained": _training("mixing", MixingTraining),
     "dense": StepDeclaration({"merge": sections.MergeMethod}),

@@ -15,7 +15,7 @@ from xft.config.reading import as_yaml, shown_choices
 from xft.config.runs import Run
 from xft.config.sections import MODEL_KINDS, WorkflowConfig, problem_label
 from xft.config.steps import ARTIFACT, COSTS, STEPS, TRAINING_SECTIONS
-from xft.dag.graph import Graph
+from xft.dag.graph import Graph, Model
 from xft.dag.job_resources import computing_flags, of_mixture, resources
 from xft.dag.nodes import FileContents, Input, Node, Nodes, made
 from xft.estimates.jobs import configured_job
@@ -87,7 +87,7 @@ class Experiment:
             node: node.name
             for graph in self.graphs
             for label in graph.problem_sets
-            for model in graph.model_names()
+            for model in graph.models()
             for node in graph.measured(model, label).values()
         }
 
@@ -99,7 +99,7 @@ class Experiment:
         runs with the configuration's own values come first: they are references of the others.
         """
         graphs = sorted(self.graphs, key=lambda graph: not graph.run.changes.keys() <= {"seed"})
-        models = dict.fromkeys(model for graph in self.graphs for model in graph.model_names())
+        models = dict.fromkeys(model for graph in self.graphs for model in graph.models())
         return [
             self._row(graph, model, label, files)
             for graph in graphs
@@ -108,9 +108,9 @@ class Experiment:
             if (files := graph.measured(model, label))["eval"] in self.shown
         ]
 
-    def _row(self, graph: Graph, model: str, label: str, files: dict[str, Node]) -> Row:
+    def _row(self, graph: Graph, model: Model, label: str, files: dict[str, Node]) -> Row:
         return Row(
-            model=model,
+            model=str(model),
             variant=graph.run.name,
             seed=graph.config.seed,
             dataset=label,
@@ -145,7 +145,7 @@ class Experiment:
 
     def _of_all_runs(self, step: str, chosen: dict, inputs: list[Input], flags: dict) -> Node:
         run, file = Run(self.config), STEPS[step].file
-        return self.nodes.get(step, chosen, inputs, run=run, file=file, options=flags, names=[file])
+        return self.nodes.get(step, chosen, inputs, run=run, file=file, flags=flags, names=[file])
 
 
 def find_jobs(experiment: Experiment, to_make: Collection[Node]) -> dict[str, Job]:
@@ -200,7 +200,8 @@ def _by_name(inputs: Iterable[tuple[str, Iterable[str]]]) -> dict[str, list[str]
     """The paths of inputs by the names in their rule."""
     paths: dict[str, list[str]] = {}
     for name, some in inputs:
-        paths.setdefault(name, []).extend(some)
+        if some:  # a value, such as lambda, has none
+            paths.setdefault(name, []).extend(some)
     return paths
 
 
@@ -320,7 +321,7 @@ def _hours(node: Node, plan: Plan, expected: bool) -> float | None:
     if not step.section:
         return 0
     hours = plan.training_hours(step.section, expected)
-    if hours is None or "match_flops" not in node.options:
+    if hours is None or "match_flops" not in node.flags:
         return hours
     options = plan.config
     return hours * tuning_ratio(plan.models, options.data.max_length, options.sft)

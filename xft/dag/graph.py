@@ -7,17 +7,30 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from xft.artifacts.artifact import TOKENIZER_PATTERNS
-from xft.artifacts.manifest import joint_sha256
+from xft.artifacts.manifest import joint_sha256, json_sha256
+from xft.common.user_code import codes_in
 from xft.config import sections
 from xft.config.runs import Run
 from xft.config.steps import LOSSES, METRICS, RESULT, STEPS
-from xft.dag.nodes import Choices, Input, Node, Nodes, made, order_only
+from xft.dag.nodes import Input, Node, Nodes, made, order_only
 from xft.data.prompt_templates import COMPLETION, PROMPT_NAMES
 from xft.data.tokenizers import class_choice
 from xft.hub.named_sets import NAMED_SETS, RELEASED, TRANSLATED
 from xft.hub.source import dataset_source
+
+
+class Model(NamedTuple):
+    """A model to evaluate: one of `MODELS`, with its lambda if it is merged."""
+
+    kind: str
+    lam: str | None = None
+
+    def __str__(self) -> str:
+        """Its name in results and tables, such as base or dense/lam~0.75."""
+        return self.kind if self.lam is None else f"{self.kind}/lam~{self.lam}"
 
 
 class Graph:
@@ -26,7 +39,7 @@ class Graph:
     def __init__(self, run: Run, nodes: Nodes):
         self.run, self.config, self.nodes, self.contents = run, run.config, nodes, nodes.contents
         self.of_seeds = [self]
-        self.model, self.evaluation = cache(self.model), cache(self.evaluation)
+        self.node_of, self.evaluation = cache(self.node_of), cache(self.evaluation)
 
     # The models, in the order of the paper.
 
@@ -50,8 +63,8 @@ class Graph:
         return self._node("ffn", [made("moe_sft", self.moe_sft)])
 
     def weighted_init(self, lam: str) -> Node:
-        choices = Choices.of("weighted_init", self.config, lam=lam)
-        return self._node(choices, self._experts(), f"weighted_init/lam~{lam}")
+        value = Input("lam", recorded={"lam": lam}, flags={"lam": lam})
+        return self._node("weighted_init", [value, *self._experts()], f"weighted_init/lam~{lam}")
 
     def weighted_trained(self, lam: str) -> Node:
         inputs = [
@@ -82,59 +95,59 @@ class Graph:
         config = self.config.model_copy(update={"sft": self.config.sft_flops})
         settings = sections.mixture_settings(dict(self.config.moe))
         shape = {key: settings[key] for key in sections.SHAPE_KEYS if key in settings}
-        choices = Choices.of("sft", config)
-        keys = choices.keys - {"sft.max_steps", "sft.num_train_epochs"}
-        keys |= {*sections.FLOPS_KEYS, *(f"moe.{key}" for key in shape)}
-        choices = replace(choices, recorded={"flops_of": shape}, keys=keys)
-        flags = {"match_flops": True} | shape
-        return self._node(choices, self._base_and_tokens(), "sft_flops", flags=flags)
+        mixture = Input(
+            "flops_of",
+            recorded={"flops_of": shape},
+            flags={"match_flops": True} | shape,
+            keys=frozenset([*sections.FLOPS_KEYS, *(f"moe.{key}" for key in shape)]),
+        )
+        unread = {"sft.max_steps", "sft.num_train_epochs"}
+        inputs = [*self._base_and_tokens(), mixture]
+        options = STEPS["sft"].options(config)
+        return self._node("sft", inputs, "sft_flops", options=options, unread=unread)
 
     @cached_property
     def soup(self) -> Node:
         """The mean of the models of all seeds. Their order in the configuration does not matter."""
         graphs = sorted(self.of_seeds, key=lambda graph: graph.config.seed)
         inputs = [made("models", graph.sft, f"model {n}") for n, graph in enumerate(graphs, 1)]
-        return self._node(Choices("soup", common=frozenset(["seed"])), inputs)
+        return self._node("soup", [replace(m, keys=m.keys - {"seed"}) for m in inputs])
 
-    def model(self, name: str) -> Node:
-        """The model with this name in the evaluations, such as base or dense/lam~0.75."""
-        kind, _, lam = name.partition("/lam~")
-        return getattr(self, kind)(lam) if lam else getattr(self, kind)
+    def node_of(self, model: Model) -> Node:
+        """What makes a model: the method or property above that has its name."""
+        made_by = getattr(self, model.kind)
+        return made_by if model.lam is None else made_by(model.lam)
 
     def main_models(self) -> list[Node]:
         """The models of the paper's steps and its baseline, whether or not they are evaluated."""
         return [self.sft, self.moe_sft, *map(self.dense, self.config.merge.lambdas)]
 
-    def model_names(self) -> list[str]:
-        """The names of the models to evaluate, in the order of the tables."""
-        names = []
-        for model in self.config.evaluation.models:
-            lambdas = [f"/lam~{lam}" for lam in self.config.merge.lambdas]
-            names += [model + lam for lam in (lambdas if model in sections.MERGED else [""])]
-        return names
+    def models(self) -> list[Model]:
+        """The models to evaluate, in the order of the tables."""
+        lambdas = self.config.merge.lambdas
+        return [
+            Model(kind, lam)
+            for kind in self.config.evaluation.models
+            for lam in (lambdas if kind in sections.MERGED else [None])
+        ]
 
     # The rows.
 
     @cached_property
     def fetched_rows(self) -> Node:
         """The rows from the hub."""
-        data = self.config.data
-        choices = Choices.of("fetch_data", self.config)
-        source = dataset_source(data.train, data.revision)
-        if source.file:
-            del choices.options["data.split"]
-        return self._node(choices, (), f"data/fetched/{source.file_name}", file=source.file_name)
+        file = dataset_source(self.config.data.train, self.config.data.revision).file_name
+        return self._node("fetch_data", (), f"data/fetched/{file}", file=file)
 
     @cached_property
     def tokens(self) -> Node:
-        template = self.config.data.template
-        inputs = [self._rows(), *self._forbidden_problems(), *_template(template, "template")]
+        template = self._template(self.config.data.template, "data.template")
+        inputs = [self._rows(), *self._forbidden_problems(), template]
         if Path(self.config.base.model).is_dir():  # then its tokenizer's files are known
             inputs.append(order_only("base", self.base, self._tokenizer()))
         else:
             inputs.append(made("base", self.base))
-        recorded = {"data.template": self.contents.template(template)}
-        return self._node(replace(Choices.of("tokens", self.config), recorded=recorded), inputs)
+        return self._node("tokens", inputs)
 
     def _rows(self) -> Input:
         data = self.config.data
@@ -176,10 +189,9 @@ class Graph:
     def fetch_problems(self, name: str) -> Node:
         """The file of a named problem set."""
         override, file = NAMED_SETS[name].override, NAMED_SETS[name].file
-        content = {"content": self.contents.of_problems(name)}
-        inputs = [Input("override", (str(override),) if override else (), content)]
-        flags = {"dataset": name}
-        return self._node("fetch_problems", inputs, f"problems/{file}", file=file, flags=flags)
+        paths, content = [str(override)] if override else [], self.contents.of_problems(name)
+        problems = Input("override", (*paths,), {"content": content}, flags={"dataset": name})
+        return self._node("fetch_problems", [problems], f"problems/{file}", file=file)
 
     def ground_truth(self, label: str) -> Node:
         return self._node("ground_truth", [self._problems(label)], f"ground_truth/{label}")
@@ -192,42 +204,36 @@ class Graph:
             return order_only("problems", self.fetch_problems(name), content)
         return Input("problems", (name,), content)
 
-    def evaluation(self, model: str, label: str) -> Node:
-        config, is_untuned = self.config, model in sections.UNTUNED
+    def evaluation(self, model: Model, label: str) -> Node:
+        config, is_untuned = self.config, model.kind in sections.UNTUNED
+        prompts = [config.data.template, config.evaluation.base_prompt]
         # The prompt of a tuned model is that of its tuning.
-        prompts = config.data.template, config.evaluation.base_prompt
         prompt, other = reversed(prompts) if is_untuned else prompts
-        templates, recorded = _template(prompt, "prompt"), {"prompt": self._prompt(prompt)}
+        templates = [self._template(prompt, "prompt")]
         unread = {"data.template" if is_untuned else "evaluation.base_prompt"}
         if config.evaluation.too_long == "skip":  # the same problems for all models
-            templates, unread = [*templates, *_template(other, "other_prompt")], set()
-            recorded["other_prompt"] = self._prompt(other)
-        if model in sections.MIXTURES:  # only transformers loads them
+            templates, unread = [*templates, self._template(other, "other_prompt")], set()
+        if model.kind in sections.MIXTURES:  # only transformers loads them
             options = config.evaluation.model_copy(update={"backend": "transformers"})
             config = config.model_copy(update={"evaluation": options})
         inputs = [
-            made("model", self.model(model)),
+            made("model", self.node_of(model)),
             made("ground_truth", self.ground_truth(label)),
             self._problems(label),
             *templates,
         ]
-        choices = Choices.of("eval", config)
-        choices = replace(choices, recorded=recorded, keys=choices.keys - unread)
-        return self._node(choices, inputs, f"eval/{model}/{label}.json")
+        name, options = f"eval/{model}/{label}.json", STEPS["eval"].options(config)
+        return self._node("eval", inputs, name, options=options, unread=unread)
 
-    def _prompt(self, name: str) -> str:
-        """What stands for a prompt in a recipe."""
-        return name if name == COMPLETION.identity else self.contents.template(name)
-
-    def validation_loss(self, model: str) -> Node:
+    def validation_loss(self, model: Model) -> Node:
         """A model's validation loss. A training of this project has computed it."""
-        node = self.model(model)
-        inputs = [made("model", node), made("tokens", self.tokens)]
+        node = self.node_of(model)
         flags = {"losses": node.entry / LOSSES} if STEPS[node.step].section else {}
         for tuned in node.ancestors():  # the last one counts
             if STEPS[tuned.step].section not in (None, "mixing"):
                 flags["metrics"] = tuned.entry / METRICS
-        return self._node("validation_loss", inputs, f"validation/{model}.json", flags=flags)
+        inputs = [made("model", node, **flags), made("tokens", self.tokens)]
+        return self._node("validation_loss", inputs, f"validation/{model}.json")
 
     def contamination(self, label: str) -> Node:
         """The number of rows that trainings learn from and that contain a problem of a set."""
@@ -240,10 +246,10 @@ class Graph:
     @cached_property
     def diversity(self) -> Node:
         """How much the tuned experts differ."""
-        flags = {"metrics": self.moe_sft.entry / METRICS} if self.moe_sft.step == "moe_sft" else {}
-        return self._node("diversity", [made("base", self.base), *self._experts()], flags=flags)
+        inputs = [made("base", self.base), *self._experts(with_metrics=True)]
+        return self._node("diversity", inputs)
 
-    def measured(self, model: str, label: str) -> dict[str, Node]:
+    def measured(self, model: Model, label: str) -> dict[str, Node]:
         """What the configuration asks to measure of a model on a problem set, by step."""
         results = {"eval": self.evaluation(model, label)}
         if self.config.data.validation_rows:
@@ -251,7 +257,7 @@ class Graph:
         if _is_uncleaned(results["eval"]):
             results["contamination"] = self.contamination(label)
         # Experts without a shared one cannot be taken out and compared.
-        if sections.family(model) in sections.OF_MIXTURE and self.config.moe.shared_expert:
+        if model.kind in sections.OF_MIXTURE and self.config.moe.shared_expert:
             results["diversity"] = self.diversity
         return results
 
@@ -260,58 +266,75 @@ class Graph:
     def _base_and_tokens(self) -> list[Input]:
         return [made("base", self.base), made("tokens", self.tokens)]
 
-    def _experts(self) -> list[Input]:
-        return [made("moe_sft", self.moe_sft), made("ffn", self.ffn)]
+    def _experts(self, with_metrics: bool = False) -> list[Input]:
+        """The tuned mixture and its FFN weights. with_metrics: also what its tuning reported."""
+        reports = with_metrics and self.moe_sft.step == "moe_sft"
+        flags = {"metrics": self.moe_sft.entry / METRICS} if reports else {}
+        return [made("moe_sft", self.moe_sft, **flags), made("ffn", self.ffn)]
 
     def _merge(self, name: str, shares: Node) -> Node:
-        inputs = [made("weighted", shares), *self._experts()]
-        flags = {}
-        if self.config.merge.function:
-            inputs.append(made("base", self.base))
-            if self.moe_sft.step == "moe_sft":
-                flags["metrics"] = self.moe_sft.entry / METRICS
-        return self._node("dense", inputs, name, flags=flags)
+        is_own = self.config.merge.function is not None
+        inputs = [made("weighted", shares), *self._experts(with_metrics=is_own)]
+        return self._node("dense", inputs + ([made("base", self.base)] if is_own else []), name)
 
     def _links(self, name: str, model: str, tuned_from: Node | None = None) -> Node:
         """Links to the files of a model: the base, or one that another trainer tuned."""
         contents = self.contents.of_model(model, is_tuned=tuned_from is not None)
         paths = tuple(str(Path(model, file)) for file in contents)
-        inputs, keys = [Input("files", paths, contents, flags={"model": model})], STEPS["base"].keys
+        key = frozenset([f"{name}.model"])
+        inputs = [Input("files", paths, contents, flags={"model": model}, keys=key)]
         if tuned_from:
             inputs.append(made("tuned_from", tuned_from, identity="base"))
-            keys |= {f"{name}.model"}
-        return self._node(Choices("base", keys=keys), inputs, name)
+        return self._node("base", inputs, name, options={})
+
+    def _template(self, name: str, key: str) -> Input:
+        """A template, with its flag. Its content is an option of the recipe."""
+        content = name if name == COMPLETION.identity else self.contents.template(name)
+        paths = () if name in PROMPT_NAMES else (name,)
+        flags = {key.removeprefix("data."): name}
+        return Input("template", paths, recorded={key: content}, flags=flags)
+
+    def _code(self, step: str, options: Mapping[str, object]) -> Iterator[Input]:
+        """The user's code that options name. Its content stands in the recipe with its name."""
+        for key in STEPS[step].code_keys:
+            codes = [(code, self.contents.of_code(code)) for code in codes_in(options.get(key))]
+            files = [str(code.file.parent / name) for code, hashes in codes for name in hashes]
+            stated = [f"{code.shown} {json_sha256(hashes)}" for code, hashes in codes]
+            if stated:
+                yield Input("code", (*dict.fromkeys(files),), recorded={key: ", ".join(stated)})
 
     def _node(
         self,
-        choices: Choices | str,
+        step: str,
         inputs: Iterable[Input] = (),
         name: str | None = None,
         *,
+        options: Mapping[str, object] | None = None,
+        unread: Collection[str] = (),
         file: str | None = None,
-        flags: Mapping[str, object] = {},
     ) -> Node:
         """The node of an artifact that is made from these inputs.
 
-        choices: or the name of a step, for those of the run's configuration.
         name: in the results folder; by default that of the step.
+        options: by key; by default those of the run's configuration.
+        unread: keys of the step that do not decide about this artifact.
         file: in the entry; by default that of the step.
-        flags: of its command, that its recipe does not hold.
         """
-        if isinstance(choices, str):
-            choices = Choices.of(choices, self.config)
-        choices, code = choices.with_code(self.contents)
-        step, inputs, declared = choices.step, [*inputs, *code], STEPS[choices.step]
-        keys = choices.keys.union(*(item.node.keys for item in inputs if item.node))
-        keys -= choices.common
+        declared = STEPS[step]
+        options = declared.options(self.config) if options is None else options
+        inputs = [*inputs, *self._code(step, options)]
+        recorded, flags = dict(options), {key.rpartition(".")[2]: options[key] for key in options}
+        keys = declared.keys_in(self.config) - {*unread}
+        for item in inputs:
+            recorded, flags, keys = recorded | item.recorded, flags | item.flags, keys | item.keys
         node = self.nodes.get(
             step,
-            choices.recipe_options,
+            declared.chosen(recorded),
             inputs,
             run=self.run,
             file=file or declared.file,
+            flags=flags,
             keys=keys,
-            options=choices.flags | dict(flags),
         )
         full = self.prefix(keys) + (name or step + (".json" if declared.file == RESULT else ""))
         if full not in node.names:
@@ -326,11 +349,6 @@ class Graph:
         """
         changes = self.run.changes.items()
         return "".join(f"{key}~{text}/" for key, text in changes if key in keys)
-
-
-def _template(name: str, flag: str) -> list[Input]:
-    """A template as an input, with its flag. Its content is an option of the recipe."""
-    return [Input("template", () if name in PROMPT_NAMES else (name,), flags={flag: name})]
 
 
 def _is_uncleaned(evaluation: Node) -> bool:

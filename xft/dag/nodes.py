@@ -6,10 +6,9 @@ from functools import cache
 from pathlib import Path
 
 from xft.artifacts.manifest import json_sha256
-from xft.common.user_code import UserCode, codes_in, program_files
-from xft.config.runs import LISTS, Run
+from xft.common.user_code import UserCode, program_files
+from xft.config.runs import Run
 from xft.config.sections import WorkflowConfig
-from xft.config.steps import STEPS
 from xft.data.prompt_templates import read_template
 from xft.data.row_files import CSV
 from xft.hub.named_sets import NAMED_SETS, unpacked_sha256
@@ -73,17 +72,22 @@ class Input:
     """Something that a job reads.
 
     name: of the input in the step's rule.
-    paths: the store's entry or the user's files, which Snakemake waits for.
-    identity: what stands for the content in the recipe, by name; empty if another input's does.
-    node: that makes it; None for files of the user's.
+    paths: the store's entry or the user's files, which Snakemake waits for; none for a value.
+    identity: what stands for the content among the recipe's inputs, by name; empty if something
+        else does.
+    recorded: what stands for it among the recipe's options, by key.
     flags: of the step's command that name it, if the rule's own command does not.
+    node: that makes it; None for files of the user's.
+    keys: of the configuration that it depends on.
     """
 
     name: str
     paths: tuple[str, ...] = ()
     identity: Mapping[str, str] = field(default_factory=dict)
-    node: "Node | None" = None
+    recorded: Mapping[str, object] = field(default_factory=dict)
     flags: Mapping[str, object] = field(default_factory=dict)
+    node: "Node | None" = None
+    keys: frozenset[str] = frozenset()
 
     @property
     def places(self) -> list[str]:
@@ -93,12 +97,12 @@ class Input:
 
 def made(name: str, node: "Node", identity: str | None = None, **flags: object) -> Input:
     """An artifact as an input. identity: its name in the recipe, if that is another one."""
-    return Input(name, (str(node.entry),), {identity or name: node.digest}, node, flags)
+    return replace(order_only(name, node, {identity or name: node.digest}), flags=flags)
 
 
 def order_only(name: str, node: "Node", identity: Mapping[str, str]) -> Input:
     """An artifact whose content stands in the recipe in place of its digest."""
-    return Input(name, (str(node.entry),), identity, node)
+    return Input(name, (str(node.entry),), identity, node=node, keys=node.keys)
 
 
 @dataclass(eq=False)
@@ -110,8 +114,8 @@ class Node:
     entry: its folder in the store.
     file: its file or folder in the entry.
     inputs: what its job reads.
+    flags: of its command, beside those in its rule.
     keys: those of the configuration that it depends on, directly or through its inputs.
-    options: flags of its command, beside those of its rule and its inputs.
     names: in the results folder.
     """
 
@@ -120,8 +124,8 @@ class Node:
     entry: Path
     file: str
     inputs: tuple[Input, ...] = ()
+    flags: Mapping[str, object] = field(default_factory=dict)
     keys: frozenset[str] = frozenset()
-    options: Mapping[str, object] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
 
     @property
@@ -160,14 +164,6 @@ class Node:
         """Whether a run removes it in the end: a merge, after its evaluation."""
         return self.step == "dense" and self.config.merge.keep == "none"
 
-    @property
-    def flags(self) -> dict[str, object]:
-        """The flags of its command that are not in its rule."""
-        flags = dict(self.options)
-        for item in self.inputs:
-            flags |= item.flags
-        return flags
-
     def ancestors(self) -> Iterator["Node"]:
         """All that it is directly or indirectly made from, each once and in order; itself last."""
         seen: dict[Node, None] = {}
@@ -182,58 +178,6 @@ class Node:
         yield from seen
 
 
-@dataclass(frozen=True)
-class Choices:
-    """What a configuration decides about an artifact.
-
-    step: that makes it.
-    options: flags of its command that its recipe holds, by key.
-    keys: of the configuration that decide these, or decide through a file.
-    recorded: what its recipe holds besides.
-    common: keys of its inputs whose values it has all of.
-    """
-
-    step: str
-    options: dict[str, object] = field(default_factory=dict)
-    keys: frozenset[str] = frozenset()
-    recorded: Mapping[str, object] = field(default_factory=dict)
-    common: frozenset[str] = frozenset()
-
-    @classmethod
-    def of(cls, step: str, config: WorkflowConfig, **given: object) -> "Choices":
-        """What the step declares. given: its options that are no keys."""
-        declared = STEPS[step]
-        keys = declared.keys - {*LISTS, *declared.idle_keys(config)}
-        return cls(step, declared.options(config, **given), keys)
-
-    def with_code(self, contents: FileContents) -> tuple["Choices", list[Input]]:
-        """The same with the content of the user's code that it names, and with its files."""
-        recorded, paths = {**self.recorded}, {}
-        for key in STEPS[self.step].code_keys:
-            stated = []
-            for code in codes_in(self.options.get(key)):
-                hashes = contents.of_code(code)
-                stated.append(f"{code.shown} {json_sha256(hashes)}")
-                paths |= {str(code.file.parent / name): None for name in hashes}
-            if stated:
-                recorded[key] = ", ".join(stated)
-        return replace(self, recorded=recorded), [Input("code", tuple(paths))] if paths else []
-
-    @property
-    def recipe_options(self) -> dict[str, object]:
-        """The options of its recipe: what has another value than the default."""
-        return self._chosen({**self.options, **self.recorded})
-
-    @property
-    def flags(self) -> dict[str, object]:
-        """The options as flags, such as rank of moe.rank."""
-        return {key.rpartition(".")[2]: v for key, v in self._chosen(self.options).items()}
-
-    def _chosen(self, values: Mapping[str, object]) -> dict[str, object]:
-        defaults = STEPS[self.step].defaults.items()
-        return {key: value for key, value in values.items() if (key, value) not in defaults}
-
-
 class Nodes:
     """The nodes of all runs, by digest: who asks for an equal recipe gets the same node."""
 
@@ -241,11 +185,11 @@ class Nodes:
         self.store, self.contents, self.code = store, contents, code
         self._by_digest: dict[str, Node] = {}
 
-    def get(self, step: str, recorded: dict, inputs: Iterable[Input], **fields) -> Node:
+    def get(self, step: str, options: dict, inputs: Iterable[Input], **fields) -> Node:
         """The node of a recipe with these options. fields: the others of a new node."""
         inputs = tuple(inputs)
         identity = {name: value for item in inputs for name, value in item.identity.items()}
-        recipe = Recipe(step, self.code.version_of(step), recorded, identity)
+        recipe = Recipe(step, self.code.version_of(step), options, identity)
         entry = self.store.entry(step, recipe.digest)
         node = Node(recipe, entry=entry, inputs=inputs, **fields)
         return self._by_digest.setdefault(recipe.digest, node)

@@ -52,7 +52,7 @@ def _file(evaluation: Node) -> str:
     (item,) = (item for item in evaluation.inputs if item.name == "problems")
     file = Path(*item.places)
     if item.node and not file.is_file():
-        file = NAMED_SETS[item.node.options["dataset"]].find()
+        file = NAMED_SETS[item.node.flags["dataset"]].find()
     return str(file) if file and file.is_file() else ""
 
 
@@ -93,7 +93,7 @@ def missing_toolchains(nodes: Iterable[Node]) -> list[str]:
         if node.step in JUDGES and not is_whole(node.entry)
         for item in node.inputs
         if item.name == "problems"
-        for name in ([item.node.options["dataset"]] if item.node else item.paths)
+        for name in ([item.node.flags["dataset"]] if item.node else item.paths)
     }
     faults = []
     for name, limit in sets:

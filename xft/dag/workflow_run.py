@@ -220,8 +220,8 @@ def _choices(node: Node) -> Iterator[str]:
         yield from (*getattr(config, section).choices, *config.report_to)
     if node.step == "moe_sft":
         yield f"train_rest = {config.moe.train_rest}"
-    if node.step == "eval" and "backend" in node.options:
-        yield node.options["backend"]
+    if node.step == "eval" and "backend" in node.flags:
+        yield node.flags["backend"]
 
 
 def _commit() -> str:

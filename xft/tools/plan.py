@@ -188,7 +188,7 @@ def _speeds(nodes: Iterable[Node], plan_of: FindPlan) -> dict[str, float]:
     recipes = cache(lambda folder: [*_recipes(folder)])
     for node in nodes:
         section = TRAINING_SECTIONS.get(node.step)
-        if section is None or "match_flops" in node.options:
+        if section is None or "match_flops" in node.flags:
             continue
         for recipe, hours in recipes(node.entry.parent):
             options = _options(recipe, node, section)
