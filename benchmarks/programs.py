@@ -16,10 +16,9 @@ from benchmarks.timing import interleaved, speed_table
 from xft.common.system import usable_cpus
 from xft.evaluation.forms import load_problems
 from xft.evaluation.languages import commands, find_language
-from xft.evaluation.python_runs import find_bubblewrap
-from xft.evaluation.scorers import open_scorer
+from xft.evaluation.sandbox import CLEAN_ENVIRONMENT
+from xft.evaluation.scorers import find_bubblewrap, open_scorer
 from xft.evaluation.scoring import PASSED
-from xft.evaluation.views import CLEAN_ENVIRONMENT
 
 
 def main() -> None:

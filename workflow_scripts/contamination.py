@@ -3,9 +3,9 @@
 The rows are those of the tokens, without the ones that were left out or held out.
 """
 
+from xft.artifacts.manifest import CONTAMINATION
 from xft.cli.step import Step, run
 from xft.common.progress import say
-from xft.reporting.formats import CONTAMINATION
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     from xft.conversions.coefficients import open_mixing, open_sources
     from xft.conversions.dense_models import dense_specs, open_base
     from xft.reporting.cards import dense_card
-    from xft.training.routing import loads_at_end
+    from xft.training.at_end import loads_at_end
 
     sources = open_sources(args.moe, args.ffn, step.full)
     mixing = open_mixing(args.weighted, sources, step.full)

@@ -4,11 +4,10 @@ The spread is the experts' deviation from their mean, relative to the distance o
 base. It is 0 if all experts are the same, and large if they differ more than they have in common.
 """
 
-from xft.artifacts.manifest import hash_file
+from xft.artifacts.manifest import DIVERSITY, hash_file
 from xft.cli.step import Step, run
 from xft.common.progress import say
-from xft.reporting.formats import DIVERSITY
-from xft.training.routing import routing_at_end
+from xft.training.at_end import routing_at_end
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -22,11 +22,17 @@ from xft.evaluation.forms import load_problems
 from xft.evaluation.model_loading import trained_template
 from xft.evaluation.problems import ProblemSet
 from xft.evaluation.prompts import TaskPrompt, task_prompts
-from xft.evaluation.python_runs import open_sandbox
-from xft.evaluation.result import RESULT, build_result, in_words
-from xft.evaluation.samples import Sample, read_samples, samples_path, write_samples
+from xft.evaluation.result import (
+    RESULT,
+    Sample,
+    build_result,
+    in_words,
+    read_samples,
+    samples_path,
+    write_samples,
+)
 from xft.evaluation.sampling import sample
-from xft.evaluation.scorers import open_scorer
+from xft.evaluation.scorers import open_sandbox, open_scorer
 from xft.evaluation.scoring import Verdict
 
 SHOWN_LINES = 30  # of a text

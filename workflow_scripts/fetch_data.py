@@ -8,8 +8,7 @@ named without a file, `datasets` reads it, and --out is a Parquet file. A manife
 from xft.artifacts.manifest import write_manifest
 from xft.cli.step import Step, run
 from xft.config.sections import RowsSource
-from xft.hub.repository import fetch_file
-from xft.hub.source import dataset_source, fetch_dataset
+from xft.hub.source import dataset_source, fetch_dataset, fetch_file
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -8,8 +8,7 @@ from xft.common.system import usable_cpus
 from xft.config.sections import ScoringConfig
 from xft.evaluation import call_scoring
 from xft.evaluation.forms import load_problems
-from xft.evaluation.python_runs import open_sandbox
-from xft.evaluation.scorers import open_scorer
+from xft.evaluation.scorers import open_sandbox, open_scorer
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -5,8 +5,8 @@ from functools import partial
 from xft.cli.training_step import TrainingStep, run
 from xft.common.optional import require
 from xft.config.sections import MoeSftTraining
+from xft.training.at_end import noise_at_end
 from xft.training.ranks import say_once
-from xft.training.routing import noise_at_end
 from xft.training.session import Session
 
 

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from xft.artifacts.artifact import OpenedArtifact
-from xft.artifacts.manifest import SAFETENSORS, hash_file
+from xft.artifacts.manifest import LOSS_RESULT, SAFETENSORS, hash_file
 from xft.cli.step import Step, run
 from xft.common.errors import UserError, counted
 from xft.common.gpus import advice_on_nan, claim_gpus
@@ -15,8 +15,7 @@ from xft.common.json_files import read_json, read_json_objects
 from xft.common.progress import say
 from xft.config.sections import MODEL_KINDS, RunConfig
 from xft.evaluation.model_loading import load_model
-from xft.reporting.formats import LOSS_RESULT
-from xft.training.curve import change_at_end
+from xft.training.at_end import change_at_end
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -24,11 +24,10 @@ from problem_files import problem, right_solutions, three_problems, write_proble
 
 from workflow_scripts import ground_truth as step
 from xft.common.errors import UserError
-from xft.evaluation import call_scoring, python_runs
-from xft.evaluation.call_scoring import REFERENCE, CallScorer
-from xft.evaluation.comparison import read_returned
+from xft.evaluation import call_scoring
+from xft.evaluation.call_scoring import REFERENCE, USUAL, CallScorer
 from xft.evaluation.forms import load_problems
-from xft.evaluation.python_runs import USUAL
+from xft.evaluation.judges import read_returned
 from xft.evaluation.sandbox import run
 from xft.evaluation.scoring import Verdict, work_on
 from xft.hub.named_sets import RELEASED
@@ -79,14 +78,14 @@ def test_a_program_answers_the_same_each_time(bubblewrap, confined, monkeypatch,
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     def answer(seed):
-        asked = python_runs.job(ORDER, "order", "[[[]],[]]", USUAL, seed, confined)
+        asked = call_scoring.job(ORDER, "order", "[[[]],[]]", USUAL, seed, confined)
         return run(asked, bubblewrap if confined else None).output.splitlines()[0]
 
     first = answer(0)
     assert answer(0) == first != answer(1)
     (_, safe, path, variables) = read_returned(json.loads(first)).value
     assert safe and variables == ["PYTHONHASHSEED"]
-    assert not {str(tmp_path), str(python_runs.DRIVER.parent)} & set(path)
+    assert not {str(tmp_path), str(call_scoring.DRIVER.parent)} & set(path)
 
 
 NO_TRUTH = {  # values that cannot be expected of a solution, each with the message
@@ -169,7 +168,7 @@ def test_a_late_program_runs_again_whatever_it_answered(sums, bubblewrap, monkey
 
 
 def test_a_program_that_does_not_start_is_no_fault_of_the_model(sums, bubblewrap, monkeypatch):
-    monkeypatch.setattr(python_runs, "DRIVER_FILES", [Path("/nonexistent")])
+    monkeypatch.setattr(call_scoring, "DRIVER_FILES", [Path("/nonexistent")])
     with pytest.raises(UserError, match=r"does not start on this machine, tried 3 times: .*exist"):
         verdicts(sums, right_solutions(), bubblewrap)
 
@@ -254,11 +253,11 @@ import sys
 import threading
 from xft.cli import running
 from workflow_scripts import {step} as step
-from xft.evaluation import call_scoring, python_runs
+from xft.evaluation import call_scoring, scorers
 from xft.evaluation.prompts import TaskPrompt
 from xft.evaluation.sandbox import Limits
 call_scoring.REFERENCE = call_scoring.USUAL = Limits(1e6)
-python_runs._probe = lambda _: None  # it is a program too
+scorers._probe = lambda _: None  # it is a program too
 TaskPrompt.solution = lambda self, text: self.head + "    while True: pass"
 running.run("{step}", lambda _: step.main(sys.argv[1:]))
 """

@@ -9,8 +9,7 @@ from interpreter import python
 
 from xft.common.errors import UserError
 from xft.evaluation import judges
-from xft.evaluation.comparison import Judge, Outcome, Returned, read_returned, write_trial
-from xft.evaluation.judges import Judges
+from xft.evaluation.judges import Judges, Outcome, Returned, Rules, read_returned, write_trial
 from xft.evaluation.plain_data import digest, dumps, encode
 from xft.evaluation.scoring import FAILED
 
@@ -76,7 +75,7 @@ def test_values_are_judged_as_by_evalplus(monkeypatch):
     for form, name, atol, arguments, value, right in CASES:
         code = f"def {name}(*_):\n    return {value}\n"
         status, _ = untrusted_check(form, code, [arguments], name, [right], atol, [60.0])
-        judge = Judge("Mbpp/2" if form == "mbpp" else "Own/1", name, atol)
+        judge = Rules("Mbpp/2" if form == "mbpp" else "Own/1", name, atol)
         returned = read_returned({"value": encode(eval(value))})
         try:
             accepts = judge.accepts(arguments, returned, Returned(right))
@@ -90,7 +89,7 @@ def test_values_are_judged_as_by_evalplus(monkeypatch):
 @pytest.mark.parametrize("name", ["find_zero", "are_equivalent", "sum_div", "Diff"])
 def test_an_oracle_is_for_its_own_problem_alone(name):
     for value, accepts in (([7, 8], True), ([8, 7], False), (0, False)):
-        judge = Judge("Mbpp/9999", name, 0)
+        judge = Rules("Mbpp/9999", name, 0)
         assert judge.accepts([1, 2], Returned(value), Returned([7, 8])) == accepts
 
 

@@ -13,7 +13,7 @@ from evalplus.eval._special_oracle import MBPP_OUTPUT_NOT_NONE_TASKS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xft.evaluation.comparison import Judge, Returned
+from xft.evaluation.judges import Returned, Rules
 from xft.evaluation.plain_data import decode, digest, dumps, encode, is_large
 
 numbers = [st.integers(), st.floats(allow_nan=False), st.complex_numbers(allow_nan=False)]
@@ -130,7 +130,7 @@ def test_other_objects_are_refused():
 def test_a_large_value_is_not_nothing():
     large = Returned(digest("x" * 10**5))
     for name in MBPP_OUTPUT_NOT_NONE_TASKS:
-        judge = Judge("Mbpp/737", name, 0)
+        judge = Rules("Mbpp/737", name, 0)
         assert not judge.accepts(["x"], large, Returned(None))
         assert judge.accepts(["x"], large, Returned("a match"))
 

@@ -26,8 +26,7 @@ from xft.evaluation.forms import PROGRAMS, load_problems
 from xft.evaluation.languages import commands, find_language, main_class
 from xft.evaluation.prompts import task_prompts
 from xft.evaluation.references import fingerprints
-from xft.evaluation.result import units_of
-from xft.evaluation.samples import samples_path
+from xft.evaluation.result import samples_path, units_of
 from xft.evaluation.sandbox import Ended
 from xft.evaluation.scorers import open_scorer
 from xft.tools import plan

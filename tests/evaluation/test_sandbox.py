@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from xft.common.errors import UserError
-from xft.evaluation import confinement, python_runs
-from xft.evaluation.comparison import read_returned
+from xft.evaluation import confinement, scorers
+from xft.evaluation.call_scoring import USUAL, job
+from xft.evaluation.judges import read_returned
 from xft.evaluation.plain_data import dumps
-from xft.evaluation.python_runs import USUAL, find_bubblewrap, job
+from xft.evaluation.sandbox import PROJECT, bind
 from xft.evaluation.sandbox import run as run_job
-from xft.evaluation.views import PROJECT, bind
+from xft.evaluation.scorers import find_bubblewrap
 
 CODE = "import sys; print('ready', file=sys.stderr, flush=True); "
 
@@ -119,7 +120,7 @@ def test_the_numbers_are_those_of_linux(machine, header):
 
 def test_the_first_bubblewrap_that_works_is_taken(bubblewrap, monkeypatch):
     candidates = ["/nonexistent/bwrap", "/bin/false", bubblewrap.program]
-    monkeypatch.setattr(python_runs, "_candidates", lambda: candidates)
+    monkeypatch.setattr(scorers, "_candidates", lambda: candidates)
 
     assert find_bubblewrap() == bubblewrap
 
@@ -128,7 +129,7 @@ def test_root_needs_no_right_over_the_machine_for_calls(bubblewrap):
     """As in a container without rights."""
     if os.geteuid() != 0:
         pytest.skip("this user is not root")
-    code = "from xft.evaluation.python_runs import find_bubblewrap; find_bubblewrap()"
+    code = "from xft.evaluation.scorers import find_bubblewrap; find_bubblewrap()"
     without = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
     subprocess.run([*without, sys.executable, "-c", code], cwd=PROJECT, check=True)
 

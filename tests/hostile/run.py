@@ -27,8 +27,8 @@ from xft.evaluation import call_scoring
 from xft.evaluation.forms import load_problems
 from xft.evaluation.languages import find_language, find_program, find_toolchains
 from xft.evaluation.program_scoring import open_toolchain
-from xft.evaluation.python_runs import find_bubblewrap
 from xft.evaluation.sandbox import run
+from xft.evaluation.scorers import find_bubblewrap
 
 PRELUDE = FOLDER / "prelude.py"
 NOT_ATTACKS = {"run.py", PRELUDE.name}

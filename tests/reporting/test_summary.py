@@ -13,10 +13,9 @@ from evaluations import write_table
 from report_folders import Runs
 
 from workflow_scripts import summary
-from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.artifacts.manifest import CONTAMINATION, manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.reporting.comparisons import pairs
-from xft.reporting.formats import CONTAMINATION
 from xft.reporting.page.folder import Folder
 from xft.reporting.page.parts import find_parts
 from xft.reporting.run_table import Subject, read_runs, results_of

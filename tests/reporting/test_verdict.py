@@ -13,7 +13,7 @@ from xft.evaluation.result import OUTCOMES
 from xft.reporting.comparisons import comparison_table
 from xft.reporting.run_table import Subject, Values
 from xft.reporting.verdict import Candidate, decide, label_family
-from xft.training.curve import VALIDATION_LOSS, change_at_end
+from xft.training.at_end import VALIDATION_LOSS, change_at_end
 
 
 def verdict(solved, sets=None, **about):

@@ -8,7 +8,7 @@ from xft.common.errors import UserError
 from xft.common.system import usable_cpus
 from xft.evaluation.call_scoring import CallScorer
 from xft.evaluation.forms import load_problems
-from xft.evaluation.python_runs import find_bubblewrap
+from xft.evaluation.scorers import find_bubblewrap
 
 AS_MACOS = """
 import ctypes, os, sys

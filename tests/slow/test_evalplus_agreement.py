@@ -13,8 +13,8 @@ import pytest
 
 from xft.evaluation.call_scoring import CallScorer, ProblemTests
 from xft.evaluation.forms import load_problems
-from xft.evaluation.python_runs import find_bubblewrap
 from xft.evaluation.result import FAILED_BY_EVALPLUS
+from xft.evaluation.scorers import find_bubblewrap
 from xft.evaluation.scoring import TEST_SETS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

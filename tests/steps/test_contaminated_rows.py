@@ -8,9 +8,8 @@ import pytest
 from problem_files import three_problems, write_problems
 
 from workflow_scripts import contamination, tokens
-from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
+from xft.artifacts.manifest import CONTAMINATION, hash_file, manifest_path, read_manifest
 from xft.common.errors import UserError
-from xft.reporting.formats import CONTAMINATION
 
 DOCSTRING = "Give back the larger one of two numbers."
 SOLUTION = "    return max([first, second, first])\n"

@@ -13,9 +13,8 @@ from transformers import AutoModelForCausalLM
 
 import xft
 from workflow_scripts import diversity
-from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
+from xft.artifacts.manifest import DIVERSITY, hash_file, manifest_path, read_manifest
 from xft.common.errors import UserError
-from xft.reporting.formats import DIVERSITY
 from xft.tools import verify
 
 SINGLE = "model.safetensors"

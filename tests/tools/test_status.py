@@ -15,7 +15,7 @@ from xft.common.errors import UserError
 from xft.common.progress import LINE_FORMAT
 from xft.config.runs import overlaid
 from xft.dag.nodes import Node
-from xft.evaluation.samples import journal_path
+from xft.evaluation.result import journal_path
 from xft.store.job_records import COSTS_FILE
 from xft.store.store import claimed, log_of, owner, partial
 from xft.tools import status

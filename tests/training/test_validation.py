@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from xft.common.errors import UserError
 from xft.config.sections import MoeSftConfig
 from xft.config.training import MixingTraining
-from xft.training.curve import VALIDATION_LOSS
+from xft.training.at_end import VALIDATION_LOSS
 from xft.training.losses import validations_since_best
 from xft.training.metrics import ProgressCallback
 from xft.training.saving import Checkpoints

@@ -32,7 +32,7 @@ from xft.dag.job_resources import requests
 from xft.dag.nodes import Node
 from xft.dag.workflow_run import WorkflowRun
 from xft.estimates.planning import disk_text, time_text
-from xft.evaluation.samples import journal_path
+from xft.evaluation.result import journal_path
 from xft.hub.named_sets import BY_LABEL, unused
 from xft.store import others
 from xft.store.job_records import COSTS_FILE

@@ -4,28 +4,51 @@ A solution runs in the sandbox (`driver`), which holds no expected value. What i
 outside (`judges`), after it has ended. It makes all calls, unless one raises, and ends no earlier
 than by its limits. So it cannot learn which values are right. The expected values are what the
 canonical solutions return.
+
+Functions have the C library, this Python's standard library and `PACKAGES`. They have no /proc,
+write nothing, and have only the system calls of `confinement.ALLOWED`. So root needs no other user
+for them, nor a right over this machine.
 """
 
 import json
+import os
 import sys
+import sysconfig
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from xft.common.errors import UserError, counted, listed
 from xft.common.progress import say
 from xft.evaluation import scoring
-from xft.evaluation.comparison import MAX_LINE_BYTES, Outcome, write_trial
-from xft.evaluation.judges import Judges
+from xft.evaluation.judges import MAX_LINE_BYTES, Judges, Outcome, write_trial
 from xft.evaluation.plain_data import dumps, encode
 from xft.evaluation.problems import Problem, ProblemSet
 from xft.evaluation.prompts import is_empty
-from xft.evaluation.python_runs import USUAL, job
-from xft.evaluation.sandbox import Bubblewrap, Ended, Limits, run
+from xft.evaluation.sandbox import (
+    CLEAN_ENVIRONMENT,
+    PROJECT,
+    Bubblewrap,
+    Ended,
+    Job,
+    Limits,
+    View,
+    bind,
+    cover,
+    links,
+    run,
+)
 from xft.evaluation.scoring import ERROR, NO_CODE, PASSED, TEST_SETS, TIMED_OUT, TOO_COSTLY
 from xft.hub.named_sets import RELEASED
 
+DRIVER = Path(__file__).with_name("driver.py")
+DRIVER_FILES = [DRIVER, *map(DRIVER.with_name, ("plain_data.py", "confinement.py"))]
+PACKAGES = ("numpy", "numpy.libs")  # for solutions to import, with the libraries of the wheel
+REQUEST = "request"
+USUAL = Limits(seconds=120.0, silence=10.0, memory=8 * 2**30)  # correct solutions need over 4 GiB
 KIND = "ground_truth"
 EXPECTED_FILE = "expected.jsonl"
 # Canonical solutions are correct, but the machine may be slow or busy.
@@ -232,6 +255,67 @@ def _returned(tests: ProblemTests, ended: Ended, place: str) -> dict[str, list[d
             f"{shown(calls[len(returned)])}"
         )
     return dict(zip(TEST_SETS, (returned[: len(base)], returned[len(base) :]), strict=True))
+
+
+def job(
+    code: str, entry_point: str, encoded: str, limits: Limits, hash_seed: int, confined: bool
+) -> Job:
+    """What calls a program's function. Its output is the driver's.
+
+    encoded: the argument lists of each of `TEST_SETS`, as the driver gets them.
+    hash_seed: the order of a set of texts depends on it.
+    """
+    program = {"code": code, "entry_point": entry_point, "memory": limits.memory}
+    program |= {"packages": _package_folders() if confined else [], "confined": confined}
+    python = [_interpreter(), "-S", "-X", "utf8"] if confined else [sys.executable, "-s"]
+    # numpy starts no threads.
+    variables = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": str(hash_seed)}
+    mounts, covered = _python() if confined else ((), ())
+    mounts = (*mounts, *bind(DRIVER_FILES))
+    view = View(mounts, covered, CLEAN_ENVIRONMENT | variables, starts_processes=False)
+    command = [*python, "-P", "-B", str(DRIVER), REQUEST]
+    return Job(command, view, limits, REQUEST, f"{dumps(program)}\n{encoded}\n")
+
+
+def _package_folders() -> list[str]:
+    """The folders of `PACKAGES` in the sandbox. The interpreter there does not search them."""
+    return list(dict.fromkeys(str(path.parent) for path in _packages()))
+
+
+def _interpreter() -> str:
+    return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+
+
+@cache
+def _python() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The mounts of Python's libraries, its standard library and `PACKAGES`, and the folders that
+    are covered: other packages and this project.
+    """
+    base = Path(sys.base_prefix)
+    system = [Path("/usr/lib"), Path("/usr/lib64")]
+    libraries = [folder for folder in (*system, base / "lib", base / "lib64") if folder.is_dir()]
+    libraries = list(dict.fromkeys(libraries))
+    compiled = Path(sysconfig.get_config_var("DESTSHARED"))
+    standard = list(dict.fromkeys([sysconfig.get_path("stdlib"), str(compiled.parent)]))
+    covered = [p for p in (Path(sys.prefix), PROJECT) if any(map(p.is_relative_to, libraries))]
+    for folder in libraries:
+        covered += filter(Path.is_dir, folder.glob("py*" if folder in system else "*"))
+    packages = [place for folder in standard for place in Path(folder).glob("*-packages")]
+    mounts = (
+        *(*bind(libraries), *links("/lib", "/lib64"), "--ro-bind-try", *["/etc/ld.so.cache"] * 2),
+        *(*cover(covered), *bind([_interpreter(), *standard])),
+        *(*cover(packages), *bind(_packages())),
+    )
+    return mounts, tuple(str(p) for p in (*covered, *packages) if str(p) not in standard)
+
+
+def _packages() -> list[Path]:
+    """The folders of `PACKAGES` that this environment has."""
+    spec = find_spec(PACKAGES[0])
+    if spec is None:
+        return []
+    site = Path(spec.submodule_search_locations[0]).parent
+    return [site / name for name in PACKAGES if (site / name).is_dir()]
 
 
 def shown(value, limit: int = 500) -> str:

@@ -21,9 +21,21 @@ from xft.evaluation import languages, scoring
 from xft.evaluation.languages import LANGUAGES, Language, Parts, find_toolchains
 from xft.evaluation.problems import ProblemSet, Program
 from xft.evaluation.prompts import is_empty
-from xft.evaluation.sandbox import NOT_COMPILED, Bubblewrap, Ended, Job, Limits, run
+from xft.evaluation.sandbox import (
+    CLEAN_ENVIRONMENT,
+    NOT_COMPILED,
+    PROJECT,
+    Bubblewrap,
+    Ended,
+    Job,
+    Limits,
+    View,
+    bind,
+    cover,
+    links,
+    run,
+)
 from xft.evaluation.scoring import COMPILE_ERROR, FAILED, NO_CODE, PASSED, TIMED_OUT
-from xft.evaluation.views import CLEAN_ENVIRONMENT, PROJECT, View, bind, cover, links
 
 SECONDS = 15.0  # to compile and run a program
 PROBE_SECONDS = 60.0

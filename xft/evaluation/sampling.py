@@ -19,8 +19,7 @@ from xft.evaluation import vllm_backend
 from xft.evaluation.generation import Completion, Sampling, generate, write_rows
 from xft.evaluation.model_loading import load_model
 from xft.evaluation.prompts import TaskPrompt
-from xft.evaluation.result import package_versions
-from xft.evaluation.samples import Sample, journal_path
+from xft.evaluation.result import Sample, journal_path, package_versions
 
 # The functions of each backend that load a model folder, and that write rows of tokens with it.
 BACKENDS = {

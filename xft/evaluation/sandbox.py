@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -25,7 +25,46 @@ from xft.common.errors import UserError
 from xft.evaluation import scoring
 from xft.evaluation.confinement import program_filter
 from xft.evaluation.scoring import COMPILE_ERROR, FAILED, PASSED, TIMED_OUT, TOO_COSTLY
-from xft.evaluation.views import View, cover
+
+PROJECT = Path(__file__).parents[2]
+# The environment of each program, beside its own.
+CLEAN_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
+
+
+@dataclass(frozen=True)
+class View:
+    """What a program has of this machine.
+
+    mounts: words for bubblewrap.
+    covered: folders among them that are empty, and stay so.
+    environment: all its variables.
+    starts_processes: whether it may. Then it has a `/proc` of its own processes, can write to its
+        folder, and is another user if root runs it. Else it must limit itself (`confinement`).
+    """
+
+    mounts: tuple[str, ...]
+    covered: tuple[str, ...]
+    environment: dict[str, str]
+    starts_processes: bool
+
+
+def bind(paths: Iterable) -> list[str]:
+    return [word for path in paths for word in ("--ro-bind", str(path), str(path))]
+
+
+def cover(paths: Iterable) -> list[str]:
+    """Mount empty folders without room for a file."""
+    return [word for path in paths for word in ("--size", "4096", "--tmpfs", str(path))]
+
+
+def links(*names: str) -> Iterator[str]:
+    """Mount folders as on this machine: as links into /usr, or as folders."""
+    for path in map(Path, names):
+        if path.is_symlink():
+            yield from ("--symlink", str(path.readlink()), str(path))
+        elif path.is_dir():
+            yield from bind([path])
+
 
 FOLDER = "/tmp"  # of a program, in memory
 FOLDER_BYTES = 2**29

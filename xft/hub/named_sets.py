@@ -17,7 +17,7 @@ from xft.artifacts.manifest import write_manifest
 from xft.common.errors import UserError
 from xft.common.file_access import read_bytes, write_whole
 from xft.common.progress import say
-from xft.hub.repository import OFFLINE, cached_rows, fetch_file, hub_errors
+from xft.hub.source import OFFLINE, cached_rows, fetch_file, hub_errors
 
 RELEASES = "https://github.com/evalplus"
 MAX_BYTES = 2**28  # of a file of problems, unpacked

@@ -1,9 +1,14 @@
-"""Finds models and rows: local ones, or those of the hub at a pinned revision."""
+"""Finds models and rows: local ones, or those of the hub at a pinned revision.
+
+huggingface_hub fetches files into its own cache. Files there are not fetched again. If all are
+there, the network is not used.
+"""
 
 import glob
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +19,59 @@ from xft.checkpoints.model_files import INDEX_FILE, SINGLE_FILE, check_vocabular
 from xft.checkpoints.reader import CheckpointHeaders
 from xft.common.errors import UserError
 from xft.config.sections import MODEL_KINDS
-from xft.hub import repository as hub
+
+OFFLINE = "Without a network see docs/hub.md, section Offline machines"
+ADVICE = (
+    "Whole files are kept: run again to go on. A private or gated repository needs HF_TOKEN. "
+    f"{OFFLINE}"
+)
+
+
+def fetch_files(
+    repository: str, revision: str, patterns: Iterable[str], kind: str = "model"
+) -> Path:
+    """Fetch the files of a commit that fit a pattern. Returns its folder in the hub's cache.
+
+    Raises UserError if it fails.
+
+    kind: model or dataset.
+    """
+    from huggingface_hub import snapshot_download
+
+    options = {"repo_type": kind, "revision": revision, "allow_patterns": list(patterns)}
+    with hub_errors(f"{repository} at {revision} could not be fetched", ADVICE):
+        return Path(snapshot_download(repository, **options))
+
+
+def fetch_file(repository: str, revision: str, name: str, kind: str = "model") -> Path:
+    """A file of a commit, in the hub's cache. Raises UserError as `fetch_files` does."""
+    from huggingface_hub import hf_hub_download
+
+    with hub_errors(f"{repository}/{name} at {revision} could not be fetched", ADVICE):
+        return Path(hf_hub_download(repository, name, repo_type=kind, revision=revision))
+
+
+def cached_rows(repository: str, revision: str, name: str) -> Path | None:
+    """A file of a data set's commit, if the hub's cache holds it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(repository, name, repo_type="dataset", revision=revision)
+    return Path(file) if isinstance(file, str) else None
+
+
+@contextmanager
+def hub_errors(failure: str, advice: str) -> Iterator[None]:
+    """Turn huggingface_hub's errors into a UserError: `failure`, its own words, and `advice`."""
+    from httpx2 import HTTPError  # of huggingface_hub's HTTP client
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        yield
+    # Failed transfers of large files raise RuntimeError.
+    except (HTTPError, EntryNotFoundError, RuntimeError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{failure}: {reason}. {advice}") from None
+
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 # Formats of row files in data sets on the hub, packed or not, and the card that describes them.
@@ -57,9 +114,9 @@ def find_model(model: str, revision: str | None) -> Path:
         return Path(model)
 
     chosen = ["config.json", INDEX_FILE, "README.md", *COMPANION_PATTERNS]
-    folder = hub.fetch_files(model, revision, chosen)
+    folder = fetch_files(model, revision, chosen)
     weights = weight_files(folder)
-    hub.fetch_files(model, revision, map(glob.escape, weights))
+    fetch_files(model, revision, map(glob.escape, weights))
     if weights == [SINGLE_FILE] and not (folder / SINGLE_FILE).exists():
         raise UserError(
             f"{model} at {revision} has no {SINGLE_FILE} and no {INDEX_FILE}: only safetensors are "
@@ -80,7 +137,7 @@ def find_config(model: str, revision: str | None) -> Path:
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # or each of its retries is a warning
-    return hub.fetch_file(model, revision, "config.json")
+    return fetch_file(model, revision, "config.json")
 
 
 def find_local(model: str, revision: str | None, patterns: Iterable[str]) -> Path | None:
@@ -147,7 +204,7 @@ def fetch_dataset(source: DatasetSource, split: str, out: Path) -> None:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
-    folder = hub.fetch_files(source.repository, source.revision, ROW_PATTERNS, "dataset")
+    folder = fetch_files(source.repository, source.revision, ROW_PATTERNS, "dataset")
     _check_card(source, folder / "README.md")
     with tempfile.TemporaryDirectory(dir=out.parent) as cache:
         try:
@@ -190,7 +247,7 @@ def find_cached_dataset_file(source: DatasetSource) -> Path | None:
     """The file of a data set, if the hub's cache holds it; None for a whole data set."""
     if source.file is None:
         return None
-    return hub.cached_rows(source.repository, source.revision, source.file)
+    return cached_rows(source.repository, source.revision, source.file)
 
 
 def check_model(folder: Path, is_base: bool = True) -> list[Path]:

@@ -11,8 +11,7 @@ from xft.common.file_access import write_whole
 from xft.common.json_files import read_json_objects
 from xft.config.reading import recorded_config, values_to_change
 from xft.config.runs import find_runs
-from xft.evaluation.result import RESULT, measures, solved_shares, tests_of, units_of
-from xft.evaluation.samples import samples_path
+from xft.evaluation.result import RESULT, measures, samples_path, solved_shares, tests_of, units_of
 from xft.hub.named_sets import BY_LABEL
 from xft.reporting.page.folder import is_own, own_files
 from xft.reporting.run_table import read_runs, results_of

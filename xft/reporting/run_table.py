@@ -8,13 +8,13 @@ from functools import cached_property
 from io import StringIO
 from pathlib import Path
 
+from xft.artifacts.manifest import CONTAMINATION, DIVERSITY, LOSS_RESULT
 from xft.common.errors import UserError, counted
 from xft.common.file_access import read_text
 from xft.config.reading import validated
 from xft.config.section import Section
 from xft.evaluation.result import RESULT, measures, solved_shares, units_of
 from xft.evaluation.scoring import TEST_SETS
-from xft.reporting.formats import CONTAMINATION, DIVERSITY, LOSS_RESULT
 
 FORMATS = {"eval": RESULT, "validation_loss": LOSS_RESULT}
 FORMATS |= {"diversity": DIVERSITY, "contamination": CONTAMINATION}

@@ -18,7 +18,7 @@ from xft.evaluation.scoring import PASSED
 from xft.hub.named_sets import unused
 from xft.reporting.comparisons import LOSSES, POOLED, SCORES, in_words, last_rows, more_evidence
 from xft.reporting.run_table import Result
-from xft.training.curve import still_falls
+from xft.training.at_end import still_falls
 
 BASE, PLAIN = "base", "sft"
 NAMED = 4  # models at most in a sentence

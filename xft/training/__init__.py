@@ -3,5 +3,5 @@
 `session` (a step's process), `tuning` (what learns, the artifact), `trainer` (the loop), `features`
 and `callbacks` (what it does besides), `batches` (rows, attention in packed ones), `losses` (of
 labelled tokens, of validation), `saving` (checkpoints, the result), `engines` (DDP, FSDP, ZeRO).
-`metrics` reports, `curve` judges the losses, `ranks` says what a process is among all.
+`metrics` reports, `at_end` reads what was reported, `ranks` says what a process is among all.
 """

@@ -32,8 +32,8 @@ from xft.common.gpus import computed_on
 from xft.common.progress import progress
 from xft.config.training import BLOCK_LOGITS, CHUNK_TOKENS
 from xft.data.tokenized_rows import IGNORED
+from xft.training.at_end import VALIDATION_LOSS
 from xft.training.batches import padded
-from xft.training.curve import VALIDATION_LOSS
 from xft.training.ranks import is_main_process, over_processes
 
 BATCH_ROWS = 8  # of `row_losses`

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from xft.common.progress import progress, say
-from xft.training.curve import VALIDATION_LOSS, change_at_end, still_falls
+from xft.training.at_end import VALIDATION_LOSS, change_at_end, still_falls
 from xft.training.ranks import over_processes
 
 LOSSES = "loss", VALIDATION_LOSS

@@ -14,8 +14,8 @@ from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.config.training import TrainingConfig
 from xft.training import callbacks, engines, metrics
+from xft.training.at_end import VALIDATION_LOSS
 from xft.training.batches import LengthSampler, make_collator, without_repeats
-from xft.training.curve import VALIDATION_LOSS
 from xft.training.features import Feature, FiniteCheck, RoutingStatistics
 from xft.training.losses import LabelledLoss, validation_loss
 from xft.training.ranks import is_main_process, say_once

@@ -25,8 +25,7 @@ from xft.estimates.jobs import TrainingJob, training_work
 from xft.estimates.model_sizes import Models, ModelTable, read_table
 from xft.estimates.rows import stored_lengths
 from xft.evaluation.forms import load_problems
-from xft.evaluation.result import tests_of
-from xft.evaluation.samples import samples_path
+from xft.evaluation.result import samples_path, tests_of
 from xft.hub.named_sets import NAMED_SETS
 from xft.reporting.run_table import LOSS_TESTS, Result, read_runs
 from xft.reporting.summaries import OWN, Summary
