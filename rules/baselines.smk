@@ -21,8 +21,7 @@ rule sft:
         start=start,
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.sft --base {input.base:q}/artifact "
-        "--data {input.tokens:q}/artifact {params.flags} "
+        "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.sft {params.flags} "
         "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json "
         "--out {output:q}.partial/artifact"
 
@@ -40,7 +39,7 @@ rule soup:
     resources:
         **RESOURCES,
     params:
-        models=place_of("models"),
+        flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.soup --models {params.models:q} "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.soup {params.flags} "
         "--out {output:q}.partial/artifact"

@@ -5,7 +5,6 @@ import shlex
 import sys
 from pathlib import Path
 
-from xft.cli.step import to_flags
 from xft.dag.job_resources import memory, minutes, nodes
 from xft.dag.snakemake_run import SnakemakeRun
 from xft.store.make import HIDE_ERRORS
@@ -65,20 +64,8 @@ def optional(name):
     return lambda wildcards: fixed(RUN.inputs(wildcards.digest).get(name, []))
 
 
-def place_of(name):
-    """What a job reads of an input: files and folders in its entries, or files of the user's."""
-    return lambda wildcards: JOBS[wildcards.digest].places[name]
-
-
-def flag_of(name):
-    """The flag of the same name with the place of an optional input; empty without it."""
-    return lambda wildcards: to_flags(
-        {name: JOBS[wildcards.digest].places.get(name, [])}
-    )
-
-
 def flags(wildcards):
-    """The other flags of a job."""
+    """The flags of a job's command, but for those of what it writes."""
     return JOBS[wildcards.digest].flags
 
 

@@ -38,11 +38,9 @@ rule ground_truth:
     resources:
         **RESOURCES,
     params:
-        problems=place_of("problems"),
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.ground_truth --dataset {params.problems:q} "
-        "{params.flags} "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.ground_truth {params.flags} "
         "--out {output:q}.partial/artifact"
 
 
@@ -64,11 +62,9 @@ rule eval:
     resources:
         **RESOURCES,
     params:
-        problems=place_of("problems"),
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.eval --model {input.model:q}/artifact "
-        "--ground-truth {input.ground_truth:q}/artifact --dataset {params.problems:q} {params.flags} "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.eval {params.flags} "
         "--out {output:q}.partial/result.json"
 
 
@@ -90,8 +86,7 @@ rule validation_loss:
     params:
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.validation_loss --model {input.model:q}/artifact "
-        "--data {input.tokens:q}/artifact {params.flags} "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.validation_loss {params.flags} "
         "--out {output:q}.partial/result.json"
 
 
@@ -111,11 +106,9 @@ rule contamination:
     resources:
         **RESOURCES,
     params:
-        data=place_of("data"),
-        problems=place_of("problems"),
+        flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.contamination --tokens {input.tokens:q}/artifact "
-        "--data {params.data:q} --dataset {params.problems:q} "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.contamination {params.flags} "
         "--out {output:q}.partial/result.json"
 
 
@@ -136,8 +129,7 @@ rule diversity:
     params:
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.diversity --base {input.base:q}/artifact "
-        "--ffn {input.ffn:q}/artifact {params.flags} "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.diversity {params.flags} "
         "--out {output:q}.partial/result.json"
 
 

@@ -18,8 +18,7 @@ rule weighted_init:
     params:
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.weighted_init --moe {input.moe_sft:q}/artifact "
-        "--ffn {input.ffn:q}/artifact {params.flags} "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.weighted_init {params.flags} "
         "--out {output:q}.partial/artifact"
 
 
@@ -46,10 +45,7 @@ rule weighted_trained:
         start=start,
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.weighted_trained "
-        "--weighted {input.weighted_init:q}/artifact --moe {input.moe_sft:q}/artifact "
-        "--ffn {input.ffn:q}/artifact --data {input.tokens:q}/artifact "
-        "{params.flags} "
+        "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.weighted_trained {params.flags} "
         "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact"
 
 
@@ -71,9 +67,7 @@ rule dense:
     resources:
         **RESOURCES,
     params:
-        base=flag_of("base"),
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.dense --weighted {input.weighted:q}/artifact "
-        "--moe {input.moe_sft:q}/artifact --ffn {input.ffn:q}/artifact {params.base} {params.flags} "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.dense {params.flags} "
         "--out {output:q}.partial/artifact"

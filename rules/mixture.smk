@@ -17,10 +17,9 @@ rule base:
     resources:
         **RESOURCES,
     params:
-        tuned_from=flag_of("tuned_from"),
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.base {params.tuned_from} {params.flags} "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.base {params.flags} "
         "--out {output:q}.partial/artifact"
 
 
@@ -41,7 +40,7 @@ rule moe:
     params:
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.moe --base {input.base:q}/artifact {params.flags} "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.moe {params.flags} "
         "--out {output:q}.partial/artifact"
 
 
@@ -82,11 +81,9 @@ rule tokens:
     resources:
         **RESOURCES,
     params:
-        data=place_of("data"),
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.tokens --model {input.base:q}/artifact "
-        "--data {params.data:q} {params.flags} "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.tokens {params.flags} "
         "--report {output:q}.partial/report.json --out {output:q}.partial/artifact"
 
 
@@ -111,8 +108,7 @@ rule moe_sft:
         start=start,
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.moe_sft --moe {input.moe:q}/artifact "
-        "--data {input.tokens:q}/artifact {params.flags} "
+        "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.moe_sft {params.flags} "
         "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json "
         "--out {output:q}.partial/artifact"
 
@@ -130,6 +126,8 @@ rule ffn:
         "../envs/conversion.yaml"
     resources:
         **RESOURCES,
+    params:
+        flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.ffn --moe {input.moe_sft:q}/artifact "
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.ffn {params.flags} "
         "--out {output:q}.partial/artifact"

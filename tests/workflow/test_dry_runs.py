@@ -96,11 +96,11 @@ def test_one_rule_fetches_problems_and_the_others_are_given_the_files(recipe):
     assert f"--problems {' '.join(CLEANED[:2])} {cleaned} " in tokens
     (counting,) = commands(recipe, "contamination").items()
     assert counting[0] == "contamination/mbpp.json"
-    rows = re.search(r"--data \S+", tokens)[0]
-    assert f" {rows} --dataset {fetched} " in counting[1]
+    rows = re.search(r"--data=\S+", tokens)[0]
+    assert f" --dataset={fetched} {rows} " in counting[1]
     for rule in ("ground_truth", "eval"):
         for name, command in commands(recipe, rule).items():
-            assert f"--dataset {fetched if 'mbpp' in name else SETS[1]} " in command
+            assert f"--dataset={fetched if 'mbpp' in name else SETS[1]} " in command
 
 
 def test_a_launch_starts_torchrun_for_the_nodes_gpus(recipe):

@@ -134,14 +134,17 @@ class Experiment:
         ]
         select = self.config.merge.select
         options = {"rows": shown, "chosen_by": None if select == "auto" else select}
-        inputs = [made("results", node, f"results {n}") for n, node in enumerate(self.shown)]
+        inputs = [
+            made("results", node, "", {f"results {n}": node.digest})
+            for n, node in enumerate(self.shown)
+        ]
         return self._of_all_runs("summary", options, inputs, {"chosen_by": options["chosen_by"]})
 
     @cached_property
     def report(self) -> Node:
         """The page about the results. Its recipe holds the configuration that it shows."""
         options = {"config": shown_choices(self.config)}
-        return self._of_all_runs("report", options, [made("summary", self.summary)], {})
+        return self._of_all_runs("report", options, [made("summary", self.summary, "")], {})
 
     def _of_all_runs(self, step: str, chosen: dict, inputs: list[Input], flags: dict) -> Node:
         run, file = Run(self.config), STEPS[step].file
@@ -185,8 +188,7 @@ def _job(node: Node, experiment: Experiment) -> Job:
     return Job(
         name=node.name,
         recipe=node.recipe,
-        inputs=_by_name((item.name, item.paths) for item in node.inputs),
-        places=_by_name((item.name, item.places) for item in node.inputs),
+        inputs=_by_name(node.inputs),
         flags=to_flags(node.flags | computing_flags(node)),
         resources=resources(node),
         links={os.path.normpath(f"{results}/{name}"): place for name, place in _links(node)},
@@ -196,12 +198,12 @@ def _job(node: Node, experiment: Experiment) -> Job:
     )
 
 
-def _by_name(inputs: Iterable[tuple[str, Iterable[str]]]) -> dict[str, list[str]]:
+def _by_name(inputs: Iterable[Input]) -> dict[str, list[str]]:
     """The paths of inputs by the names in their rule."""
     paths: dict[str, list[str]] = {}
-    for name, some in inputs:
-        if some:  # a value, such as lambda, has none
-            paths.setdefault(name, []).extend(some)
+    for item in inputs:
+        if item.paths:  # a value, such as lambda, has none
+            paths.setdefault(item.name, []).extend(item.paths)
     return paths
 
 

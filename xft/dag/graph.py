@@ -15,7 +15,7 @@ from xft.common.user_code import codes_in
 from xft.config import sections
 from xft.config.runs import Run
 from xft.config.steps import LOSSES, METRICS, RESULT, STEPS
-from xft.dag.nodes import Input, Node, Nodes, made, order_only
+from xft.dag.nodes import Input, Node, Nodes, made
 from xft.data.prompt_templates import COMPLETION, PROMPT_NAMES
 from xft.data.tokenizers import class_choice
 from xft.hub.named_sets import NAMED_SETS, RELEASED, TRANSLATED
@@ -56,11 +56,11 @@ class Graph:
     def moe_sft(self) -> Node:
         if model := self.config.moe_sft.model:
             return self._links("moe_sft", model, tuned_from=self.base)
-        return self._node("moe_sft", [made("moe", self.moe), made("tokens", self.tokens)])
+        return self._node("moe_sft", [made("moe", self.moe), made("tokens", self.tokens, "data")])
 
     @cached_property
     def ffn(self) -> Node:
-        return self._node("ffn", [made("moe_sft", self.moe_sft)])
+        return self._node("ffn", [made("moe_sft", self.moe_sft, "moe")])
 
     def weighted_init(self, lam: str) -> Node:
         value = Input("lam", recorded={"lam": lam}, flags={"lam": lam})
@@ -68,9 +68,9 @@ class Graph:
 
     def weighted_trained(self, lam: str) -> Node:
         inputs = [
-            made("weighted_init", self.weighted_init(lam)),
+            made("weighted_init", self.weighted_init(lam), "weighted"),
             *self._experts(),
-            made("tokens", self.tokens),
+            made("tokens", self.tokens, "data"),
         ]
         return self._node("weighted_trained", inputs, f"weighted_trained/lam~{lam}")
 
@@ -110,8 +110,12 @@ class Graph:
     def soup(self) -> Node:
         """The mean of the models of all seeds. Their order in the configuration does not matter."""
         graphs = sorted(self.of_seeds, key=lambda graph: graph.config.seed)
-        inputs = [made("models", graph.sft, f"model {n}") for n, graph in enumerate(graphs, 1)]
-        return self._node("soup", [replace(m, keys=m.keys - {"seed"}) for m in inputs])
+        flags = {"models": [graph.sft.place for graph in graphs]}
+        inputs = [
+            made("models", graph.sft, "", {f"model {n}": graph.sft.digest}, **flags)
+            for n, graph in enumerate(graphs, 1)
+        ]
+        return self._node("soup", [replace(item, keys=item.keys - {"seed"}) for item in inputs])
 
     def node_of(self, model: Model) -> Node:
         """What makes a model: the method or property above that has its name."""
@@ -144,9 +148,9 @@ class Graph:
         template = self._template(self.config.data.template, "data.template")
         inputs = [self._rows(), *self._forbidden_problems(), template]
         if Path(self.config.base.model).is_dir():  # then its tokenizer's files are known
-            inputs.append(order_only("base", self.base, self._tokenizer()))
+            inputs.append(made("base", self.base, "model", self._tokenizer()))
         else:
-            inputs.append(made("base", self.base))
+            inputs.append(made("base", self.base, "model"))
         return self._node("tokens", inputs)
 
     def _rows(self) -> Input:
@@ -154,7 +158,7 @@ class Graph:
         if data.revision:
             return made("data", self.fetched_rows)
         content = joint_sha256([self.contents.of_rows(file) for file in data.files])
-        return Input("data", tuple(data.files), {"data": content})
+        return Input("data", tuple(data.files), {"data": content}, flags={"data": data.files})
 
     def _forbidden_problems(self) -> Iterator[Input]:
         """The sets of problems that rows are cleaned of. The hashes of two come along."""
@@ -170,7 +174,7 @@ class Graph:
         files = tuple(name for name in names if name not in NAMED_SETS)
         yield Input("problems", files, identity, flags={"problems": places or [""]})
         for node in fetched.values():
-            yield order_only("problems", node, {})
+            yield made("problems", node, "", {})
 
     def _tokenizer(self) -> dict[str, str]:
         """What stands for the base's tokenizer in a recipe."""
@@ -201,8 +205,8 @@ class Graph:
         name = self.problem_sets[label]
         content = {"dataset": self.contents.of_problems(name)}
         if name in NAMED_SETS:
-            return order_only("problems", self.fetch_problems(name), content)
-        return Input("problems", (name,), content)
+            return made("problems", self.fetch_problems(name), "dataset", content)
+        return Input("problems", (name,), content, flags={"dataset": name})
 
     def evaluation(self, model: Model, label: str) -> Node:
         config, is_untuned = self.config, model.kind in sections.UNTUNED
@@ -218,7 +222,7 @@ class Graph:
             config = config.model_copy(update={"evaluation": options})
         inputs = [
             made("model", self.node_of(model)),
-            made("ground_truth", self.ground_truth(label)),
+            made("ground_truth", self.ground_truth(label), "ground-truth"),
             self._problems(label),
             *templates,
         ]
@@ -232,22 +236,22 @@ class Graph:
         for tuned in node.ancestors():  # the last one counts
             if STEPS[tuned.step].section not in (None, "mixing"):
                 flags["metrics"] = tuned.entry / METRICS
-        inputs = [made("model", node, **flags), made("tokens", self.tokens)]
+        inputs = [made("model", node, **flags), made("tokens", self.tokens, "data")]
         return self._node("validation_loss", inputs, f"validation/{model}.json")
 
     def contamination(self, label: str) -> Node:
         """The number of rows that trainings learn from and that contain a problem of a set."""
         rows = self._rows()
         if rows.node is None:  # the recipe of the tokens holds their content
-            rows = Input("data", rows.paths)
+            rows = replace(rows, identity={})
         inputs = [made("tokens", self.tokens), self._problems(label), rows]
         return self._node("contamination", inputs, f"contamination/{label}.json")
 
     @cached_property
     def diversity(self) -> Node:
         """How much the tuned experts differ."""
-        inputs = [made("base", self.base), *self._experts(with_metrics=True)]
-        return self._node("diversity", inputs)
+        mixture = made("moe_sft", self.moe_sft, "", **self._tuning_metrics())
+        return self._node("diversity", [made("base", self.base), mixture, made("ffn", self.ffn)])
 
     def measured(self, model: Model, label: str) -> dict[str, Node]:
         """What the configuration asks to measure of a model on a problem set, by step."""
@@ -264,18 +268,21 @@ class Graph:
     # How nodes are made.
 
     def _base_and_tokens(self) -> list[Input]:
-        return [made("base", self.base), made("tokens", self.tokens)]
+        return [made("base", self.base), made("tokens", self.tokens, "data")]
 
-    def _experts(self, with_metrics: bool = False) -> list[Input]:
-        """The tuned mixture and its FFN weights. with_metrics: also what its tuning reported."""
-        reports = with_metrics and self.moe_sft.step == "moe_sft"
-        flags = {"metrics": self.moe_sft.entry / METRICS} if reports else {}
-        return [made("moe_sft", self.moe_sft, **flags), made("ffn", self.ffn)]
+    def _experts(self, **flags: object) -> list[Input]:
+        return [made("moe_sft", self.moe_sft, "moe", **flags), made("ffn", self.ffn)]
+
+    def _tuning_metrics(self) -> dict[str, Path]:
+        """The flag of what the mixture's tuning reported; none if it was tuned elsewhere."""
+        return {"metrics": self.moe_sft.entry / METRICS} if self.moe_sft.step == "moe_sft" else {}
 
     def _merge(self, name: str, shares: Node) -> Node:
-        is_own = self.config.merge.function is not None
-        inputs = [made("weighted", shares), *self._experts(with_metrics=is_own)]
-        return self._node("dense", inputs + ([made("base", self.base)] if is_own else []), name)
+        inputs = [made("weighted", shares), *self._experts()]
+        if self.config.merge.function:
+            of_user = self._experts(**self._tuning_metrics())
+            inputs = [made("weighted", shares), *of_user, made("base", self.base)]
+        return self._node("dense", inputs, name)
 
     def _links(self, name: str, model: str, tuned_from: Node | None = None) -> Node:
         """Links to the files of a model: the base, or one that another trainer tuned."""
@@ -284,7 +291,7 @@ class Graph:
         key = frozenset([f"{name}.model"])
         inputs = [Input("files", paths, contents, flags={"model": model}, keys=key)]
         if tuned_from:
-            inputs.append(made("tuned_from", tuned_from, identity="base"))
+            inputs.append(made("tuned_from", tuned_from, identity={"base": tuned_from.digest}))
         return self._node("base", inputs, name, options={})
 
     def _template(self, name: str, key: str) -> Input:
@@ -323,10 +330,10 @@ class Graph:
         declared = STEPS[step]
         options = declared.options(self.config) if options is None else options
         inputs = [*inputs, *self._code(step, options)]
-        recorded, flags = dict(options), {key.rpartition(".")[2]: options[key] for key in options}
-        keys = declared.keys_in(self.config) - {*unread}
+        recorded, flags, keys = dict(options), {}, declared.keys_in(self.config) - {*unread}
         for item in inputs:
             recorded, flags, keys = recorded | item.recorded, flags | item.flags, keys | item.keys
+        flags |= {key.rpartition(".")[2]: value for key, value in options.items()}
         node = self.nodes.get(
             step,
             declared.chosen(recorded),

@@ -1,7 +1,7 @@
 """The nodes of the graph: artifacts to make, with recipe, inputs and names."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -76,7 +76,7 @@ class Input:
     identity: what stands for the content among the recipe's inputs, by name; empty if something
         else does.
     recorded: what stands for it among the recipe's options, by key.
-    flags: of the step's command that name it, if the rule's own command does not.
+    flags: of the step's command.
     node: that makes it; None for files of the user's.
     keys: of the configuration that it depends on.
     """
@@ -89,20 +89,23 @@ class Input:
     node: "Node | None" = None
     keys: frozenset[str] = frozenset()
 
-    @property
-    def places(self) -> list[str]:
-        """The files or folders that the step reads: below an entry, or the user's own."""
-        return list(self.paths) if self.node is None else [str(self.node.place)]
 
+def made(
+    name: str,
+    node: "Node",
+    flag: str | None = None,
+    identity: Mapping[str, str] | None = None,
+    **flags: object,
+) -> Input:
+    """An artifact as an input.
 
-def made(name: str, node: "Node", identity: str | None = None, **flags: object) -> Input:
-    """An artifact as an input. identity: its name in the recipe, if that is another one."""
-    return replace(order_only(name, node, {identity or name: node.digest}), flags=flags)
-
-
-def order_only(name: str, node: "Node", identity: Mapping[str, str]) -> Input:
-    """An artifact whose content stands in the recipe in place of its digest."""
-    return Input(name, (str(node.entry),), identity, node=node, keys=node.keys)
+    flag: that gives its place to the command, by default its name; empty if none does. flags: more.
+    identity: as in `Input`, by default its digest by its name.
+    """
+    identity = {name: node.digest} if identity is None else identity
+    flag = name if flag is None else flag
+    flags = ({flag: node.place} if flag else {}) | flags
+    return Input(name, (str(node.entry),), identity, flags=flags, node=node, keys=node.keys)
 
 
 @dataclass(eq=False)
@@ -114,7 +117,7 @@ class Node:
     entry: its folder in the store.
     file: its file or folder in the entry.
     inputs: what its job reads.
-    flags: of its command, beside those in its rule.
+    flags: of its command, but for those of what it writes.
     keys: those of the configuration that it depends on, directly or through its inputs.
     names: in the results folder.
     """

@@ -50,7 +50,7 @@ def check_problems(nodes: Iterable[Node]) -> None:
 def _file(evaluation: Node) -> str:
     """The file of an evaluation's problems; empty if it is not on this machine."""
     (item,) = (item for item in evaluation.inputs if item.name == "problems")
-    file = Path(*item.places)
+    file = Path(evaluation.flags["dataset"])
     if item.node and not file.is_file():
         file = NAMED_SETS[item.node.flags["dataset"]].find()
     return str(file) if file and file.is_file() else ""

@@ -34,8 +34,7 @@ class Job:
 
     name: of the artifact, in the results folder.
     inputs: the entries and the user's files that it waits for, by the names in its rule.
-    places: what it reads of them: files and folders in the entries, and the user's files.
-    flags: of the step's command, beside those of its rule.
+    flags: of the step's command, but for those of what it writes.
     resources: what it asks a scheduler for.
     links, logs: paths in the results folder, each with its target in the store.
     texts: files that the step reads, by their name in the unfinished entry.
@@ -47,7 +46,6 @@ class Job:
     name: str
     recipe: Recipe
     inputs: dict[str, list[str]]
-    places: dict[str, list[str]]
     flags: str
     resources: dict[str, object]
     links: dict[str, str]
