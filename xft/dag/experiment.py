@@ -15,7 +15,7 @@ from xft.config.reading import as_yaml, shown_choices
 from xft.config.runs import Run
 from xft.config.sections import MODEL_KINDS, WorkflowConfig, problem_label
 from xft.config.steps import ARTIFACT, COSTS, STEPS, TRAINING_SECTIONS
-from xft.dag.graph import Graph, Model
+from xft.dag.graph import Graph
 from xft.dag.job_resources import computing_flags, of_mixture, resources
 from xft.dag.nodes import FileContents, Input, Node, Nodes, made
 from xft.estimates.jobs import configured_job
@@ -101,21 +101,18 @@ class Experiment:
         graphs = sorted(self.graphs, key=lambda graph: not graph.run.changes.keys() <= {"seed"})
         models = dict.fromkeys(model for graph in self.graphs for model in graph.models())
         return [
-            self._row(graph, model, label, files)
+            Row(
+                model=str(model),
+                variant=graph.run.name,
+                seed=graph.config.seed,
+                dataset=label,
+                **{step: node.place for step, node in files.items() if node in self.shown},
+            )
             for graph in graphs
             for label in graph.problem_sets
             for model in models
             if (files := graph.measured(model, label))["eval"] in self.shown
         ]
-
-    def _row(self, graph: Graph, model: Model, label: str, files: dict[str, Node]) -> Row:
-        return Row(
-            model=str(model),
-            variant=graph.run.name,
-            seed=graph.config.seed,
-            dataset=label,
-            **{step: node.place for step, node in files.items() if node in self.shown},
-        )
 
     def table(self, folder: Path) -> str:
         """The table of runs as CSV, with paths as seen from a folder."""

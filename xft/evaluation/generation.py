@@ -169,45 +169,69 @@ def _write_batch(
     model, tokenizer, rows: list[Row], how: Writing, draws: "_Draws | None"
 ) -> Iterator[tuple[Row, list[int]]]:
     """Continue `rows` until all are done. Whenever half of them are done, these leave the batch."""
-    import torch
-
-    kept = [torch.tensor(row.kept_ids, device=model.device, dtype=torch.long) for row in rows]
-    stack = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
-    ids = stack(kept, padding_value=model.generation_config.pad_token_id)
-    mask = stack([torch.ones_like(row) for row in kept])
-    width = ids.shape[1]
-    limit = width + model.generation_config.max_new_tokens
+    batch = _Batch(model, rows)
+    width = batch.ids.shape[1]
     processors = [
         partial(_refuse_nan, model.name_or_path),
         partial(restrict_first, width, [row.first_ids for row in rows]),
     ]
     processors += [draws] if draws else []
-    cache = None
-    while rows:
-        watch = RowWatch(tokenizer, width, rows, how)
+    while batch.rows:
+        watch = RowWatch(tokenizer, width, batch.rows, how)
+        is_full = batch.write(width + how.max_new_tokens, watch, processors)
+        left = []
+        for place, (row, length) in enumerate(zip(batch.rows, watch.lengths, strict=True)):
+            if length is None and not is_full:
+                left.append(place)
+            else:
+                yield row, batch.ids[place, width:].tolist()[:length]
+        batch.keep(left)
+        if draws:
+            draws.keep(left)
+
+
+class _Batch:
+    """Rows that are written together.
+
+    ids, mask: their tokens, padded on the left, [rows, width].
+    cache: the keys and values of what is written.
+    """
+
+    def __init__(self, model, rows: list[Row]):
+        import torch
+
+        kept = [torch.tensor(row.kept_ids, device=model.device, dtype=torch.long) for row in rows]
+        stack = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
+        self.model, self.rows, self.cache = model, rows, None
+        self.ids = stack(kept, padding_value=model.generation_config.pad_token_id)
+        self.mask = stack([torch.ones_like(row) for row in kept])
+
+    def write(self, most: int, watch: "RowWatch", processors: list) -> bool:
+        """Write until `watch` ends all rows, or until the batch is `most` wide: whether it is."""
+        import torch
+
         with torch.inference_mode():
-            output = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                cache=cache,
-                max_new_tokens=limit - ids.shape[1],
+            output = self.model.generate(
+                input_ids=self.ids,
+                attention_mask=self.mask,
+                cache=self.cache,
+                max_new_tokens=most - self.ids.shape[1],
                 stopping_criteria=[watch],
                 logits_processor=processors,
                 return_dict_in_generate=True,
             )
-        ids = output.sequences
-        mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
-        is_over = ids.shape[1] == limit
-        left = [i for i, length in enumerate(watch.lengths) if length is None and not is_over]
-        for place in sorted({*range(len(rows))} - {*left}):
-            yield rows[place], ids[place, width:].tolist()[: watch.lengths[place]]
-        chosen = torch.tensor(left, device=ids.device, dtype=torch.long)
-        rows, ids, mask, cache = [rows[i] for i in left], ids[chosen], mask[chosen], None
-        if left:
-            cache = output.cache
-            cache.batch_select_indices(chosen)
-            if draws:
-                draws.keep(left)
+        added = output.sequences.shape[1] - self.ids.shape[1]
+        self.ids, self.cache = output.sequences, output.cache
+        self.mask = torch.nn.functional.pad(self.mask, (0, added), value=1)
+        return self.ids.shape[1] == most
+
+    def keep(self, places: list[int]) -> None:
+        """Keep only these rows."""
+        self.rows = [self.rows[place] for place in places]
+        if places:
+            chosen = self.ids.new_tensor(places)
+            self.ids, self.mask = self.ids[chosen], self.mask[chosen]
+            self.cache.batch_select_indices(chosen)
 
 
 def _refuse_nan(place: str, input_ids, scores):

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -190,11 +190,12 @@ class ProgramScorer:
     def expected(self) -> dict[str, str]:
         """No results, since none are needed. Tells which canonical solutions do not pass."""
         known = [p for p in self.problem_set.problems if p.canonical_solution is not None]
-        ends = self._ends([(p.language, p.program(p.canonical_program)) for p in known])
+        programs = [(p.language, p.program(p.canonical_program)) for p in known]
+        ends = self._ends(programs)
         faults = [
             f"line {self.problem_set.lines[problem.task_id]}, {problem.task_id}: {ended.status}: "
             f"{_reason(ended.output.decode(errors='replace'))}"
-            for problem, ended in zip(known, ends, strict=True)
+            for problem, ended in zip(known, map(ends.get, programs), strict=True)
             if ended.status != PASSED
         ]
         if faults:
@@ -209,18 +210,16 @@ class ProgramScorer:
 
         Equal programs run once.
         """
-        filled = [(p, code) for p, code in solutions if not is_empty(p, code)]
-        programs = [(problem.language, problem.program(code)) for problem, code in filled]
-        ends = dict(zip(programs, self._ends(programs), strict=True))
-        verdicts = []
-        for problem, code in solutions:
-            is_none = is_empty(problem, code)
-            status = NO_CODE if is_none else ends[problem.language, problem.program(code)].status
-            verdicts.append(scoring.Verdict(status, status))
-        return verdicts
+        programs = [
+            None if is_empty(problem, code) else (problem.language, problem.program(code))
+            for problem, code in solutions
+        ]
+        ends = self._ends(filter(None, programs))
+        statuses = [ends[program].status if program else NO_CODE for program in programs]
+        return [scoring.Verdict(status, status) for status in statuses]
 
-    def _ends(self, programs: Sequence[tuple[str, str]]) -> list[Ended]:
-        """How each program ends, in order. programs: language and text."""
+    def _ends(self, programs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Ended]:
+        """How each program ends. programs: language and text."""
 
         def judge(given: tuple[str, str], is_again: bool, stop: scoring.Stop) -> tuple[Ended, bool]:
             chain, word = self.toolchains[given[0]], secrets.token_hex()
@@ -231,10 +230,8 @@ class ProgramScorer:
             return ended, ended.status == TIMED_OUT
 
         todo = list(dict.fromkeys(programs))
-        ends = dict(
-            zip(todo, scoring.score(todo, judge, workers=self.workers, unit="program"), strict=True)
-        )
-        return [ends[program] for program in programs]
+        ends = scoring.score(todo, judge, workers=self.workers, unit="program")
+        return dict(zip(todo, ends, strict=True))
 
 
 def _reason(text: str) -> str:

@@ -204,29 +204,50 @@ def _watch(child: subprocess.Popen, info: int | None, job: Job, stop: scoring.St
 
     info: where bubblewrap says which process it started.
     """
-    output, limits, root = _output(child, stop), job.limits, None
+    output, root = _output(child, stop), None
     first = _first(output)
     if info is not None and job.view.starts_processes:
         root = Path(f"/proc/{json.loads(os.read(info, CHUNK_BYTES))['child-pid']}/root")
-    start = last = look = time.monotonic()
-    said, printed, size, silence, status = bytearray(), b"", 0, 0.0, None
-    for chunk, out in chain([first], output):
-        said += chunk
-        printed, size = (printed + out)[-KEPT_BYTES:], size + len(out)
+    program = _Running(job.limits, root)
+    for said, printed in chain([first], output):
+        program.take(said, printed)
+        if status := program.exceeded():
+            return program.ended(status)
+    return program.ended({0: PASSED, NOT_COMPILED: COMPILE_ERROR}.get(child.returncode, FAILED))
+
+
+class _Running:
+    """What a program did since it began. root: of its processes, if it may start some."""
+
+    def __init__(self, limits: Limits, root: Path | None):
+        self.limits, self.root = limits, root
+        self.began = self.last_said = self.next_look = time.monotonic()
+        self.said, self.printed, self.printed_bytes, self.silence = bytearray(), b"", 0, 0.0
+
+    def take(self, said: bytes, printed: bytes) -> None:
+        """Note what came from standard error, and from standard output."""
         now = time.monotonic()
-        silence, last = max(silence, now - last), now if chunk else last
-        if now - start > limits.seconds or silence > limits.silence:
-            status = TIMED_OUT
-        elif len(said) > limits.output or size > MOST_PRINTED:
-            status = TOO_COSTLY
-        elif root and now > look:
-            look = now + LOOK_EACH
-            status = TOO_COSTLY if _uses_too_much(root, limits.memory) else None
-        if status:
-            break
-    else:
-        status = {0: PASSED, NOT_COMPILED: COMPILE_ERROR}.get(child.returncode, FAILED)
-    return Ended(status, bytes(said), printed, time.monotonic() - start, silence)
+        self.silence = max(self.silence, now - self.last_said)
+        self.last_said = now if said else self.last_said
+        self.said += said
+        self.printed = (self.printed + printed)[-KEPT_BYTES:]
+        self.printed_bytes += len(printed)
+
+    def exceeded(self) -> str | None:
+        """The status for a limit that the program exceeds."""
+        now, limits = time.monotonic(), self.limits
+        if now - self.began > limits.seconds or self.silence > limits.silence:
+            return TIMED_OUT
+        if len(self.said) > limits.output or self.printed_bytes > MOST_PRINTED:
+            return TOO_COSTLY
+        if self.root and now > self.next_look:
+            self.next_look = now + LOOK_EACH
+            return TOO_COSTLY if _uses_too_much(self.root, limits.memory) else None
+        return None
+
+    def ended(self, status: str) -> Ended:
+        seconds = time.monotonic() - self.began
+        return Ended(status, bytes(self.said), self.printed, seconds, self.silence)
 
 
 def _first(output: Iterator[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:

@@ -161,19 +161,31 @@ def results_of(rows: Sequence[Row], step: str) -> list[Result]:
     for row in rows:
         if step in row.files:
             files.setdefault(row.files[step], []).append(row)
-    results, groups = [], linked([row.about for row in rows] for rows in files.values())
-    for file, shared in files.items():
-        shared.sort(key=lambda row: row.variant != "")
-        first, *_ = alike = sorted(groups[shared[0].about], key=lambda model: model[1] != "")
-        names = tuple(dict.fromkeys(variant for _, variant in alike))
-        subject = Subject(first[0], names, "" if {*names} == variants else _in_words(names))
-        of_seeds = {row.seed for row in shared}
-        seed = of_seeds.pop() if len(of_seeds) == 1 < len(seeds) else None
-        losses = {row.validation_loss for row in shared} - {None}
-        loss = losses.pop() if len(losses) == 1 else None
-        row = shared[0].model_copy(update={"validation_loss": loss})
+    results, alike = [], linked([row.about for row in named] for named in files.values())
+    for file, named in files.items():
+        first = min(named, key=lambda row: row.variant != "")
+        subject = _subject(alike[named[0].about], variants)
+        seed = _only(row.seed for row in named) if len(seeds) > 1 else None
+        loss = _only(row.validation_loss for row in named if row.validation_loss)
+        row = first.model_copy(update={"validation_loss": loss})
         results.append(Result(step, subject, seed, file, row))
     return results
+
+
+def _subject(alike: Iterable[tuple[str, str]], every: set[str]) -> Subject:
+    """A model with several names and variants, of which the configuration's own come first.
+
+    every: the variants of the table.
+    """
+    alike = sorted(alike, key=lambda about: about[1] != "")
+    names = tuple(dict.fromkeys(variant for _, variant in alike))
+    return Subject(alike[0][0], names, "" if {*names} == every else _in_words(names))
+
+
+def _only(values: Iterable) -> object:
+    """The value that all are; None if they differ, or if there is none."""
+    different = {*values}
+    return different.pop() if len(different) == 1 else None
 
 
 def linked(lists: Iterable[Iterable[Hashable]]) -> dict[Hashable, dict[Hashable, None]]:
