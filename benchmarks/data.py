@@ -20,13 +20,12 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from xft.config.sections import TokensConfig
-from xft.data.duplicates import find_exact, find_near
 from xft.data.preparation import contaminated, prepare
-from xft.data.problem_traces import Detector, read_shipped
 from xft.data.prompt_templates import encode_literally, make_template
 from xft.data.row_files import read_files
 from xft.data.tokenized_rows import open_tokens, tokenize_rows, write_tokens
 from xft.data.tokenizers import load_tokenizer
+from xft.data.unwanted_rows import Detector, find_exact, find_near, read_shipped
 
 MODEL = Path(__file__).parents[1] / "resources" / "base"
 INSTRUCTIONS = MODEL.with_name("instructions.jsonl")

@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback
 
 from benchmarks.peak import anonymous_memory
 from benchmarks.timing import synchronize
-from xft.training.callbacks import SaveCallback, StopRequest
+from xft.training.features import SaveCallback, StopRequest
 from xft.training.metrics import Throughput
 from xft.training.saving import Checkpoints
 from xft.training.trainer import ResumingTrainer, Training

@@ -7,7 +7,7 @@ import json
 import sys
 from base64 import b64encode
 
-from xft.data.problem_traces import SHIPPED, Fingerprint
+from xft.data.unwanted_rows import SHIPPED, Fingerprint
 from xft.evaluation.forms import load_problems
 from xft.evaluation.references import fingerprints
 from xft.hub.named_sets import RELEASED

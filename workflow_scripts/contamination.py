@@ -18,8 +18,8 @@ def main(argv: list[str] | None = None) -> None:
     tokens = step.open("tokens", args.tokens, "tokens")
 
     from xft.data.preparation import contaminated
-    from xft.data.problem_traces import Detector
     from xft.data.tokenized_rows import read_training_rows
+    from xft.data.unwanted_rows import Detector
     from xft.evaluation.references import load_references
 
     rows = read_training_rows(args.data, tokens)

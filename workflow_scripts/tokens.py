@@ -31,9 +31,9 @@ def main(argv: list[str] | None = None) -> None:
     base = step.open("base", args.model, *MODEL_KINDS)
 
     from xft.data.preparation import prepare, summary
-    from xft.data.problem_traces import Detector
     from xft.data.tokenized_rows import datasets_of, write_tokens
     from xft.data.tokenizers import load_tokenizer
+    from xft.data.unwanted_rows import Detector
     from xft.evaluation.references import load_references
 
     fingerprints, problems = load_references([name for name in args.problems if name])

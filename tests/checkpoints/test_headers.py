@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from xft.artifacts.manifest import read_manifest
-from xft.checkpoints.header import read_tensors
-from xft.checkpoints.model_files import INDEX_FILE, SINGLE_FILE
+from xft.checkpoints.model_files import INDEX_FILE, SINGLE_FILE, read_tensors
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 from xft.common.json_files import read_json

@@ -10,7 +10,7 @@ from trainings import write_rows
 from xft.common.errors import UserError
 from xft.config.sections import DataConfig, TokensConfig
 from xft.data.preparation import prepare
-from xft.data.problem_traces import Detector, Fingerprint
+from xft.data.unwanted_rows import Detector, Fingerprint
 from xft.estimates.rows import count_rows
 
 ADD = "def add(a, b):\n    total = a + b\n    return total"

@@ -9,9 +9,15 @@ import pytest
 from problem_files import three_problems, write_problems
 
 from tools.write_fingerprints import content
-from xft.data.duplicates import find_exact, find_near
 from xft.data.instruction_rows import Row
-from xft.data.problem_traces import SHIPPED, Detector, Fingerprint, read_shipped
+from xft.data.unwanted_rows import (
+    SHIPPED,
+    Detector,
+    Fingerprint,
+    find_exact,
+    find_near,
+    read_shipped,
+)
 from xft.evaluation.forms import load_problems
 from xft.evaluation.references import fingerprints, load_references
 from xft.hub.named_sets import RELEASED

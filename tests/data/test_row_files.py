@@ -193,7 +193,7 @@ def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path, bomb):
 STREAMING = """
 import pathlib, resource, sys
 from xft.config.sections import TokensConfig
-from xft.data.duplicates import find_exact
+from xft.data.unwanted_rows import find_exact
 from xft.data.row_files import read_files
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()

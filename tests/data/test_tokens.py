@@ -19,9 +19,9 @@ from xft.config.sections import TokensConfig
 from xft.data import row_files
 from xft.data.instruction_rows import Row
 from xft.data.preparation import prepare
-from xft.data.problem_traces import Detector, Fingerprint
 from xft.data.tokenized_rows import open_tokens
 from xft.data.tokenizers import load_tokenizer
+from xft.data.unwanted_rows import Detector, Fingerprint
 
 TRAINING = ["--max-steps", "2", "--per-device-train-batch-size", "4", "--learning-rate", "0.01"]
 

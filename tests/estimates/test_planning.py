@@ -22,7 +22,7 @@ from interpreter import python
 from mixtures import init_example
 from transformers import AutoModelForCausalLM
 
-from xft.checkpoints.header import DTYPE_BYTES
+from xft.checkpoints.model_files import DTYPE_BYTES
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 from xft.config.reading import complete

@@ -11,8 +11,8 @@ from huggingface_hub import ModelCard
 from report_folders import write_results
 
 from xft.common.errors import UserError
-from xft.reporting.exports import _rows_of
 from xft.tools import export
+from xft.tools.export import _rows_of
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from xft.artifacts import artifact
 from xft.artifacts.claims import OWNER, claimed
 from xft.artifacts.manifest import hash_program, manifest_path, read_manifest
 from xft.common.errors import UserError
-from xft.training import callbacks
+from xft.training import features
 from xft.training.metrics import ProgressCallback
 
 LENGTH = 8
@@ -171,7 +171,7 @@ def test_a_second_training_of_the_same_output_is_refused(words, stopped):
 
 
 def test_the_newest_two_checkpoints_are_kept(words, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(callbacks, "SAVING_SHARE", 0)
+    monkeypatch.setattr(features, "SAVING_SHARE", 0)
     monkeypatch.setattr("xft.common.progress._job", "moe_sft")
     stop_in(monkeypatch, 7)
     with pytest.raises(SystemExit):
@@ -229,7 +229,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_rows(words, tmp_path, monkeypa
                 parameter.data.fill_(float("nan"))
 
     monkeypatch.setattr(ProgressCallback, "on_step_begin", on_step_begin)
-    monkeypatch.setattr(callbacks, "SAVING_SHARE", 0)
+    monkeypatch.setattr(features, "SAVING_SHARE", 0)
     flags = ["--save-minutes", 0, "--per-device-train-batch-size", 12]
     with pytest.raises(UserError) as caught:
         learn("moe_sft", tmp_path / "out", *words, *flags)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from xft.checkpoints.header import hash_header
+from xft.checkpoints.model_files import hash_header
 from xft.common.errors import UserError
 from xft.common.file_access import write_whole
 from xft.common.json_files import read_json

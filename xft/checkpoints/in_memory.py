@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from xft.checkpoints.header import TORCH_NAMES, TensorInfo
+from xft.checkpoints.model_files import TORCH_NAMES, TensorInfo
 from xft.checkpoints.reader import TensorSource
 from xft.common.errors import UserError
 

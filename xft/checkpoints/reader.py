@@ -6,8 +6,16 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from xft.checkpoints.header import FLOAT_NAMES, TensorInfo, open_safetensors, read_tensors
-from xft.checkpoints.model_files import INDEX_FILE, SINGLE_FILE, is_file_name, read_model_config
+from xft.checkpoints.model_files import (
+    FLOAT_NAMES,
+    INDEX_FILE,
+    SINGLE_FILE,
+    TensorInfo,
+    is_file_name,
+    open_safetensors,
+    read_model_config,
+    read_tensors,
+)
 from xft.common.errors import UserError
 from xft.common.json_files import read_json
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from xft.checkpoints.header import DTYPE_BYTES, torch_dtype
-from xft.checkpoints.model_files import INDEX_FILE, SINGLE_FILE
+from xft.checkpoints.model_files import DTYPE_BYTES, INDEX_FILE, SINGLE_FILE, torch_dtype
 from xft.checkpoints.reader import SELECTION, Checkpoint, TensorSource
 from xft.common.file_access import link_or_copy
 from xft.common.progress import progress

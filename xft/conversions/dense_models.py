@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from xft.artifacts.artifact import OpenedArtifact, open_artifact
-from xft.checkpoints.header import FLOAT_NAMES, torch_dtype
-from xft.checkpoints.model_files import IDLE_KEYS
+from xft.checkpoints.model_files import FLOAT_NAMES, IDLE_KEYS, torch_dtype
 from xft.checkpoints.reader import TensorSource
 from xft.checkpoints.writer import TensorSpec, computed_spec, copy_spec
 from xft.common.errors import UserError

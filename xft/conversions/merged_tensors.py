@@ -11,9 +11,8 @@ from itertools import islice
 
 import torch
 
-from xft.checkpoints.header import FLOAT_NAMES
 from xft.checkpoints.layout import FfnLayer, moe_layers, outside
-from xft.checkpoints.model_files import EMBEDDINGS
+from xft.checkpoints.model_files import EMBEDDINGS, FLOAT_NAMES
 from xft.checkpoints.reader import TensorSource
 from xft.common.errors import UserError
 

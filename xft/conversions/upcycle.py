@@ -9,9 +9,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from xft.checkpoints.header import FLOAT_NAMES, torch_dtype
 from xft.checkpoints.layout import FfnLayer, dense_layers, outside
-from xft.checkpoints.model_files import check_rank
+from xft.checkpoints.model_files import FLOAT_NAMES, check_rank, torch_dtype
 from xft.checkpoints.reader import TensorSource
 from xft.checkpoints.writer import TensorSpec, computed_spec, copy_spec
 from xft.common.errors import UserError, errors_at

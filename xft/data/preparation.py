@@ -15,12 +15,12 @@ from xft.common.errors import UserError, counted
 from xft.common.progress import progress, say
 from xft.common.system import spread
 from xft.config.sections import TokensConfig
-from xft.data.duplicates import find_exact, find_near
 from xft.data.instruction_rows import AnyRow, check_bad, describe
 from xft.data.prompt_templates import make_template
 from xft.data.row_files import StoredRows, named, place_of, read_files
 from xft.data.tokenized_rows import Tokens, tokenize_rows
 from xft.data.tokenizers import no_eos
+from xft.data.unwanted_rows import find_exact, find_near
 
 
 def prepare(

@@ -18,9 +18,16 @@ from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
 
-from xft.checkpoints.header import DTYPE_BYTES, FLOAT_NAMES, TensorInfo
 from xft.checkpoints.layout import FfnLayer, dense_layers, outside
-from xft.checkpoints.model_files import EMBEDDINGS, INDEX_FILE, SINGLE_FILE, read_model_config
+from xft.checkpoints.model_files import (
+    DTYPE_BYTES,
+    EMBEDDINGS,
+    FLOAT_NAMES,
+    INDEX_FILE,
+    SINGLE_FILE,
+    TensorInfo,
+    read_model_config,
+)
 from xft.checkpoints.reader import CheckpointHeaders, TensorTable
 from xft.common.errors import UserError
 from xft.common.progress import say

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xft.checkpoints.header import open_safetensors
+from xft.checkpoints.model_files import open_safetensors
 from xft.checkpoints.reader import CheckpointHeaders
 from xft.common.errors import UserError, errors_at
 from xft.common.json_files import read_rows

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from xft.data.problem_traces import Fingerprint, read_shipped
+from xft.data.unwanted_rows import Fingerprint, read_shipped
 from xft.evaluation.forms import load_problems
 from xft.evaluation.problems import ProblemSet
 from xft.hub.named_sets import RELEASED

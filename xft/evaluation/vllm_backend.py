@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from xft.checkpoints.header import torch_dtype
+from xft.checkpoints.model_files import torch_dtype
 from xft.checkpoints.reader import CheckpointHeaders
 from xft.common.errors import UserError
 from xft.common.optional import require

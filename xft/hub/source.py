@@ -13,9 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xft.artifacts.artifact import COMPANION_PATTERNS, check_artifact, companions
-from xft.checkpoints.header import FLOAT_NAMES
 from xft.checkpoints.layout import dense_layers
-from xft.checkpoints.model_files import INDEX_FILE, SINGLE_FILE, check_vocabulary, weight_files
+from xft.checkpoints.model_files import (
+    FLOAT_NAMES,
+    INDEX_FILE,
+    SINGLE_FILE,
+    check_vocabulary,
+    weight_files,
+)
 from xft.checkpoints.reader import CheckpointHeaders
 from xft.common.errors import UserError
 from xft.config.sections import MODEL_KINDS

@@ -2,6 +2,6 @@
 
 `run_table` names the files of results and reads each of them once; `statistics` has intervals and
 differences of two models, `comparisons` those of all pairs and their words, `verdict` the decision.
-`summaries.Summary` holds all of this: the summary's files (by `summary.md.jinja`), `page` (of a
-results folder) and `exports` (forms of other software) follow from it. `cards` serve the steps.
+`summaries.Summary` holds all of this: the summary's files (by `summary.md.jinja`) and `page` (of a
+results folder) follow from it. `cards` serve the steps.
 """

@@ -13,10 +13,18 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.config.training import TrainingConfig
-from xft.training import callbacks, engines, metrics
+from xft.training import engines, metrics
 from xft.training.at_end import VALIDATION_LOSS
 from xft.training.batches import LengthSampler, make_collator, without_repeats
-from xft.training.features import Feature, FiniteCheck, RoutingStatistics
+from xft.training.features import (
+    Feature,
+    FiniteCheck,
+    RoutingStatistics,
+    SaveCallback,
+    StopRequest,
+    ValidationCallback,
+    WeightAverage,
+)
 from xft.training.losses import LabelledLoss, validation_loss
 from xft.training.ranks import is_main_process, say_once
 from xft.training.saving import Checkpoints, SavingTrainer, step_of
@@ -71,8 +79,8 @@ def train(training: Training) -> dict[str, torch.Tensor]:
     trainer.report(newest)
     if newest is None:
         trainer.add_callback(engines.MastersCallback(training.model, training.options))
-    with callbacks.StopRequest() as stop:
-        saving = callbacks.SaveCallback(training.checkpoints.seconds, stop)
+    with StopRequest() as stop:
+        saving = SaveCallback(training.checkpoints.seconds, stop)
         trainer.add_callback(saving)
         trainer.train(resume_from_checkpoint=newest and str(newest))
     if saving.stopped and not trainer.ending.stopped_early:
@@ -122,11 +130,11 @@ class ResumingTrainer(SavingTrainer):
         self.throughput = metrics.Throughput()
         check = FiniteCheck(self.accelerator, training.checkpoints, mixing)
         self.features = [check, *(own for own in training.callbacks if isinstance(own, Feature))]
-        self.ending = callbacks.ValidationCallback(options, self.keep_as_best)
+        self.ending = ValidationCallback(options, self.keep_as_best)
         self.add_callback(self.ending)
         self.average = None
         if options.ema_decay is not None:
-            self.average = callbacks.WeightAverage(model, options.ema_decay)
+            self.average = WeightAverage(model, options.ema_decay)
             self.add_callback(self.average)
 
     def create_optimizer(self, model=None):

@@ -10,8 +10,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from xft.artifacts.artifact import OpenedArtifact, create_artifact, write_json
 from xft.artifacts.manifest import as_json
-from xft.checkpoints.header import torch_dtype
-from xft.checkpoints.model_files import check_rank
+from xft.checkpoints.model_files import check_rank, torch_dtype
 from xft.checkpoints.reader import Checkpoint
 from xft.checkpoints.writer import trained_specs
 from xft.common.file_access import write_whole
