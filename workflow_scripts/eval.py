@@ -17,20 +17,11 @@ from xft.common.system import usable_cpus
 from xft.config.sections import EvaluatedConfig, GenerationConfig, RunConfig, ScoringConfig
 from xft.data.prompt_templates import CHAT, PROMPT_NAMES, make_template, read_template
 from xft.data.tokenizers import load_tokenizer
-from xft.evaluation import call_scoring
+from xft.evaluation import call_scoring, result
 from xft.evaluation.forms import load_problems
 from xft.evaluation.model_loading import trained_template
 from xft.evaluation.problems import ProblemSet
 from xft.evaluation.prompts import TaskPrompt, task_prompts
-from xft.evaluation.result import (
-    RESULT,
-    Sample,
-    build_result,
-    in_words,
-    read_samples,
-    samples_path,
-    write_samples,
-)
 from xft.evaluation.sampling import sample
 from xft.evaluation.scorers import open_sandbox, open_scorer
 from xft.evaluation.scoring import Verdict
@@ -80,24 +71,25 @@ def main(argv: list[str] | None = None) -> None:
     truth = _read_ground_truth(step, problem_set)
     tokenizer = load_tokenizer(args.model) if prompt == CHAT else None
     prompts = task_prompts(problem_set, make_template(prompt, tokenizer))
-    saved, journal = samples_path(args.out), None
+    saved, journal = result.samples_path(args.out), None
     if args.rescore:
-        samples = read_samples(saved, prompts, generation.samples)
+        samples = result.read_samples(saved, prompts, generation.samples)
     else:
         samples, journal = sample(args.model, prompts, generation, run, args.out, step.full)
-        write_samples(saved, samples)
+        result.write_samples(saved, samples)
     problems = {problem.task_id: problem for problem in problem_set.problems}
     solutions = [(problems[written.task_id], written.solution) for written in samples]
     verdicts = scorer.score(scorer.expected() if truth is None else truth, solutions)
     judged = scoring.model_dump() | {"memory_bound": scorer.memory_bound}
-    result = build_result(problem_set, samples, verdicts, judged, scorer.versions)
-    inputs = step.ids | {"model": result["model"]["id"], "dataset": problem_set.sha256}
-    RESULT.write(args.out, result, parameters=result["settings"], inputs=inputs, beside=[saved])
+    content = result.build_result(problem_set, samples, verdicts, judged, scorer.versions)
+    inputs = step.ids | {"model": content["model"]["id"], "dataset": problem_set.sha256}
+    known = {"parameters": content["settings"], "inputs": inputs, "beside": [saved]}
+    result.RESULT.write(args.out, content, **known)
     if journal is not None:
         journal.remove()
     if trained_template(args.model) is None:
         _show_first(prompts[0], samples[0], verdicts[0])
-    for line in in_words(result):
+    for line in result.in_words(content):
         say(line)
 
 
@@ -127,7 +119,7 @@ def _fitting(problem_set: ProblemSet, prompt: str, model: Path, max_new_tokens: 
     return problem_set.without([p.task_id for p in prompts if len(p.encode(tokenizer)) > room])
 
 
-def _show_first(prompt: TaskPrompt, written: Sample, verdict: Verdict) -> None:
+def _show_first(prompt: TaskPrompt, written: result.Sample, verdict: Verdict) -> None:
     """Let the log show whether prompt and answer are as they should be."""
     texts = {"prompt": prompt.text, f"answer ({verdict.plus})": written.completion}
     for name, text in texts.items():

@@ -25,7 +25,7 @@ from problem_files import problem, right_solutions, write_problems
 from xft.common.system import usable_cpus
 from xft.evaluation import call_scoring
 from xft.evaluation.forms import load_problems
-from xft.evaluation.languages import find_language, find_program, find_toolchains
+from xft.evaluation.languages import commands, find_language, find_program, find_toolchains
 from xft.evaluation.program_scoring import open_toolchain
 from xft.evaluation.sandbox import run
 from xft.evaluation.scorers import find_bubblewrap
@@ -63,7 +63,8 @@ def run_programs(sandbox) -> dict[str, str]:
             code = code.replace("PROJECT", str(FOLDER.parents[1]))
             (found,) = find_toolchains([(language.name, "")]).values()
             toolchain = open_toolchain(language, found, sandbox)
-            statuses[name] = run(toolchain.job(code, 60), sandbox).status
+            file, *steps = commands(language, code)
+            statuses[name] = run(toolchain.job(*steps, 60, file, code), sandbox).status
     return statuses
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -162,7 +162,7 @@ def validated(section: type[SectionType], values: dict, where: str) -> SectionTy
 def sections() -> Iterator[tuple[str, type[Section]]]:
     """The sections of the configuration, by name."""
     for name, field in WorkflowConfig.model_fields.items():
-        if is_section(field.annotation):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield name, field.annotation
 
 
@@ -177,11 +177,6 @@ def valid_sections(config: Mapping) -> dict[str, Section]:
                 valid[name] = section.model_validate(kept | part)
                 kept |= part
     return valid
-
-
-def is_section(annotation: Any) -> bool:
-    """Whether a key's annotation is that of a section."""
-    return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
 def _explain(section: type[Section], fault: dict) -> str:
@@ -216,11 +211,6 @@ def _set(fault: dict) -> str:
     return f"{name} = {value}: " if name else ""
 
 
-def _owner(section: type[Section], place: tuple) -> type[Section]:
-    """The section with the key at a place: ("moe", "router") is in MoeConfig."""
-    return section.model_fields[place[0]].annotation if len(place) > 1 else section
-
-
 def _name(place: tuple) -> str:
     """The name of a place: ("moe", "upcycled_layers", 0) is moe.upcycled_layers[0]."""
     named = [part for part in place if part not in (ONE, SEVERAL)]
@@ -230,7 +220,8 @@ def _name(place: tuple) -> str:
 
 def _hint(section: type[Section], place: tuple) -> str:
     """The key that was probably meant in place of an unknown one, or the known keys."""
-    known, places = keys(_owner(section, place)), _places()
+    owner = section.model_fields[place[0]].annotation if len(place) > 1 else section
+    known, places = keys(owner), _places()
     if near := did_you_mean(place[-1], known):
         return near
     name = place[-1].rpartition(".")[2]

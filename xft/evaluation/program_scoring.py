@@ -89,13 +89,8 @@ class Toolchain:
             needed.append(program if is_wide else folder)
         return [path for path in dict.fromkeys(needed) if not path.is_relative_to("/usr")]
 
-    def job(self, program: str, seconds: float) -> Job:
-        """What compiles and runs a program, together within `seconds`."""
-        file, compile, run = languages.commands(self.language, program)
-        return self.job_of(compile, run, seconds, file, program)
-
-    def job_of(self, compile: str, run: str, seconds: float, *file: str) -> Job:
-        """What runs two commands in turn. file: its name and its text."""
+    def job(self, compile: str, run: str, seconds: float, *file: str) -> Job:
+        """What runs two commands in turn, within `seconds`. file: its name and its text."""
         limits = Limits(seconds)
         script = SCRIPT.format(
             processor_seconds=2 * int(seconds),
@@ -111,7 +106,7 @@ def open_toolchain(language: Language, parts: Parts, sandbox: Bubblewrap | None)
     """The toolchain of a language, which was started in the sandbox. Raises UserError."""
     cache = compiled_packages(parts.programs[0]) if language.name == "go" else None
     toolchain = Toolchain(language, parts, cache)
-    asked = toolchain.job_of(parts.library, f"{language.version} >&2", PROBE_SECONDS)
+    asked = toolchain.job(parts.library, f"{language.version} >&2", PROBE_SECONDS)
     ended = run(asked, sandbox)
     said = ended.output.decode(errors="replace").strip()
     if ended.status != PASSED:
@@ -224,7 +219,8 @@ class ProgramScorer:
         def judge(given: tuple[str, str], is_again: bool, stop: scoring.Stop) -> tuple[Ended, bool]:
             chain, word = self.toolchains[given[0]], secrets.token_hex()
             text = with_word(chain.language, given[1], word)
-            ended = run(chain.job(text, SECONDS), self.sandbox, stop)
+            file, *commands = languages.commands(chain.language, text)
+            ended = run(chain.job(*commands, SECONDS, file, text), self.sandbox, stop)
             if ended.status == PASSED and word.encode() not in ended.printed:
                 ended = Ended(FAILED, STOPPED)
             return ended, ended.status == TIMED_OUT

@@ -13,18 +13,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.config.training import TrainingConfig
-from xft.training import engines, metrics
+from xft.training import engines, features, metrics
 from xft.training.at_end import VALIDATION_LOSS
 from xft.training.batches import LengthSampler, make_collator, without_repeats
-from xft.training.features import (
-    Feature,
-    FiniteCheck,
-    RoutingStatistics,
-    SaveCallback,
-    StopRequest,
-    ValidationCallback,
-    WeightAverage,
-)
 from xft.training.losses import LabelledLoss, validation_loss
 from xft.training.ranks import is_main_process, say_once
 from xft.training.saving import Checkpoints, SavingTrainer, step_of
@@ -79,8 +70,8 @@ def train(training: Training) -> dict[str, torch.Tensor]:
     trainer.report(newest)
     if newest is None:
         trainer.add_callback(engines.MastersCallback(training.model, training.options))
-    with StopRequest() as stop:
-        saving = SaveCallback(training.checkpoints.seconds, stop)
+    with features.StopRequest() as stop:
+        saving = features.SaveCallback(training.checkpoints.seconds, stop)
         trainer.add_callback(saving)
         trainer.train(resume_from_checkpoint=newest and str(newest))
     if saving.stopped and not trainer.ending.stopped_early:
@@ -128,13 +119,14 @@ class ResumingTrainer(SavingTrainer):
         self.learned = model if mixing is None else mixing.logits
         self.loss = LabelledLoss(model, whole_head=options.launch != "zero3")
         self.throughput = metrics.Throughput()
-        check = FiniteCheck(self.accelerator, training.checkpoints, mixing)
-        self.features = [check, *(own for own in training.callbacks if isinstance(own, Feature))]
-        self.ending = ValidationCallback(options, self.keep_as_best)
+        check = features.FiniteCheck(self.accelerator, training.checkpoints, mixing)
+        of_user = (own for own in training.callbacks if isinstance(own, features.Feature))
+        self.features = [check, *of_user]
+        self.ending = features.ValidationCallback(options, self.keep_as_best)
         self.add_callback(self.ending)
         self.average = None
         if options.ema_decay is not None:
-            self.average = WeightAverage(model, options.ema_decay)
+            self.average = features.WeightAverage(model, options.ema_decay)
             self.add_callback(self.average)
 
     def create_optimizer(self, model=None):
@@ -154,7 +146,7 @@ class ResumingTrainer(SavingTrainer):
         if newest is not None:
             say(f"continuing from step {step_of(newest)}")
         if statistics is None and (training.metrics_file or training.tracking):
-            statistics = RoutingStatistics(self.accelerator)
+            statistics = features.RoutingStatistics(self.accelerator)
             self.features.append(statistics)
         if training.metrics_file is not None:
             writing = training.metrics_file, statistics.metrics, newest
