@@ -10,7 +10,7 @@ from operator import attrgetter
 from pydantic.fields import FieldInfo
 
 from xft.config import sections
-from xft.config.section import Section, code_keys, keys, unrecorded
+from xft.config.section import Section, Unrecorded, code_keys, keys
 from xft.config.sections import RunConfig, WorkflowConfig
 from xft.config.training import MixingTraining, TrainingConfig
 
@@ -64,18 +64,23 @@ class StepDeclaration:
 
     @property
     def fields(self) -> dict[str, FieldInfo]:
-        """The keys that are flags and decide about the result, such as "moe.rank"."""
+        """The keys that are flags, such as "moe.rank"."""
         return {
             f"{name}.{key}" if name else key: section.model_fields[key]
             for name, section, names in self.sections
             for key in names
-            if key not in unrecorded(section)
         }
 
     @property
-    def defaults(self) -> dict[str, object]:
-        """The defaults of these keys. A required key has none."""
+    def recorded(self) -> dict[str, FieldInfo]:
+        """Those that decide about the result."""
         fields = self.fields.items()
+        return {key: field for key, field in fields if Unrecorded not in field.metadata}
+
+    @property
+    def defaults(self) -> dict[str, object]:
+        """The defaults of the latter. A required key has none."""
+        fields = self.recorded.items()
         return {key: field.get_default() for key, field in fields if not field.is_required()}
 
     @property
@@ -86,7 +91,7 @@ class StepDeclaration:
     @property
     def keys(self) -> frozenset[str]:
         """All keys that decide, directly or through a file, about the result."""
-        return frozenset([*self.fields, *self.naming])
+        return frozenset([*self.recorded, *self.naming])
 
     @property
     def sections(self) -> Iterator[tuple[str | None, type[Section], tuple[str, ...]]]:
@@ -95,19 +100,18 @@ class StepDeclaration:
             section = WorkflowConfig.model_fields[name].annotation if name else RunConfig
             yield name, section, read if isinstance(read, tuple) else keys(read)
 
-    def keys_in(self, config: WorkflowConfig) -> frozenset[str]:
-        """Those that have an effect in a configuration."""
-        return self.keys - {key for key, is_idle in self.idle.items() if is_idle(config)}
+    def idle_keys(self, config: WorkflowConfig) -> set[str]:
+        """The keys that have no effect in a configuration."""
+        return {key for key, is_idle in self.idle.items() if is_idle(config)}
 
-    def options(self, config: WorkflowConfig) -> dict[str, object]:
-        """The flags that the result depends on, by key, with values that are not the defaults."""
-        keys = self.keys_in(config)
-        return self.chosen({key: attrgetter(key)(config) for key in self.fields if key in keys})
-
-    def chosen(self, values: Mapping[str, object]) -> dict[str, object]:
-        """Those of some values that are not the defaults. A recipe holds no others."""
-        defaults = self.defaults.items()
-        return {key: value for key, value in values.items() if (key, value) not in defaults}
+    def values(self, config: WorkflowConfig) -> dict[str, object]:
+        """The values of its flags that have an effect and are not the defaults, by key."""
+        idle, values = self.idle_keys(config), {}
+        for key, declared in self.fields.items():
+            value = attrgetter(key)(config)
+            if key not in idle and (declared.is_required() or value != declared.get_default()):
+                values[key] = value
+        return values
 
 
 def _training(section: str, options: type[TrainingConfig], *naming: str) -> StepDeclaration:

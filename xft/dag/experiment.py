@@ -16,7 +16,7 @@ from xft.config.runs import Run
 from xft.config.sections import MODEL_KINDS, WorkflowConfig, problem_label
 from xft.config.steps import ARTIFACT, COSTS, STEPS, TRAINING_SECTIONS
 from xft.dag.graph import Graph
-from xft.dag.job_resources import computing_flags, of_mixture, resources
+from xft.dag.job_resources import of_mixture, resources
 from xft.dag.nodes import FileContents, Input, Node, Nodes, made
 from xft.estimates.jobs import configured_job
 from xft.estimates.memory_and_disk import artifact_bytes, checkpoint_bytes
@@ -181,27 +181,22 @@ def _job(node: Node, experiment: Experiment) -> Job:
     files = [path for item in node.inputs if item.node is None for path in item.paths]
     results, log = experiment.config.results_dir, experiment.store.log(node.step, node.digest)
     texts = {RUNS_TABLE: experiment.table(node.entry)} if node.step == "summary" else {}
+    inputs: dict[str, list[str]] = {}
+    for item in node.inputs:
+        if item.paths:  # a value, such as lambda, has none
+            inputs.setdefault(item.name, []).extend(item.paths)
     logs = {f"{results}/logs/{_stem(node, name)}.log": str(log) for name in node.names}
     return Job(
         name=node.name,
         recipe=node.recipe,
-        inputs=_by_name(node.inputs),
-        flags=to_flags(node.flags | computing_flags(node)),
+        inputs=inputs,
+        flags=to_flags(node.flags),
         resources=resources(node),
         links={os.path.normpath(f"{results}/{name}"): place for name, place in _links(node)},
         logs={os.path.normpath(name): target for name, target in logs.items()},
         texts=texts,
         contents={file: experiment.nodes.contents.of_file(file) for file in files},
     )
-
-
-def _by_name(inputs: Iterable[Input]) -> dict[str, list[str]]:
-    """The paths of inputs by the names in their rule."""
-    paths: dict[str, list[str]] = {}
-    for item in inputs:
-        if item.paths:  # a value, such as lambda, has none
-            paths.setdefault(item.name, []).extend(item.paths)
-    return paths
 
 
 def _links(node: Node) -> Iterator[tuple[str, str]]:

@@ -103,8 +103,8 @@ class Graph:
         )
         unread = {"sft.max_steps", "sft.num_train_epochs"}
         inputs = [*self._base_and_tokens(), mixture]
-        options = STEPS["sft"].options(config)
-        return self._node("sft", inputs, "sft_flops", options=options, unread=unread)
+        values = STEPS["sft"].values(config)
+        return self._node("sft", inputs, "sft_flops", values=values, unread=unread)
 
     @cached_property
     def soup(self) -> Node:
@@ -145,7 +145,11 @@ class Graph:
 
     @cached_property
     def tokens(self) -> Node:
-        template = self._template(self.config.data.template, "data.template")
+        template = self._template(self.config.data.template, "template")
+        if template.paths:
+            template = replace(template, recorded={"data.template": template.recorded["template"]})
+        else:  # the name is an option
+            template = replace(template, recorded={})
         inputs = [self._rows(), *self._forbidden_problems(), template]
         if Path(self.config.base.model).is_dir():  # then its tokenizer's files are known
             inputs.append(made("base", self.base, "model", self._tokenizer()))
@@ -226,8 +230,8 @@ class Graph:
             self._problems(label),
             *templates,
         ]
-        name, options = f"eval/{model}/{label}.json", STEPS["eval"].options(config)
-        return self._node("eval", inputs, name, options=options, unread=unread)
+        name, values = f"eval/{model}/{label}.json", STEPS["eval"].values(config)
+        return self._node("eval", inputs, name, values=values, unread=unread)
 
     def validation_loss(self, model: Model) -> Node:
         """A model's validation loss. A training of this project has computed it."""
@@ -292,19 +296,18 @@ class Graph:
         inputs = [Input("files", paths, contents, flags={"model": model}, keys=key)]
         if tuned_from:
             inputs.append(made("tuned_from", tuned_from, identity={"base": tuned_from.digest}))
-        return self._node("base", inputs, name, options={})
+        return self._node("base", inputs, name, values={})
 
-    def _template(self, name: str, key: str) -> Input:
-        """A template, with its flag. Its content is an option of the recipe."""
+    def _template(self, name: str, flag: str) -> Input:
+        """A template. Its content is an option of the recipe."""
         content = name if name == COMPLETION.identity else self.contents.template(name)
         paths = () if name in PROMPT_NAMES else (name,)
-        flags = {key.removeprefix("data."): name}
-        return Input("template", paths, recorded={key: content}, flags=flags)
+        return Input("template", paths, recorded={flag: content}, flags={flag: name})
 
-    def _code(self, step: str, options: Mapping[str, object]) -> Iterator[Input]:
-        """The user's code that options name. Its content stands in the recipe with its name."""
+    def _code(self, step: str, values: Mapping[str, object]) -> Iterator[Input]:
+        """The user's code that values name. Its content stands in the recipe with its name."""
         for key in STEPS[step].code_keys:
-            codes = [(code, self.contents.of_code(code)) for code in codes_in(options.get(key))]
+            codes = [(code, self.contents.of_code(code)) for code in codes_in(values.get(key))]
             files = [str(code.file.parent / name) for code, hashes in codes for name in hashes]
             stated = [f"{code.shown} {json_sha256(hashes)}" for code, hashes in codes]
             if stated:
@@ -316,27 +319,30 @@ class Graph:
         inputs: Iterable[Input] = (),
         name: str | None = None,
         *,
-        options: Mapping[str, object] | None = None,
+        values: Mapping[str, object] | None = None,
         unread: Collection[str] = (),
         file: str | None = None,
     ) -> Node:
         """The node of an artifact that is made from these inputs.
 
         name: in the results folder; by default that of the step.
-        options: by key; by default those of the run's configuration.
+        values: of the step's keys; by default those of the run's configuration.
         unread: keys of the step that do not decide about this artifact.
         file: in the entry; by default that of the step.
         """
         declared = STEPS[step]
-        options = declared.options(self.config) if options is None else options
-        inputs = [*inputs, *self._code(step, options)]
-        recorded, flags, keys = dict(options), {}, declared.keys_in(self.config) - {*unread}
+        values = declared.values(self.config) if values is None else values
+        inputs = [*inputs, *self._code(step, values)]
+        options = {key: values[key] for key in values if key in declared.recorded}
+        flags, keys = {}, declared.keys - declared.idle_keys(self.config) - {*unread}
         for item in inputs:
-            recorded, flags, keys = recorded | item.recorded, flags | item.flags, keys | item.keys
-        flags |= {key.rpartition(".")[2]: value for key, value in options.items()}
+            options, flags, keys = options | item.recorded, flags | item.flags, keys | item.keys
+        flags |= {key.rpartition(".")[2]: value for key, value in values.items()}
+        if declared.section:
+            flags["tracker_dir"] = f"{self.config.results_dir}/metrics"
         node = self.nodes.get(
             step,
-            declared.chosen(recorded),
+            options,
             inputs,
             run=self.run,
             file=file or declared.file,

@@ -241,19 +241,6 @@ def nodes(options: TrainingConfig) -> dict[str, object]:
     return {"nodes": options.nodes, "tasks": options.nodes, "tasks_per_gpu": 0, "mpi": "srun"}
 
 
-def computing_flags(node: Node) -> dict[str, object]:
-    """Flags of a job that change no result: where it computes, and what it reports."""
-    config, step = node.config, STEPS[node.step]
-    if step.section:
-        return {
-            "gpus": config.gpus,
-            "report_to": config.report_to,
-            "tracker_dir": f"{config.results_dir}/metrics",
-            "save_minutes": getattr(config, step.section).save_minutes,
-        }
-    return {"gpus": config.gpus} if step.generates else {}
-
-
 def _start(config: WorkflowConfig, options: TrainingConfig) -> str:
     """The start of a training's command. On each node torchrun gets the node's GPUs."""
     if options.launch == "single":
