@@ -138,12 +138,6 @@ class Graph:
     # The rows.
 
     @cached_property
-    def fetched_rows(self) -> Node:
-        """The rows from the hub."""
-        file = dataset_source(self.config.data.train, self.config.data.revision).file_name
-        return self._node("fetch_data", (), f"data/fetched/{file}", file=file)
-
-    @cached_property
     def tokens(self) -> Node:
         template = self._template(self.config.data.template, "template")
         if template.paths:
@@ -160,7 +154,8 @@ class Graph:
     def _rows(self) -> Input:
         data = self.config.data
         if data.revision:
-            return made("data", self.fetched_rows)
+            file = dataset_source(data.train, data.revision).file_name
+            return made("data", self._node("fetch_data", (), f"data/fetched/{file}", file=file))
         content = joint_sha256([self.contents.of_rows(file) for file in data.files])
         return Input("data", tuple(data.files), {"data": content}, flags={"data": data.files})
 

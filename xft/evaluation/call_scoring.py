@@ -266,7 +266,9 @@ def job(
     hash_seed: the order of a set of texts depends on it.
     """
     program = {"code": code, "entry_point": entry_point, "memory": limits.memory}
-    program |= {"packages": _package_folders() if confined else [], "confined": confined}
+    # The interpreter in the sandbox does not search the folders of packages.
+    folders = dict.fromkeys(str(path.parent) for path in _packages()) if confined else ()
+    program |= {"packages": [*folders], "confined": confined}
     python = [_interpreter(), "-S", "-X", "utf8"] if confined else [sys.executable, "-s"]
     # numpy starts no threads.
     variables = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": str(hash_seed)}
@@ -275,11 +277,6 @@ def job(
     view = View(mounts, covered, CLEAN_ENVIRONMENT | variables, starts_processes=False)
     command = [*python, "-P", "-B", str(DRIVER), REQUEST]
     return Job(command, view, limits, REQUEST, f"{dumps(program)}\n{encoded}\n")
-
-
-def _package_folders() -> list[str]:
-    """The folders of `PACKAGES` in the sandbox. The interpreter there does not search them."""
-    return list(dict.fromkeys(str(path.parent) for path in _packages()))
 
 
 def _interpreter() -> str:
