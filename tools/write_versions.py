@@ -19,7 +19,8 @@ def contents(stated: dict, raised: list[str] = ()) -> dict:
     code, steps, modules = Code(), {}, {}
     for step, declared in STEPS.items():
         modules |= code.hashes(step)
-        defaults = dict(sorted(declared.defaults.items()))
+        fields = sorted(declared.recorded.items())
+        defaults = {key: field.get_default() for key, field in fields if not field.is_required()}
         before = stated["steps"].get(step, {"version": 1, "defaults": defaults})
         known = before["defaults"]
         changed = any(defaults[key] != known[key] for key in defaults.keys() & known.keys())

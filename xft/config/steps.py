@@ -78,12 +78,6 @@ class StepDeclaration:
         return {key: field for key, field in fields if Unrecorded not in field.metadata}
 
     @property
-    def defaults(self) -> dict[str, object]:
-        """The defaults of the latter. A required key has none."""
-        fields = self.recorded.items()
-        return {key: field.get_default() for key, field in fields if not field.is_required()}
-
-    @property
     def code_keys(self) -> list[str]:
         """Those that name code of the user's."""
         return [f"{name}.{key}" for name, section, _ in self.sections for key in code_keys(section)]

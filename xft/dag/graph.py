@@ -140,10 +140,9 @@ class Graph:
     @cached_property
     def tokens(self) -> Node:
         template = self._template(self.config.data.template, "template")
-        if template.paths:
-            template = replace(template, recorded={"data.template": template.recorded["template"]})
-        else:  # the name is an option
-            template = replace(template, recorded={})
+        # A name is an option; the content of a file stands in the recipe in place of its path.
+        content = {"data.template": template.recorded["template"]} if template.paths else {}
+        template = replace(template, recorded=content)
         inputs = [self._rows(), *self._forbidden_problems(), template]
         if Path(self.config.base.model).is_dir():  # then its tokenizer's files are known
             inputs.append(made("base", self.base, "model", self._tokenizer()))
@@ -335,15 +334,8 @@ class Graph:
         flags |= {key.rpartition(".")[2]: value for key, value in values.items()}
         if declared.section:
             flags["tracker_dir"] = f"{self.config.results_dir}/metrics"
-        node = self.nodes.get(
-            step,
-            options,
-            inputs,
-            run=self.run,
-            file=file or declared.file,
-            flags=flags,
-            keys=keys,
-        )
+        known = {"run": self.run, "file": file or declared.file, "flags": flags, "keys": keys}
+        node = self.nodes.get(step, options, inputs, **known)
         full = self.prefix(keys) + (name or step + (".json" if declared.file == RESULT else ""))
         if full not in node.names:
             node.names.append(full)
