@@ -21,6 +21,7 @@ from xft.common.errors import UserError
 from xft.common.results_folder import CONFIG_FILE
 from xft.config.steps import METRICS
 from xft.dag import workflow_run as module
+from xft.dag.graph import Model
 from xft.dag.job_resources import Requests
 from xft.dag.messages import pace_line, time_left, warn_of_full_disk
 from xft.dag.workflow_run import WorkflowRun
@@ -297,8 +298,8 @@ def test_the_table_has_a_row_for_each_model_of_each_run_with_the_shared_files():
     graph, tunings = experiment.graphs[0], {"base": None, "sft": "sft", "moe_sft": "moe_sft"}
     tunings |= {"dense/lam~0.75": "moe_sft"}
     for model, tuning in tunings.items():  # whose curve comes with the loss
-        metrics = tuning and graph.model(tuning).entry / METRICS
-        assert graph.validation_loss(model).options.get("metrics") == metrics
+        metrics = tuning and getattr(graph, tuning).entry / METRICS
+        assert graph.validation_loss(Model(model)).flags.get("metrics") == metrics
 
 
 def test_the_configs_own_value_comes_first_in_the_table_of_a_sweep():
