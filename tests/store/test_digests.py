@@ -295,11 +295,11 @@ def test_the_table_has_a_row_for_each_model_of_each_run_with_the_shared_files():
     others = [(row.model, row.variant, row.seed) for row in rows[::2]]
     assert others == [("base", *run) for run in about]
     assert {named[row.eval] for row in rows[::2]} == {"eval/base/problems.json"}
-    graph, tunings = experiment.graphs[0], {"base": None, "sft": "sft", "moe_sft": "moe_sft"}
-    tunings |= {"dense/lam~0.75": "moe_sft"}
+    graph, tunings = experiment.graphs[0], {Model("base"): None, Model("sft"): "sft"}
+    tunings |= {Model("moe_sft"): "moe_sft", Model("dense", "0.75"): "moe_sft"}
     for model, tuning in tunings.items():  # whose curve comes with the loss
         metrics = tuning and getattr(graph, tuning).entry / METRICS
-        assert graph.validation_loss(Model(model)).flags.get("metrics") == metrics
+        assert graph.validation_loss(model).flags.get("metrics") == metrics
 
 
 def test_the_configs_own_value_comes_first_in_the_table_of_a_sweep():
