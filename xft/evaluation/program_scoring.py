@@ -18,23 +18,11 @@ from pathlib import Path
 from xft.common.errors import UserError, counted, listed
 from xft.common.progress import say
 from xft.evaluation import languages, scoring
+from xft.evaluation import sandbox as box
 from xft.evaluation.languages import LANGUAGES, Language, Parts, find_toolchains
 from xft.evaluation.problems import ProblemSet, Program
 from xft.evaluation.prompts import is_empty
-from xft.evaluation.sandbox import (
-    CLEAN_ENVIRONMENT,
-    NOT_COMPILED,
-    PROJECT,
-    Bubblewrap,
-    Ended,
-    Job,
-    Limits,
-    View,
-    bind,
-    cover,
-    links,
-    run,
-)
+from xft.evaluation.sandbox import Ended, run
 from xft.evaluation.scoring import COMPILE_ERROR, FAILED, NO_CODE, PASSED, TIMED_OUT
 
 SECONDS = 15.0  # to compile and run a program
@@ -74,10 +62,10 @@ class Toolchain:
     def environment(self) -> dict[str, str]:
         """All variables that a program has."""
         folders = [str(program.parent) for program in self.parts.programs]
-        path = ":".join([*folders, CLEAN_ENVIRONMENT["PATH"]])
+        path = ":".join([*folders, box.CLEAN_ENVIRONMENT["PATH"]])
         jars = ":".join([*map(str, self.parts.jars), "."])
         of_go = {"GOCACHE": str(self.cache)} if self.cache else {}
-        return CLEAN_ENVIRONMENT | of_go | {"PATH": path, "CLASSPATH": jars}
+        return box.CLEAN_ENVIRONMENT | of_go | {"PATH": path, "CLASSPATH": jars}
 
     @property
     def folders(self) -> list[Path]:
@@ -89,20 +77,20 @@ class Toolchain:
             needed.append(program if is_wide else folder)
         return [path for path in dict.fromkeys(needed) if not path.is_relative_to("/usr")]
 
-    def job(self, compile: str, run: str, seconds: float, *file: str) -> Job:
+    def job(self, compile: str, run: str, seconds: float, *file: str) -> box.Job:
         """What runs two commands in turn, within `seconds`. file: its name and its text."""
-        limits = Limits(seconds)
+        limits = box.Limits(seconds)
         script = SCRIPT.format(
             processor_seconds=2 * int(seconds),
             kilobytes=limits.memory // 2**10,
-            compile=f"{compile} >&2 || exit {NOT_COMPILED}\n" if compile else "",
+            compile=f"{compile} >&2 || exit {box.NOT_COMPILED}\n" if compile else "",
             run=run,
         )
-        view = View(*_mounts(self), self.environment, starts_processes=True)
-        return Job(["/bin/sh", "-c", script], view, limits, *file)
+        view = box.View(*_mounts(self), self.environment, starts_processes=True)
+        return box.Job(["/bin/sh", "-c", script], view, limits, *file)
 
 
-def open_toolchain(language: Language, parts: Parts, sandbox: Bubblewrap | None) -> Toolchain:
+def open_toolchain(language: Language, parts: Parts, sandbox: box.Bubblewrap | None) -> Toolchain:
     """The toolchain of a language, which was started in the sandbox. Raises UserError."""
     cache = compiled_packages(parts.programs[0]) if language.name == "go" else None
     toolchain = Toolchain(language, parts, cache)
@@ -139,13 +127,13 @@ def compiled_packages(go: Path) -> Path:
 def _mounts(toolchain: Toolchain) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What a language needs of the system, and which folder of it is covered: this project."""
     shown = [Path("/usr"), *toolchain.folders]
-    hidden = [PROJECT] if any(map(PROJECT.is_relative_to, shown)) else []
+    hidden = [box.PROJECT] if any(map(box.PROJECT.is_relative_to, shown)) else []
     names = filter(None, [*SETTINGS, toolchain.language.settings])
     settings = [path for name in names for path in Path("/etc").glob(name)]
     parents = dict.fromkeys(p for path in (*shown, *settings) for p in reversed(path.parents))
     mounts = (
         *(word for path in parents for word in ("--dir", str(path))),
-        *(*bind(shown), *links(*SYSTEM), *bind(settings), *cover(hidden)),
+        *(*box.bind(shown), *box.links(*SYSTEM), *box.bind(settings), *box.cover(hidden)),
     )
     return mounts, tuple(map(str, hidden))
 
@@ -171,7 +159,7 @@ class ProgramScorer:
     run on this machine.
     """
 
-    def __init__(self, problem_set: ProblemSet, sandbox: Bubblewrap | None, workers: int):
+    def __init__(self, problem_set: ProblemSet, sandbox: box.Bubblewrap | None, workers: int):
         self.problem_set, self.sandbox, self.workers = problem_set, sandbox, workers
         parts = find_toolchains((p.language, p.prompt + p.tests) for p in problem_set.problems)
         self.toolchains = {
@@ -180,7 +168,8 @@ class ProgramScorer:
         }
         self.versions = {name: chain.version for name, chain in self.toolchains.items()}
         of_all = ", and of all of a program" if sandbox else ""
-        self.memory_bound = f"{Limits(SECONDS).memory // 2**30} GiB of data of each process{of_all}"
+        memory = box.Limits(SECONDS).memory // 2**30
+        self.memory_bound = f"{memory} GiB of data of each process{of_all}"
 
     def expected(self) -> dict[str, str]:
         """No results, since none are needed. Tells which canonical solutions do not pass."""
