@@ -6,7 +6,7 @@ import re
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
-from xft.config.reading import is_section, sections
+from xft.config.reading import sections
 from xft.config.section import Section, meaning, schemas
 from xft.config.sections import TRAININGS, TunedElsewhere, WorkflowConfig
 from xft.config.steps import STEPS
@@ -41,7 +41,7 @@ def document() -> str:
     Keys that several trainings share stand there once.
     """
     fields = WorkflowConfig.model_fields
-    plain = [name for name, field in fields.items() if not is_section(field.annotation)]
+    plain = [name for name in fields if name not in dict(sections())]
     introduction = DOCUMENT.read_text(encoding="utf-8").partition(TOP)[0]
     parts = [introduction + TOP, _keys(WorkflowConfig, plain)]
     for name, section in sections():
