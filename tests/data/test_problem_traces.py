@@ -9,15 +9,9 @@ import pytest
 from problem_files import three_problems, write_problems
 
 from tools.write_fingerprints import content
+from xft.data import unwanted_rows
 from xft.data.instruction_rows import Row
-from xft.data.unwanted_rows import (
-    SHIPPED,
-    Detector,
-    Fingerprint,
-    find_exact,
-    find_near,
-    read_shipped,
-)
+from xft.data.unwanted_rows import SHIPPED, Detector, Fingerprint, read_shipped
 from xft.evaluation.forms import load_problems
 from xft.evaluation.references import fingerprints, load_references
 from xft.hub.named_sets import RELEASED
@@ -124,7 +118,7 @@ def test_exact_duplicates_differ_in_whitespace_alone():
         *(("Add a b.", "def f():\n    return 2"), ("Add a b. def f():", "return 1")),
         ("Add a b.", "def f(): return 1"),
     )
-    assert find_exact(rows) == {2: 1, 6: 1}
+    assert unwanted_rows.find_exact(rows) == {2: 1, 6: 1}
 
 
 def ngrams(row: Row) -> set[tuple]:
@@ -160,7 +154,7 @@ def test_near_duplicates_are_those_of_all_pairs(seed):
         texts.append(" ".join(words).strip() or "word0")
     rng.shuffle(texts)
     rows = rows_of(*((text, "word1") for text in texts))
-    found = find_near(rows)
+    found = unwanted_rows.find_near(rows)
     assert found == slow(rows)
     assert 30 < len(found) < 180
 
@@ -169,10 +163,10 @@ def test_near_duplicates_are_those_of_all_pairs(seed):
 def test_the_threshold_is_four_fifths(count, found):
     """Of 9 n-grams each, 8 are the same: 8 of 10. Of 8 each, 7: 7 of 9."""
     text = " ".join(WORDS[:count])
-    assert find_near(rows_of((text, "end"), (text, "other"))) == found
+    assert unwanted_rows.find_near(rows_of((text, "end"), (text, "other"))) == found
 
 
 def test_marks_are_words_and_whitespace_is_none():
     body = " ".join(WORDS[:40])
     pairs = (body, "a + b"), (body.replace(" ", "\n"), "a + b"), ("a - b", "x"), ("a + b", "x")
-    assert find_near(rows_of(*pairs)) == {2: 1}
+    assert unwanted_rows.find_near(rows_of(*pairs)) == {2: 1}

@@ -67,15 +67,14 @@ def test_a_module_may_become_a_package(copied, tmp_path, monkeypatch):
     """Though what the module that imports it uses was remembered before."""
     monkeypatch.setattr("xft.store.file_hashes.SETTLED_SECONDS", -1)
     hashes = FileHashCache(tmp_path / "memory.json")
-    assert "xft/data/unwanted_rows.py" in Code(hashes).hashes("tokens")
+    assert "xft/data/row_files.py" in Code(hashes).hashes("tokens")
     hashes.save()
     code.read_module.cache_clear()
-    module = tmp_path / "xft" / "data" / "unwanted_rows.py"
+    module = tmp_path / "xft" / "data" / "row_files.py"
     module.with_suffix("").mkdir()
     module.rename(module.with_suffix("") / "__init__.py")
     found = Code(FileHashCache(tmp_path / "memory.json")).hashes("tokens")
-    assert "xft/data/unwanted_rows/__init__.py" in found
-    assert "xft/data/unwanted_rows.py" not in found
+    assert "xft/data/row_files/__init__.py" in found and "xft/data/row_files.py" not in found
 
 
 def test_only_one_command_accepts_edited_code_and_names_it(copied, tmp_path, monkeypatch, capsys):
