@@ -52,7 +52,7 @@ def plan(*steps: str, results: str = "results", **about) -> list[Path]:
         links = {f"{results}/{step}.txt": str(entry / "result.txt")}
         asked = {"file": "result.txt", "online": False, "mem_mb": 1000, "minutes": 10}
         texts = {"read.txt": "given"}
-        jobs[recipe.digest] = Job(step, recipe, {}, {}, "", asked, links, {}, texts, **about)
+        jobs[recipe.digest] = Job(step, recipe, {}, "", asked, links, {}, texts, **about)
         entries.append(entry)
     write_plan(store, Path(results), jobs)
     return entries
