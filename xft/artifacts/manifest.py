@@ -89,18 +89,22 @@ def read_manifest(path: Path) -> Manifest:
 
     Raises UserError if it is missing, was edited, or is not a manifest of this version.
     """
-    content = read_json(path)
+    return as_manifest(read_json(path), path)
+
+
+def as_manifest(content: dict, place: Path | str) -> Manifest:
+    """The manifest that a place holds as JSON. Raises UserError as `read_manifest` does."""
     if content.get("format") != FORMAT:
         raise UserError(
-            f"{path}: format {content.get('format')!r:.40} is not {FORMAT}, the one that this "
+            f"{place}: format {content.get('format')!r:.40} is not {FORMAT}, the one that this "
             "version reads and writes"
         )
     stated_id = content.pop("id", None)
     if fault := _fault_of_form(content):
-        raise UserError(f"{path} is not a manifest: {fault}")
+        raise UserError(f"{place} is not a manifest: {fault}")
     manifest = Manifest(**content)
     if manifest.id != stated_id:
-        raise UserError(f"{path} was edited: its id does not fit its content")
+        raise UserError(f"{place} was edited: its id does not fit its content")
     return manifest
 
 

@@ -100,15 +100,21 @@ def read_json(path: Path) -> dict:
     Raises UserError where it is missing or no regular file, has more than MAX_JSON, is no object,
     is not UTF-8, begins with a byte order mark, or names a key twice.
     """
-    content = read_bytes(path, MAX_JSON)
+    return json_object(read_bytes(path, MAX_JSON), path)
+
+
+def json_object(content: bytes, place: Path | str) -> dict:
+    """The JSON object that a place holds. Raises UserError as `read_json` does."""
     if content.startswith(BOM_UTF8):  # transformers does not read such a file either
-        raise UserError(f"{path} begins with a byte order mark (BOM). Save it as UTF-8 without BOM")
+        raise UserError(
+            f"{place} begins with a byte order mark (BOM). Save it as UTF-8 without BOM"
+        )
     try:
         value = parse_json(content.decode("utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
+        raise UserError(f"{place} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path} does not hold a JSON object")
+        raise UserError(f"{place} does not hold a JSON object")
     return value
 
 

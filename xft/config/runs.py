@@ -22,7 +22,7 @@ VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 RUN_KEYS = ("variants", "sweep", "seeds")
 # Keys that say where and how a run computes. They are the same for all runs.
 FIXED = (
-    *("store", "stores", "results_dir", "threads", "gpus", "report_to"),
+    *("store", "stores", "publish", "results_dir", "threads", "gpus", "report_to"),
     *("merge.keep", "merge.select", "evaluation.sandbox"),
     *(
         f"{section}.{key}"

@@ -11,10 +11,12 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import pydantic
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Tag
 
+from xft.common.optional import SCHEMES
 from xft.common.user_code import FORM, Names, UserCode
 
 LARGEST = 1e12  # number: what is estimated from several of them is still finite
 ONE, SEVERAL = "one value", "a list"  # how a fault's place names the form of a `OneOrMore`
+SECRET = re.compile(r"://([^@]*:[^@]*@|.*[?#])")  # in a URL, or what may be one
 VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)  # as os.path.expandvars finds it
 
 
@@ -132,6 +134,24 @@ def _path(value: str) -> str:
     return value
 
 
+def check_store(store: str) -> str:
+    """The folder or the URL of a store. Raises ValueError if it is a URL that cannot be one."""
+    if SECRET.search(store):
+        raise ValueError(
+            "holds a password or a key, or what may be one. Credentials come from the environment "
+            "or the files of the scheme's own library (docs/caching.md)"
+        )
+    if "://" in store and not store.startswith(tuple(SCHEMES)):
+        raise ValueError(f"is a URL of another kind than {', '.join(SCHEMES)}")
+    return store
+
+
+def _url(store: str) -> str:
+    if "://" not in store:
+        raise ValueError("should be a URL, such as s3://bucket/folder")
+    return store
+
+
 Item = TypeVar("Item")
 # A list whose items must differ.
 UniqueList = Annotated[
@@ -145,6 +165,8 @@ OneOrMore = Annotated[
 ]
 Name = Annotated[str, Field(min_length=1)]
 PathText = Annotated[Name, AfterValidator(_path), Field(json_schema_extra={"format": "path"})]
+StoreText = Annotated[PathText, AfterValidator(check_store)]
+UrlText = Annotated[StoreText, AfterValidator(_url)]
 # The name of something that is no file, such as humaneval, or the path of a file.
 NameOrFile = Annotated[
     Name, AfterValidator(_path), Field(json_schema_extra={"format": "file-path"})

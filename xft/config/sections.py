@@ -21,8 +21,10 @@ from xft.config.section import (
     OneOrMore,
     PathText,
     Section,
+    StoreText,
     UniqueList,
     Unrecorded,
+    UrlText,
     code_keys,
     keys,
     without_effect,
@@ -119,9 +121,14 @@ class RunConfig(Section):
     """Folder of all artifacts, each under the digest of what it is made from, relative to the
     working directory. Several configurations can use it, one run at a time."""
 
-    stores: Annotated[list[PathText], Unrecorded] = []
-    """Stores of others, which are only read: an artifact that one of them holds is linked into
-    `store`, once all of its files are compared with their hashes."""
+    stores: Annotated[list[StoreText], Unrecorded] = []
+    """Other stores, which are only read: folders, and URLs of buckets such as s3://bucket/folder.
+    An artifact that one of them holds comes into `store`, once all of its files are compared with
+    their hashes."""
+
+    publish: Annotated[UrlText | None, Unrecorded] = None
+    """URL of a bucket that gets each artifact when it is whole, but no links to your own files. A
+    failed upload stops nothing: the end of the run says what is missing there."""
 
     results_dir: Annotated[PathText, Unrecorded] = "results"
     """Folder of links to the artifacts, metrics, evaluations and logs of this configuration, and of

@@ -2,12 +2,15 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from xft.artifacts.artifact import ENTRY_FILE
+from xft.artifacts.manifest import SAFETENSORS
+from xft.checkpoints.model_files import INDEX_FILE
 from xft.cli.step import to_flags
 from xft.common.errors import UserError, counted
 from xft.common.results_folder import CONFIG_FILE, CONFIG_HEAD
@@ -23,9 +26,10 @@ from xft.estimates.memory_and_disk import artifact_bytes, checkpoint_bytes
 from xft.estimates.model_sizes import Models, tuning_ratio
 from xft.estimates.planning import Plan, disk_text, duration, table
 from xft.reporting.run_table import MEASURED, Row, write_runs
+from xft.store import others
 from xft.store.code import Code
 from xft.store.job_records import COSTS_FILE, VIEW, Job, total_cost
-from xft.store.store import PARTIAL, Store, is_whole
+from xft.store.store import PARTIAL, Store, fetched, is_whole
 
 RUNS_TABLE = "runs.csv"
 FindPlan = Callable[[WorkflowConfig], Plan]
@@ -38,6 +42,7 @@ class Experiment:
         """Raises UserError if two different sets of problems have the same name."""
         self.config = config
         self.results, self.store = Path(config.results_dir), Store(Path(config.store))
+        self.publish = config.publish
         self.code = Code(contents.file_hashes)
         self.nodes = Nodes(self.store, contents, self.code)
         self.graphs = [Graph(run, self.nodes) for run in runs]
@@ -148,9 +153,26 @@ class Experiment:
         return self.nodes.get(step, chosen, inputs, run=run, file=file, flags=flags, names=[file])
 
 
+def page_reads(step: str, files: Mapping[str, dict]) -> dict[str, dict]:
+    """Those of the files of an entry, as `Manifest.files`, that the report reads.
+
+    Of weights it reads the header.
+    """
+    read = {}
+    for file, stated in files.items():
+        inside = file.partition("/")[2]
+        is_header = file.endswith(SAFETENSORS) and step != "tokens"
+        is_read = (
+            is_header or not inside or step == "tokens" or inside in ("config.json", INDEX_FILE)
+        )
+        if is_read and file != ENTRY_FILE:
+            read[file] = stated | {"is_header": is_header}
+    return read
+
+
 def find_jobs(experiment: Experiment, to_make: Collection[Node]) -> dict[str, Job]:
     """The jobs by the digest of what they make. to_make: what the run makes."""
-    jobs = {node.digest: _job(node, experiment) for node in experiment.known}
+    jobs = {node.digest: _job(node, experiment, to_make) for node in experiment.known}
     report = experiment.report
     jobs[report.digest] = _report_job(jobs[report.digest], experiment, to_make)
     return jobs
@@ -162,10 +184,10 @@ def _report_job(job: Job, experiment: Experiment, to_make: Collection[Node]) -> 
     What somebody removed is not made again for it, nor are merges that are not kept.
     """
     shown = [
-        str(node.entry)
+        str(entry)
         for node in experiment.report.ancestors()
-        if node is not experiment.report
-        and (node in to_make or is_whole(node.entry))
+        if (node in to_make or is_whole(node.entry) or fetched(node.entry).is_dir())
+        and (entry := _shown(node, to_make)) != experiment.report.entry
         and not node.is_temporary
     ]
     view = Path(f"{experiment.report.entry}{PARTIAL}", VIEW)
@@ -177,7 +199,15 @@ def _report_job(job: Job, experiment: Experiment, to_make: Collection[Node]) -> 
     return replace(job, inputs=inputs, texts=texts, shows=experiment.config.results_dir)
 
 
-def _job(node: Node, experiment: Experiment) -> Job:
+def _shown(node: Node, to_make: Collection[Node]) -> Path:
+    """The entry of an artifact, or what was fetched of it, if no more is needed."""
+    part = fetched(node.entry)
+    return (
+        part if node not in to_make and not is_whole(node.entry) and part.is_dir() else node.entry
+    )
+
+
+def _job(node: Node, experiment: Experiment, to_make: Collection[Node]) -> Job:
     files = [path for item in node.inputs if item.node is None for path in item.paths]
     results, log = experiment.config.results_dir, experiment.store.log(node.step, node.digest)
     texts = {RUNS_TABLE: experiment.table(node.entry)} if node.step == "summary" else {}
@@ -192,23 +222,27 @@ def _job(node: Node, experiment: Experiment) -> Job:
         inputs=inputs,
         flags=to_flags(node.flags),
         resources=resources(node),
-        links={os.path.normpath(f"{results}/{name}"): place for name, place in _links(node)},
+        links={
+            os.path.normpath(f"{results}/{name}"): place
+            for name, place in _links(node, _shown(node, to_make))
+        },
         logs={os.path.normpath(name): target for name, target in logs.items()},
         texts=texts,
         contents={file: experiment.nodes.contents.of_file(file) for file in files},
+        publish=experiment.publish if others.is_shared(node) else None,
     )
 
 
-def _links(node: Node) -> Iterator[tuple[str, str]]:
-    """Each name of an artifact and of what belongs to it, with its place in the store."""
+def _links(node: Node, entry: Path) -> Iterator[tuple[str, str]]:
+    """Each name of an artifact and of what belongs to it, with its place in an entry."""
     for name in node.names:
-        yield name, str(node.place)
-        yield f"{name}.manifest.json", f"{node.place}.manifest.json"
-        yield f"{COSTS}/{_stem(node, name)}.{COSTS_FILE}", str(node.entry / COSTS_FILE)
+        yield name, str(entry / node.file)
+        yield f"{name}.manifest.json", f"{entry / node.file}.manifest.json"
+        yield f"{COSTS}/{_stem(node, name)}.{COSTS_FILE}", str(entry / COSTS_FILE)
         prefix = name.removesuffix(node.step)
         for pattern, file in STEPS[node.step].beside.items():
             beside = pattern.format(name=name, prefix=prefix, stem=_stem(node, name))
-            yield beside, str(node.entry / file)
+            yield beside, str(entry / file)
 
 
 def _stem(node: Node, name: str) -> str:

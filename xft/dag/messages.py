@@ -69,7 +69,8 @@ def warnings(run: WorkflowRun, to_make: list[Node]) -> Iterator[str]:
     """
     if not to_make:
         return
-    held = [node for node in to_make if others.find(run.config.stores, node)]
+    offer = () if run.begun else others.Offer(run.config.stores, to_make)
+    held = [n for n in to_make if n in offer or others.find(run.config.stores, n)]
     if held and not run.begun:
         yield (
             f"{len(held)} of these {len(to_make)} artifacts lie in the stores of others: a run "
@@ -187,6 +188,24 @@ def store_line(run: WorkflowRun) -> str:
     except UserError as error:
         advice = f". {error}"
     return f"{run.store.root} holds {disk_text(held)}{advice}"
+
+
+def unpublished_line(run: WorkflowRun) -> str:
+    """What is missing in the bucket that gets the artifacts, and what to do; empty if nothing is.
+
+    The bucket may not answer.
+    """
+    url = run.config.publish
+    if not url:
+        return ""
+    try:
+        lacking = others.unpublished(url, run.experiment.wanted)
+        if not lacking:
+            return ""
+        fault = f"{counted(len(lacking), 'artifact')} not in {url}. The logs say why"
+    except UserError as error:
+        fault = str(error)
+    return f"WARNING: {fault}. To upload: xft push {quote(str(run.results))} {quote(url)}"
 
 
 class Phase(Enum):

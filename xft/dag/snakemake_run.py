@@ -27,7 +27,15 @@ from xft.common.errors import UserError, did_you_mean
 from xft.common.file_access import explain
 from xft.common.gpus import check_gpus
 from xft.config.reading import complete, naming, read_config
-from xft.dag.messages import beginning, failures, pace_line, store_line, time_left, warnings
+from xft.dag.messages import (
+    beginning,
+    failures,
+    pace_line,
+    store_line,
+    time_left,
+    unpublished_line,
+    warnings,
+)
 from xft.dag.nodes import Node
 from xft.dag.problem_checks import missing_toolchains
 from xft.dag.workflow_run import WorkflowRun
@@ -72,6 +80,7 @@ class SnakemakeRun:
         self.show_results = cache(self.show_results)
         shorten(workflow, self._time_left)
         with exit_on_error():
+            check_storage(workflow.storage_settings)
             if workflow.is_main_process:
                 with naming(self._place()):
                     self.run = self._checked_run(values)
@@ -100,8 +109,11 @@ class SnakemakeRun:
     def keeps_merges(self) -> bool:
         return self.run is None or self.run.keeps_merges
 
-    def begin(self) -> None:
-        """Lock the store and write the jobs, if this process is to run jobs: not for -n."""
+    def begin(self, targets: Sequence[Node]) -> None:
+        """Lock the store and write the jobs, if this process is to run jobs: not for -n.
+
+        What other stores have of the targets is taken.
+        """
         # Existence alone decides what runs: an entry is whole, even if its job was cut off.
         self.workflow.dag.ignore_incomplete |= self.is_alone
         with exit_on_error():
@@ -111,12 +123,23 @@ class SnakemakeRun:
                 if self.workflow.touch:
                     print("--touch does nothing here: the times of artifacts do not matter")
                     sys.exit()
-                self.run.begin()
+                self.run.begin(targets)
 
     def inputs(self, digest: str) -> dict[str, list[str]]:
-        """The entries and files that a job reads, by name."""
-        self.begin()
-        return self.jobs[digest].inputs
+        """The entries and files that a job reads, by name.
+
+        A whole entry needs none that are missing: Snakemake would make them, because it runs what
+        depends on a job again.
+        """
+        job = self.jobs[digest]
+        if self.run:
+            node = self.run.experiment.by_name[job.name]
+            if not self.run.begun:
+                self.begin([node])
+            if is_whole(node.entry):
+                there = {name: filter(os.path.exists, job.inputs[name]) for name in job.inputs}
+                return {name: [*paths] for name, paths in there.items()}
+        return job.inputs
 
     def targets(self) -> list[str]:
         """The entry of what the run makes in the end: the report."""
@@ -148,12 +171,12 @@ class SnakemakeRun:
         place = self.run.experiment.by_name[name].place
         return os.path.relpath(place, (self.run.results / name).parent)
 
-    def _announce(self, nodes: Iterable[Node]) -> None:
+    def _announce(self, nodes: Sequence[Node]) -> None:
         """Begin a run that makes these artifacts, with warnings."""
         settings = self.workflow.dag_settings
         self._check_rule_names(settings)
         self.workflow.dag.omitfiles |= with_entries(settings.omit_from, self.run)
-        self.begin()
+        self.begin(nodes)
         needed = self.run.needed(nodes)
         for line in warnings(self.run, needed):
             warn(line)
@@ -212,13 +235,29 @@ class SnakemakeRun:
         self.run.lay_names()
         self.show_results()
         print(store_line(self.run))
+        self._tell_unpublished()
 
     def fail(self) -> None:
         """Show what failed, once."""
         self.run.lay_names()
         for line in failures(self.run):
             print(line, file=sys.stderr)
+        self._tell_unpublished()
         logging.disable()  # Snakemake only adds that a job failed
+
+    def _tell_unpublished(self) -> None:
+        if line := unpublished_line(self.run):
+            print(line, file=sys.stderr)
+
+
+def check_storage(settings) -> None:
+    """Raise UserError if Snakemake would keep files elsewhere. settings: of its storage."""
+    if settings.default_storage_provider:
+        raise UserError(
+            "--default-storage-provider: Snakemake's own storage and cloud executors do not know "
+            "the store. Run snakemake on each machine without it, and name a bucket in `publish` "
+            "and `stores` (docs/cluster.md)"
+        )
 
 
 def check_options(words: Sequence[str], run: WorkflowRun) -> None:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +18,9 @@ from xft.common.results_folder import CONFIG_FILE, CONFIG_HEAD, is_results_folde
 from xft.config.reading import as_yaml, changes, complete, recorded_config, valid_sections
 from xft.config.runs import find_runs
 from xft.config.sections import WorkflowConfig, named_paths
-from xft.config.steps import STEPS
+from xft.config.steps import ARTIFACT, STEPS
 from xft.dag import input_checks
-from xft.dag.experiment import RUNS_TABLE, Experiment, find_jobs
+from xft.dag.experiment import RUNS_TABLE, Experiment, find_jobs, page_reads
 from xft.dag.nodes import FileContents, Node
 from xft.dag.problem_checks import check_problems
 from xft.data.prompt_templates import CHAT
@@ -36,7 +36,10 @@ EARLIER = "These tables are of an earlier configuration. Changed since then: "
 
 
 class WorkflowRun:
-    """What a configuration wants, and how a run gets it."""
+    """What a configuration wants, and how a run gets it.
+
+    stores: from which it takes artifacts. only_results: whether it fetches nothing to make others.
+    """
 
     def __init__(self, values: dict):
         """values: as read. Raises UserError if they, or a file that they name, are wrong."""
@@ -52,6 +55,7 @@ class WorkflowRun:
         contents = FileContents(self.hashes)
         self.experiment = Experiment(self.config, self.runs, contents)
         self.store, self.results = self.experiment.store, self.experiment.results
+        self.stores, self._taken, self.only_results = self.config.stores, set(), False
         self.begun, self.began = False, time.time()
 
     @cached_property
@@ -69,16 +73,19 @@ class WorkflowRun:
         """What a run makes, in order."""
         return self.needed([self.experiment.report])
 
-    def needed(self, targets: Iterable[Node]) -> list[Node]:
-        """Those of some artifacts that are missing, and what is missing to make them, in order."""
+    def needed(self, targets: Iterable[Node], held: Container[Node] = ()) -> list[Node]:
+        """Those of some artifacts that are missing, and what is missing to make them, in order.
+
+        held: what need not be made.
+        """
         needed: set[Node] = set()
         waiting = list(targets)
         while waiting:
             node = waiting.pop()
             if node not in needed and not is_whole(node.entry):
                 needed.add(node)
-                waiting += node.sources
-        return [node for node in self.experiment.wanted if node in needed]
+                waiting += () if node in held else node.sources
+        return [node for node in self.experiment.known if node in needed]
 
     @property
     def keeps_merges(self) -> bool:
@@ -115,7 +122,7 @@ class WorkflowRun:
         a node of an artifact, or a link to nothing, where it should hold the artifact.
         """
         self.store.check()
-        others.check(self.config.stores)
+        others.check([*self.config.stores, *filter(None, [self.config.publish])])
         for node in self.missing:
             self._check_absent(node)
         self._check_linked_bases()
@@ -168,19 +175,28 @@ class WorkflowRun:
         )
         return [(key, path) for key, path in paths if path.exists()]
 
-    def begin(self) -> None:
-        """On the first call: lock store and results, write jobs and configuration, lay names.
+    def begin(self, targets: Collection[Node] | None = None) -> None:
+        """Lock store and results, take what other stores have of the targets, write jobs and
+        configuration, lay names. Later calls only take what they have of further targets.
 
-        Raises UserError if another run has one of them, or if a job of an earlier one still works.
+        targets: by default the report. Raises UserError if another run has the store or the
+        results, or if a job of an earlier one still works.
         """
+        targets = {self.experiment.report} if targets is None else {*targets} - self._taken
+        self._taken |= targets
         if self.begun:
+            if targets:
+                self._take(targets)
             return
         self.begun, self.began = True, time.time()
         self._locks = [self.store.open("Or use a store of your own, and name this one in `stores`")]
         self.results.mkdir(parents=True, exist_ok=True)
         self._locks.append(occupy(self.results, "Or name another results_dir"))
         self.store.check_idle({node.entry: node.name for node in self.to_make})
-        others.take(self.config.stores, self.missing)
+        self._take(targets)
+        if self.config.publish and not others.answers(self.config.publish):
+            self.experiment.publish = None
+        self.jobs |= find_jobs(self.experiment, {*(() if self.only_results else self.to_make)})
         self._plan = write_plan(self.store, self.results, self.jobs)
         self.hashes.save()
         self._earlier = earlier_tables(self.results, self.config)
@@ -188,6 +204,40 @@ class WorkflowRun:
         write_whole(self.results / CONFIG_FILE, text)
         write_whole(self.results / RUNS_TABLE, self.experiment.table(self.results))
         self.lay_names()
+
+    def _take(self, targets: set[Node]) -> None:
+        """Link what folders among the other stores hold. Fetch what buckets hold and the targets
+        need, and what the page reads of the rest, if it is made here.
+        """
+        others.take(self.stores, self.missing)
+        report, summary = self.experiment.report, self.experiment.summary
+        offer = self.offer()
+        if report in targets and summary in offer:
+            targets = targets | {summary}
+        while wanted := self.offered(targets, offer):
+            offer.fetch(wanted)
+        needed = {*self.needed(targets)}
+        if report in needed:
+            made = set() if self.only_results else needed
+            offer.fetch_parts(
+                [n for n in report.ancestors() if not n.is_temporary and n not in made], page_reads
+            )
+
+    def offer(self) -> others.Offer:
+        """What buckets among the other stores hold of what is missing here."""
+        missing = [node for node in self.experiment.known if not is_whole(node.entry)]
+        return others.Offer(self.stores, missing)
+
+    def offered(self, targets: Collection[Node], offer: others.Offer) -> list[Node]:
+        """What a run that makes the targets fetches."""
+        results = {
+            self.experiment.report,
+            self.experiment.summary,
+            *self.experiment.shown,
+            *targets,
+        }
+        needed = self.needed(targets, offer)
+        return [n for n in needed if n in offer and (n in results or not self.only_results)]
 
     def close(self) -> None:
         """Give store and results to other runs. The end of the process does the same."""
@@ -199,7 +249,14 @@ class WorkflowRun:
         links = {}
         for node in self.experiment.known:
             job = self.jobs[node.digest]
-            links |= job.logs | (job.links if is_whole(node.entry) else {})
+            is_here = is_whole(node.entry)
+            links |= job.logs
+            links |= {
+                name: place
+                for name, place in job.links.items()
+                if is_here
+                or not Path(place).name.startswith(ARTIFACT)  # of what is fetched in part
+            }
         if not is_whole(self.experiment.summary.entry):
             links[os.path.normpath(f"{self.results}/summary.md")] = self._write_unfinished()
         take_away(self.results, links)

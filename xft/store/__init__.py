@@ -4,9 +4,10 @@
   hashes of the user's files. `make.py` runs the command of a job in `ENTRY.partial`, as the plan of
   the run says (`job_records.py`), as a fork where it can (`forks.py`). `store.publish` writes
   entry.json last, and renames the folder.
-- found: what has its entry.json is an entry (`store.is_whole`). Entries of other people's stores
-  are found and linked by `others.py`, the only module that knows where another store lies.
-  `links.py` gives entries their names in results folders.
+- found: what has its entry.json is an entry (`store.is_whole`). Entries of other stores are
+  linked or fetched by `others.py`, the only module that knows where another store lies. `remote.py`
+  knows how an entry lies in a bucket. `links.py` gives entries their names in results folders.
+- published: the process that made an entry uploads it, if its job says so; or `xft push` later.
 - verified: `store.all_faults` compares every byte with entry.json and the manifests. An entry of
   another store counts only after that.
 - removed: `links.find_unwanted` lists what no results folder wants, and `xft gc` removes it by

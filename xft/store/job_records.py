@@ -41,6 +41,7 @@ class Job:
     contents: the hashes of the user's files that it reads, by path.
     shows: the results folder, if the step reads what its inputs hold by their names there: as links
         in the folder VIEW of the unfinished entry.
+    publish: the URL of the bucket that gets the entry.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Job:
     texts: dict[str, str] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
     shows: str | None = None
+    publish: str | None = None
 
 
 Jobs = dict[str, Job]  # by the digest of what they make

@@ -8,7 +8,7 @@ from xft.common.errors import UserError
 from xft.common.results_folder import CONFIG_FILE, is_results_folder
 from xft.store.code import ROOT, STEPS
 from xft.store.job_records import jobs_of, reading
-from xft.store.store import ENTRY, PARTIAL, PLANS, Store
+from xft.store.store import ENTRY, FETCHED, PARTIAL, PLANS, Store
 
 # Those of a store in which links end. Logs are in folders of the same names.
 FOLDERS = {PLANS, *(file.stem for file in (ROOT / STEPS).glob("*.py"))}
@@ -90,7 +90,8 @@ def links_in(folder: Path) -> Iterator[Path]:
 def find_unwanted(store: Store) -> list[Path]:
     """The entries, whole or not, that no results folder wants."""
     wanted = wanted_digests(store)
-    return [entry for entry in store.entries() if entry.name.removesuffix(PARTIAL) not in wanted]
+    entries = [*store.entries(), *store.root.glob(f"{FETCHED}/*/*")]
+    return [entry for entry in entries if entry.name.removesuffix(PARTIAL) not in wanted]
 
 
 def wanted_digests(store: Store, but: Path | None = None) -> set[str]:

@@ -25,7 +25,7 @@ from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.common.file_access import explain, write_whole
 from xft.common.progress import JOB
-from xft.store import forks
+from xft.store import forks, others
 from xft.store.file_hashes import content_hash
 from xft.store.job_records import COSTS_FILE, VIEW, Costs, Job, Jobs, read_plan
 from xft.store.links import lay
@@ -67,6 +67,9 @@ def _make(entry: Path, command: list[str], jobs: Jobs, lock: int) -> int:
         shutil.rmtree(partial(entry))
         raise
     publish(entry, job.recipe)
+    if job.publish and (fault := others.publish(job.publish, entry)):
+        with log_of(entry).open("a", encoding="utf-8") as file:  # a run tells it in the end
+            file.write(f"store: not uploaded to {job.publish}: {fault}\n")
     return 0
 
 

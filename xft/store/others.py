@@ -1,15 +1,50 @@
-"""Takes artifacts from the stores of others, which are only read."""
+"""Other stores: folders and buckets. Takes artifacts from them, and brings them into buckets."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
-from xft.common.errors import UserError
-from xft.common.progress import say
+from xft.common.errors import UserError, counted, listed
+from xft.common.optional import require
+from xft.common.progress import progress, say
 from xft.store.store import MARK, all_faults, is_whole
+
+AT_ONCE = 8  # entries that are transferred
+say_once = cache(say)
+
+
+def is_url(store: str) -> bool:
+    """Whether a store is a bucket."""
+    return "://" in store
+
+
+@cache
+def bucket(url: str):
+    """The bucket at a URL, the same one for all who ask."""
+    from xft.store.remote import Bucket  # imports fsspec
+
+    return Bucket(url)
+
+
+def check(stores: Sequence[str]) -> None:
+    """Raise UserError if one of the folders is no store, or if a URL needs a missing package."""
+    for store in stores:
+        if is_url(store):
+            require(f"{store.partition('://')[0]}://")
+        elif not Path(store, MARK).is_file():
+            raise UserError(f"config: stores: {store} is no store: it has no {MARK}")
+
+
+def find(stores: Sequence[str], node) -> list[Path]:
+    """The entries of an artifact in the folders among these stores."""
+    entries = [Path(store, node.step, node.digest) for store in stores if not is_url(store)]
+    return [entry for entry in entries if is_whole(entry)]
 
 
 def take(stores: Sequence[str], nodes: Iterable) -> None:
-    """Link each missing artifact that one of the stores holds, after a check of all its bytes.
+    """Link each missing artifact that a folder among the stores holds, after a check of its bytes.
 
     A damaged one is told and not taken.
     """
@@ -17,19 +52,6 @@ def take(stores: Sequence[str], nodes: Iterable) -> None:
         for entry in find(stores, node):
             if not is_whole(node.entry):
                 _link(entry, node.entry, node.name)
-
-
-def check(stores: Sequence[str]) -> None:
-    """Raise UserError if one of the folders is no store."""
-    for store in stores:
-        if not Path(store, MARK).is_file():
-            raise UserError(f"config: stores: {store} is no store: it has no {MARK}")
-
-
-def find(stores: Sequence[str], node) -> list[Path]:
-    """The entries of an artifact in these stores."""
-    entries = [Path(store, node.step, node.digest) for store in stores]
-    return [entry for entry in entries if is_whole(entry)]
 
 
 def _link(theirs: Path, ours: Path, name: str) -> None:
@@ -41,3 +63,134 @@ def _link(theirs: Path, ours: Path, name: str) -> None:
         ours.unlink()
     ours.symlink_to(theirs.absolute())
     say(f"{name} is taken from {theirs}")
+
+
+class Offer:
+    """What the buckets among some stores hold of some artifacts.
+
+    buckets: of each that one of them holds. A bucket that fails with it is taken out.
+    """
+
+    def __init__(self, stores: Sequence[str], nodes: Collection):
+        """All entries are asked for together. A bucket that does not answer is told once."""
+        self.buckets: dict[object, list] = {}
+        for source in map(bucket, filter(is_url, stores)):
+            try:
+                places = source.held(node.step for node in nodes)
+            except UserError as error:
+                say_once(f"{error}. The run goes on without it")
+                continue
+            for node in nodes:
+                if _place(node) in places:
+                    self.buckets.setdefault(node, []).append(source)
+
+    def __contains__(self, node) -> bool:
+        return node in self.buckets
+
+    def files(self, nodes: Iterable) -> dict[object, dict]:
+        """The files of artifacts, as in `Manifest.files`. What is damaged is told."""
+        stated = self._of_each(nodes, lambda source, node: source.files_of(_place(node)))
+        return {node: files for node, files in stated.items() if files}
+
+    def fetch(self, nodes: Iterable) -> None:
+        """Fetch artifacts into the store. What is damaged is told, and not fetched."""
+        files = self.files(nodes)
+        total = sum(map(size_of, files.values()))
+        with progress(desc="fetch", total=total, unit="B", unit_scale=True) as bar:
+            self._of_each(files, lambda b, node: b.fetch(node.entry, files[node], bar.update))
+        taken = Counter(self.buckets[node][0].url for node in files if is_whole(node.entry))
+        for url, number in taken.items():
+            say(f"{counted(number, 'artifact')} taken from {url}")
+
+    def fetch_parts(self, nodes: Iterable, reads: Callable[[str, Mapping], dict]) -> None:
+        """Fetch some files of missing artifacts, which do not become whole.
+
+        reads: gives those of a step's entry, out of all its files.
+        """
+        files = self.files(node for node in nodes if node in self and not is_whole(node.entry))
+        self._of_each(files, lambda b, n: b.fetch_part(n.entry, reads(n.step, files[n])))
+
+    def _of_each(self, nodes: Iterable, work: Callable) -> dict[object, object]:
+        """What work with a bucket and an artifact gives; None where it fails, which is told."""
+
+        def attempt(node) -> object:
+            source = self.buckets[node][0]
+            try:
+                return work(source, node)
+            except UserError as error:
+                self.buckets[node].remove(source)
+                if not self.buckets[node]:
+                    del self.buckets[node]
+                if source.away:
+                    say_once(f"{error}. The run goes on without it")
+                else:
+                    say(f"{node.name} is not taken from {source.url}: {error}")
+            return None
+
+        nodes = list(nodes)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return dict(zip(nodes, pool.map(attempt, nodes), strict=True))
+
+
+def answers(url: str) -> bool:
+    """Whether a bucket can be used. If not, this is told."""
+    try:
+        bucket(url).held(["report"])
+    except UserError as error:
+        say_once(f"{error}. The run goes on without it")
+        return False
+    return True
+
+
+def is_shared(node) -> bool:
+    """Whether an artifact goes into buckets: links to the user's files, to `ffn`'s experts, and
+    merges that are not kept stay at home.
+    """
+    is_users = node.step == "base" and any(item.node is None for item in node.inputs)
+    return not (is_users or node.step == "ffn" or node.is_temporary)
+
+
+def unpublished(url: str, nodes: Iterable) -> dict[object, int]:
+    """The whole ones of some artifacts that a bucket should hold and lacks, with their bytes.
+
+    Raises UserError if it does not answer.
+    """
+    from xft.store.remote import describe  # imports fsspec
+
+    shared = [node for node in nodes if is_shared(node) and is_whole(node.entry)]
+    places = bucket(url).held(node.step for node in shared)
+    lacking = (node for node in shared if _place(node) not in places)
+    return {node: size_of(describe(node.entry)) for node in lacking}
+
+
+def push(url: str, sizes: Mapping[object, int]) -> None:
+    """Upload artifacts with these sizes. Raises UserError with what could not be uploaded."""
+    with (
+        progress(desc="upload", total=sum(sizes.values()), unit="B", unit_scale=True) as bar,
+        ThreadPoolExecutor(AT_ONCE) as pool,
+    ):
+        faults = list(pool.map(lambda node: publish(url, node.entry, bar.update), sizes))
+    if told := dict.fromkeys(filter(None, faults)):
+        failed = len(faults) - faults.count(None)
+        raise UserError(f"{failed} of {len(faults)} artifacts are not uploaded:\n{listed([*told])}")
+
+
+def publish(
+    url: str, entry: Path, report: Callable[[int], object] = lambda count: None
+) -> str | None:
+    """Upload an entry. Returns why it is not uploaded; None if it is. report: gets bytes."""
+    try:
+        bucket(url).push(entry, report)
+    except (UserError, OSError, ImportError) as error:
+        return str(error)
+    return None
+
+
+def size_of(files: Mapping[str, dict]) -> int:
+    """The bytes of files, as in `Manifest.files`."""
+    return sum(stated["size"] for stated in files.values())
+
+
+def _place(node) -> str:
+    """The name of an artifact's entry in buckets."""
+    return f"{node.step}/{node.digest}"

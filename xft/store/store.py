@@ -22,6 +22,7 @@ DIGITS = 16
 MARK = "xft-store.json"  # identifies a store
 FORMAT = 1
 PARTIAL = ".partial"
+FETCHED = ".fetched"  # in a store: folders with what was fetched of entries so far
 LOGS, PLANS = "logs", "plans"
 DIGEST = re.compile(f"[0-9a-f]{{{DIGITS}}}")
 ENTRY = re.compile(rf"/\w+/({DIGEST.pattern})(?=[/.]|$)")  # in the path of an entry or its log
@@ -113,6 +114,11 @@ def partial(entry: Path) -> Path:
     return entry.with_name(entry.name + PARTIAL)
 
 
+def fetched(entry: Path) -> Path:
+    """Where files of an entry lie that come from a server, until it is whole."""
+    return entry.parents[1] / FETCHED / entry.parent.name / entry.name
+
+
 def log_of(entry: Path) -> Path:
     """The log of the job that makes an entry."""
     return Store(entry.parents[1]).log(entry.parent.name, entry.name)
@@ -182,17 +188,17 @@ def entry_faults(entry: Path) -> list[str]:
     return [] if manifest.as_json(actual) == file.read_text("utf-8") else [f"{file} was edited"]
 
 
-def all_faults(entry: Path) -> list[str]:
+def all_faults(entry: Path, full: bool = True) -> list[str]:
     """The differences between an entry and all that it states, with every byte compared.
 
-    What keeps a file from being read is one, too.
+    What keeps a file from being read is one, too. full: as for `manifest.find_faults`.
     """
     try:
         manifests = sorted(entry.glob(f"*{MANIFEST_SUFFIX}"))
         faults = entry_faults(entry) if manifests else [f"{entry} has no manifest"]
         for file in manifests:
             artifact = file.with_name(file.name.removesuffix(MANIFEST_SUFFIX))
-            faults += manifest.find_faults(artifact, manifest.read_manifest(file), full=True)
+            faults += manifest.find_faults(artifact, manifest.read_manifest(file), full)
     except (UserError, OSError) as error:
         return [str(error)]
     return faults

@@ -12,9 +12,11 @@ from pathlib import Path
 from xft.cli.step import StepParser
 from xft.common.errors import UserError
 from xft.estimates.planning import disk_text
+from xft.store import others
 from xft.store.job_records import jobs_of
 from xft.store.links import SECONDS_PER_DAY, find_unwanted, results_folders, wanted_digests
 from xft.store.store import MARK, PARTIAL, PLANS, Store, disk_bytes, remove
+from xft.tools.push import check_url
 
 PLAN_DAYS = 7  # a job in a queue may still read the plan of an earlier run
 
@@ -23,15 +25,27 @@ def main(argv: list[str] | None = None) -> None:
     parser = StepParser("xft gc", __doc__)
     parser.path("store", "STORE", "Default: store.", nargs="?", default=Path("store"))
     parser.add_argument(
-        "--keep-days", type=float, default=0, metavar="N", help="Keep what is younger. Default: 0."
+        "--keep-days",
+        type=float,
+        metavar="N",
+        help="Keep what is younger. Default: 0, and of a bucket 1: somebody may just upload it.",
     )
     parser.add_argument("--yes", action="store_true", help="Do not ask.")
+    parser.add_argument(
+        "--store",
+        metavar="URL",
+        dest="url",
+        help="A bucket, in place of STORE: remove what killed uploads left there.",
+    )
     args = parser.parse_args(argv)
+    if args.url:
+        _collect_leftovers(args.url, 1 if args.keep_days is None else args.keep_days, args.yes)
+        return
     if not (args.store / MARK).is_file():
         raise UserError(f"{args.store} is no store: it has no {MARK}")
     store = Store(args.store)
     with store.open():
-        _collect(store, args.keep_days, args.yes)
+        _collect(store, args.keep_days or 0, args.yes)
 
 
 def _collect(store: Store, keep_days: float, agreed: bool) -> None:
@@ -64,6 +78,22 @@ def _collect(store: Store, keep_days: float, agreed: bool) -> None:
     elif agreed or _agrees(f"Remove these {len(unwanted)} entries, {total}? [y/N] "):
         for entry in unwanted:
             remove(entry)
+        print(f"Removed: {total}")
+
+
+def _collect_leftovers(url: str, keep_days: float, agreed: bool) -> None:
+    """Remove from a bucket, if the user agrees, what killed uploads left."""
+    check_url(url)
+    oldest = time.time() - keep_days * SECONDS_PER_DAY
+    found = others.bucket(url).leftovers()
+    sizes = {name: size for name, (size, when) in found.items() if when <= oldest}
+    total = disk_text(sum(sizes.values()))
+    for name, size in sizes.items():
+        print(f"{url}/{name}  {disk_text(size)}")
+    if not sizes:
+        print("Nothing to remove: entries name all that the bucket holds.")
+    elif agreed or _agrees(f"Remove these {len(sizes)} files, {total}? [y/N] "):
+        others.bucket(url).remove(sizes)
         print(f"Removed: {total}")
 
 

@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     meaning = f"The configuration of the next run, by default RESULTS/{CONFIG_FILE}"
     parser.configs(meaning, required=False)
     args = parser.parse_args(argv)
-    run, start = _run(args)
+    run, start = configured_run(args)
     wanted, jobs = run.experiment.wanted, run.to_make
     activities = find_activities(jobs, run.store)
     counts, left = (Counter(node.step for node in nodes) for nodes in (wanted, jobs))
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     print(_advice(run, activities, start))
 
 
-def _run(args: argparse.Namespace) -> tuple[WorkflowRun, str]:
+def configured_run(args: argparse.Namespace) -> tuple[WorkflowRun, str]:
     """What the configuration wants, and how its run is started.
 
     A folder that was renamed within its parent folder has its new name as results_dir. Raises

@@ -5,7 +5,18 @@ import sys
 from importlib.metadata import distributions
 
 from xft.cli import running
-from xft.tools import compare, export, gc, joint_report, plan, status, verify, with_mixtures
+from xft.tools import (
+    compare,
+    export,
+    gc,
+    joint_report,
+    plan,
+    pull,
+    push,
+    status,
+    verify,
+    with_mixtures,
+)
 
 TOOLS = {
     "plan": plan,
@@ -13,6 +24,8 @@ TOOLS = {
     "report": joint_report,
     "compare": compare,
     "export": export,
+    "push": push,
+    "pull": pull,
     "gc": gc,
     "verify": verify,
     "with-mixtures": with_mixtures,
