@@ -56,6 +56,12 @@ def test_what_no_job_uses_needs_no_package():
     wants(sft={"lora_rank": 4, "launch": "zero3", "processes": 2}).require_packages()
 
 
+@pytest.mark.parametrize(("url", "end"), [("s3://b", "The extra remote has it: "), ("gs://b", "")])
+def test_the_package_of_a_url_is_named_before_the_run(url, end):
+    with pytest.raises(UserError, match=rf"^{url[:5]} needs the package .* {end}.*pip install \w+"):
+        wants(publish=url).check()
+
+
 def test_vllm_needs_an_environment_of_its_own():
     words = "--model model --dataset problems.jsonl --sandbox none --backend vllm --out r.json"
     run, message = wants(evaluation={"backend": "vllm"}), "^vllm needs the package vllm, .* of its "
@@ -65,7 +71,7 @@ def test_vllm_needs_an_environment_of_its_own():
 
 
 def test_each_package_is_the_extra_of_its_name():
-    """But for those with an environment of their own."""
-    options = optional.PACKAGES.keys() - optional.APART.keys()
+    """But for those with an environment of their own, and those of URLs."""
+    options = optional.PACKAGES.keys() - optional.APART.keys() - {*optional.SCHEMES}
     named = {optional.PACKAGES[option][0] for option in options}
-    assert EXTRAS.keys() - {"all", "workflow"} == named
+    assert EXTRAS.keys() - {"all", "workflow", "remote"} == named

@@ -1,0 +1,363 @@
+"""Stores in buckets: what comes back, what is refused, what a failure leaves."""
+
+import json
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from buckets import KINDS, Part, make, s3_bucket
+from working_folder import CONFIG, begin, wants, write_inputs
+
+from xft.artifacts.artifact import ENTRY_FILE, create_artifact
+from xft.artifacts.manifest import Manifest, write_manifest
+from xft.checkpoints.header import read_tensors
+from xft.common.errors import UserError
+from xft.config.reading import complete
+from xft.dag.experiment import page_reads
+from xft.dag.messages import unpublished_line
+from xft.dag.nodes import Node
+from xft.dag.snakemake_run import check_storage
+from xft.dag.workflow_run import WorkflowRun
+from xft.store import others, remote
+from xft.store.make import link_declared
+from xft.store.make import make as run_job
+from xft.store.remote import FILES, Bucket, describe
+from xft.store.store import fetched, is_whole, log_of, partial, publish
+from xft.tools import gc, pull, push
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    others.say_once.cache_clear()
+    return tmp_path
+
+
+@pytest.fixture(params=KINDS)
+def url(request, tmp_path, monkeypatch):
+    """An empty bucket."""
+    if request.param == "s3":
+        with s3_bucket(monkeypatch) as url:
+            yield url
+    else:
+        if request.param == "memory":  # its files know only one reader
+            for module in (others, remote):
+                monkeypatch.setattr(module, "AT_ONCE", 1)
+        yield f"{request.param}://{tmp_path}/bucket"
+    others.bucket.cache_clear()
+
+
+def send(url: str, *parts: Part) -> None:
+    others.push(url, others.unpublished(url, parts))
+
+
+def fetch(url: str, *parts: Part) -> list[Part]:
+    """The parts in the store `ours` after an attempt to take them from a bucket."""
+    others.bucket.cache_clear()
+    ours = [part.at("ours") for part in parts]
+    offer = others.Offer([url], ours)
+    offer.fetch([part for part in ours if part in offer])
+    return ours
+
+
+def objects(url: str) -> dict[str, bytes]:
+    """The contents of a bucket, by name."""
+    bucket = Bucket(url)
+    return {name: bucket.fs.cat_file(name) for name in bucket.fs.find(bucket.named())}
+
+
+def change(url: str, name: str, content: bytes | None) -> None:
+    """Replace an object, or remove it."""
+    fs = Bucket(url).fs
+    fs.rm_file(name) if content is None else fs.pipe_file(name, content)
+
+
+def test_entries_come_back_as_they_were(url, file_hashes, capsys):
+    """Each content lies in the bucket once, and what it has already is not sent again."""
+    parts = [make("moe", 1, 3_000_000), make("eval", 2), make("eval", 3)]
+    assert sum(others.unpublished(url, parts).values()) > 3_000_000
+    send(url, *parts)
+    assert others.unpublished(url, parts) == {}
+    contents = [content for name, content in objects(url).items() if FILES in name]
+    assert len(contents) == len({*contents})
+    assert all(map(is_whole, (part.entry for part in fetch(url, *parts))))
+    assert "3 artifacts taken from" in capsys.readouterr().err
+    for part in parts:
+        assert file_hashes(part.at("ours").entry) == file_hashes(part.entry)
+    assert not (part.at("ours").entry / "artifact/weights.bin").stat().st_mode & 0o222
+    assert not any(Path("ours/.fetched").glob("*/*"))
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
+def test_what_is_damaged_is_told_and_not_taken(url, damage, capsys):
+    """Who makes it and publishes it then replaces it."""
+    part = make("moe", 1)
+    send(url, part)
+    for name, content in objects(url).items():
+        bad = {"flipped": bytes([content[0] ^ 1]) + content[1:], "truncated": content[:-1]}
+        change(url, name, bad.get(damage))
+        shutil.rmtree("ours", ignore_errors=True)
+        (ours,) = fetch(url, part)
+        assert not is_whole(ours.entry)
+        is_absent = damage == "missing" and name.endswith(ENTRY_FILE)  # there is no entry
+        assert is_absent or f"{part.name} is not taken from {url}: " in (
+            said := capsys.readouterr().err
+        )
+        assert is_absent or name.rpartition("/")[2] in said
+        assert others.publish(url, part.entry) is None
+        assert objects(url)[name] == content
+    assert is_whole(fetch(url, part)[0].entry)
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/../../out", "", "a//b", "a\0b"])
+def test_no_name_leads_out_of_an_entry(name, place, capsys):
+    url, part = f"file://{place}/bucket", make("moe", 1)
+    send(url, part)
+    files = describe(part.entry)
+    stated = Manifest("entry", files | {name: files["costs.json"]}, {"entry": part.name})
+    change(url, f"{place}/bucket/{part.name}/{ENTRY_FILE}", stated.to_json().encode())
+    (ours,) = fetch(url, part)
+    assert not is_whole(ours.entry) and not fetched(ours.entry).exists()
+    assert f"{name!r} is not the path of a file inside the artifact" in capsys.readouterr().err
+
+
+def test_what_is_foreign_is_told_and_not_taken(url, capsys):
+    part, other = make("moe", 1), make("moe", 2)
+    send(url, part, other)
+    bucket = Bucket(url)
+    name, files = bucket.named(part.name, ENTRY_FILE), describe(part.entry)
+    wrong = {
+        "that of another entry": objects(url)[bucket.named(other.name, ENTRY_FILE)],
+        "not valid JSON": b"{",
+        "other files than it states": Manifest(
+            "entry",
+            files | {"more/costs.json": describe(other.entry)["costs.json"]},
+            {"entry": part.name},
+        )
+        .to_json()
+        .encode(),
+        "holds another recipe": Manifest("entry", describe(other.entry), {"entry": part.name})
+        .to_json()
+        .encode(),
+    }
+    for said, content in wrong.items():
+        change(url, name, content)
+        assert not is_whole(fetch(url, part)[0].entry)
+        assert said in capsys.readouterr().err
+    assert others.publish(url, part.entry) is None
+    change(url, bucket.named(FILES, files["costs.json"]["sha256"]), b"x" * 10**6)
+    assert not is_whole(fetch(url, part)[0].entry)
+
+
+def test_two_publishers_of_one_digest_do_no_harm(url, monkeypatch):
+    """Their costs differ. One entry is there in the end, and it is that of one of them."""
+    parts = [make("moe", 1, store=store) for store in ("theirs", "others")]
+    assert parts[0].name == parts[1].name
+    threads = [threading.Thread(target=others.publish, args=(url, part.entry)) for part in parts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (ours,) = fetch(url, parts[0])
+    costs = {(part.entry / "costs.json").read_text() for part in parts}
+    assert (ours.entry / "costs.json").read_text() in costs
+
+
+def test_a_killed_upload_is_no_entry_and_the_next_repairs_it(url, monkeypatch, capsys):
+    part = make("moe", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(Bucket(url).fs), "pipe_file", None)  # which writes the manifest
+        assert "not callable" in others.publish(url, part.entry)
+    others.bucket.cache_clear()
+    assert not is_whole(fetch(url, part)[0].entry)
+    gc.main(["--store", url, "--yes"])  # younger than a day
+    assert len(objects(url)) == 6 and "Nothing to remove" in capsys.readouterr().out
+    gc.main(["--store", url, "--yes", "--keep-days", "0"])
+    assert objects(url) == {} and "Removed: " in capsys.readouterr().out
+    send(url, part)
+    gc.main(["--store", url, "--yes", "--keep-days", "0"])
+    assert is_whole(fetch(url, part)[0].entry)
+
+
+def test_a_killed_download_goes_on_where_it_stopped(url, monkeypatch):
+    part = make("moe", 1)
+    send(url, part)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", None)  # which makes it whole
+        with pytest.raises(TypeError):
+            fetch(url, part)
+    names = {path.name for path in fetched(part.at("ours").entry).rglob("*") if path.is_file()}
+    assert {"weights.bin", "costs.json", ENTRY_FILE} <= names
+    monkeypatch.setattr(type(Bucket(url).fs), "get_file", None)  # nothing is fetched again
+    assert is_whole(fetch(url, part)[0].entry)
+
+
+def test_a_server_that_dies_is_told_once(url, monkeypatch, capsys):
+    parts = [make("eval", number) for number in range(9)]
+    send(url, *parts)
+    kind, calls = type(Bucket(url).fs), []
+    get = kind.get_file
+
+    def fails_later(*given, **options):
+        calls.append(1)
+        if len(calls) > 9:
+            raise OSError("connection lost")
+        return get(*given, **options)
+
+    monkeypatch.setattr(kind, "get_file", fails_later)
+    fetch(url, *parts)
+    assert capsys.readouterr().err.count(f"{url}: connection lost. The run goes on without it") == 1
+
+
+def test_of_weights_a_part_has_only_the_header(url):
+    """Damaged headers are told. When the whole is fetched, it takes the place of the part."""
+    part = make("sft", 1)
+    send(url, part)
+    ours = part.at("ours")
+    others.Offer([url], [ours]).fetch_parts([ours], page_reads)
+    file = Path("artifact", "model.safetensors")
+    parted, whole = fetched(ours.entry) / file, part.entry / file
+    assert not is_whole(ours.entry)
+    assert read_tensors(parted) == read_tensors(whole)
+    assert parted.stat().st_size == whole.stat().st_size
+    assert not any(parted.read_bytes()[-1000:]) and any(whole.read_bytes()[-1000:])
+    fetch(url, part)
+    assert (ours.entry / file).read_bytes() == whole.read_bytes()
+
+
+def stand_in(node: Node) -> None:
+    """Make an entry that holds nothing of what its step would make."""
+    folder = partial(node.entry)
+    if node.file == "artifact":
+        with create_artifact(folder / node.file, node.step) as draft:
+            (draft.path / "config.json").write_text("{}")
+            (draft.path / "weights.bin").write_text(node.name)
+    else:
+        folder.mkdir(parents=True)
+        (folder / node.file).write_text(node.name)
+        write_manifest(folder / node.file, node.step)
+    (folder / "metrics.jsonl").write_text("{}")
+    publish(node.entry, node.recipe)
+
+
+@pytest.fixture
+def published(tiny_llama, place) -> WorkflowRun:
+    """A finished configuration, and all of it that goes into the bucket `bucket`."""
+    write_inputs(tiny_llama)
+    run = wants(publish=f"file://{place}/bucket")
+    begin(run)
+    for node in run.experiment.known:
+        stand_in(node)
+    push.main(["results", run.config.publish])
+    return run
+
+
+RESULTS = {"report.html", "summary.csv"}
+MODELS = ("base", "moe_sft", "dense/lam~0.75")
+MEASURED = {"diversity.json", *(f"eval/{model}/problems.json" for model in MODELS)}
+
+
+def lose(run: WorkflowRun, *names: str) -> None:
+    """Remove entries from the bucket."""
+    for node in map(run.experiment.by_name.get, names):
+        Path("bucket", node.step, node.digest, ENTRY_FILE).unlink()
+
+
+def fetched_by(work: Callable[[WorkflowRun], object]) -> tuple[set[str], set[str]]:
+    """The names of what a second machine with an empty store fetches, whole and in part."""
+    others.bucket.cache_clear()
+    shutil.rmtree("second", ignore_errors=True)
+    keys = {"stores": [f"file://{Path.cwd()}/bucket"], "store": "second"}
+    run = wants(**keys, results_dir="second_results")
+    work(run)
+    known = run.experiment.known
+    whole = {node.name for node in known if is_whole(node.entry)}
+    return whole, {node.name for node in known if fetched(node.entry).is_dir()}
+
+
+def test_links_to_the_user_s_files_and_of_ffn_stay_at_home(published):
+    steps = {path.name for path in Path("bucket").iterdir()}
+    assert steps == {node.step for node in published.experiment.known} - {"base", "ffn"} | {FILES}
+
+
+def test_only_what_is_needed_moves(published):
+    """Of what the report alone reads, no weights are fetched."""
+
+    def mixture(run: WorkflowRun) -> None:
+        run.begin([run.experiment.by_name["moe_sft"]])
+        run.close()
+
+    def results(run: WorkflowRun) -> None:
+        words = ["second_results", run.config.stores[0], "--config", "second.yaml"]
+        Path("second.yaml").write_text(json.dumps(run.config.model_dump(mode="json")))
+        pull.main(words)
+
+    shared = {node.name for node in published.experiment.wanted if others.is_shared(node)}
+    assert fetched_by(begin) == (RESULTS, set())
+    assert fetched_by(mixture) == ({"moe_sft"}, set())
+    lose(published, *RESULTS)
+    whole, parts = fetched_by(begin)
+    assert whole == MEASURED
+    assert parts == shared - whole - RESULTS
+    assert Path("second_results/metrics/moe_sft.jsonl").is_file()
+    assert not Path("second_results/moe_sft").exists()
+    weights = Path("second/.fetched").rglob("weights.bin")
+    assert {file.parents[2].name for file in weights} == {"tokens"}
+
+    lose(published, "eval/moe_sft/problems.json")
+    done = MEASURED - {"eval/moe_sft/problems.json"}
+    assert fetched_by(begin)[0] == done | {"moe_sft", "ground_truth/problems"}
+    assert fetched_by(results)[0] == done
+    assert Path("second_results/metrics/moe_sft.jsonl").is_file()
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            {"stores": ["s3://ID:SE/CRET@bucket"]},
+            'stores[0] = "s3://...": holds a password or a key',
+        ),
+        ({"stores": "s3://ID:SECRET@bucket"}, 'stores = "s3://...": should be a list'),
+        ({"publish": "s3://bucket?key=SECRET"}, 'publish = "s3://...": holds a password or a key'),
+        (
+            {"publish": "ftp://host/x"},
+            "a URL of another kind than s3://, gs://, az://, hf://, sftp",
+        ),
+        ({"publish": "folder"}, 'publish = "folder": should be a URL, such as s3://bucket/folder'),
+    ],
+)
+def test_a_url_with_a_secret_is_refused_and_not_shown(keys, said):
+    with pytest.raises(UserError) as told:
+        complete(CONFIG | keys)
+    assert said in str(told.value) and "SECRET" not in str(told.value)
+    with pytest.raises(UserError, match="URL holds a password or a key") as told:
+        push.main(["results", "s3://ID:SECRET@bucket"])
+    assert "SECRET" not in str(told.value)
+
+
+def test_a_failed_upload_fails_no_job_and_the_end_of_the_run_tells_it(published):
+    url = published.config.publish
+    assert unpublished_line(published) == ""
+    node = published.experiment.summary
+    shutil.rmtree("bucket")
+    Path("bucket").touch()  # nothing can be written there
+    others.bucket.cache_clear()
+    link_declared(log_of(node.entry))
+    node.entry.rename(partial(node.entry))
+    (partial(node.entry) / ENTRY_FILE).unlink()
+    ready = [sys.executable, "-c", ""]
+    assert run_job(node.entry, ready) == 0
+    assert is_whole(node.entry)
+    assert f"not uploaded to {url}: " in log_of(node.entry).read_text()
+    assert unpublished_line(published).endswith(f"To upload: xft push results {url}")
+
+
+def test_snakemake_s_own_storage_is_refused():
+    check_storage(SimpleNamespace(default_storage_provider=None))
+    with pytest.raises(UserError, match=r"--default-storage-provider: .* `publish` and `stores`"):
+        check_storage(SimpleNamespace(default_storage_provider="s3"))
