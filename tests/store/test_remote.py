@@ -14,7 +14,7 @@ from working_folder import CONFIG, begin, wants, write_inputs
 
 from xft.artifacts.artifact import ENTRY_FILE, create_artifact
 from xft.artifacts.manifest import Manifest, write_manifest
-from xft.checkpoints.header import read_tensors
+from xft.checkpoints.model_files import read_tensors
 from xft.common.errors import UserError
 from xft.config.reading import complete
 from xft.dag.experiment import page_reads

@@ -30,7 +30,7 @@ from xft.artifacts.manifest import (
     hash_file,
     read_manifest,
 )
-from xft.checkpoints.header import MAX_HEADER_BYTES, PREFIX_BYTES, hash_header
+from xft.checkpoints.model_files import MAX_HEADER_BYTES, PREFIX_BYTES, hash_header
 from xft.common.errors import UserError
 from xft.common.json_files import MAX_JSON, json_object, read_json
 from xft.store.store import DIGEST, all_faults, claimed, fetched, is_whole
