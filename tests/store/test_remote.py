@@ -181,6 +181,10 @@ def test_a_killed_upload_is_no_entry_and_the_next_repairs_it(url, monkeypatch, c
     send(url, part)
     gc.main(["--store", url, "--yes", "--keep-days", "0"])
     assert is_whole(fetch(url, part)[0].entry)
+    change(url, Bucket(url).named(part.name, ENTRY_FILE), b'{"format": 2}')  # of a newer version
+    with pytest.raises(UserError, match="format 2"):
+        gc.main(["--store", url, "--yes", "--keep-days", "0"])
+    assert len(objects(url)) > 1
 
 
 def test_a_killed_download_goes_on_where_it_stopped(url, monkeypatch):

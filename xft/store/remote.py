@@ -117,7 +117,7 @@ class Bucket:
         if self.away:
             raise Away(self.away)
         try:
-            yield self._place[0]
+            yield self.fs
         except UserError:
             raise
         except Exception as error:  # of the scheme's library
@@ -199,7 +199,7 @@ class Bucket:
 
     def _write(self, content: Path | bytes, name: str, watch: Callback | None = None) -> None:
         """Put a file, or bytes, so that it appears at once."""
-        fs, is_drafted = self._place[0], self.scheme in FILE_SYSTEMS
+        fs, is_drafted = self.fs, self.scheme in FILE_SYSTEMS
         written = f"{name}.{uuid4().hex}{DRAFT}" if is_drafted else name
         if is_drafted:
             fs.makedirs(name.rpartition("/")[0], exist_ok=True)
@@ -269,30 +269,20 @@ class Bucket:
     def leftovers(self) -> dict[str, tuple[int, float]]:
         """What no entry names, such as what killed uploads left, with its bytes and its time.
 
-        Raises Away.
+        Raises UserError if the manifest of an entry is damaged: it may name more. Raises Away.
         """
         with self._reached() as fs:
             found = fs.find(self.named(), detail=True)
         names = {file.removeprefix(self.named()).strip("/"): file for file in found}
         places = [name.removesuffix(f"/{ENTRY_FILE}") for name in names if ENTRY.fullmatch(name)]
-        used = {
-            f"{FILES}/{digest}"
-            for files in self._pool.map(self._hashes, places)
-            for digest in files
-        }
+        stated = [
+            file for files in self._pool.map(self.files_of, places) for file in files.values()
+        ]
+        used = {f"{FILES}/{file['sha256']}" for file in stated}
         left = [name for name in names if LEFT.match(name) and name not in used]
         with self._reached() as fs:
             times = self._pool.map(lambda name: fs.modified(names[name]).timestamp(), left)
             return {n: (found[names[n]]["size"], time) for n, time in zip(left, times, strict=True)}
-
-    def _hashes(self, place: str) -> set[str]:
-        """The hashes of what an entry names. A damaged entry names nothing."""
-        try:
-            return {stated["sha256"] for stated in self.files_of(place).values()}
-        except Away:
-            raise
-        except UserError:
-            return set()
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove leftovers. Raises Away."""
