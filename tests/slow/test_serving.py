@@ -31,7 +31,10 @@ def reader(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     given = ROOT / "resources" / "base"
     if request.param == "smollm2":
-        maker, given = request.getfixturevalue("shared") / "tools/get-smollm2.py", folder / "smollm2"
+        maker, given = (
+            request.getfixturevalue("shared") / "tools/get-smollm2.py",
+            folder / "smollm2",
+        )
         subprocess.run([sys.executable, maker, given], check=True)
     merged = Chain(folder / "chain", OPTIONS | {"base": ["--model", given]})["dense"]
     (folder / "results" / "dense").mkdir(parents=True)

@@ -70,6 +70,11 @@ def objects(url: str) -> dict[str, bytes]:
     return {name: bucket.fs.cat_file(name) for name in bucket.fs.find(bucket.named())}
 
 
+def stating(part: Part, files: dict) -> bytes:
+    """The manifest of an entry with these files."""
+    return Manifest("entry", files, {"entry": part.name}).to_json().encode()
+
+
 def change(url: str, name: str, content: bytes | None) -> None:
     """Replace an object, or remove it."""
     fs = Bucket(url).fs
@@ -118,8 +123,8 @@ def test_no_name_leads_out_of_an_entry(name, place, capsys):
     url, part = f"file://{place}/bucket", make("moe", 1)
     send(url, part)
     files = describe(part.entry)
-    stated = Manifest("entry", files | {name: files["costs.json"]}, {"entry": part.name})
-    change(url, f"{place}/bucket/{part.name}/{ENTRY_FILE}", stated.to_json().encode())
+    stated = stating(part, files | {name: files["costs.json"]})
+    change(url, f"{place}/bucket/{part.name}/{ENTRY_FILE}", stated)
     (ours,) = fetch(url, part)
     assert not is_whole(ours.entry) and not fetched(ours.entry).exists()
     assert f"{name!r} is not the path of a file inside the artifact" in capsys.readouterr().err
@@ -130,19 +135,12 @@ def test_what_is_foreign_is_told_and_not_taken(url, capsys):
     send(url, part, other)
     bucket = Bucket(url)
     name, files = bucket.named(part.name, ENTRY_FILE), describe(part.entry)
+    more = {"more/costs.json": describe(other.entry)["costs.json"]}
     wrong = {
         "that of another entry": objects(url)[bucket.named(other.name, ENTRY_FILE)],
         "not valid JSON": b"{",
-        "other files than it states": Manifest(
-            "entry",
-            files | {"more/costs.json": describe(other.entry)["costs.json"]},
-            {"entry": part.name},
-        )
-        .to_json()
-        .encode(),
-        "holds another recipe": Manifest("entry", describe(other.entry), {"entry": part.name})
-        .to_json()
-        .encode(),
+        "other files than it states": stating(part, files | more),
+        "holds another recipe": stating(part, describe(other.entry)),
     }
     for said, content in wrong.items():
         change(url, name, content)
@@ -319,27 +317,25 @@ def test_only_what_is_needed_moves(published):
     assert Path("second_results/metrics/moe_sft.jsonl").is_file()
 
 
+SECRET = "holds a password or a key"
+KINDS_OF_URLS = "a URL of another kind than s3://, gs://, az://, hf://, sftp"
+
+
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("key", "value", "said"),
     [
-        (
-            {"stores": ["s3://ID:SE/CRET@bucket"]},
-            'stores[0] = "s3://...": holds a password or a key',
-        ),
-        ({"stores": "s3://ID:SECRET@bucket"}, 'stores = "s3://...": should be a list'),
-        ({"publish": "s3://bucket?key=SECRET"}, 'publish = "s3://...": holds a password or a key'),
-        (
-            {"publish": "ftp://host/x"},
-            "a URL of another kind than s3://, gs://, az://, hf://, sftp",
-        ),
-        ({"publish": "folder"}, 'publish = "folder": should be a URL, such as s3://bucket/folder'),
+        ("stores", ["s3://ID:SE/CRET@bucket"], f'stores[0] = "s3://...": {SECRET}'),
+        ("stores", "s3://ID:SECRET@bucket", 'stores = "s3://...": should be a list'),
+        ("publish", "s3://bucket?key=SECRET", f'publish = "s3://...": {SECRET}'),
+        ("publish", "ftp://host/x", KINDS_OF_URLS),
+        ("publish", "folder", 'publish = "folder": should be a URL, such as s3://bucket/folder'),
     ],
 )
-def test_a_url_with_a_secret_is_refused_and_not_shown(keys, said):
+def test_a_url_with_a_secret_is_refused_and_not_shown(key, value, said):
     with pytest.raises(UserError) as told:
-        complete(CONFIG | keys)
+        complete(CONFIG | {key: value})
     assert said in str(told.value) and "SECRET" not in str(told.value)
-    with pytest.raises(UserError, match="URL holds a password or a key") as told:
+    with pytest.raises(UserError, match=f"URL {SECRET}") as told:
         push.main(["results", "s3://ID:SECRET@bucket"])
     assert "SECRET" not in str(told.value)
 
