@@ -300,6 +300,8 @@ def test_only_what_is_needed_moves(published):
 
     shared = {node.name for node in published.experiment.wanted if others.is_shared(node)}
     assert fetched_by(begin) == (RESULTS, set())
+    run = wants(stores=[f"file://{Path.cwd()}/bucket"], store="third")
+    assert {node.name for node in run.offered([run.experiment.report], run.offer())} == RESULTS
     assert fetched_by(mixture) == ({"moe_sft"}, set())
     lose(published, *RESULTS)
     whole, parts = fetched_by(begin)

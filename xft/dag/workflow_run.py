@@ -210,10 +210,7 @@ class WorkflowRun:
         need, and what the page reads of the rest, if it is made here.
         """
         others.take(self.stores, self.missing)
-        report, summary = self.experiment.report, self.experiment.summary
-        offer = self.offer()
-        if report in targets and summary in offer:
-            targets = targets | {summary}
+        report, offer = self.experiment.report, self.offer()
         while wanted := self.offered(targets, offer):
             offer.fetch(wanted)
         needed = {*self.needed(targets)}
@@ -229,13 +226,11 @@ class WorkflowRun:
         return others.Offer(self.stores, missing)
 
     def offered(self, targets: Collection[Node], offer: others.Offer) -> list[Node]:
-        """What a run that makes the targets fetches."""
-        results = {
-            self.experiment.report,
-            self.experiment.summary,
-            *self.experiment.shown,
-            *targets,
-        }
+        """What a run that makes the targets fetches. The tables come with the report."""
+        report, summary = self.experiment.report, self.experiment.summary
+        if report in targets and summary in offer:
+            targets = [*targets, summary]
+        results = {report, summary, *self.experiment.shown, *targets}
         needed = self.needed(targets, offer)
         return [n for n in needed if n in offer and (n in results or not self.only_results)]
 
