@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import requests
+import yaml
 from buckets import make, s3_bucket
 
 from xft.artifacts.artifact import ENTRY_FILE
@@ -19,7 +20,8 @@ from xft.store.store import all_faults, is_whole
 
 pytestmark = pytest.mark.slow
 PAUSE = Path(__file__).parents[1] / "pause" / "sitecustomize.py"
-RATES = [0.01, 0.02, 0.05]
+RECIPE = Path(__file__).parents[2] / "recipes" / "machines.yaml"
+RATES = yaml.safe_load(RECIPE.read_text())["sweep"]["mixing.learning_rate"]
 TRAINED = ["dense", "eval", "validation_loss", "weighted_trained"]
 
 
