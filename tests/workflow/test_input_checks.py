@@ -12,6 +12,7 @@ from interpreter import python
 from problem_files import three_problems, write_problems
 
 from xft.common.errors import UserError
+from xft.dag import input_checks
 from xft.dag.workflow_run import WorkflowRun
 from xft.tools import plan
 
@@ -190,6 +191,14 @@ ENDED = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
 CHANGING = "{{ messages | length }}" + ENDED
 REFUSING = "{{ raise_exception('no') }}"
 ANOTHER = r"Put another one into chat_template\.jinja in the model's folder: docs/data\.md shows"
+
+
+def test_a_set_of_problems_is_read_once_for_all_runs(config, monkeypatch):
+    read = []
+    load = input_checks.load_problems
+    monkeypatch.setattr(input_checks, "load_problems", lambda name: [read.append(name), load(name)])
+    check(config, sweep={"moe.num_experts": [7, 8, 9]})
+    assert read == ["problems.jsonl"]
 
 
 def test_a_chat_template_is_tried_before_the_rows_are_tokenised(config):

@@ -1,7 +1,8 @@
 """Files, folders and models that a configuration names are checked before anything runs."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def check_all_files(configs: Iterable[WorkflowConfig]) -> None:
     They are those of the first of these configurations that has some. Snakemake itself does not
     notice a missing input while the outputs made from it exist.
     """
-    checked, rows = [], {}
+    checked, rows, load = [], {}, cache(load_problems)
     for config in configs:
         tunings = config.moe_sft.model, config.sft.model, config.sft.lora_rank
         given = config.base, config.moe, tunings, config.data, config.evaluation
@@ -39,7 +40,7 @@ def check_all_files(configs: Iterable[WorkflowConfig]) -> None:
         faults = []
         if given not in checked:
             checked.append(given)
-            faults = faults_of_files(dict(config))
+            faults = faults_of_files(dict(config), load)
         data = config.data.model_dump_json()
         with collecting_errors(faults):
             if not faults and data not in rows:
@@ -50,11 +51,12 @@ def check_all_files(configs: Iterable[WorkflowConfig]) -> None:
             raise UserError("\n".join(dict.fromkeys(faults)))
 
 
-def faults_of_files(given: Mapping[str, Any]) -> list[str]:
+def faults_of_files(given: Mapping[str, Any], load: Callable = load_problems) -> list[str]:
     """The faults of the files and folders that sections of a configuration name.
 
     given: sections by name. With all of them, and the keys of the top level, it is also checked
     whether the base supports what they ask for.
+    load: reads a set of problems.
     """
     faults = []
     paths = [(key, given[key]) for key in ("results_dir", "store") if key in given]
@@ -62,7 +64,7 @@ def faults_of_files(given: Mapping[str, Any]) -> list[str]:
     for key, path in [*paths, *sections.named_paths(given)]:
         with collecting_errors(faults):
             _check_path(key, path)
-            _check_named(key, path, given)
+            _check_named(key, path, given, load)
     return faults + faults_of_code(given)
 
 
@@ -88,7 +90,7 @@ def faults_of_code(given: Mapping[str, Any]) -> list[str]:
     return faults
 
 
-def _check_named(key: str, path: str, given: Mapping[str, Any]) -> None:
+def _check_named(key: str, path: str, given: Mapping[str, Any], load: Callable) -> None:
     """Raise UserError if a file or folder is not what its key needs."""
     match key:
         case "results_dir":
@@ -107,7 +109,7 @@ def _check_named(key: str, path: str, given: Mapping[str, Any]) -> None:
             with errors_at(f"config: {key}"):
                 read_template(path, NAMES if key == "data.template" else PROMPT_NAMES)
         case key if key in PROBLEM_SETS:
-            _check_problems(key, path)
+            _check_problems(key, path, load)
 
 
 def _check_path(key: str, path: str) -> None:
@@ -168,7 +170,7 @@ def check_number_of_rows(config: WorkflowConfig, number: int) -> None:
         raise UserError("\n".join(faults))
 
 
-def _check_problems(key: str, dataset: str) -> None:
+def _check_problems(key: str, dataset: str, load: Callable) -> None:
     """Raise UserError if a set of problems is wrong. The pinned ones are not."""
     named = NAMED_SETS.get(dataset)
     if named is None:
@@ -176,7 +178,7 @@ def _check_problems(key: str, dataset: str) -> None:
     elif not named.override:
         return
     with errors_at(f"config: {key}"):
-        load_problems(dataset)
+        load(dataset)
 
 
 def _check_file(key: str, path: str, hint: str = "") -> None:
