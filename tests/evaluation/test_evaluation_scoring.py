@@ -140,7 +140,7 @@ def test_a_program_that_floods_answers_loses_its_own_problem_only(make, bubblewr
 def test_all_calls_are_made_whatever_the_answers_are(sums, bubblewrap, monkeypatch):
     """A program whose run ended at its first wrong answer knew which one that was."""
     ran = []
-    monkeypatch.setattr(call_scoring, "run", lambda *job: ran.append(run(*job)) or ran[-1])
+    monkeypatch.setattr(call_scoring.box, "run", lambda *job: ran.append(run(*job)) or ran[-1])
     scorer = CallScorer(sums, bubblewrap, 1)
     wrong = [(sums.problems[0], "def add(a, b):\n    return None\n")]
     assert scorer.score(scorer.expected(), wrong) == [FAIL]
@@ -152,7 +152,9 @@ def test_a_late_program_runs_again_whatever_it_answered(sums, bubblewrap, monkey
     """A program that only ran again after right answers knew which answers are right."""
     scorer, ran = CallScorer(sums, bubblewrap, 2), []
     truth = scorer.expected()
-    monkeypatch.setattr(call_scoring, "run", lambda job, *_: ran.append(job.text) or run(job, *_))
+    monkeypatch.setattr(
+        call_scoring.box, "run", lambda job, *_: ran.append(job.text) or run(job, *_)
+    )
     monkeypatch.setattr(call_scoring, "USUAL", replace(USUAL, silence=1))
     loop = "def add(a, b):\n    while a == 3: pass\n    return "
     solutions = [(sums.problems[0], loop + answer) for answer in ("a + b", "None")]
@@ -177,7 +179,7 @@ def test_nothing_prolongs_a_program(sums, bubblewrap, monkeypatch):
     """An answer, or the end of a set, five times a second, of which no pause is too long."""
     drip = "import os, time\nfor _ in range(99):\n    time.sleep(0.2)\n    os.write(3, b'%s\\n')"
     codes, ran = [drip % line for line in ('{"value":4}', '{"set":0}')], []
-    monkeypatch.setattr(call_scoring, "run", lambda *job: ran.append(run(*job)) or ran[-1])
+    monkeypatch.setattr(call_scoring.box, "run", lambda *job: ran.append(run(*job)) or ran[-1])
     monkeypatch.setattr(call_scoring, "USUAL", replace(USUAL, seconds=1))
     monkeypatch.setattr(call_scoring, "SLOWER", 0)
     found = verdicts(sums, codes, bubblewrap)

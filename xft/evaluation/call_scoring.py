@@ -23,24 +23,12 @@ from tempfile import TemporaryFile
 
 from xft.common.errors import UserError, counted, listed
 from xft.common.progress import say
+from xft.evaluation import sandbox as box
 from xft.evaluation import scoring
 from xft.evaluation.judges import MAX_LINE_BYTES, Judges, Outcome, write_trial
 from xft.evaluation.plain_data import dumps, encode
 from xft.evaluation.problems import Problem, ProblemSet
 from xft.evaluation.prompts import is_empty
-from xft.evaluation.sandbox import (
-    CLEAN_ENVIRONMENT,
-    PROJECT,
-    Bubblewrap,
-    Ended,
-    Job,
-    Limits,
-    View,
-    bind,
-    cover,
-    links,
-    run,
-)
 from xft.evaluation.scoring import ERROR, NO_CODE, PASSED, TEST_SETS, TIMED_OUT, TOO_COSTLY
 from xft.hub.named_sets import RELEASED
 
@@ -48,7 +36,7 @@ DRIVER = Path(__file__).with_name("driver.py")
 DRIVER_FILES = [DRIVER, *map(DRIVER.with_name, ("plain_data.py", "confinement.py"))]
 PACKAGES = ("numpy", "numpy.libs")  # for solutions to import, with the libraries of the wheel
 REQUEST = "request"
-USUAL = Limits(seconds=120.0, silence=10.0, memory=8 * 2**30)  # correct solutions need over 4 GiB
+USUAL = box.Limits(seconds=120.0, silence=10.0, memory=8 * 2**30)  # correct ones need over 4 GiB
 KIND = "ground_truth"
 EXPECTED_FILE = "expected.jsonl"
 # Canonical solutions are correct, but the machine may be slow or busy.
@@ -98,7 +86,7 @@ class CallScorer:
     memory_bound: how a program's memory is bounded, in words for the result.
     """
 
-    def __init__(self, problem_set: ProblemSet, sandbox: Bubblewrap | None, workers: int):
+    def __init__(self, problem_set: ProblemSet, sandbox: box.Bubblewrap | None, workers: int):
         self.problem_set, self.sandbox, self.workers = problem_set, sandbox, workers
         self.versions = {}
         bound = f"{USUAL.memory // 2**30} GiB of address space for each process"
@@ -159,14 +147,14 @@ class CallScorer:
             return scoring.score(solutions, judge, workers=self.workers, unit="solution")
 
     def _run(
-        self, tests: ProblemTests, code: str, limits: Limits, stop: scoring.Stop, hash_seed: int = 0
-    ) -> Ended:
+        self, tests: ProblemTests, code: str, limits: box.Limits, stop: scoring.Stop, seed: int = 0
+    ) -> box.Ended:
         """Run a program on the calls."""
         name, confined = tests.problem.entry_point, self.sandbox is not None
-        asked = job(code, name, tests.encoded, limits, hash_seed, confined)
-        return run(asked, self.sandbox, stop)
+        asked = job(code, name, tests.encoded, limits, seed, confined)
+        return box.run(asked, self.sandbox, stop)
 
-    def _limits_here(self, tests: ProblemTests, stop: scoring.Stop) -> Limits:
+    def _limits_here(self, tests: ProblemTests, stop: scoring.Stop) -> box.Limits:
         """Limits from the time that the canonical solution takes now."""
         ended = self._run(tests, tests.problem.canonical_program, REFERENCE, stop)
         return replace(
@@ -185,7 +173,7 @@ def _most_bytes(expected: str) -> int:
 
 
 def _outcome(
-    tests: ProblemTests, expected: str, ended: Ended, judges: Judges, stop: scoring.Stop
+    tests: ProblemTests, expected: str, ended: box.Ended, judges: Judges, stop: scoring.Stop
 ) -> Outcome | None:
     """How far a program is right that has ended. None: it is too costly to judge.
 
@@ -228,7 +216,7 @@ def _fault(tests: ProblemTests, line: str, outcome: Outcome | None) -> str | Non
     return f"the value {value} does not pass in a second run; arguments: {shown(failed, 200)}"
 
 
-def _returned(tests: ProblemTests, ended: Ended, place: str) -> dict[str, list[dict]]:
+def _returned(tests: ProblemTests, ended: box.Ended, place: str) -> dict[str, list[dict]]:
     """The driver's messages of the canonical solution, by set.
 
     place: the problem's, in words. Raises UserError if messages are missing.
@@ -258,8 +246,8 @@ def _returned(tests: ProblemTests, ended: Ended, place: str) -> dict[str, list[d
 
 
 def job(
-    code: str, entry_point: str, encoded: str, limits: Limits, hash_seed: int, confined: bool
-) -> Job:
+    code: str, entry_point: str, encoded: str, limits: box.Limits, hash_seed: int, confined: bool
+) -> box.Job:
     """What calls a program's function. Its output is the driver's.
 
     encoded: the argument lists of each of `TEST_SETS`, as the driver gets them.
@@ -273,10 +261,10 @@ def job(
     # numpy starts no threads.
     variables = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": str(hash_seed)}
     mounts, covered = _python() if confined else ((), ())
-    mounts = (*mounts, *bind(DRIVER_FILES))
-    view = View(mounts, covered, CLEAN_ENVIRONMENT | variables, starts_processes=False)
+    mounts = (*mounts, *box.bind(DRIVER_FILES))
+    view = box.View(mounts, covered, box.CLEAN_ENVIRONMENT | variables, starts_processes=False)
     command = [*python, "-P", "-B", str(DRIVER), REQUEST]
-    return Job(command, view, limits, REQUEST, f"{dumps(program)}\n{encoded}\n")
+    return box.Job(command, view, limits, REQUEST, f"{dumps(program)}\n{encoded}\n")
 
 
 def _interpreter() -> str:
@@ -294,14 +282,15 @@ def _python() -> tuple[tuple[str, ...], tuple[str, ...]]:
     libraries = list(dict.fromkeys(libraries))
     compiled = Path(sysconfig.get_config_var("DESTSHARED"))
     standard = list(dict.fromkeys([sysconfig.get_path("stdlib"), str(compiled.parent)]))
-    covered = [p for p in (Path(sys.prefix), PROJECT) if any(map(p.is_relative_to, libraries))]
+    covered = [p for p in (Path(sys.prefix), box.PROJECT) if any(map(p.is_relative_to, libraries))]
     for folder in libraries:
         covered += filter(Path.is_dir, folder.glob("py*" if folder in system else "*"))
     packages = [place for folder in standard for place in Path(folder).glob("*-packages")]
     mounts = (
-        *(*bind(libraries), *links("/lib", "/lib64"), "--ro-bind-try", *["/etc/ld.so.cache"] * 2),
-        *(*cover(covered), *bind([_interpreter(), *standard])),
-        *(*cover(packages), *bind(_packages())),
+        *(*box.bind(libraries), *box.links("/lib", "/lib64")),
+        *("--ro-bind-try", *["/etc/ld.so.cache"] * 2),
+        *(*box.cover(covered), *box.bind([_interpreter(), *standard])),
+        *(*box.cover(packages), *box.bind(_packages())),
     )
     return mounts, tuple(str(p) for p in (*covered, *packages) if str(p) not in standard)
 
