@@ -109,8 +109,7 @@ def test_the_numbers_are_those_of_linux(machine, header):
     found = re.findall(r"^#define __NR(?:3264)?_(\w+)\s+(\d+)$", text, re.MULTILINE)
     numbers = {name: int(number) for name, number in found}
     _, column = confinement.ARCHITECTURES[machine]
-    tables = confinement.ALLOWED, confinement.REFUSED
-    rows = [row for table in tables for row in confinement.numbers_of(table).items()]
+    rows = [*confinement.ALLOWED.items(), *confinement.REFUSED.items()]
     ours = {name: row[column] for name, row in rows}
     partly = confinement.IN_PART | confinement.BY_ARGUMENT
     ours |= {name: row[0][column] for name, row in partly.items()}

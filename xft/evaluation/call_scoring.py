@@ -33,7 +33,8 @@ from xft.evaluation.scoring import ERROR, NO_CODE, PASSED, TEST_SETS, TIMED_OUT,
 from xft.hub.named_sets import RELEASED
 
 DRIVER = Path(__file__).with_name("driver.py")
-DRIVER_FILES = [DRIVER, *map(DRIVER.with_name, ("plain_data.py", "confinement.py"))]
+BESIDE_DRIVER = ("plain_data.py", "confinement.py", "system_calls.json")
+DRIVER_FILES = [DRIVER, *map(DRIVER.with_name, BESIDE_DRIVER)]
 PACKAGES = ("numpy", "numpy.libs")  # for solutions to import, with the libraries of the wheel
 REQUEST = "request"
 USUAL = box.Limits(seconds=120.0, silence=10.0, memory=8 * 2**30)  # correct ones need over 4 GiB
