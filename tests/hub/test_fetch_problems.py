@@ -17,7 +17,7 @@ from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.evaluation.forms import load_problems
 from xft.hub import named_sets
-from xft.hub.named_sets import HUMANEVAL, NAMED_SETS, RELEASED
+from xft.hub.named_sets import NAMED_SETS, RELEASED
 
 CONTENT = "".join(json.dumps(row) + "\n" for row in three_problems()).encode()
 OTHER = CONTENT[:-1] + b" \n"
@@ -70,7 +70,7 @@ def server(monkeypatch):
 def machine(monkeypatch, tmp_path):
     """A machine without EvalPlus's cache, on which CONTENT is the pinned release."""
     pinned = hashlib.sha256(CONTENT).hexdigest()
-    monkeypatch.setitem(NAMED_SETS, "humaneval", replace(HUMANEVAL, sha256=pinned))
+    monkeypatch.setitem(NAMED_SETS, "humaneval", replace(RELEASED["humaneval"], sha256=pinned))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -113,7 +113,7 @@ def refusal(out: Path) -> str:
 
 
 def test_the_pins_are_the_real_sets(shared):
-    for chosen in (named_sets.HUMANEVAL, named_sets.MBPP):
+    for chosen in RELEASED.values():
         file = shared / "data" / f"{chosen.release}.jsonl.gz"
         assert named_sets.unpacked_sha256(file) == chosen.sha256
 

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import os
+import tomllib
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -188,34 +189,12 @@ class Translation:
 
 NamedSet = Release | Translation
 
-HUMANEVAL = Release(
-    name="humaneval",
-    title="HumanEval+",
-    release="HumanEvalPlus",
-    version="v0.1.10",
-    problems=164,
-    sha256="42526ec0e7d5f3ee0b06d6ced98f8c8bae3d76519151bfb3d36f79010645bd7f",
-    variable="HUMANEVAL_OVERRIDE_PATH",
-)
-MBPP = Release(
-    name="mbpp",
-    title="MBPP+",
-    release="MbppPlus",
-    version="v0.2.0",
-    problems=378,
-    sha256="b54e762755248ca411b523c917fa9f93c07b5ff2966bf60b3917b853926a3dad",
-    variable="MBPP_OVERRIDE_PATH",
-)
-RELEASED = {chosen.name: chosen for chosen in (HUMANEVAL, MBPP)}
-# Each language that can be judged, with the numbers of problems of HumanEval and of MBPP in it.
-LANGUAGES = """
-cpp 161 397, d 156 358, go 154 374, java 158 386, js 161 397, lua 161 397, php 161 397,
-pl 161 396, r 161 397, rb 161 397, rs 156 354, sh 158 382, ts 159 390
-"""
+SETS = tomllib.loads(Path(__file__).with_name("named_sets.toml").read_text())
+RELEASED = {name: Release(name, **known) for name, known in SETS["released"].items()}
 TRANSLATIONS = [
-    Translation(f"multipl-e/{source}-{language}", int(problems))
-    for language, *numbers in map(str.split, LANGUAGES.split(","))
-    for source, problems in zip(RELEASED, numbers, strict=True)
+    Translation(f"multipl-e/{source}-{language}", problems)
+    for language, numbers in SETS["translated"].items()
+    for source, problems in numbers.items()
 ]
 TRANSLATED = {chosen.name: chosen for chosen in TRANSLATIONS}
 NAMED_SETS: dict[str, NamedSet] = RELEASED | TRANSLATED
