@@ -143,14 +143,14 @@ def test_beside_a_tuned_model_no_key_of_the_training_has_an_effect():
         assert f"{section}.model is no training, as {name} needs" in fault(MINIMAL | models)
 
 
-@pytest.mark.parametrize("key", [*reading.BECAME_FILES, *reading.REMOVED])
+@pytest.mark.parametrize("key", [*reading.LOST["became_files"], *reading.LOST["removed"]])
 def test_what_was_removed_is_told_with_its_file_or_the_last_commit(key, monkeypatch):
     """Also in a sweep. The file is there, and the key takes it."""
     monkeypatch.chdir(ROOT)
     name, _, value = key.partition(" = ")
     value = [value] if name == "evaluation.models" else value or "0.5"
     told, end = fault(with_value(name, value)), " was removed. The last commit with it is f17b3a61"
-    if key in reading.BECAME_FILES:
+    if key in reading.LOST["became_files"]:
         ((end, code, place),) = re.findall(r"( is a file now\. Name (\S+) in (\S+))$", told)
         config = complete(with_value(place, [code] if place.endswith("callbacks") else code))
         assert [code.check(names) for _, code, names in keys.named_code(dict(config))]

@@ -22,28 +22,9 @@ from xft.config.section import ONE, SEVERAL, NoEffect, Section, keys, unrecorded
 from xft.config.sections import WorkflowConfig, lambda_token
 
 LAST_COMMIT = "f17b3a61"  # the last one with all keys and values that the configuration lost
-# What is code in examples now, and the key that names it, by folder. {} is the value of the key.
-BECAME_FILES = {
-    "moe.init = noise": "inits/noise.py:noise",
-    "moe.init = drop": "inits/drop.py:drop",
-    "moe.init_noise": "inits/noise.py:noise(share={})",
-    "moe.init_drop": "inits/drop.py:drop(share={})",
-    "moe_sft.expert_decay": "callbacks/expert_decay.py:ExpertDecay(strength={})",
-    "moe_sft.noise_steps": "callbacks/fading_noise.py:FadingNoise(steps={})",
-    "moe_sft.router_learning_rate": "callbacks/router_rate.py:RouterRate(learning_rate={})",
-    "moe_sft.balance_loss_batch = global": "callbacks/global_balance.py:GlobalBalance",
-    "merge.method = model_stock": "merges/model_stock.py:model_stock",
-    "merge.method = task_arithmetic": "merges/task_arithmetic.py:task_arithmetic",
-    "merge.method = select": "merges/select.py:select",
-    "merge.scale": "merges/task_arithmetic.py:task_arithmetic(scale={})",
-}
-KEYS_OF_FILES = {"inits": "moe.init", "callbacks": "moe_sft.callbacks", "merges": "merge.method"}
-REMOVED = {
-    *("exfusion", "heal", "moe_sft.loss", "sft.loss", "moe_sft.router_gradient"),
-    *("mixing.learn_lambda", "mixing.objective", "mixing.kl_weight", "moe_sft.balance_loss_batch"),
-    "merge.lambdas = learned",
-    *(f"evaluation.models = {model}" for model in ("exfusion", "experts_only", "heal")),
-}
+# became_files: what is code in examples now; {} is the value of the key. keys_of_files: the key
+# that names such code, by its folder.
+LOST = json.loads(Path(__file__).with_name("removed.json").read_text())
 # Added to the message if `base` is missing.
 OVER_THE_DEMONSTRATION = (
     ". To change the demonstration, merge your file on top of it: --configfile config.yaml "
@@ -133,10 +114,11 @@ def as_yaml(values: dict) -> str:
 def removal(name: str, value: object) -> str | None:
     """The end of a message about a key, or about its value, if it was in the configuration."""
     for known in (f"{name.partition('[')[0]} = {value}", name):
-        if known in BECAME_FILES:
-            code = BECAME_FILES[known].format(value)
-            return f"is a file now. Name examples/{code} in {KEYS_OF_FILES[code.partition('/')[0]]}"
-        if known in REMOVED:
+        if known in LOST["became_files"]:
+            code = LOST["became_files"][known].format(value)
+            key = LOST["keys_of_files"][code.partition("/")[0]]
+            return f"is a file now. Name examples/{code} in {key}"
+        if known in LOST["removed"]:
             return f"was removed. The last commit with it is {LAST_COMMIT}"
     return None
 
