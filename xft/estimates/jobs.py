@@ -2,7 +2,9 @@
 
 import math
 import os
+import tomllib
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from xft.common.gpus import find_gpu
 from xft.config.sections import EvaluationConfig, WorkflowConfig
@@ -43,16 +45,8 @@ class Processor:
         return replace(self, bf16=self.bf16 * utilisation, fp32=self.fp32 * utilisation)
 
 
-GPUS = {
-    "a10": Processor(125e12, 31.2e12, 600e9, 22.5, 1e-3),
-    "rtx4090": Processor(165e12, 82.6e12, 1008e9, 24.0, 1e-3),
-    "l40s": Processor(362e12, 91.6e12, 864e9, 45.0, 1e-3),
-    "a100-40gb": Processor(312e12, 19.5e12, 1555e9, 39.4, 1e-3),
-    "a100": Processor(312e12, 19.5e12, 2039e9, 79.3, 1e-3),
-    "h100": Processor(989e12, 67e12, 3350e9, 79.6, 1e-3),
-    "h200": Processor(989e12, 67e12, 4800e9, 140.4, 1e-3),
-}
-GPUS |= {f"{name}-80gb": GPUS[name] for name in ("a100", "h100")}
+TABLE = tomllib.loads(Path(__file__).with_name("gpus.toml").read_text())
+GPUS = {name: Processor(**known) for name, known in TABLE.items()}
 CPU = Processor(0, 0, memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB)
 
 
