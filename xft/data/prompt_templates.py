@@ -20,15 +20,7 @@ from xft.data.instruction_rows import Conversation, Row, Turn
 SLOT = "{instruction}"
 MOST_BYTES = 2**20  # of a template's file
 # The template of the paper and of Magicoder. The response follows directly.
-MAGICODER = """\
-You are an exceptionally intelligent coding assistant that consistently delivers accurate and \
-reliable responses to user instructions.
-
-@@ Instruction
-{instruction}
-
-@@ Response
-"""
+MAGICODER = Path(__file__).with_name("magicoder.txt").read_text()
 CHAT = "chat"
 # With "completion" the prompt is the problem's own text, and the model completes it.
 TEXTS = {"completion": SLOT, "magicoder": MAGICODER}
