@@ -42,17 +42,7 @@ from xft.modeling.whole_models import load_whole
 LAMBDA = 0.75
 ROUNDING = 1e-4  # of a sum of coefficients
 
-CARD = """---
-library_name: transformers
-pipeline_tag: text-generation
-{facts}tags: [xft]
----
-
-# A model made with XFT
-
-[XFT](https://arxiv.org/abs/2404.15247) upcycles a dense model to a mixture of experts, tunes it,
-and merges it back. transformers loads a dense model alone, and a mixture after `import xft`.
-"""
+CARD = Path(__file__).with_name("card.md")
 
 
 def _with_keys(section: type[Section]) -> Callable[[Callable], Callable]:
@@ -197,7 +187,7 @@ def save(model: PreTrainedModel, tokenizer, folder: Path | str) -> None:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists():
         facts["base_model"] = source
     stated = "".join(f"{key}: {value}\n" for key, value in facts.items() if value)
-    (Path(folder) / "README.md").write_text(CARD.format(facts=stated), encoding="utf-8")
+    (Path(folder) / "README.md").write_text(CARD.read_text().format(facts=stated), encoding="utf-8")
 
 
 def _options(function: Callable, section: type[SectionType], options: dict) -> SectionType:
