@@ -22,8 +22,7 @@ rule sft:
         flags=flags,
     shell:
         "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.sft {params.flags} "
-        "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json "
-        "--out {output:q}.partial/artifact"
+        "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json"
 
 
 rule soup:
@@ -41,5 +40,4 @@ rule soup:
     params:
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.soup {params.flags} "
-        "--out {output:q}.partial/artifact"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.soup {params.flags}"

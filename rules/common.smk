@@ -64,9 +64,11 @@ def optional(name):
     return lambda wildcards: fixed(RUN.inputs(wildcards.digest).get(name, []))
 
 
-def flags(wildcards):
-    """The flags of a job's command, but for those of what it writes."""
-    return JOBS[wildcards.digest].flags
+def flags(wildcards, output):
+    """The flags of a job's command, with the place of its artifact."""
+    job = JOBS[wildcards.digest]
+    artifact = f"{output}.partial/{job.resources['file']}"
+    return f"{job.flags} --out {shlex.quote(artifact)}"
 
 
 def asked(request):
@@ -79,8 +81,7 @@ def resource(name):
     return lambda wildcards: JOBS[wildcards.digest].resources[name]
 
 
-threads_of, start, file_of = map(resource, ("threads", "start", "file"))
-priority_of = resource("priority")
+threads_of, start, priority_of = map(resource, ("threads", "start", "priority"))
 RESOURCES = {
     "mem_mb": asked(memory),
     "runtime": asked(minutes),

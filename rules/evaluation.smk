@@ -16,11 +16,9 @@ rule fetch_problems:
     resources:
         **RESOURCES,
     params:
-        file=file_of,
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.fetch_problems {params.flags} "
-        "--out {output:q}.partial/{params.file:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.fetch_problems {params.flags}"
 
 
 rule ground_truth:
@@ -40,8 +38,7 @@ rule ground_truth:
     params:
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.ground_truth {params.flags} "
-        "--out {output:q}.partial/artifact"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.ground_truth {params.flags}"
 
 
 rule eval:
@@ -64,8 +61,7 @@ rule eval:
     params:
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.eval {params.flags} "
-        "--out {output:q}.partial/result.json"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.eval {params.flags}"
 
 
 rule validation_loss:
@@ -86,8 +82,7 @@ rule validation_loss:
     params:
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.validation_loss {params.flags} "
-        "--out {output:q}.partial/result.json"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.validation_loss {params.flags}"
 
 
 rule contamination:
@@ -108,8 +103,7 @@ rule contamination:
     params:
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.contamination {params.flags} "
-        "--out {output:q}.partial/result.json"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.contamination {params.flags}"
 
 
 rule diversity:
@@ -129,8 +123,7 @@ rule diversity:
     params:
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.diversity {params.flags} "
-        "--out {output:q}.partial/result.json"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.diversity {params.flags}"
 
 
 rule summary:
@@ -156,7 +149,7 @@ rule summary:
         flags=flags,
     shell:
         "exec python -m xft.store.make {output:q} python -m workflow_scripts.summary --runs {output:q}.partial/runs.csv "
-        "{params.flags} --out {output:q}.partial/summary.csv > /dev/null"
+        "{params.flags} > /dev/null"
 
 
 rule report:

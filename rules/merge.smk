@@ -18,8 +18,7 @@ rule weighted_init:
     params:
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.weighted_init {params.flags} "
-        "--out {output:q}.partial/artifact"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.weighted_init {params.flags}"
 
 
 rule weighted_trained:
@@ -46,7 +45,7 @@ rule weighted_trained:
         flags=flags,
     shell:
         "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.weighted_trained {params.flags} "
-        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact"
+        "--metrics {output:q}.partial/metrics.jsonl"
 
 
 rule dense:
@@ -69,5 +68,4 @@ rule dense:
     params:
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.dense {params.flags} "
-        "--out {output:q}.partial/artifact"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.dense {params.flags}"

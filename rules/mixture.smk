@@ -19,8 +19,7 @@ rule base:
     params:
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.base {params.flags} "
-        "--out {output:q}.partial/artifact"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.base {params.flags}"
 
 
 rule moe:
@@ -40,8 +39,7 @@ rule moe:
     params:
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.moe {params.flags} "
-        "--out {output:q}.partial/artifact"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.moe {params.flags}"
 
 
 rule fetch_data:
@@ -56,11 +54,9 @@ rule fetch_data:
     resources:
         **RESOURCES,
     params:
-        file=file_of,
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.fetch_data {params.flags} "
-        "--out {output:q}.partial/{params.file:q}"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.fetch_data {params.flags}"
 
 
 rule tokens:
@@ -84,7 +80,7 @@ rule tokens:
         flags=flags,
     shell:
         "exec python -m xft.store.make {output:q} python -m workflow_scripts.tokens {params.flags} "
-        "--report {output:q}.partial/report.json --out {output:q}.partial/artifact"
+        "--report {output:q}.partial/report.json"
 
 
 rule moe_sft:
@@ -109,8 +105,7 @@ rule moe_sft:
         flags=flags,
     shell:
         "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.moe_sft {params.flags} "
-        "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json "
-        "--out {output:q}.partial/artifact"
+        "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json"
 
 
 rule ffn:
@@ -129,5 +124,4 @@ rule ffn:
     params:
         flags=flags,
     shell:
-        "exec python -m xft.store.make {output:q} python -m workflow_scripts.ffn {params.flags} "
-        "--out {output:q}.partial/artifact"
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.ffn {params.flags}"
