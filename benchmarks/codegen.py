@@ -134,9 +134,8 @@ class Ours(Way):
         self.limits = {"max_new_tokens": args.max_new_tokens, "batch_size": batch_size}
 
     def generate(self) -> list[str]:
-        completions = generate(self.model, self.tokenizer, self.prompts, **self.limits)
-        pairs = zip(self.prompts, completions, strict=True)
-        return [prompt.solution(completion.text) for prompt, completion in pairs]
+        completions = dict(generate(self.model, self.tokenizer, self.prompts, **self.limits))
+        return [prompt.solution(completions[n].text) for n, prompt in enumerate(self.prompts)]
 
 
 if __name__ == "__main__":

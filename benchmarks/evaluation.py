@@ -101,8 +101,8 @@ def ours(
     model, tokenizer, prompts: list[TaskPrompt], args, batch_size: int | None = None
 ) -> list[str]:
     limits = {"max_new_tokens": args.max_new_tokens, "batch_size": batch_size or args.batch_size}
-    completions = generate(model, tokenizer, prompts, token_healing=False, **limits)
-    return [p.solution(c.text) for p, c in zip(prompts, completions, strict=True)]
+    completions = dict(generate(model, tokenizer, prompts, token_healing=False, **limits))
+    return [prompt.solution(completions[n].text) for n, prompt in enumerate(prompts)]
 
 
 def table(solutions: dict[str, list[str]], seconds: dict[str, float]) -> str:

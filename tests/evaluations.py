@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from xft.evaluation.generation import Completion, generate
 from xft.reporting.run_table import Row, write_runs
 
 STATUSES = "failed", "passed"
@@ -39,3 +40,9 @@ def write_evaluation(
     }
     file.write_text(json.dumps(result))
     return file
+
+
+def completions(*args, **options) -> list[Completion]:
+    """What `generate` gives, in the order of the prompts."""
+    found = dict(generate(*args, **options))
+    return [found[number] for number in sorted(found)]

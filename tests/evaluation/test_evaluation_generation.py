@@ -15,12 +15,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from backbones import byte_level_bpe, small_config
+from evaluations import completions
 from pretended_device import GPU, pretended
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from xft.common.errors import UserError
-from xft.evaluation.generation import Completion, Sampling, Vocabulary, generate
+from xft.evaluation.generation import Completion, Sampling, Vocabulary
 from xft.evaluation.model_loading import computing_dtype, load_model
 from xft.evaluation.prompts import TaskPrompt, cut
 
@@ -70,7 +71,7 @@ def write(model, tokenizer):
 
     def write(prompts: list[TaskPrompt], model=model, **options) -> list[Completion]:
         options = {"max_new_tokens": NEW_TOKENS, "batch_size": len(TEXTS)} | options
-        return generate(model, tokenizer, prompts, **options)
+        return completions(model, tokenizer, prompts, **options)
 
     return write
 
@@ -175,7 +176,7 @@ def test_draws_follow_the_model_s_distribution(model, tokenizer):
         expected[text] += count * (shares[token] / shares[kept].sum()).item()
     options = {"max_new_tokens": 1, "batch_size": 500}
     options["sampling"] = Sampling(temperature, top_p, seeds=range(count))
-    drawn = generate(model, tokenizer, prompts_of(TEXTS[:1]) * count, **options)
+    drawn = completions(model, tokenizer, prompts_of(TEXTS[:1]) * count, **options)
     counts = Counter(completion.text for completion in drawn)
     assert counts.keys() <= expected.keys() and len(expected) > 5
     distance = sum((counts[text] - wanted) ** 2 / wanted for text, wanted in expected.items())
@@ -231,7 +232,7 @@ def taught(tokenizer, text: str) -> LlamaForCausalLM:
 
 def heal(model, tokenizer, prompt: TaskPrompt, token_healing=True) -> Completion:
     options = {"max_new_tokens": 12, "batch_size": 1, "token_healing": token_healing}
-    return generate(model, tokenizer, [prompt], **options)[0]
+    return completions(model, tokenizer, [prompt], **options)[0]
 
 
 def test_a_prompt_that_ends_within_a_token_is_continued_as_in_training(qwen_like):
@@ -257,10 +258,10 @@ def test_a_batch_equals_its_prompts_one_by_one(qwen_like):
     assert 0 < sum(map(ne, plain, expected)) < len(TASKS)
     options = {"max_new_tokens": 12, "batch_size": 3, "token_healing": True}
     for sampling in (None, Sampling(1.0, 1e-6, seeds=range(len(TASKS)))):
-        assert generate(model, qwen_like, prompts, **options, sampling=sampling) == expected
+        assert completions(model, qwen_like, prompts, **options, sampling=sampling) == expected
     with pretended():
         there = copy.deepcopy(model).to(GPU)
-        assert generate(there, qwen_like, prompts, **options, sampling=sampling) == expected
+        assert completions(there, qwen_like, prompts, **options, sampling=sampling) == expected
 
 
 def test_special_tokens_and_single_bytes_are_left_out():

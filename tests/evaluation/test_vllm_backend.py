@@ -12,18 +12,19 @@ from pathlib import Path
 
 import pytest
 from damage import change_json
+from evaluations import completions
 
 from workflow_scripts import eval as step
 from xft.common import optional
 from xft.common.errors import UserError
 from xft.data.prompt_templates import COMPLETION, TextTemplate, make_template
 from xft.data.tokenizers import load_tokenizer
-from xft.evaluation import generation, vllm_backend
+from xft.evaluation import vllm_backend
 from xft.evaluation.forms import load_problems
 from xft.evaluation.generation import Completion, Sampling
 from xft.evaluation.prompts import task_prompts
 
-generate_with_vllm = partial(generation.generate, write=vllm_backend.write_rows)
+generate_with_vllm = partial(completions, write=vllm_backend.write_rows)
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
 RESOURCES = Path(__file__).parents[2] / "resources"
 BASE = RESOURCES / "base"

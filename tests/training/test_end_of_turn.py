@@ -97,5 +97,5 @@ def test_an_evaluation_by_chat_stops_there_whatever_the_model_states(chain, tmp_
     shutil.copy(chain["base"] / GENERATION_CONFIG, folder)
     model, tokenizer = load_model(folder, threads=1)
     prompt = TaskPrompt("T/0", QUESTION, "", ("\0",), make_template("chat", tokenizer))
-    (completion,) = generate(model, tokenizer, [prompt], max_new_tokens=60, batch_size=1)
+    ((_, completion),) = generate(model, tokenizer, [prompt], max_new_tokens=60, batch_size=1)
     assert (completion.text, completion.finish) == (ANSWER, "eos")

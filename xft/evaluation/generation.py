@@ -71,25 +71,21 @@ def generate(
     batch_size: int,
     token_healing: bool = False,
     sampling: Sampling | None = None,
-    on_completion: Callable[[int, Completion], object] = lambda *_: None,
     write: Callable | None = None,
-) -> list[Completion]:
-    """A completion for each prompt, in order; greedy without `sampling`.
+) -> Iterator[tuple[int, Completion]]:
+    """Each prompt's number and completion, as soon as it is complete; greedy without `sampling`.
 
     The model's own sampling settings are replaced. Raises UserError if a prompt plus
     `max_new_tokens` does not fit into the model's window, or if the model computes NaN.
 
     prompts: all of one template, which ends a completion where it ends a turn.
     token_healing: as in `healing`; the token that is chosen again counts as a new one.
-    on_completion(number of the prompt, completion): is called as soon as a completion is complete.
     write: as `write_rows`, which is the default.
     """
     rows = make_rows(model.config, tokenizer, prompts, max_new_tokens, token_healing)
     if not rows:
-        return []
+        return
     eos_ids = end_tokens(model.generation_config.eos_token_id, tokenizer, prompts[0].template)
-    completions = [None] * len(prompts)
-    write = write or write_rows
     with progress(desc="generate", total=len(rows), unit="problem", at_once=batch_size) as bar:
 
         def show(number: int) -> None:
@@ -97,11 +93,9 @@ def generate(
             bar.update(0)
 
         how = Writing(eos_ids, max_new_tokens, batch_size, sampling, show)
-        for row, ids in write(model, tokenizer, rows, how):
-            completions[row.number] = completion_of(tokenizer, row, ids, eos_ids)
-            on_completion(row.number, completions[row.number])
+        for row, ids in (write or write_rows)(model, tokenizer, rows, how):
+            yield row.number, completion_of(tokenizer, row, ids, eos_ids)
             bar.update()
-    return completions
 
 
 @dataclass

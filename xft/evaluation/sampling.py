@@ -142,13 +142,10 @@ def _complete(
     if generation.temperature:
         seeds = [_seed(seed, *requests[place]) for place in left]
         sampling = Sampling(generation.temperature, generation.top_p, seeds)
-
-    def keep(number: int, completion: Completion) -> None:
-        journal.add(left[number], completion)
-
     limits = generation.model_dump(include={"max_new_tokens", "batch_size", "token_healing"})
     chosen = [requests[place][0] for place in left]
-    write_all(chosen, **limits, sampling=sampling, on_completion=keep)
+    for number, completion in write_all(chosen, **limits, sampling=sampling):
+        journal.add(left[number], completion)
     return [journal.finished[place] for place in range(len(requests))]
 
 
