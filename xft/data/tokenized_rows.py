@@ -74,12 +74,6 @@ class Examples(Sequence):
         """The number of tokens of each row."""
         return np.diff(self.tokens.offsets)[self.places].tolist()
 
-    def drawn(self, share: float, seed: int) -> "Examples":
-        """A share of the rows, at least one, drawn without replacement. They keep their order."""
-        count = max(round(share * len(self)), 1)
-        chosen = np.random.default_rng(seed).permutation(len(self))[:count]
-        return Examples(self.tokens, self.places[np.sort(chosen)])
-
     def __len__(self) -> int:
         return len(self.places)
 
