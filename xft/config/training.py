@@ -9,7 +9,7 @@ from xft.common.user_code import Names
 from xft.config.section import CodeText, Needs, Section, UniqueList, Unrecorded
 
 CALLBACK = Names(("self",))
-ZERO_STAGES = {"zero2": 2, "zero3": 3}
+ZERO_STAGES = ("zero2", "zero3")
 SHARDED = ("fsdp", *ZERO_STAGES)  # launches that share tensors among the processes
 CHUNK_TOKENS = 512  # A training computes the logits of as many tokens at a time.
 KEPT = 2  # checkpoints; a second one, because the newest may be damaged

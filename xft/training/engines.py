@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from xft.common.errors import UserError
+from xft.common.json_files import read_json
 from xft.common.progress import say
 from xft.config.training import SHARDED, ZERO_STAGES, TrainingConfig
 
-REDUCE_BUCKET = 50_000_000  # gradients that ZeRO averages together
+SETTINGS = Path(__file__).parent / "settings"  # of accelerate and of DeepSpeed, by launch
 
 
 def shards_weights(options: TrainingConfig) -> bool:
@@ -45,37 +46,15 @@ def prepare_engine(options: TrainingConfig) -> None:
 
 def engine_arguments(options: TrainingConfig) -> dict:
     """The TrainingArguments that choose the engine."""
-    launch = options.launch
-    if launch == "fsdp":
-        config = {
-            "version": 2,
-            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            "state_dict_type": "FULL_STATE_DICT",
-            "cpu_offload": options.offload_optimizer,
-        }
-        return {"fsdp": True, "fsdp_config": config}
-    if launch in ZERO_STAGES:
-        config = _deepspeed_config(ZERO_STAGES[launch], options.offload_optimizer)
-        return {"deepspeed": config, "log_level": "error", "log_level_replica": "error"}
-    return {}
-
-
-def _deepspeed_config(stage: int, offload: bool) -> dict:
-    zero = {"stage": stage, "reduce_bucket_size": REDUCE_BUCKET}
-    if stage == 3:
-        zero |= {
-            "stage3_prefetch_bucket_size": "auto",
-            "stage3_param_persistence_threshold": "auto",
-        }
-    if offload:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    return {
-        "train_micro_batch_size_per_gpu": "auto",
-        "gradient_accumulation_steps": "auto",
-        "gradient_clipping": "auto",
-        "bf16": {"enabled": "auto"},
-        "zero_optimization": zero,
-    }
+    if not shards_weights(options):
+        return {}
+    config = read_json(SETTINGS / f"{options.launch}.json")
+    if options.launch == "fsdp":
+        return {"fsdp": True, "fsdp_config": config | {"cpu_offload": options.offload_optimizer}}
+    if options.offload_optimizer:
+        offload = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        config["zero_optimization"]["offload_optimizer"] = offload
+    return {"deepspeed": config, "log_level": "error", "log_level_replica": "error"}
 
 
 class MastersCallback(TrainerCallback):

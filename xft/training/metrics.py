@@ -16,10 +16,12 @@ import torch
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from xft.common.json_files import read_json
 from xft.common.progress import progress, say
 from xft.training.at_end import VALIDATION_LOSS, change_at_end, still_falls
 from xft.training.ranks import over_processes
 
+SETTINGS = Path(__file__).parent / "settings" / "trackers.json"
 LOSSES = "loss", VALIDATION_LOSS
 METRICS_FILE = "metrics.jsonl"  # in a checkpoint
 PER_EXPERT = {"load", "importance", "shares"}  # these have too many values to draw a curve for each
@@ -131,25 +133,11 @@ def tracker_callbacks(
     statistics: gives more values to report with each loss.
     """
     folder = folder.resolve()
-    defaults = {
-        "TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard" / run),
-        "WANDB_MODE": "offline",
-        "WANDB_PROJECT": "xft",
-        "WANDB_DIR": str(folder),
-    }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-    os.environ |= {
-        "WANDB_NAME": run,
-        "WANDB_RUN_ID": training,
-        "WANDB_RESUME": "allow",
-        "WANDB_SILENT": "true",
-        "WANDB_CONSOLE": "off",
-        "WANDB_DISABLE_CODE": "true",
-        "WANDB_DISABLE_GIT": "true",
-        "WANDB_X_DISABLE_META": "true",
-        "WANDB_X_DISABLE_STATS": "true",
-    }
+    settings = read_json(SETTINGS)
+    places = {"TENSORBOARD_LOGGING_DIR": folder / "tensorboard" / run, "WANDB_DIR": folder}
+    for name, value in (settings["defaults"] | places).items():
+        os.environ.setdefault(name, str(value))
+    os.environ |= settings["always"] | {"WANDB_NAME": run, "WANDB_RUN_ID": training}
     folder.mkdir(parents=True, exist_ok=True)
     return [StatisticsCallback(statistics), *(INTEGRATION_TO_CALLBACK[name] for name in trackers)]
 
