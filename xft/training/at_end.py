@@ -1,6 +1,6 @@
 """What a training's metrics say at its end: of its loss, and of the routers of a mixture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -80,7 +80,11 @@ def loads_at_end(metrics: Path):
     return torch.tensor([line["load"] for line in last]).mean(0)
 
 
-def _last_steps(metrics: Path) -> list[dict]:
+def with_routing(lines: Iterable[Mapping]) -> list[Mapping]:
+    """The lines of metrics that have statistics of the routers."""
+    return [line for line in lines if "entropy" in line and "load" in line]
+
+
+def _last_steps(metrics: Path) -> list[Mapping]:
     """The last lines with statistics of the routers."""
-    lines = read_json_objects(metrics, "metrics")
-    return [line for line in lines if "entropy" in line and "load" in line][-LAST_STEPS:]
+    return with_routing(read_json_objects(metrics, "metrics"))[-LAST_STEPS:]

@@ -32,11 +32,11 @@ from xft.reporting.summaries import OWN, Summary
 from xft.reporting.verdict import BASE, label_family
 from xft.store.job_records import COSTS_FILE, total_cost
 from xft.store.store import in_store
+from xft.training.at_end import LAST_STEPS, with_routing
 
 POINTS = 300  # about, of a training's curve: more are not seen in a chart
 SMOOTHING = 0.05  # of the smoothed loss: the weight of the newest step
 PROJECTIONS = MLP_FORMS[0].projections  # of the only form with so many
-LAST_STEPS = 10  # of a tuning: over these, a router's load is averaged
 DENSE = ("sft", "soup", "dense")
 MADE = ("kind", "inputs", "parameters")  # what a manifest says of an artifact
 
@@ -209,7 +209,7 @@ class Folder:
             with _written_by(name, file):
                 lines = [line for line in read_json_objects(file, growing=True) if "loss" in line]
                 self.curves.extend({"training": name} | point for point in _thinned(_curve(lines)))
-                self._read_routers(name, [x for x in lines if "load" in x and "entropy" in x])
+                self._read_routers(name, with_routing(lines))
                 if lines and "shares" in lines[-1]:
                     self._read_shares(name, lines[-1]["shares"])
 
