@@ -15,7 +15,7 @@ from xft.data.instruction_rows import AnyRow, BadRow, Conversation, check_bad
 from xft.data.prompt_templates import CHAT, make_template, read_template
 from xft.data.row_files import StoredRows, is_array, named, read_files
 from xft.hub.named_sets import NAMED_SETS
-from xft.hub.source import dataset_source, find_cached_dataset_file
+from xft.hub.source import cached_rows, dataset_source
 
 MOST_ROWS = 1_000  # of a sample
 MOST_BATCHES = 1_000  # that are drawn from it
@@ -83,7 +83,8 @@ def count_rows(data: DataConfig, stated: int | None) -> int | None:
     """
     files = [Path(file) for file in data.files]
     if data.revision:
-        files = [find_cached_dataset_file(dataset_source(data.train, data.revision))]
+        source = dataset_source(data.train, data.revision)
+        files = [source.file and cached_rows(source.repository, source.revision, source.file)]
     if stated or not all(file and file.exists() for file in files):
         return stated
     rows, bad = _read(files, data)

@@ -248,13 +248,6 @@ def _texts_of(value: object) -> Iterator[str]:
             yield from _texts_of(item)
 
 
-def find_cached_dataset_file(source: DatasetSource) -> Path | None:
-    """The file of a data set, if the hub's cache holds it; None for a whole data set."""
-    if source.file is None:
-        return None
-    return cached_rows(source.repository, source.revision, source.file)
-
-
 def check_model(folder: Path, is_base: bool = True) -> list[Path]:
     """The files of a model. Raises UserError if they are not sound, or if some are missing.
 
