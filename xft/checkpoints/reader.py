@@ -45,6 +45,10 @@ class TensorTable:
         """The tensor's dtype in safetensors' spelling ("F32", "BF16")."""
         return self.tensors[name].dtype
 
+    def is_float(self, name: str) -> bool:
+        """Whether the tensor holds floating-point numbers."""
+        return self.dtype(name) in FLOAT_NAMES
+
 
 class TensorSource(ABC, TensorTable):
     """Tensors with their values, and the config of their model: in files, or in memory.
@@ -68,7 +72,7 @@ class TensorSource(ABC, TensorTable):
     def get_finite(self, name: str):
         """The tensor `name`, whose values are checked once. Raises UserError at NaN or infinity."""
         tensor = self.get(name)
-        if self.dtype(name) in FLOAT_NAMES and name not in self._finite:
+        if self.is_float(name) and name not in self._finite:
             check_finite(tensor, name, self.folder)
             self._finite.add(name)
         return tensor

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xft.artifacts.artifact import OpenedArtifact, open_artifact
-from xft.checkpoints.model_files import FLOAT_NAMES, IDLE_KEYS, torch_dtype
+from xft.checkpoints.model_files import IDLE_KEYS, torch_dtype
 from xft.checkpoints.reader import TensorSource
 from xft.checkpoints.writer import TensorSpec, computed_spec, copy_spec
 from xft.common.errors import UserError
@@ -49,7 +49,7 @@ def dense_specs(
     specs, every = [], getattr(getattr(function, "func", function), "every_tensor", False)
     one = torch.ones(1, device=coefficients.device)
     for new_name, name in unmerged(moe).items():
-        if every and moe.dtype(name) in FLOAT_NAMES:
+        if every and moe.is_float(name):
             target = new_name, moe.dtype(name), moe.shape(name)
             held = partial(lambda name: [moe.get_finite(name)], name)
             specs.append(_function_spec(function, target, held, one, base))
@@ -113,7 +113,7 @@ def soup_specs(models: list[TensorSource]) -> list[TensorSpec]:
                 "made from the same base"
             )
     return [
-        _mean_spec(models, name) if first.dtype(name) in FLOAT_NAMES else copy_spec(first, name)
+        _mean_spec(models, name) if first.is_float(name) else copy_spec(first, name)
         for name in first.names
     ]
 
@@ -141,7 +141,6 @@ def _tensor_fault(first: TensorSource, other: TensorSource) -> str | None:
         kinds = [f"{model.dtype(name)} {list(model.shape(name))}" for model in (first, other)]
         if kinds[0] != kinds[1]:
             return f"{name} is {' and '.join(kinds)}"
-        is_copied = first.dtype(name) not in FLOAT_NAMES
-        if is_copied and not torch.equal(first.get(name), other.get(name)):
+        if not first.is_float(name) and not torch.equal(first.get(name), other.get(name)):
             return f"{name} of type {first.dtype(name)} has other values"
     return None

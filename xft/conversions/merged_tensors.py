@@ -12,7 +12,7 @@ from itertools import islice
 import torch
 
 from xft.checkpoints.layout import FfnLayer, moe_layers, outside
-from xft.checkpoints.model_files import EMBEDDINGS, FLOAT_NAMES
+from xft.checkpoints.model_files import EMBEDDINGS
 from xft.checkpoints.reader import TensorSource
 from xft.common.errors import UserError
 
@@ -185,7 +185,7 @@ def name_in_base(base: TensorSource, name: str, shape: tuple[int, ...]) -> str:
     tied = [other for other in base.names if other.endswith(EMBEDDINGS)]
     candidates = [name] if name in base else tied
     for candidate in candidates:
-        if base.shape(candidate) == shape and base.dtype(candidate) in FLOAT_NAMES:
+        if base.shape(candidate) == shape and base.is_float(candidate):
             return candidate
     raise UserError(
         f"{base.folder} has no floating-point tensor {name} of the shape {list(shape)}: it is not "

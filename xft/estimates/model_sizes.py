@@ -96,7 +96,7 @@ class ModelTable(TensorTable):
         return {
             name: self.size(name)
             for name in self.names
-            if self.dtype(name) in FLOAT_NAMES and not name.endswith((*BUFFERS, *tied))
+            if self.is_float(name) and not name.endswith((*BUFFERS, *tied))
         }
 
     @property

@@ -14,13 +14,7 @@ from pathlib import Path
 
 from xft.artifacts.artifact import COMPANION_PATTERNS, check_artifact, companions
 from xft.checkpoints.layout import dense_layers
-from xft.checkpoints.model_files import (
-    FLOAT_NAMES,
-    INDEX_FILE,
-    SINGLE_FILE,
-    check_vocabulary,
-    weight_files,
-)
+from xft.checkpoints.model_files import INDEX_FILE, SINGLE_FILE, check_vocabulary, weight_files
 from xft.checkpoints.reader import CheckpointHeaders
 from xft.common.errors import UserError
 from xft.config.sections import MODEL_KINDS
@@ -258,10 +252,10 @@ def check_model(folder: Path, is_base: bool = True) -> list[Path]:
     if checkpoint.config.get("quantization_config"):
         raise UserError(f"{folder} is quantised. Use the unquantised model")
     for name in checkpoint.names:
-        dtype = checkpoint.dtype(name)
-        if name.endswith("weight") and dtype not in FLOAT_NAMES:  # masks may be integers
+        if name.endswith("weight") and not checkpoint.is_float(name):  # masks may be integers
             raise UserError(
-                f"{folder}: {name} is {dtype}: the model is quantised. Use the unquantised model"
+                f"{folder}: {name} is {checkpoint.dtype(name)}: the model is quantised. Use the "
+                "unquantised model"
             )
     if "auto_map" in checkpoint.config:
         _check_known(folder, checkpoint.config)
