@@ -118,7 +118,7 @@ def test_the_numbers_are_those_of_linux(machine, header):
 
 
 def test_the_first_bubblewrap_that_works_is_taken(bubblewrap, monkeypatch):
-    candidates = ["/nonexistent/bwrap", "/bin/false", bubblewrap.program]
+    candidates = ["/nonexistent/bwrap", "/bin/false", bubblewrap]
     monkeypatch.setattr(scorers, "_candidates", lambda: candidates)
 
     assert find_bubblewrap() == bubblewrap

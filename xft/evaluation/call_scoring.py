@@ -87,7 +87,7 @@ class CallScorer:
     memory_bound: how a program's memory is bounded, in words for the result.
     """
 
-    def __init__(self, problem_set: ProblemSet, sandbox: box.Bubblewrap | None, workers: int):
+    def __init__(self, problem_set: ProblemSet, sandbox: str | None, workers: int):
         self.problem_set, self.sandbox, self.workers = problem_set, sandbox, workers
         self.versions = {}
         bound = f"{USUAL.memory // 2**30} GiB of address space for each process"

@@ -90,7 +90,7 @@ class Toolchain:
         return box.Job(["/bin/sh", "-c", script], view, limits, *file)
 
 
-def open_toolchain(language: Language, parts: Parts, sandbox: box.Bubblewrap | None) -> Toolchain:
+def open_toolchain(language: Language, parts: Parts, sandbox: str | None) -> Toolchain:
     """The toolchain of a language, which was started in the sandbox. Raises UserError."""
     cache = compiled_packages(parts.programs[0]) if language.name == "go" else None
     toolchain = Toolchain(language, parts, cache)
@@ -159,7 +159,7 @@ class ProgramScorer:
     run on this machine.
     """
 
-    def __init__(self, problem_set: ProblemSet, sandbox: box.Bubblewrap | None, workers: int):
+    def __init__(self, problem_set: ProblemSet, sandbox: str | None, workers: int):
         self.problem_set, self.sandbox, self.workers = problem_set, sandbox, workers
         parts = find_toolchains((p.language, p.prompt + p.tests) for p in problem_set.problems)
         self.toolchains = {

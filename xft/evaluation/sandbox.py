@@ -99,13 +99,6 @@ STREAMS |= {"/dev/stderr": "/proc/self/fd/2", "/dev/fd": "/proc/self/fd"}
 
 
 @dataclass(frozen=True)
-class Bubblewrap:
-    """A bubblewrap program that works on this machine."""
-
-    program: str
-
-
-@dataclass(frozen=True)
 class Limits:
     """The limits of a program.
 
@@ -155,8 +148,8 @@ class NotStarted(Exception):
     """The sandbox did not reach the program. The text is the system's message."""
 
 
-def run(job: Job, sandbox: Bubblewrap | None, stop: scoring.Stop | None = None) -> Ended:
-    """Run a job. sandbox: None means with the user's rights.
+def run(job: Job, sandbox: str | None, stop: scoring.Stop | None = None) -> Ended:
+    """Run a job. sandbox: the program bubblewrap; None means with the user's rights.
 
     Raises Stopped once `stop` is readable, and UserError if the program does not start.
     """
@@ -172,7 +165,7 @@ def run(job: Job, sandbox: Bubblewrap | None, stop: scoring.Stop | None = None) 
     )
 
 
-def attempt(job: Job, sandbox: Bubblewrap | None, stop: scoring.Stop | None = None) -> Ended:
+def attempt(job: Job, sandbox: str | None, stop: scoring.Stop | None = None) -> Ended:
     """Run a job as `run`. Raises NotStarted if the program does not start."""
     with ExitStack() as stack:
         command, given, info, folder = job.command, [], None, "/"
@@ -181,7 +174,7 @@ def attempt(job: Job, sandbox: Bubblewrap | None, stop: scoring.Stop | None = No
             given = [tell, _in_memory(program_filter()), _in_memory(job.text.encode())]
             for descriptor in (info, *given):
                 stack.callback(os.close, descriptor)
-            command = [sandbox.program, *_walls(job, *given), *command]
+            command = [sandbox, *_walls(job, *given), *command]
         else:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             Path(folder, job.file).write_text(job.text)

