@@ -22,8 +22,7 @@ from xft.config.section import ONE, SEVERAL, NoEffect, Section, keys, unrecorded
 from xft.config.sections import WorkflowConfig, lambda_token
 
 LAST_COMMIT = "f17b3a61"  # the last one with all keys and values that the configuration lost
-# became_files: what is code in examples now; {} is the value of the key. keys_of_files: the key
-# that names such code, by its folder.
+# became_files: what is code in examples now, and the key that names it. {} is the value of the key.
 LOST = json.loads(Path(__file__).with_name("removed.json").read_text())
 # Added to the message if `base` is missing.
 OVER_THE_DEMONSTRATION = (
@@ -115,9 +114,8 @@ def removal(name: str, value: object) -> str | None:
     """The end of a message about a key, or about its value, if it was in the configuration."""
     for known in (f"{name.partition('[')[0]} = {value}", name):
         if known in LOST["became_files"]:
-            code = LOST["became_files"][known].format(value)
-            key = LOST["keys_of_files"][code.partition("/")[0]]
-            return f"is a file now. Name examples/{code} in {key}"
+            code, key = LOST["became_files"][known]
+            return f"is a file now. Name examples/{code.format(value)} in {key}"
         if known in LOST["removed"]:
             return f"was removed. The last commit with it is {LAST_COMMIT}"
     return None
