@@ -9,9 +9,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements.lock"
-PYTHON = "3.11"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ENVIRONMENTS = PROJECT["tool"]["xft"]["environments"]
+HEAD = """\
+# Written by tools/write_envs.py from pyproject.toml and requirements.lock.
+channels:
+  - conda-forge
+dependencies:
+  - python =3.11
+  - pip
+  - pip:
+"""
 
 
 def requirements() -> list[str]:
@@ -54,19 +62,7 @@ def environment(packages: list[str]) -> str:
         pip = {known[package] for package in packages}
     else:
         pip = locked(packages) | {known[package] for package in packages if package == "torch"}
-    return "\n".join(
-        [
-            "# Written by tools/write_envs.py from pyproject.toml and requirements.lock.",
-            "channels:",
-            "  - conda-forge",
-            "dependencies:",
-            f"  - python ={PYTHON}",
-            "  - pip",
-            "  - pip:",
-            *(f"      - {json.dumps(package)}" for package in sorted(pip)),
-            "",
-        ]
-    )
+    return HEAD + "".join(f"      - {json.dumps(package)}\n" for package in sorted(pip))
 
 
 def main() -> None:
