@@ -143,12 +143,9 @@ class Graph:
         # A name is an option; the content of a file stands in the recipe in place of its path.
         content = {"data.template": template.recorded["template"]} if template.paths else {}
         template = replace(template, recorded=content)
-        inputs = [self._rows(), *self._forbidden_problems(), template]
-        if Path(self.config.base.model).is_dir():  # then its tokenizer's files are known
-            inputs.append(made("base", self.base, "model", self._tokenizer()))
-        else:
-            inputs.append(made("base", self.base, "model"))
-        return self._node("tokens", inputs)
+        is_here = Path(self.config.base.model).is_dir()  # then its tokenizer's files are known
+        base = made("base", self.base, "model", self._tokenizer() if is_here else None)
+        return self._node("tokens", [self._rows(), *self._forbidden_problems(), template, base])
 
     def _rows(self) -> Input:
         data = self.config.data

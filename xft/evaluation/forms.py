@@ -1,6 +1,7 @@
 """The forms of problems, and what reads files of them: named sets and the user's own."""
 
 import ast
+from functools import partial
 from pathlib import Path
 
 from xft.common.errors import UserError, did_you_mean, errors_at
@@ -29,9 +30,7 @@ class CallForm:
     """
 
     name = "calls"
-
-    def parse(self, fields: object) -> Problem:
-        return problems.parse_calls(fields)
+    parse = staticmethod(problems.parse_calls)
 
     def prompt(self, problem: Problem, template: Template) -> TaskPrompt:
         if template == COMPLETION:
@@ -57,9 +56,7 @@ class ProgramForm:
     """
 
     name = "programs"
-
-    def parse(self, fields: object) -> Program:
-        return problems.validated_row(Program, fields)
+    parse = staticmethod(partial(problems.validated_row, Program))
 
     def prompt(self, problem: Program, template: Template) -> TaskPrompt:
         stops = tuple(problem.stop_tokens)
