@@ -10,14 +10,8 @@ import sys
 from itertools import chain
 from pathlib import Path
 
-from xft.artifacts.manifest import (
-    MANIFEST_SUFFIX,
-    Manifest,
-    find_faults,
-    manifest_path,
-    read_manifest,
-    short,
-)
+from xft.artifacts.artifact import OpenedArtifact
+from xft.artifacts.manifest import MANIFEST_SUFFIX, find_faults, manifest_path, read_manifest, short
 from xft.cli.step import StepParser
 from xft.common.errors import UserError, collecting_errors
 from xft.store.store import MARK, Store, entry_faults, is_whole, lost_inputs
@@ -29,27 +23,28 @@ def main(argv: list[str] | None = None) -> None:
     parser.path("paths", "PATH", paths, nargs="+")
     parser.add_argument("--full", action="store_true", help="Compare the hashes of all files.")
     args = parser.parse_args(argv)
-    faults, manifests = [], {}
+    faults, opened = [], {}
     for path in chain.from_iterable(map(_find_places, args.paths)):
         artifacts = _find_artifacts(path)
         faults += [] if artifacts else [f"{path}: no manifest beside it and none below it"]
         for artifact in artifacts:
             with collecting_errors(faults):
-                manifests[artifact] = read_manifest(manifest_path(artifact))
+                manifest = read_manifest(manifest_path(artifact))
+                opened[artifact] = OpenedArtifact(artifact, manifest)
     if args.full:  # what entries of a store hold beside their artifacts
-        for entry in filter(is_whole, sorted({artifact.parent for artifact in manifests})):
+        for entry in filter(is_whole, sorted({artifact.parent for artifact in opened})):
             with collecting_errors(faults):
                 faults += entry_faults(entry)
-    places = {manifest.id: artifact for artifact, manifest in manifests.items()}
-    for artifact, manifest in manifests.items():
-        faults += _check(artifact, manifest, places, args.full)
-    for digest, users in lost_inputs(artifact.parent for artifact in manifests).items():
+    places = {artifact.id: place for place, artifact in opened.items()}
+    for artifact in opened.values():
+        faults += _check(artifact, places, args.full)
+    for digest, users in lost_inputs(artifact.parent for artifact in opened).items():
         (entry, name), *others = users.items()
         more = f" and {len(others)} more" if others else ""
         print(f"{digest}, the {name} of {entry}{more}, is no longer in the store")
     if faults:
         raise UserError("; ".join(faults))
-    print(f"{len(manifests)} of {len(manifests)} artifacts fit their manifests", file=sys.stderr)
+    print(f"{len(opened)} of {len(opened)} artifacts fit their manifests", file=sys.stderr)
 
 
 def _find_places(path: Path) -> list[Path]:
@@ -67,21 +62,22 @@ def _find_artifacts(path: Path) -> list[Path]:
     return [file.with_name(file.name.removesuffix(MANIFEST_SUFFIX)) for file in manifests]
 
 
-def _check(artifact: Path, manifest: Manifest, places: dict[str, Path], full: bool) -> list[str]:
+def _check(artifact: OpenedArtifact, places: dict[str, Path], full: bool) -> list[str]:
     """Print an artifact with its inputs. Returns its faults, one sentence for each.
 
     places: artifacts by their ids.
     """
-    if not artifact.exists():
-        return [f"{artifact} is missing, but its manifest is there"]
-    faults = find_faults(artifact, manifest, full)
-    print(f"{artifact}: {manifest.kind} {short(manifest.id)}{'' if faults else ', fits'}")
+    path, manifest = artifact.path, artifact.manifest
+    if not path.exists():
+        return [f"{path} is missing, but its manifest is there"]
+    faults = find_faults(path, manifest, full)
+    print(f"{path}: {manifest.kind} {short(manifest.id)}{'' if faults else ', fits'}")
     for name, identity in sorted(manifest.inputs.items()):
         place = f", {places[identity]}" if identity in places else ""
         print(f"    from {name} {short(identity)}{place}")
     if faults and manifest.kind == "base" and not manifest.parameters:  # of a local model
         faults.append(
-            f"{artifact} links to your own model. If you changed it, the next snakemake run makes "
+            f"{path} links to your own model. If you changed it, the next snakemake run makes "
             "a new base of it by itself, and xft gc then removes this one"
         )
     for fault in faults:
