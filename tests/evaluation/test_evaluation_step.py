@@ -17,8 +17,9 @@ from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.config.sections import GenerationConfig
 from xft.evaluation.generation import Completion
-from xft.evaluation.result import ADVICE, OUTCOMES, advice, endings, outcomes
+from xft.evaluation.result import ADVICE, advice, endings, outcomes
 from xft.evaluation.sampling import Journal
+from xft.evaluation.scoring import OUTCOMES
 
 BOUND = "8 GiB of address space for each process, and seccomp refuses memory outside of it"
 SETTINGS = GenerationConfig(max_new_tokens=8, batch_size=2).model_dump()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from xft.config.sections import MERGED, MODELS, UNTUNED
-from xft.evaluation.result import OUTCOMES
+from xft.evaluation.scoring import OUTCOMES
 from xft.reporting.comparisons import comparison_table
 from xft.reporting.run_table import Subject, Values
 from xft.reporting.verdict import Candidate, decide, label_family

@@ -6,16 +6,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from xft.checkpoints.model_files import (
-    FLOAT_NAMES,
-    INDEX_FILE,
-    SINGLE_FILE,
-    TensorInfo,
-    is_file_name,
-    open_safetensors,
-    read_model_config,
-    read_tensors,
-)
+from xft.checkpoints import model_files
+from xft.checkpoints.model_files import FLOAT_NAMES, INDEX_FILE, SINGLE_FILE, TensorInfo
 from xft.common.errors import UserError
 from xft.common.json_files import read_json
 
@@ -102,7 +94,7 @@ class CheckpointHeaders(TensorTable):
     @cached_property
     def config(self) -> dict:
         """The folder's config.json. Raises UserError as `read_model_config` does."""
-        return read_model_config(self.folder / "config.json")
+        return model_files.read_model_config(self.folder / "config.json")
 
     def _locate(self) -> dict[str, str]:
         """The file of each tensor. Reads, and so checks, the headers of all `tensors`."""
@@ -113,7 +105,7 @@ class CheckpointHeaders(TensorTable):
             raise UserError(f"{self.folder} is not a folder")
         if not os.path.lexists(single_file):
             raise UserError(f"{self.folder} {_instead_of_weights(self.folder)}")
-        self.tensors = read_tensors(single_file)
+        self.tensors = model_files.read_tensors(single_file)
         return dict.fromkeys(self.tensors, SINGLE_FILE)
 
     def _check_index(self, index: dict) -> dict[str, str]:
@@ -122,11 +114,11 @@ class CheckpointHeaders(TensorTable):
             raise UserError(f"{index_file} has no weight_map")
         stated = {}
         for name, file in weight_map.items():
-            if not is_file_name(file):
+            if not model_files.is_file_name(file):
                 raise UserError(f"{index_file} names {file!r:.80}, which is not inside its folder")
             stated.setdefault(file, set()).add(name)
         for file, names in sorted(stated.items()):
-            held = read_tensors(self.folder / file)
+            held = model_files.read_tensors(self.folder / file)
             if lost := names - held.keys():
                 raise UserError(
                     f"{self.folder / file} lacks {min(lost)}, which the index puts there"
@@ -151,7 +143,9 @@ class Checkpoint(CheckpointHeaders, TensorSource):
 
     def __init__(self, folder: Path):
         super().__init__(folder)
-        self._mapped = {file: open_safetensors(self.folder / file, "pt") for file in self.files}
+        self._mapped = {
+            file: model_files.open_safetensors(self.folder / file, "pt") for file in self.files
+        }
 
     def get(self, name: str):
         """The tensor `name` as a memory-mapped torch tensor."""

@@ -18,16 +18,9 @@ from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
 
+from xft.checkpoints import model_files
 from xft.checkpoints.layout import FfnLayer, dense_layers, outside
-from xft.checkpoints.model_files import (
-    DTYPE_BYTES,
-    EMBEDDINGS,
-    FLOAT_NAMES,
-    INDEX_FILE,
-    SINGLE_FILE,
-    TensorInfo,
-    read_model_config,
-)
+from xft.checkpoints.model_files import DTYPE_BYTES, EMBEDDINGS, FLOAT_NAMES, TensorInfo
 from xft.checkpoints.reader import CheckpointHeaders, TensorTable
 from xft.common.errors import UserError
 from xft.common.progress import say
@@ -133,7 +126,8 @@ def read_table(folder: Path) -> ModelTable:
 
 def has_weights(folder: Path) -> bool:
     """Whether a model folder holds safetensors."""
-    return (folder / SINGLE_FILE).exists() or (folder / INDEX_FILE).exists()
+    files = model_files.SINGLE_FILE, model_files.INDEX_FILE
+    return any((folder / name).exists() for name in files)
 
 
 def compute_table(config_file: Path) -> ModelTable:
@@ -141,7 +135,7 @@ def compute_table(config_file: Path) -> ModelTable:
 
     Raises UserError if the file lacks a size, or if transformers cannot build the model.
     """
-    config = read_model_config(config_file)
+    config = model_files.read_model_config(config_file)
     check_sizes(config, config_file)
     stated = config.get("dtype") or config.get("torch_dtype")
     dtype = next((short for short, name in FLOAT_NAMES.items() if name == stated), "F32")

@@ -18,18 +18,10 @@ from xft.artifacts.manifest import ResultFormat
 from xft.common.errors import UserError, counted, described
 from xft.common.file_access import write_whole
 from xft.common.json_files import read_json_lines
+from xft.evaluation import scoring
 from xft.evaluation.problems import ProblemSet
 from xft.evaluation.prompts import TaskPrompt
-from xft.evaluation.scoring import (
-    COMPILE_ERROR,
-    ERROR,
-    FAILED,
-    NO_CODE,
-    PASSED,
-    TEST_SETS,
-    TIMED_OUT,
-    Verdict,
-)
+from xft.evaluation.scoring import CUT_OFF, NO_CODE, OUTCOMES, PASSED, TEST_SETS, Verdict
 
 
 class ModelId(BaseModel):
@@ -113,13 +105,11 @@ RESULT = ResultFormat("eval", "eval", 2, "pass@1")
 # EvalPlus calls the first ones "base", as the tables call a model.
 TEST_NAMES = {"base": "original tests", "plus": "original + extra tests"}
 SAMPLES_OF = (1, 10, 100)  # k of pass@k
-CUT_OFF = "cut off"
-OUTCOMES = (PASSED, FAILED, TIMED_OUT, ERROR, COMPILE_ERROR, NO_CODE, CUT_OFF)
 ADVICE = {
     NO_CODE: "are empty: check the template",
     CUT_OFF: "are cut off: raise max_new_tokens",
-    ERROR: "end with an error",
-    COMPILE_ERROR: "do not compile: check the template",
+    scoring.ERROR: "end with an error",
+    scoring.COMPILE_ERROR: "do not compile: check the template",
 }
 # EvalPlus 0.3.1 counts every solution of this problem as failed.
 FAILED_BY_EVALPLUS = "HumanEval/32"
@@ -228,7 +218,7 @@ def _outcome(row: dict) -> str:
     status = row["plus"]
     if row.get("finish") == "length" and status not in (PASSED, NO_CODE):
         return CUT_OFF
-    return status if status in OUTCOMES else FAILED
+    return status if status in OUTCOMES else scoring.FAILED
 
 
 def advice(outcomes: dict[str, int]) -> str:
@@ -258,7 +248,7 @@ def in_words(result: dict) -> Iterator[str]:
 def endings(result: dict) -> Iterator[str]:
     """How many samples have which outcome, and advice if there is any, for the reader."""
     counts = outcomes(result)
-    words = {ERROR: ("error", "s"), CUT_OFF: ("cut off at max_new_tokens", "")}
+    words = {scoring.ERROR: ("error", "s"), CUT_OFF: ("cut off at max_new_tokens", "")}
     parts = [counted(n, *words.get(name, (name, ""))) for name, n in counts.items() if n]
     samples = counted(sum(counts.values()), "sample")
     yield f"{result['dataset']['name']}: {samples}: {', '.join(parts)}"

@@ -13,6 +13,8 @@ from xft.common.progress import progress
 PASSED, FAILED, ERROR, REFUSED = "passed", "failed", "error", "refused by the sandbox"
 TIMED_OUT, NO_CODE = "timed out", "empty"
 TOO_COSTLY, COMPILE_ERROR = "too costly to judge", "compile error"
+CUT_OFF = "cut off"
+OUTCOMES = (PASSED, FAILED, TIMED_OUT, ERROR, COMPILE_ERROR, NO_CODE, CUT_OFF)  # in results
 TEST_SETS = ("base", "plus")  # a solution is judged on both, in this order
 Item, Result = TypeVar("Item"), TypeVar("Result")
 Stop = socket.socket  # work must end once it is readable

@@ -13,8 +13,8 @@ from statistics import mean
 
 from xft.common.errors import counted
 from xft.config.sections import UNTUNED, family
-from xft.evaluation.result import OUTCOMES, advice, left_out, outcomes
-from xft.evaluation.scoring import PASSED
+from xft.evaluation.result import advice, left_out, outcomes
+from xft.evaluation.scoring import OUTCOMES, PASSED
 from xft.hub.named_sets import unused
 from xft.reporting.comparisons import LOSSES, POOLED, SCORES, in_words, last_rows, more_evidence
 from xft.reporting.run_table import Result

@@ -15,7 +15,8 @@ from markupsafe import Markup, escape
 
 from xft.common.jinja import templates
 from xft.config.sections import MODELS
-from xft.evaluation.result import OUTCOMES, TEST_NAMES
+from xft.evaluation.result import TEST_NAMES
+from xft.evaluation.scoring import OUTCOMES
 from xft.reporting.page.folder import Folder
 from xft.reporting.page.parts import MOST, find_parts, in_words
 from xft.reporting.verdict import label_family
