@@ -177,7 +177,7 @@ def test_a_run_and_a_plan_tell_what_is_missing_before(place, monkeypatch, capsys
         workflow = SimpleNamespace(local_exec=is_here, dag=dag)
         started = SimpleNamespace(run=run, config=run.config, deployment=(), workflow=workflow)
         with pytest.raises(SystemExit, match=r"^go for") if is_here else nullcontext():
-            SnakemakeRun.start(started)
+            SnakemakeRun.start(started, place)
     (place / "config.yaml").write_text(json.dumps(CONFIG | {"evaluation": datasets}))
     for flags, missing in (([], ["go", "lua", "ruby"]), (["--gpu", "h100"], [])):
         plan.main(["--config", "config.yaml", *flags])

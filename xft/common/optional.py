@@ -41,9 +41,8 @@ def require(option: str) -> None:
         raise UserError(f"{missing} It needs an environment of its own: see {APART[option]}")
     pin, extra = _pin(names[0])
     command = f"{sys.executable} -m pip install {pin}"
-    raise UserError(
-        f"{missing} {f'The extra {extra} has it' if extra else 'Install it'}: {command}"
-    )
+    hint = f"The extra {extra} has it" if extra else "Install it"
+    raise UserError(f"{missing} {hint}: {command}")
 
 
 def installed(option: str) -> list[str]:

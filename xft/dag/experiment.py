@@ -32,6 +32,7 @@ from xft.store.job_records import COSTS_FILE, VIEW, Job, total_cost
 from xft.store.store import PARTIAL, Store, fetched, is_whole
 
 RUNS_TABLE = "runs.csv"
+READ_INSIDE = ("", "config.json", INDEX_FILE)  # of an artifact, by the report; "": what is a file
 FindPlan = Callable[[WorkflowConfig], Plan]
 
 
@@ -162,9 +163,7 @@ def page_reads(step: str, files: Mapping[str, dict]) -> dict[str, dict]:
     for file, stated in files.items():
         inside = file.partition("/")[2]
         is_header = file.endswith(SAFETENSORS) and step != "tokens"
-        is_read = (
-            is_header or not inside or step == "tokens" or inside in ("config.json", INDEX_FILE)
-        )
+        is_read = is_header or step == "tokens" or inside in READ_INSIDE
         if is_read and file != ENTRY_FILE:
             read[file] = stated | {"is_header": is_header}
     return read
@@ -202,9 +201,8 @@ def _report_job(job: Job, experiment: Experiment, to_make: Collection[Node]) -> 
 def _shown(node: Node, to_make: Collection[Node]) -> Path:
     """The entry of an artifact, or what was fetched of it, if no more is needed."""
     part = fetched(node.entry)
-    return (
-        part if node not in to_make and not is_whole(node.entry) and part.is_dir() else node.entry
-    )
+    is_part = node not in to_make and not is_whole(node.entry) and part.is_dir()
+    return part if is_part else node.entry
 
 
 def _job(node: Node, experiment: Experiment, to_make: Collection[Node]) -> Job:

@@ -246,12 +246,10 @@ class WorkflowRun:
             job = self.jobs[node.digest]
             is_here = is_whole(node.entry)
             links |= job.logs
-            links |= {
-                name: place
-                for name, place in job.links.items()
-                if is_here
-                or not Path(place).name.startswith(ARTIFACT)  # of what is fetched in part
-            }
+            for name, place in job.links.items():
+                # What is fetched of an entry in part is no artifact.
+                if is_here or not Path(place).name.startswith(ARTIFACT):
+                    links[name] = place
         if not is_whole(self.experiment.summary.entry):
             links[os.path.normpath(f"{self.results}/summary.md")] = self._write_unfinished()
         take_away(self.results, links)

@@ -244,10 +244,8 @@ class Bucket:
     def _get(self, folder: Path, report: Callable, file: str, stated: dict) -> None:
         name = f"{self.url}/{FILES}/{stated['sha256']} ({file})"
         target, place = folder / file, self.named(FILES, stated["sha256"])
-        draft, watch = (
-            target.with_name(f".{target.name}{DRAFT}"),
-            _Watch(name, stated["size"], report),
-        )
+        draft = target.with_name(f".{target.name}{DRAFT}")
+        watch = _Watch(name, stated["size"], report)
         if not _is_same(target, stated):
             target.parent.mkdir(parents=True, exist_ok=True)
             with self._reached(name) as fs:
