@@ -45,6 +45,11 @@ class Runs:
         write_evaluation(self.root / row["eval"], base=passed, plus=passed, **options)
         self.rows.append(row)
 
+    def add_all(self, solved: dict[str, int], **about) -> None:
+        """Add an evaluation of each model. solved: the problems it solves. about: see `add`."""
+        for model, passed in solved.items():
+            self.add(model, passed, **about)
+
     def write_loss(self, file: str, model: str, losses, tokens: str) -> None:
         """Losses of rows. All rows have 3 tokens but the first, which has 6."""
         counts = [6, *[3] * (len(losses) - 1)]
