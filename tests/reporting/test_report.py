@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import vl_convert
 import yaml
+from damage import change_json
 from problem_files import three_problems, write_problems
 from report_folders import HOSTILE, write_results
 
 from xft.artifacts.manifest import Manifest, manifest_path
 from xft.common.errors import UserError
+from xft.common.file_access import write_whole
 from xft.config.sections import TRAININGS
 from xft.estimates.model_sizes import read_table
 from xft.reporting.comparisons import COLUMNS
@@ -57,11 +59,6 @@ def write_report(*folders, out=None) -> Page:
     out = out or folders[0] / "report.html"
     report.main([*map(str, folders), "--out", str(out)])
     return Page(out.read_text())
-
-
-def write_metrics(folder, lines: str) -> None:
-    (folder / "metrics").mkdir()
-    (folder / "metrics" / "sft.jsonl").write_text(lines)
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +137,7 @@ def add_job(folder, name: str, attempts: list[tuple], kind="", **inputs: str) ->
     costs = {"asked": {"memory_gib": 0.373, "minutes": 10}}
     costs["attempts"] = [dict(zip(names, attempt, strict=True)) for attempt in attempts]
     file = folder / "costs" / f"{name.removesuffix('.json')}.costs.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(costs))
+    write_whole(file, json.dumps(costs))
     return manifest.id
 
 
@@ -152,11 +148,9 @@ def test_costs_are_those_of_all_attempts_and_of_all_jobs_before(tmp_path):
     attempts = [(100, 50, 0.293), (20, None, None), (60, 110, 0.195)]
     for model, measured in (("sft", attempts), ("moe_sft", [(2280, 1, 1)])):
         file = tmp_path / "eval" / model / "own.json"
-        about = {"model": {"path": "", "id": add_job(tmp_path, model, measured, base=base)}}
-        file.write_text(json.dumps(json.loads(file.read_text()) | about))
-        add_job(
-            tmp_path, f"eval/{model}/own.json", [(300, 1, 1)], "eval", model=about["model"]["id"]
-        )
+        made = add_job(tmp_path, model, measured, base=base)
+        change_json(file, model={"path": "", "id": made})
+        add_job(tmp_path, f"eval/{model}/own.json", [(300, 1, 1)], "eval", model=made)
     text = write_report(tmp_path).text
     cells = "sft (in 3 parts)", 180, 0.29, 0.37, 10, 100
     assert "".join(map(str, cells)) in text
@@ -253,7 +247,7 @@ def test_a_page_of_many_scores_and_seeds_shows_the_scores_and_each_training_once
     """Problems that are all of another family get no table of families."""
     models = {f"dense/lam~0.{n}": n for n in range(1, 7)}
     write_results(tmp_path, models, seeds=[43], families=[f"HumanEval_{n}" for n in range(20)])
-    write_metrics(tmp_path, '{"step": 1, "loss": 1}\n{"step": 2, "loss": 1}\n')
+    write_whole(tmp_path / "metrics/sft.jsonl", '{"step": 1, "loss": 1}\n{"step": 2, "loss": 1}\n')
     shutil.copytree(tmp_path / "metrics", tmp_path / "metrics" / "seed~43")
     page = write_report(tmp_path)
     assert "stepssft 2data set" in page.text
@@ -288,7 +282,7 @@ def test_an_axis_of_layers_has_whole_numbers():
 
 def test_an_unfinished_run_shows_what_there_is_and_names_what_is_missing(finished, tmp_path):
     metrics = (finished.results / "metrics" / "moe_sft.jsonl").read_text()
-    write_metrics(tmp_path, metrics[: metrics.rfind("loss")])
+    write_whole(tmp_path / "metrics/sft.jsonl", metrics[: metrics.rfind("loss")])
     page = write_report(tmp_path)
     assert page.charts.keys() >= {"Loss", "Entropy of the routers"}
     note = page.text.partition("This run is not finished")[2].partition("Trainings")[0]
@@ -326,7 +320,7 @@ def test_the_configuration_and_the_prompts_are_shown(page, finished, repository)
     own = (finished.results / "config.yaml").read_text()
     values, shown = by_key(own), by_key(page.text[page.text.index("seed: 42\n") :])
     assert values | shown == values
-    places = {"results_dir", "store", "stores", "gpus", "report_to"}
+    places = {"results_dir", "store", "stores", "publish", "gpus", "report_to"}
     assert values.keys() - shown.keys() == places | {f"{name}.save_minutes" for name in TRAININGS}
     with (repository / "resources" / "problems.jsonl").open() as file:
         prompts = [json.loads(next(file))["prompt"] for _ in range(4)]  # all that are evaluated
@@ -365,11 +359,10 @@ def test_nothing_outside_of_the_folder_is_shown(tmp_path):
 
 def test_links_into_a_store_are_followed_and_others_are_not(tmp_path):
     write_results(tmp_path / "results", {"base": 3})
-    entry = tmp_path / "store" / "sft" / ("0" * 16)
-    entry.mkdir(parents=True)
-    (entry / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+    made = tmp_path / "store" / "sft" / ("0" * 16) / "metrics.jsonl"
+    write_whole(made, '{"step": 1, "loss": 0.5}\n')
     (tmp_path / "results" / "metrics").mkdir()
-    (tmp_path / "results" / "metrics" / "sft.jsonl").symlink_to(entry / "metrics.jsonl")
+    (tmp_path / "results" / "metrics" / "sft.jsonl").symlink_to(made)
     point = "loss, nats per token: 0.5 (sft, optimiser step 1)."
     assert point not in write_report(tmp_path / "results").text
     (tmp_path / "store" / MARK).write_text("{}")
@@ -383,7 +376,7 @@ def test_nan_is_a_gap(tmp_path):
         {"step": step, "loss": loss, "learning_rate": loss, "entropy": [loss], "load": [[loss, 1]]}
         for step, loss in enumerate(losses)
     )
-    write_metrics(tmp_path, "".join(json.dumps(x) + "\n" for x in lines))
+    write_whole(tmp_path / "metrics/sft.jsonl", "".join(json.dumps(x) + "\n" for x in lines))
     layers = [{"layer": layer, "spread": (None, 0.5, 0.6)[layer]} for layer in range(3)]
     (tmp_path / "diversity.json").write_text(json.dumps({"layers": layers}))
     charts = write_report(tmp_path).charts
@@ -396,23 +389,19 @@ def test_nan_is_a_gap(tmp_path):
 BEYOND_FLOATS = f'{{"step": 1, "loss": {"9" * 4000}}}\n'
 
 
-@pytest.mark.parametrize(
-    ("prepare", "message"),
-    [
-        (lambda folder: write_metrics(folder, BEYOND_FLOATS), "what step sft writes"),
-        (lambda folder: shutil.rmtree(folder), "there is no folder"),
-        (lambda folder: (folder / "report.html").write_text("mine"), "is no report"),
-        (
-            lambda folder: (folder / "eval/base/own.generations.jsonl").write_text("{\n"),
-            "not a file of JSON objects",
-        ),
-    ],
-)
-def test_what_is_no_results_folder_gets_one_message(tmp_path, prepare, message):
-    write_results(tmp_path / "results", {"base": 3})
-    prepare(tmp_path / "results")
-    with pytest.raises(UserError, match=message):
-        write_report(tmp_path / "results")
+def test_what_is_no_results_folder_gets_one_message(tmp_path):
+    with pytest.raises(UserError, match="there is no folder"):
+        write_report(tmp_path / "nowhere")
+    for file, text, message in (
+        ("metrics/sft.jsonl", BEYOND_FLOATS, "what step sft writes"),
+        ("report.html", "mine", "is no report"),
+        ("eval/base/own.generations.jsonl", "{\n", "not a file of JSON objects"),
+    ):
+        folder = tmp_path / message
+        write_results(folder, {"base": 3})
+        write_whole(folder / file, text)
+        with pytest.raises(UserError, match=message):
+            write_report(folder)
 
 
 def test_a_mixture_of_another_trainer_has_no_flops(finished):
