@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from xft.common.file_access import write_whole
 from xft.evaluation.generation import Completion, generate
 from xft.reporting.run_table import Row, write_runs
 
@@ -11,8 +12,7 @@ STATUSES = "failed", "passed"
 
 def write_table(file: Path, rows) -> Path:
     """Write a table of runs. rows: for each the columns; absolute paths of files may be given."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(write_runs(Row(**row) for row in rows))
+    write_whole(file, write_runs(Row(**row) for row in rows))
     return file
 
 
@@ -23,7 +23,6 @@ def write_evaluation(
 
     about: more of what the result says of the data set.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
     result = {
         "format": 2,
         "model": {"path": model, "id": None},
@@ -38,7 +37,7 @@ def write_evaluation(
             for i in range(count)
         ],
     }
-    file.write_text(json.dumps(result))
+    write_whole(file, json.dumps(result))
     return file
 
 

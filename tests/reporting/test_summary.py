@@ -15,6 +15,7 @@ from report_folders import Runs
 from workflow_scripts import summary
 from xft.artifacts.manifest import CONTAMINATION, manifest_path, read_manifest
 from xft.common.errors import UserError
+from xft.common.file_access import write_whole
 from xft.reporting.comparisons import pairs
 from xft.reporting.page.folder import Folder
 from xft.reporting.page.parts import find_parts
@@ -319,8 +320,7 @@ def test_the_best_merge_of_each_mixture_is_named_by_its_first_result(runs, words
 def write_diversity(runs: Runs, file: str, spreads: list, routing=None) -> None:
     content = {"format": 1, "spread": spreads[0], "routing": routing}
     content["layers"] = [{"layer": n, "spread": spread} for n, spread in enumerate(spreads)]
-    (runs.root / file).parent.mkdir(parents=True, exist_ok=True)
-    (runs.root / file).write_text(json.dumps(content))
+    write_whole(runs.root / file, json.dumps(content))
 
 
 def test_experts_that_are_nearly_equal_are_named(runs):

@@ -119,9 +119,8 @@ MORE = "The loss of sft still fell at the end of training. Next: more steps."
 BELOW = "The validation loss of sft is lower than that of base"
 
 
-@pytest.mark.parametrize(
-    ("losses", "passes", "solved", "said"),
-    [
+def test_the_curve_says_what_to_try():
+    for losses, passes, solved, said in (
         *((SHORT, 0.1, solved, MORE) for solved in (20, 60, 63)),
         (STEPS, 0.1, 20, MORE),
         (FLAT, 6.4, 20, f"{BELOW} .* no longer fell at the end: .* forgot what the problems need"),
@@ -129,23 +128,20 @@ BELOW = "The validation loss of sft is lower than that of base"
         (RISING, 23, 20, "The validation loss of sft is not lower than that of base"),
         (STEPS, 2, 20, f"{BELOW} .*: set eval_steps"),  # rows came twice
         (SHORT[-3:], 0.1, 20, f"{BELOW} .*: set eval_steps"),
-    ],
-)
-def test_the_curve_says_what_to_try(losses, passes, solved, said):
-    name = "loss" if losses is STEPS else VALIDATION_LOSS
-    about = {"losses": {"base": 1.322, "sft": losses[-1]}}
-    about["changes"] = {"sft": change_at_end([{name: loss, "epoch": passes} for loss in losses])}
-    found = verdict({"base": 60, "sft": solved}, **about)
-    assert [bool(re.match(said, text)) for text in found.reasons if "Next: " in text] == [True]
-    (first, *_) = verdict({"base": 0, "sft": 0}, **about).reasons
-    assert first.startswith(MORE if said == MORE else "The problems are too hard")
+    ):
+        name = "loss" if losses is STEPS else VALIDATION_LOSS
+        change = change_at_end([{name: loss, "epoch": passes} for loss in losses])
+        about = {"losses": {"base": 1.322, "sft": losses[-1]}, "changes": {"sft": change}}
+        found = verdict({"base": 60, "sft": solved}, **about)
+        assert [bool(re.match(said, text)) for text in found.reasons if "Next: " in text] == [True]
+        (first, *_) = verdict({"base": 0, "sft": 0}, **about).reasons
+        assert first.startswith(MORE if said == MORE else "The problems are too hard")
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_one_seed_compares_models_and_not_methods(seeds):
     reasons = verdict({"base": 40, "sft": 43}, seeds=seeds).reasons
-    assert any("`seeds: [42, 43, 44]` compares the methods" in text for text in reasons) == (
-        seeds == 1
-    )
+    said = "`seeds: [42, 43, 44]` compares the methods"
+    assert any(said in text for text in reasons) == (seeds == 1)
     said = "They would not reduce the variation between the seeds."
     assert any(said in text for text in reasons) == (seeds > 1)

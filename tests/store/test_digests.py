@@ -18,6 +18,7 @@ from working_folder import ROW, begin, fill, wants
 from tools import write_versions
 from xft.artifacts.artifact import ENTRY_FILE, create_artifact
 from xft.common.errors import UserError
+from xft.common.file_access import write_whole
 from xft.common.results_folder import CONFIG_FILE
 from xft.config.steps import METRICS
 from xft.dag import workflow_run as module
@@ -123,8 +124,7 @@ def test_a_file_of_rows_stands_for_its_content_and_csv_for_its_format_too():
 def test_a_merge_by_a_function_depends_on_its_files_and_not_on_their_folder():
     def digest(file: str, text: str, helper: str = "pass") -> str:
         place = Path(file).with_name("helper.py")
-        place.parent.mkdir(exist_ok=True)
-        place.write_text(helper)
+        write_whole(place, helper)
         Path(file).write_text(f"import helper\ndef mean(tensors, coefficients, base): {text}\n")
         run = wants(merge={"method": f"{file}:mean"})
         dense = run.experiment.by_name["dense/lam~0.75"]
@@ -142,8 +142,9 @@ def test_a_merge_by_a_function_depends_on_its_files_and_not_on_their_folder():
 
 def test_a_training_depends_on_its_callbacks_and_not_on_their_folder():
     def digest(file: str, text: str) -> str:
-        Path(file).parent.mkdir(exist_ok=True)
-        Path(file).write_text(f"class Mine(Base):\n    def __init__(self, a=1):\n        {text}\n")
+        write_whole(
+            Path(file), f"class Mine(Base):\n    def __init__(self, a=1):\n        {text}\n"
+        )
         callbacks = [f"{file}:Mine(a=2)"]
         run = wants(mixing={"callbacks": callbacks}, sft={"callbacks": [f"{file}:Mine"]})
         trained = run.experiment.by_name["weighted_trained/lam~0.75"]
@@ -171,8 +172,8 @@ def test_a_job_knows_the_file_that_an_override_variable_names(monkeypatch):
 
 
 def test_two_sets_of_problems_cannot_have_one_name():
-    Path("more").mkdir()
-    Path("more/problems.jsonl.gz").write_bytes(gzip.compress(Path("problems.jsonl").read_bytes()))
+    problems = gzip.compress(Path("problems.jsonl").read_bytes())
+    write_whole(Path("more/problems.jsonl.gz"), problems)
     for changes in (
         {"evaluation": {"datasets": ["problems.jsonl", "more/problems.jsonl.gz"]}},
         {"data": {"decontaminate_against": ["more/problems.jsonl.gz"]}},
@@ -325,12 +326,10 @@ def test_the_configs_own_value_comes_first_in_the_table_of_a_sweep():
     ],
 )
 def test_what_is_not_the_workflows_own_stops_it(path, message):
-    file = Path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("years of work")
+    write_whole(Path(path), "years of work")
     with pytest.raises(UserError, match=f"(?s){message}.* Move it"):
         wants().check()
-    assert file.read_text() == "years of work"
+    assert Path(path).read_text() == "years of work"
 
 
 def test_a_results_folder_that_overlaps_an_input_stops_the_run():
@@ -338,8 +337,7 @@ def test_a_results_folder_that_overlaps_an_input_stops_the_run():
     Path("P/logs").mkdir()
     shutil.copy("rows.jsonl", "P/logs")
     Path("link").symlink_to("P")
-    Path("here").mkdir()
-    Path("here/config.yaml").touch()
+    write_whole(Path("here/config.yaml"), "")
     for changed, key in (
         ({"base": {"model": "P/base"}, "results_dir": "P"}, "base.model"),
         ({"base": {"model": "P/base"}, "results_dir": "link"}, "base.model"),
@@ -383,9 +381,8 @@ def test_the_time_left_is_what_jobs_of_the_same_rules_took(monkeypatch):
     names.append("eval/moe_sft/problems.json")
     base, tokens, moe, tuned, *evals = (run.experiment.by_name[name].entry for name in names)
     for folder, seconds in {base: 20, tokens: 40, evals[0].with_name("0" * 16): 400}.items():
-        folder.mkdir(parents=True)
-        (folder / ENTRY_FILE).touch()
-        (folder / COSTS_FILE).write_text(json.dumps({"attempts": [{"seconds": seconds}]}))
+        write_whole(folder / ENTRY_FILE, "")
+        write_whole(folder / COSTS_FILE, json.dumps({"attempts": [{"seconds": seconds}]}))
     monkeypatch.setattr("time.time", lambda: run.began + 35)
     outputs = [str(entry) for entry in (base, tokens, *evals)]
     assert time_left(run, [*outputs, "results/config.yaml"]) == ", about 8 min left"
@@ -402,10 +399,9 @@ def test_the_pace_of_evaluations_says_what_more_problems_would_take():
         for model in ("base", "sft"):
             assert not pace_line(run)
             folder = run.experiment.by_name[f"eval/{model}/{name}.json"].entry
-            folder.mkdir(parents=True)
             cost = {"seconds": seconds, "processor_seconds": seconds, "memory_gib": 1}
             costs = {"attempts": [cost], "asked": {"memory_gib": 1, "minutes": 1}}
-            (folder / COSTS_FILE).write_text(json.dumps(costs))
+            write_whole(folder / COSTS_FILE, json.dumps(costs))
     # 164 of HumanEval+ and 397 of MBPP in C++: 561 problems, 20 s each
     assert pace_line(run) == "Those 561 problems would take about 3.1 hours at this run's pace."
 

@@ -20,6 +20,7 @@ from damage import flip_a_bit
 from xft.artifacts.artifact import ENTRY_FILE, create_artifact
 from xft.cli.running import failure
 from xft.common.errors import UserError
+from xft.common.file_access import write_whole
 from xft.common.results_folder import CONFIG_FILE, CONFIG_HEAD
 from xft.store import forks, others
 from xft.store.file_hashes import FileHashCache, content_hash
@@ -109,8 +110,7 @@ def test_all_attempts_of_a_job_are_measured_until_it_is_made():
     """One that fails, one that is killed with the process that measures, and the last one."""
     (entry,) = plan("moe")
     log = Store(Path("store")).log("moe", entry.name)
-    log.parent.mkdir(parents=True)
-    log.write_text("of an earlier attempt")
+    write_whole(log, "of an earlier attempt")
     busy = "import time\nwhile time.process_time() < 0.3: pass\nheld = bytearray(10**8)\n"
     assert subprocess.run(command(entry, f"{busy}{WRITES}; sys.exit(3)")).returncode == 3
     started = subprocess.Popen(command(entry, WAITS), start_new_session=True)
@@ -144,8 +144,7 @@ def test_an_entry_appears_after_all_that_it_holds_is_on_the_disk(monkeypatch):
 
 def test_what_was_whole_when_its_parent_was_killed_is_not_made_again():
     (entry,) = plan("moe")
-    partial(entry).mkdir(parents=True)
-    (partial(entry) / "result.txt").write_text("whole")
+    write_whole(partial(entry) / "result.txt", "whole")
     (partial(entry) / "result.txt.manifest.json").touch()
     (partial(entry) / ".result.txt.training" / "checkpoint-1").mkdir(parents=True)
     (partial(entry) / "owner").write_text("process 7")  # older versions wrote it
@@ -215,12 +214,11 @@ def test_a_signal_before_the_command_begins_ends_the_job(monkeypatch):
 
 def test_names_replace_and_remove_nothing_but_links_into_a_store(place):
     (entry,) = plan("moe")
-    entry.mkdir(parents=True)
-    (entry / "result.txt").touch()
+    write_whole(entry / "result.txt", "")
     links = {"results/dense/lam~0.75": str(entry / "result.txt")}
     lay(links | {"results/gone": str(entry / "nothing")})
     named_so = place / "elsewhere" / "0123456789abcdef.txt"  # as an entry is, but in no store
-    named_so.parent.mkdir(), named_so.touch()
+    write_whole(named_so, "")
     kept = [Path("results", name) for name in ("mine.txt", "dense/notes.txt", "link", "notes")]
     kept[0].touch(), kept[1].touch(), kept[2].symlink_to("/etc/hosts"), kept[3].symlink_to(named_so)
     take_away(Path("results"), links)
@@ -248,13 +246,10 @@ def test_nothing_is_kept_that_was_made_while_a_file_of_the_users_changed():
 
 def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
     old, both = plan("old", "both")
-    for entry in (old, both):
-        entry.mkdir(parents=True)
-        (entry / ENTRY_FILE).write_text("{}")
-    log = Store(Path("store")).log("old", old.name)
-    log.parent.mkdir(parents=True)
-    log.touch()
     store = Store(Path("store"))
+    log = store.log("old", old.name)
+    for file in (old / ENTRY_FILE, both / ENTRY_FILE, log):
+        write_whole(file, "{}")
     assert find_unwanted(store) == []
     plan("both")  # the newest plan of this results folder
     plan("old", results="elsewhere")
@@ -300,8 +295,7 @@ def test_a_plan_that_is_damaged_stops_the_collection(damaged):
 def test_garbage_is_nothing_that_a_moved_project_or_a_renamed_results_folder_shows(capsys):
     """Nor what the unfinished run into a renamed one has made."""
     whole, half = plan("sft", "moe_sft")
-    whole.mkdir(parents=True)
-    (whole / "result.txt").touch()
+    write_whole(whole / "result.txt", "")
     partial(half).mkdir(parents=True)
     (file,) = Path("store/plans").iterdir()
     unfinished = file.with_suffix(".md")
@@ -331,11 +325,10 @@ def test_garbage_is_nothing_that_a_moved_project_or_a_renamed_results_folder_sho
 def test_garbage_is_no_model_that_a_wanted_base_links_to():
     (dense,) = plan("dense", results="round_1")
     (base,) = plan("base", results="round_2")
-    for entry in (dense, base):
-        (entry / "artifact").mkdir(parents=True)
-    (dense / "artifact/model.safetensors").touch()
-    link = base / "artifact/model.safetensors"
-    link.symlink_to(os.path.relpath(dense / "artifact/model.safetensors", link.parent))
+    weights, link = (entry / "artifact/model.safetensors" for entry in (dense, base))
+    write_whole(weights, "")
+    link.parent.mkdir(parents=True)
+    link.symlink_to(os.path.relpath(weights, link.parent))
     plan("moe", results="round_1")  # of another value
     assert find_unwanted(Store(Path("store"))) == []
     shutil.rmtree("round_2")
