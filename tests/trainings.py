@@ -4,8 +4,11 @@ import json
 import math
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 from chains import run_here
 
@@ -76,3 +79,13 @@ def stop_in(monkeypatch, step: int, *signals: int) -> None:
                 os.kill(os.getpid(), number)
 
     monkeypatch.setattr(ProgressCallback, "on_step_begin", on_step_begin)
+
+
+@contextmanager
+def stopped_in(step: int, number: int = signal.SIGTERM) -> Iterator[None]:
+    """Stop the training that runs here by a signal within an optimiser step."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_in(patch, step, number)
+        with pytest.raises(SystemExit) as caught:
+            yield
+    assert caught.value.code == 128 + number

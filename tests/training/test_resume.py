@@ -11,7 +11,7 @@ import pytest
 from damage import flip_a_bit
 from mixtures import low_rank_mixture
 from safetensors.torch import load_file
-from trainings import identity, learn, lines_of, outputs, stop_in
+from trainings import identity, learn, lines_of, outputs, stop_in, stopped_in
 
 from xft.artifacts import artifact
 from xft.artifacts.claims import OWNER, claimed
@@ -49,11 +49,8 @@ def stopped_once(words, tmp_path_factory) -> Path:
     """A folder after a SIGTERM in step 3 and a Ctrl-C in step 5."""
     folder = tmp_path_factory.mktemp("stopped")
     for number, sent in ((3, signal.SIGTERM), (5, signal.SIGINT)):
-        with pytest.MonkeyPatch.context() as patch:
-            stop_in(patch, number, sent)
-            with pytest.raises(SystemExit) as caught:
-                learn("moe_sft", folder / "out", *words)
-        assert caught.value.code == 128 + sent
+        with stopped_in(number, sent):
+            learn("moe_sft", folder / "out", *words)
     assert not (folder / "out").exists()
     return folder
 
@@ -106,16 +103,14 @@ EIGHT = pytest.param("8 bits", marks=pytest.mark.ci)
 
 
 @pytest.mark.parametrize("way", [EIGHT if way == "8 bits" else way for way in WAYS])
-def test_so_does_one_in_another_way(way, chain, tiny_llama, tmp_path, monkeypatch):
+def test_so_does_one_in_another_way(way, chain, tiny_llama, tmp_path):
     step, flags, number = WAYS[way]
     words = [*chain.words(step), *FLAGS, *flags.split()]
     if way == "LoRA experts":
         words[1] = low_rank_mixture(tiny_llama, tmp_path / "moe", train_rest="lora")
     learn(step, tmp_path / "whole", *words)
-    with monkeypatch.context() as patch:
-        stop_in(patch, number)
-        with pytest.raises(SystemExit):
-            learn(step, tmp_path / "out", *words)
+    with stopped_in(number):
+        learn(step, tmp_path / "out", *words)
     kept = load_file(checkpoint(tmp_path / "out", number) / "learned.safetensors")
     if way in ("LoRA experts", "adapters"):
         assert all(".lora_" in name or ".router." in name for name in kept)
@@ -173,8 +168,7 @@ def test_a_second_training_of_the_same_output_is_refused(words, stopped):
 def test_the_newest_two_checkpoints_are_kept(words, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(features, "SAVING_SHARE", 0)
     monkeypatch.setattr("xft.common.progress._job", "moe_sft")
-    stop_in(monkeypatch, 7)
-    with pytest.raises(SystemExit):
+    with stopped_in(7):
         learn("moe_sft", tmp_path / "out", *words, "--save-minutes", 0)
     assert checkpoints(tmp_path / "out") == ["checkpoint-6", "checkpoint-7"]
     said = capfd.readouterr().err
@@ -242,27 +236,18 @@ def test_a_loss_that_is_not_finite_stops_with_the_rows(words, tmp_path, monkeypa
 
 
 CALLBACK = """
-import torch
 from transformers import TrainerCallback
 
-class Kept(TrainerCallback):
-    def __init__(self, seed, out):
-        self.draws, self.out = torch.Generator().manual_seed(seed), out
+class Counts(TrainerCallback):
+    def __init__(self, start, out):
+        self.count, self.out = start, out
 
     def on_init_end(self, args, state, control, **kwargs):
-        self.size = 0.5
+        self.file = open(self.out, "w")
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        value = self.size * torch.rand((), generator=self.draws)
-        model.get_input_embeddings().weight.data.add_(value)
-        with open(self.out, "a") as file:
-            print(state.global_step, value.item(), file=file)
-
-    def state_dict(self):
-        return {"draws": self.draws.get_state()}
-
-    def load_state_dict(self, state):
-        self.draws.set_state(state["draws"].cpu())
+    def on_step_end(self, args, state, control, **kwargs):
+        self.count += 1
+        print(self.count, state.global_step, file=self.file, flush=True)
 
 class NoCallback:
     pass
@@ -277,29 +262,18 @@ class FailsLater(TrainerCallback):
 """
 
 
-def test_a_callback_goes_on_with_its_state_and_is_in_the_manifest(words, tmp_path, monkeypatch):
-    file, outs = tmp_path / "mine.py", [tmp_path / name / "out" for name in ("one", "two")]
+def test_a_callback_is_called_in_each_step_and_is_in_the_manifest(words, tmp_path):
+    file, log, out = (tmp_path / name for name in ("mine.py", "log", "out"))
     file.write_text(CALLBACK)
-    log = tmp_path / "log"
-    own = [*words, "--callbacks", f"{file}:Kept( seed = 1,out={str(log)!r})"]
-    learn("moe_sft", outs[0], *own)
-    once = log.read_text()
-    assert len(once.splitlines()) == LENGTH
-    log.unlink()
-    with monkeypatch.context() as patch:
-        stop_in(patch, 3)
-        with pytest.raises(SystemExit):
-            learn("moe_sft", outs[1], *own)
-    learn("moe_sft", outs[1], *own)
-    assert log.read_text() == once
-    assert_same(outs[1], outs[0])
-    manifest = read_manifest(manifest_path(outs[0]))
-    assert manifest.parameters["callbacks"] == [f"mine.py:Kept(out={str(log)!r}, seed=1)"]
+    learn("moe_sft", out, *words, "--callbacks", f"{file}:Counts( start = 1,out={str(log)!r})")
+    assert log.read_text() == "".join(f"{n + 1} {n}\n" for n in range(1, LENGTH + 1))
+    manifest = read_manifest(manifest_path(out))
+    assert manifest.parameters["callbacks"] == [f"mine.py:Counts(out={str(log)!r}, start=1)"]
     assert manifest.inputs["callback 1"] == hash_program(file)
     for name, message in (
         ("NoCallback", "mine.py: NoCallback is no transformers.TrainerCallback"),
-        ("Fails", r"mine.py, line 29: OSError: no$"),
-        ("FailsLater", r"^\S+mine.py, line 33: KeyError: 'loss'$"),
+        ("Fails", r"mine.py, line 20: OSError: no$"),
+        ("FailsLater", r"^\S+mine.py, line 24: KeyError: 'loss'$"),
     ):
         with pytest.raises(UserError, match=message):
             learn("moe_sft", tmp_path / name, *words, "--callbacks", f"{file}:{name}")

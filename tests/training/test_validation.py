@@ -8,7 +8,7 @@ import torch
 from chains import Chain
 from mixtures import mixing_of
 from safetensors.torch import load_file, save_file
-from trainings import random_rows, stop_in, train_model
+from trainings import random_rows, stop_in, stopped_in, train_model
 from transformers import AutoModelForCausalLM
 
 from xft.common.errors import UserError
@@ -83,10 +83,8 @@ def test_early_stop_comes_after_so_many_losses_that_are_no_lower(learn, monkeypa
     expected, lines, _ = learn("stopped", **settings)
     assert lines == whole[: 2 * (best + 2)]
     last = lines[-1]["step"]
-    with monkeypatch.context() as patch:
-        stop_in(patch, last - 1)
-        with pytest.raises(SystemExit):
-            learn("out", **settings)
+    with stopped_in(last - 1):
+        learn("out", **settings)
     stop_in(monkeypatch, last)
     weights, again, _ = learn("out", **settings)
     assert again == lines and same(weights, expected)
