@@ -92,11 +92,8 @@ def balance(routing) -> torch.Tensor:
     return sum((squared_variation(v) for v in pairs if len(v) > 1), torch.tensor(0.0))
 
 
-def test_a_layer_that_is_not_upcycled_stays_as_it_is(tiny_llama, tmp_path):
+def test_a_layer_that_is_not_upcycled_is_merged_as_it_is(tiny_llama, tmp_path):
     chain = Chain(tmp_path, {"moe": ["--upcycled-layers", "1"]}, base=tiny_llama)
-    model = AutoModelForCausalLM.from_pretrained(chain["moe"])
-    layers = model.get_decoder().layers
-    assert [type(layer.mlp).__name__ for layer in layers] == ["LlamaMLP", "MoeBlock"]
     merged = load_file(chain["dense"] / "model.safetensors")
     for name, tensor in load_file(tiny_llama / "model.safetensors").items():
         if ".layers.1.mlp." in name:
