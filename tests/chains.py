@@ -1,16 +1,16 @@
 """Tiny artifacts that belong together, from the base to the merged model."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 SIZES = ["--num-experts", "4", "--num-experts-per-tok", "3"]
 OPTIONS = {"moe": SIZES, "weighted_init": ["--lam", "0.75"]}
 
 
-def run_here(step: str, words: list[str]) -> None:
+def run_here(step: str, words: Iterable) -> None:
     """Run a step in this process."""
-    importlib.import_module(f"workflow_scripts.{step}").main(words)
+    importlib.import_module(f"workflow_scripts.{step}").main([*map(str, words)])
 
 
 class Chain:
@@ -34,7 +34,7 @@ class Chain:
     def __getitem__(self, name: str) -> Path:
         if name not in self._made:
             out = self.folder / name
-            run_here(name, [*self.words(name), "--out", str(out)])
+            run_here(name, [*self.words(name), "--out", out])
             self._made[name] = out
         return self._made[name]
 

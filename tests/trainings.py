@@ -45,7 +45,7 @@ def random_rows(lengths: list[int], prompt: int = 4, seed: int = 0, kinds: int =
 
 def learn(step: str, out: Path, *words) -> list[dict]:
     """Run a training step in this process. The lines of its metrics, `out` with `.jsonl`."""
-    run_here(step, [*map(str, words), *outputs(out)])
+    run_here(step, [*words, *outputs(out)])
     return lines_of(out)
 
 

@@ -16,7 +16,6 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 from transformers.models.starcoder2.modeling_starcoder2 import Starcoder2MLP
 
 import xft  # noqa: F401
-from workflow_scripts import moe
 from xft.cli.step import to_flags
 from xft.common.errors import UserError
 from xft.config.sections import MixtureConfig
@@ -36,8 +35,8 @@ def test_a_mixture_ends_texts_as_its_base_does(tiny_llama, tmp_path):
     """A base without a generation config states EOS in its config.json alone."""
     base = shutil.copytree(tiny_llama, tmp_path / "base")
     (base / "generation_config.json").unlink()
-    moe.main(["--base", str(base), "--out", str(tmp_path / "moe")])
-    dense, mixture = map(AutoModelForCausalLM.from_pretrained, (base, tmp_path / "moe"))
+    folders = base, Chain(tmp_path, base=base)["moe"]
+    dense, mixture = map(AutoModelForCausalLM.from_pretrained, folders)
     ends = dense.generation_config.eos_token_id
     assert ends is not None and mixture.generation_config.eos_token_id == ends
 

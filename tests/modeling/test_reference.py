@@ -9,13 +9,13 @@ import json
 
 import pytest
 import torch
+from chains import Chain
 from published import converted
 from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from workflow_scripts import ffn
 from xft.checkpoints.reader import Checkpoint
 from xft.conversions.coefficients import mixing_coefficients
 from xft.conversions.dense_models import dense_specs
@@ -141,9 +141,8 @@ def gradient_of(model, published_name):
 def mixing_case(repository, tmp_path_factory):
     golden = repository / "tests" / "golden" / "a_8x_top6"
     folder = tmp_path_factory.mktemp("mixing")
-    imported, extracted = folder / "moe_sft", folder / "ffn"
-    converted(golden / "checkpoint", imported)
-    ffn.main(["--moe", str(imported), "--out", str(extracted)])
+    imported = converted(golden / "checkpoint", folder / "moe_sft")
+    extracted = Chain(folder, moe_sft=imported)["ffn"]
     expected = load_file(golden / "expected.safetensors")
     alpha = torch.stack([expected[f"mix.layer{layer}.alpha"] for layer in range(2)])[:, None]
     lam = json.loads((golden / "case.json").read_text())["lambda"]

@@ -53,9 +53,8 @@ def test_random_effects_are_those_of_the_analysis_of_variance(shift, alike):
     residual = ((table - by_problem - by_seed + mean) ** 2).sum() / 98
     assert (problems > residual) == (alike == 0) and (seeds > residual) == (shift == 0.5)
     variance = max(problems, residual) + max(seeds - residual, 0)
-    freedom = variance**2 / (
-        problems**2 / 49 + (1 if shift == 0.5 else 0.5) * seeds**2 / 2 + residual**2 / 98
-    )
+    share = 1 if shift == 0.5 else 0.5
+    freedom = variance**2 / (problems**2 / 49 + share * seeds**2 / 2 + residual**2 / 98)
     error = np.sqrt(variance / 150)
     found = compared(np.zeros((3, 50)), table)
     ends = t.interval(0.95, freedom, mean, error)
@@ -70,17 +69,15 @@ def test_equal_seeds_are_paired():
     first, second = seeds + problems, seeds + problems + rng.normal(0.1, 1, (1, 100))
     paired = compared(first, second)
     expected = ttest_1samp((second - first)[0], 0)
-    assert (paired.error, paired.p_value) == pytest.approx(
-        (expected._standard_error, expected.pvalue)
-    )
+    assert paired.error == pytest.approx(expected._standard_error)
+    assert paired.p_value == pytest.approx(expected.pvalue)
     others = compared(first, second, (range(4), range(4, 8)))
     variance = paired.error**2, seeds.var(ddof=1) / 4
     total = variance[0] + 2 * variance[1]
     freedom = total**2 / (variance[0] ** 2 / 99 + 2 * variance[1] ** 2 / 3)
     assert (others.difference, others.error) == (paired.difference, paired.error)
-    assert others.p_value == pytest.approx(
-        2 * t.sf(abs(paired.difference) / np.sqrt(total), freedom)
-    )
+    statistic = abs(paired.difference) / np.sqrt(total)
+    assert others.p_value == pytest.approx(2 * t.sf(statistic, freedom))
 
 
 def in_sets(values, names, seeds=1):
@@ -194,10 +191,8 @@ def test_the_interval_of_several_samples_is_a_bootstrap_over_the_problems():
     assert ours == pytest.approx((expected.low, expected.high), abs=0.006)
     # A problem in several languages, all or none of them solved, is one problem.
     solved = [*np.repeat(shares > 0.5, 5).astype(float)]
-    count, passed = len(shares), sum(shares > 0.5)
-    assert interval(solved, np.repeat(range(140), 5)) == pytest.approx(
-        wilson(passed, count), abs=0.01
-    )
+    expected = pytest.approx(wilson(sum(shares > 0.5), 140), abs=0.01)
+    assert interval(solved, np.repeat(range(140), 5)) == expected
     # One problem in 50 languages and 50 others: the mean depends on whether it is drawn.
     low, high = interval([1.0] * 50 + [1.0, 0.0] * 25, ["a"] * 50 + [*range(50)])
     assert low < 0.45 and high > 0.85

@@ -45,7 +45,7 @@ def made(tmp_path_factory, model) -> Path:
     options["weighted_init"] = ["--lam", "0.65"]
     tokens = results / "tokens"
     words = ["--model", model, "--data", rows, "--problems", "", "--out", tokens]
-    run_here("tokens", list(map(str, words)))
+    run_here("tokens", words)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
         return Chain(results, options, data=tokens)["dense"].parent

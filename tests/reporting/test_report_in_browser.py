@@ -52,9 +52,8 @@ def open_all(page: Page) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", NARROW)])
-def test_all_charts_are_drawn_without_errors_or_requests(
-    browser, address, repository, scheme, width
-):
+def test_all_charts_are_drawn(browser, address, repository, scheme, width):
+    """Without errors or requests."""
     page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
     errors, requests = [], []  # requests: of all files and addresses
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -66,11 +65,10 @@ def test_all_charts_are_drawn_without_errors_or_requests(
     open_all(page)
     assert (errors, requests) == ([], [address])
     charts = page.locator(".chart")
+    marks = "svg .mark-symbol path, svg .mark-rect path, svg .mark-line path"
     assert charts.count() > 6
     for chart in charts.all():
-        assert chart.locator(
-            "svg .mark-symbol path, svg .mark-rect path, svg .mark-line path"
-        ).count()
+        assert chart.locator(marks).count()
         drawn = chart.locator("svg").first.bounding_box()["width"]
         assert drawn == pytest.approx(chart.bounding_box()["width"], abs=1)
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")

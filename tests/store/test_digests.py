@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from damage import change_json
+from damage import change_json, flip_a_bit
 from fork_server import PYTHON
 from interpreter import ROOT
 from mixtures import init_example
@@ -57,9 +57,7 @@ def test_a_changed_value_makes_what_depends_on_it():
         shutil.copytree("model", name)
     change_json(Path("tuned/config.json"), torch_dtype="float16")
     change_json(Path("typed/config.json"), model_type="mistral")
-    with Path("tuned/model.safetensors").open("r+b") as weights:
-        weights.seek(-1, 2)
-        weights.write(b"\1")
+    flip_a_bit(Path("tuned/model.safetensors"))
     assert new(wants()) == ALL
     fill(wants())
     of_lambda = EVALUATED | TRAINED - {"moe_sft", "ffn"}
@@ -394,8 +392,7 @@ def test_the_pace_of_evaluations_says_what_more_problems_would_take():
     """Two models took 10 s a problem for 378 of MBPP+ and 161 of HumanEval in C++."""
     sets = {"datasets": ["mbpp", "multipl-e/humaneval-cpp", "problems.jsonl"]}
     run = wants(evaluation=sets | {"models": ["base", "sft"]})
-    names = {"mbpp": 3780, "humaneval-cpp": 1610}
-    for name, seconds in names.items():
+    for name, seconds in {"mbpp": 3780, "humaneval-cpp": 1610}.items():
         for model in ("base", "sft"):
             assert not pace_line(run)
             folder = run.experiment.by_name[f"eval/{model}/{name}.json"].entry

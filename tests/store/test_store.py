@@ -414,9 +414,7 @@ def test_a_large_file_is_known_by_samples(tmp_path, monkeypatch):
     monkeypatch.setattr("xft.store.file_hashes.SAMPLE_BYTES", 2**8)
     sampled = content_hash(file)
     assert sampled != whole
-    with file.open("r+b") as opened:
-        opened.seek(-1, 2)
-        opened.write(b"\1")
+    flip_a_bit(file)
     assert content_hash(file) != sampled
 
 

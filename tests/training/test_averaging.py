@@ -6,7 +6,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from chains import Chain
+from chains import Chain, run_here
 from trainings import learn, lines_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -82,7 +82,7 @@ def test_the_last_validation_loss_is_that_of_the_artifact(tiny_llama, data, tmp_
 
     def measure(name, model="out", *flags):
         words = ["--model", tmp_path / model, "--data", held_out, "--out", tmp_path / name, *flags]
-        validation_loss.main(list(map(str, words)))
+        run_here("validation_loss", words)
         return (tmp_path / name).read_bytes()
 
     computed = measure("computed")

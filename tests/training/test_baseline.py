@@ -5,14 +5,13 @@ import shutil
 
 import pytest
 import torch
-from chains import Chain
+from chains import Chain, run_here
 from damage import change_tensors
 from plain_losses import RATE, STEPS, encoded, plain_loop, plain_loss
 from safetensors.torch import load_file
 from trainings import ROWS, identity, learn
 from transformers import AutoModelForCausalLM
 
-from workflow_scripts import validation_loss
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.config.sections import SftConfig
@@ -25,10 +24,6 @@ FLAGS += ["--lr-scheduler-type", "constant_with_warmup"]
 WHOLE = ["--per-device-train-batch-size", len(ROWS)]  # all rows in each step
 PARTS = ["--per-device-train-batch-size", 4, "--gradient-accumulation-steps", 3]  # as well
 BATCHES = ["--per-device-train-batch-size", 5, "--learning-rate", RATE]
-
-
-def run(step, *arguments):
-    step.main([str(argument) for argument in arguments])
 
 
 @pytest.mark.parametrize("way", [WHOLE, [*PARTS, "--batching", "packed"]], ids=["whole", "parts"])
@@ -104,7 +99,7 @@ def held_out(tiny_llama, data, tmp_path_factory):
 def test_the_loss_on_held_out_rows_is_that_of_plain_transformers(held_out, tiny_llama, tmp_path):
     base, out = held_out / "base", tmp_path / "validation" / "base.json"
     flags = ["--data", held_out / "tokens", "--out", out, "--threads", 1]
-    run(validation_loss, "--model", base, *flags)
+    run_here("validation_loss", ["--model", base, *flags])
     result = json.loads(out.read_text())
     numbers = [row["row"] for row in open_tokens(held_out / "tokens", base)[0].validation]
     model, rows = AutoModelForCausalLM.from_pretrained(tiny_llama), encoded(tiny_llama)
@@ -127,7 +122,7 @@ def test_a_loss_that_is_nan_is_refused(held_out, tiny_llama, tmp_path):
     change_tensors(diverged, lambda t: t | {"model.norm.weight": torch.full((32,), 3e38)})
     flags = ["--data", held_out / "tokens", "--out", tmp_path / "loss.json"]
     with pytest.raises(UserError, match=r"diverged: the loss is nan\."):
-        run(validation_loss, "--model", diverged, *flags)
+        run_here("validation_loss", ["--model", diverged, *flags])
     assert not (tmp_path / "loss.json").exists()
 
 
@@ -135,4 +130,4 @@ def test_without_held_out_rows_there_is_no_such_loss(tiny_llama, data, tmp_path)
     tokens = Chain(tmp_path, base=tiny_llama, data=data)["tokens"]
     flags = ["--model", tiny_llama, "--data", tokens, "--out", tmp_path / "loss.json"]
     with pytest.raises(UserError, match=r"holds no validation rows\. Set data\.validation_rows"):
-        run(validation_loss, *flags)
+        run_here("validation_loss", [*flags])

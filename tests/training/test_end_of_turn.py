@@ -65,8 +65,8 @@ def test_a_tuned_model_stops_at_the_end_of_a_turn(chain, tmp_path, name):
     assert settings.items() <= base.items()
 
 
-def test_the_config_states_eos_where_a_base_has_no_generation_config(chain, tmp_path):
-    """In its config.json, or in what a mixture keeps of it."""
+def test_the_end_of_a_turn_is_added_to_what_the_base_states(chain, tmp_path):
+    """Without a generation config, in its config.json, or in what a mixture keeps of it."""
     tokenizer = AutoTokenizer.from_pretrained(chain["base"])
     template = make_template("chat", tokenizer)
     config = json.loads((chain["base"] / "config.json").read_text())
@@ -74,10 +74,6 @@ def test_the_config_states_eos_where_a_base_has_no_generation_config(chain, tmp_
     for stated in (config, {"base_config": config}):
         made = tuned_generation_config(tmp_path, stated, tokenizer, template)
         assert expected.items() <= made.items()
-
-
-def test_the_end_of_a_turn_is_added_to_what_the_base_states(chain, tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(chain["base"])
     others = CHATML.replace(END, "</s>"), CHATML.replace(END, ""), None
     for jinja, eos, expected in (
         *((CHATML, EOS, [EOS, END_ID]), (CHATML, [5, EOS], [5, EOS, END_ID])),
