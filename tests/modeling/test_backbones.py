@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from backbones import BACKBONES, FORMS, save_base
-from chains import Chain
+from chains import SIZES, Chain
 from mixtures import mixing_of, tokens
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -17,7 +17,6 @@ import xft
 
 pytestmark = pytest.mark.numeric
 
-SIZES = ["--num-experts", "4", "--num-experts-per-tok", "3"]
 # The flags of the experts, and the noise that stands for their tuning.
 EXPERTS = {"full": (SIZES, 0.1), "lora": ([*SIZES, "--experts", "lora", "--rank", "4"], 0.3)}
 FULL = {"num_experts": 4, "num_experts_per_tok": 3}

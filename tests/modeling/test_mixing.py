@@ -6,7 +6,7 @@ import pytest
 import torch
 from chains import Chain
 from interpreter import forked
-from mixtures import LAMBDA, learned, plain_gradients, varied_mixture
+from mixtures import LAMBDA, learned, plain_gradients, tokens, varied_mixture
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -19,6 +19,7 @@ from xft.modeling.mixing import Mixing, MixingLogits
 
 pytestmark = pytest.mark.numeric
 
+IDS = tokens(2, 20, 290)
 GRANULARITIES = {"layer": (2, 1, 3), "projection": (2, 3, 3), "model": (1, 1, 3)}
 
 
@@ -53,12 +54,11 @@ def test_dense_logits_are_the_mixing_models(mixture, sources, tmp_path, granular
     model = AutoModelForCausalLM.from_pretrained(chain["dense"])
     mixing = mixing_model(sources, alpha)
     assert not any(parameter.requires_grad for parameter in mixing.model.parameters())
-    ids = torch.randint(3, 290, (2, 20))
-    mask = torch.ones_like(ids)
+    mask = torch.ones_like(IDS)
     mask[0, :5] = 0
     with torch.no_grad():
         for options in ({}, {"attention_mask": mask}):
-            difference = model(ids, **options).logits - mixing.model(ids, **options).logits
+            difference = model(IDS, **options).logits - mixing.model(IDS, **options).logits
             assert difference.abs().max() <= 1e-5
 
 
@@ -86,8 +86,7 @@ def test_lambda_1_is_the_shared_expert_bit_for_bit(mixture, tiny_llama, tmp_path
 @pytest.mark.parametrize("lam", [0, 0.5, 1])
 def test_step_6_learns_where_a_gradient_reaches_the_logits(sources, lam):
     mixing = mixing_model(sources, torch.zeros(GRANULARITIES["layer"]), lam=lam)
-    ids = torch.randint(3, 290, (2, 20))
-    mixing.model(input_ids=ids, labels=ids).loss.backward()
+    mixing.model(input_ids=IDS, labels=IDS).loss.backward()
     mixing.take_gradients()
     assert any(bool(p.grad.any()) for p in mixing.logits.alpha) is learns(lam)
 
@@ -98,10 +97,8 @@ def test_gradients_are_those_of_the_plain_form(mixture, sources, granularity, ch
     """From files, and with checkpointing from a mixture in memory."""
     alpha = random_alpha(granularity)
     generator = torch.Generator().manual_seed(5)
-    batches = []
-    for length in (9, 21, 14):
-        ids = torch.randint(3, 290, (2, length), generator=generator)
-        batches.append({"input_ids": ids, "labels": ids})
+    drawn = [torch.randint(3, 290, (2, length), generator=generator) for length in (9, 21, 14)]
+    batches = [{"input_ids": ids, "labels": ids} for ids in drawn]
     dense, state = mixing_model(sources, alpha).model, sources["ffn"].path / "model.safetensors"
     loss, alpha_grad = plain_gradients(dense, load_file(state), alpha, batches)
 
@@ -133,9 +130,8 @@ def test_an_optimiser_step_moves_the_logits_and_merges_once(sources, monkeypatch
     monkeypatch.setattr("xft.conversions.merged_tensors.merge", counted)
     mixing = mixing_model(sources, alpha)
     optimizer = mixing.build_optimizer(torch.optim.SGD, {"lr": 1000.0}, max_norm=1e-4)
-    ids = torch.randint(3, 290, (2, 20))
     for _ in range(2):  # micro-batches
-        before = mixing.model(ids, labels=ids).loss
+        before = mixing.model(IDS, labels=IDS).loss
         (before / 2).backward()
     optimizer.step()
     assert counted.call_count == (1 + 1) * 2 * 3  # at the start and then: layers, projections
@@ -144,8 +140,8 @@ def test_an_optimiser_step_moves_the_logits_and_merges_once(sources, monkeypatch
     assert (moved - alpha).norm() == pytest.approx(0.1, rel=0.01)
     again = mixing_model(sources, moved)
     with torch.no_grad():
-        after = mixing.model(ids, labels=ids)
-        assert torch.equal(after.logits, again.model(ids).logits)
+        after = mixing.model(IDS, labels=IDS)
+        assert torch.equal(after.logits, again.model(IDS).logits)
     assert after.loss < before
     shares = moved.softmax(-1)
     metrics = mixing.metrics()
@@ -162,7 +158,6 @@ def test_an_optimiser_step_moves_the_logits_and_merges_once(sources, monkeypatch
 
 
 def test_zero_grad_and_closures_are_as_torch_means_them(sources):
-    ids = torch.randint(3, 290, (2, 20))
 
     def step(kind, options, is_closed=True) -> tuple:
         mixing = mixing_model(sources, torch.zeros(GRANULARITIES["layer"]))
@@ -170,11 +165,11 @@ def test_zero_grad_and_closures_are_as_torch_means_them(sources):
 
         def closure():
             optimizer.zero_grad()
-            loss = mixing.model(ids, labels=ids).loss
+            loss = mixing.model(IDS, labels=IDS).loss
             loss.backward()
             return loss
 
-        mixing.model(ids.flip(1), labels=ids).loss.backward()  # dropped by zero_grad
+        mixing.model(IDS.flip(1), labels=IDS).loss.backward()  # dropped by zero_grad
         before = optimizer.step(closure) if is_closed else (closure(), optimizer.step())[0]
         return before, mixing.logits.values(), closure()
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from damage import flip_a_bit
@@ -190,11 +191,8 @@ def test_a_second_ctrl_c_ends_at_once(words, tmp_path, monkeypatch):
 
 
 def test_a_stop_in_the_writing_leaves_the_checkpoint(words, stopped, whole, monkeypatch):
-    def end(*_):
-        raise SystemExit
-
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(artifact, "write_checkpoint", end)
+        patch.setattr(artifact, "write_checkpoint", Mock(side_effect=SystemExit))
         learn("moe_sft", stopped, *words)
     assert {path.name for path in stopped.parent.iterdir()} == {".out.training", "out.jsonl"}
     learn("moe_sft", stopped, *words)
