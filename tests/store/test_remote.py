@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -213,6 +214,21 @@ def test_a_server_that_dies_is_told_once(url, monkeypatch, capsys):
     monkeypatch.setattr(kind, "get_file", fails_later)
     fetch(url, *parts)
     assert capsys.readouterr().err.count(f"{url}: connection lost. The run goes on without it") == 1
+
+
+def test_nothing_is_written_once_a_fetch_has_failed(url, monkeypatch):
+    part, began, ended = make("eval", 1), [], []
+    send(url, part)
+
+    def get_file(*_, **__):
+        began.append(1)
+        time.sleep(0.3 if len(began) > 1 else 0)
+        ended.append(1)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(type(Bucket(url).fs), "get_file", get_file)
+    fetch(url, part)
+    assert len(began) == len(ended)
 
 
 def test_of_weights_a_part_has_only_the_header(url):

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
@@ -22,14 +22,9 @@ from uuid import uuid4
 from fsspec.callbacks import Callback
 from fsspec.core import url_to_fs
 
+from xft.artifacts import manifest
 from xft.artifacts.artifact import ENTRY_FILE, sync
-from xft.artifacts.manifest import (
-    MANIFEST_SUFFIX,
-    Manifest,
-    as_manifest,
-    hash_file,
-    read_manifest,
-)
+from xft.artifacts.manifest import MANIFEST_SUFFIX, Manifest, hash_file
 from xft.checkpoints.model_files import MAX_HEADER_BYTES, PREFIX_BYTES, hash_header
 from xft.common.errors import UserError
 from xft.common.json_files import MAX_JSON, json_object, read_json
@@ -163,12 +158,12 @@ class Bucket:
             raise UserError(f"{name} is not a manifest: it is too large")
         with self._reached(name) as fs:
             content = fs.cat_file(self.named(place, ENTRY_FILE))
-        manifest = as_manifest(json_object(content, name), name)
-        if manifest.parameters != {"entry": place}:
+        stated = manifest.as_manifest(json_object(content, name), name)
+        if stated.parameters != {"entry": place}:
             raise UserError(f"{name} is that of another entry")
-        if manifest.to_json().encode() != content:
+        if stated.to_json().encode() != content:
             raise UserError(f"{name} was altered")
-        return manifest.files
+        return stated.files
 
     def push(self, entry: Path, report: Callable[[int], object]) -> None:
         """Upload an entry. report: gets numbers of bytes.
@@ -181,7 +176,7 @@ class Bucket:
         files, name = describe(entry), self.named(place_of(entry), ENTRY_FILE)
         with self._reached() as fs:
             put = partial(self._put, entry, fs.exists(name), report)
-        list(self._pool.map(put, files, files.values()))
+        self._of_each(put, files)
         stated = Manifest("entry", files, {"entry": place_of(entry)})
         with self._reached():
             self._write(stated.to_json().encode(), name)
@@ -239,7 +234,14 @@ class Bucket:
     ) -> None:
         """Fetch files of an entry to where it is not whole. Raises UserError as `fetch` does."""
         get = partial(self._get, fetched(entry), report)
-        list(self._pool.map(get, files, files.values()))
+        self._of_each(get, files)
+
+    def _of_each(self, work: Callable, files: Files) -> None:
+        """Do work with each file, its name and what is stated. All end before a fault is raised."""
+        works = [self._pool.submit(work, *item) for item in files.items()]
+        wait(works)
+        for done in works:
+            done.result()
 
     def _get(self, folder: Path, report: Callable, file: str, stated: dict) -> None:
         name = f"{self.url}/{FILES}/{stated['sha256']} ({file})"
@@ -305,7 +307,7 @@ def describe(entry: Path) -> dict[str, dict]:
     for file in entry.glob(f"*{MANIFEST_SUFFIX}"):
         artifact = file.with_name(file.name.removesuffix(MANIFEST_SUFFIX))
         if artifact.is_dir():
-            held = read_manifest(file).files.items()
+            held = manifest.read_manifest(file).files.items()
             files |= {f"{artifact.name}/{name}": stated for name, stated in held}
     return files
 
