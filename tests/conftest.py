@@ -120,7 +120,7 @@ def tiny_llama(tmp_path_factory, tokenizer) -> Path:
 
 @pytest.fixture(scope="session")
 def upcycled(tiny_llama, tmp_path_factory) -> Path:
-    """A mixture of four experts, three of which compute a token. Read only."""
+    """A mixture of four experts. Three compute each token. Read only."""
     from chains import Chain
 
     return Chain(tmp_path_factory.mktemp("upcycled"), base=tiny_llama)["moe"]

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from xft.common.file_access import write_whole
 from xft.evaluation.generation import Completion, generate
-from xft.reporting.run_table import Row, write_runs
+from xft.reporting.run_table import RunRow, write_runs
 
 STATUSES = "failed", "passed"
 
 
 def write_table(file: Path, rows) -> Path:
     """Write a table of runs. rows: for each the columns; absolute paths of files may be given."""
-    write_whole(file, write_runs(Row(**row) for row in rows))
+    write_whole(file, write_runs(RunRow(**row) for row in rows))
     return file
 
 

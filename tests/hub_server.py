@@ -63,7 +63,7 @@ class Hub:
         return self.repositories[name].revision
 
     def fetched(self) -> list[str]:
-        """The files of which content was asked for, sorted."""
+        """The files whose content was asked for, sorted."""
         paths = [r.path for r in self.requests if r.method == "GET"]
         return sorted(p.split("/")[-1] for p in paths if "/resolve/" in p)
 

@@ -24,7 +24,7 @@ from xft.evaluation.problems import ProblemSet
 from xft.evaluation.prompts import TaskPrompt, task_prompts
 from xft.evaluation.sampling import sample
 from xft.evaluation.scorers import open_sandbox, open_scorer
-from xft.evaluation.scoring import Verdict
+from xft.evaluation.scoring import Statuses
 
 SHOWN_LINES = 30  # of a text
 
@@ -79,16 +79,16 @@ def main(argv: list[str] | None = None) -> None:
         result.write_samples(saved, samples)
     problems = {problem.task_id: problem for problem in problem_set.problems}
     solutions = [(problems[written.task_id], written.solution) for written in samples]
-    verdicts = scorer.score(scorer.expected() if truth is None else truth, solutions)
+    statuses = scorer.score(scorer.expected() if truth is None else truth, solutions)
     judged = scoring.model_dump() | {"memory_bound": scorer.memory_bound}
-    content = result.build_result(problem_set, samples, verdicts, judged, scorer.versions)
+    content = result.build_result(problem_set, samples, statuses, judged, scorer.versions)
     inputs = step.ids | {"model": content["model"]["id"], "dataset": problem_set.sha256}
     known = {"parameters": content["settings"], "inputs": inputs, "beside": [saved]}
     result.RESULT.write(args.out, content, **known)
     if journal is not None:
         journal.remove()
     if trained_template(args.model) is None:
-        _show_first(prompts[0], samples[0], verdicts[0])
+        _show_first(prompts[0], samples[0], statuses[0])
     for line in result.in_words(content):
         say(line)
 
@@ -119,9 +119,9 @@ def _fitting(problem_set: ProblemSet, prompt: str, model: Path, max_new_tokens: 
     return problem_set.without([p.task_id for p in prompts if len(p.encode(tokenizer)) > room])
 
 
-def _show_first(prompt: TaskPrompt, written: result.Sample, verdict: Verdict) -> None:
+def _show_first(prompt: TaskPrompt, written: result.Sample, statuses: Statuses) -> None:
     """Let the log show whether prompt and answer are as they should be."""
-    texts = {"prompt": prompt.text, f"answer ({verdict.plus})": written.completion}
+    texts = {"prompt": prompt.text, f"answer ({statuses.plus})": written.completion}
     for name, text in texts.items():
         lines = indent(listed(text.splitlines(), SHOWN_LINES), "  | ")  # none looks like a message
         say(f"{prompt.task_id}, the {name}:\n{lines}")

@@ -17,7 +17,7 @@ from xft.evaluation.call_scoring import CallScorer
 from xft.evaluation.forms import CALLS, STOPS_IN_FUNCTION, load_problems
 from xft.evaluation.problems import Problem
 from xft.evaluation.prompts import cut, task_prompts
-from xft.evaluation.scoring import PASSED, Verdict
+from xft.evaluation.scoring import PASSED, Statuses
 
 STORED = Path(__file__).parent / "prompts"
 REAL = Path(__file__).parent / "answers"
@@ -126,7 +126,7 @@ def test_an_answer_passes_or_fails(sets, prompts_of, task_id, table):
     verdicts = dict(zip(cases, CallScorer(problems, None, 2).score(truth, solutions), strict=True))
     passed = {case for case, found in verdicts.items() if found.plus == PASSED}
     assert passed == {(name, style) for name in table for style in table[name]["passes"]}
-    empty = {case for case, found in verdicts.items() if found == Verdict("empty", "empty")}
+    empty = {case for case, found in verdicts.items() if found == Statuses("empty", "empty")}
     assert {(text, style) for text in EMPTY for style in STYLES} <= empty
 
 

@@ -29,11 +29,11 @@ from xft.evaluation.call_scoring import REFERENCE, USUAL, CallScorer
 from xft.evaluation.forms import load_problems
 from xft.evaluation.judges import read_returned
 from xft.evaluation.sandbox import run
-from xft.evaluation.scoring import Verdict, work_on
+from xft.evaluation.scoring import Statuses, work_on
 from xft.hub.named_sets import RELEASED
 
-PASS = Verdict("passed", "passed")
-FAIL = Verdict("failed", "failed", "[2, 2]")
+PASS = Statuses("passed", "passed")
+FAIL = Statuses("failed", "failed", "[2, 2]")
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_right_wrong_and_nearly_right(sums, bubblewrap, confined):
     sandbox = bubblewrap if confined else None
     right = right_solutions()
     nearly = [right[0].replace("a + b\n", "a * b\n"), right[2].replace("a * b\n", "a + b\n")]
-    half = Verdict("passed", "failed", "[3, 5]")
+    half = Statuses("passed", "failed", "[3, 5]")
     codes = [*right, nearly[0], right[1], nearly[1]]
     assert verdicts(sums, codes, sandbox) == [*[PASS] * 3, half, PASS, half]
 
@@ -78,7 +78,7 @@ def test_a_program_answers_the_same_each_time(bubblewrap, confined, monkeypatch,
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     def answer(seed):
-        asked = call_scoring.job(ORDER, "order", "[[[]],[]]", USUAL, seed, confined)
+        asked = call_scoring.caller(ORDER, "order", "[[[]],[]]", USUAL, seed, confined)
         return run(asked, bubblewrap if confined else None).output.splitlines()[0]
 
     first = answer(0)
@@ -134,7 +134,7 @@ def test_a_program_that_floods_answers_loses_its_own_problem_only(make, bubblewr
         found = verdicts(problem_set, [right, flood, right], bubblewrap)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert found == [PASS, Verdict(*["too costly to judge"] * 2), PASS]
+    assert found == [PASS, Statuses(*["too costly to judge"] * 2), PASS]
 
 
 def test_all_calls_are_made_whatever_the_answers_are(sums, bubblewrap, monkeypatch):
@@ -159,7 +159,7 @@ def test_a_late_program_runs_again_whatever_it_answered(sums, bubblewrap, monkey
     loop = "def add(a, b):\n    while a == 3: pass\n    return "
     solutions = [(sums.problems[0], loop + answer) for answer in ("a + b", "None")]
     found = scorer.score(truth, solutions)
-    assert found == [Verdict("passed", "timed out", "[3, 5]"), FAIL]
+    assert found == [Statuses("passed", "timed out", "[3, 5]"), FAIL]
     codes = [json.loads(text.splitlines()[0])["code"] for text in ran]
     assert [codes.count(code) for _, code in solutions] == [2, 2]
     left = []
@@ -176,7 +176,7 @@ def test_a_program_that_does_not_start_is_no_fault_of_the_model(sums, bubblewrap
 
 
 def test_nothing_prolongs_a_program(sums, bubblewrap, monkeypatch):
-    """An answer, or the end of a set, five times a second, of which no pause is too long."""
+    """An answer, or the end of a set, five times a second. No pause is too long."""
     drip = "import os, time\nfor _ in range(99):\n    time.sleep(0.2)\n    os.write(3, b'%s\\n')"
     codes, ran = [drip % line for line in ('{"value":4}', '{"set":0}')], []
     monkeypatch.setattr(call_scoring.box, "run", lambda *job: ran.append(run(*job)) or ran[-1])

@@ -110,9 +110,9 @@ def test_equal_programs_run_once_and_again_if_late(make, bubblewrap, monkeypatch
     ran = []
     run = program_scoring.run
 
-    def late_once(job, *about) -> Ended:
-        ran.append(job)
-        return run(job, *about) if len(ran) > 1 else Ended("timed out")
+    def late_once(program, *about) -> Ended:
+        ran.append(program)
+        return run(program, *about) if len(ran) > 1 else Ended("timed out")
 
     problem_set = make(DOUBLE)
     scorer = open_scorer(problem_set, bubblewrap, 2)

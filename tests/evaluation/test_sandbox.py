@@ -14,7 +14,7 @@ import pytest
 
 from xft.common.errors import UserError
 from xft.evaluation import confinement, scorers
-from xft.evaluation.call_scoring import USUAL, job
+from xft.evaluation.call_scoring import USUAL, caller
 from xft.evaluation.judges import read_returned
 from xft.evaluation.plain_data import dumps
 from xft.evaluation.sandbox import PROJECT, bind
@@ -31,7 +31,7 @@ def inside(bubblewrap):
     """
 
     def run(code: str, mounts: list[str] = ()) -> str:
-        asked = job("", "", "[]", USUAL, 0, True)
+        asked = caller("", "", "[]", USUAL, 0, True)
         view = replace(asked.view, mounts=(*asked.view.mounts, *mounts))
         command = [*asked.command[:-2], "-c", CODE + code]
         ended = run_job(replace(asked, command=command, view=view), bubblewrap)
@@ -92,7 +92,7 @@ UNWANTED |= {"pydoc", "webbrowser", "msilib", "ensurepip", "venv"}
 def test_python_and_numpy_have_the_system_calls_that_they_need(bubblewrap):
     public = [name for name in sys.stdlib_module_names - UNWANTED if not name.startswith("_")]
     names = sorted(filter(find_spec, public))
-    asked = job(USES, "use", dumps([[[names]], []]), USUAL, 0, True)
+    asked = caller(USES, "use", dumps([[[names]], []]), USUAL, 0, True)
     message = run_job(asked, bubblewrap).output.splitlines()[0]
     assert read_returned(json.loads(message)).value == ([], 150.0, 7)
 

@@ -64,7 +64,7 @@ def run_programs(sandbox) -> dict[str, str]:
             (found,) = find_toolchains([(language.name, "")]).values()
             toolchain = open_toolchain(language, found, sandbox)
             file, *steps = commands(language, code)
-            statuses[name] = run(toolchain.job(*steps, 60, file, code), sandbox).status
+            statuses[name] = run(toolchain.program(*steps, 60, file, code), sandbox).status
     return statuses
 
 

@@ -25,7 +25,7 @@ from xft.estimates.jobs import configured_job
 from xft.estimates.memory_and_disk import artifact_bytes, checkpoint_bytes
 from xft.estimates.model_sizes import Models, tuning_ratio
 from xft.estimates.planning import Plan, disk_text, duration, table
-from xft.reporting.run_table import MEASURED, Row, write_runs
+from xft.reporting.run_table import MEASURED, RunRow, write_runs
 from xft.store import others
 from xft.store.code import Code
 from xft.store.job_records import COSTS_FILE, VIEW, Job, total_cost
@@ -98,7 +98,7 @@ class Experiment:
         }
 
     @cached_property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[RunRow]:
         """The rows of the table of runs, which name the files of the store.
 
         A run has a row for each model that it shares with another run which evaluates it, too. The
@@ -107,7 +107,7 @@ class Experiment:
         graphs = sorted(self.graphs, key=lambda graph: not graph.run.changes.keys() <= {"seed"})
         models = dict.fromkeys(model for graph in self.graphs for model in graph.models())
         return [
-            Row(
+            RunRow(
                 model=str(model),
                 variant=graph.run.name,
                 seed=graph.config.seed,

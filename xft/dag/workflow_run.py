@@ -76,7 +76,7 @@ class WorkflowRun:
     def needed(self, targets: Iterable[Node], held: Container[Node] = ()) -> list[Node]:
         """Those of some artifacts that are missing, and what is missing to make them, in order.
 
-        held: what need not be made.
+        held: artifacts whose sources are not needed, as another store has them.
         """
         needed: set[Node] = set()
         waiting = list(targets)

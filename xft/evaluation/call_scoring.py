@@ -126,23 +126,23 @@ class CallScorer:
 
     def score(
         self, expected: dict[str, str], solutions: Sequence[tuple[Problem, str]]
-    ) -> list[scoring.Verdict]:
-        """A verdict for each solution, in order. expected: as `expected` returns it.
+    ) -> list[scoring.Statuses]:
+        """The statuses of each solution, in order. expected: as `expected` returns it.
 
         The limits of one that runs again follow from the canonical solution's time.
         """
 
         def judge(
             solution: tuple[Problem, str], is_again: bool, stop: scoring.Stop
-        ) -> tuple[scoring.Verdict, bool]:
+        ) -> tuple[scoring.Statuses, bool]:
             problem, code = solution
             if is_empty(problem, code):
-                return scoring.Verdict(NO_CODE, NO_CODE), False
+                return scoring.Statuses(NO_CODE, NO_CODE), False
             tests, line = ProblemTests(problem), expected[problem.task_id]
             limits = self._limits_here(tests, stop) if is_again else USUAL
             ended = self._run(tests, code, replace(limits, output=_most_bytes(line)), stop)
             outcome, is_late = _outcome(tests, line, ended, judges, stop), ended.status == TIMED_OUT
-            return _verdict(tests, outcome, TIMED_OUT if is_late else ERROR), is_late
+            return _statuses(tests, outcome, TIMED_OUT if is_late else ERROR), is_late
 
         with Judges(confined=self.sandbox is not None) as judges:
             return scoring.score(solutions, judge, workers=self.workers, unit="solution")
@@ -152,7 +152,7 @@ class CallScorer:
     ) -> box.Ended:
         """Run a program on the calls."""
         name, confined = tests.problem.entry_point, self.sandbox is not None
-        asked = job(code, name, tests.encoded, limits, seed, confined)
+        asked = caller(code, name, tests.encoded, limits, seed, confined)
         return box.run(asked, self.sandbox, stop)
 
     def _limits_here(self, tests: ProblemTests, stop: scoring.Stop) -> box.Limits:
@@ -190,16 +190,16 @@ def _outcome(
         return judges.outcome(trial, stop)
 
 
-def _verdict(tests: ProblemTests, outcome: Outcome | None, end: str) -> scoring.Verdict:
-    """The verdict.
+def _statuses(tests: ProblemTests, outcome: Outcome | None, end: str) -> scoring.Statuses:
+    """The statuses of a solution.
 
     end: the status if no message is wrong but some are missing.
     """
     if outcome is None:
-        return scoring.Verdict(TOO_COSTLY, TOO_COSTLY)
+        return scoring.Statuses(TOO_COSTLY, TOO_COSTLY)
     statuses = [PASSED] * outcome.passed_sets + [outcome.status or end] * len(TEST_SETS)
     failed = tests.failed_call(outcome)
-    return scoring.Verdict(statuses[0], statuses[1], None if failed is None else shown(failed))
+    return scoring.Statuses(statuses[0], statuses[1], None if failed is None else shown(failed))
 
 
 def _fault(tests: ProblemTests, line: str, outcome: Outcome | None) -> str | None:
@@ -246,9 +246,9 @@ def _returned(tests: ProblemTests, ended: box.Ended, place: str) -> dict[str, li
     return dict(zip(TEST_SETS, (returned[: len(base)], returned[len(base) :]), strict=True))
 
 
-def job(
+def caller(
     code: str, entry_point: str, encoded: str, limits: box.Limits, hash_seed: int, confined: bool
-) -> box.Job:
+) -> box.Program:
     """What calls a program's function. Its output is the driver's.
 
     encoded: the argument lists of each of `TEST_SETS`, as the driver gets them.
@@ -265,7 +265,7 @@ def job(
     mounts = (*mounts, *box.bind(DRIVER_FILES))
     view = box.View(mounts, covered, box.CLEAN_ENVIRONMENT | variables, starts_processes=False)
     command = [*python, "-P", "-B", str(DRIVER), REQUEST]
-    return box.Job(command, view, limits, REQUEST, f"{dumps(program)}\n{encoded}\n")
+    return box.Program(command, view, limits, REQUEST, f"{dumps(program)}\n{encoded}\n")
 
 
 def _interpreter() -> str:

@@ -30,7 +30,7 @@ Calls = Annotated[list[list], pydantic.BeforeValidator(lambda calls: [] if calls
 # HumanEval's and MBPP's problems in MultiPL-E's names, such as mbpp_3_is_not_prime.
 ORIGINAL = re.compile(r"(HumanEval|mbpp)_(\d+)_")
 
-Row = TypeVar("Row", bound=BaseModel)
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class Problem(BaseModel):
@@ -163,7 +163,7 @@ def split_mbpp(problem: Problem) -> tuple[str, str]:
     return request if request.endswith(".") else request + ".", (keyword + rest).strip()
 
 
-def validated_row(kind: type[Row], fields: object) -> Row:
+def validated_row(kind: type[Kind], fields: object) -> Kind:
     """The problem of a row.
 
     fields: the values of the row, or the ValueError of a bad line. Raises UserError.

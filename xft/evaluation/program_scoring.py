@@ -77,7 +77,7 @@ class Toolchain:
             needed.append(program if is_wide else folder)
         return [path for path in dict.fromkeys(needed) if not path.is_relative_to("/usr")]
 
-    def job(self, compile: str, run: str, seconds: float, *file: str) -> box.Job:
+    def program(self, compile: str, run: str, seconds: float, *file: str) -> box.Program:
         """What runs two commands in turn, within `seconds`. file: its name and its text."""
         limits = box.Limits(seconds)
         script = SCRIPT.format(
@@ -87,14 +87,14 @@ class Toolchain:
             run=run,
         )
         view = box.View(*_mounts(self), self.environment, starts_processes=True)
-        return box.Job(["/bin/sh", "-c", script], view, limits, *file)
+        return box.Program(["/bin/sh", "-c", script], view, limits, *file)
 
 
 def open_toolchain(language: Language, parts: Parts, sandbox: str | None) -> Toolchain:
     """The toolchain of a language, which was started in the sandbox. Raises UserError."""
     cache = compiled_packages(parts.programs[0]) if language.name == "go" else None
     toolchain = Toolchain(language, parts, cache)
-    asked = toolchain.job(parts.library, f"{language.version} >&2", PROBE_SECONDS)
+    asked = toolchain.program(parts.library, f"{language.version} >&2", PROBE_SECONDS)
     ended = run(asked, sandbox)
     said = ended.output.decode(errors="replace").strip()
     if ended.status != PASSED:
@@ -189,8 +189,8 @@ class ProgramScorer:
 
     def score(
         self, expected: dict[str, str], solutions: Sequence[tuple[Program, str]]
-    ) -> list[scoring.Verdict]:
-        """A verdict for each solution, in order. Both sets of tests are the problem's one.
+    ) -> list[scoring.Statuses]:
+        """The statuses of each solution, in order. Both sets of tests are the problem's one.
 
         Equal programs run once.
         """
@@ -200,7 +200,7 @@ class ProgramScorer:
         ]
         ends = self._ends(filter(None, programs))
         statuses = [ends[program].status if program else NO_CODE for program in programs]
-        return [scoring.Verdict(status, status) for status in statuses]
+        return [scoring.Statuses(status, status) for status in statuses]
 
     def _ends(self, programs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Ended]:
         """How each program ends. programs: language and text."""
@@ -209,7 +209,7 @@ class ProgramScorer:
             chain, word = self.toolchains[given[0]], secrets.token_hex()
             text = with_word(chain.language, given[1], word)
             file, *commands = languages.commands(chain.language, text)
-            ended = run(chain.job(*commands, SECONDS, file, text), self.sandbox, stop)
+            ended = run(chain.program(*commands, SECONDS, file, text), self.sandbox, stop)
             if ended.status == PASSED and word.encode() not in ended.printed:
                 ended = Ended(FAILED, STOPPED)
             return ended, ended.status == TIMED_OUT

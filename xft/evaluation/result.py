@@ -21,7 +21,7 @@ from xft.common.json_files import read_json_lines
 from xft.evaluation import scoring
 from xft.evaluation.problems import ProblemSet
 from xft.evaluation.prompts import TaskPrompt
-from xft.evaluation.scoring import CUT_OFF, NO_CODE, OUTCOMES, PASSED, TEST_SETS, Verdict
+from xft.evaluation.scoring import CUT_OFF, NO_CODE, OUTCOMES, PASSED, TEST_SETS, Statuses
 
 
 class ModelId(BaseModel):
@@ -124,7 +124,7 @@ def package_versions(*names: str) -> dict[str, str]:
 def build_result(
     problem_set: ProblemSet,
     samples: Sequence[Sample],
-    verdicts: Sequence[Verdict],
+    statuses: Sequence[Statuses],
     settings: dict,
     versions: Mapping[str, str],
 ) -> dict:
@@ -138,7 +138,7 @@ def build_result(
     origin = samples[0].origin.model_dump()
     here = {"python": platform.python_version()} | package_versions("evalplus", "numpy")
     units = {problem.task_id: problem.unit for problem in problem_set.problems}
-    passed = {tests: sum(_passed(verdicts, tests)) for tests in TEST_SETS}
+    passed = {tests: sum(_passed(statuses, tests)) for tests in TEST_SETS}
     return {
         "model": origin["model"],
         "dataset": {
@@ -153,24 +153,24 @@ def build_result(
         | ({"left_out": problem_set.left_out} if problem_set.left_out else {}),
         "settings": origin["settings"] | settings,
         "versions": origin["versions"] | here | versions,
-        **_pass_at_k(samples, verdicts),
+        **_pass_at_k(samples, statuses),
         "passed": passed,
         "problems": [
             sample.model_dump(include={"task_id", "prompt_sha256", "finish"})
-            | {"sample": sample.number, **vars(verdict)}
+            | {"sample": sample.number, **vars(status)}
             | ({"unit": units[sample.task_id]} if units[sample.task_id] else {})
-            for sample, verdict in zip(samples, verdicts, strict=True)
+            for sample, status in zip(samples, statuses, strict=True)
         ],
     }
 
 
-def _pass_at_k(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> dict[str, dict]:
+def _pass_at_k(samples: Sequence[Sample], statuses: Sequence[Statuses]) -> dict[str, dict]:
     """pass@k for each k of `SAMPLES_OF` up to the number of samples of a problem."""
     import numpy as np
     from evalplus.eval import estimate_pass_at_k
 
     count = samples[-1].number + 1
-    passed = {t: np.reshape(_passed(verdicts, t), (-1, count)).sum(axis=1) for t in TEST_SETS}
+    passed = {t: np.reshape(_passed(statuses, t), (-1, count)).sum(axis=1) for t in TEST_SETS}
     return {
         f"pass@{k}": {t: float(estimate_pass_at_k(count, passed[t], k).mean()) for t in TEST_SETS}
         for k in SAMPLES_OF
@@ -178,8 +178,8 @@ def _pass_at_k(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> dict[s
     }
 
 
-def _passed(verdicts: Sequence[Verdict], tests: str) -> list[bool]:
-    return [getattr(verdict, tests) == PASSED for verdict in verdicts]
+def _passed(statuses: Sequence[Statuses], tests: str) -> list[bool]:
+    return [getattr(status, tests) == PASSED for status in statuses]
 
 
 def tests_of(result: dict) -> dict[str, str]:

@@ -12,7 +12,6 @@ import re
 import select
 import shlex
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -20,6 +19,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 from xft.common.errors import UserError
 from xft.evaluation import scoring
@@ -114,7 +114,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Job:
+class Program:
     """A command to run in a folder that holds a file.
 
     It writes `READY` to its standard error when it starts, and then its output.
@@ -148,65 +148,65 @@ class NotStarted(Exception):
     """The sandbox did not reach the program. The text is the system's message."""
 
 
-def run(job: Job, sandbox: str | None, stop: scoring.Stop | None = None) -> Ended:
-    """Run a job. sandbox: the program bubblewrap; None means with the user's rights.
+def run(program: Program, sandbox: str | None, stop: scoring.Stop | None = None) -> Ended:
+    """Run a program. sandbox: the program bubblewrap; None means with the user's rights.
 
     Raises Stopped once `stop` is readable, and UserError if the program does not start.
     """
     for _ in range(STARTS):
         try:
-            return attempt(job, sandbox, stop)
+            return attempt(program, sandbox, stop)
         except NotStarted as error:
             reason = error
-    is_root = job.view.starts_processes and os.geteuid() == 0
+    is_root = program.view.starts_processes and os.geteuid() == 0
     raise UserError(
         f"a program does not start on this machine, tried {STARTS} times: {reason}. Free memory "
         f"and processes, and run the same command again{NOT_AS_ROOT if is_root else ''}"
     )
 
 
-def attempt(job: Job, sandbox: str | None, stop: scoring.Stop | None = None) -> Ended:
-    """Run a job as `run`. Raises NotStarted if the program does not start."""
+def attempt(program: Program, sandbox: str | None, stop: scoring.Stop | None = None) -> Ended:
+    """Run a program as `run`. Raises NotStarted if the program does not start."""
     with ExitStack() as stack:
-        command, given, info, folder = job.command, [], None, "/"
+        command, given, info, folder = program.command, [], None, "/"
         if sandbox:
             info, tell = os.pipe()
-            given = [tell, _in_memory(program_filter()), _in_memory(job.text.encode())]
+            given = [tell, _in_memory(program_filter()), _in_memory(program.text.encode())]
             for descriptor in (info, *given):
                 stack.callback(os.close, descriptor)
-            command = [sandbox, *_walls(job, *given), *command]
+            command = [sandbox, *_walls(program, *given), *command]
         else:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
-            Path(folder, job.file).write_text(job.text)
+            Path(folder, program.file).write_text(program.text)
         # Pipes, and no device, whose mode a program could change.
-        options = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        options |= {"env": job.view.environment, "cwd": folder, "start_new_session": True}
-        child = stack.enter_context(subprocess.Popen(command, pass_fds=given, **options))
+        options = dict.fromkeys(("stdin", "stdout", "stderr"), PIPE)
+        options |= {"env": program.view.environment, "cwd": folder, "start_new_session": True}
+        child = stack.enter_context(Popen(command, pass_fds=given, **options))
         child.stdin.close()
         for pipe in (child.stdout, child.stderr):
             os.fchmod(pipe.fileno(), 0o666)  # /dev/stderr is opened by another user
         try:
-            return _watch(child, info, job, stop)
+            return _watch(child, info, program, stop)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
 
 
-def _watch(child: subprocess.Popen, info: int | None, job: Job, stop: scoring.Stop | None) -> Ended:
+def _watch(child: Popen, info: int | None, program: Program, stop: scoring.Stop | None) -> Ended:
     """Wait for a program, and see that it stays within its limits.
 
     info: where bubblewrap says which process it started.
     """
     output, root = _output(child, stop), None
     first = _first(output)
-    if info is not None and job.view.starts_processes:
+    if info is not None and program.view.starts_processes:
         root = Path(f"/proc/{json.loads(os.read(info, CHUNK_BYTES))['child-pid']}/root")
-    program = _Running(job.limits, root)
+    running = _Running(program.limits, root)
     for said, printed in chain([first], output):
-        program.take(said, printed)
-        if status := program.exceeded():
-            return program.ended(status)
-    return program.ended({0: PASSED, NOT_COMPILED: COMPILE_ERROR}.get(child.returncode, FAILED))
+        running.take(said, printed)
+        if status := running.exceeded():
+            return running.ended(status)
+    return running.ended({0: PASSED, NOT_COMPILED: COMPILE_ERROR}.get(child.returncode, FAILED))
 
 
 class _Running:
@@ -256,7 +256,7 @@ def _first(output: Iterator[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
     raise NotStarted(said.decode(errors="replace").strip() or "it ended without a message")
 
 
-def _output(child: subprocess.Popen, stop: scoring.Stop | None) -> Iterator[tuple[bytes, bytes]]:
+def _output(child: Popen, stop: scoring.Stop | None) -> Iterator[tuple[bytes, bytes]]:
     """What comes from standard error and from standard output, until both and the process end.
 
     Both are b"" if nothing comes for `LOOK_EACH` seconds.
@@ -297,12 +297,12 @@ def _in_memory(content: bytes) -> int:
     return descriptor
 
 
-def _walls(job: Job, info: int, calls: int, text: int) -> list[str]:
+def _walls(program: Program, info: int, calls: int, text: int) -> list[str]:
     """The arguments of bubblewrap, without the program.
 
     info, calls, text: descriptors of where it tells its process, of the filter, and of the text.
     """
-    view, isolation, user = job.view, AS_USER, []
+    view, isolation, user = program.view, AS_USER, []
     if view.starts_processes and os.geteuid() == 0:
         number = random.choice(USERS)
         isolation, user = AS_ROOT, [*LEAVE_ROOT, f"--reuid={number}", f"--regid={number}", "--"]
@@ -313,7 +313,7 @@ def _walls(job: Job, info: int, calls: int, text: int) -> list[str]:
     return [
         *(*ISOLATION, *isolation, "--info-fd", str(info), "--seccomp", str(calls)),
         *("--size", str(FOLDER_BYTES), "--perms", "1777", "--tmpfs", FOLDER),
-        *("--file", str(text), f"{FOLDER}/{job.file}", *own, *view.mounts, *cover(["/dev"])),
+        *("--file", str(text), f"{FOLDER}/{program.file}", *own, *view.mounts, *cover(["/dev"])),
         *(word for words in (*devices, *streams) for word in words),
         *(word for place in sealed for word in ("--remount-ro", place)),
         *("--chdir", FOLDER, "--", *user),

@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 
 from xft.common.errors import UserError
-from xft.evaluation.call_scoring import USUAL, CallScorer, job
+from xft.evaluation.call_scoring import USUAL, CallScorer, caller
 from xft.evaluation.confinement import ARCHITECTURES
 from xft.evaluation.forms import CALLS, PROGRAMS
 from xft.evaluation.problems import ProblemSet
@@ -89,7 +89,7 @@ def _candidates() -> list[str]:
 def _probe(bubblewrap: str) -> str | None:
     """The sandbox's own error message; None if the sandbox works."""
     try:
-        asked = job(CHANGE_A_DEVICE, "change", "[[[]]]", USUAL, hash_seed=0, confined=True)
+        asked = caller(CHANGE_A_DEVICE, "change", "[[[]]]", USUAL, hash_seed=0, confined=True)
         output = attempt(asked, bubblewrap).output
     except (OSError, NotStarted) as error:
         return str(error)

@@ -22,7 +22,7 @@ SIGNAL_SECONDS = 0.5  # at most, until a signal that came just before a wait is 
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Statuses:
     """The statuses of a solution: PASSED, FAILED, TIMED_OUT, ERROR, REFUSED, TOO_COSTLY,
     COMPILE_ERROR or NO_CODE.
 

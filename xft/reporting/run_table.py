@@ -21,7 +21,7 @@ FORMATS |= {"diversity": DIVERSITY, "contamination": CONTAMINATION}
 ROWS, LOSS_TESTS = "validation rows", "loss"  # dataset and tests of losses
 
 
-class Row(Section, strict=False):
+class RunRow(Section, strict=False):
     """What was measured of a model in a run, on a set of problems.
 
     Runs that share a result name the same file. The columns that are paths have a step's name, and
@@ -55,7 +55,7 @@ class Row(Section, strict=False):
 
 PATHS = (Path, Path | None)
 # The steps whose files a row names.
-MEASURED = tuple(name for name, field in Row.model_fields.items() if field.annotation in PATHS)
+MEASURED = tuple(name for name, field in RunRow.model_fields.items() if field.annotation in PATHS)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Result:
     subject: Subject
     seed: int | None
     file: Path
-    row: Row
+    row: RunRow
 
     @property
     def variation(self) -> str:
@@ -154,10 +154,10 @@ class Values:
     weights: tuple[float, ...] | None = None
 
 
-def results_of(rows: Sequence[Row], step: str) -> list[Result]:
+def results_of(rows: Sequence[RunRow], step: str) -> list[Result]:
     """The files of a step, each once, in order. Variants that share a file share the model."""
     variants, seeds = {row.variant for row in rows}, {row.seed for row in rows} - {None}
-    files: dict[Path, list[Row]] = {}
+    files: dict[Path, list[RunRow]] = {}
     for row in rows:
         if step in row.files:
             files.setdefault(row.files[step], []).append(row)
@@ -173,7 +173,7 @@ def results_of(rows: Sequence[Row], step: str) -> list[Result]:
 
 
 def _subject(alike: Iterable[tuple[str, str]], every: set[str]) -> Subject:
-    """A model with several names and variants, of which the configuration's own come first.
+    """A model with its names and variants, the configuration's own first.
 
     every: the variants of the table.
     """
@@ -206,16 +206,16 @@ def _in_words(variants: Sequence[str]) -> str:
     return first and first + count
 
 
-def write_runs(rows: Iterable[Row]) -> str:
+def write_runs(rows: Iterable[RunRow]) -> str:
     """The table as CSV."""
     text = StringIO()
-    table = csv.DictWriter(text, Row.model_fields, lineterminator="\n")
+    table = csv.DictWriter(text, RunRow.model_fields, lineterminator="\n")
     table.writeheader()
     table.writerows(row.model_dump() for row in rows)
     return text.getvalue()
 
 
-def read_runs(file: Path) -> list[Row]:
+def read_runs(file: Path) -> list[RunRow]:
     """The rows of a table. Its paths are relative to its folder.
 
     Raises UserError if it is no such table, has no rows, or names two results of a model.
@@ -223,7 +223,7 @@ def read_runs(file: Path) -> list[Row]:
     try:
         table = csv.DictReader(StringIO(read_text(file)), strict=True)
         rows = [
-            validated(Row, _values(line, file), f"{file}, line {table.line_num}") for line in table
+            validated(RunRow, _values(row, file), f"{file}, line {table.line_num}") for row in table
         ]
     except csv.Error as error:
         raise UserError(f"{file} is not a CSV file: {error}") from None

@@ -14,7 +14,7 @@ from xft.common.jinja import templates
 from xft.evaluation.result import TEST_NAMES, backends_note, caveats, tests_of
 from xft.evaluation.scoring import TEST_SETS
 from xft.reporting.comparisons import comparison_table, quantities, sentences, shown
-from xft.reporting.run_table import LOSS_TESTS, MEASURED, Result, Row, results_of
+from xft.reporting.run_table import LOSS_TESTS, MEASURED, Result, RunRow, results_of
 from xft.reporting.statistics import interval
 from xft.reporting.verdict import Candidate, Verdict, decide, find_candidates, known_sets
 
@@ -34,7 +34,7 @@ class Summary:
     A file that is missing or is no result of its step is a UserError, where it is first read.
     """
 
-    def __init__(self, rows: Sequence[Row], is_here: Callable[[Result], bool] = lambda _: True):
+    def __init__(self, rows: Sequence[RunRow], is_here: Callable[[Result], bool] = lambda _: True):
         """is_here: whether a result may be read."""
         self.rows = rows
         self.results = {step: [*filter(is_here, results_of(rows, step))] for step in MEASURED}
@@ -46,7 +46,7 @@ class Summary:
         """The contents of the files of validation losses."""
         return {result.file: result.content for result in self.losses}
 
-    def loss(self, row: Row) -> float | None:
+    def loss(self, row: RunRow) -> float | None:
         """The validation loss of the model of a row, if there is one."""
         content = self.loss_files.get(row.validation_loss)
         return content and content["loss"]
@@ -176,7 +176,7 @@ class Summary:
         """
         step = CHOICES[chosen_by]
         results = {result.file: result for result in self.results[step]}
-        groups: dict[Path, dict[str, Row]] = {}
+        groups: dict[Path, dict[str, RunRow]] = {}
         for row in self.rows:
             if step in row.files and row.diversity and row.model.startswith("dense/"):
                 merges = groups.setdefault(row.diversity, {})
@@ -185,7 +185,7 @@ class Summary:
                     model = results[row.files[step]].content["model"]
                     merges.setdefault(model["id"] or model["path"], row)
 
-        def rank(row: Row) -> tuple[float, float]:
+        def rank(row: RunRow) -> tuple[float, float]:
             score = results[row.files[step]].content.get("pass@1", {"plus": 0.0})["plus"]
             loss = self.loss(row)
             return -score, inf if loss is None else loss
