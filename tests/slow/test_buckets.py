@@ -8,14 +8,16 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from threading import Event, Semaphore
 
 import pytest
 import requests
 import yaml
-from buckets import make, s3_bucket
+from buckets import fetch, make, s3_bucket
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication
 
 from xft.artifacts.artifact import ENTRY_FILE
-from xft.store import others
+from xft.store import others, remote
 from xft.store.store import all_faults, is_whole
 
 pytestmark = pytest.mark.slow
@@ -30,9 +32,9 @@ def test_three_machines_divide_a_sweep(new_project, file_hashes, monkeypatch):
 
     def machine(name: str, *rates: float, **keys):
         project = new_project(name)
-        project.overlay = project.overlay | {"sweep": {"mixing.learning_rate": [*rates]}} | keys
+        keys |= {"sweep": {"mixing.learning_rate": [*rates]}, "merge": {"keep": "none"}}
         data = project.overlay["data"] | {"validation_rows": 8}
-        project.overlay = project.overlay | {"data": data, "merge": {"keep": "none"}}
+        project.overlay = project.overlay | {"data": data} | keys
         return project
 
     with s3_bucket(monkeypatch) as url:
@@ -49,8 +51,7 @@ def test_three_machines_divide_a_sweep(new_project, file_hashes, monkeypatch):
         os.killpg(running.pid, signal.SIGKILL)
         running.wait()
         monkeypatch.delenv("PAUSE")
-        third = machine("third", *RATES[1:], **bucket)
-        made = third.run()
+        made = machine("third", *RATES[1:], **bucket).run()
         assert sorted({*made} - {"summary", "report", "base", "ffn"}) == TRAINED
         gathering = machine("gathering", *RATES, stores=[url])
         assert gathering.run() == ["report", "summary"]
@@ -92,40 +93,66 @@ def test_twenty_kills_leave_no_half_entries(tmp_path, monkeypatch, repository, f
     with s3_bucket(monkeypatch) as url:
         for moment in range(10):
             kill_at(moment, SEND, url, part.entry)
-            others.bucket.cache_clear()
-            ours = part.at(f"ours{moment}")
-            offer = others.Offer([url], [ours])
-            offer.fetch([ours] if ours in offer else [])
-            assert is_whole(ours.entry) == (ours in offer)  # no entry, or a good one
+            (ours,) = fetch(url, part, store=f"ours{moment}")
+            is_there = part.name in others.bucket(url).held([part.step])
+            assert is_whole(ours.entry) == is_there  # no entry, or a good one
         assert others.publish(url, part.entry) is None
         for moment in range(10):
-            kill_at(moment, TAKE, url, part.at("ours").entry)
             ours = part.at("ours")
+            kill_at(moment, TAKE, url, ours.entry)
             assert not is_whole(ours.entry) or all_faults(ours.entry) == []
-        others.bucket.cache_clear()
-        others.Offer([url], [ours]).fetch([ours])
+        fetch(url, part)
         assert file_hashes(ours.entry) == file_hashes(part.entry)
 
 
-def test_wrong_credentials_and_a_server_that_dies_stop_nothing(tmp_path, monkeypatch, capsys):
+def test_wrong_credentials_and_a_server_that_never_answers(tmp_path, monkeypatch, capsys):
+    """They stop nothing. A file that lasts is waited for while the server answers. In the end the
+    server stops in the middle of a file.
+    """
     monkeypatch.chdir(tmp_path)
     others.say_once.cache_clear()
-    parts = [make("eval", number) for number in range(4)]
+    parts = [make("moe", number, 100_000) for number in range(3)]
+    asked, stopped, over = Semaphore(0), Event(), Event()
+    call = DomainDispatcherApplication.__call__
+
+    def answer(app, environ, start):
+        if stopped.is_set():
+            over.wait()
+        content = b"".join(call(app, environ, start))
+        if "report" in environ["QUERY_STRING"]:
+            asked.release()
+        yield content[:9]
+        if len(content) >= 100_000:
+            hold()
+        yield content[9:]
+
+    def stop():
+        stopped.set()
+        over.wait()
+
     with s3_bucket(monkeypatch) as url:
         reset = f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth"
         requests.post(reset, data=b"0")  # from now on keys are looked at
         told = others.publish(url, parts[0].entry)
         assert told.startswith(f"{url}: ") and "key" not in told.split()
-        assert others.Offer([url], parts).buckets == {}
+        assert not is_whole(fetch(url, parts[0])[0].entry)
         requests.post(reset, data=b"1000000000")
         others.bucket.cache_clear()
         others.push(url, others.unpublished(url, parts))
+        monkeypatch.setattr(DomainDispatcherApplication, "__call__", answer)
+        monkeypatch.setattr(remote, "SILENT", 0.2)
+        hold = asked.acquire
+        assert all(is_whole(part.entry) for part in fetch(url, *parts))
+        monkeypatch.setattr(remote, "PATIENCE", 0.1)
+        hold = stop
+        assert not any(is_whole(part.entry) for part in fetch(url, *parts, store="others"))
+        stopped.set()
         others.bucket.cache_clear()
-        ours = [part.at("ours") for part in parts]
-        offer = others.Offer([url], ours)
-    offer.fetch(ours)  # the server is away
-    assert capsys.readouterr().err.count("The run goes on without it") == 2
-    assert not any(is_whole(part.entry) for part in ours)
+        silent = f"{url}: the server does not answer"
+        assert others.publish(url, parts[0].entry) == silent
+        over.set()
+    said = capsys.readouterr().err
+    assert said.count(f"{silent}. The run") == 1 and said.count("The run goes on without it") == 2
 
 
 def test_a_thousand_entries_are_asked_for_together(tmp_path, monkeypatch):

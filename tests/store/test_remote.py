@@ -3,20 +3,22 @@
 import json
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from buckets import KINDS, Part, make, s3_bucket
+from buckets import KINDS, Part, fetch, make, s3_bucket, sftp_bucket
+from processes import free_port
 from working_folder import CONFIG, begin, wants, write_inputs
 
 from xft.artifacts.artifact import ENTRY_FILE, create_artifact
 from xft.artifacts.manifest import Manifest, write_manifest
 from xft.checkpoints.model_files import read_tensors
 from xft.common.errors import UserError
+from xft.common.optional import SCHEMES, installed
 from xft.config.reading import complete
 from xft.dag.experiment import page_reads
 from xft.dag.messages import unpublished_line
@@ -41,8 +43,8 @@ def place(tmp_path, monkeypatch) -> Path:
 @pytest.fixture(params=KINDS)
 def url(request, tmp_path, monkeypatch):
     """An empty bucket."""
-    if request.param == "s3":
-        with s3_bucket(monkeypatch) as url:
+    if server := {"s3": s3_bucket, "sftp": sftp_bucket}.get(request.param):
+        with server(monkeypatch, tmp_path) as url:
             yield url
     else:
         if request.param == "memory":  # its files know only one reader
@@ -54,15 +56,6 @@ def url(request, tmp_path, monkeypatch):
 
 def send(url: str, *parts: Part) -> None:
     others.push(url, others.unpublished(url, parts))
-
-
-def fetch(url: str, *parts: Part) -> list[Part]:
-    """The parts in the store `ours` after an attempt to take them from a bucket."""
-    others.bucket.cache_clear()
-    ours = [part.at("ours") for part in parts]
-    offer = others.Offer([url], ours)
-    offer.fetch([part for part in ours if part in offer])
-    return ours
 
 
 def objects(url: str) -> dict[str, bytes]:
@@ -109,11 +102,10 @@ def test_what_is_damaged_is_told_and_not_taken(url, damage, capsys):
         shutil.rmtree("ours", ignore_errors=True)
         (ours,) = fetch(url, part)
         assert not is_whole(ours.entry)
-        is_absent = damage == "missing" and name.endswith(ENTRY_FILE)  # there is no entry
-        assert is_absent or f"{part.name} is not taken from {url}: " in (
-            said := capsys.readouterr().err
-        )
-        assert is_absent or name.rpartition("/")[2] in said
+        said = capsys.readouterr().err
+        if damage != "missing" or not name.endswith(ENTRY_FILE):  # then there is no entry
+            assert f"{part.name} is not taken from {url}: " in said
+            assert name.rpartition("/")[2] in said
         assert others.publish(url, part.entry) is None
         assert objects(url)[name] == content
     assert is_whole(fetch(url, part)[0].entry)
@@ -156,11 +148,8 @@ def test_two_publishers_of_one_digest_do_no_harm(url, monkeypatch):
     """Their costs differ. One entry is there in the end, and it is that of one of them."""
     parts = [make("moe", 1, store=store) for store in ("theirs", "others")]
     assert parts[0].name == parts[1].name
-    threads = [threading.Thread(target=others.publish, args=(url, part.entry)) for part in parts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda part: others.publish(url, part.entry), parts))
     (ours,) = fetch(url, parts[0])
     costs = {(part.entry / "costs.json").read_text() for part in parts}
     assert (ours.entry / "costs.json").read_text() in costs
@@ -200,34 +189,19 @@ def test_a_killed_download_goes_on_where_it_stopped(url, monkeypatch):
 
 
 def test_a_server_that_dies_is_told_once(url, monkeypatch, capsys):
-    parts = [make("eval", number) for number in range(9)]
+    """Nothing is written after that."""
+    parts, began, ended = [make("eval", number) for number in range(9)], [], []
     send(url, *parts)
-    kind, calls = type(Bucket(url).fs), []
-    get = kind.get_file
-
-    def fails_later(*given, **options):
-        calls.append(1)
-        if len(calls) > 9:
-            raise OSError("connection lost")
-        return get(*given, **options)
-
-    monkeypatch.setattr(kind, "get_file", fails_later)
-    fetch(url, *parts)
-    assert capsys.readouterr().err.count(f"{url}: connection lost. The run goes on without it") == 1
-
-
-def test_nothing_is_written_once_a_fetch_has_failed(url, monkeypatch):
-    part, began, ended = make("eval", 1), [], []
-    send(url, part)
 
     def get_file(*_, **__):
         began.append(1)
         time.sleep(0.3 if len(began) > 1 else 0)
         ended.append(1)
-        raise FileNotFoundError
+        raise OSError("connection lost")
 
     monkeypatch.setattr(type(Bucket(url).fs), "get_file", get_file)
-    fetch(url, part)
+    fetch(url, *parts)
+    assert capsys.readouterr().err.count(f"{url}: connection lost. The run goes on without it") == 1
     assert len(began) == len(ended)
 
 
@@ -297,9 +271,14 @@ def fetched_by(work: Callable[[WorkflowRun], object]) -> tuple[set[str], set[str
     return whole, {node.name for node in known if fetched(node.entry).is_dir()}
 
 
-def test_links_to_the_user_s_files_and_of_ffn_stay_at_home(published):
+def test_a_push_repairs_what_is_lost_and_leaves_links_at_home(published):
     steps = {path.name for path in Path("bucket").iterdir()}
     assert steps == {node.step for node in published.experiment.known} - {"base", "ffn"} | {FILES}
+    lost, truncated, *_ = Path("bucket", FILES).iterdir()
+    lost.unlink()
+    truncated.write_bytes(b"")
+    push.main(["results", published.config.publish])
+    assert lost.stat().st_size and truncated.stat().st_size
 
 
 def test_only_what_is_needed_moves(published):
@@ -333,6 +312,15 @@ def test_only_what_is_needed_moves(published):
     assert fetched_by(begin)[0] == done | {"moe_sft", "ground_truth/problems"}
     assert fetched_by(results)[0] == done
     assert Path("second_results/metrics/moe_sft.jsonl").is_file()
+
+
+@pytest.mark.slow
+def test_each_file_system_takes_its_settings(monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "UseDevelopmentStorage=true")
+    for scheme in {*filter(installed, SCHEMES)} - {"sftp://"}:
+        assert Bucket(f"{scheme}box/folder").fs
+    with pytest.raises(UserError, match="Connect call failed"):  # sftp connects at once
+        pull.main(["results", f"sftp://127.0.0.1:{free_port()}/folder"])
 
 
 SECRET = "holds a password or a key"

@@ -22,7 +22,7 @@ PACKAGES = {
     "gs://": ("gcsfs",),
     "az://": ("adlfs",),
     "hf://": ("huggingface_hub",),
-    "sftp://": ("paramiko",),
+    "sftp://": ("sshfs",),
     "file://": (),
     "memory://": (),
 }

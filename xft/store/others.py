@@ -75,11 +75,7 @@ class Offer:
         """All entries are asked for together. A bucket that does not answer is told once."""
         self.buckets: dict[object, list] = {}
         for source in map(bucket, filter(is_url, stores)):
-            try:
-                places = source.held(node.step for node in nodes)
-            except UserError as error:
-                say_once(f"{error}. The run goes on without it")
-                continue
+            places = _held(source, (node.step for node in nodes)) or ()
             for node in nodes:
                 if _place(node) in places:
                     self.buckets.setdefault(node, []).append(source)
@@ -134,12 +130,16 @@ class Offer:
 
 def answers(url: str) -> bool:
     """Whether a bucket can be used. If not, this is told."""
+    return _held(bucket(url), ["report"]) is not None
+
+
+def _held(source, steps: Iterable[str]) -> set[str] | None:
+    """The entries of some steps in a bucket; None if it cannot be used, which is told once."""
     try:
-        bucket(url).held(["report"])
+        return source.held(steps)
     except UserError as error:
         say_once(f"{error}. The run goes on without it")
-        return False
-    return True
+    return None
 
 
 def is_shared(node) -> bool:
@@ -150,17 +150,20 @@ def is_shared(node) -> bool:
     return not (is_users or node.step == "ffn" or node.is_temporary)
 
 
-def unpublished(url: str, nodes: Iterable) -> dict[object, int]:
+def unpublished(url: str, nodes: Iterable, looks: bool = False) -> dict[object, int]:
     """The whole ones of some artifacts that a bucket should hold and lacks, with their bytes.
 
-    Raises UserError if it does not answer.
+    looks: also at the sizes of all contents. Raises UserError if the bucket does not answer.
     """
     from xft.store.remote import describe  # imports fsspec
 
     shared = [node for node in nodes if is_shared(node) and is_whole(node.entry)]
     places = bucket(url).held(node.step for node in shared)
-    lacking = (node for node in shared if _place(node) not in places)
-    return {node: size_of(describe(node.entry)) for node in lacking}
+    sizes = bucket(url).sizes() if looks else {}
+    files = {n: describe(n.entry) for n in shared if looks or _place(n) not in places}
+    contents = {n: {(f["sha256"], f["size"]) for f in files[n].values()} for n in files}
+    lacking = (n for n in files if _place(n) not in places or contents[n] - sizes.items())
+    return {node: size_of(files[node]) for node in lacking}
 
 
 def push(url: str, sizes: Mapping[object, int]) -> None:
@@ -175,9 +178,7 @@ def push(url: str, sizes: Mapping[object, int]) -> None:
         raise UserError(f"{failed} of {len(faults)} artifacts are not uploaded:\n{listed([*told])}")
 
 
-def publish(
-    url: str, entry: Path, report: Callable[[int], object] = lambda count: None
-) -> str | None:
+def publish(url: str, entry: Path, report: Callable = lambda count: None) -> str | None:
     """Upload an entry. Returns why it is not uploaded; None if it is. report: gets bytes."""
     try:
         bucket(url).push(entry, report)

@@ -11,14 +11,16 @@ next one. No name that a bucket states leads out of an entry (`manifest.as_manif
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cached_property, partial
-from pathlib import Path, PurePosixPath
-from threading import Lock
+from itertools import chain
+from pathlib import Path
+from threading import Lock, Thread
 from uuid import uuid4
 
+from fsspec import get_filesystem_class
 from fsspec.callbacks import Callback
 from fsspec.core import url_to_fs
 
@@ -30,6 +32,8 @@ from xft.common.errors import UserError
 from xft.common.json_files import MAX_JSON, json_object, read_json
 from xft.store.store import DIGEST, all_faults, claimed, fetched, is_whole
 
+SILENT = 10  # seconds that a request lasts until the server is asked whether it is still there
+PATIENCE = 20  # seconds that its answer to this may last
 AT_ONCE = 8  # files that are transferred; of those of more than SMALL bytes one is uploaded
 SMALL = 2**23
 CHUNK, CHUNKS = 25 * 2**20, 4  # bytes of a file that is uploaded, and how often, in memory
@@ -37,19 +41,15 @@ FILES = "files"
 DRAFT = ".tmp"
 # A put into these appears while it is written, so it gets another name first.
 FILE_SYSTEMS = ("file", "sftp")
-# Of file systems, by scheme: limits of time and of retries.
+LIMITS = {"retries": {"max_attempts": 2}, "max_pool_connections": CHUNKS + AT_ONCE}
+FRESH = {"use_listings_cache": False}
+# Of file systems, by scheme.
 SETTINGS = {
-    "s3": {
-        "config_kwargs": {
-            "connect_timeout": 10,
-            "read_timeout": 60,
-            "retries": {"max_attempts": 2},
-            "max_pool_connections": CHUNKS + AT_ONCE,
-        }
-    },
-    "az": {"connection_timeout": 10, "read_timeout": 60, "max_concurrency": CHUNKS},
+    "s3": {"config_kwargs": LIMITS | {"connect_timeout": 10, "read_timeout": 60}, **FRESH},
+    "gs": FRESH,
+    "az": {"connection_timeout": 10, "read_timeout": 60, "max_concurrency": CHUNKS, **FRESH},
     "file": {"auto_mkdir": True},
-    "sftp": {"timeout": 10},
+    "sftp": {"known_hosts": ()},  # those of the user's files: otherwise any host is trusted
 }
 # Options of transfers: what is in memory.
 PUT = {"s3": {"chunksize": CHUNK, "max_concurrency": CHUNKS}, "gs": {"chunksize": CHUNK}}
@@ -69,17 +69,18 @@ class _Watch(Callback):
 
     def __init__(self, name: str, size: int, report: Callable[[int], object]):
         super().__init__()
-        self.name, self.left, self.report = name, size, report
+        self.name, self.stated, self.report, self.told = name, size, report, 0
 
-    def relative_update(self, inc: int = 1) -> None:
-        self.left -= inc
-        if self.left < 0:
+    def call(self, *_, **__) -> None:
+        """What an update of `value` calls."""
+        if self.value > self.stated:
             raise UserError(f"{self.name} has more bytes than its entry states")
-        self.report(inc)
+        self.report(self.value - self.told)
+        self.told = self.value
 
     def end(self) -> None:
         """Report what the file system did not."""
-        self.report(self.left)
+        self.absolute_update(self.stated)
 
 
 class Bucket:
@@ -87,66 +88,88 @@ class Bucket:
 
     def __init__(self, url: str):
         self.url, self.scheme = url.rstrip("/"), url.partition("://")[0]
-        self._faults: list[str] = []
-        self._pool = ThreadPoolExecutor(AT_ONCE)
-        self._sizes: dict[str, int] = {}
-        self._large = Lock()
-
-    @property
-    def away(self) -> str | None:
-        """Why it is not used any more: the first of what may be several faults at once."""
-        return self._faults[0] if self._faults else None
+        self.away: str | None = None  # why it is not used any more
+        self._pool, self._sizes = ThreadPoolExecutor(AT_ONCE), {}
+        self._large, self._asking, self._heard = Lock(), Lock(), 0.0
 
     @cached_property
-    def _place(self) -> tuple:
-        new = {"use_listings_cache": False, "skip_instance_cache": True}
-        settings = new | SETTINGS.get(self.scheme, {})
-        return url_to_fs(self.url, **settings)
+    def fs(self):
+        """The file system. It may connect to the server."""
+        return url_to_fs(self.url, skip_instance_cache=True, **SETTINGS.get(self.scheme, {}))[0]
 
-    @contextmanager
-    def _reached(self, name: str | None = None) -> Iterator:
-        """The file system. Raises Away if the server cannot be used, and from then on.
+    @cached_property
+    def _root(self) -> str:
+        return get_filesystem_class(self.scheme)._strip_protocol(self.url).rstrip("/")
+
+    def _ask(self, work: Callable, name: str | None = None):
+        """What work with the file system gives. Raises Away if the server cannot be used, or does
+        not answer, and from then on.
 
         name: of what is read, in messages. Raises UserError if it is missing.
         """
         if self.away:
             raise Away(self.away)
         try:
-            yield self.fs
+            answer = self._begin(work)
+            while not wait([answer], SILENT).done:
+                self._check_answers()
+            return answer.result()
         except UserError:
             raise
         except Exception as error:  # of the scheme's library
             if name and isinstance(error, FileNotFoundError):
                 raise UserError(f"{name} is missing") from None
             said = str(error).strip().partition("\n")[0][:200]
-            self._faults.append(f"{self.url}: {said or type(error).__name__}")
-            raise Away(self.away) from None
+            raise self._failed(said or type(error).__name__) from None
 
-    @property
-    def fs(self):
-        """The file system."""
-        return self._place[0]
+    def _begin(self, work: Callable) -> Future:
+        """Begin work in a thread that the end of the process does not wait for."""
+        answer = Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(work(self.fs))
+            except BaseException as error:
+                answer.set_exception(error)
+
+        Thread(target=run, daemon=True).start()
+        return answer
+
+    def _check_answers(self) -> None:
+        """Raise Away if the server does not answer a small request, on a connection of its own."""
+        with self._asking:
+            if self.away:
+                raise Away(self.away)
+            if time.monotonic() - self._heard > SILENT:
+                answer = Bucket(self.url)._begin(lambda fs: fs.find(self.named("report")))
+                if not wait([answer], PATIENCE).done:
+                    raise self._failed("the server does not answer")
+                answer.result()
+                self._heard = time.monotonic()
+
+    def _failed(self, fault: str) -> Away:
+        self.away = self.away or f"{self.url}: {fault}"
+        return Away(self.away)
 
     def named(self, *parts: str) -> str:
         """A name in it."""
-        return "/".join([self._place[1].rstrip("/"), *parts])
+        return "/".join([self._root, *parts])
+
+    def _find(self, *parts: str) -> dict[str, int]:
+        """The sizes of all files below a folder, by their names in the bucket."""
+        found = self._ask(lambda fs: fs.find(self.named(*parts), detail=True))
+        return {n.removeprefix(self._root).strip("/"): item["size"] for n, item in found.items()}
 
     def held(self, steps: Iterable[str]) -> set[str]:
         """The entries of some steps, as STEP/DIGEST. Raises Away."""
-        for sizes in self._pool.map(self._held, dict.fromkeys(steps)):
+        self._ask(lambda fs: fs.invalidate_cache())  # of hf, which has no setting for this
+        for sizes in self._pool.map(self._find, dict.fromkeys(steps)):
             self._sizes |= sizes
-        return set(self._sizes)
+        return {name.rpartition("/")[0] for name in self._sizes if ENTRY.fullmatch(name)}
 
-    def _held(self, step: str) -> dict[str, int]:
-        """The sizes of the manifests of a step's entries, by STEP/DIGEST."""
-        with self._reached() as fs:
-            found = fs.find(self.named(step), detail=True)
-        places = {PurePosixPath(file): state["size"] for file, state in found.items()}
-        return {
-            f"{step}/{file.parent.name}": size
-            for file, size in places.items()
-            if file.name == ENTRY_FILE
-        }
+    def sizes(self) -> dict[str, int]:
+        """The sizes of all contents, by hash. Raises Away."""
+        return {name.rpartition("/")[2]: size for name, size in self._find(FILES).items()}
 
     def files_of(self, place: str) -> Files:
         """The files of an entry, which is named STEP/DIGEST.
@@ -154,10 +177,9 @@ class Bucket:
         Raises UserError if its manifest is damaged or not there.
         """
         name = f"{self.url}/{place}/{ENTRY_FILE}"
-        if self._sizes.get(place, 0) > MAX_JSON:
+        if self._sizes.get(f"{place}/{ENTRY_FILE}", 0) > MAX_JSON:
             raise UserError(f"{name} is not a manifest: it is too large")
-        with self._reached(name) as fs:
-            content = fs.cat_file(self.named(place, ENTRY_FILE))
+        content = self._ask(lambda fs: fs.cat_file(self.named(place, ENTRY_FILE)), name)
         stated = manifest.as_manifest(json_object(content, name), name)
         if stated.parameters != {"entry": place}:
             raise UserError(f"{name} is that of another entry")
@@ -174,30 +196,28 @@ class Bucket:
         if faults := all_faults(entry, full=False):
             raise UserError("; ".join(faults))
         files, name = describe(entry), self.named(place_of(entry), ENTRY_FILE)
-        with self._reached() as fs:
-            put = partial(self._put, entry, fs.exists(name), report)
+        put = partial(self._put, entry, self._ask(lambda fs: fs.exists(name)), report)
         self._of_each(put, files)
         stated = Manifest("entry", files, {"entry": place_of(entry)})
-        with self._reached():
-            self._write(stated.to_json().encode(), name)
+        self._ask(partial(self._write, stated.to_json().encode(), name, None))
 
     def _put(self, entry: Path, is_there: bool, report: Callable, file: str, stated: dict) -> None:
         if not _is_same(entry / file, stated):
             raise UserError(f"{entry / file} was altered")
-        name, watch = self.named(FILES, stated["sha256"]), _Watch(file, stated["size"], report)
-        with self._reached() as fs:
-            may_be_there = not is_there and stated["size"] > SMALL
-            if not (may_be_there and fs.exists(name) and fs.size(name) == stated["size"]):
-                with self._large if stated["size"] > SMALL else nullcontext():
-                    self._write(entry / file, name, watch)
+        name, size = self.named(FILES, stated["sha256"]), stated["size"]
+        watch = _Watch(file, size, report)
+        write = partial(self._write, entry / file, name, watch)
+        if size <= SMALL:
+            self._ask(write)
+        elif is_there or not self._ask(lambda fs: fs.exists(name) and fs.size(name) == size):
+            with self._large:
+                self._ask(write)
         watch.end()
 
-    def _write(self, content: Path | bytes, name: str, watch: Callback | None = None) -> None:
+    def _write(self, content: Path | bytes, name: str, watch: Callback | None, fs) -> None:
         """Put a file, or bytes, so that it appears at once."""
-        fs, is_drafted = self.fs, self.scheme in FILE_SYSTEMS
+        is_drafted = self.scheme in FILE_SYSTEMS
         written = f"{name}.{uuid4().hex}{DRAFT}" if is_drafted else name
-        if is_drafted:
-            fs.makedirs(name.rpartition("/")[0], exist_ok=True)
         if isinstance(content, bytes):
             fs.pipe_file(written, content)
         else:
@@ -222,19 +242,15 @@ class Bucket:
             if faults:
                 shutil.rmtree(folder)
                 raise UserError("; ".join(faults))
-            for path in folder.glob("*/**/*"):
-                if path.is_file():
-                    path.chmod(0o444)  # as `create_artifact` does
+            for path in filter(Path.is_file, folder.glob("*/**/*")):
+                path.chmod(0o444)  # as `create_artifact` does
             sync(folder)
             entry.parent.mkdir(parents=True, exist_ok=True)
             folder.rename(entry)
 
-    def fetch_part(
-        self, entry: Path, files: Files, report: Callable[[int], object] = lambda count: None
-    ) -> None:
+    def fetch_part(self, entry: Path, files: Files, report: Callable = lambda n: None) -> None:
         """Fetch files of an entry to where it is not whole. Raises UserError as `fetch` does."""
-        get = partial(self._get, fetched(entry), report)
-        self._of_each(get, files)
+        self._of_each(partial(self._get, fetched(entry), report), files)
 
     def _of_each(self, work: Callable, files: Files) -> None:
         """Do work with each file, its name and what is stated. All end before a fault is raised."""
@@ -250,17 +266,15 @@ class Bucket:
         watch = _Watch(name, stated["size"], report)
         if not _is_same(target, stated):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with self._reached(name) as fs:
-                if stated.get("is_header"):
-                    prefix = fs.cat_file(place, start=0, end=PREFIX_BYTES)
-                    end = PREFIX_BYTES + min(int.from_bytes(prefix, "little"), MAX_HEADER_BYTES)
-                    draft.write_bytes(fs.cat_file(place, start=0, end=end))
-                    os.truncate(draft, stated["size"])
-                else:
-                    options = GET.get(self.scheme, {})
-                    fs.get_file(place, str(draft), callback=watch, **options)
-                    with draft.open("rb") as file:
-                        os.fsync(file.fileno())
+            draft.unlink(missing_ok=True)  # a request that was given up may still write there
+            if stated.get("is_header"):
+                self._ask(partial(_get_header, place=place, draft=draft), name)
+                os.truncate(draft, stated["size"])
+            else:
+                options = {"callback": watch} | GET.get(self.scheme, {})
+                self._ask(lambda fs: fs.get_file(place, str(draft), **options), name)
+                with draft.open("rb") as file:
+                    os.fsync(file.fileno())
             if not _is_same(draft, stated):
                 raise UserError(f"{name} was altered")
             draft.replace(target)
@@ -271,24 +285,18 @@ class Bucket:
 
         Raises UserError if the manifest of an entry is damaged: it may name more. Raises Away.
         """
-        with self._reached() as fs:
-            found = fs.find(self.named(), detail=True)
-        names = {file.removeprefix(self.named()).strip("/"): file for file in found}
-        places = [name.removesuffix(f"/{ENTRY_FILE}") for name in names if ENTRY.fullmatch(name)]
-        stated = [
-            file for files in self._pool.map(self.files_of, places) for file in files.values()
-        ]
-        used = {f"{FILES}/{file['sha256']}" for file in stated}
-        left = [name for name in names if LEFT.match(name) and name not in used]
-        with self._reached() as fs:
-            times = self._pool.map(lambda name: fs.modified(names[name]).timestamp(), left)
-            return {n: (found[names[n]]["size"], time) for n, time in zip(left, times, strict=True)}
+        found = self._find()
+        places = [name.rpartition("/")[0] for name in found if ENTRY.fullmatch(name)]
+        stated = (files.values() for files in self._pool.map(self.files_of, places))
+        used = {f"{FILES}/{file['sha256']}" for file in chain(*stated)}
+        left = [name for name in found if LEFT.match(name) and name not in used]
+        times = self._pool.map(lambda n: self._ask(lambda fs: fs.modified(self.named(n))), left)
+        return {n: (found[n], when.timestamp()) for n, when in zip(left, times, strict=True)}
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove leftovers. Raises Away."""
-        with self._reached() as fs:
-            for name in names:
-                fs.rm_file(self.named(name))
+        files = map(self.named, names)
+        list(self._pool.map(lambda file: self._ask(lambda fs: fs.rm_file(file)), files))
 
 
 def place_of(entry: Path) -> str:
@@ -298,12 +306,8 @@ def place_of(entry: Path) -> str:
 
 def describe(entry: Path) -> dict[str, dict]:
     """All files of a folder that holds an entry, as ENTRY_FILE and the manifests state them."""
-    hashes = read_json(entry / ENTRY_FILE)["files"]
-    hashes = hashes | {ENTRY_FILE: hash_file(entry / ENTRY_FILE)}
-    files = {
-        name: {"size": (entry / name).stat().st_size, "sha256": digest}
-        for name, digest in hashes.items()
-    }
+    hashes = read_json(entry / ENTRY_FILE)["files"] | {ENTRY_FILE: hash_file(entry / ENTRY_FILE)}
+    files = {n: {"size": (entry / n).stat().st_size, "sha256": h} for n, h in hashes.items()}
     for file in entry.glob(f"*{MANIFEST_SUFFIX}"):
         artifact = file.with_name(file.name.removesuffix(MANIFEST_SUFFIX))
         if artifact.is_dir():
@@ -319,3 +323,11 @@ def _is_same(file: Path, stated: dict) -> bool:
     if stated.get("is_header"):
         return hash_header(file) == stated.get("header_sha256")
     return hash_file(file) == stated["sha256"]
+
+
+def _get_header(fs, place: str, draft: Path) -> None:
+    """Fetch the header of a file of weights."""
+    with fs.open(place, block_size=2**16) as file:
+        prefix = file.read(PREFIX_BYTES)
+        size = min(int.from_bytes(prefix, "little"), MAX_HEADER_BYTES)
+        draft.write_bytes(prefix + file.read(size))

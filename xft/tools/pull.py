@@ -14,13 +14,14 @@ from xft.tools.status import configured_run
 def main(argv: list[str] | None = None) -> None:
     args = arguments(StepParser("xft pull", __doc__)).parse_args(argv)
     check_url(args.url)
+    others.bucket(args.url).held(["report"])
     run, _ = configured_run(args)
     run.stores, run.only_results = [args.url], True
-    if args.dry_run:
-        offer = run.offer()
-        files = offer.files(run.offered([run.experiment.report], offer))
-        show({node.name: others.size_of(files[node]) for node in files}, "To fetch")
-        return
-    run.check()
-    run.begin()
-    run.close()
+    offer = run.offer()
+    files = offer.files(run.offered([run.experiment.report], offer))
+    show({node.name: others.size_of(files[node]) for node in files}, "To fetch")
+    if not args.dry_run:
+        run.check()
+        run.begin()
+        run.close()
+        others.bucket(args.url).held(["report"])

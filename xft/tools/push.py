@@ -1,4 +1,4 @@
-"""Upload what a bucket lacks of the artifacts of a results folder.
+"""Upload what a bucket lacks of the artifacts of a results folder, or holds only in part.
 
 Links to your own files, and merges that are not kept, stay here. docs/cluster.md has an example.
 """
@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments(StepParser("xft push", __doc__)).parse_args(argv)
     check_url(args.url)
     run, _ = configured_run(args)
-    sizes = others.unpublished(args.url, run.experiment.known)
+    sizes = others.unpublished(args.url, run.experiment.known, looks=True)
     show({node.name: size for node, size in sizes.items()}, "To upload")
     if not args.dry_run:
         others.push(args.url, sizes)
