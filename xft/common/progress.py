@@ -98,7 +98,8 @@ class Bar(tqdm):
                 "bar_format": LINE_FORMAT,
                 "position": 0,  # otherwise tqdm moves the cursor for a second bar
             }
-        super().__init__(iterable, delay=SECONDS_BEFORE_FIRST, smoothing=0, **look, **options)
+        look |= {"delay": SECONDS_BEFORE_FIRST, "miniters": 1, "smoothing": 0}
+        super().__init__(iterable, **look, **options)
 
     @property
     def format_dict(self):
