@@ -151,7 +151,10 @@ def end_process(code: int) -> None:
 def import_all() -> None:
     """What takes long, and reads nothing that differs between the runs."""
     import datasets  # noqa: F401
-    import snakemake.cli  # noqa: F401
+    import scipy.stats  # noqa: F401
+    import smart_open  # noqa: F401
+    import snakemake.cli
+    import snakemake.report.html_reporter  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer  # noqa: F401
 
     with suppress(ImportError):  # where it is installed, accelerate imports it in each training

@@ -1,53 +1,48 @@
 """Steps and functions in processes of their own, which may train together."""
 
-import multiprocessing
 import os
 import socket
+import subprocess
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from chains import run_here
+from fork_server import PYTHON
+from interpreter import ROOT
 
-# A server without threads forks each process: a fork of the tests' own process, with the threads
-# that earlier tests left in it, may wait for ever for a lock that none of its threads holds.
-PROCESSES = multiprocessing.get_context("forkserver")
-PRELOADED = ["transformers.models.llama.modeling_llama", "xft.training.trainer", "deepspeed"]
-PROCESSES.set_forkserver_preload(PRELOADED)
+CALL = "import sys; from {0.__module__} import {0.__name__}; {0.__name__}(*sys.argv[1:])"
 
 
-def run_for(step: str, words: list[str], count: int = 1) -> bool:
-    """Run a step to its end, in `count` processes that train together. True: it must end well."""
-    return run_together(run_step, count, step, words)
+def run_for(step: str, words: list[str], count: int = 1) -> None:
+    """Run a step to its end, in `count` processes that train together. It must end well."""
+    run_together(run_step, count, step, *words)
 
 
-def run_together(body: Callable, count: int, *arguments) -> bool:
-    """Call a function in processes that train together. True: it must end well."""
-    port = free_port() if count > 1 else None
-    with tempfile.NamedTemporaryFile() as log:
-        about = (log.name, count, port, body, *arguments)
-        processes = [PROCESSES.Process(target=run_as, args=(rank, *about)) for rank in range(count)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        assert {process.exitcode for process in processes} == {0}, Path(log.name).read_text()
-    return True
+def run_together(body: Callable, count: int, *words: str) -> None:
+    """Call a function in processes that train together. It must end well.
 
-
-def run_as(rank: int, log: str, count: int, port: int | None, body: Callable, *arguments) -> None:
-    """Call a function, with one thread. What it says is added to a file."""
+    The processes are forks of the server, which has no threads. The test uses the fixture
+    `fork_server`.
+    """
+    options = {"env": os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"}}
     if count > 1:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        options["env"] |= place | {"WORLD_SIZE": str(count)}
+    with tempfile.TemporaryFile("w+") as log:
+        processes = []
+        for rank in map(str, range(count)):
+            if count > 1:
+                options["env"] |= {"RANK": rank, "LOCAL_RANK": rank}
+            command = [PYTHON, "-c", CALL.format(body), *words]
+            processes.append(subprocess.Popen(command, stderr=log, **options))
+        ends = {process.wait() for process in processes}
+        log.seek(0)
+        assert ends == {0}, log.read()
+
+
+def run_step(step: str, *words: str) -> None:
     torch.set_num_threads(1)
-    with Path(log).open("a") as file:
-        os.dup2(file.fileno(), 2)
-    body(*arguments)
-
-
-def run_step(step: str, words: list[str]) -> None:
     if "fsdp" in words:
         from fsdp_on_cpus import use_fsdp_on_cpus
 

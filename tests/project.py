@@ -10,7 +10,8 @@ from pathlib import Path
 
 from fork_server import PYTHON
 
-NOT_COPIED = (".git", ".venv", ".snakemake", "__pycache__", "*cache")
+# *.pyc.*: bytecode that another process writes just now.
+NOT_COPIED = (".git", ".venv", ".snakemake", ".*cache", "*.pyc.*")
 NOT_COPIED_AT_TOP = {"results", "store", "tests", "docs"}
 QUICK = {
     "moe": {"num_experts": 4, "num_experts_per_tok": 3},

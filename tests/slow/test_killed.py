@@ -28,17 +28,21 @@ def project(new_project, monkeypatch) -> Iterator[Project]:
     often = project.overlay["moe_sft"] | {"save_minutes": 0}
     project.overlay = project.overlay | {"moe_sft": often}
     shutil.copy(PAUSE, project.folder)
-    monkeypatch.delenv("XFT_FORKS")  # the jobs are forks, as in a user's run
     monkeypatch.setenv("PAUSE", str(project.folder / "pause"))
     yield project
     go_on(project)
 
 
 def start(project: Project, target: str, moment: str) -> subprocess.Popen:
-    """Snakemake, with a step that waits at a moment (tests/pause). It writes to the file `said`."""
+    """Snakemake, with a step that waits at a moment (tests/pause). It writes to the file `said`.
+
+    Its jobs are forks of its own server, as in a user's run.
+    """
     (project.folder / "pause").write_text(moment)
     (project.folder / "waits").unlink(missing_ok=True)
-    running = project.start(project.folder / "said", target)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("XFT_FORKS")
+        running = project.start(project.folder / "said", target)
     while not (project.folder / "waits").exists():
         assert running.poll() is None, (project.folder / "said").read_text()
         time.sleep(0.05)

@@ -18,6 +18,7 @@ from pickle import UnpicklingError
 import pytest
 import torch
 from damage import change_json, change_tensors
+from fork_server import PYTHON
 from mixtures import init_example, low_rank_mixture
 from processes import free_port, run_for
 from safetensors.torch import load_file
@@ -30,7 +31,7 @@ from xft.common.system import torchrun
 from xft.config.sections import MoeSftConfig
 from xft.training import engines
 
-pytestmark = pytest.mark.ci
+pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("fork_server")]
 PAUSE = Path(__file__).parents[1] / "pause"
 # AdamW makes more of the rounding of sums in another order. At this rate it stays below 1e-6: at
 # 0.001 one processor had 1.6e-6. A training with half of each batch differs far more.
@@ -46,7 +47,7 @@ STRATEGIES = {
 
 
 @pytest.fixture(scope="module")
-def inputs(tiny_llama, tmp_path_factory) -> list[str]:
+def inputs(tiny_llama, tmp_path_factory, fork_server) -> list[str]:
     """A mixture, rows, and what all trainings of them share.
 
     Its 16 experts differ, and some are without tokens in a micro-batch. Its head, tied to the
@@ -59,7 +60,7 @@ def inputs(tiny_llama, tmp_path_factory) -> list[str]:
     words = ["--base", str(base), "--num-experts", "16", "--num-experts-per-tok", "2"]
     words += ["--init", init_example("noise", share=0.1)]
     words += ["--no-router-noise", "--balance-loss-coef", "0", "--out", str(root / "moe")]
-    assert run_for("moe", words)
+    run_for("moe", words)
     rows = write_rows(root, additions(64, 5))
     return ["--moe", str(root / "moe"), "--data", str(rows), *TRAINING]
 
@@ -68,7 +69,7 @@ def inputs(tiny_llama, tmp_path_factory) -> list[str]:
 def alone(inputs, tmp_path_factory) -> Path:
     """Where one process ends with the whole batches."""
     out = tmp_path_factory.mktemp("alone") / "out"
-    assert run_for("moe_sft", [*inputs, *outputs(out), "--per-device-train-batch-size", "4"])
+    run_for("moe_sft", [*inputs, *outputs(out), "--per-device-train-batch-size", "4"])
     return out
 
 
@@ -96,7 +97,7 @@ def test_two_processes_learn_what_one_learns(inputs, alone, tmp_path, strategy):
         lock.touch()
     flags, tolerance = STRATEGIES[strategy]
     out = tmp_path / "out"
-    assert run_for("moe_sft", [*inputs, *outputs(out), *flags, "--processes", "2"], count=2)
+    run_for("moe_sft", [*inputs, *outputs(out), *flags, "--processes", "2"], count=2)
     assert_same(out, alone, tolerance)
     loads = [load for line in lines_of(out) for layer in line.get("load", []) for load in layer]
     assert min(loads) == 0
@@ -110,19 +111,24 @@ def test_zero_in_bf16_keeps_and_saves_fp32_masters(inputs, tmp_path, launch):
     """At a rate that fp32 rounds to 0 the weights stay what they were, to the last bit of fp32."""
     out, words = tmp_path / "out", ["--precision", "bf16", "--learning-rate", "1e-50"]
     words += ["--launch", launch, "--processes", "2", "--max-steps", "2"]
-    assert run_for("moe_sft", [*inputs, *outputs(out), *words], count=2)
+    run_for("moe_sft", [*inputs, *outputs(out), *words], count=2)
     before, after = (load_file(Path(p) / "model.safetensors") for p in (inputs[1], out))
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def start(repository, words: list[str], log: Path, nodes=1, **environment) -> subprocess.Popen:
-    """A training as a rule starts it on each node, in as many processes as its words ask for."""
+    """A training as a rule starts it on each node, in as many processes as its words ask for.
+
+    torchrun and what it starts are forks of the server, unless PYTHON_EXEC names another Python.
+    """
     count = int(words[words.index("--processes") + 1]) if "--processes" in words else 1
     command = f"exec {torchrun(count, nodes)} -m workflow_scripts.moe_sft {shlex.join(words)}"
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "PYTHONPATH": str(repository)} | environment
+    path = f"{PYTHON.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    about = {"PATH": path, "PYTHONPATH": str(repository), "PYTHON_EXEC": str(PYTHON)}
     with log.open("w") as file:
-        return subprocess.Popen(["bash", "-c", command], env=environment, stderr=file)
+        return subprocess.Popen(
+            ["bash", "-c", command], env=os.environ | about | environment, stderr=file
+        )
 
 
 def test_two_nodes_learn_what_one_process_learns(inputs, alone, repository, tmp_path):
@@ -158,7 +164,7 @@ def test_stopped_and_killed_it_goes_on_to_the_same_bytes(inputs, tiny_llama, rep
     log, out, whole, pause = (tmp_path / name for name in ("log", "out", "whole", "pause"))
     mixture = low_rank_mixture(tiny_llama, tmp_path / "moe", train_rest="lora")
     words = ["--moe", str(mixture), *inputs[2:], "--launch", "zero3", "--processes", "2"]
-    assert run_for("moe_sft", [*words, *outputs(whole)], count=2)
+    run_for("moe_sft", [*words, *outputs(whole)], count=2)
     words += outputs(out)
     paused = {"PYTHONPATH": f"{repository}:{PAUSE}", "PAUSE": str(pause)}
 
@@ -181,7 +187,8 @@ def test_stopped_and_killed_it_goes_on_to_the_same_bytes(inputs, tiny_llama, rep
     assert sum(name.endswith("optim_states.pt") for name in names) == 2
 
     pause.write_text("moe_sft 12")
-    running = start(repository, [*words, "--save-minutes", "0"], log, **paused)
+    killed = paused | {"PYTHON_EXEC": sys.executable}
+    running = start(repository, [*words, "--save-minutes", "0"], log, **killed)
     wait_for(lambda: len(checkpoints()) >= 2, running)
     running.kill()
     running.wait()

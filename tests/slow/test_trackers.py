@@ -3,11 +3,11 @@
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from chains import Chain
+from fork_server import PYTHON
 from trainings import lines_of, write_rows
 
 pytestmark = pytest.mark.ci
@@ -25,18 +25,19 @@ moe_sft.main(sys.argv[1:])
 
 
 @pytest.fixture(scope="module")
-def results(tiny_llama, tmp_path_factory, repository) -> Path:
+def results(tiny_llama, tmp_path_factory, repository, fork_server) -> Path:
     """What a training with all trackers leaves that was stopped in step 2 and went on."""
     root = tmp_path_factory.mktemp("trackers")
     moe = Chain(root, base=tiny_llama)["moe"]
     words = ["--moe", str(moe), "--data", str(write_rows(root)), "--out", "results/moe_sft"]
     words += ["--metrics", "results/metrics/moe_sft.jsonl", "--max-steps", str(LENGTH)]
     words += ["--per-device-train-batch-size", "4", "--report-to", *TRACKERS]
-    known = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    names = "PATH", "HOME", "FORK_SERVER", "FORK_PYTHON"
+    known = {name: os.environ[name] for name in names if name in os.environ}
     known |= SECRETS | {"PYTHONPATH": f"{repository}:{repository}/tests", "OMP_NUM_THREADS": "1"}
     again = ["-m", "workflow_scripts.moe_sft"], 0
     for program, status in ((["-c", STOPPED], 128 + signal.SIGTERM), again):
-        command = [sys.executable, *program, *words]
+        command = [PYTHON, *program, *words]
         done = subprocess.run(command, cwd=root, env=known, capture_output=True, text=True)
         assert done.returncode == status, done.stderr
     return root / "results"

@@ -102,14 +102,17 @@ def test_a_prepared_sft_trainer_has_the_loss_and_gradients_of_a_plain_loop(tmp_p
     assert type(create_model_from_path(str(tmp_path))) is type(plain)
 
 
+@pytest.mark.usefixtures("fork_server")
 def test_two_processes_have_the_loss_and_gradients_of_a_plain_loop(tmp_path, tokenizer):
-    run_together(compare_with_a_plain_loop, 2, tmp_path, tokenizer)
+    tokenizer.save_pretrained(tmp_path)
+    run_together(compare_with_a_plain_loop, 2, str(tmp_path))
 
 
-def compare_with_a_plain_loop(folder, tokenizer):
+def compare_with_a_plain_loop(folder):
     """As one of two processes. The Trainer counts the tokens of all micro-batches. A loop takes the
     mean over the processes, whatever they have.
     """
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     trainer = trainer_of(balanced(), folder, tokenizer, rows=8)
     loss, gradients, batches = learn(trainer)
     of_all = [None, None]
