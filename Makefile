@@ -6,6 +6,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # uv reads no settings of pip.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+# Without bytecode each process would compile all that it imports. Many containers set this.
+unexport PYTHONDONTWRITEBYTECODE
 # The versions are those of the lock. uv also compares the hashes. pip, which installs where uv cannot,
 # would then ask for torch's hashes too, but the machine chooses its build. Older ones know no groups.
 install = uv pip install --python .venv/bin/python --constraints requirements.lock $(packages) || { \
@@ -34,7 +36,7 @@ test-quick: .venv/installed-dev
 test-numeric: .venv/installed-dev
 	env $(AS) pytest -m "numeric and not ci and not slow" $(SPREAD)
 
-test-ci test-slow: WORKERS = 2
+test-slow: WORKERS = 2
 
 # What must also pass before a change lands: kills, launches of several processes, every backbone.
 test-ci: .venv/installed-slow

@@ -1,6 +1,7 @@
 """Fixtures of all tests: a tiny tokenizer, a tiny random Llama, and a way to run a step."""
 
 import fcntl
+import gc
 import importlib
 import json
 import os
@@ -35,13 +36,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the back
 
 # Those that last longest come first, so that no process has one left at the end.
 def lasts_long(file: Path) -> bool:
-    return file.parent.name in ("slow", "workflow") or file.stem in ("test_hostile", "test_resume")
+    stems = "test_hostile", "test_resume", "test_backbones"
+    return file.parent.name in ("slow", "workflow") or file.stem in stems
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: not lasts_long(item.path))
     return (yield)
+
+
+def pytest_collection_finish():
+    """Trainings collect garbage, which takes long in a process with many modules. Those stay."""
+    gc.freeze()
 
 
 def start_afresh(name: str) -> None:
