@@ -34,15 +34,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the back
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Those that last longest come first, so that no process has one left at the end.
-def lasts_long(file: Path) -> bool:
-    stems = "test_hostile", "test_resume", "test_backbones"
-    return file.parent.name in ("slow", "workflow") or file.stem in stems
+# Files and folders that last longest come first, so that no process has one left at the end.
+LONG = {"slow", "workflow", "test_hostile", "test_resume", "test_backbones"}
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: not lasts_long(item.path))
+    items.sort(key=lambda item: LONG.isdisjoint([item.path.parent.name, item.path.stem]))
     return (yield)
 
 

@@ -59,14 +59,9 @@ def test_a_step_waits_until_enough_gpus_are_free(step):
     assert sees(waiting) == "0,1 PCI_BUS_ID"
 
 
-def test_a_gpu_is_the_same_by_its_number_and_by_its_identity(step):
-    assert sees(step(1, "1")) == "1 None"
-    assert sees(step(1, "{1}, 2")) == "2 None"
-
-
-def test_without_enough_gpus_all_stay_visible(step):
-    assert sees(step(4)) == "None None"
-    assert sees(step(0)) == "None None"
+def test_a_gpu_is_the_same_by_its_number_and_identity_and_without_enough_all_stay_visible(step):
+    asked = (4,), (0,), (1, "1"), (1, "{1}, 2")
+    assert [sees(step(*words)) for words in asked] == [*["None None"] * 2, "1 None", "2 None"]
 
 
 @pytest.mark.parametrize(("flags", "advises"), [("avx512f amx_bf16 amx", True), ("avx2", False)])

@@ -31,7 +31,7 @@ from xft.common.system import torchrun
 from xft.config.sections import MoeSftConfig
 from xft.training import engines
 
-pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("fork_server")]
+pytestmark = pytest.mark.ci
 PAUSE = Path(__file__).parents[1] / "pause"
 # AdamW makes more of the rounding of sums in another order. At this rate it stays below 1e-6: at
 # 0.001 one processor had 1.6e-6. A training with half of each batch differs far more.
