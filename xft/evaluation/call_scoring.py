@@ -17,7 +17,7 @@ import sysconfig
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from importlib.util import find_spec
+from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -35,6 +35,8 @@ from xft.hub.named_sets import RELEASED
 DRIVER = Path(__file__).with_name("driver.py")
 BESIDE_DRIVER = ("plain_data.py", "confinement.py", "system_calls.json")
 DRIVER_FILES = [DRIVER, *map(DRIVER.with_name, BESIDE_DRIVER)]
+# Without their bytecode each program would compile them.
+COMPILED = [cache_from_source(file) for file in DRIVER_FILES if file.suffix == ".py"]
 PACKAGES = ("numpy", "numpy.libs")  # for solutions to import, with the libraries of the wheel
 REQUEST = "request"
 USUAL = box.Limits(seconds=120.0, silence=10.0, memory=8 * 2**30)  # correct ones need over 4 GiB
@@ -262,7 +264,7 @@ def caller(
     # numpy starts no threads.
     variables = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": str(hash_seed)}
     mounts, covered = _python() if confined else ((), ())
-    mounts = (*mounts, *box.bind(DRIVER_FILES))
+    mounts = (*mounts, *box.bind(DRIVER_FILES), *box.bind(filter(os.path.exists, COMPILED)))
     view = box.View(mounts, covered, box.CLEAN_ENVIRONMENT | variables, starts_processes=False)
     command = [*python, "-P", "-B", str(DRIVER), REQUEST]
     return box.Program(command, view, limits, REQUEST, f"{dumps(program)}\n{encoded}\n")

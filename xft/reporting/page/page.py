@@ -55,7 +55,8 @@ def build_page(runs: Sequence[Folder]) -> str:
         over_seeds=lambda name: in_words(re.sub(r"seed~\d+/?", "", name)),
         meanings=_meanings(runs),
         outcomes=OUTCOMES,
-        with_code=_with_code,
+        # What stands between two ` is code.
+        with_code=lambda text: Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(_breakable(text)))),
         **{name: Markup(text) for name, text in scripts.items()},
     )
 
@@ -85,11 +86,6 @@ def _meanings(runs: Iterable[Folder]) -> dict[str, str]:
     """What the names of the evaluated models mean."""
     names = {label_family(model.label) for run in runs for model in run.summary.candidates}
     return {name: meaning for name, meaning in MODELS.items() if name in names}
-
-
-def _with_code(text: str) -> Markup:
-    """A text as HTML. What stands between two ` is code."""
-    return Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(_breakable(text))))
 
 
 def _file(name: str) -> str:
