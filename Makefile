@@ -20,7 +20,7 @@ SPREAD = -p no:randomly --numprocesses $(WORKERS) --dist loadfile --no-loadscope
 .PHONY: run test test-quick test-numeric test-ci test-slow lint generated lock docs
 
 run: .venv/installed
-	@echo "The demonstration takes about 3 minutes on two cores of an Intel Xeon; what is made stays."
+	@echo "The demonstration takes about 2 minutes on two cores of an Intel Xeon; what is made stays."
 	snakemake --cores all
 	@echo "Its cost: .venv/bin/xft plan --config config.yaml. Next: mine.yaml for your model (README.md)"
 	@echo "    .venv/bin/snakemake --cores all --configfile mine.yaml"
