@@ -14,7 +14,6 @@ import pytest
 import requests
 import yaml
 from buckets import fetch, make, s3_bucket
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication
 
 from xft.artifacts.artifact import ENTRY_FILE
 from xft.store import others, remote
@@ -109,6 +108,8 @@ def test_wrong_credentials_and_a_server_that_never_answers(tmp_path, monkeypatch
     """They stop nothing. A file that lasts is waited for while the server answers. In the end the
     server stops in the middle of a file.
     """
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication
+
     monkeypatch.chdir(tmp_path)
     others.say_once.cache_clear()
     parts = [make("moe", number, 100_000) for number in range(3)]

@@ -98,7 +98,7 @@ class Bar(tqdm):
                 "bar_format": LINE_FORMAT,
                 "position": 0,  # otherwise tqdm moves the cursor for a second bar
             }
-        look |= {"delay": SECONDS_BEFORE_FIRST, "miniters": 1, "smoothing": 0}
+        look |= {"delay": SECONDS_BEFORE_FIRST, "miniters": 0, "smoothing": 0}
         super().__init__(iterable, **look, **options)
 
     @property
