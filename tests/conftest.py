@@ -131,9 +131,28 @@ def upcycled(tiny_llama, tmp_path_factory) -> Path:
     return Chain(tmp_path_factory.mktemp("upcycled"), base=tiny_llama)["moe"]
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A file of rows. Read only."""
+    from trainings import write_rows
+
+    return write_rows(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def chain(tiny_llama, data, tmp_path_factory):
+    """A mixture whose experts differ, and what is made from it. Read only."""
+    from chains import Chain
+    from mixtures import varied_mixture
+
+    root = tmp_path_factory.mktemp("chain")
+    varied_mixture(tiny_llama, root)
+    return Chain(root, base=tiny_llama, moe_sft=root / "moe_sft", data=data)
+
+
 @pytest.fixture
 def model(tiny_llama, tmp_path) -> Path:
-    """A copy of it that a test may change."""
+    """A copy of the tiny Llama that a test may change."""
     return shutil.copytree(tiny_llama, tmp_path / "model")
 
 
@@ -187,6 +206,13 @@ def call_step(monkeypatch, capsys):
         return subprocess.CompletedProcess(words, code or 0, said, told)
 
     return call
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Progress is shown at once, in every step."""
+    monkeypatch.setattr("xft.common.progress.SECONDS_BEFORE_FIRST", 0)
+    monkeypatch.setattr("xft.common.progress.SECONDS_BETWEEN_LINES", 0)
 
 
 @pytest.fixture(scope="session")

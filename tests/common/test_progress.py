@@ -11,13 +11,6 @@ from xft.common import progress as module
 from xft.common.progress import progress
 
 
-@pytest.fixture
-def impatient(monkeypatch):
-    """Show every step at once."""
-    monkeypatch.setattr(module, "SECONDS_BEFORE_FIRST", 0)
-    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0)
-
-
 def test_a_log_gets_whole_lines_with_the_time_left(capsys, impatient):
     with progress(desc="write", total=7, unit="B") as bar:
         for loss, count in enumerate([3, 1, 1, 2]):

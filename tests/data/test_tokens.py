@@ -26,11 +26,6 @@ from xft.data.unwanted_rows import Detector, Fingerprint
 TRAINING = ["--max-steps", "2", "--per-device-train-batch-size", "4", "--learning-rate", "0.01"]
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("rows"), ROWS)
-
-
 def make(model, rows, out, *flags):
     words = ["--model", model, "--data", rows, "--out", out, *flags]
     tokens.main([str(word) for word in words])
@@ -87,9 +82,9 @@ def test_cut_rows_are_counted_and_lengths_not_warned_of(model, tmp_path, run_ste
     assert done.stderr == f"tokens: 4 rows of {file}: 4 to train on; cut at max_length: 2\n"
 
 
-def test_nothing_left_is_told_with_the_reasons(tokenizer, rows):
+def test_nothing_left_is_told_with_the_reasons(tokenizer, data):
     with pytest.raises(UserError, match=r"no row of .*rows\.jsonl is left: 12 contaminated"):
-        prepare([rows], tokenizer, TokensConfig(), lambda text: Row("", "", 0))
+        prepare([data], tokenizer, TokensConfig(), lambda text: Row("", "", 0))
 
 
 # Validation
@@ -112,14 +107,14 @@ def test_rows_are_held_out_by_their_text_whatever_the_order(tokenizer, tmp_path)
     assert six != {row["instruction"] for row in ROWS[:6]}
 
 
-def test_few_rows_to_train_on_are_told(tokenizer, rows, capsys):
-    prepare([rows], tokenizer, TokensConfig(validation_rows=6))
+def test_few_rows_to_train_on_are_told(tokenizer, data, capsys):
+    prepare([data], tokenizer, TokensConfig(validation_rows=6))
     assert "WARNING" not in capsys.readouterr().err
-    prepare([rows], tokenizer, TokensConfig(validation_rows=7))
+    prepare([data], tokenizer, TokensConfig(validation_rows=7))
     told = "WARNING: 7 of 12 rows are held out, and the training has only the other 5"
     assert told in capsys.readouterr().err
     with pytest.raises(UserError, match="validation_rows = 12: only 12 rows are left"):
-        prepare([rows], tokenizer, TokensConfig(validation_rows=12))
+        prepare([data], tokenizer, TokensConfig(validation_rows=12))
 
 
 # The artifact
@@ -146,10 +141,10 @@ def test_a_message_names_the_model_of_the_user(model, tmp_path):
         make(tmp_path / "base", file, tmp_path / "tokens", "--template", "chat")
 
 
-def test_the_manifest_holds_the_options_and_a_templates_text(tiny_llama, rows, tmp_path):
+def test_the_manifest_holds_the_options_and_a_templates_text(tiny_llama, data, tmp_path):
     (tmp_path / "template.txt").write_text("Do: {instruction}\n")
     flags = ["--template", tmp_path / "template.txt", "--limit", "9"]
-    manifest = read_manifest(manifest_path(make(tiny_llama, rows, tmp_path / "tokens", *flags)))
+    manifest = read_manifest(manifest_path(make(tiny_llama, data, tmp_path / "tokens", *flags)))
     tokenizer = manifest.parameters.pop("tokenizer")
     options = TokensConfig(limit=9, template="Do: {instruction}\n")
     assert manifest.parameters == options.model_dump()
@@ -181,10 +176,10 @@ def train(moe, data, out, *flags):
     return read_manifest(manifest_path(chain["moe_sft"]))
 
 
-def test_a_training_on_tokens_is_one_on_their_rows(upcycled, tiny_llama, rows, tmp_path):
-    made = make(tiny_llama, rows, tmp_path / "tokens", "--max-length", "220")
+def test_a_training_on_tokens_is_one_on_their_rows(upcycled, tiny_llama, data, tmp_path):
+    made = make(tiny_llama, data, tmp_path / "tokens", "--max-length", "220")
     on_tokens = train(upcycled, made, tmp_path / "a")
-    on_rows = train(upcycled, rows, tmp_path / "b", "--max-length", 220)
+    on_rows = train(upcycled, data, tmp_path / "b", "--max-length", 220)
     assert on_tokens.files["model.safetensors"] == on_rows.files["model.safetensors"]
     assert on_tokens.parameters == on_rows.parameters
     assert on_tokens.parameters["template"] == "magicoder"
@@ -216,7 +211,7 @@ MARKS = dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized", "special
 ADDED = json.dumps({"id": 300, "content": "new"} | MARKS)
 
 
-def test_tokens_of_another_tokenizer_are_refused(upcycled, tiny_llama, rows, tmp_path):
+def test_tokens_of_another_tokenizer_are_refused(upcycled, tiny_llama, data, tmp_path):
     for file, edit, differs in (
         (SETTINGS, ('"</s>"', '"<pad>"'), "special tokens"),
         (SETTINGS, ("{", '{"chat_template": "{{ messages }}",'), "chat template"),
@@ -228,15 +223,15 @@ def test_tokens_of_another_tokenizer_are_refused(upcycled, tiny_llama, rows, tmp
         text = (other / file).read_text()
         assert edit[0] in text
         (other / file).write_text(text.replace(*edit))
-        made = make(other, rows, tmp_path / f"tokens of {differs}")
+        made = make(other, data, tmp_path / f"tokens of {differs}")
         message = f"{made} was made with another tokenizer than that of {upcycled}: {differs} diff"
         with pytest.raises(UserError, match=message):
             train(upcycled, made, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
 
-def test_a_tokenizer_that_a_trainer_saved_is_the_same(tiny_llama, rows, tmp_path):
-    made, saved = make(tiny_llama, rows, tmp_path / "tokens"), tmp_path / "saved"
+def test_a_tokenizer_that_a_trainer_saved_is_the_same(tiny_llama, data, tmp_path):
+    made, saved = make(tiny_llama, data, tmp_path / "tokens"), tmp_path / "saved"
     shutil.copytree(tiny_llama, saved)
     tokenizer = load_tokenizer(tiny_llama)
     tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "right"
@@ -248,8 +243,8 @@ def test_a_tokenizer_that_a_trainer_saved_is_the_same(tiny_llama, rows, tmp_path
     assert not opened.input_ids.flags.owndata  # a memory map's
 
 
-def test_options_of_tokens_and_folders_of_others_are_refused(upcycled, tiny_llama, rows, tmp_path):
-    made = make(tiny_llama, rows, tmp_path / "tokens")
+def test_options_of_tokens_and_folders_of_others_are_refused(upcycled, tiny_llama, data, tmp_path):
+    made = make(tiny_llama, data, tmp_path / "tokens")
     flags = ["--max-length", 1024, "--template", "chat"]
     for folder, more, fault in (
         (made, flags, "were made with a fixed max_length, template"),

@@ -86,9 +86,7 @@ def test_what_cannot_be_generated_is_told(model, write):
         write(prompts_of(TEXTS))
 
 
-def test_the_first_batch_shows_its_tokens(write, monkeypatch, capsys):
-    for name in ("SECONDS_BEFORE_FIRST", "SECONDS_BETWEEN_LINES"):
-        monkeypatch.setattr(f"xft.common.progress.{name}", 0)
+def test_the_first_batch_shows_its_tokens(write, impatient, capsys):
     write(prompts_of(TEXTS))
     line = r"^generate: 0/5 problem, .* elapsed, \? left, .*, token=7/24$"
     assert re.search(line, capsys.readouterr().err, re.MULTILINE)

@@ -1,7 +1,7 @@
 """The moving average of the weights of a training, against the weights after each step."""
 
 import json
-import shutil
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -20,24 +20,18 @@ DECAY = 0.7
 EMA = ["--ema-decay", DECAY]
 
 
-@pytest.fixture
-def follow(tmp_path, monkeypatch):
-    """Callable (step, *words): train. The weights of the artifact, and those after each step."""
+def follow(monkeypatch, step: str, out: Path, *words) -> tuple[dict, list[dict]]:
+    """Train. The weights of the artifact, and those after each step."""
+    path = []
 
-    def run(step: str, *words) -> tuple[dict, list[dict]]:
-        path = []
+    def on_optimizer_step(self, args, state, control, model, **kwargs):
+        path.append({key: value.clone() for key, value in model.state_dict().items()})
 
-        def on_optimizer_step(self, args, state, control, model, **kwargs):
-            path.append({key: value.clone() for key, value in model.state_dict().items()})
-
-        monkeypatch.setattr(ProgressCallback, "on_optimizer_step", on_optimizer_step)
-        shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        learn(step, tmp_path / "out", *words, *FLAGS)
-        model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
-        assert len(path) == STEPS
-        return model.state_dict(), path
-
-    return run
+    monkeypatch.setattr(ProgressCallback, "on_optimizer_step", on_optimizer_step)
+    learn(step, out, *words, *FLAGS)
+    model = AutoModelForCausalLM.from_pretrained(out, dtype="auto")
+    assert len(path) == STEPS
+    return model.state_dict(), path
 
 
 def moving_average(path: list[dict], name: str) -> torch.Tensor:
@@ -48,16 +42,15 @@ def moving_average(path: list[dict], name: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("step", "precision"), [("moe_sft", "auto"), ("sft", "bf16_pure")])
-def test_the_artifact_is_the_moving_average(follow, chain, tmp_path, step, precision):
+def test_the_artifact_is_the_moving_average(monkeypatch, chain, tmp_path, step, precision):
     """Which changes no step of the training."""
     words = [*chain.words(step), "--precision", precision]
-    averaged, path = follow(step, *words, *EMA)
+    averaged, path = follow(monkeypatch, step, tmp_path / "average", *words, *EMA)
     for key, weight in averaged.items():
         expected = moving_average(path, key).float()
         torch.testing.assert_close(weight, expected, rtol=1e-6, atol=1e-8)
-    lines = lines_of(tmp_path / "out")
-    last, plain = follow(step, *words)
-    assert lines_of(tmp_path / "out") == lines
+    last, plain = follow(monkeypatch, step, tmp_path / "last", *words)
+    assert lines_of(tmp_path / "last") == lines_of(tmp_path / "average")
     for key, weight in last.items():
         assert torch.equal(weight, plain[-1][key])
         assert all(torch.equal(path[step][key], plain[step][key]) for step in range(STEPS))

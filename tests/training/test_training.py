@@ -9,7 +9,6 @@ import torch
 from trainings import learn, lines_of, random_rows, train_model
 from transformers import AutoModelForCausalLM
 
-from xft.common import progress
 from xft.config.sections import MoeSftConfig
 
 pytestmark = pytest.mark.numeric
@@ -40,10 +39,8 @@ def test_activation_checkpointing_gives_the_same_bits(upcycled, tokenizer, tmp_p
     assert all(torch.equal(other_weights[name], weight) for name, weight in weights.items())
 
 
-def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path, capsys, monkeypatch):
+def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path, capsys, impatient):
     """By a rate that is constant and falls in the last tenth."""
-    monkeypatch.setattr(progress, "SECONDS_BEFORE_FIRST", 0)
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     out = tmp_path / "out"
     wsd = ["--lr-scheduler-type", "warmup_stable_decay", "--max-steps", 20, "--warmup-steps", 4]
     losses = tune(upcycled, data, out, *wsd)
