@@ -1,12 +1,16 @@
-"""The processes that judge, which take seconds to start, serve all tests that do not open them."""
+"""Sets of problems. The processes that judge, which take seconds to start, serve all tests that do
+not open them.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from functools import cache
 
 import pytest
+from problem_files import write_problems
 
 from xft.evaluation import call_scoring
+from xft.evaluation.forms import load_problems
 from xft.evaluation.judges import Judges
 
 
@@ -20,3 +24,9 @@ def judges() -> Iterator[Callable]:
 @pytest.fixture(autouse=True)
 def shared_judges(judges, monkeypatch):
     monkeypatch.setattr(call_scoring, "Judges", lambda confined: nullcontext(judges(confined)))
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Callable (*rows): a set of these problems."""
+    return lambda *rows: load_problems(str(write_problems(tmp_path / "sums.jsonl", rows)))

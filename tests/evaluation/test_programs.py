@@ -33,12 +33,6 @@ from xft.tools import plan
 
 
 @pytest.fixture
-def make(tmp_path):
-    """A set of problems of these rows."""
-    return lambda *rows: load_problems(str(write_problems(tmp_path / "own.jsonl", rows)))
-
-
-@pytest.fixture
 def statuses(make, bubblewrap):
     """Callable (rows, completions): the status of each."""
 

@@ -53,10 +53,6 @@ def evaluate(out, *flags, model=BASE):
     step.main([str(word) for word in (*paths, *settings, *flags)])
 
 
-def evaluate_with_vllm(out, *flags, model=BASE):
-    evaluate(out, "--backend", "vllm", *flags, model=model)
-
-
 def content(result: Path) -> tuple[dict, list[dict]]:
     """A result and its generations, without what says by what they were made."""
     whole = json.loads(result.read_text())
@@ -72,7 +68,7 @@ def content(result: Path) -> tuple[dict, list[dict]]:
 def test_it_writes_what_transformers_writes(vllm, tmp_path, limit, prompt):
     flags = ["--max-new-tokens", limit, "--prompt", prompt, "--precision", "fp32"]
     evaluate(tmp_path / "plain.json", *flags, "--batch-size", 1)
-    evaluate_with_vllm(tmp_path / "vllm.json", *flags)
+    evaluate(tmp_path / "vllm.json", "--backend", "vllm", *flags)
 
     assert content(tmp_path / "vllm.json") == content(tmp_path / "plain.json")
     result = json.loads((tmp_path / "vllm.json").read_text())
@@ -150,4 +146,4 @@ def test_a_model_that_cannot_be_loaded_is_named(vllm, tmp_path):
     ):
         change_json(folder / "config.json", **changes)
         with pytest.raises(UserError, match=message):
-            evaluate_with_vllm(tmp_path / "r.json", model=folder)
+            evaluate(tmp_path / "r.json", "--backend", "vllm", model=folder)
