@@ -8,6 +8,9 @@ A mark is an HTML comment on the line above a block:
 """
 
 import re
+import subprocess
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +28,7 @@ MARK = re.compile(r"^<!-- (needs:|tested by|file:) (.*) -->$")
 HEADING = re.compile(r"^#+ (.*)$")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`]+)`")
+PROGRAMS = {"sh": ["bash", "-euo", "pipefail"], "python": [sys.executable]}
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,12 @@ class Block:
     language: str
     text: str
     mark: tuple[str, str] | None
+
+    def run(self, folder: Path, environment: Mapping[str, str]) -> None:
+        """Run it in a folder. It must end well."""
+        command = [*PROGRAMS[self.language], "-c", self.text]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{self.where}:\n{done.stdout}{done.stderr}"
 
 
 def blocks(document: Path) -> list[Block]:

@@ -4,7 +4,6 @@ The copy of the project has the model folder of the reader that docs/hub.md name
 """
 
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -16,7 +15,7 @@ pytestmark = pytest.mark.slow
 def test_the_documents_commands_work_as_written(new_project):
     """Each is run where the project and the reader's files are."""
     project = new_project("reader")
-    folder, environment = project.folder, project.environment
+    folder = project.folder
     (folder / ".venv").symlink_to(sys.prefix)
     shutil.copytree(folder / "resources" / "base", folder / "given")
 
@@ -24,15 +23,8 @@ def test_the_documents_commands_work_as_written(new_project):
         match block:
             case Block(mark=("file", name)):
                 (folder / name).write_text(block.text)
-                return
-            case Block(language="sh", mark=None):
-                command = ["bash", "-euo", "pipefail", "-c", block.text]
-            case Block(language="python", mark=None):
-                command = [sys.executable, "-c", block.text]
-            case _:
-                return
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{block.where}:\n{done.stdout}{done.stderr}"
+            case Block(language="sh" | "python", mark=None):
+                block.run(folder, project.environment)
 
     own, *others = ([*blocks(ROOT / document)] for document in RUN)
     for block in own:

@@ -3,7 +3,6 @@ torch.compile compiles the dense-shaped parts of a mixture, and not its routing.
 """
 
 import copy
-import subprocess
 import sys
 
 import pytest
@@ -39,10 +38,7 @@ def test_the_page_s_examples_come_back_into_the_workflow(tmp_path):
     (project.folder / ".venv").symlink_to(sys.prefix)
     for block in blocks(ROOT / TRAINERS):
         if block.language == "sh":
-            words = ["bash", "-euo", "pipefail", "-c", block.text]
-            about = {"cwd": project.folder, "env": project.environment, "capture_output": True}
-            done = subprocess.run(words, text=True, **about)
-            assert done.returncode == 0, f"{block.where}:\n{done.stdout}{done.stderr}"
+            block.run(project.folder, project.environment)
 
     assert (project.results / "trainers/dense/lam~0.75/model.safetensors").is_file()
     other = project.folder / "other"
