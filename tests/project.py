@@ -50,10 +50,6 @@ class Project:
         settings = [f"{name}={section!r}" for name, section in sections.items()]
         return ["--cores", "2", *arguments, "--config", *settings]
 
-    def command(self, *arguments: str, **config: dict) -> list[str]:
-        """The same as a command line."""
-        return [sys.executable, "-m", "snakemake", *self.words(*arguments, **config)]
-
     def snakemake(self, *arguments: str, **config: dict) -> subprocess.CompletedProcess:
         """Run snakemake to its end, as a fork of the server."""
         words = [PYTHON, "-m", "snakemake", *self.words(*arguments, **config)]
@@ -63,8 +59,9 @@ class Project:
     def start(self, log: Path, *arguments: str) -> subprocess.Popen:
         """Start snakemake, in a session of its own. It writes to the file `log`."""
         about = {"cwd": self.folder, "env": self.environment, "start_new_session": True}
+        words = [sys.executable, "-m", "snakemake", *self.words(*arguments)]
         with log.open("w") as file:
-            return subprocess.Popen(self.command(*arguments), stdout=file, stderr=file, **about)
+            return subprocess.Popen(words, stdout=file, stderr=file, **about)
 
     def run(self, *arguments: str, **config) -> list[str]:
         """Run snakemake, which must succeed. The rules whose jobs ran, sorted."""

@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import weakref
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -116,19 +117,10 @@ def test_chunks_that_do_not_fill_the_tensor_are_refused(tmp_path, count):
         write_checkpoint(tmp_path, [wrong])
 
 
-class Broken:
-    def update(self, piece):
-        raise MemoryError
-
-
-def full_disk(descriptor: int):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
 def test_an_error_of_the_disk_or_of_the_hash_is_raised(tmp_path, monkeypatch):
     for module, name, broken, error in (
-        (os, "fsync", full_disk, OSError),
-        (hashlib, "sha256", Broken, MemoryError),
+        (os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")), OSError),
+        (hashlib, "sha256", Mock(**{"return_value.update.side_effect": MemoryError}), MemoryError),
     ):
         with monkeypatch.context() as patch, pytest.raises(error):
             patch.setattr(module, name, broken)

@@ -19,11 +19,6 @@ from xft.config import sections as keys
 from xft.config.reading import check_lambda, complete, read_config, values_to_change
 from xft.config.runs import find_runs
 from xft.config.section import Needs, Section
-from xft.config.sections import (
-    MoeSftConfig,
-    SftConfig,
-    WorkflowConfig,
-)
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = {"base": {"model": "resources/base"}, "data": {"train": "rows.jsonl"}}
@@ -103,7 +98,7 @@ def test_a_key_without_an_effect_is_refused():
         assert message in text
         complete(MINIMAL | rows | {section: rows.get(section, {}) | own_keys | needed})
         # A complete configuration names every key, with its default where it has no effect.
-        defaults = WorkflowConfig.model_fields[section].annotation.model_fields
+        defaults = keys.WorkflowConfig.model_fields[section].annotation.model_fields
         named = {key: defaults[key].get_default() for key in own_keys}
         complete(MINIMAL | rows | {section: own | named})
 
@@ -180,7 +175,7 @@ def test_the_baseline_is_trained_as_the_mixture_where_nothing_else_is_said():
     tuning = {"max_steps": 7, "learning_rate": "1e-3", "callbacks": ["a.py:B"]}
     own = {"max_steps": None, "num_train_epochs": 5}
     config = complete(MINIMAL | {"moe_sft": tuning, "sft": own})
-    shared = SftConfig.model_fields.keys() & MoeSftConfig.model_fields
+    shared = keys.SftConfig.model_fields.keys() & keys.MoeSftConfig.model_fields
     differing = {k for k in shared if getattr(config.sft, k) != getattr(config.moe_sft, k)}
     assert differing == {"max_steps", "num_train_epochs", "callbacks"}
     assert (config.sft.max_steps, config.sft.num_train_epochs) == (None, 5.0)

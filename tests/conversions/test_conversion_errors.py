@@ -15,11 +15,10 @@ from xft.common.file_access import explain, write_whole
 SINGLE = "model.safetensors"
 
 
-def run(step: str, out: Path, **flags) -> Path:
+def run(step: str, out: Path, **flags) -> None:
     """Run a step in this process: run("ffn", out, moe=folder)."""
     words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
     run_here(step, [*words, "--out", str(out)])
-    return out
 
 
 def make(folder: Path, model: Path, *moe_flags: str) -> dict[str, Path]:

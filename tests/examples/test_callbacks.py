@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from xft.common.user_code import UserCode
 from xft.config.sections import MoeSftConfig
 from xft.modeling.router import squared_variation
+from xft.training.batches import padded
 from xft.training.session import made_callback
 
 pytestmark = pytest.mark.numeric
@@ -194,7 +195,7 @@ def test_parts_have_the_whole_balance(
             weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
         block.router.noise_factor = noise or 1e-9
     rows = random_rows([8 + 5 * number % 17 for number in range(6)], prompt=3)
-    expected = whole_gradient(model, rows)
+    expected = whole_gradient(model, padded(tokenizer)(rows))
     callback, seen, found = example("global_balance.py:GlobalBalance"), [], {}
     balance = type(callback).balance_loss
 
@@ -217,17 +218,11 @@ def test_parts_have_the_whole_balance(
         assert error <= 2e-5 * torch.linalg.vector_norm(expected[name]) + 1e-9, name
 
 
-def whole_gradient(model, rows: list[dict]) -> dict[str, torch.Tensor]:
-    """Of the cross-entropy and the balance loss of all rows, one padded batch."""
-    length = max(len(row["input_ids"]) for row in rows)
-    padded = {
-        name: torch.tensor([row[name] + [pad] * (length - len(row[name])) for row in rows])
-        for name, pad in (("input_ids", 0), ("labels", -100))
-    }
-    mask = torch.tensor([[n < len(row["input_ids"]) for n in range(length)] for row in rows]).long()
-    model.train()
-    whole = model(padded["input_ids"], attention_mask=mask, output_router_logits=True)
-    labels = padded["labels"][:, 1:].flatten()
+def whole_gradient(model, batch: dict) -> dict[str, torch.Tensor]:
+    """Of the cross-entropy and the balance loss of a batch."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    whole = model.train()(**inputs, output_router_logits=True)
+    labels = batch["labels"][:, 1:].flatten()
     loss = torch.nn.functional.cross_entropy(whole.logits[:, :-1].flatten(0, 1), labels)
     for routing in whole.routing:
         loss = loss + COEFFICIENT * squared_variation(routing.counts).sum()

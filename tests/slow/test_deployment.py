@@ -1,6 +1,7 @@
 """The workflow as snakedeploy deploys it from GitHub. GitHub is a repository on this machine."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,10 +95,8 @@ def test_the_package_of_another_version_is_refused(deployed, packages, tmp_path)
     older = tmp_path / "older"
     shutil.copytree(packages, older)
     (information,) = older.glob("*.dist-info/METADATA")
-    lines = information.read_text().splitlines()
-    number = next(n for n, line in enumerate(lines) if line.startswith("Version: "))
-    lines[number] = "Version: 0.0.1"
-    information.write_text("\n".join(lines))
+    text = re.sub("^Version: .*", "Version: 0.0.1", information.read_text(), flags=re.MULTILINE)
+    information.write_text(text)
     done = snakemake(deployed, older, "--dry-run")
     assert done.returncode == 1
     assert "which has 0.0.1" in done.stderr

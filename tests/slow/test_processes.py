@@ -78,8 +78,7 @@ def test_a_balance_loss_over_the_global_batch_and_an_average(tiny_llama, tmp_pat
     chain = Chain(tmp_path, {"moe": experts}, base=tiny_llama, data=write_rows(tmp_path))
     callback = Path("examples/callbacks/global_balance.py").resolve()
     words = [*chain.words("moe_sft"), "--callbacks", f"{callback}:GlobalBalance"]
-    words += ["--learning-rate", 0.001]
-    words += ["--ema-decay", 0.5]
+    words += ["--learning-rate", 0.001, "--ema-decay", 0.5]
     ddp = ["--launch", "ddp", "--per-device-train-batch-size", 2]
     ddp += ["--gradient-accumulation-steps", 2]
     weights = assert_same("moe_sft", words, ddp, tmp_path, tolerance=2e-6)
