@@ -5,6 +5,8 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable
+from inspect import getfile
+from pathlib import Path
 
 import torch
 from chains import run_here
@@ -25,7 +27,8 @@ def run_together(body: Callable, count: int, *words: str) -> None:
     The processes are forks of the server, which has no threads. The test uses the fixture
     `fork_server`.
     """
-    options = {"env": os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"}}
+    folder = Path(getfile(body)).parent
+    options = {"env": os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests:{folder}"}}
     if count > 1:
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         options["env"] |= place | {"WORLD_SIZE": str(count)}
