@@ -1,11 +1,12 @@
 """Stores in buckets: what comes back, what is refused, what a failure leaves."""
 
 import json
+import os
 import shutil
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -342,21 +343,45 @@ def test_a_url_with_a_secret_is_refused_and_not_shown(key, value, said):
     assert "SECRET" not in str(told.value)
 
 
-def test_a_failed_upload_fails_no_job_and_the_end_of_the_run_tells_it(published):
-    url = published.config.publish
-    assert unpublished_line(published) == ""
-    node = published.experiment.summary
-    shutil.rmtree("bucket")
-    Path("bucket").touch()  # nothing can be written there
-    others.bucket.cache_clear()
+def upload_of(node: Node) -> str:
+    """What a job's log says of its upload, when the job is done again."""
+    log_of(node.entry).unlink(missing_ok=True)
     link_declared(log_of(node.entry))
     node.entry.rename(partial(node.entry))
     (partial(node.entry) / ENTRY_FILE).unlink()
-    ready = [sys.executable, "-c", ""]
-    assert run_job(node.entry, ready) == 0
+    others.bucket.cache_clear()  # each job is a process
+    assert run_job(node.entry, [sys.executable, "-c", ""]) == 0
     assert is_whole(node.entry)
-    assert f"not uploaded to {url}: " in log_of(node.entry).read_text()
+    return log_of(node.entry).read_text()
+
+
+def test_a_failed_upload_fails_no_job_and_the_end_of_the_run_tells_it(published):
+    url = published.config.publish
+    assert unpublished_line(published) == ""
+    shutil.rmtree("bucket")
+    Path("bucket").touch()  # nothing can be written there
+    assert f"not uploaded to {url}: " in upload_of(published.experiment.summary)
     assert unpublished_line(published).endswith(f"To upload: xft push results {url}")
+
+
+def test_jobs_do_not_wait_for_a_silent_server_again(published, monkeypatch):
+    """They ask it again ten minutes later, or in the next run."""
+    url, node, begun = published.config.publish, published.experiment.summary, []
+    silence = f"not uploaded to {url}: {url}: the server does not answer"
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "SILENT", 0.1)
+        patch.setattr(remote, "PATIENCE", 0.1)
+        patch.setattr(Bucket, "_begin", lambda *_: begun.append(1) or Future())
+        for _ in range(2):
+            assert silence in upload_of(node)
+            assert len(begun) == 2  # the upload, and whether the server is there
+    note = Path("store", others.SILENT)
+    os.utime(note, (0, 0))
+    assert upload_of(node) == ""
+    note.touch()
+    assert silence in upload_of(node)
+    begin(wants(publish=url))
+    assert upload_of(node) == ""
 
 
 def test_snakemake_s_own_storage_is_refused():

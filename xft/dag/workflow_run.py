@@ -194,7 +194,7 @@ class WorkflowRun:
         self._locks.append(occupy(self.results, "Or name another results_dir"))
         self.store.check_idle({node.entry: node.name for node in self.to_make})
         self._take(targets)
-        if self.config.publish and not others.answers(self.config.publish):
+        if (url := self.config.publish) and not others.answers(url, self.store.root):
             self.experiment.publish = None
         self.jobs |= find_jobs(self.experiment, {*(() if self.only_results else self.to_make)})
         self._plan = write_plan(self.store, self.results, self.jobs)

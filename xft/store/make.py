@@ -67,7 +67,7 @@ def _make(entry: Path, command: list[str], jobs: Jobs, lock: int) -> int:
         shutil.rmtree(partial(entry))
         raise
     publish(entry, job.recipe)
-    if job.publish and (fault := others.publish(job.publish, entry)):
+    if job.publish and (fault := others.publish_for_job(job.publish, entry)):
         with log_of(entry).open("a", encoding="utf-8") as file:  # a run tells it in the end
             file.write(f"store: not uploaded to {job.publish}: {fault}\n")
     return 0

@@ -1,17 +1,22 @@
 """Other stores: folders and buckets. Takes artifacts from them, and brings them into buckets."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from xft.common.errors import UserError, counted, listed
+from xft.common.file_access import write_whole
 from xft.common.optional import require
 from xft.common.progress import progress, say
 from xft.store.store import MARK, all_faults, is_whole
 
 AT_ONCE = 8  # entries that are transferred
+SILENT = ".silent"  # in a store: names the bucket that did not answer a job, for other jobs
+RETRY = 600  # seconds after which a job asks this bucket again
 say_once = cache(say)
 
 
@@ -128,8 +133,9 @@ class Offer:
             return dict(zip(nodes, pool.map(attempt, nodes), strict=True))
 
 
-def answers(url: str) -> bool:
-    """Whether a bucket can be used. If not, this is told."""
+def answers(url: str, store: Path) -> bool:
+    """Whether a bucket can be used. If not, this is told. Jobs of this store ask it again."""
+    (store / SILENT).unlink(missing_ok=True)
     return _held(bucket(url), ["report"]) is not None
 
 
@@ -185,6 +191,20 @@ def publish(url: str, entry: Path, report: Callable = lambda count: None) -> str
     except (UserError, OSError, ImportError) as error:
         return str(error)
     return None
+
+
+def publish_for_job(url: str, entry: Path) -> str | None:
+    """Upload an entry as `publish` does, unless the bucket has just been silent to another job."""
+    from xft.store.remote import SILENCE  # imports fsspec
+
+    note, silence = entry.parents[1] / SILENT, f"{url.rstrip('/')}: {SILENCE}"
+    with suppress(OSError):
+        if note.read_text() == silence and time.time() - note.stat().st_mtime < RETRY:
+            return silence
+    fault = publish(url, entry)
+    if fault == silence:
+        write_whole(note, silence)
+    return fault
 
 
 def size_of(files: Mapping[str, dict]) -> int:

@@ -34,6 +34,7 @@ from xft.store.store import DIGEST, all_faults, claimed, fetched, is_whole
 
 SILENT = 10  # seconds that a request lasts until the server is asked whether it is still there
 PATIENCE = 20  # seconds that its answer to this may last
+SILENCE = "the server does not answer"
 AT_ONCE = 8  # files that are transferred; of those of more than SMALL bytes one is uploaded
 SMALL = 2**23
 CHUNK, CHUNKS = 25 * 2**20, 4  # bytes of a file that is uploaded, and how often, in memory
@@ -143,7 +144,7 @@ class Bucket:
             if time.monotonic() - self._heard > SILENT:
                 answer = Bucket(self.url)._begin(lambda fs: fs.find(self.named("report")))
                 if not wait([answer], PATIENCE).done:
-                    raise self._failed("the server does not answer")
+                    raise self._failed(SILENCE)
                 answer.result()
                 self._heard = time.monotonic()
 
