@@ -205,9 +205,7 @@ def _request(node: Node) -> Request:
     if step.generates:
         request = asked.evaluation(of_mixture(node))
         return replace(request, minutes=step.minutes or request.minutes)
-    if step.section:
-        return asked.training(step.section)
-    return asked.conversion()
+    return asked.training(step.section) if step.section else asked.conversion()
 
 
 def _expected(node: Node, section: str) -> float | None:

@@ -195,17 +195,14 @@ def unpublished_line(run: WorkflowRun) -> str:
 
     The bucket may not answer.
     """
-    url = run.config.publish
-    if not url:
-        return ""
+    fault, url = "", run.config.publish
     try:
-        lacking = others.unpublished(url, run.experiment.wanted)
-        if not lacking:
-            return ""
-        fault = f"{counted(len(lacking), 'artifact')} not in {url}. The logs say why"
+        if url and (lacking := others.unpublished(url, run.experiment.wanted)):
+            fault = f"{counted(len(lacking), 'artifact')} not in {url}. The logs say why"
     except UserError as error:
         fault = str(error)
-    return f"WARNING: {fault}. To upload: xft push {quote(str(run.results))} {quote(url)}"
+    command = f"xft push {quote(str(run.results))} {quote(url or '')}"
+    return fault and f"WARNING: {fault}. To upload: {command}"
 
 
 class Phase(Enum):

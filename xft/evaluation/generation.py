@@ -275,10 +275,8 @@ class RowWatch:
     """
 
     def __init__(self, tokenizer, prompt_width: int, rows: list[Draft], how: Writing):
-        self.tokenizer = tokenizer
-        self.prompt_width = prompt_width
-        self.rows = rows
-        self.how = how
+        self.tokenizer, self.prompt_width = tokenizer, prompt_width
+        self.rows, self.how = rows, how
         self.lengths: list[int | None] = [None] * len(rows)
         # A token is at least one byte long, so a stop sequence that ends in the newest token
         # begins at most this many tokens back.

@@ -132,14 +132,9 @@ class Costs:
         if used := process.used:
             self._write(time.monotonic() - began, used[0], used[1] * RSS_UNIT / GIB)
 
-    def _write(
-        self, seconds: float, processor_seconds: float | None = None, memory: float | None = None
-    ) -> None:
-        measured = {"seconds": seconds, "processor_seconds": processor_seconds}
-        self.content["attempts"][-1] = {
-            name: None if value is None else round(value, 3)
-            for name, value in (measured | {"memory_gib": memory}).items()
-        }
+    def _write(self, seconds: float, cpu: float | None = None, memory: float | None = None) -> None:
+        values = {"seconds": seconds, "processor_seconds": cpu, "memory_gib": memory}
+        self.content["attempts"][-1] = {n: v and round(v, 3) for n, v in values.items()}
         write_whole(self.file, json.dumps(self.content, indent=2) + "\n")
 
 

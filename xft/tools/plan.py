@@ -204,8 +204,7 @@ def _speeds(nodes: Iterable[Node], plan_of: FindPlan) -> dict[str, float]:
 def _recipes(folder: Path) -> Iterator[tuple[Recipe, float]]:
     """The recipes of a step's entries whose cost is known, each with the hours."""
     for entry in filter(is_whole, folder.glob("*")):
-        hours = hours_of(entry)
-        if hours:
+        if hours := hours_of(entry):
             yield Recipe(**read_json(entry / ENTRY_FILE)["recipe"]), hours
 
 
@@ -214,12 +213,10 @@ def _options(recipe: Recipe, node: Node, section: str) -> TrainingConfig | None:
     threads = (recipe_of.options.get("threads") for recipe_of in (recipe, node.recipe))
     if recipe.inputs != node.recipe.inputs or next(threads) != next(threads):
         return None
-    start = f"{section}."
-    keys = {
-        key.removeprefix(start): v for key, v in recipe.options.items() if key.startswith(start)
-    }
+    start, known = f"{section}.", recipe.options.items()
+    options = {key.removeprefix(start): v for key, v in known if key.startswith(start)}
     with suppress(ValueError):
-        return type(getattr(node.config, section))(**keys)
+        return type(getattr(node.config, section))(**options)
     return None
 
 

@@ -314,11 +314,8 @@ class Folder:
             return {}
         times = [mean(_seconds(self.made_from(key)) for key in keys) for keys in models]
         tuned = set.union(*models)
-        evaluated = [
-            job
-            for job in self.made.values()
-            if job["kind"] == "eval" and job["inputs"]["model"] in tuned
-        ]
+        evaluations = (job for job in self.made.values() if job["kind"] == "eval")
+        evaluated = [job for job in evaluations if job["inputs"]["model"] in tuned]
         return {"models": dict(zip(labels, times, strict=True)), "evaluation": _seconds(evaluated)}
 
 
