@@ -21,12 +21,12 @@ PACKAGES = {
     "s3://": ("s3fs",),
     "gs://": ("gcsfs",),
     "az://": ("adlfs",),
-    "hf://": ("huggingface_hub",),
+    "hf://buckets/": ("huggingface_hub",),
     "sftp://": ("sshfs",),
     "file://": (),
     "memory://": (),
 }
-SCHEMES = [name for name in PACKAGES if name.endswith("://")]
+SCHEMES = [name for name in PACKAGES if "://" in name]
 # For options with packages that conflict with this project's: the guide to their environment.
 APART = {"vllm": "section vLLM of docs/evaluation.md"}
 

@@ -74,7 +74,7 @@ class _Watch(Callback):
 
     def call(self, *_, **__) -> None:
         """What an update of `value` calls."""
-        if self.value > self.stated:
+        if max(self.value, self.size or 0) > self.stated:
             raise UserError(f"{self.name} has more bytes than its entry states")
         self.report(self.value - self.told)
         self.told = self.value
@@ -96,6 +96,10 @@ class Bucket:
     @cached_property
     def fs(self):
         """The file system. It may connect to the server."""
+        if self.scheme == "hf":
+            from xft.store.hub_files import HubFiles  # imports huggingface_hub
+
+            return HubFiles(skip_instance_cache=True)
         return url_to_fs(self.url, skip_instance_cache=True, **SETTINGS.get(self.scheme, {}))[0]
 
     @cached_property
@@ -118,9 +122,11 @@ class Bucket:
         except UserError:
             raise
         except Exception as error:  # of the scheme's library
-            if name and isinstance(error, FileNotFoundError):
-                raise UserError(f"{name} is missing") from None
-            said = str(error).strip().partition("\n")[0][:200]
+            said = str(error).strip().partition("\n")[0].partition("?")[0][:200]  # no signed URL
+            if isinstance(error, FileNotFoundError):
+                if name:
+                    raise UserError(f"{name} is missing") from None
+                said = f"not found, or not with these credentials: {said}"
             raise self._failed(said or type(error).__name__) from None
 
     def _begin(self, work: Callable) -> Future:
@@ -194,13 +200,22 @@ class Bucket:
         Where the bucket has it already, its content is replaced: it may be damaged there. Raises
         UserError if it is damaged here, or if the bucket does not take it.
         """
-        if faults := all_faults(entry, full=False):
+        if faults := all_faults(entry, full=self.scheme == "hf"):  # `_put` looks at the others
             raise UserError("; ".join(faults))
         files, name = describe(entry), self.named(place_of(entry), ENTRY_FILE)
         put = partial(self._put, entry, self._ask(lambda fs: fs.exists(name)), report)
-        self._of_each(put, files)
+        small = self._put_small(entry, files, report) if self.scheme == "hf" else {}
+        self._of_each(put, {file: files[file] for file in files.keys() - small})
         stated = Manifest("entry", files, {"entry": place_of(entry)})
         self._ask(partial(self._write, stated.to_json().encode(), name, None))
+
+    def _put_small(self, entry: Path, files: Files, report: Callable) -> Files:
+        """Put the small files of an entry together, as the hub counts requests. Returns them."""
+        small = {file: stated for file, stated in files.items() if stated["size"] <= SMALL}
+        names = {self.named(FILES, stated["sha256"]): file for file, stated in small.items()}
+        self._ask(lambda fs: fs.put([str(entry / file) for file in names.values()], [*names]))
+        report(sum(stated["size"] for stated in small.values()))
+        return small
 
     def _put(self, entry: Path, is_there: bool, report: Callable, file: str, stated: dict) -> None:
         if not _is_same(entry / file, stated):
