@@ -315,12 +315,11 @@ def test_only_what_is_needed_moves(published):
 def test_the_small_files_of_an_entry_go_to_the_hub_together(monkeypatch):
     """The hub counts requests."""
     sent, part = [], make("moe", 1, remote.SMALL + 1)
-    monkeypatch.setattr(HfApi, "bucket_info", lambda *_: None)
-    monkeypatch.setattr(HfApi, "get_bucket_paths_info", lambda *_: [])
-    monkeypatch.setattr(HfApi, "batch_bucket_files", lambda *_, add: sent.append(add))
+    for name in ("bucket_info", "get_bucket_paths_info"):
+        monkeypatch.setattr(HfApi, name, lambda *_: [])
+    monkeypatch.setattr(HfApi, "batch_bucket_files", lambda *_, add: sent.append(len(add)))
     assert others.publish("hf://buckets/org/name/folder", part.entry) is None
-    assert [len(files) for files in sent] == [len(describe(part.entry)) - 1, 1, 1]
-    assert sent[-1][0][1] == f"folder/{part.name}/{ENTRY_FILE}"
+    assert sent == [len(describe(part.entry)) - 1, 1, 1]
 
 
 @pytest.mark.slow
@@ -333,7 +332,6 @@ def test_each_file_system_takes_its_settings(monkeypatch):
 
 
 SECRET = "holds a password or a key"
-KINDS_OF_URLS = "a URL of another kind than s3://, gs://, az://, hf://buckets/, sftp"
 
 
 @pytest.mark.parametrize(
@@ -342,8 +340,7 @@ KINDS_OF_URLS = "a URL of another kind than s3://, gs://, az://, hf://buckets/, 
         ("stores", ["s3://ID:SE/CRET@bucket"], f'stores[0] = "s3://...": {SECRET}'),
         ("stores", "s3://ID:SECRET@bucket", 'stores = "s3://...": should be a list'),
         ("publish", "s3://bucket?key=SECRET", f'publish = "s3://...": {SECRET}'),
-        ("publish", "ftp://host/x", KINDS_OF_URLS),
-        ("publish", "hf://ORG/NAME", KINDS_OF_URLS),
+        ("publish", "hf://ORG/NAME", "another kind than s3://, gs://, az://, hf://buckets/, sftp"),
         ("publish", "folder", 'publish = "folder": should be a URL, such as s3://bucket/folder'),
     ],
 )

@@ -122,7 +122,8 @@ class Bucket:
         except UserError:
             raise
         except Exception as error:  # of the scheme's library
-            said = str(error).strip().partition("\n")[0].partition("?")[0][:200]  # no signed URL
+            # The rest of the line may be that of a signed URL.
+            said = str(error).strip("\n .").partition("\n")[0].partition("?")[0][:200]
             if isinstance(error, FileNotFoundError):
                 if name:
                     raise UserError(f"{name} is missing") from None
@@ -200,7 +201,7 @@ class Bucket:
         Where the bucket has it already, its content is replaced: it may be damaged there. Raises
         UserError if it is damaged here, or if the bucket does not take it.
         """
-        if faults := all_faults(entry, full=self.scheme == "hf"):  # `_put` looks at the others
+        if faults := all_faults(entry, full=False):  # small files are compared
             raise UserError("; ".join(faults))
         files, name = describe(entry), self.named(place_of(entry), ENTRY_FILE)
         put = partial(self._put, entry, self._ask(lambda fs: fs.exists(name)), report)
