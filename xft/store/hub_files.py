@@ -8,7 +8,7 @@ from fsspec.callbacks import Callback
 from huggingface_hub import HfApi, HfFileSystem
 from huggingface_hub.utils import disable_progress_bars
 
-# Of the transfers of contents. By default they wait for a silent storage for 25 minutes.
+# Of the transfers of contents. By default a silent storage is waited for nine minutes or more.
 LIMITS = {"HF_XET_CLIENT_READ_TIMEOUT": "60s", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2"}
 
 
