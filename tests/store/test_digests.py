@@ -95,8 +95,8 @@ def test_other_content_and_a_target_that_is_gone_make_what_is_made_from_it():
     fill(run)
     shutil.rmtree(run.experiment.by_name["moe_sft"].entry)
     assert new(wants()) == set()
-    shutil.rmtree(run.experiment.report.entry)
-    assert new(wants()) == {"report.html"}
+    shutil.rmtree(run.experiment.summary.entry)
+    assert new(wants()) == {"summary.csv"}
     append("rows.jsonl")
     assert new(wants()) == TUNED | {"tokens"}
     Path("template.txt").write_text("{instruction}")

@@ -148,9 +148,10 @@ def test_two_stores_are_compared_by_the_documented_command(finished_copy, reposi
 
     shutil.copytree(finished_copy.folder / "store", finished_copy.folder / "before", symlinks=True)
     merged = finished_copy.results / "dense/lam~0.75/generation_config.json"
-    for made in (merged, finished_copy.results / "moe_sft/config.json"):
-        shutil.rmtree(made.resolve().parents[1])
-    assert {"dense", "moe_sft"} <= {*finished_copy.run("results/moe_sft", "results/dense/lam~0.75")}
+    for name in ("moe_sft", "dense/lam~0.75", "summary.csv"):
+        shutil.rmtree((finished_copy.results / name).resolve().parent)
+    made = finished_copy.run("all", "results/moe_sft", "results/dense/lam~0.75")
+    assert {"dense", "moe_sft", "summary"} <= {*made}
     assert differ() == ""
     merged.chmod(0o644)
     merged.write_text(merged.read_text() + "\n")

@@ -149,6 +149,11 @@ class Experiment:
         options = {"config": shown_choices(self.config)}
         return self._of_all_runs("report", options, [made("summary", self.summary, "")], {})
 
+    @property
+    def ends(self) -> list[Node]:
+        """What a run makes in the end."""
+        return [self.summary, self.report]
+
     def _of_all_runs(self, step: str, chosen: dict, inputs: list[Input], flags: dict) -> Node:
         run, file = Run(self.config), STEPS[step].file
         return self.nodes.get(step, chosen, inputs, run=run, file=file, flags=flags, names=[file])

@@ -142,12 +142,12 @@ class SnakemakeRun:
         return job.inputs
 
     def targets(self) -> list[str]:
-        """The entry of what the run makes in the end: the report."""
-        report = self.run.experiment.report
-        self._announce([report])
+        """The entries of what the run makes in the end."""
+        ends = self.run.experiment.ends
+        self._announce(ends)
         if self.run.begun and not self.run.to_make:
             self.show_results()
-        return [str(report.entry)]
+        return [str(node.entry) for node in ends]
 
     def named(self, name: str) -> str:
         """The entry of the artifact with a name in the results folder."""
@@ -224,16 +224,16 @@ class SnakemakeRun:
     def show_results(self) -> None:
         """Print the verdict and the scores of a finished configuration, once."""
         results = self.run.results
-        if (results / "report.html").exists():
-            summary = (results / "summary.md").read_text()
-            print(head(summary))
-            if PLAN in summary and (line := pace_line(self.run)):
-                print(f"\n{line}")
-            print(f"Charts and solutions, for a browser: {results}/report.html", flush=True)
+        summary = (results / "summary.md").read_text()
+        print(head(summary))
+        if PLAN in summary and (line := pace_line(self.run)):
+            print(f"\n{line}")
+        print(f"Charts and solutions, for a browser: {results}/report.html", flush=True)
 
     def succeed(self) -> None:
         self.run.lay_names()
-        self.show_results()
+        if not self.run.to_make:
+            self.show_results()
         print(store_line(self.run))
         self._tell_unpublished()
 

@@ -71,7 +71,7 @@ class WorkflowRun:
     @property
     def to_make(self) -> list[Node]:
         """What a run makes, in order."""
-        return self.needed([self.experiment.report])
+        return self.needed(self.experiment.ends)
 
     def needed(self, targets: Iterable[Node], held: Container[Node] = ()) -> list[Node]:
         """Those of some artifacts that are missing, and what is missing to make them, in order.
@@ -179,10 +179,10 @@ class WorkflowRun:
         """Lock store and results, take what other stores have of the targets, write jobs and
         configuration, lay names. Later calls only take what they have of further targets.
 
-        targets: by default the report. Raises UserError if another run has the store or the
-        results, or if a job of an earlier one still works.
+        targets: by default the tables and the report. Raises UserError if another run has the store
+        or the results, or if a job of an earlier one still works.
         """
-        targets = {self.experiment.report} if targets is None else {*targets} - self._taken
+        targets = {*(self.experiment.ends if targets is None else targets)} - self._taken
         self._taken |= targets
         if self.begun:
             if targets:
@@ -226,11 +226,8 @@ class WorkflowRun:
         return others.Offer(self.stores, missing)
 
     def offered(self, targets: Collection[Node], offer: others.Offer) -> list[Node]:
-        """What a run that makes the targets fetches. The tables come with the report."""
-        report, summary = self.experiment.report, self.experiment.summary
-        if report in targets and summary in offer:
-            targets = [*targets, summary]
-        results = {report, summary, *self.experiment.shown, *targets}
+        """What a run that makes the targets fetches."""
+        results = {*self.experiment.ends, *self.experiment.shown, *targets}
         needed = self.needed(targets, offer)
         return [n for n in needed if n in offer and (n in results or not self.only_results)]
 

@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     run, _ = configured_run(args)
     run.stores, run.only_results = [args.url], True
     offer = run.offer()
-    files = offer.files(run.offered([run.experiment.report], offer))
+    files = offer.files(run.offered(run.experiment.ends, offer))
     show({node.name: others.size_of(files[node]) for node in files}, "To fetch")
     if not args.dry_run:
         run.check()
