@@ -9,15 +9,17 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from buckets import KINDS, Part, fetch, make, s3_bucket, sftp_bucket
 from huggingface_hub import HfApi
+from fsspec.implementations.local import LocalFileSystem
 from processes import free_port
 from working_folder import CONFIG, begin, wants, write_inputs
 
 from xft.artifacts.artifact import ENTRY_FILE, create_artifact
-from xft.artifacts.manifest import Manifest, write_manifest
+from xft.artifacts.manifest import Manifest
 from xft.checkpoints.model_files import read_tensors
 from xft.common.errors import UserError
 from xft.common.optional import SCHEMES, installed
@@ -161,7 +163,9 @@ def test_a_killed_upload_is_no_entry_and_the_next_repairs_it(url, monkeypatch, c
     others.bucket.cache_clear()
     assert not is_whole(fetch(url, part)[0].entry)
     gc.main(["--store", url, "--yes"])  # younger than a day
-    assert len(objects(url)) == 6 and "Nothing to remove" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert len(objects(url)) == 6 and "Nothing to remove" in said.out
+    assert f"{url} holds nothing that is missing here" in said.err
     gc.main(["--store", url, "--yes", "--keep-days", "0"])
     assert objects(url) == {} and "Removed: " in capsys.readouterr().out
     send(url, part)
@@ -171,6 +175,13 @@ def test_a_killed_upload_is_no_entry_and_the_next_repairs_it(url, monkeypatch, c
     with pytest.raises(UserError, match="format 2"):
         gc.main(["--store", url, "--yes", "--keep-days", "0"])
     assert len(objects(url)) > 1
+
+
+def test_what_an_unreadable_folder_may_name_is_kept(place, monkeypatch):
+    answers = [[{"name": f"{place}/moe", "type": "directory"}], PermissionError("denied")]
+    monkeypatch.setattr(LocalFileSystem, "ls", Mock(side_effect=answers))
+    with pytest.raises(UserError, match="denied"):
+        gc.main(["--store", f"file://{place}", "--yes"])
 
 
 def test_a_killed_download_goes_on_where_it_stopped(url, monkeypatch):
@@ -221,16 +232,10 @@ def test_of_weights_a_part_has_only_the_header(url):
 
 def stand_in(node: Node) -> None:
     """Make an entry that holds nothing of what its step would make."""
-    folder = partial(node.entry)
-    if node.file == "artifact":
-        with create_artifact(folder / node.file, node.step) as draft:
-            (draft.path / "config.json").write_text("{}")
-            (draft.path / "weights.bin").write_text(node.name)
-    else:
-        folder.mkdir(parents=True)
-        (folder / node.file).write_text(node.name)
-        write_manifest(folder / node.file, node.step)
-    (folder / "metrics.jsonl").write_text("{}")
+    with create_artifact(partial(node.entry) / node.file, node.step) as draft:
+        (draft.path / "config.json").write_text("{}")
+        (draft.path / "weights.bin").write_text(node.name)
+    (partial(node.entry) / "metrics.jsonl").write_text("{}")
     publish(node.entry, node.recipe)
 
 
@@ -255,11 +260,11 @@ def lose(run: WorkflowRun, *names: str) -> None:
     """Remove entries from the bucket."""
     for node in map(run.experiment.by_name.get, names):
         Path("bucket", node.step, node.digest, ENTRY_FILE).unlink()
+    others.bucket.cache_clear()
 
 
 def fetched_by(work: Callable[[WorkflowRun], object]) -> tuple[set[str], set[str]]:
     """The names of what a second machine with an empty store fetches, whole and in part."""
-    others.bucket.cache_clear()
     shutil.rmtree("second", ignore_errors=True)
     keys = {"stores": [f"file://{Path.cwd()}/bucket"], "store": "second"}
     run = wants(**keys, results_dir="second_results")
@@ -270,6 +275,7 @@ def fetched_by(work: Callable[[WorkflowRun], object]) -> tuple[set[str], set[str
 
 
 def test_a_push_repairs_what_is_lost_and_leaves_links_at_home(published):
+    """One that is damaged here is told, and the others are uploaded."""
     steps = {path.name for path in Path("bucket").iterdir()}
     assert steps == {node.step for node in published.experiment.known} - {"base", "ffn"} | {FILES}
     lost, truncated, *_ = Path("bucket", FILES).iterdir()
@@ -277,6 +283,12 @@ def test_a_push_repairs_what_is_lost_and_leaves_links_at_home(published):
     truncated.write_bytes(b"")
     push.main(["results", published.config.publish])
     assert lost.stat().st_size and truncated.stat().st_size
+    damaged = published.experiment.by_name["moe"].entry / ENTRY_FILE
+    damaged.write_text("{")
+    lose(published, "sft")
+    for words, number in ((["--dry-run"], 1), ([], 2), ([], 1)):
+        with pytest.raises(UserError, match=f"1 of {number} .* cannot be uploaded:\n{damaged}"):
+            push.main(["results", published.config.publish, *words])
 
 
 def test_only_what_is_needed_moves(published):
@@ -294,9 +306,11 @@ def test_only_what_is_needed_moves(published):
     shared = {node.name for node in published.experiment.wanted if others.is_shared(node)}
     assert fetched_by(begin) == (RESULTS, set())
     run = wants(stores=[f"file://{Path.cwd()}/bucket"], store="third")
-    assert {node.name for node in run.offered([run.experiment.report], run.offer())} == RESULTS
+    assert {node.name for node in run.offered(run.experiment.ends, run.offer())} == RESULTS
     assert fetched_by(mixture) == ({"moe_sft"}, set())
-    lose(published, *RESULTS)
+    lose(published, "summary.csv")
+    assert fetched_by(begin)[0] == MEASURED | {"report.html"}
+    lose(published, "report.html")
     whole, parts = fetched_by(begin)
     assert whole == MEASURED
     assert parts == shared - whole - RESULTS

@@ -50,9 +50,8 @@ def test_the_hub_s_cards_have_the_results_and_the_models_keep_theirs(exported, f
     assert files == {f"{model}/README.md" for model in MODELS[1:]}  # not the base's
     for file in files:
         given, card = (ModelCard.load(folder / file) for folder in (finished.results, out))
-        named = given.text.replace(
-            "- instructions: ", "- instructions: resources/instructions.jsonl; "
-        )
+        rows = "- instructions: "
+        named = given.text.replace(rows, f"{rows}resources/instructions.jsonl; ")
         assert given.data.eval_results is None and given.text != named == card.text
         scores = result_of(finished, str(Path(file).parent))["pass@1"]
         assert [value.metric_value for value in card.data.eval_results] == [*scores.values()]
@@ -67,11 +66,10 @@ def test_a_card_names_the_rows_of_the_model_s_own_run(finished_copy):
 
 
 def test_a_program_of_tests_is_nothing_for_evalplus(tmp_path):
-    about = {"form": "programs", "extra_tests": False}
-    write_results(tmp_path / "results", {"base": 5}, about=about)
-    words = [str(tmp_path / "results"), "--to"]
+    results, form = tmp_path / "results", {"form": "programs", "extra_tests": False}
+    write_results(results, {"base": 5}, about=form)
     with pytest.raises(UserError, match="no finished evaluation that --to evalplus takes"):
-        export.main([*words, "evalplus", "--out", str(tmp_path / "new")])
+        export.main([str(results), "--to", "evalplus", "--out", str(tmp_path / "new")])
 
 
 def test_what_an_unfinished_run_lacks_is_told(tmp_path, capsys):

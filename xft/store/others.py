@@ -12,7 +12,7 @@ from xft.common.errors import UserError, counted, listed
 from xft.common.file_access import write_whole
 from xft.common.optional import require
 from xft.common.progress import progress, say
-from xft.store.store import MARK, all_faults, is_whole
+from xft.store.store import MARK, all_faults, is_whole, place_of
 
 AT_ONCE = 8  # entries that are transferred
 SILENT = ".silent"  # in a store: names the bucket that did not answer a job, for other jobs
@@ -77,20 +77,25 @@ class Offer:
     """
 
     def __init__(self, stores: Sequence[str], nodes: Collection):
-        """All entries are asked for together. A bucket that does not answer is told once."""
+        """All entries are asked for together. A bucket that does not answer, or holds nothing of
+        them, is told once.
+        """
         self.buckets: dict[object, list] = {}
+        nodes = [node for node in nodes if is_shared(node)]
         for source in map(bucket, filter(is_url, stores)):
-            places = _held(source, (node.step for node in nodes)) or ()
-            for node in nodes:
-                if _place(node) in places:
-                    self.buckets.setdefault(node, []).append(source)
+            places = _held(source, (node.step for node in nodes))
+            held = [node for node in nodes if place_of(node.entry) in (places or ())]
+            for node in held:
+                self.buckets.setdefault(node, []).append(source)
+            if nodes and places is not None and not held:
+                say_once(f"{source.url} holds nothing that is missing here")
 
     def __contains__(self, node) -> bool:
         return node in self.buckets
 
     def files(self, nodes: Iterable) -> dict[object, dict]:
         """The files of artifacts, as in `Manifest.files`. What is damaged is told."""
-        stated = self._of_each(nodes, lambda source, node: source.files_of(_place(node)))
+        stated = self._of_each(nodes, lambda source, node: source.files_of(place_of(node.entry)))
         return {node: files for node, files in stated.items() if files}
 
     def fetch(self, nodes: Iterable) -> None:
@@ -159,29 +164,32 @@ def is_shared(node) -> bool:
 def unpublished(url: str, nodes: Iterable, looks: bool = False) -> dict[object, int]:
     """The whole ones of some artifacts that a bucket should hold and lacks, with their bytes.
 
-    looks: also at the sizes of all contents. Raises UserError if the bucket does not answer.
+    A damaged one has no bytes. looks: also at the sizes of all contents. Raises UserError if the
+    bucket does not answer.
     """
     from xft.store.remote import describe  # imports fsspec
 
     shared = [node for node in nodes if is_shared(node) and is_whole(node.entry)]
     places = bucket(url).held(node.step for node in shared)
     sizes = bucket(url).sizes() if looks else {}
-    files = {n: describe(n.entry) for n in shared if looks or _place(n) not in places}
-    contents = {n: {(f["sha256"], f["size"]) for f in files[n].values()} for n in files}
-    lacking = (n for n in files if _place(n) not in places or contents[n] - sizes.items())
+    asked = (node for node in shared if looks or place_of(node.entry) not in places)
+    files = {n: {} if all_faults(n.entry, full=False) else describe(n.entry) for n in asked}
+    contents = {n: {(f["sha256"], f["size"]) for f in files[n].values()} or {None} for n in files}
+    lacking = (n for n in files if place_of(n.entry) not in places or contents[n] - sizes.items())
     return {node: size_of(files[node]) for node in lacking}
 
 
 def push(url: str, sizes: Mapping[object, int]) -> None:
-    """Upload artifacts with these sizes. Raises UserError with what could not be uploaded."""
+    """Upload artifacts with these sizes. Raises UserError with what cannot be uploaded."""
     with (
         progress(desc="upload", total=sum(sizes.values()), unit="B", unit_scale=True) as bar,
         ThreadPoolExecutor(AT_ONCE) as pool,
     ):
-        faults = list(pool.map(lambda node: publish(url, node.entry, bar.update), sizes))
-    if told := dict.fromkeys(filter(None, faults)):
-        failed = len(faults) - faults.count(None)
-        raise UserError(f"{failed} of {len(faults)} artifacts are not uploaded:\n{listed([*told])}")
+        told = pool.map(lambda node: publish(url, node.entry, bar.update), sizes)
+        faults = list(filter(None, told))
+    if faults:
+        count = f"{len(faults)} of {len(sizes)} artifacts cannot be uploaded"
+        raise UserError(f"{count}:\n{listed([*dict.fromkeys(faults)])}")
 
 
 def publish(url: str, entry: Path, report: Callable = lambda count: None) -> str | None:
@@ -210,8 +218,3 @@ def publish_for_job(url: str, entry: Path) -> str | None:
 def size_of(files: Mapping[str, dict]) -> int:
     """The bytes of files, as in `Manifest.files`."""
     return sum(stated["size"] for stated in files.values())
-
-
-def _place(node) -> str:
-    """The name of an artifact's entry in buckets."""
-    return f"{node.step}/{node.digest}"

@@ -8,12 +8,14 @@ So two machines that publish at once write the same bytes, and what a killed upl
 next one. No name that a bucket states leads out of an entry (`manifest.as_manifest`).
 """
 
+import logging
 import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
@@ -30,7 +32,7 @@ from xft.artifacts.manifest import MANIFEST_SUFFIX, Manifest, hash_file
 from xft.checkpoints.model_files import MAX_HEADER_BYTES, PREFIX_BYTES, hash_header
 from xft.common.errors import UserError
 from xft.common.json_files import MAX_JSON, json_object, read_json
-from xft.store.store import DIGEST, all_faults, claimed, fetched, is_whole
+from xft.store.store import DIGEST, all_faults, claimed, fetched, is_whole, place_of
 
 SILENT = 10  # seconds that a request lasts until the server is asked whether it is still there
 PATIENCE = 20  # seconds that its answer to this may last
@@ -52,6 +54,9 @@ SETTINGS = {
     "file": {"auto_mkdir": True},
     "sftp": {"known_hosts": ()},  # those of the user's files: otherwise any host is trusted
 }
+# gcsfs otherwise asks for the kind of the bucket, which not all servers and credentials allow.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints stack traces of what is told here
 # Options of transfers: what is in memory.
 PUT = {"s3": {"chunksize": CHUNK, "max_concurrency": CHUNKS}, "gs": {"chunksize": CHUNK}}
 GET = {"s3": {"max_concurrency": 1}}
@@ -165,7 +170,8 @@ class Bucket:
 
     def _find(self, *parts: str) -> dict[str, int]:
         """The sizes of all files below a folder, by their names in the bucket."""
-        found = self._ask(lambda fs: fs.find(self.named(*parts), detail=True))
+        folder, is_tree = self.named(*parts), self.scheme in FILE_SYSTEMS
+        found = self._ask(lambda fs: _walk(fs, folder) if is_tree else fs.find(folder, detail=True))
         return {n.removeprefix(self._root).strip("/"): item["size"] for n, item in found.items()}
 
     def held(self, steps: Iterable[str]) -> set[str]:
@@ -290,8 +296,6 @@ class Bucket:
             else:
                 options = {"callback": watch} | GET.get(self.scheme, {})
                 self._ask(lambda fs: fs.get_file(place, str(draft), **options), name)
-                with draft.open("rb") as file:
-                    os.fsync(file.fileno())
             if not _is_same(draft, stated):
                 raise UserError(f"{name} was altered")
             draft.replace(target)
@@ -316,9 +320,14 @@ class Bucket:
         list(self._pool.map(lambda file: self._ask(lambda fs: fs.rm_file(file)), files))
 
 
-def place_of(entry: Path) -> str:
-    """The name of an entry in buckets: STEP/DIGEST."""
-    return f"{entry.parent.name}/{entry.name}"
+def _walk(fs, folder: str) -> dict[str, dict]:
+    """What `find` gives. But `find` passes over folders that cannot be read."""
+    found = {}
+    with suppress(FileNotFoundError):
+        for item in fs.ls(folder, detail=True):
+            is_folder = item["type"] == "directory"
+            found |= _walk(fs, item["name"]) if is_folder else {item["name"]: item}
+    return found
 
 
 def describe(entry: Path) -> dict[str, dict]:

@@ -119,6 +119,11 @@ def fetched(entry: Path) -> Path:
     return entry.parents[1] / FETCHED / entry.parent.name / entry.name
 
 
+def place_of(entry: Path) -> str:
+    """The name of an entry in buckets: STEP/DIGEST."""
+    return f"{entry.parent.name}/{entry.name}"
+
+
 def log_of(entry: Path) -> Path:
     """The log of the job that makes an entry."""
     return Store(entry.parents[1]).log(entry.parent.name, entry.name)

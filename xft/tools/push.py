@@ -18,8 +18,8 @@ def main(argv: list[str] | None = None) -> None:
     run, _ = configured_run(args)
     sizes = others.unpublished(args.url, run.experiment.known, looks=True)
     show({node.name: size for node, size in sizes.items()}, "To upload")
-    if not args.dry_run:
-        others.push(args.url, sizes)
+    damaged = {node: 0 for node, size in sizes.items() if not size}  # which nothing is uploaded of
+    others.push(args.url, damaged if args.dry_run else sizes)
 
 
 def arguments(parser: StepParser) -> StepParser:
