@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements.lock"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ENVIRONMENTS = PROJECT["tool"]["xft"]["environments"]
+REMOTE = PROJECT["project"]["optional-dependencies"]["remote"]  # each job may publish what it made
 HEAD = """\
 # Written by tools/write_envs.py from pyproject.toml and requirements.lock.
 channels:
@@ -58,6 +59,7 @@ def environment(packages: list[str]) -> str:
     vLLM and torch choose the versions of what only they need.
     """
     known = pins()
+    packages = [*packages, *(pin.partition("==")[0] for pin in REMOTE)]
     if "vllm" in packages:
         pip = {known[package] for package in packages}
     else:
