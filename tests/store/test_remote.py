@@ -14,7 +14,6 @@ from unittest.mock import Mock
 import pytest
 from buckets import KINDS, Part, fetch, make, s3_bucket, sftp_bucket
 from huggingface_hub import HfApi
-from fsspec.implementations.local import LocalFileSystem
 from processes import free_port
 from working_folder import CONFIG, begin, wants, write_inputs
 
@@ -104,8 +103,7 @@ def test_what_is_damaged_is_told_and_not_taken(url, damage, capsys):
         bad = {"flipped": bytes([content[0] ^ 1]) + content[1:], "truncated": content[:-1]}
         change(url, name, bad.get(damage))
         shutil.rmtree("ours", ignore_errors=True)
-        (ours,) = fetch(url, part)
-        assert not is_whole(ours.entry)
+        assert not is_whole(fetch(url, part)[0].entry)
         said = capsys.readouterr().err
         if damage != "missing" or not name.endswith(ENTRY_FILE):  # then there is no entry
             assert f"{part.name} is not taken from {url}: " in said
@@ -179,7 +177,7 @@ def test_a_killed_upload_is_no_entry_and_the_next_repairs_it(url, monkeypatch, c
 
 def test_what_an_unreadable_folder_may_name_is_kept(place, monkeypatch):
     answers = [[{"name": f"{place}/moe", "type": "directory"}], PermissionError("denied")]
-    monkeypatch.setattr(LocalFileSystem, "ls", Mock(side_effect=answers))
+    monkeypatch.setattr(type(Bucket("file:///").fs), "ls", Mock(side_effect=answers))
     with pytest.raises(UserError, match="denied"):
         gc.main(["--store", f"file://{place}", "--yes"])
 
@@ -243,8 +241,7 @@ def stand_in(node: Node) -> None:
 def published(tiny_llama, place) -> WorkflowRun:
     """A finished configuration, and all of it that goes into the bucket `bucket`."""
     write_inputs(tiny_llama)
-    run = wants(publish=f"file://{place}/bucket")
-    begin(run)
+    run = begin(wants(publish=f"file://{place}/bucket"))
     for node in run.experiment.known:
         stand_in(node)
     push.main(["results", run.config.publish])
