@@ -2,34 +2,15 @@
 
 import argparse
 import sys
+from importlib import import_module
 from importlib.metadata import distributions
 
 from xft.cli import running
-from xft.tools import (
-    compare,
-    export,
-    gc,
-    joint_report,
-    plan,
-    pull,
-    push,
-    status,
-    verify,
-    with_mixtures,
-)
 
-TOOLS = {
-    "plan": plan,
-    "status": status,
-    "report": joint_report,
-    "compare": compare,
-    "export": export,
-    "push": push,
-    "pull": pull,
-    "gc": gc,
-    "verify": verify,
-    "with-mixtures": with_mixtures,
-}
+NAMES = "plan status report compare export push pull gc verify with-mixtures"
+# A step has a module `report`, and no two files have the same name.
+MODULES = {"report": "joint_report", "with-mixtures": "with_mixtures"}
+TOOLS = {n: import_module(f"xft.tools.{MODULES.get(n, n)}") for n in NAMES.split()}
 
 
 def main() -> None:
