@@ -397,7 +397,7 @@ def test_what_is_no_results_folder_gets_one_message(tmp_path):
         ("report.html", "mine", "is no report"),
         ("eval/base/own.generations.jsonl", "{\n", "not a file of JSON objects"),
     ):
-        folder = tmp_path / message
+        folder = tmp_path / file
         write_results(folder, {"base": 3})
         write_whole(folder / file, text)
         with pytest.raises(UserError, match=message):
