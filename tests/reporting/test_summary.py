@@ -123,9 +123,8 @@ def test_the_statistics_follow_the_decision(runs):
     runs.add_all({"base": 40, "sft": 43, "dense/lam~0.75": 20}, count=140)
     text = runs.summarise()[0]
     decision, statistics, *_ = text.split("\n\n")
-    assert decision.startswith(
-        "- Not decided: sft may be better than base.\n- sft against base: +2.1 "
-    )
+    said = "- Not decided: sft may be better than base.\n- sft against base: +2.1 "
+    assert decision.startswith(said)
     first, power = statistics.splitlines()
     assert first == "- Of 3 pairs of models, 2 differ significantly in pass@1."
     assert power.startswith("- With 140 problems, a true difference of ")
@@ -156,11 +155,14 @@ def test_sets_with_other_seeds_are_compared_apart(runs):
     assert "\n- Compared on humaneval alone: elsewhere the problems or seeds differ.\n" in text
 
 
-def test_what_the_curve_of_a_training_says_is_told(runs):
-    runs.add_all({"base": 52, "sft": 40}, count=104, losses=[1.0] * 6)
+def test_what_the_losses_of_a_training_say_is_told(runs):
+    for model, solved, loss in (("base", 52, 1.1), ("sft", 40, 1.0)):
+        runs.add(model, solved, count=104, losses=[loss] * 6)
+    lower = "The validation loss of sft is lower than that of base (1.0000 against 1.1000)"
+    assert f"\n- {lower}" in runs.summarise()[0]
     change_json(runs.root / runs.rows[1]["validation_loss"], change_at_end=-0.06)
-    text, *_ = runs.summarise()
-    assert "\n- The loss of sft still fell at the end of training. Next: more steps.\n" in text
+    more = "The loss of sft still fell at the end of training. Next: more steps."
+    assert f"\n- {more}\n" in runs.summarise()[0]
 
 
 def test_no_more_than_19_lines_are_printed(runs, capsys):
