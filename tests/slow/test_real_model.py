@@ -31,7 +31,7 @@ def test_the_recipe_runs_through(shared, new_project, monkeypatch):
     for name, file in (("HUMANEVAL", "HumanEvalPlus"), ("MBPP", "MbppPlus")):
         monkeypatch.setenv(f"{name}_OVERRIDE_PATH", str(shared / "data" / f"{file}.jsonl.gz"))
     rules = project.run("--configfile", "recipes/smollm2-135m.yaml")
-    assert len(rules) == 16
+    assert len(rules) == 18
     results = project.results / "smollm2-135m"
     configs = [results / name / "config.json" for name in ("base", "dense/lam~0.75")]
     base, dense = (json.loads(config.read_text()) for config in configs)

@@ -199,7 +199,7 @@ def test_killed_jobs_end_in_the_bytes_of_a_local_run(slurm, new_project, artifac
     running, log = start(project, *PROFILE)
     alone, local_log = start(local)
     mixing, truth = "weighted_trained/lam~0.75", "ground_truth/problems"
-    stock = "merge.method~model_stock/dense/lam~0.75"
+    stock = "merge.method~model_stock.4b056366/dense/lam~0.75"
 
     slurm.call("scancel", wait_for(lambda: slurm.running(project, "moe")))
     number = stopped_training(project, "moe_sft")
