@@ -294,15 +294,16 @@ def test_how_many_rows_contain_a_problem_is_said(runs):
         assert ("these models may be optimistically biased.\n" in text) == (count > 0)
 
 
-BY_BENCHMARK = ["--chosen-by", "benchmark"], "benchmark itself", "dense/lam~1 (t=0.6) (loss 2.0000)"
-BY_LOSS = [], "lowest validation loss", "dense/lam~0.5 (t=0.6 and 1 other) (loss 1.0000)"
+OF_EACH = "dense/lam~1 (t=0.6) (loss 2.0000), of 3\n- dense/lam~1 (own) (loss 0.5000), of 2"
+BY_BENCHMARK = ["--chosen-by", "benchmark"], "benchmark itself", OF_EACH
+BY_LOSS = [], "lowest validation loss", "dense/lam~0.5 (t=0.6 and 1 other) (loss 1.0000), of 3"
 
 
 @pytest.mark.parametrize(("words", "chosen_by", "best"), [BY_BENCHMARK, BY_LOSS])
 def test_the_best_merge_of_each_mixture_is_named_by_its_first_result(runs, words, chosen_by, best):
     """Its second run solves more. Its model with equal shares is the same if nothing is learned.
 
-    Of two that solve as many problems, the loss decides.
+    Of two that solve as many problems, the loss decides. One may have no loss.
     """
     write_diversity(runs, "d.json", [0.2, 0.3])
     for variant, solved in (("t=0.6", (40, 40, 30)), ("t=1.1", (10, 10, 50))):
@@ -312,11 +313,12 @@ def test_the_best_merge_of_each_mixture_is_named_by_its_first_result(runs, words
     runs.add("dense/lam~0.5", 60, variant="t=0.6", path="0.5", dataset="p2", diversity="d.json")
     same = [row | {"model": "uniform/lam~1"} for row in runs.rows if row["model"][-1] == "1"]
     runs.rows = same + runs.rows
-    write_diversity(runs, "of one merge.json", [0.2])
-    runs.add("dense/lam~1", 30, variant="own", losses=[0.5] * 2, diversity="of one merge.json")
+    write_diversity(runs, "own.json", [0.2])
+    runs.add("dense/lam~0.5", 30, variant="own", diversity="own.json")
+    runs.add("dense/lam~1", 30, variant="own", losses=[0.5] * 2, diversity="own.json")
     text = runs.summarise(*words)[0]
     assert f"The best merge of each mixture, chosen by the {chosen_by}" in text
-    assert f":\n\n- {best}, of 3\n\n" in text
+    assert f":\n\n- {best}\n\n" in text
 
 
 def write_diversity(runs: Runs, file: str, spreads: list, routing=None) -> None:

@@ -124,11 +124,9 @@ def start(repository, words: list[str], log: Path, nodes=1, **environment) -> su
     count = int(words[words.index("--processes") + 1]) if "--processes" in words else 1
     command = f"exec {torchrun(count, nodes)} -m workflow_scripts.moe_sft {shlex.join(words)}"
     path = f"{PYTHON.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    about = {"PATH": path, "PYTHONPATH": str(repository), "PYTHON_EXEC": str(PYTHON)}
+    given = os.environ | {"PATH": path, "PYTHONPATH": str(repository), "PYTHON_EXEC": str(PYTHON)}
     with log.open("w") as file:
-        return subprocess.Popen(
-            ["bash", "-c", command], env=os.environ | about | environment, stderr=file
-        )
+        return subprocess.Popen(["bash", "-c", command], env=given | environment, stderr=file)
 
 
 def test_two_nodes_learn_what_one_process_learns(inputs, alone, repository, tmp_path):

@@ -140,9 +140,8 @@ def test_a_merge_by_a_function_depends_on_its_files_and_not_on_their_folder():
 
 def test_a_training_depends_on_its_callbacks_and_not_on_their_folder():
     def digest(file: str, text: str) -> str:
-        write_whole(
-            Path(file), f"class Mine(Base):\n    def __init__(self, a=1):\n        {text}\n"
-        )
+        code = f"class Mine(Base):\n    def __init__(self, a=1):\n        {text}\n"
+        write_whole(Path(file), code)
         callbacks = [f"{file}:Mine(a=2)"]
         run = wants(mixing={"callbacks": callbacks}, sft={"callbacks": [f"{file}:Mine"]})
         trained = run.experiment.by_name["weighted_trained/lam~0.75"]
