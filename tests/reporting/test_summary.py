@@ -295,7 +295,8 @@ def test_how_many_rows_contain_a_problem_is_said(runs):
 
 
 OF_EACH = "dense/lam~1 (t=0.6) (loss 2.0000), of 3\n- dense/lam~1 (own) (loss 0.5000), of 2"
-BY_BENCHMARK = ["--chosen-by", "benchmark"], "benchmark itself", OF_EACH
+WITHOUT_LOSS = "\n- dense/lam~1 (bare), of 2"
+BY_BENCHMARK = ["--chosen-by", "benchmark"], "benchmark itself", OF_EACH + WITHOUT_LOSS
 BY_LOSS = [], "lowest validation loss", "dense/lam~0.5 (t=0.6 and 1 other) (loss 1.0000), of 3"
 
 
@@ -316,6 +317,8 @@ def test_the_best_merge_of_each_mixture_is_named_by_its_first_result(runs, words
     write_diversity(runs, "own.json", [0.2])
     runs.add("dense/lam~0.5", 30, variant="own", diversity="own.json")
     runs.add("dense/lam~1", 30, variant="own", losses=[0.5] * 2, diversity="own.json")
+    write_diversity(runs, "bare.json", [0.2])
+    runs.add_all({"dense/lam~1": 3, "dense/lam~0.5": 2}, variant="bare", diversity="bare.json")
     text = runs.summarise(*words)[0]
     assert f"The best merge of each mixture, chosen by the {chosen_by}" in text
     assert f":\n\n- {best}\n\n" in text
