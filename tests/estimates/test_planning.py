@@ -458,12 +458,14 @@ def test_plans_and_rules_need_neither_torch_nor_transformers(project):
     assert not re.search(r" 0(\.0)? [KMG]", text)
 
 
-NVIDIA_SMI = """#!/bin/sh
-case $1$3 in *uuid) echo GPU-a ;; *--id=GPU-a) echo "24576, NVIDIA GeForce RTX 4090" ;; esac
+NVIDIA_SMI = r"""#!/bin/sh
+case $1$3 in *uuid) printf "GPU-%s\n" a b c ;; *--id=GPU-a,GPU-b,GPU-c) echo "[N/A], NVIDIA GB10
+81559, NVIDIA H100 80GB HBM3
+24576, NVIDIA GeForce RTX 4090" ;; esac
 """
 
 
-def test_the_gpu_of_this_machine_is_found(project, monkeypatch):
+def test_the_smallest_gpu_of_this_machine_is_found(project, monkeypatch):
     Path("nvidia-smi").write_text(NVIDIA_SMI)
     Path("nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{project}:{os.environ['PATH']}")
