@@ -459,9 +459,8 @@ def test_plans_and_rules_need_neither_torch_nor_transformers(project):
 
 
 NVIDIA_SMI = r"""#!/bin/sh
-case $1$3 in *uuid) printf "GPU-%s\n" a b c ;; *--id=GPU-a,GPU-b,GPU-c) echo "[N/A], NVIDIA GB10
-81559, NVIDIA H100 80GB HBM3
-24576, NVIDIA GeForce RTX 4090" ;; esac
+case $1$3 in *uuid) printf "GPU-%s\n" a b c ;; *--id=GPU-a,GPU-b,GPU-c)
+printf "[N/A], NVIDIA GB10\n81559, NVIDIA H100 80GB HBM3\n24576, NVIDIA GeForce RTX 4090\n" ;; esac
 """
 
 

@@ -145,9 +145,7 @@ def test_a_late_program_runs_again_whatever_it_answered(sums, bubblewrap, monkey
     """A program that only ran again after right answers knew which answers are right."""
     scorer, ran = CallScorer(sums, bubblewrap, 2), []
     truth = scorer.expected()
-    monkeypatch.setattr(
-        call_scoring.box, "run", lambda job, *_: ran.append(job.text) or run(job, *_)
-    )
+    monkeypatch.setattr(call_scoring.box, "run", lambda *job: ran.append(job[0].text) or run(*job))
     monkeypatch.setattr(call_scoring, "USUAL", replace(USUAL, silence=1))
     loop = "def add(a, b):\n    while a == 3: pass\n    return "
     solutions = [(sums.problems[0], loop + answer) for answer in ("a + b", "None")]
@@ -285,6 +283,13 @@ def wait_for_the_end(programs) -> None:
         with suppress(psutil.NoSuchProcess):
             while program.status() != psutil.STATUS_ZOMBIE:
                 time.sleep(0.02)
+
+
+def test_what_a_program_starts_ends_with_it():
+    code = "import subprocess\ndef start():\n    return subprocess.Popen(['sleep', 'infinity']).pid"
+    asked = call_scoring.caller(code, "start", "[[[]],[]]", USUAL, 0, False)
+    started = json.loads(run(asked, None).output.splitlines()[0])["value"]
+    wait_for_the_end([process for process in psutil.process_iter() if process.pid == started])
 
 
 @pytest.mark.parametrize("sandbox", ["bubblewrap", "none"])

@@ -60,9 +60,8 @@ def test_files_of_both_forms_give_the_same_and_the_best_one_is_taken(tmp_path, c
     tables = []
     for low, high in ((ours[0], theirs[1]), (theirs[0], ours[1]), ours, theirs):
         verdict, rows = told(capsys, high, low)
-        assert verdict.startswith(
-            f"- Take {Path(high).name}: it solves significantly more problems than {Path(low).name}"
-        )
+        said = f"{Path(high).name}: it solves significantly more problems than {Path(low).name}"
+        assert verdict.startswith(f"- Take {said}")
         tables += [[*row.values()][3:] for row in rows.values()]
     assert tables == [tables[0]] * 4 and tables[0][0] == "+75.0"
 

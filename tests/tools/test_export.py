@@ -50,8 +50,8 @@ def test_the_hub_s_cards_have_the_results_and_the_models_keep_theirs(exported, f
     assert files == {f"{model}/README.md" for model in MODELS[1:]}  # not the base's
     for file in files:
         given, card = (ModelCard.load(folder / file) for folder in (finished.results, out))
-        rows = "- instructions: "
-        named = given.text.replace(rows, f"{rows}resources/instructions.jsonl; ")
+        head = "- instructions: "
+        named = given.text.replace(head, f"{head}resources/instructions.jsonl; ")
         assert given.data.eval_results is None and given.text != named == card.text
         scores = result_of(finished, str(Path(file).parent))["pass@1"]
         assert [value.metric_value for value in card.data.eval_results] == [*scores.values()]
