@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -193,6 +195,26 @@ def test_a_killed_download_goes_on_where_it_stopped(url, monkeypatch):
     assert {"weights.bin", "costs.json", ENTRY_FILE} <= names
     monkeypatch.setattr(type(Bucket(url).fs), "get_file", None)  # nothing is fetched again
     assert is_whole(fetch(url, part)[0].entry)
+
+
+INTERRUPTED = """import sys
+from concurrent.futures import Future
+from pathlib import Path
+from buckets import Part
+from xft.store import others, remote
+remote.SILENT = 10**6
+remote.Bucket._begin = lambda *_: print("waits", flush=True) or Future()
+others.push("memory://box", {Part(Path(sys.argv[1])): 1})
+"""
+
+
+def test_an_interrupt_does_not_wait_for_transfers(repository, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{repository}:{repository}/tests")
+    words = [sys.executable, "-c", INTERRUPTED, make("moe", 1).entry]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == -signal.SIGINT
 
 
 def test_a_server_that_dies_is_told_once(url, monkeypatch, capsys):

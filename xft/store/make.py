@@ -35,7 +35,7 @@ SECONDS_BETWEEN = 0.2
 ERROR = re.compile(rb"^[a-z_]+: error: ", re.MULTILINE)  # the first line of a step's last message
 # The environment variable that keeps errors off the screen, where the end of the run shows them.
 HIDE_ERRORS = "XFT_HIDE_ERRORS"
-_begun = Event()  # the command: it gets the same signals, and ends first
+_begun = Event()  # while the command runs: it gets the same signals, and ends first
 
 
 def make(entry: Path, command: list[str]) -> int:
@@ -67,6 +67,7 @@ def _make(entry: Path, command: list[str], jobs: Jobs, lock: int) -> int:
         shutil.rmtree(partial(entry))
         raise
     publish(entry, job.recipe)
+    _begun.clear()  # a signal ends the upload
     if job.publish and (fault := others.publish_for_job(job.publish, entry)):
         with log_of(entry).open("a", encoding="utf-8") as file:  # a run tells it in the end
             file.write(f"store: not uploaded to {job.publish}: {fault}\n")
@@ -202,7 +203,7 @@ def _follow(log: Path, ended: Event) -> None:
 
 
 def main() -> None:
-    """Run the command of the arguments. Signals end this process only before it begins."""
+    """Run the command of the arguments. While it runs, signals do not end this process."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: _begun.is_set() or sys.exit(128 + number))
     entry, command = Path(sys.argv[1]), sys.argv[2:]

@@ -3,9 +3,9 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from xft.common.errors import UserError, counted, listed
@@ -134,8 +134,8 @@ class Offer:
             return None
 
         nodes = list(nodes)
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return dict(zip(nodes, pool.map(attempt, nodes), strict=True))
+        with ThreadPool(AT_ONCE) as pool:  # whose threads an interrupt does not wait for
+            return dict(zip(nodes, pool.map(attempt, nodes, 1), strict=True))
 
 
 def answers(url: str, store: Path) -> bool:
@@ -183,9 +183,9 @@ def push(url: str, sizes: Mapping[object, int]) -> None:
     """Upload artifacts with these sizes. Raises UserError with what cannot be uploaded."""
     with (
         progress(desc="upload", total=sum(sizes.values()), unit="B", unit_scale=True) as bar,
-        ThreadPoolExecutor(AT_ONCE) as pool,
+        ThreadPool(AT_ONCE) as pool,
     ):
-        told = pool.map(lambda node: publish(url, node.entry, bar.update), sizes)
+        told = pool.map(lambda node: publish(url, node.entry, bar.update), sizes, 1)
         faults = list(filter(None, told))
     if faults:
         count = f"{len(faults)} of {len(sizes)} artifacts cannot be uploaded"

@@ -8,16 +8,18 @@ So two machines that publish at once write the same bytes, and what a killed upl
 next one. No name that a bucket states leads out of an entry (`manifest.as_manifest`).
 """
 
+import atexit
 import logging
 import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import cached_property, partial
 from itertools import chain
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from threading import Lock, Thread
 from uuid import uuid4
@@ -95,8 +97,7 @@ class Bucket:
     def __init__(self, url: str):
         self.url, self.scheme = url.rstrip("/"), url.partition("://")[0]
         self.away: str | None = None  # why it is not used any more
-        self._pool, self._sizes = ThreadPoolExecutor(AT_ONCE), {}
-        self._large, self._asking, self._heard = Lock(), Lock(), 0.0
+        self._sizes, self._large, self._asking, self._heard = {}, Lock(), Lock(), 0.0
 
     @cached_property
     def fs(self):
@@ -110,6 +111,13 @@ class Bucket:
     @cached_property
     def _root(self) -> str:
         return get_filesystem_class(self.scheme)._strip_protocol(self.url).rstrip("/")
+
+    @cached_property
+    def _pool(self) -> ThreadPool:
+        """The end of the process does not wait for its threads: a transfer may last for hours."""
+        pool = ThreadPool(AT_ONCE)
+        atexit.register(pool.terminate)
+        return pool
 
     def _ask(self, work: Callable, name: str | None = None):
         """What work with the file system gives. Raises Away if the server cannot be used, or does
@@ -142,8 +150,10 @@ class Bucket:
         def run() -> None:
             try:
                 answer.set_result(work(self.fs))
-            except BaseException as error:
+            except Exception as error:
                 answer.set_exception(error)
+            except BaseException as error:  # such as asyncio's CancelledError: it would end a pool
+                answer.set_exception(OSError(repr(error)))
 
         Thread(target=run, daemon=True).start()
         return answer
@@ -177,7 +187,7 @@ class Bucket:
     def held(self, steps: Iterable[str]) -> set[str]:
         """The entries of some steps, as STEP/DIGEST. Raises Away."""
         self._ask(lambda fs: fs.invalidate_cache())  # of hf, which has no setting for this
-        for sizes in self._pool.map(self._find, dict.fromkeys(steps)):
+        for sizes in self._pool.map(self._find, dict.fromkeys(steps), 1):
             self._sizes |= sizes
         return {name.rpartition("/")[0] for name in self._sizes if ENTRY.fullmatch(name)}
 
@@ -277,10 +287,7 @@ class Bucket:
 
     def _of_each(self, work: Callable, files: Files) -> None:
         """Do work with each file, its name and what is stated. All end before a fault is raised."""
-        works = [self._pool.submit(work, *item) for item in files.items()]
-        wait(works)
-        for done in works:
-            done.result()
+        self._pool.starmap(work, files.items(), 1)
 
     def _get(self, folder: Path, report: Callable, file: str, stated: dict) -> None:
         name = f"{self.url}/{FILES}/{stated['sha256']} ({file})"
@@ -317,7 +324,7 @@ class Bucket:
     def remove(self, names: Iterable[str]) -> None:
         """Remove leftovers. Raises Away."""
         files = map(self.named, names)
-        list(self._pool.map(lambda file: self._ask(lambda fs: fs.rm_file(file)), files))
+        self._pool.map(lambda file: self._ask(lambda fs: fs.rm_file(file)), files)
 
 
 def _walk(fs, folder: str) -> dict[str, dict]:
