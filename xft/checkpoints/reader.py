@@ -118,18 +118,15 @@ class CheckpointHeaders(TensorTable):
                 raise UserError(f"{index_file} names {file!r:.80}, which is not inside its folder")
             stated.setdefault(file, set()).add(name)
         for file, names in sorted(stated.items()):
-            held = model_files.read_tensors(self.folder / file)
+            path = self.folder / file
+            held = model_files.read_tensors(path)
             if lost := names - held.keys():
-                raise UserError(
-                    f"{self.folder / file} lacks {min(lost)}, which the index puts there"
-                )
+                raise UserError(f"{path} lacks {min(lost)}, which the index puts there")
             is_selection = (index.get("metadata") or {}).get(SELECTION)
             if (foreign := held.keys() - names) and not is_selection:
                 name = min(foreign)
-                raise UserError(
-                    f"{self.folder / file} holds {name}, which {index_file} puts in "
-                    f"{weight_map.get(name, 'no file')}"
-                )
+                place = weight_map.get(name, "no file")
+                raise UserError(f"{path} holds {name}, which {index_file} puts in {place}")
             self.tensors |= {name: held[name] for name in names}
         return weight_map
 

@@ -30,16 +30,13 @@ def mixing_coefficients(alpha, lam: float):
 def alpha_shape(granularity: str, ffn: TensorSource) -> tuple[int, int, int]:
     """The shape of the mixing logits: R logits per layer, per projection, or for the model."""
     layers = moe_layers(ffn.names)
-    first = layers[0]
+    first, count = layers[0], len(layers)
     if first.low_rank:
         routed = ffn.shape(first.factor(first.form.output, "A"))[0] - 1
     else:
         routed = ffn.shape(first.fused()[0][0])[0]
-    sets = {
-        "layer": (len(layers), 1),
-        "projection": (len(layers), len(first.form.projections)),
-        "model": (1, 1),
-    }
+    projections = len(first.form.projections)
+    sets = {"layer": (count, 1), "projection": (count, projections), "model": (1, 1)}
     return *sets[granularity], routed
 
 

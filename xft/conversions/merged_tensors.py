@@ -82,12 +82,8 @@ class FullTensor(MergedTensor):
     def inner_products(self, gradient, first: int):
         """<G, W_i> of the experts from number `first` on, in fp64, for the gradient G of W."""
         gradient = gradient.float()
-        return torch.stack(
-            [
-                (gradient * expert.to(gradient.device)).sum(dtype=torch.float64)
-                for expert in islice(self.experts(), first, None)
-            ]
-        )
+        experts = (expert.to(gradient.device) for expert in islice(self.experts(), first, None))
+        return torch.stack([(gradient * expert).sum(dtype=torch.float64) for expert in experts])
 
     def task_products(self, base):
         """<W_i - B, W_j - B> of all experts, [1 + R, 1 + R] in fp64. base: B, of this shape."""
@@ -118,10 +114,8 @@ class LowRankTensor(MergedTensor):
 
         The sum is one product, of the c_i B_i side by side and the A_i one below the other.
         """
-        weight, a, b = (
-            tensor.to(coefficients.device).float()
-            for tensor in (self.weight, self._factor("A"), self._factor("B"))
-        )
+        held = self.weight, self._factor("A"), self._factor("B")
+        weight, a, b = (tensor.to(coefficients.device).float() for tensor in held)
         left = (b * coefficients.view(-1, 1, 1)).transpose(0, 1).flatten(1)  # [N, E r]
         return weight.addmm(left, a.flatten(0, 1), alpha=self.scale)
 
