@@ -12,6 +12,7 @@ from functools import partial
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
 from xft.checkpoints.reader import TensorSource
@@ -98,8 +99,7 @@ class Mixing:
         norms = [nn.utils.get_total_norm([vector.grad]) for vector in self.logits.alpha]
         self.gradient_norms = torch.stack(norms).cpu().unflatten(0, self.logits.sets)
         limit = float("inf") if max_norm is None else max_norm
-        norm = nn.utils.clip_grad_norm_(self.logits.parameters(), limit)
-        self.gradient_norm = norm.item()
+        self.gradient_norm = nn.utils.clip_grad_norm_(self.logits.parameters(), limit).item()
 
     def metrics(self) -> dict:
         """Each set's shares of the routed experts, and the gradient norms.
@@ -118,11 +118,8 @@ class Mixing:
         }
 
     def build_optimizer(
-        self,
-        optimizer_class: type[torch.optim.Optimizer],
-        options: dict,
-        max_norm: float | None = None,
-    ) -> torch.optim.Optimizer:
+        self, optimizer_class: type[Optimizer], options: dict, max_norm: float | None = None
+    ) -> Optimizer:
         """An optimiser of the logits. It takes their gradients before a step and merges after.
 
         A closure computes the loss of the logits at hand, as often as the optimiser asks for it.

@@ -165,9 +165,7 @@ class LowRankBlock(RoutedBlock):
     def activate(self, part: "Operands") -> Tensor:
         """h of one expert, for its t tokens: [t, I]."""
         parts = zip(part.wide, part.low, part.expand, strict=True)
-        return self.shape.activate(
-            [torch.addmm(wide, low, expand.t()) for wide, low, expand in parts]
-        )
+        return self.shape.activate([torch.addmm(wide, low, b.t()) for wide, low, b in parts])
 
 
 class Operands(NamedTuple):

@@ -104,10 +104,8 @@ class Router(nn.Module):
         routed = config.num_routed_experts
         self.input = nn.Linear(hidden_size, routed, bias=False)
         self.output = nn.Linear(routed, routed, bias=False) if config.router == "mlp" else None
-        self.noise_factor = 1.0  # a training may lower it
-        self.noise = None
-        if config.router_noise:
-            self.noise = NoiseProjection(hidden_size, routed, bias=False)
+        noise = NoiseProjection(hidden_size, routed, bias=False) if config.router_noise else None
+        self.noise, self.noise_factor = noise, 1.0  # a training may lower the factor
 
     def forward(self, hidden_states: Tensor) -> Routing:
         """Route hidden states [T, H]."""

@@ -79,15 +79,9 @@ def _forward_over(base: type[nn.Module]):
         loss = output.loss
         if loss is not None and self.training:
             loss = loss + balance * token_share(kwargs["labels"], kwargs.get("num_items_in_batch"))
-        fields = {key: value for key, value in output.items() if key not in ("loss", "logits")}
-        return XftOutput(
-            loss=loss,
-            aux_loss=balance,
-            logits=output.logits,
-            router_logits=tuple(routing.logits for routing in routings),
-            routing=tuple(routings),
-            **fields,
-        )
+        logits = tuple(routing.logits for routing in routings)
+        of_routers = {"aux_loss": balance, "router_logits": logits, "routing": tuple(routings)}
+        return XftOutput(**{**output, "loss": loss, **of_routers})
 
     return forward
 
