@@ -159,11 +159,9 @@ def packed_attention(
     if not isinstance(attention_mask, list):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     lengths, masks = zip(*attention_mask, strict=True)
-    rows = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    outputs = [
-        sdpa_attention_forward(module, *row, mask, **options)[0]
-        for row, mask in zip(rows, masks, strict=True)
-    ]
+    parts = (tensor.split(lengths, dim=2) for tensor in (query, key, value))
+    rows = zip(*parts, masks, strict=True)
+    outputs = [sdpa_attention_forward(module, *row, **options)[0] for row in rows]
     return torch.cat(outputs, dim=1), None
 
 

@@ -146,12 +146,9 @@ class Session:
         from xft.training.trainer import Training, train
 
         request = self.request
-        known = {
-            "parameters": parameters,
-            "inputs": inputs,
-            "packages": {name: version(name) for name in PACKAGES if is_installed(name)},
-            "processes": request.options.world_size,
-        }
+        packages = {name: version(name) for name in PACKAGES if is_installed(name)}
+        known = {"parameters": parameters, "inputs": inputs, "packages": packages}
+        known["processes"] = request.options.world_size
         seconds = 60 * request.options.save_minutes
         checkpoints = Checkpoints(request.out, json_sha256(known), seconds)
         with checkpoints.claimed() if is_main_process() else nullcontext():
