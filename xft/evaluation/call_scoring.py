@@ -160,11 +160,9 @@ class CallScorer:
     def _limits_here(self, tests: ProblemTests, stop: scoring.Stop) -> box.Limits:
         """Limits from the time that the canonical solution takes now."""
         ended = self._run(tests, tests.problem.canonical_program, REFERENCE, stop)
-        return replace(
-            USUAL,
-            seconds=max(USUAL.seconds, SLOWER * ended.seconds),
-            silence=max(USUAL.silence, SLOWER * ended.silence),
-        )
+        seconds = max(USUAL.seconds, SLOWER * ended.seconds)
+        silence = max(USUAL.silence, SLOWER * ended.silence)
+        return replace(USUAL, seconds=seconds, silence=silence)
 
 
 def _most_bytes(expected: str) -> int:
@@ -281,8 +279,7 @@ def _python() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """
     base = Path(sys.base_prefix)
     system = [Path("/usr/lib"), Path("/usr/lib64")]
-    libraries = [folder for folder in (*system, base / "lib", base / "lib64") if folder.is_dir()]
-    libraries = list(dict.fromkeys(libraries))
+    libraries = dict.fromkeys(filter(Path.is_dir, (*system, base / "lib", base / "lib64")))
     compiled = Path(sysconfig.get_config_var("DESTSHARED"))
     standard = list(dict.fromkeys([sysconfig.get_path("stdlib"), str(compiled.parent)]))
     covered = [p for p in (Path(sys.prefix), box.PROJECT) if any(map(p.is_relative_to, libraries))]

@@ -83,13 +83,10 @@ def forbid_system_calls() -> None:
     program = ctypes.create_string_buffer(instructions)
     header = struct.pack("@HP", len(instructions) // len(REFUSE), ctypes.addressof(program))
     libc = ctypes.CDLL(None, use_errno=True)
-    for arguments in (
-        (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
-        (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, header, 0, 0),
-    ):
-        if libc.prctl(*arguments) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+    calls = (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, header, 0, 0)
+    if any(libc.prctl(*arguments) for arguments in calls):  # it ends at the first that fails
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def load_number(architecture: int) -> list[bytes]:

@@ -18,10 +18,8 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 # A base model's completion ends before these. An MBPP prompt holds no function, so helpers and
 # imports at the top level are part of the solution.
 STOPS_IN_MODULE = ("\nif ", "\nassert ", "\nprint(", '\n"""', FENCE)
-STOPS_IN_FUNCTION = (
-    *("\ndef ", "\nasync def ", "\nclass ", "\n@", "\nimport ", "\nfrom ", "\n#"),
-    *STOPS_IN_MODULE,
-)
+AFTER_FUNCTION = ("\ndef ", "\nasync def ", "\nclass ", "\n@", "\nimport ", "\nfrom ", "\n#")
+STOPS_IN_FUNCTION = AFTER_FUNCTION + STOPS_IN_MODULE
 
 
 class CallForm:

@@ -168,11 +168,8 @@ def _write_batch(
     """Continue `rows` until all are done. Whenever half of them are done, these leave the batch."""
     batch = _Batch(model, rows)
     width = batch.ids.shape[1]
-    processors = [
-        partial(_refuse_nan, model.name_or_path),
-        partial(restrict_first, width, [row.first_ids for row in rows]),
-    ]
-    processors += [draws] if draws else []
+    restrict = partial(restrict_first, width, [row.first_ids for row in rows])
+    processors = [partial(_refuse_nan, model.name_or_path), restrict, *filter(None, [draws])]
     while batch.rows:
         watch = RowWatch(tokenizer, width, batch.rows, how)
         is_full = batch.write(width + how.max_new_tokens, watch, processors)

@@ -86,9 +86,7 @@ AS_ROOT = shlex.split("""
     --unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup-try
     --cap-add CAP_SETUID --cap-add CAP_SETGID --cap-add CAP_SETPCAP
 """)
-LEAVE_ROOT = shlex.split(
-    "setpriv --clear-groups --bounding-set=-all --inh-caps=-all --no-new-privs"
-)
+DROP_ROOT = shlex.split("setpriv --clear-groups --bounding-set=-all --inh-caps=-all --no-new-privs")
 NOT_AS_ROOT = ". Root needs CAP_SYS_ADMIN and the program setpriv for it: else be an ordinary user"
 USERS = range(61_184, 65_520)  # that nobody has: systemd's for a while
 # Their zero is full's, which reads the same, and cannot be mapped.
@@ -305,7 +303,7 @@ def _walls(program: Program, info: int, calls: int, text: int) -> list[str]:
     view, isolation, user = program.view, AS_USER, []
     if view.starts_processes and os.geteuid() == 0:
         number = random.choice(USERS)
-        isolation, user = AS_ROOT, [*LEAVE_ROOT, f"--reuid={number}", f"--regid={number}", "--"]
+        isolation, user = AS_ROOT, [*DROP_ROOT, f"--reuid={number}", f"--regid={number}", "--"]
     own = ["--proc", "/proc"] if view.starts_processes else []
     sealed = [*view.covered, "/dev", "/proc" if view.starts_processes else FOLDER, "/"]
     devices = [("--dev-bind", real, name) for name, real in DEVICES.items()]
