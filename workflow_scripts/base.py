@@ -27,8 +27,7 @@ def main(argv: list[str] | None = None) -> None:
 
     source = find_model(base.model, base.revision)
     files = check_model(source, is_base=not args.tuned_from)
-    on_hub = not Path(base.model).is_dir()
-    parameters = base.model_dump() if on_hub else {}
+    parameters = {} if Path(base.model).is_dir() else base.model_dump()  # of a model on the hub
     kind = "base"
     if args.tuned_from:
         from xft.modeling.other_trainers import kind_of_tuned

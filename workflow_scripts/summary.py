@@ -51,8 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     write_whole(comparisons_file, _csv(summary.comparisons))
     write_whole(text_file, text)
     inputs = {os.path.relpath(file, args.out.parent): hash_file(file) for file in files}
-    beside = [comparisons_file, text_file]
-    write_manifest(args.out, "summary", inputs=inputs, beside=beside)
+    write_manifest(args.out, "summary", inputs=inputs, beside=[comparisons_file, text_file])
     print(head(text))
 
 

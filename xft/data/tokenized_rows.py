@@ -160,9 +160,8 @@ def write_tokens(
     import torch
 
     specs = [
-        TensorSpec(name, dtype, (len(array),), partial(map, torch.from_numpy, blocks(array)))
-        for name, dtype in DTYPES.items()
-        for array in [getattr(tokens, name)]
+        TensorSpec(name, DTYPES[name], (len(array),), partial(map, torch.from_numpy, blocks(array)))
+        for name, array in vars(tokens).items()
     ]
     parameters = options.model_dump() | {"tokenizer": tokenizer_identity(model)} | datasets
     with create_artifact(out, KIND, parameters, {"data": data_hash}) as draft:

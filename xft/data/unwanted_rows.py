@@ -7,7 +7,6 @@ shares 13 successive words with one of them. The hashes of HumanEval and MBPP ar
 this one, so that no network is needed.
 """
 
-import hashlib
 import json
 import re
 from base64 import b64decode
@@ -49,7 +48,7 @@ def ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
 @lru_cache(maxsize=2**20)
 def hash_word(word: str) -> int:
     """64 bits of a word's BLAKE2b."""
-    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
 def hash_words(words: list[str]) -> np.ndarray:
@@ -62,7 +61,7 @@ def find_exact(rows: Sequence[AnyRow]) -> dict[int, int]:
     first, repeated = {}, {}
     for row in progress(rows, desc="find duplicates", unit="row"):
         turns = [(turn.role, squeeze(turn.content)) for turn in row.turns]
-        key = hashlib.blake2b(json.dumps(turns).encode(), digest_size=16).digest()
+        key = blake2b(json.dumps(turns).encode(), digest_size=16).digest()
         if (number := first.setdefault(key, row.number)) != row.number:
             repeated[row.number] = number
     return repeated
