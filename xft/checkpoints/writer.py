@@ -59,18 +59,15 @@ def write_checkpoint(
 
     Returns size and SHA-256 of each safetensors file, by file name.
     """
-    shards = _split(specs, max_shard_bytes)
-    names = [SINGLE_FILE]
-    total = sum(spec.nbytes for spec in specs)
-    if len(shards) > 1:
-        names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
-        files = {p.name: file for file, shard in zip(names, shards, strict=True) for p in shard}
-        _write_index(folder, files, {"total_size": total})
+    shards, total = _split(specs, max_shard_bytes), sum(spec.nbytes for spec in specs)
+    files, count = {SINGLE_FILE: specs}, len(shards)
+    if count > 1:
+        names = [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+        files = dict(zip(names, shards, strict=True))
+        places = {spec.name: name for name, shard in files.items() for spec in shard}
+        _write_index(folder, places, {"total_size": total})
     with progress(desc="write", total=total, unit="B", unit_scale=True) as bar:
-        return {
-            name: _write_file(folder / name, shard, bar)
-            for name, shard in zip(names, shards, strict=True)
-        }
+        return {name: _write_file(folder / name, shard, bar) for name, shard in files.items()}
 
 
 def _split(specs: list[TensorSpec], max_shard_bytes: int) -> list[list[TensorSpec]]:
@@ -127,11 +124,8 @@ def _header(specs: list[TensorSpec]) -> Iterable[bytes]:
     """The safetensors header: its length, then JSON padded with spaces to a multiple of 8 bytes."""
     entries, offset = {"__metadata__": {"format": "pt"}}, 0
     for spec in specs:
-        entries[spec.name] = {
-            "dtype": spec.dtype,
-            "shape": list(spec.shape),
-            "data_offsets": [offset, offset + spec.nbytes],
-        }
+        ends = [offset, offset + spec.nbytes]
+        entries[spec.name] = {"dtype": spec.dtype, "shape": spec.shape, "data_offsets": ends}
         offset += spec.nbytes
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -161,9 +155,7 @@ def _pieces(tensor) -> Iterable[memoryview]:
 
 def copy_spec(source: TensorSource, name: str, new_name: str | None = None) -> TensorSpec:
     """A tensor of `source`, unchanged, under its own or a new name. NaN is refused."""
-    return TensorSpec(
-        new_name or name, source.dtype(name), source.shape(name), lambda: [source.get_finite(name)]
-    )
+    return TensorSpec(new_name or name, *source.tensors[name], lambda: [source.get_finite(name)])
 
 
 def computed_spec(name: str, dtype: str, shape: tuple[int, ...], compute: Callable) -> TensorSpec:
@@ -182,7 +174,7 @@ def trained_specs(before: TensorSource, state: dict, prefix: str) -> list[Tensor
     """
     learned = {name.removeprefix(f"{prefix}."): value for name, value in state.items()} | state
     return [
-        computed_spec(name, before.dtype(name), before.shape(name), learned[name].cpu)
+        computed_spec(name, *before.tensors[name], learned[name].cpu)
         if name in learned
         else copy_spec(before, name)
         for name in before.names

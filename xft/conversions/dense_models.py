@@ -50,7 +50,7 @@ def dense_specs(
     one = torch.ones(1, device=coefficients.device)
     for new_name, name in unmerged(moe).items():
         if every and moe.is_float(name):
-            target = new_name, moe.dtype(name), moe.shape(name)
+            target = new_name, *moe.tensors[name]
             held = partial(lambda name: [moe.get_finite(name)], name)
             specs.append(_function_spec(function, target, held, one, base))
         else:
@@ -119,7 +119,7 @@ def soup_specs(models: list[TensorSource]) -> list[TensorSpec]:
 
 
 def _mean_spec(models: list[TensorSource], name: str) -> TensorSpec:
-    dtype, shape = models[0].dtype(name), models[0].shape(name)
+    dtype, shape = models[0].tensors[name]
 
     def means() -> Iterator:
         for block in stacked_blocks(model.get_finite(name) for model in models):

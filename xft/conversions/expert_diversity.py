@@ -60,11 +60,8 @@ def are_alike(mixture: TensorSource) -> bool:
 
 
 def _values(apart: float, moved: float, size: float) -> dict[str, float | None]:
-    return {
-        "spread": _root_ratio(apart, moved),
-        "deviation": _root_ratio(apart, size),
-        "shift": _root_ratio(moved, size),
-    }
+    ratios = {"spread": (apart, moved), "deviation": (apart, size), "shift": (moved, size)}
+    return {name: _root_ratio(*ratio) for name, ratio in ratios.items()}
 
 
 def _root_ratio(numerator: float, denominator: float) -> float | None:

@@ -69,14 +69,9 @@ def upcycled_config(base_config: dict, moe: MixtureConfig, dtype: str) -> dict:
     """
     ends = {key: base_config[key] for key in base_config.keys() & {"eos_token_id"}}
     architectures = [f"Xft{name}" for name in base_config.get("architectures") or []]
-    return {
-        "architectures": architectures,
-        "base_config": base_config,
-        "dtype": dtype,
-        **ends,
-        "model_type": "xft",
-        **moe.model_dump(include=set(keys(MixtureConfig))),
-    }
+    own = {"architectures": architectures, "model_type": "xft", "dtype": dtype}
+    settings = moe.model_dump(include=set(keys(MixtureConfig)))
+    return {"base_config": base_config} | ends | own | settings
 
 
 def weights_dtype(base: TensorSource) -> str:

@@ -91,11 +91,8 @@ def _changed(model: Checkpoint, base: Checkpoint) -> list[str]:
     kept = {name.replace(".mlp.", ".mlp.dense."): name for name in base.names if ".mlp." in name}
     if mixture_settings(model.config).get("train_rest") == "frozen":  # with LoRA experts alone
         kept |= {name: name for name in base.names}
-    return [
-        held
-        for held, name in kept.items()
-        if held in model and not (tensor := model.get(held)).equal(base.get(name).to(tensor.dtype))
-    ]
+    pairs = ((name, model.get(name), base.get(kept[name])) for name in kept if name in model)
+    return [name for name, held, of_base in pairs if not held.equal(of_base.to(held.dtype))]
 
 
 def prepare(trainer):
