@@ -287,11 +287,8 @@ def _losses_and_tokens(
     """
     model.eval()
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    sums = [
-        _loss_and_tokens(model, loss, make(batch))
-        for batch in progress(batches, desc="validate", unit="batch", disable=not is_main_process())
-    ]
-    return torch.cat(sums)
+    shown = progress(batches, desc="validate", unit="batch", disable=not is_main_process())
+    return torch.cat([_loss_and_tokens(model, loss, make(batch)) for batch in shown])
 
 
 def _loss_and_tokens(model, loss: LabelledLoss, batch: dict) -> Tensor:

@@ -119,11 +119,8 @@ class SavingTrainer(Trainer):
     def _stateful(self, folder: Path) -> list[tuple[Path, TrainerCallback]]:
         """The average and the user's callbacks that have a state, with its file in a checkpoint."""
         numbered = enumerate([self.average, *self.training.callbacks])
-        return [
-            (folder / f"callback-{number}.safetensors", callback)
-            for number, callback in numbered
-            if hasattr(callback, "state_dict")
-        ]
+        stateful = [(n, callback) for n, callback in numbered if hasattr(callback, "state_dict")]
+        return [(folder / f"callback-{n}.safetensors", callback) for n, callback in stateful]
 
     @torch.no_grad()
     def _set_learned(self, learned: dict[str, torch.Tensor]) -> None:

@@ -51,10 +51,8 @@ class Adapters:
         """
         others, merged = dict(learned), {}
         for name, weight in self._frozen.items():
-            reduce, expand = (
-                others.pop(f"{name}.lora_{factor}.default.weight").to(weight.device).float()
-                for factor in "AB"
-            )
+            factors = (others.pop(f"{name}.lora_{letter}.default.weight") for letter in "AB")
+            reduce, expand = (factor.to(weight.device).float() for factor in factors)
             merged[f"{name}.weight"] = weight.add_((self._scale * (expand @ reduce)).to(weight))
         return others | merged
 
