@@ -69,14 +69,11 @@ def prepare(
 
 def summary(files: Sequence[Path], report: dict) -> str:
     """A report in one line."""
+    rows = f"{counted(report['rows'], 'row')} of {named(files)}: {report['training']} to train on"
     held_out = f", {report['validation']} held out" if report["validation"] else ""
-    left_out = _counts(report["removed_rows"])
-    return (
-        f"{counted(report['rows'], 'row')} of {named(files)}: {report['training']} to train on"
-        + held_out
-        + (f"; cut at max_length: {report['cut']}" if report["cut"] else "")
-        + (f"; left out: {left_out}" if left_out else "")
-    )
+    cut = f"; cut at max_length: {report['cut']}" if report["cut"] else ""
+    removed = _counts(report["removed_rows"])
+    return rows + held_out + cut + (f"; left out: {removed}" if removed else "")
 
 
 def _filters(deduplicate: str, find_trace: Callable | None) -> Iterator[Callable]:

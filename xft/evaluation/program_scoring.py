@@ -162,10 +162,8 @@ class ProgramScorer:
     def __init__(self, problem_set: ProblemSet, sandbox: str | None, workers: int):
         self.problem_set, self.sandbox, self.workers = problem_set, sandbox, workers
         parts = find_toolchains((p.language, p.prompt + p.tests) for p in problem_set.problems)
-        self.toolchains = {
-            name: open_toolchain(languages.find_language(name), known, sandbox)
-            for name, known in parts.items()
-        }
+        chains = [open_toolchain(LANGUAGES[name], known, sandbox) for name, known in parts.items()]
+        self.toolchains = {chain.language.name: chain for chain in chains}
         self.versions = {name: chain.version for name, chain in self.toolchains.items()}
         of_all = ", and of all of a program" if sandbox else ""
         memory = box.Limits(SECONDS).memory // 2**30
