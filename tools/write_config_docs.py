@@ -6,9 +6,8 @@ import re
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
-from xft.config.reading import sections
 from xft.config.section import Section, meaning, schemas
-from xft.config.sections import TRAININGS, TunedElsewhere, WorkflowConfig
+from xft.config.sections import SECTIONS, TRAININGS, TunedElsewhere, WorkflowConfig
 from xft.config.steps import STEPS
 from xft.config.training import TrainingConfig, TuningConfig
 from xft.tools.xft import TOOLS
@@ -40,11 +39,10 @@ def document() -> str:
 
     Keys that several trainings share stand there once.
     """
-    fields = WorkflowConfig.model_fields
-    plain = [name for name in fields if name not in dict(sections())]
+    plain = [name for name in WorkflowConfig.model_fields if name not in SECTIONS]
     introduction = DOCUMENT.read_text(encoding="utf-8").partition(TOP)[0]
     parts = [introduction + TOP, _keys(WorkflowConfig, plain)]
-    for name, section in sections():
+    for name, section in SECTIONS.items():
         if name == TRAININGS[0]:
             parts += ["## Keys of several trainings\n", _shared()]
         keys = [key for key in section.model_fields if _is_own(section, key)]
@@ -58,7 +56,7 @@ def _shared() -> str:
     """The keys that several sections have from one class."""
     rows = []
     for group in SHARED:
-        owners = [name for name, section in sections() if issubclass(section, group)]
+        owners = [name for name, section in SECTIONS.items() if issubclass(section, group)]
         note = f" Only in {', '.join(owners)}." if len(owners) < len(TRAININGS) else ""
         keys = (key for key in group.model_fields if _is_own(group, key))
         rows += [_key(group, key, note=note) for key in keys]

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from xft.common.errors import UserError, did_you_mean
 from xft.common.results_folder import CONFIG_FILE
 from xft.config.section import ONE, SEVERAL, NoEffect, Section, keys, unrecorded
-from xft.config.sections import WorkflowConfig, lambda_token
+from xft.config.sections import SECTIONS, WorkflowConfig, lambda_token
 
 LAST_COMMIT = "f17b3a61"  # the last one with all keys and values that the configuration lost
 # became_files: what is code in examples now, and the key that names it. {} is the value of the key.
@@ -30,6 +30,9 @@ OVER_THE_DEMONSTRATION = (
     "mine.yaml (of xft: --config)"
 )
 HIDDEN = re.compile(r'://[^\s"\]]*[@?#][^\s"\]]*')  # of a URL: it may hold a password or a key
+# Keys that no report shows, as pydantic excludes them.
+UNRECORDED = {name: unrecorded(section) for name, section in SECTIONS.items()}
+UNRECORDED |= dict.fromkeys(unrecorded(WorkflowConfig), True)
 SectionType = TypeVar("SectionType", bound=Section)
 
 
@@ -141,17 +144,10 @@ def validated(section: type[SectionType], values: dict, where: str) -> SectionTy
         raise UserError(HIDDEN.sub("://...", text)) from None
 
 
-def sections() -> Iterator[tuple[str, type[Section]]]:
-    """The sections of the configuration, by name."""
-    for name, field in WorkflowConfig.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield name, field.annotation
-
-
 def valid_sections(config: Mapping) -> dict[str, Section]:
     """The sections of a configuration by name, each with those of its keys that fit together."""
     valid = {}
-    for name, section in sections():
+    for name, section in SECTIONS.items():
         given, kept = config.get(name), {}
         parts = [{key: given[key]} for key in given] if isinstance(given, Mapping) else []
         for part in ({}, *parts, *parts):  # twice, since a key may need a later one
@@ -181,7 +177,7 @@ def _explain(section: type[Section], fault: dict) -> str:
     if kind == "list_type":
         return f"{_set(fault)}should be a list, such as [{fault['input']}]"
     if kind == "model_type":
-        first = keys(section.model_fields[name].annotation)[0]
+        first = keys(SECTIONS[name])[0]
         return f"{_set(fault)}should be a section of keys, such as {{{first}: ...}}"
     return _set(fault) + fault["msg"].removeprefix("Input ")
 
@@ -216,7 +212,7 @@ def _hint(section: type[Section], place: tuple) -> str:
 def _places() -> dict[str, list[str]]:
     """Every key of the configuration, and where it stands."""
     places = {key: ["at the top level"] for key in keys(WorkflowConfig)}
-    for name, section in sections():
+    for name, section in SECTIONS.items():
         for key in keys(section):
             places.setdefault(key, []).append(f"in {name}")
     return places
@@ -245,14 +241,14 @@ def values_to_change(config: WorkflowConfig) -> dict:
     return config.model_dump() | {"sft": _own_of_sft(config)}
 
 
-def chosen_values(config: WorkflowConfig) -> dict[str, object]:
-    """The values that are not the documented defaults, by key.
+def chosen_values(config: WorkflowConfig, hidden: Mapping | None = None) -> dict[str, object]:
+    """The values that are not the documented defaults, by key, without those of hidden keys.
 
     Those of section sft are left out if they follow from sections moe and moe_sft.
     """
     chosen, own_of_sft = {}, _own_of_sft(config)
-    for name, value in config.model_dump(exclude_defaults=True).items():
-        if isinstance(getattr(config, name), Section):
+    for name, value in config.model_dump(exclude_defaults=True, exclude=hidden).items():
+        if name in SECTIONS:
             keys = [key for key in value if name != "sft" or key in own_of_sft]
             chosen |= {f"{name}.{key}": value[key] for key in keys}
         else:
@@ -262,11 +258,7 @@ def chosen_values(config: WorkflowConfig) -> dict[str, object]:
 
 def shown_choices(config: WorkflowConfig) -> dict[str, object]:
     """The chosen values that a report shows. Its recipe holds them."""
-    hidden = set(unrecorded(WorkflowConfig))
-    for name, section in config:
-        if isinstance(section, Section):
-            hidden |= {f"{name}.{key}" for key in unrecorded(type(section))}
-    return {key: value for key, value in chosen_values(config).items() if key not in hidden}
+    return chosen_values(config, UNRECORDED)
 
 
 def changes(old: WorkflowConfig, new: WorkflowConfig) -> Iterator[str]:
@@ -279,8 +271,7 @@ def changes(old: WorkflowConfig, new: WorkflowConfig) -> Iterator[str]:
 
 def shown_values(config: WorkflowConfig) -> dict:
     """The values that a report shows, by section."""
-    hidden = {name: unrecorded(type(value)) for name, value in config if isinstance(value, Section)}
-    return config.model_dump(exclude=dict.fromkeys(unrecorded(WorkflowConfig), True) | hidden)
+    return config.model_dump(exclude=UNRECORDED)
 
 
 def _own_of_sft(config: WorkflowConfig) -> dict[str, object]:

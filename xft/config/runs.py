@@ -13,9 +13,9 @@ from pathlib import Path
 
 from xft.common.errors import UserError
 from xft.common.user_code import codes_in
-from xft.config.reading import complete, read_config, removal, sections
+from xft.config.reading import complete, read_config, removal
 from xft.config.section import Section
-from xft.config.sections import TRAININGS, WorkflowConfig
+from xft.config.sections import SECTIONS, TRAININGS, WorkflowConfig
 
 MOST_RUNS = 1000
 VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -24,11 +24,7 @@ RUN_KEYS = ("variants", "sweep", "seeds")
 FIXED = (
     *("store", "stores", "publish", "results_dir", "threads", "gpus", "report_to"),
     *("merge.keep", "merge.select", "evaluation.sandbox"),
-    *(
-        f"{section}.{key}"
-        for section in TRAININGS
-        for key in ("launch", "processes", "nodes", "save_minutes")
-    ),
+    *map(".".join, product(TRAININGS, ("launch", "processes", "nodes", "save_minutes"))),
 )
 # Keys whose values have results of their own in any case. No path carries them.
 LISTS = ("evaluation.models", "evaluation.datasets", "merge.lambdas")
@@ -118,7 +114,7 @@ def _check_keys(where: str, names: Iterable[str]) -> None:
                 f"{where}: {name} cannot vary: all runs have the same. Set it outside of variants "
                 "and sweep"
             )
-        if name in dict(sections()):
+        if name in SECTIONS:
             raise UserError(f"{where}: {name} is a section. Name one of its keys, as {name}.KEY")
 
 

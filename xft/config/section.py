@@ -12,7 +12,7 @@ import pydantic
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Tag
 
 from xft.common.optional import SCHEMES
-from xft.common.user_code import FORM, Names, UserCode
+from xft.common.user_code import FORM, UserCode
 
 LARGEST = 1e12  # number: what is estimated from several of them is still finite
 ONE, SEVERAL = "one value", "a list"  # how a fault's place names the form of a `OneOrMore`
@@ -47,7 +47,7 @@ class Unrecorded:
 
 def _with_needs(schema: dict, section: type) -> None:
     """Say in the JSON schema of a section which keys need another one."""
-    for key in needs(section):
+    for key in marked(section, Needs):
         schema["properties"][key]["description"] = meaning(section, key)
 
 
@@ -74,7 +74,7 @@ class Section(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **_) -> None:
         """Raise TypeError if a key needs one that this class lacks."""
-        needed = {need.key for need in needs(cls).values()} | ({cls.instead} - {None})
+        needed = {need.key for need in marked(cls, Needs).values()} | ({cls.instead} - {None})
         if lacking := needed - cls.model_fields.keys():
             raise TypeError(f"{cls.__name__} lacks keys that its keys need: {', '.join(lacking)}")
 
@@ -152,7 +152,7 @@ def _url(store: str) -> str:
     return store
 
 
-Item = TypeVar("Item")
+Item, Mark = TypeVar("Item"), TypeVar("Mark")
 # A list whose items must differ.
 UniqueList = Annotated[
     list[Item], AfterValidator(_unique), Field(json_schema_extra={"uniqueItems": True})
@@ -202,18 +202,8 @@ def _flat(schema: dict) -> list[dict]:
 
 
 @cache
-def needs(section: type[Section]) -> dict[str, Needs]:
-    """The keys of a section that need a value of another one, with what they need."""
-    return _marked(section, Needs)
-
-
-@cache
-def code_keys(section: type[Section]) -> dict[str, Names]:
-    """The keys of a section that name code of the user's."""
-    return _marked(section, Names)
-
-
-def _marked(section: type[Section], kind: type) -> dict:
+def marked(section: type[Section], kind: type[Mark]) -> dict[str, Mark]:
+    """The keys of a section that have a mark of a kind, such as `Needs` or `Names`, with it."""
     return {
         key: mark
         for key, field in section.model_fields.items()
@@ -231,7 +221,7 @@ def unrecorded(section: type[Section]) -> frozenset[str]:
 
 def meaning(section: type[Section], key: str) -> str:
     """The description of a key in one line, with what the key needs."""
-    need = needs(section).get(key)
+    need = marked(section, Needs).get(key)
     text = " ".join(section.model_fields[key].description.split())
     return f"{text} Needs {need}." if need else text
 
@@ -241,4 +231,5 @@ def without_effect(section: type[Section], values: Mapping[str, Any]) -> dict[st
     if section.instead and values.get(section.instead) not in (None, "null"):
         need = Needs(section.instead, "null")
         return {key: need for key in keys(section) if key != section.instead}
-    return {key: need for key, need in needs(section).items() if not need.is_met(values)}
+    needs = marked(section, Needs).items()
+    return {key: need for key, need in needs if not need.is_met(values)}

@@ -6,6 +6,7 @@ A class holds the keys that one step reads. A section consists of one or more su
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
+from inspect import get_annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -25,8 +26,8 @@ from xft.config.section import (
     UniqueList,
     Unrecorded,
     UrlText,
-    code_keys,
     keys,
+    marked,
     without_effect,
 )
 from xft.config.training import MixingTraining, TrainingConfig, TuningConfig, fault_of_devices
@@ -558,12 +559,10 @@ class WorkflowConfig(ManyRuns, RunConfig):
     def sft_flops(self) -> SftConfig:
         """Section sft with as many rows as moe_sft has. FLOPS_KEYS decide."""
         tuning, sft = self.moe_sft, self.sft
-        steps = tuning.max_steps
-        if steps is not None:
-            steps = max(round(steps * tuning.global_batch / sft.global_batch), 1)
-        changes = {"num_train_epochs": tuning.num_train_epochs, "max_steps": steps}
-        if steps is not None:
-            changes["warmup_steps"] = min(sft.warmup_steps, steps)
+        changes = {"num_train_epochs": tuning.num_train_epochs, "max_steps": tuning.max_steps}
+        if tuning.max_steps:
+            steps = max(round(tuning.max_steps * tuning.global_batch / sft.global_batch), 1)
+            changes |= {"max_steps": steps, "warmup_steps": min(sft.warmup_steps, steps)}
         return sft.model_copy(update=changes)
 
     @model_validator(mode="after")
@@ -601,22 +600,17 @@ class WorkflowConfig(ManyRuns, RunConfig):
 
 
 # Keys of moe_sft that decide on how many rows sft_flops is tuned.
-FLOPS_KEYS = tuple(
-    f"moe_sft.{key}"
-    for key in (
-        *("num_train_epochs", "max_steps", "per_device_train_batch_size"),
-        *("gradient_accumulation_steps", "processes", "nodes"),
-    )
+FLOPS_KEYS = (
+    *("moe_sft.num_train_epochs", "moe_sft.max_steps", "moe_sft.per_device_train_batch_size"),
+    *("moe_sft.gradient_accumulation_steps", "moe_sft.processes", "moe_sft.nodes"),
 )
 # Keys of a mixture that change no number of FLOPs, and those that do.
 WITHOUT_FLOPS = ("normalize_routing", "balance_loss_coef", "lora_alpha")
 SHAPE_KEYS = tuple(key for key in keys(MixtureConfig) if key not in WITHOUT_FLOPS)
-# The sections of the trainings, with their classes.
-TRAINING: dict[str, type[TrainingConfig]] = {
-    name: field.annotation
-    for name, field in WorkflowConfig.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, TrainingConfig)
-}
+# The sections with their classes: the keys that WorkflowConfig itself adds.
+SECTIONS: dict[str, type[Section]] = get_annotations(WorkflowConfig)
+# Those of the trainings.
+TRAINING = {name: group for name, group in SECTIONS.items() if issubclass(group, TrainingConfig)}
 TRAININGS = tuple(TRAINING)
 # Keys with files and folders that are read.
 PATHS = (
@@ -640,7 +634,7 @@ def named_paths(sections: Mapping[str, Section]) -> Iterator[tuple[str, str]]:
 
 def named_code(sections: Mapping[str, object]) -> Iterator[tuple[str, UserCode, Names]]:
     """The code of the user's that sections of a configuration name, by key, and what it must be."""
-    for name, section in sections.items():
-        for key, names in code_keys(type(section)).items() if isinstance(section, Section) else ():
-            for code in codes_in(getattr(section, key)):
+    for name in [name for name in SECTIONS if name in sections]:
+        for key, names in marked(SECTIONS[name], Names).items():
+            for code in codes_in(getattr(sections[name], key)):
                 yield f"{name}.{key}", code, names

@@ -9,8 +9,9 @@ from operator import attrgetter
 
 from pydantic.fields import FieldInfo
 
+from xft.common.user_code import Names
 from xft.config import sections
-from xft.config.section import Section, Unrecorded, code_keys, keys
+from xft.config.section import Section, Unrecorded, keys, marked
 from xft.config.sections import RunConfig, WorkflowConfig
 from xft.config.training import MixingTraining, TrainingConfig
 
@@ -80,7 +81,7 @@ class StepDeclaration:
     @property
     def code_keys(self) -> list[str]:
         """Those that name code of the user's."""
-        return [f"{name}.{key}" for name, section, _ in self.sections for key in code_keys(section)]
+        return [f"{name}.{key}" for name, group, _ in self.sections for key in marked(group, Names)]
 
     @property
     def keys(self) -> frozenset[str]:
@@ -91,7 +92,7 @@ class StepDeclaration:
     def sections(self) -> Iterator[tuple[str | None, type[Section], tuple[str, ...]]]:
         """The sections of the configuration whose keys are flags of the step: name, class, keys."""
         for name, read in self.reads.items():
-            section = WorkflowConfig.model_fields[name].annotation if name else RunConfig
+            section = sections.SECTIONS[name] if name else RunConfig
             yield name, section, read if isinstance(read, tuple) else keys(read)
 
     def idle_keys(self, config: WorkflowConfig) -> set[str]:

@@ -146,12 +146,9 @@ class TrainingConfig(Section):
         rows: to train on. Both products are rounded, and the training has at least one step. The
         result states its steps as `max_steps`, so `num_train_epochs` has no effect any more.
         """
-        return self.model_copy(
-            update={
-                "max_steps": max(round(factor * self.steps(rows, self.global_batch)), 1),
-                "warmup_steps": round(factor * self.warmup_steps),
-            }
-        )
+        steps = max(round(factor * self.steps(rows, self.global_batch)), 1)
+        warmup_steps = round(factor * self.warmup_steps)
+        return self.model_copy(update={"max_steps": steps, "warmup_steps": warmup_steps})
 
     def fault_of_steps(self, steps: int | None) -> str | None:
         """The fault of keys that need more steps than the training has. steps: None if unknown."""
