@@ -382,7 +382,7 @@ def test_a_result_that_runs_share_is_named_once(tmp_path):
     assert [one.subject.label for one in losses if one.seed is None] == [
         f"base ({variant})" for variant in "abc"
     ]
-    assert found[1].subject.variation(43) == "a, seed 43"
+    assert found[2].variation == "a, seed 43"
     assert results_of(table, "contamination") == []
 
 

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from pydantic.fields import FieldInfo
-
 from xft.artifacts import artifact
 from xft.artifacts.artifact import Draft, OpenedArtifact, create_artifact, open_artifact
 from xft.cli.running import run as run
@@ -139,9 +137,10 @@ def _add_option(group, section: type[Section], name: str) -> dict:
     field = section.model_fields[name]
     forms = schemas(section, name)
     schema = next((form for form in forms if form["type"] == "array"), forms[0])
-    settings = {"help": _help(field, meaning(section, name)), "required": field.is_required()}
-    if not field.is_required():
-        settings["default"] = field.get_default()
+    required = field.is_required()
+    default = None if required else field.get_default()
+    text = meaning(section, name) + ("" if default in (None, []) else f" Default: {default}.")
+    settings = {"help": text.replace("%", "%%"), "required": required, "default": default}
     if schema["type"] == "boolean":
         settings["action"] = argparse.BooleanOptionalAction
     else:
@@ -152,12 +151,6 @@ def _add_option(group, section: type[Section], name: str) -> dict:
         settings["metavar"] = None if choices else kind.upper()
     group.add_argument(_flag(name), **settings)
     return schema
-
-
-def _help(field: FieldInfo, text: str) -> str:
-    default = None if field.is_required() else field.get_default()
-    suffix = "" if default in (None, []) else f" Default: {default}."
-    return (text + suffix).replace("%", "%%")
 
 
 def _flag(name: str) -> str:

@@ -29,13 +29,8 @@ class TrainingStep(Step):
         if name in MODEL_KINDS:
             meaning = "File for the model's validation losses, for step validation_loss, JSON."
             self.output("--losses", "FILE", meaning, required=False)
-        self.output(
-            "--tracker-dir",
-            "DIR",
-            "Folder for the trackers. Default: the folder metrics beside --out.",
-            required=False,
-            shared=True,
-        )
+        meaning = "Folder for the trackers. Default: the folder metrics beside --out."
+        self.output("--tracker-dir", "DIR", meaning, required=False, shared=True)
         self.add_options(TokensConfig)
         self.set_defaults(**dict.fromkeys(keys(TokensConfig)))  # a folder of tokens has its own
 

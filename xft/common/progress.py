@@ -88,16 +88,11 @@ class Bar(tqdm):
 
     def __init__(self, iterable=None, at_once: int = 1, **options):
         self.at_once = at_once
-        if sys.stderr.isatty():
-            look = {"dynamic_ncols": True}
-        else:
-            look = {
-                "file": LineStream(),
-                "mininterval": SECONDS_BETWEEN_LINES,
-                "maxinterval": SECONDS_BETWEEN_LINES,
-                "bar_format": LINE_FORMAT,
-                "position": 0,  # otherwise tqdm moves the cursor for a second bar
-            }
+        look: dict[str, object] = {"dynamic_ncols": True}
+        if not sys.stderr.isatty():
+            look = dict.fromkeys(("mininterval", "maxinterval"), SECONDS_BETWEEN_LINES)
+            # Without a position tqdm moves the cursor for a second bar.
+            look |= {"file": LineStream(), "bar_format": LINE_FORMAT, "position": 0}
         look |= {"delay": SECONDS_BEFORE_FIRST, "miniters": 0, "smoothing": 0}
         super().__init__(iterable, **look, **options)
 

@@ -180,15 +180,11 @@ class Work:
 
 def training_work(models: Models, job: TrainingJob, rows: int | None) -> Work | None:
     """The work of a training, in all processes; None if the number of rows counts and is None."""
-    options = job.options
-    if options.max_steps:
-        steps = options.max_steps
-        rows = steps * job.global_batch
-    elif rows is None:
+    options, batch = job.options, job.global_batch
+    if rows is None and not options.max_steps:
         return None
-    else:
-        steps = options.steps(rows, job.global_batch)
-        rows = round(rows * options.num_train_epochs)
+    steps = options.steps(rows or 0, batch)
+    rows = steps * batch if options.max_steps else round(rows * options.num_train_epochs)
     read_bytes = READS * models.expert_bytes if job.is_mixing else 0
     trained = models.trained(job.options)
     tokens, context = round(rows * job.batches.row), round(job.batches.context)

@@ -211,11 +211,8 @@ class Models:
     @property
     def ffn(self) -> int:
         """The number of parameters of the base's MLPs that become mixtures."""
-        return sum(
-            self.base.size(layer.dense(*tensor))
-            for layer in self.upcycled
-            for tensor in layer.tensors
-        )
+        names = (layer.dense(*tensor) for layer in self.upcycled for tensor in layer.tensors)
+        return sum(map(self.base.size, names))
 
     @property
     def head(self) -> int:

@@ -43,11 +43,6 @@ class RunRow(Section, strict=False):
     contamination: Path | None = None
 
     @property
-    def about(self) -> tuple[str, str]:
-        """The model and the variant."""
-        return self.model, self.variant
-
-    @property
     def files(self) -> dict[str, Path]:
         """The files by step."""
         return {step: file for step in MEASURED if (file := getattr(self, step))}
@@ -75,10 +70,6 @@ class Subject:
         """A name in texts, such as `dense/lam~0.75 (vanilla)`."""
         return f"{self.model} ({self.variant})" if self.variant else self.model
 
-    def variation(self, seed: int | None) -> str:
-        """The variant and a seed in words, such as `vanilla, seed 43`."""
-        return ", ".join(filter(None, (self.variant, "" if seed is None else f"seed {seed}")))
-
 
 @dataclass(frozen=True)
 class Result:
@@ -96,7 +87,9 @@ class Result:
 
     @property
     def variation(self) -> str:
-        return self.subject.variation(self.seed)
+        """The variant and the seed in words, such as `vanilla, seed 43`."""
+        seed = "" if self.seed is None else f"seed {self.seed}"
+        return ", ".join(filter(None, (self.subject.variant, seed)))
 
     @cached_property
     def content(self) -> dict:
@@ -161,10 +154,11 @@ def results_of(rows: Sequence[RunRow], step: str) -> list[Result]:
     for row in rows:
         if step in row.files:
             files.setdefault(row.files[step], []).append(row)
-    results, alike = [], linked([row.about for row in named] for named in files.values())
+    alike = linked([(row.model, row.variant) for row in named] for named in files.values())
+    results = []
     for file, named in files.items():
         first = min(named, key=lambda row: row.variant != "")
-        subject = _subject(alike[named[0].about], variants)
+        subject = _subject(alike[first.model, first.variant], variants)
         seed = _only(row.seed for row in named) if len(seeds) > 1 else None
         loss = _only(row.validation_loss for row in named if row.validation_loss)
         row = first.model_copy(update={"validation_loss": loss})

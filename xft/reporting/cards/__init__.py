@@ -1,6 +1,8 @@
 """Writes the model cards of mixtures and dense models."""
 
 import json
+from collections.abc import Iterator
+from itertools import product
 
 from xft.artifacts.artifact import OpenedArtifact
 from xft.artifacts.manifest import short
@@ -57,29 +59,20 @@ def dense_card(
 
     layers: the numbers of the upcycled layers.
     """
-    return _card(
-        "dense",
-        moe.checkpoint.config,
-        moe.manifest.parameters.get("base", {}),
-        moe=moe.manifest,
-        mixing=mixing,
-        method=method,
-        rows=_shares(mixing, layers),
-    )
+    base = moe.manifest.parameters.get("base", {})
+    known = {"moe": moe.manifest, "mixing": mixing, "method": method}
+    return _card("dense", moe.checkpoint.config, base, rows=[*_shares(mixing, layers)], **known)
 
 
-def _shares(mixing: MixingArtifact, layers: list[int]) -> list[tuple[str, list[float]]]:
+def _shares(mixing: MixingArtifact, layers: list[int]) -> Iterator[tuple[str, list[float]]]:
     """For each set of coefficients its name, lambda and the shares of the routed experts."""
     lambdas = mixing.coefficients[..., 0]
     shares = mixing.alpha.softmax(dim=-1)
     by_layer, by_projection, _ = (size > 1 for size in shares.shape)
-    rows = []
-    for row in range(shares.shape[0]):
-        for column in range(shares.shape[1]):
-            name = f"layer {layers[row]}" if by_layer else "the model"
-            name += f", projection {column + 1}" if by_projection else ""
-            rows.append((name, [float(lambdas[row, column]), *shares[row, column].tolist()]))
-    return rows
+    for row, column in product(*map(range, lambdas.shape)):
+        name = f"layer {layers[row]}" if by_layer else "the model"
+        name += f", projection {column + 1}" if by_projection else ""
+        yield name, [float(lambdas[row, column]), *shares[row, column].tolist()]
 
 
 def _card(name: str, config: dict, base: dict, **known) -> str:
