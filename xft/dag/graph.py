@@ -67,11 +67,8 @@ class Graph:
         return self._node("weighted_init", [value, *self._experts()], f"weighted_init/lam~{lam}")
 
     def weighted_trained(self, lam: str) -> Node:
-        inputs = [
-            made("weighted_init", self.weighted_init(lam), "weighted"),
-            *self._experts(),
-            made("tokens", self.tokens, "data"),
-        ]
+        shares = made("weighted_init", self.weighted_init(lam), "weighted")
+        inputs = [shares, *self._experts(), made("tokens", self.tokens, "data")]
         return self._node("weighted_trained", inputs, f"weighted_trained/lam~{lam}")
 
     def dense(self, lam: str) -> Node:
@@ -95,12 +92,9 @@ class Graph:
         config = self.config.model_copy(update={"sft": self.config.sft_flops})
         settings = sections.mixture_settings(dict(self.config.moe))
         shape = {key: settings[key] for key in sections.SHAPE_KEYS if key in settings}
-        mixture = Input(
-            "flops_of",
-            recorded={"flops_of": shape},
-            flags={"match_flops": True} | shape,
-            keys=frozenset([*sections.FLOPS_KEYS, *(f"moe.{key}" for key in shape)]),
-        )
+        flags = {"match_flops": True} | shape
+        keys = frozenset([*sections.FLOPS_KEYS, *(f"moe.{key}" for key in shape)])
+        mixture = Input("flops_of", recorded={"flops_of": shape}, flags=flags, keys=keys)
         unread = {"sft.max_steps", "sft.num_train_epochs"}
         inputs = [*self._base_and_tokens(), mixture]
         values = STEPS["sft"].values(config)
@@ -215,12 +209,8 @@ class Graph:
         if model.kind in sections.MIXTURES:  # only transformers loads them
             options = config.evaluation.model_copy(update={"backend": "transformers"})
             config = config.model_copy(update={"evaluation": options})
-        inputs = [
-            made("model", self.node_of(model)),
-            made("ground_truth", self.ground_truth(label), "ground-truth"),
-            self._problems(label),
-            *templates,
-        ]
+        truth = made("ground_truth", self.ground_truth(label), "ground-truth")
+        inputs = [made("model", self.node_of(model)), truth, self._problems(label), *templates]
         name, values = f"eval/{model}/{label}.json", STEPS["eval"].values(config)
         return self._node("eval", inputs, name, values=values, unread=unread)
 
