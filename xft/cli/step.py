@@ -210,8 +210,7 @@ class Step(StepParser):
 
     def open(self, name: str, path: Path, *kinds: str) -> OpenedArtifact:
         """Open an artifact as the input `name`. Raises UserError as `open_artifact` does."""
-        opened = open_artifact(path, *kinds, full=self.full)
-        self.inputs[name] = opened
+        self.inputs[name] = opened = open_artifact(path, *kinds, full=self.full)
         return opened
 
     @property

@@ -142,7 +142,8 @@ def _completed(
         for point in map(dict, product(*points)):
             values = overlaid(plain, overrides)
             for key, value in point.items():
-                values = overlaid(values, _nested(key, value))
+                section, _, inner = key.partition(".")
+                values = overlaid(values, {section: {inner: value} if inner else value})
             for seed in whole.seeds or [values.get("seed")]:
                 seeded = values if seed is None else values | {"seed": seed}
                 yield name, point, complete(seeded, _described(where, name, point))
@@ -179,12 +180,6 @@ def overlaid(config: Mapping, overrides: Mapping) -> dict:
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
         result[key] = overlaid(result[key], value) if both else value
     return result
-
-
-def _nested(key: str, value: object) -> dict:
-    """The overrides that set one key, such as moe.num_experts."""
-    section, _, name = key.partition(".")
-    return {section: {name: value}} if name else {section: value}
 
 
 def _keys_of(overrides: Mapping, prefix: str = "") -> list[str]:

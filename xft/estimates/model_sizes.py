@@ -85,12 +85,9 @@ class ModelTable(TensorTable):
     @property
     def parameters(self) -> dict[str, int]:
         """The number of values of each parameter of the model in memory, by name."""
-        tied = HEADS if self.is_tied else ()
-        return {
-            name: self.size(name)
-            for name in self.names
-            if self.is_float(name) and not name.endswith((*BUFFERS, *tied))
-        }
+        left_out = (*BUFFERS, *HEADS) if self.is_tied else BUFFERS
+        names = (name for name in self.names if not name.endswith(left_out))
+        return {name: self.size(name) for name in filter(self.is_float, names)}
 
     @property
     def embedding(self) -> int:

@@ -16,8 +16,8 @@ from xft.config.section import Section
 from xft.evaluation.result import RESULT, measures, solved_shares, units_of
 from xft.evaluation.scoring import TEST_SETS
 
-FORMATS = {"eval": RESULT, "validation_loss": LOSS_RESULT}
-FORMATS |= {"diversity": DIVERSITY, "contamination": CONTAMINATION}
+FORMATS = {known.step: known for known in (RESULT, LOSS_RESULT, DIVERSITY, CONTAMINATION)}
+MEASURED = tuple(FORMATS)  # the steps whose files a row names
 ROWS, LOSS_TESTS = "validation rows", "loss"  # dataset and tests of losses
 
 
@@ -46,11 +46,6 @@ class RunRow(Section, strict=False):
     def files(self) -> dict[str, Path]:
         """The files by step."""
         return {step: file for step in MEASURED if (file := getattr(self, step))}
-
-
-PATHS = (Path, Path | None)
-# The steps whose files a row names.
-MEASURED = tuple(name for name, field in RunRow.model_fields.items() if field.annotation in PATHS)
 
 
 @dataclass(frozen=True)
