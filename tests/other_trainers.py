@@ -39,7 +39,7 @@ def trainer_of(model, folder, tokenizer, rows: int = 4, **options) -> Trainer:
     return Trainer(model, arguments, collate, train_dataset=data, eval_dataset=data)
 
 
-def gradients_of(model) -> dict[str, torch.Tensor]:
+def grads_of(model) -> dict[str, torch.Tensor]:
     learned = (item for item in model.named_parameters() if item[1].grad is not None)
     return {name: parameter.grad.clone() for name, parameter in learned}
 
@@ -48,7 +48,7 @@ class Gradients(TrainerCallback):
     """Notes the gradients of the optimiser step, by name."""
 
     def on_pre_optimizer_step(self, args, state, control, model, **_):
-        self.noted = gradients_of(model)
+        self.noted = grads_of(model)
 
 
 def learn(trainer: Trainer) -> tuple[float, dict, list]:
@@ -98,7 +98,7 @@ def alone(model, batches: list, smoothing: float = 0.0, with_balance: bool = Tru
     return total / tokens
 
 
-def furthest(found: dict, expected: dict) -> float:
+def gap(found: dict, expected: dict) -> float:
     """The largest difference of a tensor, relative to the norm of the expected one."""
     assert found.keys() == expected.keys()
     return max(float((found[name] - g).norm() / g.norm()) for name, g in expected.items())

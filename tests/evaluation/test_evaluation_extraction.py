@@ -153,8 +153,6 @@ def test_real_answers_get_evalplus_s_verdicts(form, chat_tokenizer, tmp_path, bu
         assert sanitize(program, problem.entry_point).strip() == sanitized.strip()
         solutions += [(problem, program), (problem, sanitized)]
         expected += [answer["verdicts"]["us"], answer["verdicts"]["sanitize"]]
-    found = [
-        ["pass" if status == PASSED else "fail" for status in (verdict.base, verdict.plus)]
-        for verdict in scorer.score(truth, solutions)
-    ]
+    statuses = ((verdict.base, verdict.plus) for verdict in scorer.score(truth, solutions))
+    found = [["pass" if status == PASSED else "fail" for status in pair] for pair in statuses]
     assert found == expected

@@ -103,10 +103,9 @@ def test_a_row_ends_at_any_of_the_model_s_end_tokens(model, write, tokenizer, pl
     ends = [row.index(end) + 1 if end in row else None for row in plain]
     assert None in ends
     model.generation_config.eos_token_id = [1, end]
-    assert write(prompts_of(TEXTS)) == [
-        Completion(tokenizer.decode(row[:length]), "eos" if length else "length")
-        for row, length in zip(plain, ends, strict=True)
-    ]
+    texts = [tokenizer.decode(row[:length]) for row, length in zip(plain, ends, strict=True)]
+    finishes = ["eos" if length else "length" for length in ends]
+    assert write(prompts_of(TEXTS)) == [*map(Completion, texts, finishes)]
 
 
 def test_the_model_s_sampling_settings_are_replaced_without_a_warning(
@@ -129,9 +128,7 @@ def test_rows_that_are_done_leave_the_batch(model, write, tokenizer, plain, monk
     """Of four rows, three end at their first token: the fourth goes on alone."""
     firsts = [tokenizer.decode(ids[:1]) for ids in plain[1:4]]
     stops = [NEVER, *((first,) for first in firsts)]
-    prompts = [
-        TaskPrompt("Task/0", text, text, stop) for text, stop in zip(TEXTS, stops, strict=False)
-    ]
+    prompts = [TaskPrompt("Task/0", *texts) for texts in zip(TEXTS, TEXTS, stops, strict=False)]
     rows, forward = [], model.forward
     monkeypatch.setattr(
         model, "forward", lambda *a, **k: rows.append(len(k["input_ids"])) or forward(*a, **k)

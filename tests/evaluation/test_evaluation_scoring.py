@@ -225,10 +225,8 @@ def test_odd_messages_lose_their_own_problem_only(make, bubblewrap):
     """Also where what was expected is large, so that a digest is taken of what was returned."""
     rows = [problem("add", "+", f"Task/{number}") for number in range(2)]
     rows[0]["canonical_solution"] = "    return [a + b] * 100000\n"
-    codes = [
-        f"import os\nos.write(3, b'''{message}\\n''')\nos.write(4, b'''{message}\\n''')"
-        for message in ODD_MESSAGES
-    ]
+    code = "import os\nos.write(3, b'''{0}\\n''')\nos.write(4, b'''{0}\\n''')"
+    codes = [*map(code.format, ODD_MESSAGES)]
     right = rows[0]["prompt"] + rows[0]["canonical_solution"]
     *odd, last = verdicts(make(*rows), [*codes, right], bubblewrap)
     assert len(odd) % 2 == 0 and last == PASS

@@ -162,11 +162,9 @@ def test_a_run_and_a_plan_tell_what_is_missing_before(place, monkeypatch, capsys
     assert other.startswith("ruby for problems in rb")
     of_ruby = [node for node in run.to_make if "mbpp-rb" in node.name]
     assert missing_toolchains(of_ruby) == [other]  # other sets may be evaluated already
+    digests = [SimpleNamespace(digest=node.digest) for node in run.to_make]
     for is_here in (True, False):
-        jobs = [
-            SimpleNamespace(resources={}, wildcards=SimpleNamespace(digest=node.digest))
-            for node in run.to_make
-        ]
+        jobs = [SimpleNamespace(resources={}, wildcards=digest) for digest in digests]
         dag = SimpleNamespace(needrun_jobs=lambda jobs=jobs: jobs)
         workflow = SimpleNamespace(local_exec=is_here, dag=dag)
         started = SimpleNamespace(run=run, config=run.config, deployment=(), workflow=workflow)

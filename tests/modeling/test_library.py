@@ -75,10 +75,8 @@ def test_a_function_of_the_users_makes_the_experts(tmp_path):
     (tmp_path / "mine.py").write_text(text)
     exec(text, functions := {})
     base = random_dense("llama")
-    mixtures = [
-        xft.upcycle(base, **SIZES, init=init).state_dict()
-        for init in (functions["doubled"], f"{tmp_path}/mine.py:doubled", "copy")
-    ]
+    inits = functions["doubled"], f"{tmp_path}/mine.py:doubled", "copy"
+    mixtures = [xft.upcycle(base, **SIZES, init=init).state_dict() for init in inits]
     for name, copied in mixtures[2].items():
         factor = 2 if ".experts." in name else 1
         assert all(mixture[name].equal(factor * copied) for mixture in mixtures[:2]), name

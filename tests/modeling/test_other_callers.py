@@ -6,16 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from mixtures import random_mixture
-from other_trainers import (
-    alone,
-    balanced,
-    furthest,
-    gradients_of,
-    learn,
-    sequences,
-    trainer_of,
-    unbalanced,
-)
+from other_trainers import alone, balanced, gap, grads_of, learn, sequences, trainer_of, unbalanced
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import DataCollatorWithFlattening
@@ -54,7 +45,7 @@ def test_a_loop_has_the_balance_loss_and_an_evaluation_has_not():
     loss, expected = mixture(**batch).loss, alone(plain, [sequences(batch)])
     loss.backward(), expected.backward()
     torch.testing.assert_close(loss, expected)
-    assert furthest(gradients_of(mixture), gradients_of(plain)) < 1e-5
+    assert gap(grads_of(mixture), grads_of(plain)) < 1e-5
     entropy = alone(plain, [sequences(batch)], with_balance=False)
     torch.testing.assert_close(mixture.eval()(**batch).loss, entropy)
 
@@ -94,7 +85,7 @@ def test_a_trainer_has_the_loss_and_gradients_of_a_plain_loop(tmp_path, tokenize
         expected = alone(plain, batches, smoothing, with_balance=not smoothing)
     expected.backward()
     assert loss == pytest.approx(expected.item(), rel=tolerance)
-    assert furthest(gradients, gradients_of(plain)) < tolerance
+    assert gap(gradients, grads_of(plain)) < tolerance
 
 
 def test_adapters_of_peft_have_the_gradients_of_the_weights_that_they_change(tmp_path, tokenizer):
@@ -111,7 +102,7 @@ def test_adapters_of_peft_have_the_gradients_of_the_weights_that_they_change(tmp
     expected = alone(plain, batches)
     expected.backward()
     assert loss == pytest.approx(expected.item(), rel=1e-5)
-    whole = gradients_of(plain)
+    whole = grads_of(plain)
     adapted.zero_grad()
     for module in adapted.modules():
         if isinstance(module, LoraLayer):
@@ -119,7 +110,7 @@ def test_adapters_of_peft_have_the_gradients_of_the_weights_that_they_change(tmp
             changed = module.get_param() if hasattr(module, "get_param") else layer.weight
             (module.get_delta_weight("default") * whole[names[id(changed)]]).sum().backward()
     of_routers = {f"base_model.model.{name}": whole[name] for name in whole if "router" in name}
-    assert furthest(gradients, gradients_of(adapted) | of_routers) < 1e-4
+    assert gap(gradients, grads_of(adapted) | of_routers) < 1e-4
 
 
 def test_reentrant_checkpointing_is_refused(tmp_path, tokenizer):

@@ -10,16 +10,7 @@ import torch
 from chains import Chain, run_here
 from documents import ROOT, TRAINERS, blocks
 from mixtures import init_example
-from other_trainers import (
-    ONE_STEP,
-    alone,
-    balanced,
-    furthest,
-    gradients_of,
-    learn,
-    trainer_of,
-    unbalanced,
-)
+from other_trainers import ONE_STEP, alone, balanced, gap, grads_of, learn, trainer_of, unbalanced
 from processes import run_together
 from project import copy_project
 from safetensors.torch import load_file
@@ -92,7 +83,7 @@ def test_a_prepared_sft_trainer_has_the_loss_and_gradients_of_a_plain_loop(tmp_p
     expected = alone(plain, batches)
     expected.backward()
     assert loss == pytest.approx(expected.item(), rel=1e-5)
-    assert furthest(gradients, gradients_of(plain)) < 1e-4
+    assert gap(gradients, grads_of(plain)) < 1e-4
     assert next(log for log in trainers[1].state.log_history if "loss" in log)["aux_loss"] > 0
     trainers[1].save_model(tmp_path)
     assert type(create_model_from_path(str(tmp_path))) is type(plain)
@@ -117,7 +108,7 @@ def compare_with_a_plain_loop(folder):
     expected = alone(plain, of_all[0] + of_all[1])
     expected.backward()
     assert loss == pytest.approx(expected.item(), rel=1e-5)
-    assert furthest(gradients, gradients_of(plain)) < 1e-5
+    assert gap(gradients, grads_of(plain)) < 1e-5
 
     mixture, plain = balanced(), balanced()
     (ids, labels), *_ = batches[0]
@@ -125,7 +116,7 @@ def compare_with_a_plain_loop(folder):
     parallel(ids[None], labels=labels[None]).loss.backward()
     for first, *_ in of_all:
         (alone(plain, [first[:1]]) / 2).backward()
-    assert furthest(gradients_of(mixture), gradients_of(plain)) < 1e-5
+    assert gap(grads_of(mixture), grads_of(plain)) < 1e-5
 
 
 @pytest.mark.parametrize("experts", ["full", "lora"])

@@ -14,10 +14,8 @@ WORDS = {True: "pass", False: "fail"}
 
 def write_evalplus(file, base, plus=None, version="0", order=1):
     """A file of evalplus.evaluate. base, plus: what is solved. order: -1 for the reverse."""
-    rows = {
-        f"HumanEval/{number}": [{"base_status": WORDS[bool(of_base)], "plus_status": plus}]
-        for number, of_base in enumerate(base)
-    }
+    solved = [{"base_status": WORDS[bool(value)], "plus_status": plus} for value in base]
+    rows = {f"HumanEval/{number}": [row] for number, row in enumerate(solved)}
     file.write_text(json.dumps({"hash": version, "eval": dict([*rows.items()][::order])}))
     return str(file)
 
@@ -53,10 +51,8 @@ def test_all_pairs_are_compared_and_corrected_for(tmp_path, capsys):
 def test_files_of_both_forms_give_the_same_and_the_best_one_is_taken(tmp_path, capsys):
     names = {"count": 40, "families": ["HumanEval"]}
     ours = [write_evaluation(tmp_path / f"{n}.json", base=n, plus=n, **names) for n in (5, 35)]
-    theirs = [
-        write_evalplus(tmp_path / f"{n}-theirs.json", [i < n for i in range(40)], "pass")
-        for n in (5, 35)
-    ]
+    solved = {tmp_path / f"{n}-theirs.json": [i < n for i in range(40)] for n in (5, 35)}
+    theirs = [write_evalplus(file, base, "pass") for file, base in solved.items()]
     tables = []
     for low, high in ((ours[0], theirs[1]), (theirs[0], ours[1]), ours, theirs):
         verdict, rows = told(capsys, high, low)

@@ -80,10 +80,9 @@ def test_a_step_learns_the_same_from_packed_batches(tiny_llama, tmp_path, capsys
     rows = write_rows(tmp_path, additions(24, 4))
     words = Chain(tmp_path, base=tiny_llama, data=rows).words("moe_sft")
     words += ["--max-length", "300", "--max-steps", "6", "--per-device-train-batch-size", "2"]
-    losses = [
-        [line["loss"] for line in learn("moe_sft", tmp_path / way, *words, "--batching", way)]
-        for way in ("padded", "packed", "by_length")
-    ]
+    ways = "padded", "packed", "by_length"
+    learned = (learn("moe_sft", tmp_path / way, *words, "--batching", way) for way in ways)
+    losses = [[line["loss"] for line in lines] for lines in learned]
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
     assert losses[2] != pytest.approx(losses[0], rel=1e-5)
     end = r"step 6, loss (\S+), \d+ tokens in \d+ s, \d+ a second, ([\d.]+)% of the batches is pad"
