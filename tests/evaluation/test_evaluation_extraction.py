@@ -120,9 +120,8 @@ def test_an_answer_passes_or_fails(sets, prompts_of, task_id, table):
     (problem,) = [problem for problem in problems.problems if problem.task_id == task_id]
     texts = {name: case["text"] for name, case in table.items()} | {text: text for text in EMPTY}
     cases = [(name, style) for name in texts for style in STYLES]
-    solutions = [
-        (problem, prompts_of(style)[task_id].solution(texts[name])) for name, style in cases
-    ]
+    tasks = {style: prompts_of(style)[task_id] for style in STYLES}
+    solutions = [(problem, tasks[style].solution(texts[name])) for name, style in cases]
     verdicts = dict(zip(cases, CallScorer(problems, None, 2).score(truth, solutions), strict=True))
     passed = {case for case, found in verdicts.items() if found.plus == PASSED}
     assert passed == {(name, style) for name in table for style in table[name]["passes"]}

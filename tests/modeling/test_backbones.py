@@ -64,11 +64,8 @@ def write_old_keys(file: Path) -> None:
     file.write_text(json.dumps(config))
 
 
-CASES = [
-    pytest.param(f"{backbone} {kind}", marks=[pytest.mark.ci] if backbone not in FORMS else [])
-    for backbone in BACKBONES
-    for kind in EXPERTS
-]
+MARKS = {name: [] if name in FORMS else [pytest.mark.ci] for name in BACKBONES}
+CASES = [pytest.param(f"{name} {kind}", marks=MARKS[name]) for name in MARKS for kind in EXPERTS]
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -2,7 +2,6 @@
 says of each result, and which models are compared.
 """
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -13,7 +12,7 @@ from evaluations import write_table
 from report_folders import Runs
 
 from workflow_scripts import summary
-from xft.artifacts.manifest import CONTAMINATION, manifest_path, read_manifest
+from xft.artifacts.manifest import CONTAMINATION, hash_file, manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.common.file_access import write_whole
 from xft.reporting.comparisons import pairs
@@ -86,11 +85,8 @@ def test_the_manifest_names_the_files_that_were_read(runs):
     manifest = read_manifest(manifest_path(runs.root / "summary.csv"))
     assert (manifest.kind, manifest.parameters) == ("summary", {})
     assert manifest.files.keys() == {"summary.csv", "summary.md", "comparisons.csv"}
-    names = ["eval/base/mbpp.json", "eval/base/humaneval.json"]
-    names += ["validation/base.json", measured]
-    assert manifest.inputs == {
-        name: hashlib.sha256((runs.root / name).read_bytes()).hexdigest() for name in names
-    }
+    names = ["eval/base/mbpp.json", "eval/base/humaneval.json", "validation/base.json", measured]
+    assert manifest.inputs == {name: hash_file(runs.root / name) for name in names}
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"format": 1, "pass@1": {}}', None])
@@ -379,9 +375,8 @@ def test_a_result_that_runs_share_is_named_once(tmp_path):
     assert [(one.subject.label, one.seed) for one in found] == [("base", None), *tuned]
     assert found[0].file == tmp_path / "base"
     losses = results_of(table, "validation_loss")
-    assert [one.subject.label for one in losses if one.seed is None] == [
-        f"base ({variant})" for variant in "abc"
-    ]
+    shared = [one.subject.label for one in losses if one.seed is None]
+    assert shared == [f"base ({variant})" for variant in "abc"]
     assert found[2].variation == "a, seed 43"
     assert results_of(table, "contamination") == []
 

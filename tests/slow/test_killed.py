@@ -5,19 +5,24 @@ Snakemake is killed with all its jobs or alone, or gets a Ctrl-C with them, as f
 
 import os
 import re
+import select
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+from buckets import KEYS
 from project import Project
 
 from xft.tools import status
 
 pytestmark = pytest.mark.ci
+ENDED = "\nEnded at once. To go on: run the same command again.\n"
 PAUSE = Path(__file__).parents[1] / "pause" / "sitecustomize.py"
 
 
@@ -40,8 +45,8 @@ def start(project: Project, target: str, moment: str) -> subprocess.Popen:
     """
     (project.folder / "pause").write_text(moment)
     (project.folder / "waits").unlink(missing_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("XFT_FORKS")
+    with patch.dict(os.environ):
+        del os.environ["XFT_FORKS"]
         running = project.start(project.folder / "said", target)
     while not (project.folder / "waits").exists():
         assert running.poll() is None, (project.folder / "said").read_text()
@@ -85,7 +90,7 @@ def test_stopped_steps_of_each_kind_go_on(project, finished, artifact_hashes, mo
             assert running.poll() is None or "Ended" in awaited, shown
             time.sleep(0.05)
     assert running.wait() == 128 + signal.SIGINT and "Traceback" not in shown
-    assert shown.endswith("\nEnded at once. To go on: run the same command again.\n")
+    assert shown.endswith(ENDED)
 
     kill(start(project, target, "moe_sft 3"), project)
     assert "continuing from" in log_of(project, "moe_sft")
@@ -121,3 +126,17 @@ def test_stopped_steps_of_each_kind_go_on(project, finished, artifact_hashes, mo
     monkeypatch.chdir("/")
     while project.folder in map(Path.resolve, Path("/proc").glob("[0-9]*/cwd")):
         time.sleep(0.05)
+
+
+def test_a_ctrl_c_ends_a_fetch_at_once(new_project):
+    project = new_project("fetching")
+    project.overlay = project.overlay | {"stores": ["s3://box/folder"]}
+    with socket.create_server(("127.0.0.1", 0)) as server:  # which never answers
+        url = "http://{}:{}".format(*server.getsockname())
+        with patch.dict(os.environ, KEYS, AWS_ENDPOINT_URL=url):
+            running = project.start(project.folder / "said")
+        while not select.select([server], [], [], 0.1)[0]:
+            assert running.poll() is None
+        os.killpg(running.pid, signal.SIGINT)
+        assert running.wait() == 128 + signal.SIGINT
+    assert (project.folder / "said").read_text().endswith(ENDED)

@@ -120,7 +120,5 @@ def test_each_method_of_the_graph_is_asked_for(monkeypatch):
     methods = filter(inspect.isfunction, members)
     methods = [m for m in methods if inspect.get_annotations(m).get("return") is Node]
     idle = sorted(method.__name__ for method in methods if method.__code__ not in ran)
-    assert methods and not idle, (
-        f"nothing asks for Graph.{' and Graph.'.join(idle)}: name a model in "
-        "MODELS of xft/config/sections.py, and a result in Graph.measured"
-    )
+    advice = "name a model in MODELS of xft/config/sections.py, and a result in Graph.measured"
+    assert methods and not idle, f"nothing asks for Graph.{' and Graph.'.join(idle)}: {advice}"

@@ -193,16 +193,15 @@ def test_a_failed_job_gets_more_tells_its_message_at_once_and_the_others_go_on(f
     asked = r" runtime=(\d+),.* label=data\.max_length~8/tokens, mem_mb=(\d+),"
     assert re.findall(asked, log.read_text()) == [("120", "8000"), ("240", "12000")]
     shown = done.stdout + done.stderr
-    failed = "data.max_length~8/tokens failed"
+    job = "data.max_length~8/tokens"
+    failed = f"{job} failed"
     said = "no row has a response within max_length = 8 tokens"
     assert shown.count(f"{failed}: {said} (log: store/logs/tokens/") == 2  # at once, each attempt
     lines = list(filter(None, done.stderr.splitlines()))[-3:]
     assert lines[0] == f"{failed}: {said}"
     assert re.fullmatch(r"\(log: store/logs/tokens/\w+\.log\)", lines[1])
-    assert lines[2] == (
-        "The same command would fail again: first correct the cause of data.max_length~8/tokens. "
-        "Finished results are kept."
-    )
+    again = f"The same command would fail again: first correct the cause of {job}. "
+    assert lines[2] == f"{again}Finished results are kept."
     assert shown.count(said) == 3
     assert "Error in rule tokens:" in log.read_text()
     after = everything(store)

@@ -63,6 +63,18 @@ def exit_on_error() -> Iterator[None]:
         sys.exit(explain(error) or str(error))
 
 
+@contextmanager
+def ended_by_interrupt() -> Iterator[None]:
+    """Let a Ctrl-C end what may last. asyncio, in which Snakemake makes its graph, waits for it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, end_at_once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class SnakemakeRun:
     """A workflow of Snakemake's, with what its configuration asks for.
 
@@ -116,7 +128,7 @@ class SnakemakeRun:
         """
         # Existence alone decides what runs: an entry is whole, even if its job was cut off.
         self.workflow.dag.ignore_incomplete |= self.is_alone
-        with exit_on_error():
+        with exit_on_error(), ended_by_interrupt():
             if self.is_alone:
                 check_not_forced(self.workflow.dag_settings, self.run)
             if self.run and self.workflow.executor_plugin and not self.workflow.dryrun:
@@ -178,7 +190,9 @@ class SnakemakeRun:
         self.workflow.dag.omitfiles |= with_entries(settings.omit_from, self.run)
         self.begin(nodes)
         needed = self.run.needed(nodes)
-        for line in warnings(self.run, needed):
+        with ended_by_interrupt():
+            lines = [*warnings(self.run, needed)]
+        for line in lines:
             warn(line)
         if self.workflow.dryrun and not self.deployment:
             for fault in missing_toolchains(needed):
@@ -325,7 +339,7 @@ def shorten(workflow, time_left: Callable[[], str]) -> None:
 
 def end_at_once(*_) -> None:
     """End the process with one line. Snakemake would show stack traces of all that waits."""
-    os.write(sys.stderr.fileno(), b"Ended at once. To go on: run the same command again.\n")
+    os.write(sys.stderr.fileno(), b"\nEnded at once. To go on: run the same command again.\n")
     os._exit(128 + signal.SIGINT)
 
 
