@@ -17,8 +17,7 @@ def test_a_log_gets_whole_lines_with_the_time_left(capsys, impatient):
             bar.set_postfix(loss=loss, refresh=False)
             bar.update(count)
     output = capsys.readouterr()
-    assert output.out == ""
-    assert "\r" not in output.err and "\x1b" not in output.err
+    assert output.out == "" and "\r" not in output.err and "\x1b" not in output.err
     lines = output.err.splitlines()
     counts = dict.fromkeys(line.split(",")[0] for line in lines)
     assert list(counts) == [f"write: {i}/7 B" for i in (0, 3, 4, 5, 7)]
@@ -63,5 +62,4 @@ def test_a_terminal_gets_a_bar(capsys, impatient, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     list(progress(range(3), desc="work"))
     output = capsys.readouterr()
-    assert output.out == ""
-    assert "\rwork: 100%|" in output.err
+    assert output.out == "" and "\rwork: 100%|" in output.err

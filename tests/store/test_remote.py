@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -115,9 +116,6 @@ def test_what_is_damaged_is_told_and_not_taken(url, damage, capsys):
     assert is_whole(fetch(url, part)[0].entry)
 
 
-NO_NAMES = ["../out", "/tmp/out", "a/../../out", "", "a//b", "a\0b"]
-
-
 def test_what_is_foreign_is_told_and_not_taken(url, capsys):
     """No name leads out of an entry."""
     part, other = make("moe", 1), make("moe", 2)
@@ -131,7 +129,7 @@ def test_what_is_foreign_is_told_and_not_taken(url, capsys):
         "other files than it states": stating(part, files | more),
         "holds another recipe": stating(part, describe(other.entry)),
     }
-    for no in NO_NAMES:
+    for no in ["../out", "/tmp/out", "a/../../out", "", "a//b", "a\0b"]:
         said = f"{no!r} is not the path of a file inside the artifact"
         wrong[said] = stating(part, files | {no: files["costs.json"]})
     for said, content in wrong.items():
@@ -285,12 +283,11 @@ def lose(run: WorkflowRun, *names: str) -> None:
 def fetched_by(work: Callable[[WorkflowRun], object]) -> tuple[set[str], set[str]]:
     """The names of what a second machine with an empty store fetches, whole and in part."""
     shutil.rmtree("second", ignore_errors=True)
-    keys = {"stores": [f"file://{Path.cwd()}/bucket"], "store": "second"}
-    run = wants(**keys, results_dir="second_results")
+    url = f"file://{Path.cwd()}/bucket"
+    run = wants(stores=[url], store="second", results_dir="second_results")
     work(run)
-    known = run.experiment.known
-    whole = {node.name for node in known if is_whole(node.entry)}
-    return whole, {node.name for node in known if fetched(node.entry).is_dir()}
+    whole = {node.name for node in run.experiment.known if is_whole(node.entry)}
+    return whole, {n.name for n in run.experiment.known if fetched(n.entry).is_dir()}
 
 
 def test_a_push_repairs_what_is_lost_and_leaves_links_at_home(published):
@@ -310,6 +307,14 @@ def test_a_push_repairs_what_is_lost_and_leaves_links_at_home(published):
             push.main(["results", published.config.publish, *words])
 
 
+def test_the_time_is_shown_before_an_upload_ends(published, monkeypatch):
+    shown = Event()
+    monkeypatch.setattr("xft.common.progress.Bar.update", lambda *_: shown.set())
+    monkeypatch.setattr(Bucket, "push", lambda *_: shown.wait(60))
+    others.push(published.config.publish, {published.experiment.summary: 1})
+    assert shown.is_set()
+
+
 def test_only_what_is_needed_moves(published):
     """Of what the report alone reads, no weights are fetched."""
 
@@ -318,9 +323,8 @@ def test_only_what_is_needed_moves(published):
         run.close()
 
     def results(run: WorkflowRun) -> None:
-        words = ["second_results", run.config.stores[0], "--config", "second.yaml"]
         Path("second.yaml").write_text(json.dumps(run.config.model_dump(mode="json")))
-        pull.main(words)
+        pull.main(["second_results", run.config.stores[0], "--config", "second.yaml"])
 
     shared = {node.name for node in published.experiment.wanted if others.is_shared(node)}
     assert fetched_by(begin) == (RESULTS, set())
@@ -330,9 +334,7 @@ def test_only_what_is_needed_moves(published):
     lose(published, "summary.csv")
     assert fetched_by(begin)[0] == MEASURED | {"report.html"}
     lose(published, "report.html")
-    whole, parts = fetched_by(begin)
-    assert whole == MEASURED
-    assert parts == shared - whole - RESULTS
+    assert fetched_by(begin) == (MEASURED, shared - MEASURED - RESULTS)
     assert Path("second_results/metrics/moe_sft.jsonl").is_file()
     assert not Path("second_results/moe_sft").exists()
     weights = Path("second/.fetched").rglob("weights.bin")

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from multiprocessing import TimeoutError
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -95,15 +96,14 @@ class Offer:
 
     def files(self, nodes: Iterable) -> dict[object, dict]:
         """The files of artifacts, as in `Manifest.files`. What is damaged is told."""
-        stated = self._of_each(nodes, lambda source, node: source.files_of(place_of(node.entry)))
+        stated = self._of_each("read", nodes, lambda b, n, _: b.files_of(place_of(n.entry)))
         return {node: files for node, files in stated.items() if files}
 
     def fetch(self, nodes: Iterable) -> None:
         """Fetch artifacts into the store. What is damaged is told, and not fetched."""
         files = self.files(nodes)
-        total = sum(map(size_of, files.values()))
-        with progress(desc="fetch", total=total, unit="B", unit_scale=True) as bar:
-            self._of_each(files, lambda b, node: b.fetch(node.entry, files[node], bar.update))
+        size = sum(map(size_of, files.values()))
+        self._of_each("fetch", files, lambda b, n, report: b.fetch(n.entry, files[n], report), size)
         taken = Counter(self.buckets[node][0].url for node in files if is_whole(node.entry))
         for url, number in taken.items():
             say(f"{counted(number, 'artifact')} taken from {url}")
@@ -114,15 +114,19 @@ class Offer:
         reads: gives those of a step's entry, out of all its files.
         """
         files = self.files(node for node in nodes if node in self and not is_whole(node.entry))
-        self._of_each(files, lambda b, n: b.fetch_part(n.entry, reads(n.step, files[n])))
+        parts = {node: reads(node.step, stated) for node, stated in files.items()}
+        self._of_each("fetch parts", parts, lambda b, n, _: b.fetch_part(n.entry, parts[n]))
 
-    def _of_each(self, nodes: Iterable, work: Callable) -> dict[object, object]:
-        """What work with a bucket and an artifact gives; None where it fails, which is told."""
+    def _of_each(self, desc: str, nodes: Iterable, work: Callable, size: int | None = None) -> dict:
+        """What work with a bucket and an artifact gives; None where it fails, which is told.
 
-        def attempt(node) -> object:
+        desc, size and what work also gets: see `_results`.
+        """
+
+        def attempt(node, report: Callable) -> object:
             source = self.buckets[node][0]
             try:
-                return work(source, node)
+                return work(source, node, report)
             except UserError as error:
                 self.buckets[node].remove(source)
                 if not self.buckets[node]:
@@ -134,8 +138,24 @@ class Offer:
             return None
 
         nodes = list(nodes)
-        with ThreadPool(AT_ONCE) as pool:  # whose threads an interrupt does not wait for
-            return dict(zip(nodes, pool.map(attempt, nodes, 1), strict=True))
+        return dict(zip(nodes, _results(desc, nodes, attempt, size), strict=True))
+
+
+def _results(desc: str, items: Collection, work: Callable, size: int | None = None) -> list:
+    """What work with each item gives, in order. Work also gets a function that reports bytes.
+
+    desc: of the progress. size: of all items, in bytes. Without it, the progress counts the items.
+    """
+    total = {"total": len(items), "unit": "artifact"}
+    total |= {} if size is None else {"total": size, "unit": "B", "unit_scale": True}
+    # An interrupt does not wait for the threads of the pool.
+    with progress(desc=desc, **total) as bar, ThreadPool(AT_ONCE) as pool:
+        done, results = [], pool.imap(lambda item: work(item, bar.update), items)
+        while len(done) < len(items):
+            with suppress(TimeoutError):
+                done.append(results.next(1))
+            bar.update(len(done) - bar.n if size is None else 0)  # 0: the time is shown
+        return done
 
 
 def answers(url: str, store: Path) -> bool:
@@ -181,13 +201,9 @@ def unpublished(url: str, nodes: Iterable, looks: bool = False) -> dict[object, 
 
 def push(url: str, sizes: Mapping[object, int]) -> None:
     """Upload artifacts with these sizes. Raises UserError with what cannot be uploaded."""
-    with (
-        progress(desc="upload", total=sum(sizes.values()), unit="B", unit_scale=True) as bar,
-        ThreadPool(AT_ONCE) as pool,
-    ):
-        told = pool.map(lambda node: publish(url, node.entry, bar.update), sizes, 1)
-        faults = list(filter(None, told))
-    if faults:
+    total = sum(sizes.values())
+    told = _results("upload", sizes, lambda node, report: publish(url, node.entry, report), total)
+    if faults := list(filter(None, told)):
         count = f"{len(faults)} of {len(sizes)} artifacts cannot be uploaded"
         raise UserError(f"{count}:\n{listed([*dict.fromkeys(faults)])}")
 
