@@ -51,6 +51,7 @@ HIDDEN_EVENTS = {LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.RESOURCES
 # Folders of Snakemake's code, whose remarks tell how it works. What its executors say, and what
 # makes environments, lies in others.
 FOLDERS = {"snakemake", "scheduling", "persistence"}
+NO_TARGET = re.compile("^Target rules may not contain wildcards|^No rule to produce ", re.MULTILINE)
 TIME = re.compile(r"^( *)\[.* (\d\d:\d\d:\d\d) \d{4}\]\n *(?:Job \d+: )?", re.MULTILINE)
 
 
@@ -397,7 +398,10 @@ class _Screen(logging.Formatter):
                 "Interrupted: waiting until the jobs that run have stopped. A second Ctrl-C ends "
                 "the run at once."
             )
-        return TIME.sub(r"\1" + self.time, self.formatter.format(record))
+        text = self.formatter.format(record)
+        if event == LogEvent.ERROR and NO_TARGET.search(text):
+            text += "\nThe name of a result begins with the results folder, as in results/moe_sft."
+        return TIME.sub(r"\1" + self.time, text)
 
     def _is_interrupt(self) -> bool:
         """Whether Snakemake begins to handle a Ctrl-C: it tells this once."""

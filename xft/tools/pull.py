@@ -2,7 +2,7 @@
 
 These are the report, or if it is not there the tables, or if they are not there the evaluations and
 losses, with what the report shows of trainings. The next run makes the rest. For a model, run
-`snakemake NAME` with the bucket in `stores`.
+`snakemake results/NAME` with the bucket in `stores`.
 """
 
 from xft.cli.step import StepParser
