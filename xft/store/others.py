@@ -146,15 +146,16 @@ def _results(desc: str, items: Collection, work: Callable, size: int | None = No
 
     desc: of the progress. size: of all items, in bytes. Without it, the progress counts the items.
     """
-    total = {"total": len(items), "unit": "artifact"}
-    total |= {} if size is None else {"total": size, "unit": "B", "unit_scale": True}
+    counts = size is None
+    unit = {"unit": "artifact"} if counts else {"unit": "B", "unit_scale": True}
+    total = len(items) if counts else size
     # An interrupt does not wait for the threads of the pool.
-    with progress(desc=desc, **total) as bar, ThreadPool(AT_ONCE) as pool:
+    with progress(desc=desc, total=total, **unit) as bar, ThreadPool(AT_ONCE) as pool:
         done, results = [], pool.imap(lambda item: work(item, bar.update), items)
         while len(done) < len(items):
             with suppress(TimeoutError):
                 done.append(results.next(1))
-            bar.update(len(done) - bar.n if size is None else 0)  # 0: the time is shown
+            bar.update(len(done) - bar.n if counts else 0)  # 0: the time is shown
         return done
 
 
