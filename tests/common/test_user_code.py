@@ -60,9 +60,22 @@ def test_a_text_has_one_form(file):
     assert str(code) == f"{file.parent}/{code.shown}" and UserCode.of(str(code)) == code
     assert str(UserCode.of("mine.py:mean()")) == "mine.py:mean"
     assert codes_in("copy") == [] and codes_in(["a.py:b", "c.py:d"])[1].name == "d"
-    for text in ("a.py:b(1)", "a.py:b(x=f())", "a.py:b(x)", "a.py:b(**{})", "a.py:b(x=1))"):
-        with pytest.raises(ValueError, match="arguments must be literals by name"):
-            UserCode.of(text)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *("(1)", "(x=f())", "(x)", "(**{})", "(x=1))", "(x=1)(y=2)", "(x={[]: 1})"),
+        *("(x={'gate', 'up'})", "(x=[{'gate'}])", "(x=set())"),  # another order in each process
+        *("(x=1e999)", "(x=...)"),  # their text is no literal
+        *(f"(x={10**5 * '['})", f"(x={10**5 * '-'}1)", f"(x={10**5 * '9'})"),
+    ],
+    ids=lambda arguments: arguments[:20],
+)
+def test_arguments_without_one_text_are_refused(arguments):
+    with pytest.raises(ValueError, match="arguments must be literals by name") as refusal:
+        UserCode.of(f"a.py:b{arguments}")
+    assert len(str(refusal.value)) < 300
 
 
 def test_what_does_not_fit_is_told_before_the_file_runs(file):

@@ -1,6 +1,7 @@
 """Code of the user's that a key names: `a.py:ties` or, with arguments, `a.py:ties(kept=0.2)`.
 
-The arguments are literals of Python, by name. The file runs in the step that needs it, with the
+The arguments are literals of Python, by name, but no sets: their order differs between processes,
+and the text of the arguments is part of a recipe. The file runs in the step that needs it, with the
 user's rights; before that it is only read.
 
 The file and those beside it that it imports are a program. `import helper` means helper.py or
@@ -31,6 +32,7 @@ from xft.common.errors import UserError, did_you_mean
 
 MAIN = "__main__"
 NUMBERS = count(1)
+MOST_SHOWN = 100  # characters of arguments in a message
 FORM = r".+\.py:[A-Za-z_]\w*(\(.*\))?"
 
 
@@ -154,13 +156,7 @@ class UserCode:
             raise ValueError("should name code in a Python file, such as my_file.py:name")
         place, bracket, rest = text.partition("(")
         file, _, name = place.rpartition(":")
-        try:
-            call = ast.parse("f" + (bracket + rest or "()"), mode="eval").body
-            arguments = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
-        except (SyntaxError, ValueError):
-            call = None
-        if call is None or call.args or None in arguments:
-            raise ValueError(f"({rest}: arguments must be literals by name, such as (share=0.5)")
+        arguments = _literals(bracket + rest or "()")
         return cls(Path(file), name, dict(sorted(arguments.items())))
 
     @property
@@ -209,6 +205,29 @@ class UserCode:
         with errors_of([self]):
             named = getattr(load_program(self.file), self.name)
         return partial(named, **self.arguments) if self.arguments else named
+
+
+def _literals(text: str) -> dict[str, object]:
+    """The arguments of a call by name, from its brackets on. Raises ValueError.
+
+    Each is a literal, and so is its `repr`, which recipes hold.
+    """
+    fault = "arguments must be literals by name, without sets, such as (share=0.5)"
+    shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+    try:
+        call = ast.parse(f"f{text}", mode="eval").body
+        is_plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+        if not is_plain or call.args:
+            raise ValueError(fault)
+        for word in call.keywords:
+            if any(isinstance(node, ast.Set | ast.Call) for node in ast.walk(word.value)):
+                raise ValueError(fault)
+        arguments = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
+        if None in arguments or ast.literal_eval(repr(arguments)) != arguments:
+            raise ValueError(fault)
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        raise ValueError(f"{shown}: {fault}") from None
+    return arguments
 
 
 def codes_in(value: object) -> list[UserCode]:
