@@ -1,7 +1,9 @@
 """Jobs as forks of a process that has imported once: when they are, and what ends them."""
 
 import os
+import resource
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -12,6 +14,7 @@ from xft.store import forks
 
 TORCH = """import os
 class cuda: is_available = lambda: os.path.exists("gpu")
+seed = lambda: None
 set_num_threads = lambda number: globals().update(threads=number)"""
 STEP = """import os, sys, time
 print(sys.argv[1], os.getpgrp(), sys.modules["torch"].threads, flush=True)
@@ -69,8 +72,31 @@ def test_what_a_fork_would_have_otherwise_makes_a_new_process(server):
     with start() as job:
         assert job.wait() == -signal.SIGKILL and min(job.used) > 0
     assert is_process(OMP_WAIT_POLICY="ACTIVE")
+    assert is_process(MKL_NUM_THREADS="1")  # torch's products would have as many, and not two
     mask = os.umask(0o27)
     assert is_process()
     os.umask(mask)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+    assert is_process()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     Path("gpu").touch()
     assert is_process() and server.wait() == 0
+
+
+def test_a_silent_server_and_a_silent_client_hold_up_no_job(server, monkeypatch):
+    """The server has stopped: the job is a process, and no fork of it begins when it goes on."""
+    Path("dense.py").write_text("open('ran', 'a').write('x'); print(flush=True)")
+    with start() as job:
+        assert isinstance(job, forks.Fork)
+    monkeypatch.setattr(forks, "PATIENCE", 0.5)
+    server.send_signal(signal.SIGSTOP)
+    with start() as job:
+        assert isinstance(job, forks.NewProcess)
+    server.send_signal(signal.SIGCONT)
+    monkeypatch.setattr(forks, "PATIENCE", 60)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+        silent.connect(os.environ[forks.SOCKET])
+        with start() as job:  # it waits until the server no longer waits for the silent one
+            assert isinstance(job, forks.Fork)
+    assert Path("ran").read_text() == 3 * "x"

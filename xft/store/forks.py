@@ -36,8 +36,14 @@ IMPORTS |= dict.fromkeys(["moe", "tokens", "eval", "validation_loss"], MODELS)
 IMPORTS |= dict.fromkeys(["moe_sft", "sft", "weighted_trained"], (*MODELS, "transformers.trainer"))
 # Variables that may differ between the server and a job: no import above depends on them.
 FREE = re.compile(r"XFT_\w+|\w+_THREADS|PATH|_|SHLVL|(OLD)?PWD|TE?MP(DIR)?")
+THREADS = "_NUM_THREADS"  # the end of the names of such variables
+SET_BLAS_THREADS = "scipy_openblas_set_num_threads64_"
 INHERITED = re.compile(r"^(?:(?:Umask|[UG]id|Groups|(?:Cpu|Mem)s_allowed):|Max|\d+:).*", re.M)
 MOST = 2**20  # bytes of a message
+# Seconds that a job waits for the server, which imports what the first job of a step needs.
+PATIENCE = 60
+CLIENT_PATIENCE = 5  # seconds that the server and a keeper wait for what a job sends
+BEGIN = b"begin"  # a job that no longer waits does not send it, and runs as a new process
 SIGNALS = {signal.SIGINT, signal.SIGTERM}  # the jobs', and not those of the server and keepers
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 
@@ -79,7 +85,9 @@ class Fork(AbstractContextManager):
     """
 
     def __init__(self, keeper: socket.socket):
+        """Raises TimeoutError if the server is silent, and ValueError if it refuses the job."""
         self.keeper, self.pid = keeper, int(keeper.recv(MOST))
+        self.keeper.send(BEGIN)
         self.returncode = self.used = None
 
     def __exit__(self, *_) -> None:
@@ -103,6 +111,7 @@ def start(command: list[str], environment: dict[str, str], log: int, lock: int):
         case ["python", "-m", module, *_] if (step := module.rpartition(".")[2]) in IMPORTS:
             with suppress(OSError, ValueError):
                 keeper = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                keeper.settimeout(PATIENCE)
                 keeper.connect(os.environ.get(SOCKET, ""))
                 keeper.send(step.encode())
                 request = [inherited(), environment, str(Path.cwd()), command[2:]]
@@ -125,7 +134,13 @@ def serve(listener: socket.socket) -> socket.socket | None:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     while 0 not in select.select([listener, 0], [], [])[0]:
         client = listener.accept()[0]
-        for name in IMPORTS.get(client.recv(MOST).decode(), TORCH):
+        client.settimeout(CLIENT_PATIENCE)
+        try:
+            step = client.recv(MOST).decode()
+        except OSError:  # it sends nothing, or has ended
+            client.close()
+            continue
+        for name in IMPORTS.get(step, TORCH):
             importlib.import_module(name)
         if sys.modules["torch"].cuda.is_available():
             break
@@ -148,12 +163,16 @@ def keep(client: socket.socket) -> tuple[dict[str, str], str, list[str]]:
     others = environment.items() - os.environ.items()
     if state != inherited() or not all(FREE.fullmatch(name) for name, _ in others):
         os._exit(1)
+    if len({value for name, value in environment.items() if name.endswith(THREADS)}) != 1:
+        os._exit(1)  # a library would have other threads than `run` gives to all
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         client.send(b"%d" % os.getpid())  # from now on it gets the signals, and not the client
+        if client.recv(MOST) != BEGIN:
+            os._exit(1)
         client.close()
         for number, file in enumerate(files[:3]):
             os.dup2(file, number)
@@ -171,7 +190,8 @@ def keep(client: socket.socket) -> tuple[dict[str, str], str, list[str]]:
 def run(environment: dict[str, str], folder: str, words: list[str]) -> None:
     """Do what `cd folder; python -m WORDS` does in an environment.
 
-    Like a new process, it starts without a seed, and with the threads that OMP_NUM_THREADS says.
+    Like a new process, it starts without a seed, and with the threads that OMP_NUM_THREADS says,
+    also those of numpy's OpenBLAS, which reads the variable only when it is loaded.
     """
     os.chdir(folder)
     os.environ.clear()
@@ -181,7 +201,12 @@ def run(environment: dict[str, str], folder: str, words: list[str]) -> None:
     tempfile.tempdir = None  # it may be another one
     random.seed()
     sys.modules["numpy"].random.seed()
-    sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    sys.modules["torch"].seed()
+    threads = int(environment["OMP_NUM_THREADS"])
+    sys.modules["torch"].set_num_threads(threads)
+    blas = ctypes.CDLL(sys.modules["numpy"]._core._multiarray_umath.__file__)
+    if hasattr(blas, SET_BLAS_THREADS):
+        getattr(blas, SET_BLAS_THREADS)(min(threads, len(os.sched_getaffinity(0))))
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)
 
 
