@@ -26,7 +26,6 @@ def double(x):
 def hash_of(source: str, folder) -> str:
     file = folder / "module.py"
     file.write_text(source)
-    read_module.cache_clear()
     return read_module(file)[0]
 
 
@@ -69,7 +68,6 @@ def test_a_module_may_become_a_package(copied, tmp_path, monkeypatch):
     hashes = FileHashCache(tmp_path / "memory.json")
     assert "xft/data/row_files.py" in Code(hashes).hashes("tokens")
     hashes.save()
-    code.read_module.cache_clear()
     module = tmp_path / "xft" / "data" / "row_files.py"
     module.with_suffix("").mkdir()
     module.rename(module.with_suffix("") / "__init__.py")
@@ -84,7 +82,6 @@ def test_only_one_command_accepts_edited_code_and_names_it(copied, tmp_path, mon
     for steps, told in (([], "unchanged, and stay: soup. "), (["soup"], "run again: soup")):
         shutil.copy(ROOT / "xft/store/versions.json", tmp_path)
         edited.write_text(edited.read_text() + "EDITED = True\n")
-        code.read_module.cache_clear()
         write_versions.main(steps)
         first, second = capsys.readouterr().out.splitlines()
         assert first == "workflow_scripts/soup.py has changed. It belongs to: soup"
@@ -103,9 +100,17 @@ def test_the_files_that_modules_read_count_as_code(copied, tmp_path):
     assert names and names <= before.hashes("report").keys()
     with (tmp_path / "xft/reporting/page/report.css").open("a") as style:
         style.write("nav { color: red; }\n")
-    code.read_module.cache_clear()
     edited = Code()
     assert edited.edited("summary") == []
     assert edited.edited("report") == ["xft/reporting/page/report.css"]
     assert edited.version_of("summary") == before.version_of("summary")
     assert len(edited.version_of("report")) == code.DIGITS
+
+
+def test_a_new_file_in_a_folder_of_data_is_code_that_was_edited(copied, tmp_path, monkeypatch):
+    """Though the module that names the folder is in the cache."""
+    monkeypatch.setattr("xft.store.file_hashes.SETTLED_SECONDS", -1)
+    hashes = FileHashCache()
+    assert Code(hashes).edited("moe_sft") == []
+    (tmp_path / "xft/training/settings/new.json").write_text("{}")
+    assert Code(hashes).edited("moe_sft") == ["xft/training/settings/new.json"]

@@ -27,6 +27,7 @@ class Code:
     def __init__(self, file_hashes: FileHashCache | None = None):
         self.file_hashes = file_hashes or FileHashCache()
         self.stated = json.loads(VERSIONS.read_text())
+        self._known: dict[str, list] = {}
 
     @cache  # noqa: B019 (an object for each process)
     def version_of(self, step: str) -> int | str:
@@ -53,17 +54,29 @@ class Code:
         waiting = [f"{STEPS}/{step}.py"]
         while waiting:
             name = waiting.pop()
-            if name not in known:
-                known[name], used = self.file_hashes.of(ROOT / name, read_module)
-                if not all((ROOT / file).is_file() for file in used):  # a module is a package now
-                    known[name], used = read_module(ROOT / name)
+            if (ROOT / name).is_dir():  # its files are not those of the time of the cache
+                waiting += [_name(file) for file in (ROOT / name).glob("*.*") if file.is_file()]
+            elif name not in known:
+                known[name], used = self._read(name)
                 waiting += used
         return dict(sorted(known.items()))
 
+    def _read(self, name: str) -> list:
+        """What `read_module` gives for a file, once for all steps."""
+        if name not in self._known:
+            hashed = self.file_hashes.of(ROOT / name, read_module)
+            if not all((ROOT / place).exists() for place in hashed[1]):  # a module is a package now
+                hashed = read_module(ROOT / name)
+            self._known[name] = hashed
+        return self._known[name]
 
-@cache
+
+def _name(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
 def read_module(path: Path) -> list:
-    """The hash of a file of this project, and the paths of those that it imports or names.
+    """The hash of a file of this project, and the paths of the files and folders that it uses.
 
     The hash of a module covers its syntax without comments, docstrings and messages.
     """
@@ -71,7 +84,7 @@ def read_module(path: Path) -> list:
         return [content_hash(path)[:DIGITS], []]
     tree = ast.parse(path.read_bytes())
     written = json.dumps(_plain(tree), separators=(",", ":"))
-    used = sorted({file.relative_to(ROOT).as_posix() for file in _used(path, tree)})
+    used = sorted({_name(place) for place in _used(path, tree)})
     return [hashlib.sha256(written.encode()).hexdigest()[:DIGITS], used]
 
 
@@ -104,7 +117,9 @@ def _is_silent(node: object) -> bool:
 
 
 def _used(path: Path, tree: ast.Module) -> list[Path]:
-    """The files of this project that a module imports or names, and the packages that hold them."""
+    """The files of this project that a module imports or names, the packages that hold them, and
+    the folders of data that it names.
+    """
     files = []
     for node in ast.walk(tree):
         match node:
@@ -114,8 +129,8 @@ def _used(path: Path, tree: ast.Module) -> list[Path]:
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
             case ast.Constant(value=str(value)) if NAME.fullmatch(value):
                 place = path.with_name(value)
-                inner = [] if (place / "__init__.py").exists() else place.glob("*.*")
-                files += [file for file in (place, *inner) if file.is_file()]
+                is_data = place.is_dir() and not (place / "__init__.py").exists()
+                files += [place] if place.is_file() or is_data else []
                 continue
             case _:
                 continue
