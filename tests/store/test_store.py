@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,8 +23,10 @@ from xft.cli.running import failure
 from xft.common.errors import UserError
 from xft.common.file_access import write_whole
 from xft.common.results_folder import CONFIG_FILE, CONFIG_HEAD
-from xft.store import forks, others
+from xft.store import code, forks, others
+from xft.store.code import Code
 from xft.store.file_hashes import FileHashCache, content_hash
+from xft.store.installed import Installed
 from xft.store.job_records import COSTS_FILE, Job, read_plan, write_plan
 from xft.store.links import find_unwanted, lay, take_away
 from xft.store.make import HIDE_ERRORS, link_declared, make
@@ -236,11 +239,41 @@ def test_nothing_is_kept_that_was_made_while_a_file_of_the_users_changed():
     rows.write_text("ten rows")
     (entry,) = plan("tokens", contents={"rows.jsonl": content_hash(rows)})
     changes = "open('rows.jsonl', 'w').write('three rows'); " + WRITES
-    for code in (changes, "raise SystemExit('was started')"):  # during the job, before it
+    for program in (changes, "raise SystemExit('was started')"):  # during the job, before it
         with pytest.raises(UserError, match=r"^rows\.jsonl was changed while"):
-            run(entry, code)
+            run(entry, program)
     assert not entry.exists() and not partial(entry).exists()
     rows.write_text("ten rows")
+    assert not run(entry) and is_whole(entry)
+
+
+def test_nothing_is_kept_that_was_made_while_code_or_packages_changed(monkeypatch, tmp_path):
+    """During the job, and before it. A comment changes no result."""
+    (entry,) = plan("ffn")
+    root = tmp_path / "project"
+    for package in ("xft", "workflow_scripts"):
+        shutil.copytree(code.ROOT / package, root / package)
+    monkeypatch.setattr(code, "ROOT", root)
+    module = root / "xft/checkpoints/writer.py"
+    metadata = tmp_path / "site/vllm-1.0.dist-info/METADATA"
+    write_whole(metadata, "Name: vllm\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    jobs = read_plan()
+    installed = Installed.now(Code(), ["ffn"])
+    write_plan(Store(Path("store")), Path("results"), jobs, asdict(installed))
+
+    for file, text, told in (
+        (module, "CHANGED = True\n", r"xft/checkpoints/writer\.py was changed"),
+        (metadata, "Name: vllm\nVersion: 2.0\n", r"the package vllm was changed \(1\.0 to 2\.0\)"),
+    ):
+        before = file.read_text()
+        changes = f"open({str(file)!r}, 'w').write({text!r}); {WRITES}"
+        for program in (changes, "raise SystemExit('was started')"):
+            with pytest.raises(UserError, match=f"^{told} while the workflow ran, so ffn would"):
+                run(entry, program)
+            assert not entry.exists() and not partial(entry).exists()
+        file.write_text(before)
+    module.write_text(module.read_text() + "# a remark\n")
     assert not run(entry) and is_whole(entry)
 
 

@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from xft.data.prompt_templates import CHAT
 from xft.store import others
 from xft.store.code import ROOT
 from xft.store.file_hashes import FileHashCache
+from xft.store.installed import Installed
 from xft.store.job_records import Jobs, write_plan
 from xft.store.links import check_free, lay, take_away, wanted_digests
 from xft.store.store import PLANS, is_whole
@@ -197,8 +199,10 @@ class WorkflowRun:
         if (url := self.config.publish) and not others.answers(url, self.store.root):
             self.experiment.publish = None
         self.jobs |= find_jobs(self.experiment, {*(() if self.only_results else self.to_make)})
-        self._plan = write_plan(self.store, self.results, self.jobs)
+        steps = [job.recipe.step for job in self.jobs.values()]
+        installed = Installed.now(self.experiment.code, steps)
         self.hashes.save()
+        self._plan = write_plan(self.store, self.results, self.jobs, asdict(installed))
         self._earlier = earlier_tables(self.results, self.config)
         text = CONFIG_HEAD + _commit() + as_yaml(self.config.model_dump())
         write_whole(self.results / CONFIG_FILE, text)

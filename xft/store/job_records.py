@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from xft.common.errors import UserError
 from xft.common.file_access import write_whole
@@ -60,9 +61,15 @@ class Job:
 Jobs = dict[str, Job]  # by the digest of what they make
 
 
-def write_plan(store: Store, results: Path, jobs: Mapping[str, Job]) -> Path:
-    """Write the plan into the store, and name it in the environment. Returns its file."""
+def write_plan(
+    store: Store, results: Path, jobs: Mapping[str, Job], installed: Mapping = MappingProxyType({})
+) -> Path:
+    """Write the plan into the store, and name it in the environment. Returns its file.
+
+    installed: the fields of `Installed`.
+    """
     content = {
+        "installed": dict(installed),
         "results": str(results.absolute()),
         "from_store": os.path.relpath(results.resolve(), store.root.resolve()),
         "jobs": {digest: asdict(job) for digest, job in jobs.items()},
@@ -77,9 +84,14 @@ def write_plan(store: Store, results: Path, jobs: Mapping[str, Job]) -> Path:
 
 def read_plan() -> Jobs:
     """The jobs of the plan that the environment names, by digest. Raises UserError."""
+    return jobs_of(plan_file())
+
+
+def plan_file() -> Path:
+    """The plan that the environment names. Raises UserError if it names none."""
     if PLAN not in os.environ:
         raise UserError(f"{PLAN} names no plan: this command is started by the workflow")
-    return jobs_of(Path(os.environ[PLAN]))
+    return Path(os.environ[PLAN])
 
 
 def jobs_of(file: Path) -> Jobs:

@@ -27,6 +27,7 @@ from xft.common.file_access import explain, write_whole
 from xft.common.progress import JOB
 from xft.store import forks, others
 from xft.store.file_hashes import content_hash
+from xft.store.installed import installed_at_start
 from xft.store.job_records import COSTS_FILE, VIEW, Costs, Job, Jobs, read_plan
 from xft.store.links import lay
 from xft.store.store import claimed, is_whole, log_of, owner, partial, publish
@@ -88,7 +89,8 @@ def _view(entry: Path, job: Job, jobs: Iterable[Job]) -> dict[str, str]:
 
 
 def _check_unchanged(job: Job, artifact: Path | None = None) -> None:
-    """Raise UserError if a file of the user's has changed since the run began.
+    """Raise UserError if a file of the user's, the step's code or a package has changed since the
+    run began.
 
     artifact: that the job made. A base must hold no other files than its recipe.
     """
@@ -97,6 +99,8 @@ def _check_unchanged(job: Job, artifact: Path | None = None) -> None:
         for file, known in job.contents.items()
         if not Path(file).is_file() or content_hash(Path(file)) != known
     ]
+    if fault := installed_at_start().fault(job.recipe.step):
+        faults.append(fault)
     if artifact and job.contents and job.recipe.step == "base":
         added = read_manifest(manifest_path(artifact)).files.keys() - job.recipe.inputs.keys()
         faults += [f"{file} was added to the model" for file in sorted(added)]
