@@ -124,3 +124,24 @@ def test_a_table_is_sorted_by_mouse_and_by_keys(browser, address):
     heading.press("Enter")
     assert shares() == sorted(shares(), reverse=True)
     assert table.locator("th[aria-sort=descending]").count() == 1
+
+
+def test_cells_are_sorted_as_numbers(browser, address):
+    """With thousands, bounds and signs. A cell without a number is last."""
+    page = browser.new_page()
+    page.goto(address)
+    cells = ["1,234", "-", "56", "< 0.001", "-0.5 (-1.0 to 0.2)", "12,345,678", "0.02"]
+    filled = """cells => {
+        const body = document.querySelector("#scores table.sortable").tBodies[0];
+        const rows = cells.map((text) => {
+            const row = body.rows[0].cloneNode(true);
+            row.cells[0].textContent = text;
+            return row;
+        });
+        body.replaceChildren(...rows);
+    }"""
+    page.evaluate(filled, cells)
+    table = page.locator("#scores table.sortable").first
+    table.locator("th button").first.click()
+    ordered = ["-0.5 (-1.0 to 0.2)", "< 0.001", "0.02", "56", "1,234", "12,345,678", "-"]
+    assert table.locator("tbody td:first-child").all_inner_texts() == ordered

@@ -33,7 +33,14 @@ document.querySelectorAll(".chart").forEach((place, number) => {
   if (folded) folded.addEventListener("toggle", () => draw(place, number), { once: true });
   else draw(place, number);
 });
-const number = (text) => parseFloat(text.replace(/[^0-9.+-]/g, " "));
+// The first number of a cell. A comma separates thousands.
+const number = (text) => parseFloat(text.replace(/(\d),(?=\d{3})/g, "$1").replace(/[^0-9.+-]/g, " "));
+const compareCells = (a, b) => {
+  const [m, n] = [number(a), number(b)];
+  if (Number.isNaN(m) && Number.isNaN(n)) return a.localeCompare(b);
+  if (Number.isNaN(m) || Number.isNaN(n)) return Number.isNaN(m) ? 1 : -1;
+  return m - n;
+};
 for (const button of document.querySelectorAll("table.sortable th button")) {
   button.addEventListener("click", () => {
     const heading = button.parentElement;
@@ -43,8 +50,7 @@ for (const button of document.querySelectorAll("table.sortable th button")) {
     const body = heading.closest("table").tBodies[0];
     const compare = (a, b) => {
       const [x, y] = [a, b].map((row) => row.cells[heading.cellIndex].textContent);
-      const [m, n] = [number(x), number(y)];
-      const order = Number.isNaN(m) || Number.isNaN(n) ? x.localeCompare(y) : m - n;
+      const order = compareCells(x, y);
       return ascending ? order : -order;
     };
     body.append(...[...body.rows].sort(compare));
