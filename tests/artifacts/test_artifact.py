@@ -153,7 +153,7 @@ def test_what_does_not_fit_its_manifest_is_refused(tmp_path):
             for name in ("/etc/passwd", "a/../../x", "", "a//b")
         ),
         *(
-            (stating(files={"a": entry}), "files: a: it has no size and SHA-256")
+            (stating(files={"a": entry}), "files: 'a': it has no size and SHA-256")
             for entry in (3, {"size": 7}, ENTRY | {"size": True}, ENTRY | {"header_sha256": 7})
         ),
     ]

@@ -129,8 +129,10 @@ def test_what_is_foreign_is_told_and_not_taken(url, capsys):
         "other files than it states": stating(part, files | more),
         "holds another recipe": stating(part, describe(other.entry)),
     }
-    for no in ["../out", "/tmp/out", "a/../../out", "", "a//b", "a\0b"]:
-        said = f"{no!r} is not the path of a file inside the artifact"
+    paths = ["../out", "/tmp/out", "a/../../out", "", "a//b", "a\0b", "costs.json/x"]
+    paths += [300 * "x", "/".join(3000 * "a"), "\ud800"]  # no file system takes them
+    for no in paths:
+        said = f"{no!r:.80} is not the path of a file inside the artifact"
         wrong[said] = stating(part, files | {no: files["costs.json"]})
     for said, content in wrong.items():
         change(url, name, content)

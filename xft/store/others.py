@@ -127,7 +127,7 @@ class Offer:
             source = self.buckets[node][0]
             try:
                 return work(source, node, report)
-            except UserError as error:
+            except (UserError, OSError, UnicodeError, RecursionError) as error:
                 self.buckets[node].remove(source)
                 if not self.buckets[node]:
                     del self.buckets[node]
