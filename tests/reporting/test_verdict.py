@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from dataclasses import replace
 from itertools import compress, product
 from math import inf
 from pathlib import Path
@@ -77,6 +78,15 @@ def test_a_variant_of_sft_that_solves_more_is_taken():
     found = verdict(solved)
     assert found.decision.startswith("Take plain fine-tuning (sft (b))")
     assert found.pair == ("sft (b)", "moe_sft (b)")
+
+
+def test_seeds_of_the_tuned_models_compare_methods_though_the_base_has_one():
+    table, candidates = compared({"base": 40, "sft": 43}, seeds=3)
+    base, tuned = candidates
+    for seeds, is_about_models in ((3, False), (1, True)):
+        models = [replace(base, seeds=1), replace(tuned, seeds=seeds)]
+        said = " ".join(decide(table, models, {"d": 0}).reasons)
+        assert ("is about these trained models" in said) == is_about_models
 
 
 @pytest.mark.parametrize(("losses", "best"), [((0.6, 0.5), "0.75"), ((0.5, 0.5), "0.5")])

@@ -36,6 +36,7 @@ def test_the_hash_is_of_what_code_does(tmp_path):
         ('f"no {x}"', '"there is nothing to double"', True),
         ('print("doubling")', 'say("twice")', True),
         ("return 2 * x", "return x * 2", False),
+        ("    return 2", "    x.sort()\n    return 2", False),  # a call for its effect alone
         ("def double(x)", "def double(x=1)", False),
     ):
         assert old in SOURCE

@@ -76,12 +76,41 @@ def test_a_changed_value_makes_what_depends_on_it():
         ({"base": {"model": "same"}}, {"report.html"}),
         ({"base": {"model": "tuned"}}, ALL - {"tokens", "ground_truth/problems"}),
         ({"base": {"model": "typed"}}, ALL - {"ground_truth/problems"}),
+        ({"merge": {"select": "benchmark"}}, {*SHOWN}),
     ):
         assert new(wants(**changed)) == expected, changed
     assert new(wants()) == set()
     drawn = {"evaluation": {"temperature": 0.5}}
     fill(wants(**drawn))
     assert "eval/base/problems.json" in new(wants(**drawn, seed=7))
+
+
+def test_keys_that_touch_one_artifact_together_make_it_again():
+    """Each value has its effect only beside the other one."""
+    Path("other.jsonl").write_text('{"instruction": "a", "response": "b"}\n')
+    skipped = {"too_long": "skip", "models": ["base", "sft", "dense"]}
+    for before, after, made in (
+        (
+            {"data": {"train": ["rows.jsonl", "other.jsonl"]}},
+            {"data": {"train": ["other.jsonl", "rows.jsonl"]}},
+            "tokens",
+        ),
+        (
+            {"evaluation": skipped},
+            {"evaluation": skipped | {"base_prompt": "magicoder"}},
+            "eval/sft/problems.json",  # the problems that fit by both prompts are evaluated
+        ),
+    ):
+        fill(wants(**before))
+        assert made in new(wants(**after)), after
+
+
+def test_no_two_artifacts_have_one_name():
+    """Runs with other mixtures' shapes have baselines of other lengths, each with its name."""
+    swept = {"moe.num_experts_per_tok": [2, 3]}
+    run = wants(sweep=swept, evaluation={"models": ["sft_flops"]})
+    names = [name for node in run.experiment.known for name in node.names]
+    assert len(names) == len({*names})
 
 
 def append(path: str) -> None:

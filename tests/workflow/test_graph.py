@@ -107,6 +107,15 @@ def test_rules_have_the_inputs_of_their_nodes(experiments, monkeypatch):
         assert NODES.findall(rules[step]) == ([section] if section else []), step
 
 
+def test_a_rule_has_threads_where_its_step_computes_with_several():
+    """Without them Snakemake starts too many jobs at once, and Slurm gives one core."""
+    text = "\n".join(file.read_text() for file in (ROOT / "rules").glob("*.smk"))
+    for name, body in RULE.findall(text):
+        step = STEPS[name]
+        computes = bool(step.threads or step.section or step.generates)
+        assert ("\n    threads: threads_of\n" in body) == computes, name
+
+
 def test_each_method_of_the_graph_is_asked_for(monkeypatch):
     ran = set()
     monkeypatch.chdir(ROOT)
