@@ -10,9 +10,10 @@ from pathlib import Path
 
 from fork_server import PYTHON
 
-# *.pyc.*: bytecode that another process writes just now.
-NOT_COPIED = (".git", ".venv", ".snakemake", ".*cache", "*.pyc.*")
+# *.pyc.*: bytecode that another process writes just now. So may files of .hypothesis be.
+NOT_COPIED = (".git", ".venv", ".snakemake", ".hypothesis", ".*cache", "*.pyc.*")
 NOT_COPIED_AT_TOP = {"results", "store", "tests", "docs"}
+NO_BYTECODE = shutil.ignore_patterns("__pycache__")
 QUICK = {
     "moe": {"num_experts": 4, "num_experts_per_tok": 3},
     "data": {"limit": 64, "validation_rows": 0},

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from project import NO_BYTECODE
 
 from tools import write_versions
 from xft.config.steps import STEPS as DECLARED
@@ -59,7 +60,7 @@ def test_each_step_has_its_code_and_not_that_of_the_store():
 def copied(tmp_path, monkeypatch):
     """The steps' code is a copy that a test may change."""
     for package in (STEPS, LIBRARY):
-        shutil.copytree(ROOT / package, tmp_path / package)
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=NO_BYTECODE)
     monkeypatch.setattr(code, "ROOT", tmp_path)
 
 

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 from damage import flip_a_bit
+from project import NO_BYTECODE
 
 from xft.artifacts.artifact import ENTRY_FILE, create_artifact
 from xft.cli.running import failure
@@ -252,7 +253,7 @@ def test_nothing_is_kept_that_was_made_while_code_or_packages_changed(monkeypatc
     (entry,) = plan("ffn")
     root = tmp_path / "project"
     for package in ("xft", "workflow_scripts"):
-        shutil.copytree(code.ROOT / package, root / package)
+        shutil.copytree(code.ROOT / package, root / package, ignore=NO_BYTECODE)
     monkeypatch.setattr(code, "ROOT", root)
     module = root / "xft/checkpoints/writer.py"
     metadata = tmp_path / "site/vllm-1.0.dist-info/METADATA"
