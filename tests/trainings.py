@@ -14,6 +14,7 @@ from chains import run_here
 
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.config.training import TrainingConfig
+from xft.training.features import StopRequest
 from xft.training.metrics import ProgressCallback
 from xft.training.saving import Checkpoints
 from xft.training.trainer import Training, train
@@ -52,8 +53,8 @@ def learn(step: str, out: Path, *words) -> list[dict]:
 def train_model(model, rows, tokenizer, out: Path, options: TrainingConfig, **more) -> list[dict]:
     """Train a model in place, without a step. The lines of its metrics."""
     checkpoints, metrics = Checkpoints(out, "none", math.inf), out.with_suffix(".jsonl")
-    more |= {"metrics_file": metrics}
-    with checkpoints.claimed():
+    with StopRequest() as stop, checkpoints.claimed():
+        more |= {"metrics_file": metrics, "stop": stop}
         train(Training(model, rows, tokenizer, options, 0, checkpoints, **more))
     return lines_of(out)
 

@@ -183,6 +183,22 @@ def test_a_stop_in_the_last_step_changes_nothing(words, whole, tmp_path, monkeyp
     assert_same(tmp_path / "out", whole)
 
 
+def test_a_stop_after_the_last_step_lets_the_result_be_stored(
+    words, whole, tmp_path, monkeypatch, capfd
+):
+    """There is no checkpoint of the last step, so what was learned would be lost."""
+    write = artifact.write_checkpoint
+
+    def interrupted(*arguments, **options):
+        signal.raise_signal(signal.SIGINT)
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(artifact, "write_checkpoint", interrupted)
+    learn("moe_sft", tmp_path / "out", *words)
+    assert_same(tmp_path / "out", whole)
+    assert "Ctrl-C: all steps are done, and the result is being stored." in capfd.readouterr().err
+
+
 def test_a_second_ctrl_c_ends_at_once(words, tmp_path, monkeypatch):
     stop_in(monkeypatch, 3, signal.SIGINT, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):

@@ -103,6 +103,12 @@ STOP_MESSAGES = {
     signal.SIGTERM: "SIGTERM: the training stops after this step",
     signal.SIGINT: "Ctrl-C: the training stops after this step. A second Ctrl-C ends it at once",
 }
+# After the last step, no checkpoint is written, and what was learned is only in memory.
+DONE_MESSAGES = {
+    signal.SIGTERM: "SIGTERM: all steps are done, and the result is being stored",
+    signal.SIGINT: "Ctrl-C: all steps are done, and the result is being stored. A second Ctrl-C "
+    "ends the training at once, and loses what it learned since its last checkpoint",
+}
 SAVING_SHARE = 20  # the least time between two checkpoints, as a multiple of the time to save
 
 
@@ -113,9 +119,11 @@ class StopRequest:
     message, for all processes.
 
     first: the signal that came first, or None.
+    is_done: whether the last step is done. A signal then changes nothing.
     """
 
     first: signal.Signals | None = None
+    is_done = False
 
     def __enter__(self) -> "StopRequest":
         self._before = {number: signal.signal(number, self._note) for number in STOP_MESSAGES}
@@ -134,8 +142,9 @@ class StopRequest:
         if self.first == signal.SIGINT:
             raise KeyboardInterrupt
         if self.first is None and is_main_process():
+            messages = DONE_MESSAGES if self.is_done else STOP_MESSAGES
             with suppress(BrokenPipeError):  # print could be running already
-                os.write(2, f"{labelled(STOP_MESSAGES[number])}\n".encode())
+                os.write(2, f"{labelled(messages[number])}\n".encode())
         self.first = self.first or signal.Signals(number)
 
 
@@ -156,6 +165,7 @@ class SaveCallback(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step >= state.max_steps:
+            self.stop.is_done = True
             return
         self.began = time.monotonic()
         wishes = torch.tensor([self.began >= self.due, bool(self.stop.first)], device=args.device)

@@ -139,9 +139,13 @@ class Session:
         parameters, inputs: as in the manifest of the artifact that the block writes.
         features: mixing and losses, as `Training` has them.
 
+        Until the block ends, SIGTERM and Ctrl-C do not end the process: a checkpoint is written
+        first or, after the last step, the artifact.
+
         Yields the learned tensors by name in the main process, and nothing in the others. Raises
         UserError.
         """
+        from xft.training.features import StopRequest
         from xft.training.saving import Checkpoints
         from xft.training.trainer import Training, train
 
@@ -151,7 +155,10 @@ class Session:
         known["processes"] = request.options.world_size
         seconds = 60 * request.options.save_minutes
         checkpoints = Checkpoints(request.out, json_sha256(known), seconds)
-        with checkpoints.claimed() if is_main_process() else nullcontext():
+        with (
+            StopRequest() as stop,
+            checkpoints.claimed() if is_main_process() else nullcontext(),
+        ):
             training = Training(
                 model=model,
                 examples=self.examples,
@@ -163,6 +170,7 @@ class Session:
                 metrics_file=request.metrics,
                 tracking=self._tracking(),
                 callbacks=self.callbacks,
+                stop=stop,
                 **features,
             )
             with errors_of(codes_in(request.options.callbacks)):

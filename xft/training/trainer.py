@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class Training:
     tracking: gives the callbacks of trackers for the identity of the training and what else to
     report.
     callbacks: of the user's. One that is a `Feature` too gets its hooks.
+    stop: notes the signals, inside its block, which also holds what is done with the result.
     """
 
     model: torch.nn.Module
@@ -54,6 +55,7 @@ class Training:
     losses: object = None
     tracking: Callable | None = None
     callbacks: Sequence[TrainerCallback] = ()
+    stop: features.StopRequest = field(default_factory=features.StopRequest)
 
 
 def train(training: Training) -> dict[str, torch.Tensor]:
@@ -62,7 +64,7 @@ def train(training: Training) -> dict[str, torch.Tensor]:
     Returns the learned tensors by name in the main process, and nothing in the others.
 
     Raises UserError if a loss or a gradient is not finite, or if a checkpoint cannot be written.
-    After SIGTERM or Ctrl-C it writes a checkpoint and raises SystemExit.
+    After a request to stop it writes a checkpoint and raises SystemExit.
     """
     trainer = ResumingTrainer(training)
     trainer.accelerator.wait_for_everyone()  # the main process may still remove damaged ones
@@ -70,14 +72,14 @@ def train(training: Training) -> dict[str, torch.Tensor]:
     trainer.report(newest)
     if newest is None:
         trainer.add_callback(engines.MastersCallback(training.model, training.options))
-    with features.StopRequest() as stop:
-        saving = features.SaveCallback(training.checkpoints.seconds, stop)
-        trainer.add_callback(saving)
-        trainer.train(resume_from_checkpoint=newest and str(newest))
+    saving = features.SaveCallback(training.checkpoints.seconds, training.stop)
+    trainer.add_callback(saving)
+    trainer.train(resume_from_checkpoint=newest and str(newest))
     if saving.stopped and not trainer.ending.stopped_early:
         step = trainer.state.global_step
         say_once(f"stopped. Run the same command again to continue from step {step}")
-        sys.exit(stop.status)
+        sys.exit(training.stop.status)
+    training.stop.is_done = True
     return trainer.result()
 
 
