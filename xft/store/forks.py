@@ -13,7 +13,6 @@ import gc
 import importlib
 import json
 import os
-import random
 import re
 import resource
 import runpy
@@ -190,8 +189,9 @@ def keep(client: socket.socket) -> tuple[dict[str, str], str, list[str]]:
 def run(environment: dict[str, str], folder: str, words: list[str]) -> None:
     """Do what `cd folder; python -m WORDS` does in an environment.
 
-    Like a new process, it starts without a seed, and with the threads that OMP_NUM_THREADS says,
-    also those of numpy's OpenBLAS, which reads the variable only when it is loaded.
+    Like a new process, it starts without a seed (Python seeds `random` at each fork by itself), and
+    with the threads that OMP_NUM_THREADS says, also those of numpy's OpenBLAS, which reads the
+    variable only when it is loaded.
     """
     os.chdir(folder)
     os.environ.clear()
@@ -199,7 +199,6 @@ def run(environment: dict[str, str], folder: str, words: list[str]) -> None:
     sys.argv, sys.path[:0] = words, [folder]
     ctypes.CDLL(None).prctl(PR_SET_NAME, words[0].rpartition(".")[2].encode())
     tempfile.tempdir = None  # it may be another one
-    random.seed()
     sys.modules["numpy"].random.seed()
     sys.modules["torch"].seed()
     threads = int(environment["OMP_NUM_THREADS"])
