@@ -4,7 +4,8 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,53 @@ def test_a_lock_of_a_file_that_was_removed_is_no_lock(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", lambda *about: file.unlink(True) or flock(*about))
     with pytest.raises(UserError, match=r"^another process trains\. "), claimed(file, "trains"):
         pass
+
+
+@pytest.fixture(params=["one node", "two nodes"])
+def views(request, tmp_path) -> list[Path]:
+    """Two paths of one folder, as two processes see it."""
+    return [tmp_path] * 2 if request.param == "one node" else request.getfixturevalue("nodes")[:2]
+
+
+def when_free(work: Callable, *about) -> None:
+    """Do work as soon as it gets its lock: FUSE frees one a while after its file was closed."""
+    while True:
+        with suppress(UserError, BlockingIOError):
+            work(*about)
+            return
+
+
+def test_a_removal_lets_no_two_processes_make_one_entry(views, monkeypatch):
+    """It falls between the moment that one opens the file of the lock and the moment it locks it.
+    The attributes that its node remembers of the file are those before the removal.
+    """
+    digest, flock = "0" * 16, fcntl.flock
+    first, second = (store.Store(view / "store").entry("moe", digest) for view in views)
+    log = store.log_of(first)
+    log.parent.mkdir(parents=True)
+    log.write_text("of the entry")
+    with store.claimed(first):
+        first.mkdir(parents=True)
+
+    def remove_first(*about) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        when_free(store.remove, second)
+        when_free(flock, *about)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with store.claimed(first):
+        assert not second.exists()
+        with pytest.raises(UserError, match=rf"is making {second}\. "), store.claimed(second):
+            pass
+    assert not log.exists()
+
+
+def test_what_was_fetched_of_an_entry_is_not_removed_while_it_is_fetched(tmp_path):
+    """Its lock is that of the entry."""
+    entry = store.Store(tmp_path).entry("moe", "0" * 16)
+    part = store.fetched(entry)
+    part.mkdir(parents=True)
+    with store.claimed(entry), pytest.raises(UserError, match=rf"is making {entry}\. "):
+        store.remove(part)
+    store.remove(part)
+    assert not any(part.parent.iterdir()) and {*part.parents[1].iterdir()} == {part.parent}

@@ -132,7 +132,7 @@ def log_of(entry: Path) -> Path:
 def owner(entry: Path) -> Path:
     """The file beside the log that is locked while a process makes the entry, and names it.
 
-    It outlives the entry, so that nobody locks a file that was removed.
+    It outlives the entry: see `remove`.
     """
     return log_of(entry).with_suffix(f".{OWNER}")
 
@@ -210,11 +210,15 @@ def all_faults(entry: Path, full: bool = True) -> list[str]:
 
 
 def remove(entry: Path) -> None:
-    """Remove an entry, whole or not, and its logs. It vanishes by one rename.
+    """Remove an entry, whole or not, and its logs, or what was fetched of it. It vanishes by one
+    rename.
 
-    Raises UserError if a process makes it.
+    The lock stays: where its file was removed, one process could hold the lock of the removed file
+    and another that of the next one. Raises UserError if a process makes the entry.
     """
-    whole = entry.with_name(entry.name.removesuffix(PARTIAL))
+    is_fetched = entry.parents[1].name == FETCHED
+    root = entry.parents[2 if is_fetched else 1]
+    whole = Store(root).entry(entry.parent.name, entry.name.removesuffix(PARTIAL))
     with claimed(whole):
         if entry.is_symlink():
             entry.unlink()
@@ -222,8 +226,10 @@ def remove(entry: Path) -> None:
             aside = entry.with_name(f".{entry.name}.removed")
             entry.rename(aside)
             shutil.rmtree(aside)
-        for file in log_of(whole).parent.glob(f"{whole.name}.*"):
-            file.unlink()
+        logs = () if is_fetched else log_of(whole).parent.glob(f"{whole.name}.*")
+        for file in logs:
+            if file != owner(whole):
+                file.unlink()
 
 
 def lost_inputs(entries: Iterable[Path]) -> dict[str, dict[Path, str]]:
