@@ -37,24 +37,31 @@ with open(CALLS_FILE) as file:  # noqa: PTH123 (pathlib loads slowly)
 NAMESPACES = 0x7E020000  # the flags of clone
 SHARED_ANONYMOUS = 0x21  # flags of mmap. Such memory can stay where no process shows it
 ALL = 0xFFFFFFFF
-MMAP = ((9, 222), 3, SHARED_ANONYMOUS, (SHARED_ANONYMOUS,), True)
-# Calls with their numbers, the position of one argument, the bits of it that are compared, with
-# what, and whether the call is refused if they are equal to one of these. If not, all others are.
+SOCKET_KIND = 0xF  # the bits of a socket's type that are no flags
+BUFFERS = (7, 8, 32, 33)  # SO_SNDBUF and SO_RCVBUF, and the same beyond the system's limit
+MMAP = ((9, 222), (3, SHARED_ANONYMOUS, (SHARED_ANONYMOUS,), True))
+# Only streams of AF_UNIX. Messages of other kinds outlive the socket that sent them, and hold more.
+UNIX_STREAM = (0, ALL, (1,), False), (1, SOCKET_KIND, (1,), False)
+SOCKETPAIR = ((53, 199), *UNIX_STREAM)
+# Calls with their numbers and conditions. Each is the position of one argument, the bits of it that
+# are compared, with what, and whether the call is refused if they are equal to one of these. If
+# not, it is refused for all others.
 BY_ARGUMENT = {
-    "clone": ((56, 220), 0, NAMESPACES, (0,), False),
-    "fcntl": ((72, 25), 1, ALL, (1031,), True),  # widen a pipe
+    "clone": ((56, 220), (0, NAMESPACES, (0,), False)),
+    "fcntl": ((72, 25), (1, ALL, (1031,), True)),  # widen a pipe
     "mmap": MMAP,
-    "socket": ((41, 198), 0, ALL, (1,), False),  # other than AF_UNIX
-    "socketpair": ((53, 199), 0, ALL, (1,), False),
+    "setsockopt": ((54, 208), (2, ALL, BUFFERS, True)),
+    "socket": ((41, 198), *UNIX_STREAM),
+    "socketpair": SOCKETPAIR,
 }
 # The same for what is otherwise refused.
 IN_PART = {
-    "ioctl": ((16, 29), 1, ALL, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451), False),  # kinds
-    "fcntl": ((72, 25), 1, ALL, (0, 1, 2, 3, 4, 1030), False),  # copies, flags of descriptors
-    "madvise": ((28, 233), 2, ALL, (4, 8, 14, 15), False),  # release memory, use large pages
+    "ioctl": ((16, 29), (1, ALL, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451), False)),  # kinds
+    "fcntl": ((72, 25), (1, ALL, (0, 1, 2, 3, 4, 1030), False)),  # copies, flags of descriptors
+    "madvise": ((28, 233), (2, ALL, (4, 8, 14, 15), False)),  # release memory, use large pages
     "mmap": MMAP,
-    "prlimit64": ((302, 261), 0, ALL, (0,), False),  # the process itself
-    "socketpair": BY_ARGUMENT["socketpair"],
+    "prlimit64": ((302, 261), (0, ALL, (0,), False)),  # the process itself
+    "socketpair": SOCKETPAIR,
 }
 
 
@@ -118,16 +125,23 @@ def _filter(table: dict, answer: bytes, by_argument: dict[str, tuple], otherwise
     for numbers in table.values():
         if numbers[column] is not None:
             parts += unless(JUMP_EQUAL, numbers[column]), answer
-    for numbers, position, bits, values, is_refused in by_argument.values():
-        if_equal, if_not = (REFUSE, PERMIT) if is_refused else (PERMIT, REFUSE)
-        parts += [
-            instruction(JUMP_EQUAL, numbers[column], if_false=3 + 2 * len(values)),
-            instruction(LOAD_WORD, ARGUMENTS_OFFSET + 8 * position),
-            instruction(AND, bits),
-            *(part for value in values for part in (unless(JUMP_EQUAL, value), if_equal)),
-            if_not,
-        ]
+    for numbers, *conditions in by_argument.values():
+        checks = [part for condition in conditions for part in _check(*condition)]
+        to_next_call = len(checks) + 1
+        parts.append(instruction(JUMP_EQUAL, numbers[column], if_false=to_next_call))
+        parts += [*checks, PERMIT]
     return b"".join([*parts, otherwise])
+
+
+def _check(position: int, bits: int, values: tuple[int, ...], is_refused: bool) -> list[bytes]:
+    """The instructions that refuse a call by one argument, and otherwise go on behind them."""
+    parts = [instruction(LOAD_WORD, ARGUMENTS_OFFSET + 8 * position), instruction(AND, bits)]
+    if is_refused:
+        return parts + [part for value in values for part in (unless(JUMP_EQUAL, value), REFUSE)]
+    behind_refusal = len(values)
+    for place, value in enumerate(values):
+        parts.append(instruction(JUMP_EQUAL, value, if_true=behind_refusal - place))
+    return [*parts, REFUSE]
 
 
 def unless(test: int, constant: int, skip_if: bool = False) -> bytes:

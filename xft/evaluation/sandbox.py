@@ -12,11 +12,13 @@ import re
 import select
 import shlex
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from subprocess import PIPE, Popen
@@ -73,7 +75,9 @@ MOST_PROCESSES = 128
 MOST_PRINTED, KEPT_BYTES = 2**26, 2**10  # of standard output, and of its end
 STARTS, START_SECONDS = 3, 60.0  # attempts to start a sandbox, and the time of each
 HOLDS = re.compile(r"^Vm(?:RSS|Swap|PTE):\s+(\d+) kB", re.MULTILINE)  # PTE: page tables
-SOCKET_KILOBYTES = 208  # that wait in a socket at most, which no process shows
+UNREAD = (
+    1.5  # bytes that wait in a socket at most, by the size of its buffer: a last write adds half
+)
 LOOK_EACH, END_EACH = 0.05, 0.005  # seconds, at what a program uses, and whether it has ended
 CHUNK_BYTES = 2**16
 NOT_COMPILED = 97  # a command's status if the compiler fails
@@ -283,8 +287,16 @@ def _uses_too_much(root: Path, most_memory: int) -> bool:
             with suppress(FileNotFoundError, ProcessLookupError):
                 status = (root / "proc" / number / "status").read_text()
                 kilobytes += sum(map(int, HOLDS.findall(status)))
-        kilobytes += SOCKET_KILOBYTES * (root / "proc/1/net/unix").read_text().count("\n")
+        kilobytes += _socket_kilobytes() * (root / "proc/1/net/unix").read_text().count("\n")
     return processes > MOST_PROCESSES or kilobytes > most_memory // 2**10
+
+
+@cache
+def _socket_kilobytes() -> int:
+    """What a socket holds at most, which no process shows. Programs cannot widen its buffer."""
+    first, second = socket.socketpair()
+    with first, second:
+        return int(UNREAD * first.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)) // 2**10
 
 
 def _in_memory(content: bytes) -> int:
