@@ -29,11 +29,15 @@ class Runs:
 
     def add(self, model, passed, *, variant="", seed=42, dataset="mbpp", count=100, **more) -> None:
         """Add an evaluation. A path carries the model, the variant, and the seed if it is not 42.
+        That of base carries a seed only with a temperature: else it is evaluated once, and the rows
+        of all seeds name it.
 
         more: options of `write_evaluation`, validation losses and further columns; path: that of a
         model that variants share.
         """
-        place = "/".join(filter(None, [variant, f"seed~{seed}" if seed != 42 else "", model]))
+        has_seed = model != "base" or more.get("temperature")
+        of_seed = f"seed~{seed}" if has_seed and seed != 42 else ""
+        place = "/".join(filter(None, [variant, of_seed, model]))
         path = more.pop("path", place)
         columns = {k: more.pop(k) for k in ("diversity", "contamination") if k in more}
         row = {"model": model, "variant": variant, "seed": seed, "dataset": dataset} | columns
@@ -72,15 +76,17 @@ class Runs:
 def write_results(folder, models, *, seeds=(), losses=(), **about) -> None:
     """A results folder with its summary.
 
-    models: the problems that each solves, and one more with each further seed. losses: of each
-    model, on two validation rows with 2 tokens and 1 token. about: see `write_evaluation`.
+    models: the problems that each solves, and one more with each further seed but for base.
+    losses: of each model, on two validation rows with 2 tokens and 1 token. about: see
+    `write_evaluation`.
     """
     runs = Runs(folder)
     options = {"dataset": "own", "count": 20} | about
     for number, seed in enumerate((42, *seeds)):
         for model, solved in models.items():
             measured = {"losses": losses[model]} if losses else {}
-            runs.add(model, solved + number, seed=seed, **options, **measured)
+            passed = solved if model == "base" else solved + number
+            runs.add(model, passed, seed=seed, **options, **measured)
             write_solutions(folder / runs.rows[-1]["eval"])
     runs.summarise()
 

@@ -211,12 +211,13 @@ OWN = "own, original + extra tests, 20 problems"
 
 def test_several_folders_are_one_report_and_seeds_are_points_of_one_row(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    write_results(one, {"base": 5}, seeds=(43, 44))
-    write_results(two, {"base": 9})
+    write_results(one, {"base": 5, "sft": 5}, seeds=(43, 44))
+    write_results(two, {"sft": 9})
     drawn = write_report(one, two, out=tmp_path / "both.html").charts[OWN]
     assert [(row["label"], row["seed"], row["value"]) for row in drawn] == [
-        *[(f"{one}: base", "42", 25), (f"{one}: base", "43", 30)],
-        *[(f"{one}: base", "44", 35), (f"{two}: base", "", 45)],
+        (f"{one}: base", "", 25),
+        *[(f"{one}: sft", "42", 25), (f"{one}: sft", "43", 30), (f"{one}: sft", "44", 35)],
+        (f"{two}: sft", "", 45),
     ]
 
 

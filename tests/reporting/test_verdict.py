@@ -23,6 +23,7 @@ def verdict(solved, sets=None, **about):
 
 def compared(solved, count=140, losses=None, base_tests=None, seeds=1, outcomes=None, changes=None):
     """Comparisons and candidates: models solve the first problems, one more with each further seed.
+    Base is evaluated once, and has no seed.
 
     solved: their numbers, on original + extra tests. base_tests: on the original tests, if others.
     outcomes: of the answers that do not pass, by model. changes: of losses at the end.
@@ -32,16 +33,17 @@ def compared(solved, count=140, losses=None, base_tests=None, seeds=1, outcomes=
         model, _, variant = label.partition(" ")
         variants = ("", "(b)") if model == "base" else (variant,)
         subject = Subject(model, variants, variant.strip("()"))
-        for seed in range(seeds):
+        own_seeds = 1 if model == "base" else seeds
+        for seed in range(own_seeds):
             for tests, numbers in (("base", base_tests or solved), ("plus", solved)):
                 right = [float(n < numbers[label] + seed * (number > 0)) for n in range(count)]
                 units = ("set", *range(count))
                 values.append(Values(subject, seed or None, "d", tests, units, right))
-        passed = seeds * number + sum(range(seeds)) * (number > 0)
-        others = (outcomes or {}).get(label, {"failed": seeds * count - passed})
+        passed = own_seeds * number + sum(range(own_seeds)) * (number > 0)
+        others = (outcomes or {}).get(label, {"failed": own_seeds * count - passed})
         counts = dict.fromkeys(OUTCOMES, 0) | {"passed": passed} | others
         loss, change = (losses or {}).get(label, inf), (changes or {}).get(label)
-        candidates.append(Candidate(label, counts, loss, seeds, change=change, solves={"d"}))
+        candidates.append(Candidate(label, counts, loss, own_seeds, change=change, solves={"d"}))
     return comparison_table(values), candidates
 
 
