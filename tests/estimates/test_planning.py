@@ -204,11 +204,17 @@ def test_work_is_flops_for_each_token(deepseek):
     assert training_work(deepseek, job(), None) is None
 
 
-def test_generation_takes_flops_for_each_token_and_the_weights_for_each_step(deepseek):
-    """150 problems in batches of 16 are 10 batches, and each token of a batch is a step."""
-    options = EvaluationConfig(max_new_tokens=200)
+@pytest.mark.parametrize(
+    ("options", "solutions", "batches"),
+    [({}, 150, 10), ({"batch_size": 64}, 150, 3), ({"samples": 3, "temperature": 1}, 450, 29)],
+)
+def test_generation_takes_flops_for_each_token_and_the_weights_for_each_step(
+    deepseek, options, solutions, batches
+):
+    """Of 150 problems, in batches of 16. Each token of a batch is a step."""
+    options = EvaluationConfig(max_new_tokens=200, **options)
     gpu = Processor(bf16=1e14, fp32=1e12, bandwidth=1e12, memory=80, layer_seconds=1e-3)
-    tokens, steps = 150 * (512 + 200), 10 * 200
+    tokens, steps = solutions * (512 + 200), batches * 200
     of_dense = False, deepseek.dense_total, deepseek.base.nbytes
     of_mixture = True, deepseek.moe_active, deepseek.mixture.nbytes
     for mixture, active, stored in (of_dense, of_mixture):
@@ -491,17 +497,21 @@ def test_hours_on_a_cpu_need_a_speed(project, capsys):
 
 
 def test_each_set_of_problems_takes_its_part_of_the_hours(project):
-    """Of a set in each form; a batch is filled in both."""
+    """Of a set in each form; a batch is filled in both. Two solutions of each of 192 problems are
+    12 batches of 32; each takes 0.2 s to judge.
+    """
     rows = {"js": {"tests": "1", "language": "js"}, "own": {"base_input": [[1]]}}
     for (name, row), count in zip(rows.items(), (160, 32), strict=True):
         Path(f"{name}.jsonl").write_text((json.dumps(row) + "\n") * count)
     sets = {"models": ["base"], "datasets": ["js.jsonl", "own.jsonl"], "batch_size": 32}
-    change_config(evaluation=sets | {"samples": 2, "temperature": 1.0})
+    sets |= {"samples": 2, "temperature": 1.0, "max_new_tokens": 100}
+    change_config(evaluation=sets)
     made, jobs = plan_and_totals("--flops", "1e9", *MINE)
     longer, shorter = (hours for hours, _ in jobs.hours["eval"])
     assert longer == pytest.approx(5 * shorter)
-    generated = generation_seconds(made.models, False, 192, made.config.evaluation, made.processor)
-    assert 3600 * (longer + shorter) == pytest.approx(generated + 2 * 192 * 0.2)
+    of_flops, of_reading = 2 * 384 * (512 + 100) / 1e9, 4 * 12 * 100 / 10e9
+    generated = made.models.dense_total * (of_flops + of_reading)
+    assert 3600 * (longer + shorter) == pytest.approx(generated + 384 * 0.2)
 
 
 def test_a_plan_says_what_the_rows_are_too_few_for(project, capsys):
