@@ -9,7 +9,7 @@ import torch
 from backbones import save_base
 from chains import Chain
 from mixtures import init_example as example
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scipy.stats import kstest
 
 from xft.common.errors import UserError
@@ -23,15 +23,32 @@ SIZE, HIDDEN, DROPPED = 48, 32, 19  # floor(0.4 x 48)
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-    """Callable (type): a random base of this type. Biases are not zero."""
+    """Callable (type): a random base of this type. Biases are not zero. See `make_unequal`."""
     root = tmp_path_factory.mktemp("bases")
 
     @cache
     def make(name: str) -> Path:
         dtype = torch.bfloat16 if name == "qwen2" else torch.float32
-        return save_base(name, root / name, dtype)
+        folder = save_base(name, root / name, dtype)
+        make_unequal(folder)
+        return folder
 
     return make
+
+
+def make_unequal(folder: Path) -> None:
+    """Give each matrix of an MLP a deviation and a mean of its own, and each neuron too.
+
+    So what is drawn by those of another matrix, or by those of other neurons, is told.
+    """
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    for layer in range(2):
+        for number, weight in enumerate(dense(tensors, layer).values()):
+            axis = 0 if weight.shape == (SIZE, HIDDEN) else 1
+            of_neurons = torch.logspace(-1, 1, SIZE).unsqueeze(1 - axis)
+            weight.add_(0.2).mul_(of_neurons.to(weight.dtype)).mul_(2.0 ** (3 * layer + number))
+    save_file(tensors, file, {"format": "pt"})
 
 
 @pytest.fixture
