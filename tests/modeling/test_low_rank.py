@@ -75,12 +75,17 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(moe_blocks, "BLOCK_BYTES", {True: 5 * INNER * 8})
 
 
+# Unnormalised weights do not add up to 1, so a bias has a factor too.
+ROUTINGS = {"shared": {}, "vanilla": {"shared_expert": False}}
+ROUTINGS |= {"unnormalised": {"normalize_routing": False}}
+
+
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("chosen", [2, 6])
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("shared", [True, False])
-def test_outputs_and_gradients_are_those_of_experts_written_out(form, chosen, shared):
-    block = make_block(form, num_experts_per_tok=chosen, shared_expert=shared)
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_outputs_and_gradients_are_those_of_experts_written_out(form, chosen, routing):
+    block = make_block(form, num_experts_per_tok=chosen, **ROUTINGS[routing])
     ours = results(block, tokens(), block)
     expected = results(block, tokens(), lambda x: written_out(block, x))
     for a, b in zip(ours, expected, strict=True):
