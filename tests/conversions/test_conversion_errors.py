@@ -119,6 +119,8 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(mount, call_step, chain):
     assert result.stderr.endswith(". Nothing was changed.\n")
     assert len(result.stderr.splitlines()) == 1
     assert list(disk.iterdir()) == []
+    free = shutil.disk_usage(disk).free / 1e6
+    assert free > 0.1 and f" MB. The disk has {free:.1f} MB free: make room" in result.stderr
     with pytest.raises(OSError) as caught:
         write_whole(disk / "table", "x" * 200_000)
     assert explain(caught.value).startswith(f"No space left on device ({disk}/table). The disk has")

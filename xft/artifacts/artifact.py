@@ -118,6 +118,7 @@ class Draft:
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
+            shutil.rmtree(self.path)  # or the parts that were written would count as taken
             megabytes = sum(spec.nbytes for spec in specs) / 1e6
             raise UserError(
                 f"{error.strerror}: {self.out} needs {megabytes:,.1f} MB."

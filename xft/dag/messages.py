@@ -39,11 +39,15 @@ from xft.store.job_records import COSTS_FILE
 from xft.store.links import find_unwanted
 from xft.store.store import DIGITS, ENTRY, Store, disk_bytes, is_whole, owner, partial, worker
 
-# What messages say of causes that lie neither in the configuration nor in the data.
-PASSING = re.compile(
-    "killed by SIGKILL|make room|no space left|could not be fetched|run the same command again",
-    re.IGNORECASE,
-)
+# What messages say of causes that lie neither in the configuration nor in the data. Some last until
+# the user does something: what that is.
+PASSING = re.compile("killed by SIGKILL|run the same command again", re.IGNORECASE)
+FIRST = {
+    re.compile("make room|no space left|free some space", re.IGNORECASE): "make room",
+    re.compile("could not be fetched", re.IGNORECASE): (
+        "see that this machine reaches the network, or bring the files as the message says"
+    ),
+}
 FRESH_SECONDS = 300  # a job of another machine is over if its log has not changed for longer
 TRACEBACK = re.compile(r"^Traceback \(most recent call last\):", re.MULTILINE)
 LONG = {*TRAINING_SECTIONS, "eval"}  # steps that take most of a run's time
@@ -145,15 +149,18 @@ def failures(run: WorkflowRun) -> Iterator[str]:
     """What became of the jobs that failed or were cut off in this run, and what to do.
 
     Each message is said once. A later run can succeed where a job was cut off, or where its message
-    names a passing cause.
+    names a passing cause, or one that the user can end without another configuration.
     """
-    alike, lasting = defaultdict(list), []
+    alike, lasting, first_steps = defaultdict(list), [], {}
     for activity in find_activities(run.to_make, run.store):
         log = run.store.log(activity.job.step, activity.job.entry.name)
         if log.is_file() and log.stat().st_mtime >= run.began:
             alike[activity.text.removesuffix(f"(log: {log})")].append(activity)
-            if activity.phase is Phase.FAILED and not PASSING.search(activity.text):
-                lasting.append(activity.job.name)
+            if activity.phase is Phase.FAILED:
+                steps = [step for cause, step in FIRST.items() if cause.search(activity.text)]
+                first_steps |= dict.fromkeys(steps)
+                if not steps and not PASSING.search(activity.text):
+                    lasting.append(activity.job.name)
     for first, *rest in alike.values():
         more = f"\nThe same: {', '.join(other.job.name for other in rest)}" if rest else ""
         yield f"\n{first.job.name} {first.phase.value}: {first.text}{more}"
@@ -162,6 +169,8 @@ def failures(run: WorkflowRun) -> Iterator[str]:
             f"The same command would fail again: first correct the cause of {', '.join(lasting)}. "
             "Finished results are kept."
         )
+    elif first_steps:
+        yield f"To go on: {', and '.join(first_steps)}. Then run the same command again."
     else:
         yield "To go on: run the same command again."
 
