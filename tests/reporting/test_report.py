@@ -13,7 +13,7 @@ import vl_convert
 import yaml
 from damage import change_json
 from problem_files import three_problems, write_problems
-from report_folders import HOSTILE, write_results
+from report_folders import HOSTILE, Runs, write_results
 
 from xft.artifacts.manifest import Manifest, manifest_path
 from xft.common.errors import UserError
@@ -115,6 +115,20 @@ def test_the_verdict_is_that_of_the_summary(page, finished, tmp_path):
             assert shown.text.replace("`", "").count(line.replace("`", "")) == 2
     assert "basethe given model, not fine-tuned" in page.text
     assert re.search(r"stepsmoe_sft \d+, weighted_trained/lam~0.75 \d+data set", page.text)
+
+
+def test_the_shares_beside_a_difference_count_the_same_data_sets(tmp_path):
+    """40 of 80 and 60 of 80 problems. No model solves any of js, and the base alone has extra."""
+    runs = Runs(tmp_path)
+    for dataset, solved in {"a": (10, 16), "b": (30, 44), "js": (0, 0)}.items():
+        count = {"a": 20, "b": 60, "js": 40}[dataset]
+        models = dict(zip(("base", "sft"), solved, strict=True))
+        runs.add_all(models, dataset=dataset, count=count, families=[dataset])
+    runs.add("base", 7, dataset="extra", families=["extra"])
+    runs.summarise()
+    page = write_report(tmp_path)
+    assert "sft against base: +25.0 percentage points" in page.text
+    assert "pass@1 on a and b, all tests: base 50.0%, sft 75.0%. Seeds: 1." in page.text
 
 
 def test_a_run_shows_in_its_own_report_what_its_jobs_cost(finished):

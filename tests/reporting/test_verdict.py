@@ -43,7 +43,8 @@ def compared(solved, count=140, losses=None, base_tests=None, seeds=1, outcomes=
         others = (outcomes or {}).get(label, {"failed": own_seeds * count - passed})
         counts = dict.fromkeys(OUTCOMES, 0) | {"passed": passed} | others
         loss, change = (losses or {}).get(label, inf), (changes or {}).get(label)
-        candidates.append(Candidate(label, counts, loss, own_seeds, change=change, solves={"d"}))
+        of_sets = {"d": (passed, own_seeds * count)}
+        candidates.append(Candidate(label, counts, loss, own_seeds, change, of_sets))
     return comparison_table(values), candidates
 
 

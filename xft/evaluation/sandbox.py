@@ -75,9 +75,7 @@ MOST_PROCESSES = 128
 MOST_PRINTED, KEPT_BYTES = 2**26, 2**10  # of standard output, and of its end
 STARTS, START_SECONDS = 3, 60.0  # attempts to start a sandbox, and the time of each
 HOLDS = re.compile(r"^Vm(?:RSS|Swap|PTE):\s+(\d+) kB", re.MULTILINE)  # PTE: page tables
-UNREAD = (
-    1.5  # bytes that wait in a socket at most, by the size of its buffer: a last write adds half
-)
+UNREAD = 1.5  # what waits in a socket at most, in sizes of its buffer: a last write adds half
 LOOK_EACH, END_EACH = 0.05, 0.005  # seconds, at what a program uses, and whether it has ended
 CHUNK_BYTES = 2**16
 NOT_COMPILED = 97  # a command's status if the compiler fails

@@ -2,7 +2,7 @@
 says in sentences and tables which ones differ significantly.
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from math import floor, inf, isnan, log2
 from statistics import NormalDist
@@ -54,8 +54,7 @@ def comparison_table(values: Sequence[Values], choose: Callable | None = None):
             }
             seeds = {(a.seeds, b.seeds) for ((a, b),) in sets.values()}
             if len(sets) > 1 == len(seeds):
-                pooled = [name for name in sets if name in live] or [*sets]
-                sets[POOLED] = [both for name in pooled for both in sets[name]]
+                sets[POOLED] = [both for name in pooled_sets(sets, live) for both in sets[name]]
             rows += [
                 (first.label, second.label, name, tests, *astuple(compare(measures, most)))
                 for name, measures in sets.items()
@@ -65,6 +64,17 @@ def comparison_table(values: Sequence[Values], choose: Callable | None = None):
     last = last_rows(table)
     table.loc[last.index, "significant"] = last.groupby("tests")["p_value"].transform(significant)
     return table
+
+
+def pooled_sets(datasets: Iterable[str], live: Collection[str]) -> list[str]:
+    """The data sets that figures over all of them count: those on which a model solves a problem.
+
+    If there are none, all are counted.
+
+    live: the data sets on which any model solves a problem.
+    """
+    datasets = [*datasets]
+    return [name for name in datasets if name in live] or datasets
 
 
 def last_rows(table):

@@ -6,7 +6,7 @@ validation loss decides, and then the order of the tables.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from statistics import mean
@@ -16,7 +16,15 @@ from xft.config.sections import UNTUNED, family
 from xft.evaluation.result import advice, left_out, outcomes
 from xft.evaluation.scoring import OUTCOMES, PASSED
 from xft.hub.named_sets import unused
-from xft.reporting.comparisons import LOSSES, POOLED, SCORES, in_words, last_rows, more_evidence
+from xft.reporting.comparisons import (
+    LOSSES,
+    POOLED,
+    SCORES,
+    in_words,
+    last_rows,
+    more_evidence,
+    pooled_sets,
+)
 from xft.reporting.run_table import Result
 from xft.training.at_end import still_falls
 
@@ -38,7 +46,7 @@ class Candidate:
     loss: the mean validation loss; infinite if it is unknown.
     seeds: their number.
     change: the mean of `change_at_end` of its trainings; None if it is unknown.
-    solves: the data sets in which it solves a problem.
+    by_set: for each data set the number of its answers that pass, and the number of all.
     left_out: the number of problems that the configuration leaves out, but for a limit.
     """
 
@@ -47,13 +55,23 @@ class Candidate:
     loss: float
     seeds: int
     change: float | None = None
-    solves: Collection[str] = ()
+    by_set: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     left_out: int = 0
 
     @property
     def solved(self) -> float:
         """The share of its answers that pass."""
         return self.outcomes[PASSED] / sum(self.outcomes.values())
+
+    @property
+    def solves(self) -> set[str]:
+        """The data sets in which it solves a problem."""
+        return {name for name, (passed, _) in self.by_set.items() if passed}
+
+    def solved_of(self, datasets: Iterable[str]) -> float:
+        """The share of its answers for some data sets that pass. Raises KeyError if one is unknown."""
+        passed, answers = zip(*(self.by_set[name] for name in datasets), strict=True)
+        return sum(passed) / sum(answers)
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,9 @@ class Verdict:
     pair: the labels of the two models that were compared last; none if nothing was measured.
     problems: that were evaluated.
     needed: the number of problems that would decide; 0 if it is decided.
+    datasets: those that the last comparison counts.
+    shares: of answers for them that pass, of base and of the pair, by label. A model that was not
+    evaluated on all of them has none.
     """
 
     decision: str
@@ -72,6 +93,8 @@ class Verdict:
     pair: tuple[str, ...] = ()
     problems: int = 0
     needed: float = 0
+    datasets: tuple[str, ...] = ()
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 def find_candidates(
@@ -92,9 +115,19 @@ def find_candidates(
         changes = [change for f in files if (change := losses[f].get("change_at_end")) is not None]
         seeds = len({result.seed for result in results})
         gone = sum(map(len, left_out(result.content for result in results).values()))
-        solves = {r.row.dataset for r in results if r.content["passed"]["plus"]}
         change = mean(changes) if changes else None
-        yield Candidate(label, counts, loss, seeds, change, solves, gone)
+        yield Candidate(label, counts, loss, seeds, change, _by_set(results), gone)
+
+
+def _by_set(evaluations: Sequence[Result]) -> dict[str, tuple[int, int]]:
+    """For each data set the number of answers that pass all tests, and the number of all."""
+    counts: dict[str, tuple[int, int]] = {}
+    for result in evaluations:
+        passed, answers = counts.get(result.row.dataset, (0, 0))
+        passed += result.content["passed"]["plus"]
+        answers += len(result.content["problems"])
+        counts[result.row.dataset] = passed, answers
+    return counts
 
 
 def known_sets(evaluations: Sequence[Result]) -> dict[str, int]:
@@ -126,9 +159,11 @@ class _Case:
     """
 
     def __init__(self, table, candidates: Sequence[Candidate], sets: Mapping[str, int]):
-        rows = last_rows(table[table["tests"] == SCORES.tests])
+        self.rows = table[table["tests"] == SCORES.tests]
+        rows = last_rows(self.rows)
         self.pairs, self.problems = len(rows), int(rows["problems"].max()) if len(rows) else 0
         self.sets, self.models = sets, {model.label: model for model in candidates}
+        self.live = set().union(*(model.solves for model in candidates))
         self.over_base, self.over_plain = _by_second(rows, BASE), _by_second(rows, PLAIN)
         is_compared = (self.over_base or self.over_plain).keys()
         self.tuned = [
@@ -147,7 +182,7 @@ class _Case:
         """
         models = self.models.values()
         needed, reasons = 0.0, [*(in_words(row, self.pairs) for row in rows), *more]
-        if unsolved := self.sets.keys() - set().union(*(model.solves for model in models)):
+        if unsolved := self.sets.keys() - self.live:
             reasons.append(
                 f"All models solve 0 problems of {name_list(sorted(unsolved))}. The figures over "
                 "all data sets leave that out."
@@ -164,7 +199,29 @@ class _Case:
             reasons.append(f"Left out, as excluded or too long: {counted(gone, 'problem')}.")
         if all(model.seeds == 1 for model in models):
             reasons.append(ONE_SEED)
-        return Verdict(decision, tuple(reasons), tuple(labels[-2:]), self.problems, needed)
+        pair = tuple(labels[-2:])
+        datasets = self.counted_sets(*rows[-1:])
+        shares = self.shares(pair, datasets)
+        return Verdict(decision, tuple(reasons), pair, self.problems, needed, datasets, shares)
+
+    def counted_sets(self, row: tuple | None = None) -> tuple[str, ...]:
+        """The data sets that a comparison counts; without one, those that figures over all count."""
+        if row is None:
+            return tuple(pooled_sets(self.sets, self.live))
+        if row.dataset != POOLED:
+            return (row.dataset,)
+        is_pair = (self.rows["first"] == row.first) & (self.rows["second"] == row.second)
+        compared = self.rows[is_pair]["dataset"].drop(row.Index)
+        return tuple(pooled_sets(compared, self.live))
+
+    def shares(self, pair: Sequence[str], datasets: Collection[str]) -> dict[str, float]:
+        """The shares of base, or else of the first model, and of a pair. See `Verdict.shares`."""
+        first = next(iter(self.models))
+        return {
+            label: model.solved_of(datasets)
+            for label, model in self.models.items()
+            if label in (first, *pair) and model.by_set.keys() >= {*datasets}
+        }
 
 
 def decide(table, candidates: Sequence[Candidate], sets: Mapping[str, int]) -> Verdict | None:
@@ -209,7 +266,8 @@ def _nothing_measured(case: _Case, is_all: bool) -> Verdict:
         f"The problems are too {'easy' if is_all else 'hard'} for these models: take other ones.",
         *_existing(case.sets),
     ]
-    return Verdict(decision, tuple(reasons))
+    datasets = case.counted_sets()
+    return Verdict(decision, tuple(reasons), datasets=datasets, shares=case.shares((), datasets))
 
 
 def _all_below(case: _Case) -> Verdict:

@@ -19,7 +19,7 @@ from xft.evaluation.result import TEST_NAMES
 from xft.evaluation.scoring import OUTCOMES
 from xft.reporting.page.folder import Folder
 from xft.reporting.page.parts import MOST, find_parts, in_words
-from xft.reporting.verdict import label_family
+from xft.reporting.verdict import label_family, name_list
 
 GENERATOR = "xft report"
 LONG = re.compile(r"\S{15,}")
@@ -54,6 +54,7 @@ def build_page(runs: Sequence[Folder]) -> str:
         breakable=_breakable,
         over_seeds=lambda name: in_words(re.sub(r"seed~\d+/?", "", name)),
         meanings=_meanings(runs),
+        name_list=name_list,
         outcomes=OUTCOMES,
         # What stands between two ` is code.
         with_code=lambda text: Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(_breakable(text)))),
