@@ -45,6 +45,7 @@ from xft.estimates.memory_and_disk import RUNTIME, activation_bytes, training_me
 from xft.estimates.model_sizes import Models, compute_table, read_table, tuning_ratio
 from xft.estimates.planning import Plan, advice, fits, summary, time_text, ways
 from xft.estimates.rows import Lengths, count_problems
+from xft.hub.named_sets import Release
 from xft.modeling.configuration import XftConfig
 from xft.reporting.page.folder import Folder
 from xft.tools import plan
@@ -483,7 +484,8 @@ def test_the_smallest_gpu_of_this_machine_is_found(project, monkeypatch):
     assert (planned().gpu, planned().processor.memory) == ("rtx4090", 24)
 
 
-def test_hours_on_a_cpu_need_a_speed(project, capsys):
+def test_hours_on_a_cpu_need_a_speed(project, capsys, monkeypatch):
+    monkeypatch.setattr(Release, "ask", lambda chosen: None)  # the problems could be fetched
     plan.main(MINE)
     lines = capsys.readouterr().out.splitlines()
     words = [line.split()[0] for line in lines]

@@ -29,6 +29,7 @@ from xft.evaluation.references import fingerprints
 from xft.evaluation.result import samples_path, units_of
 from xft.evaluation.sandbox import Ended
 from xft.evaluation.scorers import open_scorer
+from xft.hub.named_sets import Translation
 from xft.tools import plan
 
 
@@ -154,6 +155,7 @@ def test_a_run_and_a_plan_tell_what_is_missing_before(place, monkeypatch, capsys
     rows = [DOUBLE | {"name": name, "language": name} for name in ("go", "lua")]
     write_problems(Path("programs.jsonl"), rows)
     monkeypatch.setattr(languages, "find_program", lambda name: None)
+    monkeypatch.setattr(Translation, "ask", lambda chosen: None)  # the hub has it
     datasets = {"datasets": ["problems.jsonl", "programs.jsonl", "multipl-e/mbpp-rb"]}
     datasets["max_new_tokens"] = 8
     run = wants(evaluation=datasets | {"limit": 1})
@@ -165,9 +167,9 @@ def test_a_run_and_a_plan_tell_what_is_missing_before(place, monkeypatch, capsys
     digests = [SimpleNamespace(digest=node.digest) for node in run.to_make]
     for is_here in (True, False):
         jobs = [SimpleNamespace(resources={}, wildcards=digest) for digest in digests]
-        dag = SimpleNamespace(needrun_jobs=lambda jobs=jobs: jobs)
-        workflow = SimpleNamespace(local_exec=is_here, dag=dag)
+        workflow = SimpleNamespace(local_exec=is_here)
         started = SimpleNamespace(run=run, config=run.config, deployment=(), workflow=workflow)
+        started._jobs = lambda jobs=jobs: jobs
         with pytest.raises(SystemExit, match=r"^go for") if is_here else nullcontext():
             SnakemakeRun.start(started, place)
     (place / "config.yaml").write_text(json.dumps(CONFIG | {"evaluation": datasets}))

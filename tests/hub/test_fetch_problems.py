@@ -7,17 +7,26 @@ import threading
 from dataclasses import replace
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hub_server import Handler
 from problem_files import three_problems
+from working_folder import CONFIG, fill, wants
 
 from workflow_scripts import fetch_problems
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
+from xft.config.runs import overlaid
+from xft.dag.messages import warnings
+from xft.dag.nodes import Node
+from xft.dag.problem_checks import missing_sets
+from xft.dag.snakemake_run import SnakemakeRun
+from xft.dag.workflow_run import WorkflowRun
 from xft.evaluation.forms import load_problems
 from xft.hub import named_sets
-from xft.hub.named_sets import NAMED_SETS, RELEASED
+from xft.hub.named_sets import NAMED_SETS, RELEASED, TRANSLATED, check_available
+from xft.tools import plan
 
 CONTENT = "".join(json.dumps(row) + "\n" for row in three_problems()).encode()
 OTHER = CONTENT[:-1] + b" \n"
@@ -204,3 +213,67 @@ def test_a_server_that_says_nothing(server, out, monkeypatch):
 
 def test_only_a_file_that_can_be_read_back_is_written(tmp_path):
     assert "must end in .jsonl" in refusal(tmp_path / "results" / "humaneval.jsonl.gz")
+
+
+# What is known before
+
+
+def test_a_set_that_cannot_be_had_is_known_and_none_is_fetched_for_it(server, tmp_path):
+    chosen = NAMED_SETS["humaneval"]
+    check_available(chosen)
+    assert server.paths == [RELEASE]
+    server.answers = [sends(b"gone", 404)]
+    with pytest.raises(UserError, match=r"v0.1.10 could not be fetched from .*404 Not .*OVERRIDE"):
+        check_available(chosen)
+    server.paths.clear()
+    put_into_cache(tmp_path, CONTENT)
+    check_available(chosen)
+    assert server.paths == []
+
+
+def test_so_is_one_of_the_hub(hub, monkeypatch):
+    template = "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE"
+    monkeypatch.setattr(template, f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}")
+    chosen = TRANSLATED["multipl-e/humaneval-js"]
+    with pytest.raises(UserError, match=r"humaneval-js at 28441b6: .* could not be fetched: .*404"):
+        check_available(chosen)
+    files = {chosen.place: b"rows"}
+    hub.add(chosen.hub_id, files, kind="datasets", commit=chosen.revision)
+    check_available(chosen)
+    assert {request.method for request in hub.requests} == {"HEAD"}
+
+
+def test_a_dry_run_a_plan_and_the_start_of_a_run_tell_it(server, place, monkeypatch, capsys):
+    """Of the sets that a job will need. A training would end before the missing set is told."""
+    server.answers = [sends(b"gone", 404)]
+    told = "HumanEval+ v0.1.10 could not be fetched"
+    sets = {"evaluation": {"datasets": ["problems.jsonl", "humaneval"], "max_new_tokens": 8}}
+    run = wants(**sets)
+    assert any(line.startswith(f"WARNING: {told}") for line in warnings(run, run.to_make))
+    (place / "config.yaml").write_text(json.dumps(overlaid(CONFIG, sets)))
+    plan.main(["--config", "config.yaml"])
+    assert f"\nMissing here: {told}" in capsys.readouterr().out
+    server.paths.clear()
+    plan.main(["--config", "config.yaml", "--gpu", "h100"])
+    assert server.paths == []
+
+    fault = start_fault(run, run.to_make)
+    assert fault.startswith(told) and "--until" in fault
+    trainings = [node for node in run.to_make if "eval" not in node.name]
+    server.paths.clear()
+    assert start_fault(run, trainings) is None and server.paths == []
+    fill(run)
+    assert missing_sets(run.experiment.known) == [] == server.paths
+
+
+def start_fault(run: WorkflowRun, nodes: list[Node]) -> str | None:
+    """What the start of a run says that makes these nodes through a scheduler."""
+    jobs = [SimpleNamespace(wildcards=SimpleNamespace(digest=node.digest)) for node in nodes]
+    workflow = SimpleNamespace(local_exec=False)
+    started = SimpleNamespace(run=run, config=run.config, deployment=(), workflow=workflow)
+    started._jobs = lambda: jobs
+    try:
+        SnakemakeRun.start(started, Path())
+    except SystemExit as end:
+        return str(end.code)
+    return None

@@ -65,9 +65,9 @@ def test_a_job_asks_for_what_it_uses():
 
 AGAIN = "The same command would fail again: first correct the cause of tokens, moe_sft"
 CLOSINGS = {"two\nlines": AGAIN}
-CLOSINGS |= {"The disk has 0.1 MB free: make room": "To go on: make room. Then run the"}
-CLOSINGS |= {"8 MB are free. Free some space, and run the same": "To go on: make room. Then run"}
-CLOSINGS |= {"HumanEval+ could not be fetched": "To go on: see that this machine reaches"}
+CLOSINGS |= {"The disk has 0.1 MB free: make room": "First make room. The same command"}
+CLOSINGS |= {"8 MB are free. Free some space, and run the same": "First make room. The same"}
+CLOSINGS |= {"HumanEval+ could not be fetched": "First see that this machine reaches"}
 CLOSINGS |= {"the step was killed by SIGKILL, as when memory runs out": "To go on: run the same "}
 
 

@@ -30,6 +30,7 @@ from xft.config.steps import RESULT, TRAINING_SECTIONS
 from xft.dag.experiment import disk_space, hours_of
 from xft.dag.job_resources import requests
 from xft.dag.nodes import Node
+from xft.dag.problem_checks import missing_sets
 from xft.dag.workflow_run import WorkflowRun
 from xft.estimates.planning import disk_text, time_text
 from xft.evaluation.result import journal_path
@@ -67,15 +68,15 @@ def beginning(config: WorkflowConfig) -> str:
 
 
 def warnings(run: WorkflowRun, to_make: list[Node]) -> Iterator[str]:
-    """Lines about the stores of others, edited code, odd values, and a disk that is too small.
+    """Lines about the stores of others, edited code, odd values, a disk that is too small, and
+    problem sets that cannot be fetched.
 
     None if there is nothing to make.
     """
     if not to_make:
         return
-    offer = () if run.begun else others.Offer(run.config.stores, to_make)
-    held = [n for n in to_make if n in offer or others.find(run.config.stores, n)]
-    if held and not run.begun:
+    held = [] if run.begun else run.held(to_make)
+    if held:
         yield (
             f"{len(held)} of these {len(to_make)} artifacts lie in the stores of others: a run "
             "takes them from there if their bytes are intact"
@@ -102,6 +103,9 @@ def warnings(run: WorkflowRun, to_make: list[Node]) -> Iterator[str]:
         )
     if full := warn_of_full_disk(run, to_make):
         yield full
+    if not run.begun:  # the start of the jobs ends a run for this
+        for fault in missing_sets(node for node in to_make if node not in held):
+            yield f"WARNING: {fault}"
 
 
 def warn_of_full_disk(run: WorkflowRun, to_make: Iterable[Node]) -> str | None:
@@ -170,7 +174,7 @@ def failures(run: WorkflowRun) -> Iterator[str]:
             "Finished results are kept."
         )
     elif first_steps:
-        yield f"To go on: {', and '.join(first_steps)}. Then run the same command again."
+        yield f"First {', and '.join(first_steps)}. The same command then goes on."
     else:
         yield "To go on: run the same command again."
 

@@ -1,6 +1,7 @@
 """Checks of the problems before a run: prompts, exclusions, and compilers for programs of tests."""
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from math import inf
 from pathlib import Path
@@ -13,7 +14,7 @@ from xft.data.tokenizers import load_tokenizer
 from xft.evaluation.forms import PROGRAMS, load_problems
 from xft.evaluation.languages import MULTIPL_E_LOADS, find_toolchains
 from xft.evaluation.prompts import check_fit, task_prompts
-from xft.hub.named_sets import NAMED_SETS, RELEASED, TRANSLATED
+from xft.hub.named_sets import NAMED_SETS, RELEASED, TRANSLATED, check_available
 from xft.hub.source import find_local
 from xft.store.store import is_whole
 
@@ -80,6 +81,29 @@ def _sizes(
         prompts = task_prompts(load(file), make_template(CHAT, loaded))
         lengths = {each.task_id: len(each.encode(loaded)) for each in prompts}
     return lengths, window(read_model_config(folder / CONFIG)) or inf
+
+
+def missing_sets(nodes: Iterable[Node]) -> list[str]:
+    """What cannot be fetched of the problem sets that those of the nodes need which are to be made.
+
+    A sentence for each. Sets on this machine are not asked for, and nothing is fetched.
+    """
+    missing = [node for node in nodes if not is_whole(node.entry)]
+    needed = {source for node in missing for source in node.sources}
+    fetches = [node for node in missing if node.step == "fetch_problems" and node in needed]
+    names = dict.fromkeys(node.flags["dataset"] for node in fetches)
+    with ThreadPoolExecutor() as pool:  # each may wait for a network that does not answer
+        faults = pool.map(_fault_of_set, names)
+    return [fault for fault in faults if fault]
+
+
+def _fault_of_set(name: str) -> str:
+    """Why a named set cannot be had; empty if it can."""
+    try:
+        check_available(NAMED_SETS[name])
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def missing_toolchains(nodes: Iterable[Node]) -> list[str]:

@@ -37,7 +37,7 @@ from xft.dag.messages import (
     warnings,
 )
 from xft.dag.nodes import Node
-from xft.dag.problem_checks import missing_toolchains
+from xft.dag.problem_checks import missing_sets, missing_toolchains
 from xft.dag.workflow_run import WorkflowRun
 from xft.reporting.summaries import head
 from xft.reporting.verdict import PLAN
@@ -51,6 +51,7 @@ HIDDEN_EVENTS = {LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.RESOURCES
 # Folders of Snakemake's code, whose remarks tell how it works. What its executors say, and what
 # makes environments, lies in others.
 FOLDERS = {"snakemake", "scheduling", "persistence"}
+WITHOUT_SETS = "No job has begun. What needs no such set is made by --until, as --until dense"
 NO_TARGET = re.compile("^Target rules may not contain wildcards|^No rule to produce ", re.MULTILINE)
 TIME = re.compile(r"^( *)\[.* (\d\d:\d\d:\d\d) \d{4}\]\n *(?:Job \d+: )?", re.MULTILINE)
 
@@ -212,28 +213,35 @@ class SnakemakeRun:
         """The time that the run still takes, in words."""
         if self.run is None:
             return ""
+        return time_left(self.run, [file for job in self._jobs() for file in job.output])
+
+    def _jobs(self) -> Iterator:
+        """Snakemake's jobs that are to run."""
         graph = self.workflow.dag
         # With --until, the graph also holds jobs that the targets do not need.
-        jobs = filter(graph.needrun, graph.bfs(graph.dependencies, *graph.targetjobs))
-        return time_left(self.run, [file for job in jobs for file in job.output])
+        return filter(graph.needrun, graph.bfs(graph.dependencies, *graph.targetjobs))
 
     def start(self, root: Path) -> None:
-        """Say what begins. End the run if this machine lacks the GPU or compiler of a job here.
+        """Say what begins. End the run if a job would find problems nowhere, or if this machine
+        lacks the GPU or compiler of a job here.
 
         Jobs here are forks, but for those of a run with GPUs. root: of the steps.
         """
-        if self.workflow.local_exec and not self.deployment:
-            jobs = [*self.workflow.dag.needrun_jobs()]
-            digests = {getattr(job.wildcards, "digest", None) for job in jobs}
-            with exit_on_error():
-                if any(job.resources.get("gpu") for job in jobs):
-                    check_gpus(self.config.gpus)
-                nodes = [node for node in self.run.to_make if node.digest in digests]
-                if faults := missing_toolchains(nodes):
-                    raise UserError("\n".join(faults))
-            if not self.config.gpus:
-                steps = {"PYTHONPATH": str(root), "PYTHONNOUSERSITE": "1", "HF_HUB_OFFLINE": "1"}
-                self.forks = start_server(ENVIRONMENT | os.environ | steps)
+        jobs = [*self._jobs()]
+        digests = {getattr(job.wildcards, "digest", None) for job in jobs}
+        nodes = [node for node in self.run.to_make if node.digest in digests]
+        is_local = self.workflow.local_exec and not self.deployment
+        with exit_on_error(), ended_by_interrupt():
+            if is_local and any(job.resources.get("gpu") for job in jobs):
+                check_gpus(self.config.gpus)
+            faults = missing_toolchains(nodes) if is_local else []
+            unfetched = [] if self.deployment else missing_sets(nodes)
+            if faults or unfetched:
+                end = [WITHOUT_SETS] if unfetched else []
+                raise UserError("\n".join([*faults, *unfetched, *end]))
+        if is_local and not self.config.gpus:
+            steps = {"PYTHONPATH": str(root), "PYTHONNOUSERSITE": "1", "HF_HUB_OFFLINE": "1"}
+            self.forks = start_server(ENVIRONMENT | os.environ | steps)
         print(beginning(self.config), flush=True)
 
     def show_results(self) -> None:

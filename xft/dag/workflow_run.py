@@ -229,6 +229,11 @@ class WorkflowRun:
         missing = [node for node in self.experiment.known if not is_whole(node.entry)]
         return others.Offer(self.stores, missing)
 
+    def held(self, nodes: Collection[Node]) -> set[Node]:
+        """Those of some artifacts that other stores have."""
+        offer = others.Offer(self.stores, nodes)
+        return {node for node in nodes if node in offer or others.find(self.stores, node)}
+
     def offered(self, targets: Collection[Node], offer: others.Offer) -> list[Node]:
         """What a run that makes the targets fetches."""
         results = {*self.experiment.ends, *self.experiment.shown, *targets}

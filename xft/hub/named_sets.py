@@ -9,16 +9,18 @@ import io
 import os
 import tomllib
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from xft.artifacts.manifest import write_manifest
-from xft.common.errors import UserError
+from xft.common.errors import UserError, errors_at
 from xft.common.file_access import read_bytes, write_whole
 from xft.common.progress import say
-from xft.hub.source import OFFLINE, cached_rows, fetch_file, hub_errors
+from xft.hub.source import OFFLINE, ask_for_file, cached_rows, fetch_file, hub_errors
 
 RELEASES = "https://github.com/evalplus"
 MAX_BYTES = 2**28  # of a file of problems, unpacked
@@ -118,6 +120,11 @@ class Release:
         say(f"{file}, set by {self.variable}, is not {self}: scores are for other problems")
         return content, None
 
+    def ask(self) -> None:
+        """Ask for the release, and read nothing of it. Raises UserError if it cannot be had."""
+        with _fetching(self), _answer(self.url):
+            pass
+
     @property
     def advice(self) -> str:
         """How to put the set on a machine without network."""
@@ -179,6 +186,14 @@ class Translation:
         say(f"{self} from {self.hub_id}")
         return read_bytes(file, MAX_DOWNLOAD), str(self)
 
+    def ask(self) -> None:
+        """Ask the hub for the file, and read nothing of it. Raises UserError if it cannot be had.
+
+        The message names the set.
+        """
+        with errors_at(str(self)):
+            ask_for_file(self.hub_id, self.revision, self.place, "dataset")
+
     @property
     def advice(self) -> str:
         return OFFLINE
@@ -218,6 +233,12 @@ def unpacked_sha256(file: Path) -> str:
     return hashlib.sha256(read_bytes(file, MAX_BYTES)).hexdigest()
 
 
+def check_available(chosen: NamedSet) -> None:
+    """Raise UserError unless a set is on this machine or can be fetched now. It is not fetched."""
+    if chosen.find() is None:
+        chosen.ask()
+
+
 def fetch(chosen: NamedSet, out: Path) -> None:
     """Write the file of a named set, unpacked, whole or not at all, and its manifest.
 
@@ -230,15 +251,34 @@ def fetch(chosen: NamedSet, out: Path) -> None:
 
 def _download(chosen: Release) -> bytes:
     """The unpacked release. Raises UserError where it cannot be had, or is not the pinned one."""
-    with hub_errors(f"{chosen} could not be fetched from {chosen.url}", chosen.advice):
+    with _fetching(chosen):
         content = _get(chosen.url)
         if hashlib.sha256(content).hexdigest() != chosen.sha256:
             raise ValueError("the fetched file is not that release (its SHA-256 differs)")
     return content
 
 
+def _fetching(chosen: Release) -> AbstractContextManager:
+    """Turn errors of the block into a UserError that says what to do."""
+    return hub_errors(f"{chosen} could not be fetched from {chosen.url}", chosen.advice)
+
+
 def _get(url: str) -> bytes:
     """The unpacked file at a URL, up to a limit; nothing if there is no whole gzip file.
+
+    Raises httpx2.HTTPError.
+    """
+    with _answer(url) as response:
+        packed = b"".join(islice(response.iter_raw(CHUNK_BYTES), MAX_DOWNLOAD // CHUNK_BYTES))
+    try:
+        return gzip.GzipFile(fileobj=io.BytesIO(packed)).read(MAX_DOWNLOAD)
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        return b""
+
+
+@contextmanager
+def _answer(url: str) -> Iterator[Any]:
+    """The answer with the file at a URL, of which nothing is read yet.
 
     A busy server is asked again. Raises httpx2.HTTPError.
     """
@@ -248,8 +288,4 @@ def _get(url: str) -> bytes:
     options = {"headers": {"Accept-Encoding": "identity"}, "timeout": TIMEOUT}
     with http_stream_backoff("GET", url, retry_on_exceptions=(), **options) as response:
         response.raise_for_status()
-        packed = b"".join(islice(response.iter_raw(CHUNK_BYTES), MAX_DOWNLOAD // CHUNK_BYTES))
-    try:
-        return gzip.GzipFile(fileobj=io.BytesIO(packed)).read(MAX_DOWNLOAD)
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        return b""
+        yield response

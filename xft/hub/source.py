@@ -20,10 +20,8 @@ from xft.common.errors import UserError
 from xft.config.sections import MODEL_KINDS
 
 OFFLINE = "Without a network see docs/hub.md, section Offline machines"
-ADVICE = (
-    "Whole files are kept: run again to go on. A private or gated repository needs HF_TOKEN. "
-    f"{OFFLINE}"
-)
+ACCESS = f"A private or gated repository needs HF_TOKEN. {OFFLINE}"
+ADVICE = f"Whole files are kept: run again to go on. {ACCESS}"
 
 
 def fetch_files(
@@ -48,6 +46,14 @@ def fetch_file(repository: str, revision: str, name: str, kind: str = "model") -
 
     with hub_errors(f"{repository}/{name} at {revision} could not be fetched", ADVICE):
         return Path(hf_hub_download(repository, name, repo_type=kind, revision=revision))
+
+
+def ask_for_file(repository: str, revision: str, name: str, kind: str = "model") -> None:
+    """Raise UserError unless the hub has a file now. It is not fetched."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    with hub_errors(f"{repository}/{name} at {revision} could not be fetched", ACCESS):
+        get_hf_file_metadata(hf_hub_url(repository, name, repo_type=kind, revision=revision))
 
 
 def cached_rows(repository: str, revision: str, name: str) -> Path | None:

@@ -30,7 +30,7 @@ from xft.dag.graph import Graph
 from xft.dag.input_checks import check_number_of_rows, faults_of_code, faults_of_sets
 from xft.dag.job_resources import row_lengths
 from xft.dag.nodes import FileContents, NoContents, Node
-from xft.dag.problem_checks import check_problems, missing_toolchains
+from xft.dag.problem_checks import check_problems, missing_sets, missing_toolchains
 from xft.dag.workflow_run import HASHES_FILE
 from xft.estimates.jobs import CPU, DEFAULT_UTILISATION, GPUS, Processor, this_gpu
 from xft.estimates.model_sizes import Models, find_table
@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None) -> None:
     nodes = [node for node in experiment.wanted if is_here and not node.is_temporary]
     if finished := sum(is_whole(node.entry) for node in nodes):
         print(f"Finished: {finished} of {len(nodes)} jobs. They count as long as they took")
-    for fault in missing_toolchains(experiment.wanted) if is_here else ():
+    faults = missing_toolchains(experiment.wanted) + missing_sets(nodes) if is_here else []
+    for fault in faults:
         print(f"Missing here: {fault}")
     if args.details:
         print("\n" + report(plan, jobs.disk), *advice(plan), "", *jobs.lines(), sep="\n")
