@@ -120,7 +120,7 @@ def test_wrong_credentials_and_a_server_that_never_answers(tmp_path, monkeypatch
         if stopped.is_set():
             over.wait()
         content = b"".join(call(app, environ, start))
-        if "report" in environ["QUERY_STRING"]:
+        if remote.NOTHING in environ["QUERY_STRING"]:
             asked.release()
         yield content[:9]
         if len(content) >= 100_000:

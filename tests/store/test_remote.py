@@ -270,9 +270,12 @@ def published(tiny_llama, place) -> WorkflowRun:
     return run
 
 
-RESULTS = {"report.html", "summary.csv"}
+READ_BY_PEOPLE = {"report.html", "summary.csv"}
 MODELS = ("base", "moe_sft", "dense/lam~0.75")
 MEASURED = {"diversity.json", *(f"eval/{model}/problems.json" for model in MODELS)}
+
+
+AT_HOME = {"base", "ffn", "summary", "report"}
 
 
 def lose(run: WorkflowRun, *names: str) -> None:
@@ -295,7 +298,7 @@ def fetched_by(work: Callable[[WorkflowRun], object]) -> tuple[set[str], set[str
 def test_a_push_repairs_what_is_lost_and_leaves_links_at_home(published):
     """One that is damaged here is told, and the others are uploaded."""
     steps = {path.name for path in Path("bucket").iterdir()}
-    assert steps == {node.step for node in published.experiment.known} - {"base", "ffn"} | {FILES}
+    assert steps == {node.step for node in published.experiment.known} - AT_HOME | {FILES}
     lost, truncated, *_ = Path("bucket", FILES).iterdir()
     lost.unlink()
     truncated.write_bytes(b"")
@@ -318,7 +321,7 @@ def test_the_time_is_shown_before_an_upload_ends(published, monkeypatch):
 
 
 def test_only_what_is_needed_moves(published):
-    """Of what the report alone reads, no weights are fetched."""
+    """Of what the report alone reads, no weights are fetched. Tables and report are made here."""
 
     def mixture(run: WorkflowRun) -> None:
         run.begin([run.experiment.by_name["moe_sft"]])
@@ -329,14 +332,10 @@ def test_only_what_is_needed_moves(published):
         pull.main(["second_results", run.config.stores[0], "--config", "second.yaml"])
 
     shared = {node.name for node in published.experiment.wanted if others.is_shared(node)}
-    assert fetched_by(begin) == (RESULTS, set())
     run = wants(stores=[f"file://{Path.cwd()}/bucket"], store="third")
-    assert {node.name for node in run.offered(run.experiment.ends, run.offer())} == RESULTS
+    assert {node.name for node in run.offered(run.experiment.ends, run.offer())} == MEASURED
     assert fetched_by(mixture) == ({"moe_sft"}, set())
-    lose(published, "summary.csv")
-    assert fetched_by(begin)[0] == MEASURED | {"report.html"}
-    lose(published, "report.html")
-    assert fetched_by(begin) == (MEASURED, shared - MEASURED - RESULTS)
+    assert fetched_by(begin) == (MEASURED, shared - MEASURED)
     assert Path("second_results/metrics/moe_sft.jsonl").is_file()
     assert not Path("second_results/moe_sft").exists()
     weights = Path("second/.fetched").rglob("weights.bin")
@@ -347,6 +346,21 @@ def test_only_what_is_needed_moves(published):
     assert fetched_by(begin)[0] == done | {"moe_sft", "ground_truth/problems"}
     assert fetched_by(results)[0] == done
     assert Path("second_results/metrics/moe_sft.jsonl").is_file()
+
+
+def test_what_people_read_is_taken_from_nobody(published):
+    """Whoever writes into a bucket could have them read a verdict and a script of his own. A bucket
+    may hold tables and reports, as older versions put them there, and a store holds its own.
+    """
+    ends = published.experiment.ends
+    assert {node.name for node in ends} == READ_BY_PEOPLE
+    for node in ends:
+        assert others.publish(published.config.publish, node.entry) is None
+        assert Path("bucket", node.step, node.digest, ENTRY_FILE).is_file()
+    whole, _ = fetched_by(begin)
+    assert whole == MEASURED
+    begin(run := wants(stores=["store"], store="third", results_dir="third_results"))
+    assert {node.name for node in run.missing} == READ_BY_PEOPLE
 
 
 def test_the_small_files_of_an_entry_go_to_the_hub_together(monkeypatch):
@@ -407,13 +421,13 @@ def test_a_failed_upload_fails_no_job_and_the_end_of_the_run_tells_it(published)
     assert unpublished_line(published) == ""
     shutil.rmtree("bucket")
     Path("bucket").touch()  # nothing can be written there
-    assert f"not uploaded to {url}: " in upload_of(published.experiment.summary)
+    assert f"not uploaded to {url}: " in upload_of(published.experiment.by_name["diversity.json"])
     assert unpublished_line(published).endswith(f"To upload: xft push results {url}")
 
 
 def test_jobs_do_not_wait_for_a_silent_server_again(published, monkeypatch):
     """They ask it again ten minutes later, or in the next run."""
-    url, node, begun = published.config.publish, published.experiment.summary, []
+    url, node, begun = published.config.publish, published.experiment.by_name["diversity.json"], []
     silence = f"not uploaded to {url}: {url}: the server does not answer"
     with monkeypatch.context() as patch:
         patch.setattr(remote, "SILENT", 0.1)

@@ -128,8 +128,9 @@ class RunConfig(Section):
     their hashes."""
 
     publish: Annotated[UrlText | None, Unrecorded] = None
-    """URL of a bucket that gets each artifact when it is whole, but no links to your own files. A
-    failed upload stops nothing: the end of the run says what is missing there."""
+    """URL of a bucket that gets each artifact when it is whole, but no tables, no report and no
+    links to your own files. A failed upload stops nothing: the end of the run says what is missing
+    there."""
 
     results_dir: Annotated[PathText, Unrecorded] = "results"
     """Folder of links to the artifacts, metrics, evaluations and logs of this configuration, and of

@@ -18,6 +18,7 @@ from xft.store.store import MARK, all_faults, is_whole, place_of
 AT_ONCE = 8  # entries that are transferred
 SILENT = ".silent"  # in a store: names the bucket that did not answer a job, for other jobs
 RETRY = 600  # seconds after which a job asks this bucket again
+READ_BY_PEOPLE = ("summary", "report")  # steps whose artifacts are taken from nobody
 say_once = cache(say)
 
 
@@ -44,7 +45,9 @@ def check(stores: Sequence[str]) -> None:
 
 
 def find(stores: Sequence[str], node) -> list[Path]:
-    """The entries of an artifact in the folders among these stores."""
+    """The entries of an artifact in the folders among these stores, if it may be taken."""
+    if node.step in READ_BY_PEOPLE:
+        return []
     entries = [Path(store, node.step, node.digest) for store in stores if not is_url(store)]
     return [entry for entry in entries if is_whole(entry)]
 
@@ -162,7 +165,12 @@ def _results(desc: str, items: Collection, work: Callable, size: int | None = No
 def answers(url: str, store: Path) -> bool:
     """Whether a bucket can be used. If not, this is told. Jobs of this store ask it again."""
     (store / SILENT).unlink(missing_ok=True)
-    return _held(bucket(url), ["report"]) is not None
+    try:
+        bucket(url).check()
+    except UserError as error:
+        say_once(f"{error}. The run goes on without it")
+        return False
+    return True
 
 
 def _held(source, steps: Iterable[str]) -> set[str] | None:
@@ -175,11 +183,14 @@ def _held(source, steps: Iterable[str]) -> set[str] | None:
 
 
 def is_shared(node) -> bool:
-    """Whether an artifact goes into buckets: links to the user's files, to `ffn`'s experts, and
-    merges that are not kept stay at home.
+    """Whether an artifact goes into buckets and comes from them.
+
+    Each machine makes what people read, links to the user's files or to `ffn`'s experts, and merges
+    that are not kept.
     """
     is_users = node.step == "base" and any(item.node is None for item in node.inputs)
-    return not (is_users or node.step == "ffn" or node.is_temporary)
+    is_here = is_users or node.step in ("ffn", *READ_BY_PEOPLE)
+    return not (is_here or node.is_temporary)
 
 
 def unpublished(url: str, nodes: Iterable, looks: bool = False) -> dict[object, int]:

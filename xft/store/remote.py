@@ -43,6 +43,7 @@ AT_ONCE = 8  # files that are transferred; of those of more than SMALL bytes one
 SMALL = 2**23
 CHUNK, CHUNKS = 25 * 2**20, 4  # bytes of a file that is uploaded, and how often, in memory
 FILES = "files"
+NOTHING = "nothing"  # a folder that no bucket has: to list it is a small request
 DRAFT = ".tmp"
 # A put into these appears while it is written, so it gets another name first.
 FILE_SYSTEMS = ("file", "sftp")
@@ -164,7 +165,7 @@ class Bucket:
             if self.away:
                 raise Away(self.away)
             if time.monotonic() - self._heard > SILENT:
-                answer = Bucket(self.url)._begin(lambda fs: fs.find(self.named("report")))
+                answer = Bucket(self.url)._begin(lambda fs: fs.find(self.named(NOTHING)))
                 if not wait([answer], PATIENCE).done:
                     raise self._failed(SILENCE)
                 answer.result()
@@ -183,6 +184,10 @@ class Bucket:
         folder, is_tree = self.named(*parts), self.scheme in FILE_SYSTEMS
         found = self._ask(lambda fs: _walk(fs, folder) if is_tree else fs.find(folder, detail=True))
         return {n.removeprefix(self._root).strip("/"): item["size"] for n, item in found.items()}
+
+    def check(self) -> None:
+        """Raise Away if it cannot be used."""
+        self._find(NOTHING)
 
     def held(self, steps: Iterable[str]) -> set[str]:
         """The entries of some steps, as STEP/DIGEST. Raises Away."""

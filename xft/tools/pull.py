@@ -1,8 +1,8 @@
 """Fetch the results of a configuration that a bucket holds, without the models.
 
-These are the report, or if it is not there the tables, or if they are not there the evaluations and
-losses, with what the report shows of trainings. The next run makes the rest. For a model, run
-`snakemake results/NAME` with the bucket in `stores`.
+These are the evaluations and losses, with what the report shows of trainings. The next run makes
+the tables and the report of them, in seconds. For a model, run `snakemake results/NAME` with the
+bucket in `stores`.
 """
 
 from xft.cli.step import StepParser
@@ -14,7 +14,7 @@ from xft.tools.status import configured_run
 def main(argv: list[str] | None = None) -> None:
     args = arguments(StepParser("xft pull", __doc__)).parse_args(argv)
     check_url(args.url)
-    others.bucket(args.url).held(["report"])
+    others.bucket(args.url).check()
     run, _ = configured_run(args)
     run.stores, run.only_results = [args.url], True
     offer = run.offer()
@@ -24,4 +24,4 @@ def main(argv: list[str] | None = None) -> None:
         run.check()
         run.begin()
         run.close()
-        others.bucket(args.url).held(["report"])
+        others.bucket(args.url).check()
