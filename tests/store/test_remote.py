@@ -129,10 +129,8 @@ def test_what_is_foreign_is_told_and_not_taken(url, capsys):
         "other files than it states": stating(part, files | more),
         "holds another recipe": stating(part, describe(other.entry)),
     }
-    paths = ["../out", "/tmp/out", "a/../../out", "", "a//b", "a\0b", "costs.json/x"]
-    paths += [300 * "x", "/".join(3000 * "a"), "\ud800"]  # no file system takes them
-    for no in paths:
-        said = f"{no!r:.80} is not the path of a file inside the artifact"
+    for no in ["../out", "/tmp/out", "a/../../out", "", "a//b", "a\0b"]:
+        said = f"{no!r} is not the path of a file inside the artifact"
         wrong[said] = stating(part, files | {no: files["costs.json"]})
     for said, content in wrong.items():
         change(url, name, content)
@@ -142,6 +140,56 @@ def test_what_is_foreign_is_told_and_not_taken(url, capsys):
     assert others.publish(url, part.entry) is None
     change(url, bucket.named(FILES, files["costs.json"]["sha256"]), b"x" * 10**6)
     assert not is_whole(fetch(url, part)[0].entry)
+
+
+UNUSABLE = {
+    "a name that no disk takes": {"n" * 300: {}},
+    "a file in a file": {"artifact/model.safetensors/x.safetensors": {}},
+    "nested too deeply": {f"{'a/' * 3000}x": {}},
+    "nested nearly too deeply": {f"{'a/' * 900}x": {}},
+    "half of a pair": {"\ud800": {}},
+    "more bytes than any disk has": {"artifact/b.safetensors": {"size": 2**62}},
+    "a number without end": {"x": {"size": 10**400}},
+}
+
+
+@pytest.mark.parametrize("more", UNUSABLE.values(), ids=UNUSABLE.keys())
+def test_an_entry_that_no_disk_takes_is_told_and_the_others_are_taken(more, place, capsys):
+    """Whole, and in part for the report. Nothing of it is in the way of a good one."""
+    url = f"file://{place}/bucket"
+    bad, good = make("sft", 1), make("sft", 2)
+    send(url, bad, good)
+    name, files = Bucket(url).named(bad.name, ENTRY_FILE), describe(bad.entry)
+    like, content = files["artifact/model.safetensors"], objects(url)[name]
+    change(url, name, stating(bad, files | {name: like | own for name, own in more.items()}))
+    for read in (lambda _, stated: stated, page_reads):
+        others.bucket.cache_clear()
+        parts = [part.at("ours") for part in (bad, good)]
+        others.Offer([url], parts).fetch_parts(parts, read)
+        assert f"{bad.name} is not taken from {url}: " in capsys.readouterr().err
+        assert fetched(parts[1].entry).is_dir()
+    taken = fetch(url, bad, good)
+    assert [is_whole(part.entry) for part in taken] == [False, True]
+    assert f"{bad.name} is not taken from {url}: " in capsys.readouterr().err
+    change(url, name, content)
+    assert is_whole(fetch(url, bad)[0].entry)
+
+
+def test_an_entry_whose_manifest_is_nested_too_deeply_is_told(place, capsys):
+    """As many objects in one another as the reader of JSON takes, and its writer does not."""
+    url = f"file://{place}/bucket"
+    part = make("moe", 1)
+    send(url, part)
+    name = Bucket(url).named(part.name, ENTRY_FILE)
+    for depth in (300, 600, 900, 10**5):
+        nested = '{"a": ' * depth + "1" + "}" * depth
+        stated = json.loads(stating(part, describe(part.entry)))
+        text = json.dumps(stated | {"parameters": "?"}).replace('"?"', nested)
+        change(url, name, text.encode())
+        assert not is_whole(fetch(url, part)[0].entry)
+        assert f"{part.name} is not taken from {url}: " in capsys.readouterr().err
+        with pytest.raises(UserError, match=part.name):
+            gc.main(["--store", url, "--yes"])
 
 
 def test_two_publishers_of_one_digest_do_no_harm(url, monkeypatch):

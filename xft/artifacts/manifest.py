@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate
 from pathlib import Path
 
 from xft.checkpoints.model_files import hash_header
@@ -26,10 +25,11 @@ MANIFEST_SUFFIX = ".manifest.json"
 NOT_CONTENT = {".snakemake_timestamp"}
 TYPES = {"kind": str, "files": dict, "parameters": dict, "inputs": dict, "format": int}
 SHA256 = re.compile("[0-9a-f]{64}")
-MOST_FOLDERS, MOST_NAME = 20, 240  # of a file; bytes of a name, which file systems limit to 255
 SAFETENSORS = ".safetensors"
 SMALL_BYTES = 2**26  # files up to this size are hashed whenever an artifact is opened
 BLOCK_BYTES = 2**20
+MAX_PARTS = 100  # of a path: each is a folder in another, which programs walk by recursion
+MAX_SIZE = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,7 @@ def _fault_of_form(content: dict) -> str | None:
     if wrong := [name for name in names if type(content.get(name)) is not TYPES.get(name)]:
         return f"{wrong[0]:.80}: it is unknown, missing or of another type"
     for name, entry in content["files"].items():
-        is_in_file = any(folder in content["files"] for folder in _folders_of(name))
-        if is_in_file or not _is_path(name):
+        if not _is_path(name):
             return f"files: {name!r:.80} is not the path of a file inside the artifact"
         if not _is_entry(entry):
             return f"files: {name!r:.80}: it has no size and SHA-256, or more"
@@ -126,20 +125,10 @@ def _fault_of_form(content: dict) -> str | None:
     return None
 
 
-def _folders_of(name: str) -> list[str]:
-    """The folders that hold a file of this name."""
-    return [*accumulate(name.split("/")[:-1][:MOST_FOLDERS], "{}/{}".format)]
-
-
 def _is_path(name: str) -> bool:
-    """Whether each file system takes a name, below any folder, and it leads out of none."""
+    """Whether a name can be the path of a file inside an artifact."""
     parts = name.split("/")
-    if "\0" in name or {"", ".", ".."} & {*parts} or len(parts) > MOST_FOLDERS:
-        return False
-    try:
-        return max(len(part.encode()) for part in parts) <= MOST_NAME
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
+    return "\0" not in name and not {"", ".", ".."} & set(parts) and len(parts) <= MAX_PARTS
 
 
 def _is_entry(entry: object) -> bool:
@@ -148,7 +137,12 @@ def _is_entry(entry: object) -> bool:
         return False
     size, hashes = entry.get("size"), {name: entry[name] for name in entry.keys() - {"size"}}
     is_known = {"sha256"} <= hashes.keys() <= {"sha256", "header_sha256"}
-    return is_known and type(size) is int and size >= 0 and all(map(_is_sha256, hashes.values()))
+    return (
+        is_known
+        and type(size) is int
+        and 0 <= size <= MAX_SIZE
+        and all(map(_is_sha256, hashes.values()))
+    )
 
 
 def _is_sha256(value: object) -> bool:

@@ -69,7 +69,7 @@ class Candidate:
         return {name for name, (passed, _) in self.by_set.items() if passed}
 
     def solved_of(self, datasets: Iterable[str]) -> float:
-        """The share of its answers for some data sets that pass. Raises KeyError if one is unknown."""
+        """The share of its answers for data sets that pass. Raises KeyError if one is unknown."""
         passed, answers = zip(*(self.by_set[name] for name in datasets), strict=True)
         return sum(passed) / sum(answers)
 
@@ -205,7 +205,7 @@ class _Case:
         return Verdict(decision, tuple(reasons), pair, self.problems, needed, datasets, shares)
 
     def counted_sets(self, row: tuple | None = None) -> tuple[str, ...]:
-        """The data sets that a comparison counts; without one, those that figures over all count."""
+        """The data sets that a comparison counts; None: those that figures over all count."""
         if row is None:
             return tuple(pooled_sets(self.sets, self.live))
         if row.dataset != POOLED:

@@ -130,7 +130,7 @@ class Offer:
             source = self.buckets[node][0]
             try:
                 return work(source, node, report)
-            except (UserError, OSError, UnicodeError, RecursionError) as error:
+            except UserError as error:
                 self.buckets[node].remove(source)
                 if not self.buckets[node]:
                     del self.buckets[node]

@@ -9,14 +9,15 @@ next one. No name that a bucket states leads out of an entry (`manifest.as_manif
 """
 
 import atexit
+import errno
 import logging
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from itertools import chain
 from multiprocessing.pool import ThreadPool
@@ -67,10 +68,33 @@ GET = {"s3": {"max_concurrency": 1}}
 ENTRY = re.compile(rf"\w+/{DIGEST.pattern}/{ENTRY_FILE}")
 LEFT = re.compile(rf"{FILES}/[0-9a-f]{{64}}$|.*{re.escape(DRAFT)}$")
 Files = Mapping[str, dict]  # as in `Manifest.files`
+# What names, sizes and nested objects lead to that an entry states and no machine takes.
+UNUSABLE = (OSError, UnicodeError, OverflowError, RecursionError)
+# Of a machine that takes no entry at all.
+OF_THIS_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class Away(UserError):
     """A server is away, too slow, or refuses."""
+
+
+class Unusable(UserError):
+    """An entry states what no machine takes, such as too long a name."""
+
+
+@contextmanager
+def _faults_of(place: str) -> Iterator[None]:
+    """Raise Unusable, with the place of an entry, for what it states and this machine cannot take.
+
+    Errors of OF_THIS_MACHINE pass.
+    """
+    try:
+        yield
+    except UNUSABLE as error:
+        if isinstance(error, OSError) and error.errno in OF_THIS_MACHINE:
+            raise
+        reason = str(error.strerror if isinstance(error, OSError) else error)
+        raise Unusable(f"{place} cannot be taken: {reason:.200}") from None
 
 
 class _Watch(Callback):
@@ -205,6 +229,10 @@ class Bucket:
 
         Raises UserError if its manifest is damaged or not there.
         """
+        with _faults_of(f"{self.url}/{place}"):
+            return self._stated_files(place)
+
+    def _stated_files(self, place: str) -> Files:
         name = f"{self.url}/{place}/{ENTRY_FILE}"
         if self._sizes.get(f"{place}/{ENTRY_FILE}", 0) > MAX_JSON:
             raise UserError(f"{name} is not a manifest: it is too large")
@@ -269,10 +297,10 @@ class Bucket:
         What an earlier attempt fetched is not fetched again. Raises UserError if a file is damaged
         or missing, if the entry is not what its name says, or if a process makes it, or Away.
         """
-        folder = fetched(entry)
-        with claimed(entry):
+        with claimed(entry), self._faults_of_fetched(entry):
             if is_whole(entry):
                 return
+            folder = fetched(entry)
             self.fetch_part(entry, files, report)
             faults = all_faults(folder, full=False)
             if not faults and describe(folder) != files:
@@ -288,7 +316,18 @@ class Bucket:
 
     def fetch_part(self, entry: Path, files: Files, report: Callable = lambda n: None) -> None:
         """Fetch files of an entry to where it is not whole. Raises UserError as `fetch` does."""
-        self._of_each(partial(self._get, fetched(entry), report), files)
+        with self._faults_of_fetched(entry):
+            self._of_each(partial(self._get, fetched(entry), report), files)
+
+    @contextmanager
+    def _faults_of_fetched(self, entry: Path) -> Iterator[None]:
+        """As `_faults_of`. What was fetched is removed, so that nothing of it is in the way."""
+        try:
+            with _faults_of(f"{self.url}/{place_of(entry)}"):
+                yield
+        except Unusable:
+            shutil.rmtree(fetched(entry), ignore_errors=True)
+            raise
 
     def _of_each(self, work: Callable, files: Files) -> None:
         """Do work with each file, its name and what is stated. All end before a fault is raised."""
@@ -309,6 +348,7 @@ class Bucket:
                 options = {"callback": watch} | GET.get(self.scheme, {})
                 self._ask(lambda fs: fs.get_file(place, str(draft), **options), name)
             if not _is_same(draft, stated):
+                draft.unlink(missing_ok=True)
                 raise UserError(f"{name} was altered")
             draft.replace(target)
         watch.end()
