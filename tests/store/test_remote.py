@@ -225,6 +225,26 @@ def test_a_killed_upload_is_no_entry_and_the_next_repairs_it(url, monkeypatch, c
     assert len(objects(url)) > 1
 
 
+DAY = 24 * 3600
+
+
+@pytest.mark.parametrize("ahead", [2 * DAY, -2 * DAY])
+def test_the_age_of_a_leftover_is_that_on_the_server(url, ahead, monkeypatch):
+    """The clock of this machine may be wrong by days."""
+    part, right = make("moe", 1), time.time
+    send(url, part)
+    change(url, Bucket(url).named(part.name, ENTRY_FILE), None)  # an upload that goes on
+    left = objects(url)
+    monkeypatch.setattr(time, "time", lambda: right() + ahead)
+    gc.main(["--store", url, "--yes"])
+    assert objects(url) == left
+    if url.startswith("file:"):
+        for file in map(Path, left):
+            os.utime(file, (right() - 1.5 * DAY,) * 2)
+        gc.main(["--store", url, "--yes"])
+        assert objects(url) == {}
+
+
 def test_what_an_unreadable_folder_may_name_is_kept(place, monkeypatch):
     answers = [[{"name": f"{place}/moe", "type": "directory"}], PermissionError("denied")]
     monkeypatch.setattr(type(Bucket("file:///").fs), "ls", Mock(side_effect=answers))

@@ -353,8 +353,23 @@ class Bucket:
             draft.replace(target)
         watch.end()
 
+    def now(self) -> float:
+        """The time by the clock of the server: that of a file which is written there and removed.
+
+        Raises Away.
+        """
+        name = f"now.{uuid4().hex}{DRAFT}"
+        self._ask(lambda fs: fs.pipe_file(self.named(name), name.encode()))
+        written = self._time_of(name)
+        self.remove([name])
+        return written
+
+    def _time_of(self, name: str) -> float:
+        return self._ask(lambda fs: fs.modified(self.named(name))).timestamp()
+
     def leftovers(self) -> dict[str, tuple[int, float]]:
-        """What no entry names, such as what killed uploads left, with its bytes and its time.
+        """What no entry names, such as what killed uploads left, with its bytes and its time by the
+        clock of the server.
 
         Raises UserError if the manifest of an entry is damaged: it may name more. Raises Away.
         """
@@ -363,8 +378,8 @@ class Bucket:
         stated = (files.values() for files in self._pool.map(self.files_of, places))
         used = {f"{FILES}/{file['sha256']}" for file in chain(*stated)}
         left = [name for name in found if LEFT.match(name) and name not in used]
-        times = self._pool.map(lambda n: self._ask(lambda fs: fs.modified(self.named(n))), left)
-        return {n: (found[n], when.timestamp()) for n, when in zip(left, times, strict=True)}
+        times = self._pool.map(self._time_of, left)
+        return {name: (found[name], when) for name, when in zip(left, times, strict=True)}
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove leftovers. Raises Away."""

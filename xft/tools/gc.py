@@ -84,8 +84,10 @@ def _collect(store: Store, keep_days: float, agreed: bool) -> None:
 def _collect_leftovers(url: str, keep_days: float, agreed: bool) -> None:
     """Remove from a bucket, if the user agrees, what killed uploads left."""
     check_url(url)
-    oldest = time.time() - keep_days * SECONDS_PER_DAY
-    found = others.bucket(url).leftovers()
+    bucket = others.bucket(url)
+    found = bucket.leftovers()
+    now = bucket.now() if found else 0  # the clock here may be wrong
+    oldest = now - keep_days * SECONDS_PER_DAY
     sizes = {name: size for name, (size, when) in found.items() if when <= oldest}
     total = disk_text(sum(sizes.values()))
     for name, size in sizes.items():
@@ -93,7 +95,7 @@ def _collect_leftovers(url: str, keep_days: float, agreed: bool) -> None:
     if not sizes:
         print("Nothing to remove: entries name all that the bucket holds.")
     elif agreed or _agrees(f"Remove these {len(sizes)} files, {total}? [y/N] "):
-        others.bucket(url).remove(sizes)
+        bucket.remove(sizes)
         print(f"Removed: {total}")
 
 
