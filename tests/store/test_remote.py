@@ -16,12 +16,13 @@ from unittest.mock import Mock
 
 import pytest
 from buckets import KINDS, Part, fetch, make, s3_bucket, sftp_bucket
+from damage import flip_a_bit
 from huggingface_hub import HfApi
 from processes import free_port
 from working_folder import CONFIG, begin, wants, write_inputs
 
 from xft.artifacts.artifact import ENTRY_FILE, create_artifact
-from xft.artifacts.manifest import Manifest
+from xft.artifacts.manifest import SMALL_BYTES, Manifest
 from xft.checkpoints.model_files import read_tensors
 from xft.common.errors import UserError
 from xft.common.optional import SCHEMES, installed
@@ -35,7 +36,7 @@ from xft.store import others, remote
 from xft.store.make import link_declared
 from xft.store.make import make as run_job
 from xft.store.remote import FILES, Bucket, describe
-from xft.store.store import fetched, is_whole, log_of, partial, publish
+from xft.store.store import Recipe, fetched, is_whole, log_of, partial, publish
 from xft.tools import gc, pull, push
 
 
@@ -95,6 +96,56 @@ def test_entries_come_back_as_they_were(url, file_hashes, capsys):
         assert file_hashes(part.at("ours").entry) == file_hashes(part.entry)
     assert not (part.at("ours").entry / "artifact/weights.bin").stat().st_mode & 0o222
     assert not any(Path("ours/.fetched").glob("*/*"))
+
+
+LARGE = SMALL_BYTES + 1  # whose content is compared neither when it is opened nor before an upload
+
+
+def test_a_large_file_is_sent_once_and_what_is_damaged_is_replaced(url, file_hashes, monkeypatch):
+    """A small one is always sent."""
+    part, sent, put = make("moe", 1, LARGE), [], type(Bucket(url).fs).put_file
+    weights = describe(part.entry)["artifact/weights.bin"]["sha256"]
+    place = Bucket(url).named(FILES, weights)
+
+    def publishes_weights(entry: Path) -> bool:
+        sent.clear()
+        others.bucket.cache_clear()
+        assert others.publish(url, entry) is None
+        return any(weights in name for name in sent)
+
+    def put_file(fs, lpath, rpath, **options):
+        sent.append(rpath)
+        put(fs, lpath, rpath, **options)
+
+    monkeypatch.setattr(type(Bucket(url).fs), "put_file", put_file)
+    change(url, place, b"what a killed upload left")
+    assert publishes_weights(part.entry)
+    assert file_hashes(fetch(url, part)[0].entry) == file_hashes(part.entry)
+
+    recipe = Recipe("moe", 1, {"number": 2}, {})
+    other = Part(Path("theirs", "moe", recipe.digest))
+    with create_artifact(partial(other.entry) / "artifact", "moe") as draft:
+        shutil.copy(part.entry / "artifact/weights.bin", draft.path)
+    publish(other.entry, recipe)
+    assert not publishes_weights(other.entry)
+    assert file_hashes(fetch(url, other)[0].entry) == file_hashes(other.entry)
+
+    damaged = bytearray(objects(url)[place])
+    damaged[0] ^= 1
+    change(url, place, bytes(damaged))  # with its size
+    assert not is_whole(fetch(url, part, store="third")[0].entry)
+    assert publishes_weights(part.entry)
+    assert is_whole(fetch(url, part, store="third")[0].entry)
+
+
+def test_a_large_file_that_was_altered_here_is_not_uploaded(url):
+    """Others would take it for what it no longer is, or tell that the bucket is damaged."""
+    part = make("moe", 1, LARGE)
+    weights = part.entry / "artifact/weights.bin"
+    flip_a_bit(weights)
+    assert f"{weights} was altered" in others.publish(url, part.entry)
+    names = {name.rpartition("/")[2] for name in objects(url)}
+    assert not names & {describe(part.entry)["artifact/weights.bin"]["sha256"], ENTRY_FILE}
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
