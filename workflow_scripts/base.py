@@ -7,10 +7,9 @@ With --tuned-from the model is a mixture, or a dense model, that another trainer
 It is compared with the base, and takes the place of the artifact moe_sft or sft.
 """
 
-import os
 from pathlib import Path
 
-from xft.artifacts.artifact import create_artifact
+from xft.artifacts.artifact import create_artifact, link_outside
 from xft.artifacts.manifest import hash_files
 from xft.checkpoints.model_files import fact_of_card
 from xft.cli.step import Step, run
@@ -45,19 +44,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def link_files(files: dict[str, Path], folder: Path, out: Path) -> None:
-    """Fill `folder`, which will later be moved to `out`, with links to files, by name.
-
-    They are relative if both places are in the working directory, else absolute: relative links
-    still work if the project moves with its model, absolute ones if it moves alone.
-    """
-    here = Path.cwd()
+    """Fill `folder`, which will later be moved to `out`, with links to files, by name."""
     for name, file in files.items():
-        link, target = folder / name, file.resolve()
-        place = (out.parent.resolve() / out.name / name).parent
-        if target.is_relative_to(here) and place.is_relative_to(here):
-            target = os.path.relpath(target, place)
+        link = folder / name
         link.parent.mkdir(exist_ok=True)
-        link.symlink_to(target)
+        link_outside(link, file, (out / name).parent)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from mixtures import init_example
 from working_folder import ROW, begin, fill, wants
 
 from tools import write_versions
-from xft.artifacts.artifact import ENTRY_FILE, create_artifact
+from xft.artifacts.artifact import ENTRY_FILE, check_artifact, create_artifact
 from xft.common.errors import UserError
 from xft.common.file_access import write_whole
 from xft.common.results_folder import CONFIG_FILE
@@ -508,6 +508,35 @@ def test_a_run_does_not_begin_with_an_entry_that_is_gone_or_damaged(place):
         run.check()
     shutil.rmtree(base.entry)
     run.check()
+
+
+def test_a_base_whose_store_or_model_was_moved_gets_its_links_again(monkeypatch, fork_server):
+    """When a run begins, not when one is planned. None leads to other content than before."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    run = wants()
+    run.begin()
+    base = run.experiment.by_name["base"]
+    step = ["workflow_scripts.base", "--model=model", f"--out={partial(base.entry)}/artifact"]
+    link_declared(log_of(base.entry))
+    assert make(base.entry, [str(PYTHON), "-m", *step]) == 0
+    run.close()
+    Path("group").mkdir()
+    for moved in ("store", "model"):
+        Path(moved).rename(f"group/{moved}")
+        model = "group/model" if Path("group/model").exists() else "model"
+        run = wants(store="group/store", base={"model": model})
+        links = [*run.experiment.by_name["base"].place.iterdir()]
+        run.check()
+        assert links and not any(link.exists() for link in links)
+        begin(run)
+        check_artifact(run.experiment.by_name["base"].place, "base", full=True)
+        assert all(link.samefile(Path(model, link.name)) for link in links)
+        assert not any(link.readlink().is_absolute() for link in links)
+    for link in links:
+        link.unlink()
+    flip_a_bit(Path(model, "model.safetensors"))
+    with pytest.raises(UserError, match=r"safetensors is not there\. Delete .*, so that it leads"):
+        run.check()
 
 
 def test_a_base_that_gets_a_file_after_the_run_began_is_not_kept(monkeypatch, fork_server):

@@ -143,7 +143,7 @@ def test_a_large_file_that_was_altered_here_is_not_uploaded(url):
     part = make("moe", 1, LARGE)
     weights = part.entry / "artifact/weights.bin"
     flip_a_bit(weights)
-    assert f"{weights} was altered" in others.publish(url, part.entry)
+    assert f"{weights} was altered" in (others.publish(url, part.entry) or "")
     names = {name.rpartition("/")[2] for name in objects(url)}
     assert not names & {describe(part.entry)["artifact/weights.bin"]["sha256"], ENTRY_FILE}
 

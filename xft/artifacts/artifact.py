@@ -208,6 +208,17 @@ def companions(source: Path) -> list[Path]:
     return [path for path in _companion_places(source) if path.is_file()]
 
 
+def link_outside(link: Path, file: Path, place: Path) -> None:
+    """Make a link to a file of a model. place: the folder that will hold the link.
+
+    It is relative if both places are in the working directory, else absolute: relative links
+    still work if the project moves with its model, absolute ones if it moves alone.
+    """
+    here, target, place = Path.cwd(), file.resolve(), place.resolve()
+    is_within = target.is_relative_to(here) and place.is_relative_to(here)
+    link.symlink_to(os.path.relpath(target, place) if is_within else target)
+
+
 def check_own_files(model: Path) -> None:
     """Raise UserError unless all files of a model are its folder's own, as `check_own` says."""
     for name in ("config.json", INDEX_FILE):

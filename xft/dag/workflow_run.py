@@ -11,7 +11,6 @@ from pathlib import Path
 
 from xft.artifacts.artifact import ENTRY_FILE, overlap
 from xft.artifacts.claims import occupy
-from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError, errors_at
 from xft.common.file_access import write_whole
 from xft.common.optional import require
@@ -22,6 +21,7 @@ from xft.config.sections import WorkflowConfig, named_paths
 from xft.config.steps import ARTIFACT, STEPS
 from xft.dag import input_checks
 from xft.dag.experiment import RUNS_TABLE, Experiment, find_jobs, page_reads
+from xft.dag.linked_bases import check_links, mend_links
 from xft.dag.nodes import FileContents, Node
 from xft.dag.problem_checks import check_problems
 from xft.data.prompt_templates import CHAT
@@ -127,7 +127,8 @@ class WorkflowRun:
         others.check([*self.config.stores, *filter(None, [self.config.publish])])
         for node in self.missing:
             self._check_absent(node)
-        self._check_linked_bases()
+        for base in self._linked_bases():
+            check_links(base)
         stated = [("this file", Path(file)) for file in config_files]
         for key, path in [*self.user_files(), ("store", self.store.root), *stated]:
             if overlap(self.results, path):
@@ -157,16 +158,10 @@ class WorkflowRun:
                 f"{node.name} is made again where it is needed"
             )
 
-    def _check_linked_bases(self) -> None:
-        linked = (node for node in self.experiment.known if node.step == "base")
-        for base in (base for base in linked if is_whole(base.entry)):
-            files = [base.place / name for name in read_manifest(manifest_path(base.place)).files]
-            if gone := [file for file in files if not file.exists()]:
-                to = f", which leads to {gone[0].readlink()}," if gone[0].is_symlink() else ""
-                raise UserError(
-                    f"{gone[0]}{to} is not there. Delete {base.entry}, so that it leads to "
-                    f"{base.name}.model = {base.flags.get('model', base.run.config.base.model)}"
-                )
+    def _linked_bases(self) -> list[Node]:
+        """The bases that the store holds."""
+        known = self.experiment.known
+        return [node for node in known if node.step == "base" and is_whole(node.entry)]
 
     def user_files(self) -> list[tuple[str, Path]]:
         """The files and folders that the configuration names, with their keys."""
@@ -178,8 +173,9 @@ class WorkflowRun:
         return [(key, path) for key, path in paths if path.exists()]
 
     def begin(self, targets: Collection[Node] | None = None) -> None:
-        """Lock store and results, take what other stores have of the targets, write jobs and
-        configuration, lay names. Later calls only take what they have of further targets.
+        """Lock store and results, take what other stores have of the targets, mend the links of
+        bases, write jobs and configuration, lay names. Later calls only take what they have of
+        further targets.
 
         targets: by default the tables and the report. Raises UserError if another run has the store
         or the results, or if a job of an earlier one still works.
@@ -196,6 +192,9 @@ class WorkflowRun:
         self._locks.append(occupy(self.results, "Or name another results_dir"))
         self.store.check_idle({node.entry: node.name for node in self.to_make})
         self._take(targets)
+        for base in self._linked_bases():
+            with suppress(UserError):  # which `check` raises
+                mend_links(base)
         if (url := self.config.publish) and not others.answers(url, self.store.root):
             self.experiment.publish = None
         self.jobs |= find_jobs(self.experiment, {*(() if self.only_results else self.to_make)})
