@@ -210,6 +210,82 @@ def test_the_steps_judge_programs(tiny_llama, tmp_path, bubblewrap):
     assert units_of(result) == ["HumanEval/7"]
 
 
+# Wrong answers that run their program again without its assertions: in another process, or loaded
+# so by a class of the answer.
+RERUN = """        return 0;
+    }
+    static { if (System.getProperty("again") == null) Other.start(MAIN); }
+    static class Other {
+        static void start(String... words) {
+            String[] command = {"java", "-Dagain=1", "-cp", ".", words[0], words[1], words[2]};
+            try { System.exit(new ProcessBuilder(command).inheritIO().start().waitFor()); }
+            catch (Exception error) { System.exit(1); }
+        }
+        public static void main(String[] words) throws Exception {
+            var loader = ClassLoader.getSystemClassLoader();
+            loader.setClassAssertionStatus("Problem", false);
+            Class.forName("Problem");
+            loader.setClassAssertionStatus("Problem", true);
+            var main = Class.forName(words[0]).getMethod("main", String[].class);
+            main.setAccessible(true);
+            main.invoke(null, (Object) words);
+        }"""
+JAVA_MAIN = 'System.getProperty("sun.java.command")'
+WITHOUT_ASSERTIONS = {
+    "py": [
+        """    import os, sys
+    if __debug__:
+        os.execv(sys.executable, [sys.executable, "-O", __file__])""",
+        """    if __debug__:
+        code = compile(open(__file__).read(), __file__, "exec", optimize=1)
+        exec(code, {"__name__": "__main__"})
+        raise SystemExit(0)""",
+    ],
+    "java": [
+        RERUN.replace("MAIN", f'"-da", {JAVA_MAIN}, ""'),
+        RERUN.replace("MAIN", f'"-ea", "Problem$Other", {JAVA_MAIN}'),
+    ],
+    "cpp": [
+        """    return 0;
+}
+#include <cstdlib>
+static int again = [] {
+    if (getenv("AGAIN")) return 0;
+    setenv("AGAIN", "1", 1);
+    std::exit(system("g++ -DNDEBUG -o again main.cpp && ./again") != 0);
+}();
+long other() {
+    return 0;"""
+    ],
+}
+DOUBLES = {  # prompt, right, wrong, tests
+    "py": ("def double(x):\n", "    return 2 * x", "    return 3 * x", "assert double(4) == 8"),
+    "java": (
+        "class Problem {\n    static long twice(long x) {\n",
+        "        return 2 * x;",
+        "        return 3 * x;",
+        "    }\n    public static void main(String[] args) {\n    assert(twice(4) == 8);\n    }\n}",
+    ),
+    "cpp": (
+        "#include <cassert>\nlong twice(long x) {\n",
+        "    return 2 * x;",
+        "    return 3 * x;",
+        "}\nint main() {\n    assert(twice(4) == 8);\n}",
+    ),
+}
+
+
+@pytest.mark.parametrize("language", DOUBLES)
+def test_no_program_passes_with_its_assertions_off(statuses, language):
+    if not shutil.which(program := find_language(language).version.split()[0]):
+        pytest.skip(f"{program} is not installed")
+    prompt, right, wrong, tests = DOUBLES[language]
+    row = {"language": language, "prompt": prompt, "tests": tests, "stop_tokens": ["```"]}
+    completions = [right, wrong, *WITHOUT_ASSERTIONS[language]]
+    rows = [row | {"task_id": f"T/{number}"} for number in range(len(completions))]
+    assert statuses(rows, completions) == ["passed", *["failed"] * (len(completions) - 1)]
+
+
 # MultiPL-E's own files. The largest element of a list, and the smallest, are written by hand.
 LARGEST = {
     "cpp": ("    return *std::max_element(l.begin(), l.end());", "max_", "min_"),

@@ -34,6 +34,7 @@ class Language:
     end: str
     compile: str = ""
     settings: str = ""
+    start: str = ""
     in_main: bool = False
 
 

@@ -141,15 +141,19 @@ def _mounts(toolchain: Toolchain) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def with_word(language: Language, program: str, word: str) -> str:
     """The program that prints a word of letters and digits at its end, if its last test ran."""
     built, half = languages.as_built(language, program), len(word) // 2
-    statement = built.end.replace("MAIN", languages.main_class(program))
-    statement = statement.replace("LEFT", word[:half]).replace("RIGHT", word[half:])
+    words = {"MAIN": languages.main_class(program), "LEFT": word[:half], "RIGHT": word[half:]}
+    start, end = built.start, built.end
+    for name, text in words.items():
+        start, end = start.replace(name, text), end.replace(name, text)
+    if built.in_main:
+        start, end = end, ""
     if language.name == "go":
         program = GO_PACKAGE.sub(r'\g<0>; import xft_os "os"', program, count=1)
     elif language.name == "lua":
         program = LUA_EXIT.sub(r"local xft_status = \1", program)
-    starts = [found.end() for found in START_OF_MAIN.finditer(program)] if built.in_main else []
-    place = starts[-1] if starts else len(program)
-    return f"{program[:place]}\n{statement}{program[place:]}"
+    mains = [found.end() for found in START_OF_MAIN.finditer(program)] if start else []
+    place = mains[-1] if mains else len(program)
+    return f"{program[:place]}\n{start}{program[place:]}\n{end}"
 
 
 class ProgramScorer:
