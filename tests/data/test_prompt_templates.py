@@ -97,6 +97,19 @@ def test_a_chat_template_with_a_date_gives_the_same_tokens_every_day(with_templa
     assert make_template("chat", dated).render("Add.").startswith("Today is 26 Jul 2024. ")
 
 
+@pytest.mark.parametrize(("after", "marks"), [("\\n", True), (" Over.", False)])
+def test_nothing_but_blanks_may_follow_the_end_of_a_turn(with_template, after, marks):
+    """What follows its last special token is no part of a response: no model would learn it."""
+    ended = with_template(
+        f"{{% for m in messages %}}{{{{ m.content + '</s>{after}' }}}}{{% endfor %}}"
+    )
+    template = make_template("chat", ended)
+    assert template.end_of_turn == ("</s>" if marks else None)
+    if not marks:
+        with pytest.raises(UserError, match="ends the assistant's turns with no special token"):
+            template.encode_conversation(SAMPLE, max_length=100)
+
+
 # Templates of others
 
 COUNTING = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"

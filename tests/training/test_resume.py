@@ -5,6 +5,8 @@ import re
 import shutil
 import signal
 import subprocess
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -16,9 +18,10 @@ from trainings import identity, learn, lines_of, outputs, stop_in, stopped_in
 
 from xft.artifacts import artifact
 from xft.artifacts.claims import OWNER, claimed
-from xft.artifacts.manifest import hash_program, manifest_path, read_manifest
+from xft.artifacts.manifest import hash_program, json_sha256, manifest_path, read_manifest
 from xft.common.errors import UserError
-from xft.training import features
+from xft.config.sections import MoeSftConfig, RunConfig, TokensConfig
+from xft.training import features, session
 from xft.training.metrics import ProgressCallback
 
 LENGTH = 8
@@ -132,6 +135,45 @@ def test_another_rate_begins_and_leaves_the_checkpoints(words, stopped, whole, c
     learn("moe_sft", stopped, *words)  # the old settings come back
     assert "continuing from" in capfd.readouterr().err
     assert_same(stopped, whole)
+
+
+def test_another_version_of_a_package_begins(words, stopped, monkeypatch, capfd):
+    """It may compute otherwise, so the result would be no training's."""
+    monkeypatch.setattr(session, "version", lambda name: f"{version(name)}.1")
+    learn("moe_sft", stopped, *words)
+    assert "continuing from" not in capfd.readouterr().err
+
+
+HELPED = """
+from steps import COUNT
+from transformers import TrainerCallback
+
+class Mine(TrainerCallback):
+    count = COUNT
+"""
+
+
+def test_so_does_another_file_that_a_callback_imports(words, tmp_path, capfd):
+    file, imported, out = (tmp_path / name for name in ("mine.py", "steps.py", "out"))
+    file.write_text(HELPED)
+    imported.write_text("COUNT = 1\n")
+    words = [*words, "--callbacks", f"{file}:Mine"]
+    for number in (3, 5):
+        with stopped_in(number):
+            learn("moe_sft", out, *words)
+    assert "continuing from step 3\n" in capfd.readouterr().err
+    imported.write_text("COUNT = 2\n")
+    learn("moe_sft", out, *words)
+    assert "continuing from" not in capfd.readouterr().err
+
+
+def test_processes_are_part_of_what_a_checkpoint_belongs_to():
+    launches = ({}, {"processes": 2}, {"nodes": 2})
+    place = Path("unused")
+    of = partial(session.TrainingRequest, "moe_sft", place, place, None, place, False)
+    options = [MoeSftConfig(launch="zero2", **launch) for launch in launches]
+    requests = [of(one, TokensConfig(), RunConfig()) for one in options]
+    assert len({json_sha256(request.parameters) for request in requests}) == len(launches)
 
 
 def flip(*folders: Path) -> None:

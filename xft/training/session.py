@@ -152,7 +152,6 @@ class Session:
         request = self.request
         packages = {name: version(name) for name in PACKAGES if is_installed(name)}
         known = {"parameters": parameters, "inputs": inputs, "packages": packages}
-        known["processes"] = request.options.world_size
         seconds = 60 * request.options.save_minutes
         checkpoints = Checkpoints(request.out, json_sha256(known), seconds)
         with (
