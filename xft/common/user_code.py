@@ -223,7 +223,8 @@ def _literals(text: str) -> dict[str, object]:
             if any(isinstance(node, ast.Set | ast.Call) for node in ast.walk(word.value)):
                 raise ValueError(fault)
         arguments = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
-        if None in arguments or ast.literal_eval(repr(arguments)) != arguments:
+        is_repeated = len(arguments) < len(call.keywords)
+        if is_repeated or None in arguments or ast.literal_eval(repr(arguments)) != arguments:
             raise ValueError(fault)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         raise ValueError(f"{shown}: {fault}") from None
