@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sys
+from unittest.mock import Mock
 
 import pytest
 from interpreter import python
@@ -280,6 +281,26 @@ def test_a_generation_that_was_cut_off_goes_on(
     evaluate(tiny_llama, problems, out.with_name("other.json"), *flags, "--seed", "7")
     drawn = [rows_of(tmp_path / f"{name}.generations.jsonl") for name in ("cut", "other")]
     assert all(one["completion"] != other["completion"] for one, other in zip(*drawn, strict=True))
+
+
+@pytest.mark.parametrize(
+    "place", ["evaluation.call_scoring.CallScorer.score", "artifacts.manifest.ResultFormat.write"]
+)
+def test_a_stop_after_the_last_sample_loses_none(
+    evaluated, tiny_llama, tmp_path, monkeypatch, capsys, place
+):
+    """In the judging, or before the result is written: no sample is written again."""
+    problems, out = evaluated / "sums.jsonl", tmp_path / "r.json"
+    evaluate(tiny_llama, problems, tmp_path / "whole.json")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(f"xft.{place}", Mock(side_effect=KeyboardInterrupt))
+        evaluate(tiny_llama, problems, out)
+    assert not out.exists()
+    monkeypatch.setattr(Journal, "add", Mock(side_effect=AssertionError("written again")))
+    evaluate(tiny_llama, problems, out)
+    assert "continuing: 3 of 3 are written" in capsys.readouterr().err
+    assert out.read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_another_run_begins_again(tmp_path):
