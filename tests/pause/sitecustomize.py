@@ -2,7 +2,8 @@
 
 Python imports this first where its folder is on PYTHONPATH. The file that PAUSE names holds the
 name of a step and a number: as long as it does, that step waits before it trains on that number, or
-after it has written that many solutions. It makes the file's sibling `waits` first.
+after it has written that many solutions. At 0 it waits before it writes a model's tensors. It makes
+the file's sibling `waits` first.
 """
 
 import os
@@ -37,3 +38,12 @@ def pause_evaluation(sampling) -> None:
         wait_at(len(self.path.read_text().splitlines()) - 1)  # the first line says what it is of
 
     whole, sampling.Journal.add = sampling.Journal.add, add
+
+
+@wrapt.when_imported("xft.artifacts.artifact")
+def pause_writing(artifact) -> None:
+    def write_checkpoint(folder, specs):
+        wait_at(0)
+        return whole(folder, specs)
+
+    whole, artifact.write_checkpoint = artifact.write_checkpoint, write_checkpoint

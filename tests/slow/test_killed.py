@@ -23,6 +23,7 @@ from xft.tools import status
 
 pytestmark = pytest.mark.ci
 ENDED = "\nEnded at once. To go on: run the same command again.\n"
+MODELS = ("moe_sft/", "dense/")
 PAUSE = Path(__file__).parents[1] / "pause" / "sitecustomize.py"
 
 
@@ -126,6 +127,30 @@ def test_stopped_steps_of_each_kind_go_on(project, finished, artifact_hashes, mo
     monkeypatch.chdir("/")
     while project.folder in map(Path.resolve, Path("/proc").glob("[0-9]*/cwd")):
         time.sleep(0.05)
+
+
+def test_a_ctrl_c_in_the_writing_loses_no_training(project, finished, artifact_hashes):
+    """The tuned model is stored. A merge, which is short, begins again, and nothing else does."""
+    running = start(project, "results/moe_sft", "moe_sft 0")
+    os.killpg(running.pid, signal.SIGINT)
+    while "Ctrl-C: all steps are done, and the result is" not in log_of(project, "moe_sft"):
+        assert running.poll() is None, log_of(project, "moe_sft")
+        time.sleep(0.05)
+    go_on(project)
+    assert running.wait() == 1
+    assert project.run("results/moe_sft") == []
+
+    running = start(project, "results/dense/lam~0.75", "dense 0")
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.wait() == 1
+    go_on(project)
+    assert not list((project.folder / "store").glob("*/*.partial"))
+    assert project.run("results/dense/lam~0.75") == ["dense"]
+    made, expected = (
+        {name: sha for name, sha in artifact_hashes(one).items() if name.startswith(MODELS)}
+        for one in (project, finished)
+    )
+    assert made and made == expected
 
 
 def test_a_ctrl_c_ends_a_fetch_at_once(new_project):
