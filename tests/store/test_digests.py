@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,8 @@ from xft.artifacts.artifact import ENTRY_FILE, check_artifact, create_artifact
 from xft.common.errors import UserError
 from xft.common.file_access import write_whole
 from xft.common.results_folder import CONFIG_FILE
+from xft.config.runs import overlaid
+from xft.config.sections import MODELS
 from xft.config.steps import METRICS
 from xft.dag import workflow_run as module
 from xft.dag.graph import Model
@@ -85,32 +88,82 @@ def test_a_changed_value_makes_what_depends_on_it():
     assert "eval/base/problems.json" in new(wants(**drawn, seed=7))
 
 
-def test_keys_that_touch_one_artifact_together_make_it_again():
-    """Each value has its effect only beside the other one."""
-    Path("other.jsonl").write_text('{"instruction": "a", "response": "b"}\n')
-    skipped = {"too_long": "skip", "models": ["base", "sft", "dense"]}
-    for before, after, made in (
-        (
-            {"data": {"train": ["rows.jsonl", "other.jsonl"]}},
-            {"data": {"train": ["other.jsonl", "rows.jsonl"]}},
-            "tokens",
-        ),
-        (
-            {"evaluation": skipped},
-            {"evaluation": skipped | {"base_prompt": "magicoder"}},
-            "eval/sft/problems.json",  # the problems that fit by both prompts are evaluated
-        ),
+# Changes of keys that the same artifacts depend on, each with what is made again for it. The table
+# holds beside each other of its group, but for the pairs in BESIDE.
+EVALS = {f"eval/{model}/problems.json" for model in ("base", "moe_sft", "dense/lam~0.75")}
+JUDGED = {"ground_truth/problems", *EVALS, *SHOWN}
+OF_LAMBDA = {name.replace("0.75", "0.85") for name in EVALUATED | TRAINED if "0.75" in name}
+OF_SFT = {"sft", "eval/sft/problems.json"}
+GROUPS = {
+    "rows": {
+        "data.train": (["more.jsonl", "rows.jsonl"], TUNED | {"tokens"}),
+        "data.max_length": (65, TUNED | {"tokens"}),
+        "data.limit": (1, TUNED | {"tokens"}),
+        "data.template": ("template.txt", TUNED | {"tokens"}),
+    },
+    "trainings": {
+        "seed": (7, TUNED | {"moe"}),
+        "moe.router": ("linear", TUNED | {"moe"}),
+        "moe_sft.max_steps": (3, TUNED),
+        "mixing.max_steps": (3, EVALUATED | {"weighted_trained/lam~0.75"}),
+    },
+    "evaluations": {
+        "evaluation.limit": (2, JUDGED),
+        "evaluation.exclude": (["Own/1"], JUDGED),
+        "evaluation.temperature": (0.5, EVALS | SHOWN),
+        "evaluation.too_long": ("skip", EVALS | SHOWN),
+        "evaluation.base_prompt": ("magicoder", {"eval/base/problems.json", *SHOWN}),
+        "seed": (7, TUNED | {"moe"}),
+    },
+    "tables": {
+        "merge.select": ("benchmark", SHOWN),
+        "merge.lambdas": (["0.75", "0.85"], OF_LAMBDA | SHOWN),
+        "evaluation.models": (["base", "sft", "moe_sft", "dense"], OF_SFT | SHOWN),
+    },
+}
+BESIDE = {  # the key that is set already, and the changed one
+    ("evaluation.temperature", "seed"): TUNED | {"moe", "eval/base/problems.json"},
+    ("evaluation.too_long", "evaluation.base_prompt"): EVALS | SHOWN,
+}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_changed_key_makes_the_same_results_beside_each_other_one(group):
+    Path("more.jsonl").write_text(json.dumps(ROW | {"response": "b + a"}) + "\n")
+    Path("template.txt").write_text("{instruction}")
+    changes = GROUPS[group]
+    for key, other in permutations(changes, 2):
+        before, after = digests(other), digests(other, key)
+        made = {name for name in after if after[name] not in before.values()}
+        assert made == BESIDE.get((other, key), changes[key][1]), f"{key} beside {other}"
+
+
+def value_of(key: str) -> object:
+    return next(group[key][0] for group in GROUPS.values() if key in group)
+
+
+def digests(*keys: str) -> dict[str, str]:
+    """The digests of the results, by name, with the values of these keys."""
+    config = {"data": {"train": ["rows.jsonl", "more.jsonl"]}}
+    for key in keys:
+        section, _, name = key.rpartition(".")
+        value = value_of(key)
+        config = overlaid(config, {section: {name: value}} if section else {key: value})
+    return {name: node.digest for node in wants(**config).experiment.wanted for name in node.names}
+
+
+def test_different_results_have_different_names():
+    """Else one would hide the other in the results folder."""
+    models = {"evaluation": {"models": list(MODELS)}, "seeds": [42, 43]}
+    for sweep in (
+        {"moe.num_experts_per_tok": [2, 3], "moe_sft.max_steps": [1, 2]},
+        {"moe.router": ["mlp", "linear"], "sft.max_steps": [1, 2]},
+        {"data.max_length": [64, 65], "mixing.max_steps": [1, 2]},
+        {"evaluation.limit": [1, 2], "evaluation.temperature": [0, 0.5]},
     ):
-        fill(wants(**before))
-        assert made in new(wants(**after)), after
-
-
-def test_no_two_artifacts_have_one_name():
-    """Runs with other mixtures' shapes have baselines of other lengths, each with its name."""
-    swept = {"moe.num_experts_per_tok": [2, 3]}
-    run = wants(sweep=swept, evaluation={"models": ["sft_flops"]})
-    names = [name for node in run.experiment.known for name in node.names]
-    assert len(names) == len({*names})
+        known = wants(sweep=sweep, **models).experiment.known
+        names = [name for node in known for name in node.names]
+        assert sorted(names) == sorted({*names}), sweep
 
 
 def append(path: str) -> None:
