@@ -220,6 +220,27 @@ def test_what_a_model_wrote_is_text(tmp_path):
     assert "broken in" not in page.scripts["charts"]
 
 
+HOSTILE_NAME = "</script></title><img src=x onerror=alert(1)>\"'`{{ 7 * 7 }}"
+
+
+def test_names_of_models_and_sets_are_text(tmp_path):
+    """The table of runs and the results of a folder may be somebody else's."""
+    runs = Runs(tmp_path)
+    about = {"name": HOSTILE_NAME}
+    runs.add_all({"base": 10, "sft": 40}, about=about, losses=[1.0, 2.0])
+    for row in runs.rows:
+        row["dataset"] = HOSTILE_NAME
+    runs.rows[1]["model"] = f"sft{HOSTILE_NAME}"
+    runs.summarise()
+    write_whole(tmp_path / "metrics" / "x<img>.jsonl", '{"step": 1, "loss": 1}\n' * 2)
+    page = write_report(tmp_path)
+    tags = [tag for tag, _ in page.elements]
+    assert tags.count("script") == 3 and "img" not in tags
+    assert page.text.count(HOSTILE_NAME) > 5
+    drawn = [row for rows in page.charts.values() for row in rows]
+    assert f"sft{HOSTILE_NAME}" in {row.get("label") for row in drawn}
+
+
 OWN = "own, original + extra tests, 20 problems"
 
 

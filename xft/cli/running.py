@@ -12,6 +12,7 @@ from pathlib import Path
 from xft.common import progress
 from xft.common.errors import UserError
 from xft.common.file_access import explain
+from xft.common.foreign_text import escape_writes, printable
 from xft.common.system import reuse_freed_memory
 from xft.config.reading import read_config
 
@@ -38,6 +39,7 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
         os.environ.setdefault(name, value)
     reuse_freed_memory()
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files may not be valid text
+    escape_writes(sys.stdout)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # peft imports bitsandbytes if it is installed, which warns of kernels that no step uses.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -53,7 +55,7 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
         if message is None:
             raise
         progress.close_bars()  # the message comes last
-        sys.exit(f"{step}: error: {message}")
+        sys.exit(f"{step}: error: {printable(message)}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 

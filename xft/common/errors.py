@@ -1,17 +1,10 @@
 """The exception for errors that the user can correct, and helpers for its messages."""
 
 import difflib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-# Characters that a terminal obeys instead of showing them, apart from tab and line feed.
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-def printable(text: str) -> str:
-    """The text with escapes in place of control characters, for a terminal."""
-    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+from xft.common.foreign_text import printable
 
 
 def counted(number: int, noun: str, ending: str = "s") -> str:

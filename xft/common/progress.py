@@ -9,7 +9,7 @@ import sys
 
 from tqdm import tqdm
 
-from xft.common.errors import printable
+from xft.common.foreign_text import printable
 
 JOB = "XFT_JOB"  # the environment variable with a job's name
 SECONDS_BEFORE_FIRST = 5

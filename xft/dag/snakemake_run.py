@@ -25,6 +25,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from xft.cli.running import ENVIRONMENT, failure
 from xft.common.errors import UserError, did_you_mean
 from xft.common.file_access import explain
+from xft.common.foreign_text import one_line, printable
 from xft.common.gpus import check_gpus
 from xft.config.reading import complete, naming, read_config
 from xft.dag.messages import (
@@ -264,7 +265,7 @@ class SnakemakeRun:
         """Show what failed, once."""
         self.run.lay_names()
         for line in failures(self.run):
-            print(line, file=sys.stderr)
+            print(printable(line), file=sys.stderr)
         self._tell_unpublished()
         logging.disable()  # Snakemake only adds that a job failed
 
@@ -432,5 +433,5 @@ class _Screen(logging.Formatter):
         name = self.names.get(record.jobid, record.rule_name)
         texts = [Path(log).read_text(errors="replace") for log in record.log if Path(log).is_file()]
         said = record.rule_msg or next(filter(None, map(failure, texts)), "")
-        cause = f": {said.splitlines()[0]}" if said else ""
+        cause = f": {one_line(said.splitlines()[0])}" if said else ""
         return f"{time.strftime('[%H:%M:%S]')} {name} failed{cause} (log: {', '.join(record.log)})"

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from xft.artifacts.manifest import ResultFormat
 from xft.common.errors import UserError, counted, described
 from xft.common.file_access import write_whole
+from xft.common.foreign_text import one_line
 from xft.common.json_files import read_json_lines
 from xft.evaluation import scoring
 from xft.evaluation.problems import ProblemSet
@@ -272,7 +273,7 @@ def caveats(results: Iterable[dict]) -> Iterator[str]:
     for name, gone in left_out(results).items():
         named = ", ".join(gone[:NAMED]) + (", ..." if len(gone) > NAMED else "")
         problems = counted(len(gone), "problem")
-        yield f"Left out of {name}, as excluded or too long: {problems} ({named})."
+        yield one_line(f"Left out of {name}, as excluded or too long: {problems} ({named}).")
     count = sum(
         any(row["task_id"] == FAILED_BY_EVALPLUS and row["base"] == PASSED for row in rows)
         for rows in (result["problems"] for result in results)
@@ -295,7 +296,7 @@ def backends_note(results: Mapping[str, dict]) -> Iterator[str]:
         models.setdefault(backend, []).append(model)
     if len(models) > 1:
         parts = [f"with {backend}: {', '.join(names)}" for backend, names in models.items()]
-        yield (
+        yield one_line(
             f"Generated {'; '.join(parts)}. The backends' logits differ in their last digits. In "
             "rare cases this changes a token."
         )

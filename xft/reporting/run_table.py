@@ -11,12 +11,14 @@ from pathlib import Path
 from xft.artifacts.manifest import CONTAMINATION, DIVERSITY, LOSS_RESULT
 from xft.common.errors import UserError, counted
 from xft.common.file_access import read_text
+from xft.common.foreign_text import one_line
 from xft.config.reading import validated
 from xft.config.section import Section
 from xft.evaluation.result import RESULT, measures, solved_shares, units_of
 from xft.evaluation.scoring import TEST_SETS
 
 FORMATS = {known.step: known for known in (RESULT, LOSS_RESULT, DIVERSITY, CONTAMINATION)}
+NAMES = ("model", "variant", "dataset")  # columns
 MEASURED = tuple(FORMATS)  # the steps whose files a row names
 ROWS, LOSS_TESTS = "validation rows", "loss"  # dataset and tests of losses
 
@@ -232,7 +234,11 @@ def read_runs(file: Path) -> list[RunRow]:
 
 
 def _values(line: dict[str, str], table: Path) -> dict[str, object]:
-    """The values of a row, with paths as seen from here. Empty cells are left out."""
+    """The values of a row, with paths as seen from here. Empty cells are left out.
+
+    Others may have written the table: a name is a part of a line.
+    """
     known = {name: value for name, value in line.items() if value}
+    known |= {name: one_line(known[name]) for name in NAMES if name in known}
     files = {step: known[step] for step in MEASURED if step in known}
     return known | {step: Path(os.path.normpath(table.parent / files[step])) for step in files}

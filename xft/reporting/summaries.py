@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xft.common.foreign_text import one_line, printable, without_markup
 from xft.common.jinja import templates
 from xft.evaluation.result import TEST_NAMES, backends_note, caveats, tests_of
 from xft.evaluation.scoring import TEST_SETS
@@ -109,7 +110,7 @@ class Summary:
             if file := result.row.contamination:
                 learned.setdefault((result.row.dataset, file), {})[result.subject.label] = None
         template = templates(__package__).get_template("summary.md.jinja")
-        return template.render(
+        text = template.render(
             summary=self,
             table=to_markdown,
             shown=shown,
@@ -128,6 +129,7 @@ class Summary:
             counts={result.file: result.content for result in self.results["contamination"]},
             remarks=[*caveats(contents), *backends_note(by_label)],
         )
+        return without_markup(text)
 
     def _score_rows(self, has_extra: bool) -> Iterator[dict]:
         """The rows of the table of scores, with one for all seeds of a model on a data set."""
@@ -198,8 +200,11 @@ class Summary:
 
 
 def head(text: str) -> str:
-    """The beginning of a summary's text, for a terminal: decision and scores, as much as fits."""
-    blocks = text.split("\n\n")
+    """The beginning of a summary's text, for a terminal: decision and scores, as much as fits.
+
+    The file may be somebody else's.
+    """
+    blocks = printable(text).split("\n\n")
     table = next(block for block in blocks if block.startswith("| "))
     lines = "\n\n".join(dict.fromkeys([blocks[0], table])).splitlines()
     if (more := len(lines) - MOST_LINES) > 0:
@@ -210,11 +215,15 @@ def head(text: str) -> str:
 def to_markdown(rows: Sequence[Mapping[str, object]]) -> str:
     """A Markdown table of rows by heading, with aligned columns. A cell may be missing."""
     heads = list(dict.fromkeys(name for row in rows for name in row))
-    texts = [heads, *([str(row.get(name, "")) for name in heads] for row in rows)]
+    texts = [heads, *([_cell(row.get(name, "")) for name in heads] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     texts.insert(1, ["-" * width for width in widths])
     lines = (" | ".join(map(str.ljust, cells, widths)) for cells in texts)
     return "".join(f"| {line} |\n" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return one_line(str(value)).replace("|", r"\|")
 
 
 def _mean_text(values: Sequence[float]) -> str:
@@ -232,7 +241,7 @@ def _nearly_equal(mixtures: Mapping[str, dict]) -> Iterator[str]:
         if _is_near_zero(content["spread"]):
             yield f"{name}: all layers together"
         elif near:
-            yield f"{name}: layers {', '.join(map(str, near))}"
+            yield f"{name}: layers {one_line(', '.join(map(str, near)))}"
 
 
 def _is_near_zero(spread: float | None) -> bool:

@@ -24,6 +24,7 @@ from xft.artifacts.claims import this_process
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.common.file_access import explain, write_whole
+from xft.common.foreign_text import printable
 from xft.common.progress import JOB
 from xft.store import forks, others
 from xft.store.file_hashes import content_hash
@@ -187,7 +188,7 @@ def tell(log: Path, error: str) -> None:
     with log.open("a", encoding="utf-8") as file:
         file.write(f"{error}\n")
     if HIDE_ERRORS not in os.environ:
-        print(error, file=sys.stderr)
+        print(printable(error), file=sys.stderr)
 
 
 def _follow(log: Path, ended: Event) -> None:
@@ -200,7 +201,9 @@ def _follow(log: Path, ended: Event) -> None:
             end = len(text) if is_last else text.rfind(b"\n") + 1
             lines, rest = text[:end], text[end:]
             error = ERROR.search(lines) if HIDE_ERRORS in os.environ else None
-            sys.stdout.buffer.write(lines[: error.start()] if error else lines)
+            said = lines[: error.start()] if error else lines
+            text = printable(said.decode(errors="backslashreplace"))
+            sys.stdout.buffer.write(text.encode())
             sys.stdout.buffer.flush()
             if error:
                 return
