@@ -33,13 +33,18 @@ document.querySelectorAll(".chart").forEach((place, number) => {
   if (folded) folded.addEventListener("toggle", () => draw(place, number), { once: true });
   else draw(place, number);
 });
-// The first number of a cell. A comma separates thousands.
-const number = (text) => parseFloat(text.replace(/(\d),(?=\d{3})/g, "$1").replace(/[^0-9.+-]/g, " "));
-const compareCells = (a, b) => {
-  const [m, n] = [number(a), number(b)];
-  if (Number.isNaN(m) && Number.isNaN(n)) return a.localeCompare(b);
-  if (Number.isNaN(m) || Number.isNaN(n)) return Number.isNaN(m) ? 1 : -1;
-  return m - n;
+// The number that a cell begins with, as in `1,234`, `38.4 % (32.2 to 45.1)` and `(7)`; else NaN.
+const NUMBER = /^[(\s]*(<?)\s*([-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?)(?![\w.])/;
+const number = (text) => {
+  const [, below, digits] = text.match(NUMBER) ?? [];
+  const value = parseFloat(digits?.replaceAll(",", ""));
+  return below ? value / 2 : value; // `< 0.001` lies between 0 and 0.001
+};
+// Texts come before numbers.
+const order = (x, y) => {
+  const [m, n] = [number(x), number(y)];
+  const areTexts = Number(Number.isNaN(n)) - Number(Number.isNaN(m));
+  return areTexts || m - n || x.localeCompare(y, undefined, { numeric: true });
 };
 for (const button of document.querySelectorAll("table.sortable th button")) {
   button.addEventListener("click", () => {
@@ -50,8 +55,7 @@ for (const button of document.querySelectorAll("table.sortable th button")) {
     const body = heading.closest("table").tBodies[0];
     const compare = (a, b) => {
       const [x, y] = [a, b].map((row) => row.cells[heading.cellIndex].textContent);
-      const order = compareCells(x, y);
-      return ascending ? order : -order;
+      return ascending ? order(x, y) : order(y, x);
     };
     body.append(...[...body.rows].sort(compare));
   });
