@@ -220,6 +220,13 @@ def test_what_a_model_wrote_is_text(tmp_path):
     assert "broken in" not in page.scripts["charts"]
 
 
+def test_the_table_of_problems_has_the_base_and_the_models_that_solve_most(tmp_path):
+    tuned = [f"dense/lam~0.{n}" for n in range(10, 22)]
+    write_results(tmp_path, {"base": 0} | {model: n for n, model in enumerate(tuned, start=1)})
+    (part,) = find_parts([Folder(tmp_path)])["problems"]
+    assert part.models == ["base", *tuned[-9:]]
+
+
 HOSTILE_NAME = "</script></title><img src=x onerror=alert(1)>\"'`{{ 7 * 7 }}"
 
 

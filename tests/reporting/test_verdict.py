@@ -156,3 +156,11 @@ def test_one_seed_compares_models_and_not_methods(seeds):
     text = "\n".join(verdict({"base": 40, "sft": 43}, seeds=seeds).reasons)
     assert ("`seeds: [42, 43, 44]` compares the methods" in text) == (seeds == 1)
     assert ("They would not reduce the variation between the seeds." in text) == (seeds > 1)
+
+
+def test_a_base_has_one_seed_and_says_nothing_of_the_methods_seeds():
+    """All seeds share the base, which is not tuned: the methods have three."""
+    table, candidates = compared({"base": 40, "sft": 43}, seeds=3)
+    base, tuned = candidates
+    found = decide(table, [replace(base, seeds=1), tuned], {"d": 0})
+    assert "compares the methods" not in " ".join(found.reasons)
