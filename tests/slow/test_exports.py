@@ -25,5 +25,5 @@ def test_evalplus_gives_the_same_scores(finished, repository, tmp_path, monkeypa
         theirs = [float(value) for value in re.findall(r"pass@1:\t([\d.]+)", told)]
         result = json.loads((finished.results / "eval" / model / "problems.json").read_text())
         assert theirs == [round(score, 3) for score in result["pass@1"].values()]
-        _, read, *_ = compare.read_shares(samples.with_name("samples_eval_results.json"))
+        read = compare.read_evaluation(samples.with_name("samples_eval_results.json")).shares
         assert [*read.values()] == solved_shares(result, "plus")

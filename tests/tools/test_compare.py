@@ -62,21 +62,110 @@ def test_files_of_both_forms_give_the_same_and_the_best_one_is_taken(tmp_path, c
     assert tables == [tables[0]] * 4 and tables[0][0] == "+75.0"
 
 
+def of_step(**changes):
+    """Writes a result of step eval with two problems, and changes parts of it."""
+
+    def write(file):
+        write_evaluation(file, base=1, plus=1, count=2, families=["HumanEval"])
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+    return write
+
+
+HALF = chr(0xD800)  # of a surrogate pair: no text
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [
         (lambda file: None, "second.json is missing"),
         (lambda file: file.write_text('{"results": {}}'), "no result of step eval"),
+        (lambda file: file.write_text("[1]"), "does not hold a JSON object"),
         (lambda file: file.write_text('{"eval": {"HumanEval/0": ["pass"]}}'), "evalplus.evaluate"),
-        (lambda file: write_evalplus(file, [1], "pass"), "different problems"),
-        (lambda file: write_evalplus(file, [1, 0], "pass", version="1"), "other versions"),
-        (lambda file: write_evalplus(file, [1, 0]), "different problems or tests"),
+        (lambda file: file.write_text('{"eval": {"A/0": []}, "hash": ""}'), "no samples of A/0"),
+        (lambda file: file.write_text('{"eval": {}, "hash": ""}'), "second.json has no problems"),
+        (lambda file: file.write_text('{"eval": [1], "hash": ""}'), "evalplus.evaluate writes"),
+        (of_step(problems=[]), "second.json has no problems"),
+        (of_step(problems=None), "second.json is not what step eval writes"),
+        (
+            of_step(problems=[{"task_id": 1, "base": "passed", "plus": "passed"}]),
+            "step eval writes",
+        ),
+        (of_step(problems=[{"task_id": ["x"]}]), "step eval writes"),
+        (of_step(problems=[{"task_id": HALF, "base": "", "plus": ""}]), "step eval writes.*surrog"),
+        (of_step(dataset="HumanEval"), "step eval writes"),
+        (lambda file: write_evalplus(file, [1, 0], "pass", version="1"), "versions .*'0' and '1'"),
     ],
 )
-def test_what_cannot_be_compared_gets_one_message(tmp_path, write, message):
+def test_what_cannot_be_compared_gets_one_line(tmp_path, write, message):
     first = write_evalplus(tmp_path / "first.json", [1, 0], "pass")
     with pytest.raises(UserError, match="nothing to compare"):
         compare.main([first, first])
     write(tmp_path / "second.json")
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         compare.main([first, str(tmp_path / "second.json")])
+    assert "\n" not in str(caught.value)
+
+
+def test_names_in_files_of_both_models_are_no_traces_either(tmp_path):
+    """What both files say alike passes the comparison of their problems."""
+    files = [tmp_path / "one.json", tmp_path / "two.json"]
+    for file in files:
+        file.write_text(json.dumps({"hash": "0", "eval": {f"{HALF}/0": [WRONG], "A/1": [WRONG]}}))
+    with pytest.raises(UserError, match=r"one\.json is not what evalplus\.evaluate writes"):
+        compare.main([*map(str, files)])
+
+
+WRONG = {"base_status": "fail", "plus_status": "fail"}
+
+
+def test_the_problems_that_differ_are_named(tmp_path):
+    one = write_evalplus(tmp_path / "one.json", [1] * 12, "pass")
+    two = write_evaluation(tmp_path / "two.json", base=2, plus=2, count=3, families=["HumanEval"])
+    content = json.loads(two.read_text())
+    content["problems"][2]["task_id"] = "Other/\x1b7"
+    two.write_text(json.dumps(content))
+    with pytest.raises(UserError) as caught:
+        compare.main([one, str(two)])
+    assert f"only {one} has 10 problems (HumanEval/2, HumanEval/3, " in str(caught.value)
+    assert f"HumanEval/6, ...); only {two} has 1 problem (Other/\\x1b7). " in str(caught.value)
+
+
+def test_pass_at_1_says_its_tests_and_the_original_ones_can_be_asked_for(tmp_path, capsys):
+    """The answers of one to 8 of 20 problems pass the original tests, and none the extra ones."""
+    one = write_evalplus(tmp_path / "one.json", [1] * 8 + [0] * 12, "fail")
+    two = write_evalplus(tmp_path / "two.json", [1] * 20, "pass")
+    compare.main([one, two])
+    text = capsys.readouterr().out
+    assert "| pass@1, original + extra tests |" in text.replace("  ", "") and "--tests base" in text
+    assert "| one.json | 20       | 0.0% " in text
+    compare.main([one, two, "--tests", "base"])
+    text = capsys.readouterr().out
+    assert "| one.json | 20       | 40.0% " in text and "extra" not in text
+    assert "pass@1 is by original tests." in text
+    plain = write_evalplus(tmp_path / "plain.json", [1] * 20)
+    with pytest.raises(UserError, match=r"one\.json has results of the extra tests, and .*plain"):
+        compare.main([one, plain])
+    compare.main([one, plain, "--tests", "base"])
+    assert "pass@1, original tests" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("samples", "result"),
+    [
+        ("a/samples.jsonl", "a/samples_eval_results.json"),
+        ("humaneval.generations.jsonl", "humaneval.json"),
+    ],
+)
+def test_samples_are_told_where_their_evaluation_is(tmp_path, samples, result):
+    one = write_evalplus(tmp_path / "one.json", [1, 0], "pass")
+    (file := tmp_path / samples).parent.mkdir(exist_ok=True)
+    file.write_text("{}\n")
+    for is_there in (False, True):
+        if is_there:
+            (tmp_path / result).write_text("{}")
+        with pytest.raises(UserError, match="holds samples, not their evaluation") as caught:
+            compare.main([one, str(file)])
+        assert str(tmp_path / result) in str(caught.value)
+        is_told = "evalplus.evaluate --samples" in str(caught.value)
+        assert is_told == (not is_there and "generations" not in samples)
