@@ -7,12 +7,13 @@ files itself too, but of two equal keys it silently keeps the last.
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 
@@ -33,6 +34,7 @@ HIDDEN = re.compile(r'://[^\s"\]]*[@?#][^\s"\]]*')  # of a URL: it may hold a pa
 # Keys that no report shows, as pydantic excludes them.
 UNRECORDED = {name: unrecorded(section) for name, section in SECTIONS.items()}
 UNRECORDED |= dict.fromkeys(unrecorded(WorkflowConfig), True)
+STAND_IN = "(missing)"  # for a text that is missing
 SectionType = TypeVar("SectionType", bound=Section)
 
 
@@ -134,27 +136,121 @@ def complete(config: Mapping, where: str = "config") -> WorkflowConfig:
 
 def validated(section: type[SectionType], values: dict, where: str) -> SectionType:
     """The values as an object of a class. Raises UserError with every fault."""
-    try:
-        return section.model_validate(values)
-    except ValidationError as error:
-        faults = [_explain(section, fault) for fault in error.errors(include_url=False)]
+    found = examine(section, values)
+    if found.faults:
+        raise UserError("\n".join(f"{where}: {fault}" for fault in found.faults))
+    return found.valid
+
+
+@dataclass(frozen=True)
+class Examined(Generic[SectionType]):
+    """What is right and wrong about the values of a class.
+
+    values: without the wrong ones; those that are missing have a stand-in.
+    valid: these as an object; None if it is not known which value is wrong.
+    faults: one line each, with the key.
+    wrong: the keys whose value is unknown because it is wrong or missing, such as moe.rank.
+    """
+
+    values: dict
+    valid: SectionType | None
+    faults: list[str]
+    wrong: set[str]
+
+    @property
+    def lacking(self) -> set[str]:
+        """The sections that have a stand-in for a value that is missing."""
+        return {name for name in SECTIONS if STAND_IN in (self.values.get(name) or {}).values()}
+
+    def is_about_wrong(self, fault: str, known: Collection[str] = ()) -> bool:
+        """Whether a fault names a key whose value is unknown: it may only follow from this.
+
+        known: keys that have another value now.
+        """
+        return any(_is_named(key, fault) for key in self.wrong.difference(known))
+
+
+def examine(section: type[SectionType], values: dict) -> Examined[SectionType]:
+    """Find every fault of some values.
+
+    pydantic checks what fits together only where each value is right by itself, and ends at the
+    first fault. So the values of a fault are taken out, and the others are checked again, until
+    they are right. What names a value that was taken out is then no fault of the others.
+    """
+    found = Examined(values, None, [], set())
+    while True:
+        try:
+            return replace(found, valid=section.model_validate(values))
+        except ValidationError as error:
+            errors = error.errors(include_url=False)
+        told = [line for each in errors for line in _explain(section, each).splitlines()]
         # sft takes the values of moe_sft, so that both have the same faults: they are told once.
-        shown = [f for f in faults if not f.startswith("sft") or f"moe_{f}" not in faults]
-        text = "\n".join(f"{where}: {fault}" for fault in shown)
-        raise UserError(HIDDEN.sub("://...", text)) from None
+        told = [f for f in told if not f.startswith("sft") or f"moe_{f}" not in told]
+        new = [HIDDEN.sub("://...", line) for line in told if not found.is_about_wrong(line)]
+        rest, wrong = _without_wrong(section, values, errors)
+        found = Examined(rest, None, list(dict.fromkeys(found.faults + new)), found.wrong | wrong)
+        if rest == values:
+            return found
+        values = rest
 
 
-def valid_sections(config: Mapping) -> dict[str, Section]:
-    """The sections of a configuration by name, each with those of its keys that fit together."""
-    valid = {}
-    for name, section in SECTIONS.items():
-        given, kept = config.get(name), {}
-        parts = [{key: given[key]} for key in given] if isinstance(given, Mapping) else []
-        for part in ({}, *parts, *parts):  # twice, since a key may need a later one
-            with suppress(ValidationError):
-                valid[name] = section.model_validate(kept | part)
-                kept |= part
-    return valid
+def _without_wrong(
+    section: type[Section], values: dict, errors: list[dict]
+) -> tuple[dict, set[str]]:
+    """The values without those of some errors, and the keys whose value is unknown now."""
+    rest = {key: dict(part) if isinstance(part, dict) else part for key, part in values.items()}
+    wrong = set()
+    for error in errors:
+        place, kind = error["loc"], error["type"]
+        if kind == "missing":
+            is_section = len(place) == 1 and section is WorkflowConfig
+            _put_in(rest, place, {} if is_section else STAND_IN)
+            wrong.add(_name(place))
+            continue
+        depth = 2 if place and place[0] in SECTIONS and section is WorkflowConfig else 1
+        own_key = _name(place[:depth])
+        keys_of_fault = [own_key]
+        if len(place) < depth and isinstance(error["input"], dict | Section):
+            named = _named_keys(rest, _explain(section, error))
+            start = f"{own_key}." if own_key else ""
+            keys_of_fault = [key for key in named if key.startswith(start)] or [own_key]
+        for key in filter(None, keys_of_fault):
+            _take_out(rest, key)
+            if kind != "extra_forbidden":
+                wrong.add(key)
+    return rest, wrong
+
+
+def _named_keys(values: Mapping, fault: str) -> list[str]:
+    """The keys of some values that a fault names."""
+    return [key for key in _given_keys(values) if _is_named(key, fault)]
+
+
+def _given_keys(values: Mapping) -> Iterator[str]:
+    for name, value in values.items():
+        if name in SECTIONS and isinstance(value, Mapping):
+            yield from (f"{name}.{key}" for key in value)
+        else:
+            yield str(name)
+
+
+def _is_named(key: str, fault: str) -> bool:
+    """Whether a fault names a key and its section."""
+    words = set(re.findall(r"\w+", fault))
+    return words.issuperset(key.split("."))
+
+
+def _put_in(values: dict, place: tuple, value: object) -> None:
+    for part in place[:-1]:
+        values = values[part]
+    values[place[-1]] = value
+
+
+def _take_out(values: dict, key: str) -> None:
+    section, _, name = key.rpartition(".")
+    owner = values.get(section) if section else values
+    if isinstance(owner, dict):
+        owner.pop(name, None)
 
 
 def _explain(section: type[Section], fault: dict) -> str:

@@ -4,16 +4,16 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from itertools import product
 from math import prod
 from pathlib import Path
 
-from xft.common.errors import UserError
+from xft.common.errors import UserError, collecting_errors
 from xft.common.user_code import codes_in
-from xft.config.reading import complete, read_config, removal
+from xft.config.reading import Examined, complete, examine, read_config, removal
 from xft.config.section import Section
 from xft.config.sections import SECTIONS, TRAININGS, WorkflowConfig
 
@@ -46,31 +46,110 @@ class Run:
     changes: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ExaminedRuns:
+    """What is right and wrong about all runs of a configuration.
+
+    whole: the configuration itself. runs: those that are right, none if `whole` is not known.
+    faults: one line each, with its place.
+    """
+
+    whole: Examined[WorkflowConfig]
+    runs: list[Run]
+    faults: list[str]
+
+
 def find_runs(config: Mapping, where: str = "config") -> list[Run]:
     """All runs of a configuration as it was read: variants x sweep x seeds.
 
-    Raises UserError if two runs are the same, if a name or a key is not allowed, if a run's own
-    values do not fit together, or if there are too many runs.
+    Raises UserError with every fault: two runs that are the same, a name or a key that is not
+    allowed, a run's own values that do not fit together, too many runs.
     """
-    whole = complete(config, where)
-    _check_count(whole, where)
-    _check_variants(whole, where)
-    _check_keys(f"{where}: sweep", whole.sweep)
-    _check_swept(f"{where}: sweep", whole)
-    plain = {key: value for key, value in config.items() if key not in RUN_KEYS}
-    values = leaves(complete(plain, where))
-    runs, seen = [], {}
-    for variant, point, complete_run in _completed(whole, plain, where):
-        place, content = _described(where, variant, point), complete_run.model_dump_json()
+    found = examine_runs(config, where)
+    if found.faults:
+        raise UserError("\n".join(found.faults))
+    return found.runs
+
+
+def examine_runs(config: Mapping, where: str = "config") -> ExaminedRuns:
+    """The runs of a configuration, and every fault. What is wrong is left out of the runs."""
+    examined = examine(WorkflowConfig, dict(config))
+    faults = [f"{where}: {fault}" for fault in examined.faults]
+    whole = examined.valid
+    if whole is None:
+        return ExaminedRuns(examined, [], faults)
+    check_variant = partial(_check_variant, where, whole)
+    check_swept = partial(_check_swept, f"{where}: sweep", leaves(whole))
+    right = {
+        "variants": _passing(whole.variants, check_variant, faults),
+        "sweep": _passing(whole.sweep, check_swept, faults),
+    }
+    right_whole = whole.model_copy(update=right)
+    try:
+        _check_count(whole, where)
+    except UserError as error:
+        return ExaminedRuns(examined, [], [*faults, str(error)])
+    plain = {key: value for key, value in examined.values.items() if key not in RUN_KEYS}
+    runs = _examine_each(right_whole, plain, where, examined, faults)
+    of_models: list[str] = []
+    with collecting_errors(of_models):
+        _check_models(whole, runs, where)
+    faults += [fault for fault in of_models if not examined.is_about_wrong(fault)]
+    return ExaminedRuns(examined, runs, faults)
+
+
+def _passing(items: Mapping, check: Callable, faults: list[str]) -> dict:
+    """The items that a check takes. The faults of the others are added."""
+    passing = {}
+    for name, value in items.items():
+        with collecting_errors(faults):
+            check(name, value)
+            passing[name] = value
+    return passing
+
+
+def _examine_each(
+    whole: WorkflowConfig, plain: dict, where: str, examined: Examined, faults: list[str]
+) -> list[Run]:
+    """The runs that are right. The faults of the others are added, each with its places."""
+    values = leaves(complete(plain))
+    runs, seen, wrong = [], {}, {}
+    for variant, point, own in _values_of_runs(whole, plain):
+        place, found = _described(where, variant, point), examine(WorkflowConfig, own)
+        set_here = {*_keys_of(whole.variants.get(variant, {})), *point}
+        for fault in found.faults:
+            if not examined.is_about_wrong(fault, set_here):
+                wrong.setdefault(fault, []).append((variant, point))
+        if found.faults:
+            continue
+        content = found.valid.model_dump_json()
         if content in seen:
-            raise UserError(f"{place}: it is the same as {seen[content]}. Leave one of them out")
-        seen[content] = place
-        changes = _changes(values, complete_run)
+            faults.append(f"{place}: it is the same as {seen[content]}. Leave one of them out")
+        seen.setdefault(content, place)
+        changes = _changes(values, found.valid)
         is_own = not point and changes.keys() <= {"seed"}
-        name = "" if is_own else _name(variant, point, complete_run)
-        runs.append(Run(complete_run, name, changes))
-    _check_models(whole, runs, where)
+        name = "" if is_own else _name(variant, point, found.valid)
+        runs.append(Run(found.valid, name, changes))
+    for fault, places in wrong.items():
+        faults += [f"{place}: {fault}" for place in _shortened(where, whole, places)]
     return runs
+
+
+def _shortened(where: str, whole: WorkflowConfig, places: list[tuple]) -> list[str]:
+    """The variants and values of the sweep on which a fault depends. places: where it is."""
+    is_of_variant = len({variant for variant, _ in places}) < max(len(whole.variants), 2)
+    keys = [
+        key
+        for key, values in whole.sweep.items()
+        if len({str(point[key]) for _, point in places}) < max(len(values), 2)
+    ]
+    if not is_of_variant and not keys:
+        return [_described(where, *places[0])]
+    shown = [
+        _described(where, variant if is_of_variant else None, {key: point[key] for key in keys})
+        for variant, point in places
+    ]
+    return list(dict.fromkeys(shown))
 
 
 def _check_models(whole: WorkflowConfig, runs: list[Run], where: str) -> None:
@@ -92,51 +171,52 @@ def _check_count(whole: WorkflowConfig, where: str) -> None:
         )
 
 
-def _check_variants(whole: WorkflowConfig, where: str) -> None:
-    for name, overrides in whole.variants.items():
-        place = f"{where}: variants.{name}"
-        if not VARIANT_NAME.fullmatch(name):
-            raise UserError(
-                f"{where}: variants: {json.dumps(name)} is not a name. Use letters, digits, and "
-                "the marks . _ + - after the first one"
-            )
-        _check_keys(place, _keys_of(overrides))
-        if both := set(_keys_of(overrides)) & whole.sweep.keys():
-            raise UserError(f"{place}: {min(both)} is in sweep too. Leave it out of one of them")
+def _check_variant(where: str, whole: WorkflowConfig, name: str, overrides: Mapping) -> None:
+    place, faults = f"{where}: variants.{name}", []
+    if not VARIANT_NAME.fullmatch(name):
+        faults.append(
+            f"{where}: variants: {json.dumps(name)} is not a name. Use letters, digits, and the "
+            "marks . _ + - after the first one"
+        )
+    for key in _keys_of(overrides):
+        with collecting_errors(faults):
+            _check_key(place, key)
+    if both := set(_keys_of(overrides)) & whole.sweep.keys():
+        faults.append(f"{place}: {min(both)} is in sweep too. Leave it out of one of them")
+    if faults:
+        raise UserError("\n".join(faults))
 
 
-def _check_keys(where: str, names: Iterable[str]) -> None:
-    for name in names:
-        if name in ("seed", *RUN_KEYS):
-            raise UserError(f"{where}: {name} cannot vary here. List the seeds in `seeds`")
-        if name in FIXED:
-            raise UserError(
-                f"{where}: {name} cannot vary: all runs have the same. Set it outside of variants "
-                "and sweep"
-            )
-        if name in SECTIONS:
-            raise UserError(f"{where}: {name} is a section. Name one of its keys, as {name}.KEY")
+def _check_key(where: str, name: str) -> None:
+    if name in ("seed", *RUN_KEYS):
+        raise UserError(f"{where}: {name} cannot vary here. List the seeds in `seeds`")
+    if name in FIXED:
+        raise UserError(
+            f"{where}: {name} cannot vary: all runs have the same. Set it outside of variants "
+            "and sweep"
+        )
+    if name in SECTIONS:
+        raise UserError(f"{where}: {name} is a section. Name one of its keys, as {name}.KEY")
 
 
-def _check_swept(where: str, whole: WorkflowConfig) -> None:
+def _check_swept(where: str, known: Mapping[str, object], name: str, _) -> None:
     """Raise UserError if a key is unknown, with keys that can stand in its place."""
-    known = leaves(whole)
-    for name in [key for key in whole.sweep if key not in known]:
-        section, _, key = name.rpartition(".")
-        ends = dict.fromkeys(full.rpartition(".")[2] for full in known)
-        near = difflib.get_close_matches(key, ends, n=1, cutoff=0.7)
-        near = [*near, *(end for end in ends if key in end)][:1]
-        meant = [full for full in known if full.rpartition(".")[2] in near]
-        meant = [full for full in meant if full.startswith(f"{section}.")] or meant
-        hint = f": did you mean {' or '.join(meant)}?" if meant else ""
-        end = f"is not a known key{hint or '. docs/configuration.md lists all keys'}"
-        raise UserError(f"{where}: {name} {removal(name, '...') or end}")
+    _check_key(where, name)
+    if name in known:
+        return
+    section, _, key = name.rpartition(".")
+    ends = dict.fromkeys(full.rpartition(".")[2] for full in known)
+    near = difflib.get_close_matches(key, ends, n=1, cutoff=0.7)
+    near = [*near, *(end for end in ends if key in end)][:1]
+    meant = [full for full in known if full.rpartition(".")[2] in near]
+    meant = [full for full in meant if full.startswith(f"{section}.")] or meant
+    hint = f": did you mean {' or '.join(meant)}?" if meant else ""
+    end = f"is not a known key{hint or '. docs/configuration.md lists all keys'}"
+    raise UserError(f"{where}: {name} {removal(name, '...') or end}")
 
 
-def _completed(
-    whole: WorkflowConfig, plain: dict, where: str
-) -> Iterator[tuple[str | None, dict, WorkflowConfig]]:
-    """Each run's variant, values of the sweep, and configuration."""
+def _values_of_runs(whole: WorkflowConfig, plain: dict) -> Iterator[tuple[str | None, dict, dict]]:
+    """Each run's variant, values of the sweep, and values of all keys that it sets."""
     points = [[(key, value) for value in values] for key, values in whole.sweep.items()]
     for name, overrides in (whole.variants or {None: {}}).items():
         for point in map(dict, product(*points)):
@@ -145,8 +225,7 @@ def _completed(
                 section, _, inner = key.partition(".")
                 values = overlaid(values, {section: {inner: value} if inner else value})
             for seed in whole.seeds or [values.get("seed")]:
-                seeded = values if seed is None else values | {"seed": seed}
-                yield name, point, complete(seeded, _described(where, name, point))
+                yield name, point, values if seed is None else values | {"seed": seed}
 
 
 def _name(variant: str | None, point: dict, config: WorkflowConfig) -> str:

@@ -567,37 +567,39 @@ class WorkflowConfig(ManyRuns, RunConfig):
         return sft.model_copy(update=changes)
 
     @model_validator(mode="after")
-    def _models_fit(self):
+    def _sections_fit(self):
+        if faults := [*self._faults_of_models(), *self._faults_of_trainings()]:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def _faults_of_models(self) -> Iterator[str]:
         merged = [model for model in self.evaluation.models if model in MERGED]
         if merged and not self.moe.shared_expert:
             names = " and ".join(merged)
-            raise ValueError(
+            yield (
                 f"evaluation.models names {names}, but without moe.shared_expert there is no "
                 f"merge. Leave out {names}"
             )
         for name, need in (("sft_flops", "moe_sft"), ("sft_flops", "sft"), ("soup", "sft")):
             if name in self.evaluation.models and getattr(self, need).model:
-                raise ValueError(f"{need}.model is no training, as {name} needs. Leave out {name}")
+                yield f"{need}.model is no training, as {name} needs. Leave out {name}"
         if self.moe_sft.model and self.moe.init != "copy" and "moe" not in self.evaluation.models:
-            raise ValueError(
+            yield (
                 f"moe.init = {self.moe.init}: no effect with moe_sft.model, unless "
                 "evaluation.models names moe. Leave out init, or name moe there"
             )
         if self.merge.select == "validation" and not self.data.validation_rows:
-            raise ValueError(
+            yield (
                 "merge.select = validation: there are no validation rows. Set data.validation_rows"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _trainings_fit(self):
+    def _faults_of_trainings(self) -> Iterator[str]:
         for name in TRAININGS:
             section = getattr(self, name)
             if fault := section.fault_of_validation(self.data.validation_rows):
-                raise ValueError(f"{name}: {fault}")
+                yield f"{name}: {fault}"
             if fault := fault_of_devices(section, self.gpus * section.processes):
-                raise ValueError(f"{name}, gpus = {self.gpus}: {fault}")
-        return self
+                yield f"{name}, gpus = {self.gpus}: {fault}"
 
 
 # Keys of moe_sft that decide on how many rows sft_flops is tuned.

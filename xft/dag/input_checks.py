@@ -1,8 +1,8 @@
 """Files, folders and models that a configuration names are checked before anything runs."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from xft.checkpoints.model_files import check_rank, check_vocabulary, read_model
 from xft.common.errors import UserError, collecting_errors, errors_at
 from xft.common.file_access import open_regular
 from xft.config import sections
+from xft.config.runs import ExaminedRuns
 from xft.config.sections import TRAININGS, BaseConfig, DataConfig, MoeConfig, WorkflowConfig
 from xft.data import prompt_templates
 from xft.data.instruction_rows import Conversation, describe
@@ -27,28 +28,44 @@ LONGEST, LONGEST_NAME = 2_000, 255  # bytes; Linux takes longer paths, as those 
 
 
 def check_all_files(configs: Iterable[WorkflowConfig]) -> None:
-    """Raise UserError with the faults of the files and folders that a configuration names.
+    """Raise UserError with the faults of the files and folders that configurations name.
 
-    They are those of the first of these configurations that has some. Snakemake itself does not
-    notice a missing input while the outputs made from it exist.
+    Snakemake itself does not notice a missing input while the outputs made from it exist.
     """
-    checked, rows, load = [], {}, cache(load_problems)
+    checked, wrong, rows, load, faults = [], [], {}, cache(load_problems), []
     for config in configs:
         tunings = config.moe_sft.model, config.sft.model, config.sft.lora_rank
         given = config.base, config.moe, tunings, config.data, config.evaluation
         given += (list(sections.named_code(dict(config))),)
-        faults = []
+        found = []
         if given not in checked:
             checked.append(given)
-            faults = faults_of_files(dict(config), load)
+            found = faults_of_files(dict(config), load)
+            wrong += [given] if found else []
         data = config.data.model_dump_json()
-        with collecting_errors(faults):
-            if not faults and data not in rows:
+        with collecting_errors(found):
+            if given not in wrong and data not in rows:
+                rows[data] = None
                 rows[data] = check_rows(config.data)
             if rows.get(data) is not None:
                 check_number_of_rows(config, rows[data])
-        if faults:
-            raise UserError("\n".join(dict.fromkeys(faults)))
+        faults += found
+    if faults:
+        raise UserError("\n".join(dict.fromkeys(faults)))
+
+
+def other_faults(found: ExaminedRuns) -> Iterator[str]:
+    """The faults of the files that a configuration with other faults names, and of its runs.
+
+    What only follows from a wrong value is left out.
+    """
+    whole, load = found.whole, cache(load_problems)
+    runs = [dict(run.config) for run in found.runs]
+    for given in [dict(whole.valid), *runs] if whole.valid else []:
+        known = {name: given[name] for name in given if name not in whole.lacking}
+        for fault in faults_of_files(known, load):
+            if not whole.is_about_wrong(fault):
+                yield fault
 
 
 def faults_of_files(given: Mapping[str, Any], load: Callable = load_problems) -> list[str]:
@@ -98,8 +115,8 @@ def _check_named(key: str, path: str, given: Mapping[str, Any], load: Callable) 
         case "base.model":
             with errors_at("config"):
                 check_source(path, given["base"].revision)
-                if WorkflowConfig.model_fields.keys() <= given.keys():
-                    check_base(given)
+            if WorkflowConfig.model_fields.keys() <= given.keys():
+                check_base(given)
         case "moe_sft.model" | "sft.model":
             with errors_at(f"config: {key}"):
                 check_tuned(Path(path), given.get("moe") if key == "moe_sft.model" else None)
@@ -189,12 +206,21 @@ def _check_file(key: str, path: str, hint: str = "") -> None:
 
 
 def check_base(given: Mapping[str, Any]) -> None:
-    """Raise UserError with the key of an option that the base does not support.
+    """Raise UserError with the keys of the options that the base does not support.
 
     The length of texts, chat templates, the EOS token, the vocabulary, the numbers of layers and
     the ranks of low-rank products are checked. given: sections of the config, by name. Nothing is
     fetched: files that are not on this machine are not checked.
     """
+    faults: list[str] = []
+    for check in _checks_of_base(given):
+        with collecting_errors(faults), errors_at("config"):
+            check()
+    if faults:
+        raise UserError("\n".join(faults))
+
+
+def _checks_of_base(given: Mapping[str, Any]) -> Iterator[Callable[[], object]]:
     base, moe, data, evaluation = (given[n] for n in ("base", "moe", "data", "evaluation"))
     model, revision = base.model, base.revision
     folder = find_local(model, revision, ["config.json"])
@@ -203,24 +229,29 @@ def check_base(given: Mapping[str, Any]) -> None:
     known = [size for size in stated if isinstance(size, int)]
     sizes = {f"a matrix of {model}": min(known)} if known else {}
     if moe.experts == "lora":
-        check_rank("moe.rank", moe.rank, sizes)
+        yield partial(check_rank, "moe.rank", moe.rank, sizes)
     if rank := given["sft"].lora_rank:
-        check_rank("sft.lora_rank", rank, sizes)
-    _check_layers(moe.upcycled_layers or [], model, config)
+        yield partial(check_rank, "sft.lora_rank", rank, sizes)
+    yield partial(_check_layers, moe.upcycled_layers or [], model, config)
     tokens = window(config)
     if tokens is not None:
-        _check_length("data.max_length", data.max_length, model, tokens, most=tokens)
-        most = tokens - 1
-        _check_length("evaluation.max_new_tokens", evaluation.max_new_tokens, model, tokens, most)
+        length = partial(_check_length, model=model, window=tokens)
+        yield partial(length, "data.max_length", data.max_length, most=tokens)
+        new = evaluation.max_new_tokens
+        yield partial(length, "evaluation.max_new_tokens", new, most=tokens - 1)
     folder = find_local(model, revision, TOKENIZER_PATTERNS)
     if folder:
         if data.template == CHAT:
-            _check_chat("data.template", model, folder)
+            yield partial(_check_chat, "data.template", model, folder)
         if evaluation.base_prompt == CHAT:
-            _check_chat("evaluation.base_prompt", model, folder)
-        with errors_at("base.model"):
-            check_vocabulary(folder)
-            check_eos(folder)
+            yield partial(_check_chat, "evaluation.base_prompt", model, folder)
+        yield partial(_check_tokenizer, check_vocabulary, folder)
+        yield partial(_check_tokenizer, check_eos, folder)
+
+
+def _check_tokenizer(check: Callable[[Path], object], folder: Path) -> None:
+    with errors_at("base.model"):
+        check(folder)
 
 
 def check_tuned(folder: Path, moe: MoeConfig | None) -> None:

@@ -23,7 +23,7 @@ from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from xft.cli.running import ENVIRONMENT, failure
-from xft.common.errors import UserError, did_you_mean
+from xft.common.errors import UserError, collecting_errors, did_you_mean
 from xft.common.file_access import explain
 from xft.common.foreign_text import one_line, printable
 from xft.common.gpus import check_gpus
@@ -114,10 +114,13 @@ class SnakemakeRun:
             read_config(Path(file))  # two equal keys are refused
         run = WorkflowRun(values)
         check_options(sys.argv, run)
-        if not self.deployment:
-            run.require_packages()
-            run.check_models()
-        run.check(self.workflow.configfiles)
+        checks = [] if self.deployment else [run.require_packages, run.check_models]
+        faults: list[str] = []
+        for check in (*checks, partial(run.check, self.workflow.configfiles)):
+            with collecting_errors(faults):
+                check()
+        if faults:
+            raise UserError("\n".join(faults))
         return run
 
     @property

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from xft.artifacts.artifact import ENTRY_FILE, overlap
 from xft.artifacts.claims import occupy
-from xft.common.errors import UserError, errors_at
+from xft.common.errors import UserError, collecting_errors, errors_at
 from xft.common.file_access import write_whole
 from xft.common.optional import require
 from xft.common.results_folder import CONFIG_FILE, CONFIG_HEAD, is_results_folder
-from xft.config.reading import as_yaml, changes, complete, recorded_config, valid_sections
-from xft.config.runs import find_runs
+from xft.config.reading import as_yaml, changes, recorded_config
+from xft.config.runs import examine_runs
 from xft.config.sections import WorkflowConfig, named_paths
 from xft.config.steps import ARTIFACT, STEPS
 from xft.dag import input_checks
@@ -45,12 +45,11 @@ class WorkflowRun:
 
     def __init__(self, values: dict):
         """values: as read. Raises UserError if they, or a file that they name, are wrong."""
-        try:
-            self.config = complete(values)
-            self.runs = find_runs(values)
-        except UserError as error:
-            faults = input_checks.faults_of_files(valid_sections(values))
-            raise UserError("\n".join([str(error), *faults])) from None
+        found = examine_runs(values)
+        if found.faults:
+            faults = [*found.faults, *input_checks.other_faults(found)]
+            raise UserError("\n".join(dict.fromkeys(faults)))
+        self.config, self.runs = found.whole.valid, found.runs
         self.configs = [run.config for run in self.runs]
         input_checks.check_all_files([self.config, *self.configs])
         self.hashes = FileHashCache(Path(self.config.store) / HASHES_FILE)
@@ -100,24 +99,33 @@ class WorkflowRun:
         return self.config.merge.keep == "all" or not whole.isdisjoint(theirs)
 
     def require_packages(self) -> None:
-        """Raise UserError if a package that a job needs is not installed."""
+        """Raise UserError with the packages that jobs need and that are not installed."""
+        faults: list[str] = []
         for choice in dict.fromkeys(choice for node in self.to_make for choice in _choices(node)):
-            require(choice)
+            with collecting_errors(faults):
+                require(choice)
+        if faults:
+            raise UserError("\n".join(faults))
 
     def check_models(self) -> None:
         """Raise UserError if rows cannot be tokenised with the chat template of a local model, if
         a model that was tuned elsewhere cannot be one of the base, or if the problems are wrong.
         """
+        faults: list[str] = []
         for node in self.to_make:
             base, data = node.config.base, node.config.data
             is_here = Path(base.model).is_dir() and not data.revision
             if node.step == "tokens" and data.template == CHAT and is_here:
-                input_checks.check_chat_template(Path(base.model), data)
+                with collecting_errors(faults):
+                    input_checks.check_chat_template(Path(base.model), data)
             if "tuned_from" in {item.name for item in node.inputs}:
-                with errors_at(f"config: {Path(node.name).name}.model"):
+                with collecting_errors(faults), errors_at(f"config: {Path(node.name).name}.model"):
                     input_checks.check_made_of(node.flags["model"], base)
         if any(node.step == "eval" for node in self.to_make):
-            check_problems(self.experiment.wanted)
+            with collecting_errors(faults):
+                check_problems(self.experiment.wanted)
+        if faults:
+            raise UserError("\n".join(dict.fromkeys(faults)))
 
     def check(self, config_files: Collection[str] = ()) -> None:
         """Raise UserError if the run would overwrite something of the user's, or if the store holds
