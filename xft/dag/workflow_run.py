@@ -112,20 +112,22 @@ class WorkflowRun:
         a model that was tuned elsewhere cannot be one of the base, or if the problems are wrong.
         """
         faults: list[str] = []
+        of_templates: list[str] = []
         for node in self.to_make:
             base, data = node.config.base, node.config.data
             is_here = Path(base.model).is_dir() and not data.revision
             if node.step == "tokens" and data.template == CHAT and is_here:
-                with collecting_errors(faults):
+                with collecting_errors(of_templates):
                     input_checks.check_chat_template(Path(base.model), data)
             if "tuned_from" in {item.name for item in node.inputs}:
                 with collecting_errors(faults), errors_at(f"config: {Path(node.name).name}.model"):
                     input_checks.check_made_of(node.flags["model"], base)
-        if any(node.step == "eval" for node in self.to_make):
+        # The prompts of the problems are written by the same templates.
+        if not of_templates and any(node.step == "eval" for node in self.to_make):
             with collecting_errors(faults):
                 check_problems(self.experiment.wanted)
-        if faults:
-            raise UserError("\n".join(dict.fromkeys(faults)))
+        if faults or of_templates:
+            raise UserError("\n".join(dict.fromkeys([*of_templates, *faults])))
 
     def check(self, config_files: Collection[str] = ()) -> None:
         """Raise UserError if the run would overwrite something of the user's, or if the store holds
