@@ -27,6 +27,7 @@ FENCE = re.compile(r"^```(\S*)$")
 MARK = re.compile(r"^<!-- (needs:|tested by|file:) (.*) -->$")
 HEADING = re.compile(r"^#+ (.*)$")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+CLONE = re.compile(r"git clone (?:<[^>]*>|\S+)(?: (.+))? && cd (\S+)")
 CODE = re.compile(r"`([^`]+)`")
 PROGRAMS = {"sh": ["bash", "-euo", "pipefail"], "python": [sys.executable]}
 
@@ -62,6 +63,13 @@ def blocks(document: Path) -> list[Block]:
             start = None
     assert start is None, f"{document}: the block of line {start + 1} has no end"
     return found
+
+
+def clone_folders(document: Path) -> list[str]:
+    """The folders into which a document clones the project. It names each, and enters it."""
+    found = CLONE.findall(document.read_text())
+    assert all(folder == entered for folder, entered in found), f"{document}: {found}"
+    return [folder for folder, _ in found]
 
 
 def prose(document: Path) -> list[str]:

@@ -15,7 +15,19 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from documents import CODE, DOCUMENTS, NEEDS, ROOT, RUN, TRAINERS, anchors, blocks, links, prose
+from documents import (
+    CODE,
+    DOCUMENTS,
+    NEEDS,
+    ROOT,
+    RUN,
+    TRAINERS,
+    anchors,
+    blocks,
+    clone_folders,
+    links,
+    prose,
+)
 
 from xft.config.reading import complete
 from xft.config.steps import STEPS
@@ -67,6 +79,15 @@ def test_make_run_ends_with_the_readmes_command_for_an_own_file():
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     (last,) = re.findall(r'echo " *\S*bin/(.*)"', said.splitlines()[-1])
     assert last in (ROOT / "README.md").read_text().splitlines()
+
+
+def test_no_clone_has_the_name_of_a_package_of_the_project():
+    """A folder xft beside a program hides the package: `import xft` takes the folder."""
+    packages = {place.parent.name for place in ROOT.glob("*/__init__.py")}
+    clones = {document.name: clone_folders(document) for document in DOCUMENTS}
+    assert "xft" in packages and clones["environments.md"]
+    for name, folders in clones.items():
+        assert packages.isdisjoint(folders), name
 
 
 def test_documents_say_what_the_package_and_the_plan_say(monkeypatch):

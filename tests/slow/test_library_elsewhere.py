@@ -1,10 +1,11 @@
 """The library outside of the workflow: in a notebook, and installed alone."""
 
+import os
 import subprocess
 import sys
 
 import pytest
-from documents import ROOT, blocks
+from documents import ROOT, blocks, clone_folders
 
 pytestmark = pytest.mark.slow
 HIDDEN = ("snakemake", "evalplus", "pandas", "datasets", "accelerate")
@@ -32,3 +33,13 @@ def test_the_page_runs_where_the_core_alone_is_installed(tmp_path):
     page = [block.text for block in blocks(ROOT / "docs" / "library.md")]
     absent = f"from importlib.util import find_spec\nassert not any(map(find_spec, {HIDDEN}))"
     subprocess.run([python, "-c", "\n".join([absent, *page])], cwd=tmp_path, check=True)
+
+
+def test_the_page_runs_beside_a_clone(tmp_path):
+    """In the folder in which the documents clone the project, which is installed from the clone."""
+    (folder,) = {*clone_folders(ROOT / "docs" / "environments.md")}
+    (tmp_path / folder).symlink_to(ROOT)
+    (tmp_path / "resources").symlink_to(ROOT / "resources")
+    page = "\n".join(block.text for block in blocks(ROOT / "docs" / "library.md"))
+    environment = {name: os.environ[name] for name in os.environ.keys() - {"PYTHONPATH"}}
+    subprocess.run([sys.executable, "-c", page], cwd=tmp_path, env=environment, check=True)
