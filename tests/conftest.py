@@ -44,6 +44,17 @@ def pytest_collection_modifyitems(items):
     return (yield)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skip a test that needs a package which this environment lacks, before its fixtures."""
+    from xft.common.optional import is_installed
+
+    for mark in item.iter_markers("needs"):
+        for package in mark.args:
+            if not is_installed(package):
+                pytest.skip(f"needs the package {package}, which `make .venv/installed-slow` has")
+
+
 def pytest_collection_finish():
     """Trainings collect garbage, which takes long in a process with many modules. Those stay."""
     gc.freeze()

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,17 +60,6 @@ def test_the_readme_and_the_site_lead_to_every_document():
     assert set(DOCUMENTS) - {ROOT / "README.md"} <= readme
     pages = re.findall(r"\S+\.md$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(ROOT / page for page in pages) == sorted([*DOCUMENTS, ROOT / "CHANGELOG.md"])
-
-
-def test_no_folder_of_a_clone_shadows_a_package(tmp_path):
-    """`import xft` in the folder above a clone means the package, and not the clone."""
-    texts = "\n".join(document.read_text() for document in DOCUMENTS)
-    folders = set(re.findall(r"git clone <.*?> (\S+) &&", texts))
-    assert folders
-    for name in folders:
-        (tmp_path / name).mkdir()
-    command = [sys.executable, "-c", "import xft; xft.upcycle"]
-    subprocess.run(command, cwd=tmp_path, check=True)
 
 
 def test_make_run_ends_with_the_readmes_command_for_an_own_file():

@@ -153,6 +153,7 @@ def test_a_ctrl_c_in_the_writing_loses_no_training(project, finished, artifact_h
     assert made and made == expected
 
 
+@pytest.mark.needs("s3fs")
 def test_a_ctrl_c_ends_a_fetch_at_once(new_project):
     project = new_project("fetching")
     project.overlay = project.overlay | {"stores": ["s3://box/folder"]}

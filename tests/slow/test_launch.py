@@ -87,14 +87,23 @@ def assert_same(out: Path, expected: Path, tolerance: float = 1e-6) -> None:
         assert error <= tolerance * torch.linalg.vector_norm(tensor), name
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_two_processes_learn_what_one_learns(inputs, alone, tmp_path, strategy):
-    """Also where a killed build has left torch's lock in the folder of DeepSpeed's extensions."""
+def leave_lock() -> None:
+    """Leave torch's lock in the folder of DeepSpeed's extensions, as a killed build does."""
     lock = engines.builds() / "deepspeed_shm_comm" / "lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with (engines.builds() / "building").open("w") as building:
         fcntl.flock(building, fcntl.LOCK_EX)
         lock.touch()
+
+
+DEEPSPEED = pytest.mark.needs("deepspeed")
+WITH_ZERO = [pytest.param(name, marks=DEEPSPEED) for name in ("zero2", "zero3")]
+
+
+@pytest.mark.parametrize("strategy", [*WITH_ZERO, "fsdp"])
+def test_two_processes_learn_what_one_learns(inputs, alone, tmp_path, strategy):
+    if strategy != "fsdp":
+        leave_lock()
     flags, tolerance = STRATEGIES[strategy]
     out = tmp_path / "out"
     run_for("moe_sft", [*inputs, *outputs(out), *flags, "--processes", "2"], count=2)
@@ -106,7 +115,7 @@ def test_two_processes_learn_what_one_learns(inputs, alone, tmp_path, strategy):
     assert not after["lm_head.weight"].equal(before["lm_head.weight"])
 
 
-@pytest.mark.parametrize("launch", ["zero2", "zero3"])
+@pytest.mark.parametrize("launch", WITH_ZERO)
 def test_zero_in_bf16_keeps_and_saves_fp32_masters(inputs, tmp_path, launch):
     """At a rate that fp32 rounds to 0 the weights stay what they were, to the last bit of fp32."""
     out, words = tmp_path / "out", ["--precision", "bf16", "--learning-rate", "1e-50"]
@@ -129,6 +138,7 @@ def start(repository, words: list[str], log: Path, nodes=1, **environment) -> su
         return subprocess.Popen(["bash", "-c", command], env=given | environment, stderr=file)
 
 
+@pytest.mark.needs("tensorboard")
 def test_two_nodes_learn_what_one_process_learns(inputs, alone, repository, tmp_path):
     """The first one writes for both, to a tracker too."""
     out = tmp_path / "nodes"
@@ -157,6 +167,7 @@ def wait_for(happens, running: subprocess.Popen) -> None:
         time.sleep(0.05)
 
 
+@DEEPSPEED
 def test_stopped_and_killed_it_goes_on_to_the_same_bytes(inputs, tiny_llama, repository, tmp_path):
     """A mixture with LoRA experts. Its checkpoints hold only the trainable weights."""
     log, out, whole, pause = (tmp_path / name for name in ("log", "out", "whole", "pause"))
@@ -212,6 +223,7 @@ class Evil:
         return Path.touch, (self.file,)
 
 
+@DEEPSPEED
 def test_deepspeed_runs_no_code_of_a_checkpoint(tmp_path, monkeypatch):
     from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 

@@ -53,6 +53,7 @@ def test_mixing(tiny_llama, tmp_path):
         assert (two - one).abs().max() <= 2e-6 * one.abs().max(), name
 
 
+@pytest.mark.needs("deepspeed")
 def test_low_rank_experts_in_shards(tiny_llama, tmp_path):
     """All experts compute each token, so that no rounding changes a token's experts. AdamW makes
     much of the rounding of small gradients, so the norm of what was learned counts.

@@ -10,7 +10,7 @@ from chains import Chain
 from fork_server import PYTHON
 from trainings import lines_of, write_rows
 
-pytestmark = pytest.mark.ci
+pytestmark = [pytest.mark.ci, pytest.mark.needs("tensorboard", "wandb")]
 LENGTH = 4
 SECRETS = {"WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567"}
 SECRETS["HF_TOKEN"] = "hf_aTokenThatMustNotBeWritten"

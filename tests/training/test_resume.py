@@ -103,7 +103,7 @@ WAYS = {
     "weight decay": ("sft", "--weight-decay 0.1", 5),
     "mixing": ("weighted_trained", f"{PARTS} {PURE}", 5),
 }
-EIGHT = pytest.param("8 bits", marks=pytest.mark.ci)
+EIGHT = pytest.param("8 bits", marks=[pytest.mark.ci, pytest.mark.needs("bitsandbytes")])
 
 
 @pytest.mark.parametrize("way", [EIGHT if way == "8 bits" else way for way in WAYS])

@@ -69,6 +69,7 @@ def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path, capsys, i
 
 
 @pytest.mark.ci
+@pytest.mark.needs("bitsandbytes")
 def test_adamw_in_8_bits_learns_what_the_fused_one_learns(upcycled, data, tmp_path):
     tuned, rate = partial(tune, upcycled, data), ["--learning-rate", 1e-3]
     names = "adamw_torch_fused", "adamw_8bit"
