@@ -40,9 +40,10 @@ ALL = 0xFFFFFFFF
 SOCKET_KIND = 0xF  # the bits of a socket's type that are no flags
 BUFFERS = (7, 8, 32, 33)  # SO_SNDBUF and SO_RCVBUF, and the same beyond the system's limit
 MMAP = ((9, 222), (3, SHARED_ANONYMOUS, (SHARED_ANONYMOUS,), True))
-# Only streams of AF_UNIX. Messages of other kinds outlive the socket that sent them, and hold more.
-UNIX_STREAM = (0, ALL, (1,), False), (1, SOCKET_KIND, (1,), False)
-SOCKETPAIR = ((53, 199), *UNIX_STREAM)
+# Only AF_UNIX, as SOCK_STREAM or SOCK_SEQPACKET, where one socket holds what one other sent. A
+# datagram socket also holds messages of many that are closed.
+CONNECTED = (0, ALL, (1,), False), (1, SOCKET_KIND, (1, 5), False)
+SOCKETPAIR = ((53, 199), *CONNECTED)
 # Calls with their numbers and conditions. Each is the position of one argument, the bits of it that
 # are compared, with what, and whether the call is refused if they are equal to one of these. If
 # not, it is refused for all others.
@@ -51,7 +52,7 @@ BY_ARGUMENT = {
     "fcntl": ((72, 25), (1, ALL, (1031,), True)),  # widen a pipe
     "mmap": MMAP,
     "setsockopt": ((54, 208), (2, ALL, BUFFERS, True)),
-    "socket": ((41, 198), *UNIX_STREAM),
+    "socket": ((41, 198), *CONNECTED),
     "socketpair": SOCKETPAIR,
 }
 # The same for what is otherwise refused.

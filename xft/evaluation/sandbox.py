@@ -75,7 +75,7 @@ MOST_PROCESSES = 128
 MOST_PRINTED, KEPT_BYTES = 2**26, 2**10  # of standard output, and of its end
 STARTS, START_SECONDS = 3, 60.0  # attempts to start a sandbox, and the time of each
 HOLDS = re.compile(r"^Vm(?:RSS|Swap|PTE):\s+(\d+) kB", re.MULTILINE)  # PTE: page tables
-UNREAD = 1.5  # what waits in a socket at most, in sizes of its buffer: a last write adds half
+UNREAD = 2  # what waits in a socket at most, by its buffer: a last message may be as large as it
 LOOK_EACH, END_EACH = 0.05, 0.005  # seconds, at what a program uses, and whether it has ended
 CHUNK_BYTES = 2**16
 NOT_COMPILED = 97  # a command's status if the compiler fails
@@ -294,7 +294,7 @@ def _socket_kilobytes() -> int:
     """What a socket holds at most, which no process shows. Programs cannot widen its buffer."""
     first, second = socket.socketpair()
     with first, second:
-        return int(UNREAD * first.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)) // 2**10
+        return UNREAD * first.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2**10
 
 
 def _in_memory(content: bytes) -> int:

@@ -9,7 +9,7 @@ int main() {
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return 0;
     for (int name : names)
         if (setsockopt(ends[0], SOL_SOCKET, name, &size, sizeof size) == 0) return 0;
-    int kinds[] = {SOCK_DGRAM, SOCK_SEQPACKET, SOCK_RAW};
+    int kinds[] = {SOCK_DGRAM, SOCK_RAW};
     for (int kind : kinds)
         if (socket(AF_UNIX, kind, 0) >= 0 || socketpair(AF_UNIX, kind, 0, ends) == 0) return 0;
     static char data[4096];
