@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,6 +149,33 @@ def test_what_tests_load_must_be_here_and_in_the_sandbox(make, bubblewrap, monke
         with pytest.raises(UserError, match=message):
             open_scorer(make(DOUBLE), bubblewrap, 1)
     open_scorer(make(DOUBLE | {"prompt": "", "tests": "true"}), bubblewrap, 1)
+
+
+PYENV_SHIM = """#!/usr/bin/env bash
+set -e
+program="${{0##*/}}"
+export PYENV_ROOT="{root}"
+exec "{root}/libexec/pyenv" exec "$program" "$@"
+"""
+PYENV = """#!/bin/sh
+[ "$1" = exec ] && shift && shift && exec {python} "$@"
+[ "$1 $2" = "which python3" ] && echo {python}
+"""
+
+
+def test_a_language_of_a_version_manager_runs(statuses, monkeypatch, tmp_path):
+    """Its programs on PATH are scripts that start it, which no program in the sandbox sees."""
+    shim, manager = tmp_path / "shims" / "python3", tmp_path / "libexec" / "pyenv"
+    python = Path(sys.executable).resolve().with_name("python3")
+    texts = {shim: PYENV_SHIM.format(root=tmp_path), manager: PYENV.format(python=python)}
+    for script, text in texts.items():
+        script.parent.mkdir()
+        script.write_text(text)
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(shim.parent), prepend=":")
+    monkeypatch.setattr(languages, "find_program", languages.find_program.__wrapped__)
+    row = {"task_id": "T/1", "language": "py", "prompt": "", "tests": "assert x", "stop_tokens": []}
+    assert statuses([row], ["x = 1"]) == ["passed"]
 
 
 def test_a_run_and_a_plan_tell_what_is_missing_before(place, monkeypatch, capsys):

@@ -47,6 +47,8 @@ JAVA_TEXTS = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\
 JAVA_PARTS = re.compile(r"[{}]|\b(?:class|enum|record|interface)\s+(\w+)|\bvoid\s+main\s*\(")
 JAVA_PUBLIC = re.compile(r"\bpublic\s+(?:\w+\s+){0,3}(?:class|enum|record|interface)\s+(\w+)")
 JAVATUPLES = "org.javatuples"
+# How pyenv, rbenv and others start a program of the version that is chosen.
+SHIM = re.compile(r'^exec "([^"]+)" exec "\$program"', re.MULTILINE)
 JARS = Path("/usr/share/java")
 # What MultiPL-E's tests load beside a language's own library: by language its name in a program, a
 # command that loads it, and its package of Debian.
@@ -114,6 +116,7 @@ def find_program(name: str) -> Path | None:
     found = shutil.which(name)
     if found is None:
         return None
+    found = _behind_shim(Path(found)) or found
     real = Path(found).resolve()
     if real.name == "rustup":  # it stands for the programs of a toolchain
         words = [found, "--print", "sysroot"]
@@ -121,6 +124,17 @@ def find_program(name: str) -> Path | None:
         return Path(root, "bin", name)
     same = real.with_name(name)
     return same if same.exists() else Path(found).absolute()
+
+
+def _behind_shim(program: Path) -> str | None:
+    """The program that a script of pyenv, or of a manager made like it, starts. None: no script."""
+    if program.parent.name != "shims":
+        return None
+    manager = SHIM.search(program.read_text(errors="replace"))
+    if manager is None or not Path(manager[1]).is_file():
+        return None
+    words = [manager[1], "which", program.name]
+    return subprocess.run(words, capture_output=True, text=True).stdout.strip() or None
 
 
 class Parts(NamedTuple):
