@@ -156,6 +156,15 @@ def test_the_same_problems_are_left_out_for_all_prompts_and_the_first_answer_is_
         evaluate(tiny_llama, problems, tmp_path / "r.json", *flags, "--max-new-tokens", "255")
 
 
+def test_a_limit_counts_the_problems_that_are_not_excluded(evaluated, tiny_llama, tmp_path):
+    """In the evaluation as in its ground truth."""
+    problems, flags = evaluated / "sums.jsonl", ["--exclude", "Arithmetic/0", "--limit", "2"]
+    truth = make_truth(problems, tmp_path / "truth", *flags)
+    evaluate(tiny_llama, problems, tmp_path / "r.json", *flags, *truth)
+    judged = [row["task_id"] for row in result_of(tmp_path / "r.json")["problems"]]
+    assert judged == ["Arithmetic/1", "Arithmetic/2"]
+
+
 def test_generations_that_do_not_fit_are_refused(copy):
     first, second, third = rows_of(copy / "r.generations.jsonl")
     before = (copy / "r.json").read_bytes()
@@ -301,6 +310,26 @@ def test_a_stop_after_the_last_sample_loses_none(
     assert "continuing: 3 of 3 are written" in capsys.readouterr().err
     assert out.read_bytes() == (tmp_path / "whole.json").read_bytes()
     assert not list(tmp_path.glob(".*.part"))
+
+
+def test_a_generation_of_other_prompts_is_not_continued(tiny_llama, tmp_path, monkeypatch, capsys):
+    """As many as before, for the same model with the same settings."""
+    problems, out = write_problems(tmp_path / "sums.jsonl", three_problems()), tmp_path / "r.json"
+    add = Journal.add
+
+    def add_and_stop(*about):
+        add(*about)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Journal, "add", add_and_stop)
+        evaluate(tiny_llama, problems, out)
+    others = [row | {"prompt": f"# Python\n{row['prompt']}"} for row in three_problems()]
+    write_problems(problems, others)
+    evaluate(tiny_llama, problems, out)
+    assert "continuing" not in capsys.readouterr().err
+    evaluate(tiny_llama, problems, tmp_path / "whole.json")
+    assert out.read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
 def test_another_run_begins_again(tmp_path):

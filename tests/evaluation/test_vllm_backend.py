@@ -101,6 +101,23 @@ def test_draws_come_from_the_seeds_alone(vllm):
     assert generate_with_vllm(*loaded, prompts, **options, sampling=likeliest) == greedy
 
 
+def test_no_two_draws_of_a_text_or_of_two_come_from_one_seed(vllm, monkeypatch):
+    """Else the healed first token would decide how the text goes on."""
+    request, seeds = vllm_backend._request, []
+
+    def noted(*about, seed: int, **parameters) -> None:
+        seeds.append(seed)
+        request(*about, seed=seed, **parameters)
+
+    monkeypatch.setattr(vllm_backend, "_request", noted)
+    loaded = vllm_backend.load_model(BASE, threads=None)
+    prompts = task_prompts(load_problems(str(PROBLEMS)).first(2), COMPLETION)
+    sampling = Sampling(temperature=1.0, top_p=1.0, seeds=[10, 20])
+    options = {"max_new_tokens": 2, "batch_size": 2, "token_healing": True}
+    generate_with_vllm(*loaded, prompts, **options, sampling=sampling)
+    assert len(seeds) == len({*seeds}) == 4
+
+
 def test_only_the_ends_of_the_model_and_of_a_turn_end_a_text(vllm, tmp_path, monkeypatch):
     """Those of generation_config.json, and not the tokenizer's or config.json's."""
     prompt = replace(PROMPTS[0], stops=("\x00never",))
