@@ -216,7 +216,10 @@ def test_the_examples_are_their_equations():
 
 
 def test_a_merge_by_data_fits_the_outputs_of_the_mixture():
-    """By the normal equations of the first MLP. Equal experts give their own function."""
+    """By the normal equations of the first MLP: those of its output matrix; and those of its gate,
+    which fits the experts' by each one's tokens, times their weights. Equal experts give their own
+    function.
+    """
     example = runpy.run_path(str(MERGES / "by_data.py"))["by_data"]
     mixture = random_mixture("llama").eval()
     ids = torch.randint(3, 97, (60, 8), generator=torch.Generator().manual_seed(0))
@@ -228,6 +231,13 @@ def test_a_merge_by_data_fits_the_outputs_of_the_mixture():
     hidden = torch.nn.functional.silu(mlp.gate_proj(tokens)) * mlp.up_proj(tokens)
     left = hidden.T @ (mlp.down_proj(hidden) - outputs)
     assert left.abs().max() < 1e-4 * (hidden.T @ outputs).abs().max()
+    gates = [block.shared_expert.gate_proj.weight, *block.experts.gate_up_proj.chunk(2, 1)[0]]
+    _, weights = block.router(tokens).spread()
+    inputs = [weight[:, None] * tokens for weight in weights.T]
+    changes = [
+        x.T @ x @ (mlp.gate_proj.weight - gate).T for x, gate in zip(inputs, gates, strict=True)
+    ]
+    assert sum(changes).abs().max() < 1e-3 * max(change.abs().max() for change in changes)
 
     alike = xft.upcycle(dense, num_experts=4, num_experts_per_tok=2)
     again = example(alike, [{"input_ids": row[None]} for row in ids]).eval()

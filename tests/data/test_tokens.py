@@ -107,6 +107,18 @@ def test_rows_are_held_out_by_their_text_whatever_the_order(tokenizer, tmp_path)
     assert six != {row["instruction"] for row in ROWS[:6]}
 
 
+def test_the_rows_that_are_held_out_do_not_depend_on_rows_that_fill_the_window(tokenizer, tmp_path):
+    def held_out(rows) -> set[str]:
+        file = write_rows(tmp_path, rows)
+        options = TokensConfig(validation_rows=4, max_length=300, deduplicate="none")
+        made, _ = prepare([file], tokenizer, options)
+        return {rows[example["row"] - 1]["instruction"] for example in made.validation}
+
+    long = [{"instruction": f"{n} {'long ' * 400}", "response": "r"} for n in range(8)]
+    mixed = [row for pair in zip(long, ROWS, strict=False) for row in pair] + ROWS[8:]
+    assert held_out(mixed) == held_out(ROWS)
+
+
 def test_few_rows_to_train_on_are_told(tokenizer, data, capsys):
     prepare([data], tokenizer, TokensConfig(validation_rows=6))
     assert "WARNING" not in capsys.readouterr().err

@@ -516,6 +516,16 @@ def test_each_set_of_problems_takes_its_part_of_the_hours(project):
     assert 3600 * (longer + shorter) == pytest.approx(generated + 384 * 0.2)
 
 
+def test_a_tuning_at_equal_flops_takes_as_long_as_that_of_the_mixture(project):
+    """Both compute as many FLOPs, on the same processor."""
+    change_config(evaluation={"models": ["sft", "moe_sft", "sft_flops"]})
+    _, jobs = plan_and_totals("--flops", "1e9", *MINE)
+    ((_, of_mixture),) = jobs.hours["moe_sft"]
+    (_, plain), (_, at_equal_flops) = jobs.hours["sft"]
+    assert plain < 0.7 * at_equal_flops
+    assert at_equal_flops == pytest.approx(of_mixture, rel=0.01)
+
+
 def test_a_plan_says_what_the_rows_are_too_few_for(project, capsys):
     change_config(moe_sft={"warmup_steps": 99})
     with pytest.raises(UserError, match=r"^mine\.yaml: moe_sft, with at most 3 rows: warmup_"):

@@ -10,6 +10,7 @@ import shutil
 from collections import Counter
 from itertools import pairwise
 from operator import ne
+from string import ascii_lowercase
 from types import SimpleNamespace
 
 import pytest
@@ -155,6 +156,18 @@ def test_draws_do_not_depend_on_the_batch(write):
     alone = write(prompts_of(TEXTS) * 2, batch_size=1, sampling=sampling)
     assert write(prompts_of(TEXTS) * 2, batch_size=4, sampling=sampling) == alone
     assert len({completion.text for completion in alone}) == 10
+
+
+def test_draws_do_not_depend_on_rows_that_leave_the_batch(write):
+    """Rows with stop sequences end early, one after the other."""
+    sampling = Sampling(temperature=1.0, top_p=0.9, seeds=range(10))
+    texts = [text for text in TEXTS for _ in range(2)]
+    stops = [NEVER, tuple(ascii_lowercase)] * len(TEXTS)
+    prompts = [TaskPrompt(f"Task/{n}", text, text, stops[n]) for n, text in enumerate(texts)]
+    alone = write(prompts, batch_size=1, sampling=sampling)
+    finishes = [completion.finish for completion in alone]
+    assert finishes.count("stop") > 2 < finishes.count("length")
+    assert write(prompts, batch_size=10, sampling=sampling) == alone
 
 
 def test_draws_follow_the_model_s_distribution(model, tokenizer):

@@ -131,8 +131,9 @@ OTHER_RUN = {"model": {"path": "m", "id": "i"}, "settings": {}, "versions": {}}
 
 
 def test_the_same_problems_are_left_out_for_all_prompts_and_the_first_answer_is_shown(
-    evaluated, tiny_llama, tmp_path, capsys
+    evaluated, tiny_llama, upcycled, tmp_path, capsys
 ):
+    """A mixture's window is that of its base."""
     rows = [*three_problems(), three_problems()[0] | {"task_id": "Arithmetic/3"}]
     for row, words in zip(rows, (0, 60, 20, 0), strict=True):
         row["prompt"] = row["prompt"].replace(' "', f' "{words * "long "}')
@@ -147,6 +148,8 @@ def test_the_same_problems_are_left_out_for_all_prompts_and_the_first_answer_is_
     counts["left_out"] = ["Arithmetic/3", "Arithmetic/1", "Arithmetic/2"]
     assert counts.items() <= result_of(tmp_path / "r.json")["dataset"].items()
     said = capsys.readouterr().err
+    evaluate(upcycled, problems, tmp_path / "mixture.json", *flags)
+    assert counts.items() <= result_of(tmp_path / "mixture.json")["dataset"].items()
     names = ", ".join(counts["left_out"])
     assert f"Left out of sums, as excluded or too long: 3 problems ({names})." in said
     assert "Arithmetic/0, the prompt:\n  | def add(a, b):\n" in said
@@ -261,12 +264,14 @@ def test_rows_without_a_finish_and_advice_on_most_answers():
         assert advice(counts | {"failed": 4}) == ""
 
 
-def test_a_generation_that_was_cut_off_goes_on(
-    evaluated, tiny_llama, tmp_path, monkeypatch, capsys
-):
-    """After two of three problems; these are not written again, and the bytes are the same."""
+@pytest.mark.usefixtures("bubblewrap")
+def test_a_generation_that_was_cut_off_goes_on(tiny_llama, tmp_path, monkeypatch, capsys):
+    """After two of three problems; these are not written again, and the bytes are the same. The
+    last problem is the one that is left: the longest comes first.
+    """
     flags = ["--temperature", "1.0", "--batch-size", "1"]
-    problems, out = evaluated / "sums.jsonl", tmp_path / "cut.json"
+    problems, out = tmp_path / "sums.jsonl", tmp_path / "cut.json"
+    write_problems(problems, three_problems()[::-1])
     evaluate(tiny_llama, problems, tmp_path / "whole.json", *flags)
     add, written = Journal.add, []
 
@@ -282,6 +287,7 @@ def test_a_generation_that_was_cut_off_goes_on(
     evaluate(tiny_llama, problems, out, *flags)
 
     assert "continuing: 2 of 3 are written" in capsys.readouterr().err
+    assert written[-1] == 2
     assert len(written) == 4
     assert out.read_bytes() == (tmp_path / "whole.json").read_bytes()
     whole, cut = (tmp_path / f"{name}.generations.jsonl" for name in ("whole", "cut"))

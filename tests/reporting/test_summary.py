@@ -416,6 +416,14 @@ def test_a_variant_is_compared_with_its_own_references_and_with_the_configuratio
     assert len(found) == len(named)
 
 
+def test_learned_shares_are_compared_with_equal_ones_of_their_lambda(tmp_path):
+    models = [f"{kind}/lam~{lam}" for kind in ("uniform", "dense") for lam in ("0.5", "1")]
+    found = pairs(subjects(tmp_path, *((model, OWN, model) for model in models)))
+    assert [(first.model, second.model) for first, second in found] == [
+        (f"uniform/lam~{lam}", f"dense/lam~{lam}") for lam in ("0.5", "1")
+    ]
+
+
 def test_without_the_configurations_own_values_the_first_variant_counts(tmp_path):
     first, *others = subjects(tmp_path, *(("moe_sft", name, name) for name in "abc"))
     assert [*pairs([first, *others])] == [(first, other) for other in others]

@@ -31,7 +31,18 @@ from xft.store.installed import Installed
 from xft.store.job_records import COSTS_FILE, Job, read_plan, write_plan
 from xft.store.links import find_unwanted, lay, take_away
 from xft.store.make import HIDE_ERRORS, link_declared, make
-from xft.store.store import MARK, Recipe, Store, claimed, is_whole, log_of, partial, publish, worker
+from xft.store.store import (
+    MARK,
+    Recipe,
+    Store,
+    claimed,
+    disk_bytes,
+    is_whole,
+    log_of,
+    partial,
+    publish,
+    worker,
+)
 from xft.tools import gc
 
 WRITES = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('made')"
@@ -354,6 +365,17 @@ def test_garbage_is_nothing_that_a_moved_project_or_a_renamed_results_folder_sho
     gc.main(["store", "--yes"])
     assert not whole.exists() and not partial(half).exists()
     assert f"{whole}  sft, 0, " in capsys.readouterr().out
+
+
+def test_removed_entries_free_only_what_no_other_one_links_to():
+    """As `ffn` links to the files of the mixture."""
+    mixture, ffn = Path("mixture"), Path("ffn")
+    write_whole(mixture / "weights", 1000 * "w")
+    write_whole(mixture / "config", 10 * "c")
+    ffn.mkdir()
+    os.link(mixture / "weights", ffn / "weights")
+    freed = [disk_bytes(entries) for entries in ([mixture], [ffn], [mixture, ffn])]
+    assert freed == [10, 0, 1010]
 
 
 def test_garbage_is_no_model_that_a_wanted_base_links_to():

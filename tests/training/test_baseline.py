@@ -43,16 +43,21 @@ def test_the_baseline_learns_what_a_plain_loop_learns(tiny_llama, data, tmp_path
     assert losses[-1] < losses[0] - 0.5
 
 
-def test_at_equal_flops_the_baseline_takes_more_steps(tiny_llama, data, tmp_path):
-    """Those of two epochs of a mixture's tuning, three steps each."""
+@pytest.mark.parametrize(("held_out", "of_epoch"), [(0, 3), (2, 2)])
+def test_at_equal_flops_the_baseline_takes_more_steps(
+    tiny_llama, data, tmp_path, held_out, of_epoch
+):
+    """Those of four epochs of a mixture's tuning. Rows that are held out make no steps."""
     shape = ["--match-flops", "--num-experts", 4, "--num-experts-per-tok", 2]
-    flags = ["--data", data, *shape, "--num-train-epochs", 2, *BATCHES]
+    flags = ["--data", data, *shape, "--num-train-epochs", 4, *BATCHES]
+    flags += ["--validation-rows", held_out]
     out = tmp_path / "sft"
-    steps = len(learn("sft", out, "--base", tiny_llama, *flags, "--warmup-steps", 3))
+    lines = learn("sft", out, "--base", tiny_llama, *flags, "--warmup-steps", 3)
+    steps = sum("loss" in line for line in lines)
     stated = read_manifest(manifest_path(out)).parameters
     ratio = stated["flops_ratio"]
     assert 1 < ratio < 2
-    assert stated["max_steps"] == steps == round(2 * 3 * ratio) > 6
+    assert stated["max_steps"] == steps == round(4 * of_epoch * ratio) > 4 * of_epoch
     assert stated["warmup_steps"] == round(3 * ratio)
     assert f"- equal FLOPs: {ratio:.4g} times" in (out / "README.md").read_text()
 

@@ -10,6 +10,7 @@ from trainings import write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workflow_scripts import soup
+from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.data.prompt_templates import make_template
 from xft.data.tokenizers import GENERATION_CONFIG, tuned_generation_config
 from xft.evaluation.generation import generate
@@ -59,6 +60,8 @@ def test_a_tuned_model_stops_at_the_end_of_a_turn(chain, tmp_path, name):
         soup.main(["--models", *[str(chain["sft"])] * 2, "--out", str(folder)])
     assert plainly_written(folder) == ANSWER + END
     assert f'end_of_turn "{END}"' in (folder / "README.md").read_text()
+    stated = read_manifest(manifest_path(folder)).parameters
+    assert stated["end_of_turn"] == END
     files = (place / GENERATION_CONFIG for place in (folder, chain["base"]))
     settings, base = (json.loads(file.read_text()) for file in files)
     assert (base.pop("eos_token_id"), settings.pop("eos_token_id")) == (EOS, [EOS, END_ID])

@@ -39,6 +39,12 @@ def test_what_excludes_each_other_is_refused_with_the_reason():
         MoeSftConfig(**allowed)
 
 
+def test_the_global_batch_is_of_all_processes_of_all_nodes():
+    rows = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
+    for launch, expected in (({}, 6), (DDP, 12), (DDP | {"nodes": 5}, 60)):
+        assert MoeSftConfig(**rows, **launch).global_batch == expected
+
+
 def test_a_config_is_refused_before_anything_runs():
     for section, changes, fault in (
         ("moe_sft", FSDP, "config: moe_sft, gpus = 0: launch = fsdp: it needs GPUs"),

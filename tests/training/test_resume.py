@@ -92,6 +92,7 @@ CALLBACKS = Path("examples/callbacks").resolve()
 BALANCE = f"{CALLBACKS}/global_balance.py:GlobalBalance"
 IDEAS = f"""{CALLBACKS}/random_routing.py:RandomRouting(averaging=0.1)
     {CALLBACKS}/outer_steps.py:OuterSteps(every=2) {CALLBACKS}/shuffling.py:Shuffling(share=0.1)"""
+TOO_FAST = "--learning-rate 1 --lr-scheduler-type constant_with_warmup"  # step 1 is the best one
 BY_LENGTH = "--batching by_length --per-device-train-batch-size 1"
 WAYS = {
     "all at once": ("moe_sft", f"--callbacks {BALANCE} {PARTS} --batching packed {EMA}", 5),
@@ -100,6 +101,7 @@ WAYS = {
     "by length": ("moe_sft", f"{BY_LENGTH} --max-steps 16 --precision bf16_pure", 14),
     "LoRA experts": ("moe_sft", EMA, 3),
     "adapters": ("sft", "--lora-rank 4 --validation-rows 2 --eval-steps 1 --keep best", 5),
+    "best before": ("sft", f"{TOO_FAST} --validation-rows 2 --eval-steps 1 --keep best", 5),
     "weight decay": ("sft", "--weight-decay 0.1", 5),
     "mixing": ("weighted_trained", f"{PARTS} {PURE}", 5),
 }

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from trainings import learn, lines_of, random_rows, train_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from xft.config.sections import MoeSftConfig
 
@@ -66,6 +66,27 @@ def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path, capsys, i
     assert model.config.to_dict() == before.config.to_dict()
     for name, parameter in model.named_parameters():
         assert not torch.equal(parameter, before.get_parameter(name)), name
+
+
+@pytest.mark.parametrize("most", [None, 0.01])
+def test_the_optimiser_gets_gradients_of_the_greatest_norm_at_most(
+    upcycled, tokenizer, tmp_path, most
+):
+    """The norm that is logged is that before."""
+    norms = []
+
+    class Watch(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+            norms.append(torch.nn.utils.get_total_norm(gradients).item())
+
+    model = AutoModelForCausalLM.from_pretrained(upcycled)
+    options = MoeSftConfig(max_steps=3, per_device_train_batch_size=4, max_grad_norm=most)
+    out = tmp_path / "out"
+    lines = train_model(model, ROWS, tokenizer, out, options, callbacks=[Watch()])
+    logged = [line["grad_norm"] for line in lines]
+    assert min(logged) > 0.1
+    assert norms == pytest.approx(logged if most is None else [most] * 3, rel=1e-3)
 
 
 @pytest.mark.ci

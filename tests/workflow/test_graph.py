@@ -116,6 +116,12 @@ def test_a_rule_has_threads_where_its_step_computes_with_several():
         assert ("\n    threads: threads_of\n" in body) == computes, name
 
 
+def test_evaluations_have_the_priority_of_their_jobs():
+    """That of base is higher, so that its answers show a wrong prompt early."""
+    rules = dict(RULE.findall((ROOT / "rules" / "evaluation.smk").read_text()))
+    assert re.findall(r"^    priority: (.*)", rules["eval"], re.MULTILINE) == ["priority_of"]
+
+
 def test_each_method_of_the_graph_is_asked_for(monkeypatch):
     ran = set()
     monkeypatch.chdir(ROOT)

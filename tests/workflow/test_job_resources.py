@@ -40,6 +40,19 @@ def test_the_base_is_evaluated_first():
     assert {name for name in asked if asked[name]} == {"eval/base/problems.json"}
 
 
+def test_only_what_vllm_generates_runs_in_its_environment():
+    """It cannot load mixtures."""
+    models = ["base", "moe", "moe_sft", "dense"]
+    asked = {
+        name: job.resources["environment"]
+        for name, job in jobs(evaluation={"backend": "vllm", "models": models}).items()
+        if "eval/" in name
+    }
+    in_its_own = {name for name in asked if asked[name] == "vllm"}
+    assert len(asked) == len(models)
+    assert in_its_own == {"eval/base/problems.json", "eval/dense/lam~0.75/problems.json"}
+
+
 def test_several_nodes_have_a_task_each():
     launch = {"launch": "ddp", "nodes": 2, "processes": 4, "save_minutes": 5}
     launched = {"gpus": 1, "threads": 3, "moe_sft": launch, "report_to": ["tensorboard"]}
