@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -27,7 +28,7 @@ from xft.config.steps import METRICS
 from xft.dag import workflow_run as module
 from xft.dag.graph import Model
 from xft.dag.job_resources import Requests
-from xft.dag.messages import pace_line, time_left, warn_of_full_disk
+from xft.dag.messages import names_line, pace_line, time_left, warn_of_full_disk
 from xft.dag.workflow_run import WorkflowRun
 from xft.estimates.jobs import configured_job
 from xft.estimates.memory_and_disk import artifact_bytes, checkpoint_bytes
@@ -498,6 +499,20 @@ def test_a_store_and_a_results_folder_have_one_run_at_a_time(place):
     moe = first.experiment.by_name["moe"]
     with claimed(moe.entry), pytest.raises(UserError, match=rf"moe is still .*{moe.digest}\.log"):
         wants().begin()  # while a job has outlived its run
+
+
+def test_names_that_a_results_folder_lacks_are_told():
+    fill(wants())
+    begin(wants())
+    assert names_line(wants()) == ""
+    Path("results/dense/lam~0.75").unlink()
+    assert "results lacks 1 name of them, such as results/dense/lam~0.75" in names_line(wants())
+    Path("results/dense/lam~0.75").symlink_to("../moe_sft")  # of another configuration
+    assert len(wants().names_to_lay()) == 1
+    shutil.rmtree("results")
+    names = wants().names_to_lay()
+    begin(wants())
+    assert names and all(map(os.path.exists, names)) and names_line(wants()) == ""
 
 
 def test_tables_stay_with_what_was_changed_until_there_are_new_ones():

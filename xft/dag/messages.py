@@ -108,6 +108,17 @@ def warnings(run: WorkflowRun, to_make: list[Node]) -> Iterator[str]:
             yield f"WARNING: {fault}"
 
 
+def names_line(run: WorkflowRun) -> str:
+    """What a run does that makes nothing: it lays the names that the results folder lacks."""
+    names = run.names_to_lay()
+    if not names:
+        return ""
+    return (
+        f"The store holds all results. {run.results} lacks {counted(len(names), 'name')} of them, "
+        f"such as {names[0]}: a run lays them"
+    )
+
+
 def warn_of_full_disk(run: WorkflowRun, to_make: Iterable[Node]) -> str | None:
     """A line with both numbers if a run may need more disk space than is free, or None.
 

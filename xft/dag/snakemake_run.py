@@ -31,6 +31,7 @@ from xft.config.reading import complete, naming, read_config
 from xft.dag.messages import (
     beginning,
     failures,
+    names_line,
     pace_line,
     store_line,
     time_left,
@@ -165,6 +166,8 @@ class SnakemakeRun:
         self._announce(ends)
         if self.run.begun and not self.run.to_make:
             self.show_results()
+        if self.workflow.dryrun and not self.run.to_make and (line := names_line(self.run)):
+            print(line)
         return [str(node.entry) for node in ends]
 
     def named(self, name: str) -> str:

@@ -256,19 +256,29 @@ class WorkflowRun:
 
     def lay_names(self) -> None:
         """Let the results folder show what the store holds of this configuration, and no more."""
-        links = {}
+        links = self._held_links()
         for node in self.experiment.known:
-            job = self.jobs[node.digest]
-            is_here = is_whole(node.entry)
-            links |= job.logs
-            for name, place in job.links.items():
-                # What is fetched of an entry in part is no artifact.
-                if is_here or not Path(place).name.startswith(ARTIFACT):
-                    links[name] = place
+            links |= self.jobs[node.digest].logs
         if not is_whole(self.experiment.summary.entry):
             links[os.path.normpath(f"{self.results}/summary.md")] = self._write_unfinished()
         take_away(self.results, links)
         lay(links)
+
+    def names_to_lay(self) -> list[str]:
+        """The names of what the store holds that the results folder lacks, or shows otherwise."""
+        held = self._held_links().items()
+        return [name for name, place in held if os.path.realpath(name) != os.path.realpath(place)]
+
+    def _held_links(self) -> dict[str, str]:
+        """The links to what the store holds of this configuration, each with its target."""
+        links = {}
+        for node in self.experiment.known:
+            is_here = is_whole(node.entry)
+            for name, place in self.jobs[node.digest].links.items():
+                # What is fetched of an entry in part is no artifact.
+                if Path(place).exists() and (is_here or not Path(place).name.startswith(ARTIFACT)):
+                    links[name] = place
+        return links
 
     def _write_unfinished(self) -> str:
         """Write what stands in for the summary. Returns the file."""
