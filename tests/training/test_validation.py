@@ -94,6 +94,9 @@ def test_a_training_says_that_its_loss_still_falls(learn, capsys):
     for steps, falls in ((4, True), (LENGTH, False)):
         learn(f"{steps} steps", max_steps=steps)
         assert ("the loss still fell in the last quarter" in capsys.readouterr().err) == falls
+    with stopped_in(4):  # the same losses, but the rest of the steps follows
+        learn("cut off")
+    assert "still fell" not in capsys.readouterr().err
 
 
 def test_of_equal_losses_the_first_is_the_best():

@@ -91,7 +91,8 @@ class ProgressCallback(TrainerCallback):
         self.bar.close()
         losses = [f"{name} {self.shown[name]}" for name in LOSSES if name in self.shown]
         say(", ".join([f"step {state.global_step}", *losses, self.throughput.summary()]))
-        if still_falls(change := change_at_end(state.log_history)):
+        took_all_steps = state.global_step >= state.max_steps
+        if took_all_steps and still_falls(change := change_at_end(state.log_history)):
             say(f"the loss still fell in the last quarter, by {-change:.0%}: more steps may help")
 
 
