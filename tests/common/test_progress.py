@@ -25,6 +25,18 @@ def test_a_log_gets_whole_lines_with_the_time_left(capsys, impatient):
     assert lines[-1].endswith(", loss=3")
 
 
+def test_the_last_line_of_a_log_comes_once(capsys, impatient):
+    """Though time passes between the last item and the end of the bar."""
+    for total in (2, None):
+        with progress(desc="work", total=total) as bar:
+            bar.update(2)
+            bar.start_t -= 60  # a minute passes
+            if total:
+                bar.refresh()  # as tqdm does every ten seconds
+        lines = capsys.readouterr().err.splitlines()
+        assert sum(line.startswith("work: 2/") for line in lines) == 1, lines
+
+
 def test_the_time_left_is_told_when_more_are_done_than_are_made_at_once(capsys, impatient):
     list(progress(range(9), desc="work", at_once=4))
     lines = capsys.readouterr().err.splitlines()

@@ -83,13 +83,15 @@ class Bar(tqdm):
     """A bar on a terminal. If stderr is no terminal, lines at least ten seconds apart.
 
     Nothing is shown in the first five seconds. No time left is shown without a total, or before
-    `at_once` items are done, the number that is worked on at the same time.
+    `at_once` items are done, the number that is worked on at the same time. The line of the last
+    item is printed once.
     """
 
     def __init__(self, iterable=None, at_once: int = 1, **options):
         self.at_once = at_once
+        self.is_log, self.printed = not sys.stderr.isatty(), -1
         look: dict[str, object] = {"dynamic_ncols": True}
-        if not sys.stderr.isatty():
+        if self.is_log:
             look = dict.fromkeys(("mininterval", "maxinterval"), SECONDS_BETWEEN_LINES)
             # Without a position tqdm moves the cursor for a second bar.
             look |= {"file": LineStream(), "bar_format": LINE_FORMAT, "position": 0}
@@ -105,8 +107,12 @@ class Bar(tqdm):
         return values
 
     def display(self, *args, **options):
-        if self.delay <= 0 or self._time() >= self.start_t + self.delay:
-            super().display(*args, **options)
+        is_early = self.delay > 0 and self._time() < self.start_t + self.delay
+        is_last = self.disable or self.n == self.total  # closing a bar disables it
+        if is_early or (self.is_log and is_last and self.n == self.printed):
+            return
+        self.printed = self.n
+        super().display(*args, **options)
 
 
 def last_progress(log: str) -> str | None:
