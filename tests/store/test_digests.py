@@ -455,7 +455,9 @@ def test_a_disk_that_may_be_too_small_is_told(monkeypatch):
 
 
 def test_the_time_left_is_what_jobs_of_the_same_rules_took(monkeypatch):
-    """Two jobs of the run took 60 s within 35 s. An earlier evaluation took 400 s."""
+    """Two jobs of the run took 60 s within 35 s. An earlier evaluation took 400 s, then 26 s, then
+    2 s.
+    """
     run = begin(wants())
     names = ["base", "tokens", "moe", "moe_sft", "eval/base/problems.json"]
     names.append("eval/moe_sft/problems.json")
@@ -468,6 +470,11 @@ def test_the_time_left_is_what_jobs_of_the_same_rules_took(monkeypatch):
     assert time_left(run, [*outputs, "results/config.yaml"]) == ", about 8 min left"
     assert time_left(run, [*outputs, str(moe)]) == ", more than 8 min left"
     assert time_left(run, [*outputs, str(tuned)]) == ""  # no training has ended
+    for seconds, known, more in ((26, "about 30 s", "more than 30 s"), (2, "about 10 s", "")):
+        costs = json.dumps({"attempts": [{"seconds": seconds}]})
+        write_whole(evals[0].with_name("0" * 16) / COSTS_FILE, costs)
+        assert time_left(run, outputs) == f", {known} left"  # two evaluations in 35 / 60 of it
+        assert time_left(run, [*outputs, str(moe)]) == (more and f", {more} left")
 
 
 def test_the_pace_of_evaluations_says_what_more_problems_would_take():

@@ -99,7 +99,9 @@ def test_a_job_that_runs_is_told_with_its_progress(told):
     assert others.endswith(" uses the store for other results. To go on: wait until it has ended.")
     running = r"^running: 1\n  moe_sft  step 3 of 40, .* left \(\d+ s ago; process \d+ of .*\)$"
     assert re.search(running, lines, re.M)
-    going_on = r"\nSnakemake is running \(process .*\), about \d+ min left\. `next run` lists .*\n$"
+    going_on = (
+        r"\nSnakemake is running \(process .*\), about \d+ (s|min) left\. `next run` lists .*\n$"
+    )
     assert re.search(going_on, lines)
     assert orphaned.endswith(
         "\nNo run is going on here.\nTo go on: wait until the jobs above have "

@@ -296,8 +296,8 @@ def time_left(run: WorkflowRun, outputs: Iterable[str]) -> str:
     """The time that the jobs of a run still take, in words. outputs: of its jobs, made or not.
 
     A job takes what the newest one of its rule took. Empty while this is unknown of a training or
-    an evaluation. "more than" if it is unknown of others. What the jobs of this run have taken,
-    compared with the time since it began, shows how many run at once: at least one.
+    an evaluation, or of all. "more than" if it is unknown of some. What the jobs of this run have
+    taken, compared with the time since it began, shows how many run at once: at least one.
     """
     left, unknown, taken = 0.0, False, 0.0
     for entry in (Path(output) for output in outputs if ENTRY.search(f"/{output}")):
@@ -312,9 +312,18 @@ def time_left(run: WorkflowRun, outputs: Iterable[str]) -> str:
             left += max(_seconds(newest.parent) - so_far, 0) if newest else 0
     if not taken:
         return ""
-    minutes = left * min((time.time() - run.began) / taken, 1) / 60
-    text = f"{minutes / 60:,.1f} h" if minutes >= 120 else f"{max(round(minutes), 1)} min"
-    return f", {'more than' if unknown else 'about'} {text} left"
+    seconds = left * min((time.time() - run.began) / taken, 1)
+    tens = round(seconds, -1)
+    if unknown and not tens:
+        return ""
+    return f", {'more than' if unknown else 'about'} {_in_one_unit(max(tens, 10))} left"
+
+
+def _in_one_unit(seconds: float) -> str:
+    """A time in hours from 2 h on, in minutes from 60 s on, else in seconds."""
+    if seconds >= 7200:
+        return f"{seconds / 3600:,.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def _seconds(folder: Path, since: float = 0) -> float:
