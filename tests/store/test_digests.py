@@ -15,7 +15,7 @@ from damage import change_json, flip_a_bit
 from fork_server import PYTHON
 from interpreter import ROOT
 from mixtures import init_example
-from working_folder import ROW, begin, fill, wants
+from working_folder import CONFIG, ROW, begin, fill, wants
 
 from tools import write_versions
 from xft.artifacts.artifact import ENTRY_FILE, check_artifact, create_artifact
@@ -500,6 +500,11 @@ def test_a_store_and_a_results_folder_have_one_run_at_a_time(place):
         wants(seed=1).begin()
     with pytest.raises(UserError, match=r"results is in use by process \d+ .*another results_dir"):
         other.begin()
+    gone = {"data": {"train": "gone.jsonl"}}
+    with pytest.raises(UserError, match="store is in use by process"):  # before it reads anything
+        WorkflowRun(overlaid(CONFIG, gone), begins=True)
+    with pytest.raises(UserError, match="there is no file gone"):  # a dry run works beside another
+        wants(**gone)
     assert Path("results", CONFIG_FILE).read_text() == before
     first.close(), other.close()
     begin(wants(store="theirs"))  # though the file of the lock is there

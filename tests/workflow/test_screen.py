@@ -6,9 +6,10 @@ from io import StringIO
 from types import SimpleNamespace
 
 import pytest
+from snakemake.cli import get_argument_parser
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 
-from xft.dag.snakemake_run import end_at_once, shorten
+from xft.dag.snakemake_run import end_at_once, runs_jobs, shorten
 
 LOGGER = logging.getLogger("snakemake.logging")
 
@@ -49,3 +50,15 @@ def test_a_ctrl_c_is_told_once_and_the_second_ends_the_run(shown, monkeypatch):
         told = [shown("snakemake/scheduling/job_scheduler.py", logging.INFO, "x") for _ in "ab"]
     assert told[0].startswith("Interrupted: waiting until the jobs that run have stopped. ")
     assert told[1] == "" and handlers == [(signal.SIGINT, end_at_once)]
+
+
+def test_a_command_that_runs_no_job_is_known():
+    """All others end before their checks where the store is in use."""
+    options = {word for action in get_argument_parser()._actions for word in action.option_strings}
+    modes = "--lint --list --lt --dag --rulegraph --d3dag --summary -S --unlock --touch --report"
+    assert options.issuperset(modes.split())
+    for mode in modes.split():
+        assert not runs_jobs(["snakemake", "--cores", "2", mode])
+    rest = "--cores --local-cores --logger --latency-wait --resources --retries --target-jobs"
+    assert options.issuperset(rest.split())
+    assert runs_jobs(["snakemake", *rest.split(), "-pc2", "results/dense"])

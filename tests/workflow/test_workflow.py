@@ -109,8 +109,9 @@ def test_what_makes_nothing_changes_nothing_and_works_beside_a_run(finished_copy
     assert everything(finished_copy.results) == before
     shown = finished_copy.snakemake("-n").stdout
     assert "results lacks 1 name of them, such as results/moe_sft: a run lays them" in shown
-    refused = finished_copy.snakemake("results/moe_sft", moe_sft=rate)
+    refused = finished_copy.snakemake("results/moe_sft", data={"train": "gone.jsonl"})
     assert refused.returncode == 1 and "store is in use by" in refused.stderr
+    assert "gone.jsonl" not in refused.stderr  # nothing was read
     os.close(owner)
 
 

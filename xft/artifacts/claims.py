@@ -65,12 +65,20 @@ def occupy(folder: Path, or_else: str) -> TextIO:
     try:
         held = lock(owner)
     except BlockingIOError:
-        raise UserError(
-            f"{folder} is in use by {occupant(folder) or 'a process'}. Wait until it has ended. "
-            f"{or_else}".rstrip()
-        ) from None
+        raise _in_use(folder, occupant(folder) or "a process", or_else) from None
     owner.write_text(this_process())
     return held
+
+
+def check_unoccupied(folder: Path, or_else: str) -> None:
+    """Raise what `occupy` raises if another process has the folder, which is left as it is."""
+    if process := occupant(folder):
+        raise _in_use(folder, process, or_else)
+
+
+def _in_use(folder: Path, process: str, or_else: str) -> UserError:
+    text = f"{folder} is in use by {process}. Wait until it has ended. {or_else}"
+    return UserError(text.rstrip())
 
 
 def occupant(folder: Path) -> str | None:

@@ -54,6 +54,11 @@ HIDDEN_EVENTS = {LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.RESOURCES
 # makes environments, lies in others.
 FOLDERS = {"snakemake", "scheduling", "persistence"}
 WITHOUT_SETS = "No job has begun. What needs no such set is made by --until, as --until dense"
+# The options with which Snakemake runs no job, besides -n.
+INSPECTS = re.compile(
+    "-[DSlt]$|--(archive|cleanup|cm$|conda-c|container|d3dag|dag|delete|detailed|export|filegraph"
+    "|generate|l[cipt]$|lint|list|lu$|print-comp|report|rulegraph|summary|touch|unlock)"
+)
 NO_TARGET = re.compile("^Target rules may not contain wildcards|^No rule to produce ", re.MULTILINE)
 TIME = re.compile(r"^( *)\[.* (\d\d:\d\d:\d\d) \d{4}\]\n *(?:Job \d+: )?", re.MULTILINE)
 
@@ -113,7 +118,8 @@ class SnakemakeRun:
     def _checked_run(self, values: dict) -> WorkflowRun:
         for file in self.workflow.configfiles:
             read_config(Path(file))  # two equal keys are refused
-        run = WorkflowRun(values)
+        begins = runs_jobs(sys.argv) and not self.workflow.output_settings.dryrun
+        run = WorkflowRun(values, begins)
         check_options(sys.argv, run)
         checks = [] if self.deployment else [run.require_packages, run.check_models]
         faults: list[str] = []
@@ -288,6 +294,11 @@ def check_storage(settings) -> None:
             "the store. Run snakemake on each machine without it, and name a bucket in `publish` "
             "and `stores` (docs/cluster.md)"
         )
+
+
+def runs_jobs(words: Sequence[str]) -> bool:
+    """Whether Snakemake runs jobs with a command line without -n."""
+    return not any(map(INSPECTS.match, words))
 
 
 def check_options(words: Sequence[str], run: WorkflowRun) -> None:

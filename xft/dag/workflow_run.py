@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from xft.artifacts.artifact import ENTRY_FILE, overlap
-from xft.artifacts.claims import occupy
+from xft.artifacts.claims import check_unoccupied, occupy
 from xft.common.errors import UserError, collecting_errors, errors_at
 from xft.common.file_access import write_whole
 from xft.common.optional import require
@@ -35,6 +35,8 @@ from xft.store.store import PLANS, is_whole
 
 HASHES_FILE = ".memory.json"  # in the store
 EARLIER = "These tables are of an earlier configuration. Changed since then: "
+OR_ANOTHER_STORE = "Or use a store of your own, and name this one in `stores`"
+OR_OTHER_RESULTS = "Or name another results_dir"
 
 
 class WorkflowRun:
@@ -43,13 +45,20 @@ class WorkflowRun:
     stores: from which it takes artifacts. only_results: whether it fetches nothing to make others.
     """
 
-    def __init__(self, values: dict):
-        """values: as read. Raises UserError if they, or a file that they name, are wrong."""
+    def __init__(self, values: dict, begins: bool = False):
+        """values: as read. begins: whether `begin` follows, which is told at once if it cannot.
+
+        Raises UserError if the values, or a file that they name, are wrong, or if another run has
+        the store or the results of a run that begins.
+        """
         found = examine_runs(values)
         if found.faults:
             faults = [*found.faults, *input_checks.other_faults(found)]
             raise UserError("\n".join(dict.fromkeys(faults)))
         self.config, self.runs = found.whole.valid, found.runs
+        if begins:
+            check_unoccupied(Path(self.config.store), OR_ANOTHER_STORE)
+            check_unoccupied(Path(self.config.results_dir), OR_OTHER_RESULTS)
         self.configs = [run.config for run in self.runs]
         input_checks.check_all_files([self.config, *self.configs])
         self.hashes = FileHashCache(Path(self.config.store) / HASHES_FILE)
@@ -197,9 +206,9 @@ class WorkflowRun:
                 self._take(targets)
             return
         self.begun, self.began = True, time.time()
-        self._locks = [self.store.open("Or use a store of your own, and name this one in `stores`")]
+        self._locks = [self.store.open(OR_ANOTHER_STORE)]
         self.results.mkdir(parents=True, exist_ok=True)
-        self._locks.append(occupy(self.results, "Or name another results_dir"))
+        self._locks.append(occupy(self.results, OR_OTHER_RESULTS))
         self.store.check_idle({node.entry: node.name for node in self.to_make})
         self._take(targets)
         for base in self._linked_bases():
