@@ -313,8 +313,14 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
     assert set(find_unwanted(store)) == {old, *halves}
     gc.main(["store", "--yes", "--keep-days", "1"])
     assert old.exists() and "Nothing to remove" in capsys.readouterr().out
-    with pytest.raises(UserError, match="--yes"):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    with pytest.raises(UserError, match=r"no terminal.* --yes.* --dry-run"):
         gc.main(["store"])
+    assert str(old) not in capsys.readouterr().out  # nothing was looked for
+    before = sorted(Path("store").rglob("*"))
+    gc.main(["store", "--dry-run"])
+    assert f"{old}  old, " in capsys.readouterr().out
+    assert sorted(Path("store").rglob("*")) == before
     Path("results").rename("moved")
     with pytest.raises(UserError, match=r"store served is there, or beside .* into it"):
         gc.main(["store", "--yes"])

@@ -7,6 +7,7 @@ its results folder was deleted, it needs nothing. Nothing is removed while a job
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from xft.cli.step import StepParser
@@ -30,7 +31,12 @@ def main(argv: list[str] | None = None) -> None:
         metavar="N",
         help="Keep what is younger. Default: 0, and of a bucket 1: somebody may just upload it.",
     )
-    parser.add_argument("--yes", action="store_true", help="Do not ask.")
+    parser.add_argument(
+        "--yes",
+        action="store_true",
+        help="Do not ask, as in a job, or in cron: without a terminal nobody can answer.",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="Only list what would be removed.")
     parser.add_argument(
         "--store",
         metavar="URL",
@@ -38,18 +44,38 @@ def main(argv: list[str] | None = None) -> None:
         help="A bucket, in place of STORE: remove what killed uploads left there.",
     )
     args = parser.parse_args(argv)
+    if not (args.yes or args.dry_run or sys.stdin.isatty()):
+        raise UserError(
+            "nobody can be asked here, as there is no terminal. To remove without a question: "
+            "--yes. To list what would be removed: --dry-run"
+        )
+    agrees = _asker(args.yes, args.dry_run)
     if args.url:
-        _collect_leftovers(args.url, 1 if args.keep_days is None else args.keep_days, args.yes)
+        _collect_leftovers(args.url, 1 if args.keep_days is None else args.keep_days, agrees)
         return
     if not (args.store / MARK).is_file():
         raise UserError(f"{args.store} is no store: it has no {MARK}")
     store = Store(args.store)
     with store.open():
-        _collect(store, args.keep_days or 0, args.yes)
+        _collect(store, args.keep_days or 0, agrees)
+        if not args.dry_run:
+            _forget_plans(store)
 
 
-def _collect(store: Store, keep_days: float, agreed: bool) -> None:
-    """Remove what nobody wants, if the user agrees, and plans that no job reads any more."""
+def _asker(agreed: bool, only_lists: bool) -> Callable[[str], bool]:
+    """Callable (what): whether it is to be removed."""
+
+    def agrees(what: str) -> bool:
+        if only_lists:
+            print(f"Nothing was removed. Without --dry-run: {what}")
+            return False
+        return agreed or input(f"Remove {what}? [y/N] ").strip().lower() in ("y", "yes")
+
+    return agrees
+
+
+def _collect(store: Store, keep_days: float, agrees: Callable[[str], bool]) -> None:
+    """Remove what nobody wants, if the user agrees."""
     now, served = time.time(), results_folders(store)
     if not served:
         raise UserError(
@@ -60,11 +86,6 @@ def _collect(store: Store, keep_days: float, agreed: bool) -> None:
     names = {digest: job.name for plan in plans for digest, job in jobs_of(plan).items()}
     parts = [entry for entry in store.entries() if entry.suffix == PARTIAL]
     store.check_idle({p.with_suffix(""): names.get(p.stem, p.parent.name) for p in parts})
-    kept = wanted_digests(store) | {plan.stem for plan in served.values() if plan}
-    for plan in store.root.glob(f"{PLANS}/*"):
-        age = now - plan.stat().st_mtime
-        if plan.stem not in kept and age > PLAN_DAYS * SECONDS_PER_DAY:
-            plan.unlink()
     oldest = now - keep_days * SECONDS_PER_DAY
     unwanted = [entry for entry in find_unwanted(store) if entry.lstat().st_mtime <= oldest]
     sizes = {entry: disk_bytes([entry]) for entry in unwanted}
@@ -75,13 +96,23 @@ def _collect(store: Store, keep_days: float, agreed: bool) -> None:
     total = disk_text(disk_bytes(unwanted))
     if not unwanted:
         print("Nothing to remove: the configurations want all that the store holds.")
-    elif agreed or _agrees(f"Remove these {len(unwanted)} entries, {total}? [y/N] "):
+    elif agrees(f"these {len(unwanted)} entries, {total}"):
         for entry in unwanted:
             remove(entry)
         print(f"Removed: {total}")
 
 
-def _collect_leftovers(url: str, keep_days: float, agreed: bool) -> None:
+def _forget_plans(store: Store) -> None:
+    """Remove plans that no job reads any more."""
+    served = results_folders(store)
+    kept = wanted_digests(store) | {plan.stem for plan in served.values() if plan}
+    for plan in store.root.glob(f"{PLANS}/*"):
+        age = time.time() - plan.stat().st_mtime
+        if plan.stem not in kept and age > PLAN_DAYS * SECONDS_PER_DAY:
+            plan.unlink()
+
+
+def _collect_leftovers(url: str, keep_days: float, agrees: Callable[[str], bool]) -> None:
     """Remove from a bucket, if the user agrees, what killed uploads left."""
     check_url(url)
     bucket = others.bucket(url)
@@ -94,12 +125,6 @@ def _collect_leftovers(url: str, keep_days: float, agreed: bool) -> None:
         print(f"{url}/{name}  {disk_text(size)}")
     if not sizes:
         print("Nothing to remove: entries name all that the bucket holds.")
-    elif agreed or _agrees(f"Remove these {len(sizes)} files, {total}? [y/N] "):
+    elif agrees(f"these {len(sizes)} files, {total}"):
         bucket.remove(sizes)
         print(f"Removed: {total}")
-
-
-def _agrees(question: str) -> bool:
-    if not sys.stdin.isatty():
-        raise UserError("nobody can be asked here. To remove these entries: --yes")
-    return input(question).strip().lower() in ("y", "yes")
