@@ -28,7 +28,15 @@ from xft.common.errors import UserError, did_you_mean
 from xft.common.user_code import codes_in
 from xft.config.reading import SectionType, check_lambda, validated
 from xft.config.section import Section
-from xft.config.sections import INIT, MERGE, MergeMethod, MixingShape, MoeConfig, RunConfig
+from xft.config.sections import (
+    INIT,
+    MERGE,
+    MergeMethod,
+    MixingShape,
+    MoeConfig,
+    RunConfig,
+    mixture_settings,
+)
 from xft.conversions import expert_diversity as experts
 from xft.conversions import upcycle as upcycling
 from xft.conversions.coefficients import alpha_shape, initial_logits
@@ -70,7 +78,7 @@ def upcycle(model: PreTrainedModel, *, seed: int = 42, **options) -> PreTrainedM
     experts only what `train_rest` says learns; with "lora" the products outside of the MLPs are to
     be added with PEFT.
     """
-    function = _function(options, "init")
+    given = function = _function(options, "init")
     settings = _options(upcycle, MoeConfig, options)
     for code in codes_in(settings.init):
         function = function or code.load(INIT)
@@ -81,6 +89,8 @@ def upcycle(model: PreTrainedModel, *, seed: int = 42, **options) -> PreTrainedM
     mixture = _built(XftConfig.from_dict(config), specs, model)
     if settings.experts == "lora":
         mixture.choose_trainable(freeze_rest=settings.train_rest != "full")
+    known = {"init": _shown(given, settings.init), "upcycle.seed": seed}
+    mixture.xft_settings = _of_mixture(mixture) | known
     return mixture
 
 
@@ -150,7 +160,7 @@ def merge(
     the experts, their shares and the base's tensor (docs/extending.md).
     base: the dense model, only for methods that need it.
     """
-    function = _function(options, "method")
+    given = function = _function(options, "method")
     method, source = _options(merge, MergeMethod, options), _mixture(mixture)
     if method.function and not function:
         function = method.function.load(MERGE)
@@ -158,15 +168,20 @@ def merge(
         need = "give the dense model as base, too" if base is None else "leave out base"
         raise UserError(f"merge: method = {method.method}: {need}")
     _warn_of_equal_experts(source)
+    shares = {"merge.coefficients": coefficients}
     if coefficients is None:
-        logits = _logits(source, LAMBDA if lam is None else lam, MixingShape())
-        coefficients = logits.coefficients()
+        lam = LAMBDA if lam is None else lam
+        shares = {"merge.lam": lam}
+        coefficients = _logits(source, lam, MixingShape()).coefficients()
     elif lam is not None:
         raise UserError(f"merge: lam = {lam}: no effect beside coefficients. Leave out one of them")
     coefficients = _checked(coefficients, source).detach().to(mixture.device, torch.float32)
     known = None if base is None else _base(base, source)
     specs = dense_specs(source, source, coefficients, known, function)
-    return _built(dense_config(source.config), specs, mixture)
+    dense = _built(dense_config(source.config), specs, mixture)
+    made = {"merge.method": _shown(given, method.method)} | shares
+    dense.xft_settings = _settings(mixture) | made
+    return dense
 
 
 def soup(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
@@ -175,19 +190,66 @@ def soup(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
         raise UserError(f"soup: models is a {type(models).__name__}. Give a list of models")
     numbered = enumerate(models, 1)
     specs = soup_specs([LoadedModel(model, f"model {number}") for number, model in numbered])
-    return _built(copy.deepcopy(models[0].config), specs, models[0])
+    mean = _built(copy.deepcopy(models[0].config), specs, models[0])
+    mean.xft_settings = {"soup.models": len(models)}
+    return mean
 
 
 def save(model: PreTrainedModel, tokenizer, folder: Path | str) -> None:
-    """Write a model, its tokenizer, and a card that states what is known of its base."""
+    """Write a model, its tokenizer, and a card that states what is known of its base and settings.
+
+    The settings of a merge are known of the model that `merge` returned, not of one that was loaded
+    again.
+    """
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     source = model.config._name_or_path or "None"  # the base, or what the model was loaded from
     facts = {key: fact_of_card(source, key) for key in ("base_model", "license")}
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists():
         facts["base_model"] = source
-    stated = "".join(f"{key}: {value}\n" for key, value in facts.items() if value)
-    (Path(folder) / "README.md").write_text(CARD.read_text().format(facts=stated), encoding="utf-8")
+    front = "".join(f"{key}: {value}\n" for key, value in facts.items() if value)
+    lines = [_origin(model, source, facts["base_model"])]
+    lines += [f"- {key}: {_text(value)}" for key, value in _settings(model).items()]
+    text = CARD.read_text().format(facts=front, settings="\n".join(lines))
+    (Path(folder) / "README.md").write_text(text, encoding="utf-8")
+
+
+def _origin(model: PreTrainedModel, source: str, base: str | None) -> str:
+    """The line of a card that names the base, or the folder that the model was made from."""
+    if base:
+        return f"- base: [{base}](https://huggingface.co/{base})"
+    architecture = type(model).__name__.removeprefix("Xft")
+    place = f"in the folder `{Path(source).name}`" if Path(source).is_dir() else "in memory"
+    return f"- made from: a {architecture} {place}"
+
+
+def _shown(function: Callable | None, value: str) -> str:
+    """How a card names a caller's function, or the value of a key: code without its folder."""
+    if function:
+        return getattr(function, "__name__", type(function).__name__)
+    return next((code.shown for code in codes_in(value)), value)
+
+
+def _text(value: object) -> str:
+    """A value of `xft_settings` in a card. Of coefficients the mean share of each expert."""
+    if not isinstance(value, Tensor):
+        return str(value)
+    shares = value.detach().flatten(0, -2).mean(0).tolist()
+    return f"{', '.join(f'{share:.4g}' for share in shares)} (means)"
+
+
+def _settings(model: PreTrainedModel) -> dict[str, object]:
+    """What is known of how a model was made, by the names of arguments of this module."""
+    known = getattr(model, "xft_settings", None)
+    if known is not None:
+        return known
+    return _of_mixture(model) if model.config.model_type == MODEL_TYPE else {}
+
+
+def _of_mixture(mixture: PreTrainedModel) -> dict[str, object]:
+    """The settings in a mixture's config that have an effect and a value."""
+    settings = mixture_settings(mixture.config.to_dict())
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def _options(function: Callable, section: type[SectionType], options: dict) -> SectionType:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from chains import Chain, run_here
 from huggingface_hub import ModelCard
-from mixtures import init_example
+from mixtures import init_example, merge_example
 from trainings import write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -135,3 +135,37 @@ def test_the_library_saves_a_card_of_what_is_known(made, model, tmp_path):
         stated = ModelCard.load(tmp_path / "README.md").data
         assert [stated.base_model, stated.license] == facts
         assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == tokenizer.get_vocab()
+
+
+def test_the_librarys_card_says_how_a_model_was_made(made, model, tmp_path):
+    """By the names of its arguments, which give the same model again."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    base = AutoModelForCausalLM.from_pretrained(model)
+    base.config._name_or_path = str(tmp_path / "mine")
+    (tmp_path / "mine").mkdir()
+    mixture = xft.upcycle(base, num_experts=3, num_experts_per_tok=2, seed=7)
+    loaded = AutoModelForCausalLM.from_pretrained(made / "moe")
+
+    def lines(saved) -> dict[str, str]:
+        xft.save(saved, tokenizer, tmp_path / "out")
+        text = (tmp_path / "out/README.md").read_text()
+        assert without_places_and_times(text, tmp_path, model.parent)
+        return dict(re.findall(r"^- ([\w. ]+): (.*)$", text, re.MULTILINE))
+
+    of_mixture = lines(mixture)
+    assert of_mixture["made from"] == "a LlamaForCausalLM in the folder `mine`"
+    names = ["num_experts", "num_experts_per_tok", "init", "upcycle.seed"]
+    assert [of_mixture[name] for name in names] == ["3", "2", "copy", "7"]
+    merged = lines(xft.merge(mixture, lam=0.6))
+    assert of_mixture.items() <= merged.items()
+    assert (merged["merge.lam"], merged["merge.method"]) == ("0.6", "xft")
+    learned = lines(xft.merge(mixture, coefficients=xft.Mixing(mixture, 0.7).coefficients))
+    assert learned["merge.coefficients"] == "0.7, 0.15, 0.15 (means)"
+
+    def first(tensors, coefficients, base):
+        return tensors[0]
+
+    for method, shown in ((merge_example("ties"), "ties.py:ties"), (first, "first")):
+        assert lines(xft.merge(mixture, base=base, method=method))["merge.method"] == shown
+    assert lines(xft.soup([base, base]))["soup.models"] == "2"
+    assert lines(loaded)["num_experts"] == str(loaded.config.num_experts)
