@@ -30,6 +30,7 @@ from documents import (
 
 from xft.config.reading import complete
 from xft.config.steps import STEPS
+from xft.data.prompt_templates import TEXTS
 from xft.tools import plan
 
 LANGUAGES = {"sh", "text", "json", "snakemake"}
@@ -60,6 +61,18 @@ def test_the_readme_and_the_site_lead_to_every_document():
     assert set(DOCUMENTS) - {ROOT / "README.md"} <= readme
     pages = re.findall(r"\S+\.md$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(ROOT / page for page in pages) == sorted([*DOCUMENTS, ROOT / "CHANGELOG.md"])
+
+
+def test_the_merged_model_gets_the_prompt_of_its_training(monkeypatch, capsys):
+    """For both templates that a configuration may name, as the trainings write them."""
+    (program,) = [b.text for b in blocks(ROOT / "docs/own-model.md") if b.language == "python"]
+    write = SimpleNamespace(pipeline=lambda *_: lambda prompt, **_: [{"generated_text": prompt}])
+    monkeypatch.setitem(sys.modules, "transformers", write)
+    task = "Write a Python function that adds 2 to a number."
+    exec(program, {})
+    assert capsys.readouterr().out == TEXTS["magicoder"].replace("{instruction}", task) + "\n"
+    exec(program.replace("prompt = magicoder", "prompt = chat"), {})
+    assert capsys.readouterr().out == f"{[{'role': 'user', 'content': task}]}\n"
 
 
 def test_make_run_ends_with_the_readmes_command_for_an_own_file():
