@@ -2,11 +2,13 @@
 
 import ast
 import errno
+import inspect
 import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +34,7 @@ from xft.config.reading import complete
 from xft.config.steps import STEPS
 from xft.data.prompt_templates import TEXTS
 from xft.tools import plan
+from xft.training.features import Feature
 
 LANGUAGES = {"sh", "text", "json", "snakemake"}
 TROUBLES = ROOT / "docs" / "troubleshooting.md"
@@ -73,6 +76,15 @@ def test_the_merged_model_gets_the_prompt_of_its_training(monkeypatch, capsys):
     assert capsys.readouterr().out == TEXTS["magicoder"].replace("{instruction}", task) + "\n"
     exec(program.replace("prompt = magicoder", "prompt = chat"), {})
     assert capsys.readouterr().out == f"{[{'role': 'user', 'content': task}]}\n"
+
+
+def test_each_hook_of_a_feature_is_documented():
+    stated = re.findall(r"^\| `(on_\w+\(.*?\))` \|", (ROOT / "docs/extending.md").read_text(), re.M)
+    hooks = [member for member in vars(Feature).values() if inspect.isfunction(member)]
+    words = [
+        f"{hook.__name__}({', '.join([*inspect.signature(hook).parameters][1:])})" for hook in hooks
+    ]
+    assert stated == words
 
 
 def test_make_run_ends_with_the_readmes_command_for_an_own_file():
