@@ -252,6 +252,20 @@ def test_rows_of_a_third_of_the_window_are_planned_like_those_of_such_a_window(s
         assert (tokens, made.tokens) == (pytest.approx(mean, rel=0.04), 2200)
 
 
+@pytest.mark.parametrize("section", TRAINING_SECTIONS.values())
+def test_packed_rows_take_the_flops_that_each_takes_alone(section, deepseek):
+    """No row sees another one: as many short and long ones take as much as apart."""
+
+    def flops(*lengths: int) -> float:
+        keys = {"max_steps": 20, "per_device_train_batch_size": 2, "batching": "packed"}
+        rows = Lengths(np.tile(lengths, 50), None)
+        return training_work(
+            deepseek, job(section, length=4000, **keys).with_rows(rows), None
+        ).flops
+
+    assert 2 * flops(100, 3900) == pytest.approx(flops(100) + flops(3900))
+
+
 def test_the_plan_of_what_ran_has_no_unknown_figures(finished, monkeypatch, capsys):
     """The hours are those that its jobs took. Another training takes as long in proportion.
 
@@ -279,6 +293,11 @@ def test_the_plan_of_what_ran_has_no_unknown_figures(finished, monkeypatch, caps
     assert flops == {(name, ""): value for name, value in works.items()} | {("base", ""): 0}
     write_config(overlaid(config, {"moe_sft": {"max_steps": 30}}))
     assert planned().training_hours("moe_sft", True) == pytest.approx(10 * hours, rel=0.05)
+    stated = planned("--flops", "1e6")  # a speed of the user's counts before what was measured
+    flops = stated.work("moe_sft", True).flops
+    assert stated.training_hours("moe_sft", True) == pytest.approx(flops / 1e6 / 3600)
+    write_config(overlaid(config, {"threads": 2}))  # no job had two
+    assert planned().training_hours("moe_sft", True) is None
 
 
 # Memory
