@@ -3,7 +3,9 @@ and which rules may ask the hub, seen by the steps' processes.
 """
 
 import re
+from collections.abc import Callable
 
+import pytest
 import yaml
 from project import QUICK, Project
 
@@ -46,30 +48,49 @@ def test_its_rules_are_known_and_a_failing_job_shows_its_error(repository, tmp_p
     assert not (mine.folder / "results").exists() and not (mine.folder / "store").exists()
 
 
-# In place of each step: it makes a folder with its setting. What the steps do is not tested here.
+# In place of each step: it makes a folder with its settings. What the steps do is not tested here.
+# An interpreter in no virtual environment says whether it would import packages of the user's.
 STEP = """
-import os, sys
+import os, subprocess, sys
 from pathlib import Path
 
 out = Path(sys.argv[sys.argv.index("--out") + 1])
 out.mkdir()
 (out / "offline").write_text(os.environ["HF_HUB_OFFLINE"])
+python = [f"{sys.base_prefix}/bin/python3", "-c", "import site; print(site.ENABLE_USER_SITE)"]
+(out / "user_site").write_text(subprocess.run(python, capture_output=True, text=True).stdout)
 """
 PINNED = {"revision": "0123456789" * 4}
 ONLINE = {name for name, step in STEPS.items() if step.online}
 
 
-def test_the_hub_is_offline_but_for_the_rules_that_fetch(new_project, monkeypatch):
-    """Those have the user's own value."""
-    project = new_project("offline")
+@pytest.fixture(scope="module")
+def settings(new_project) -> Callable[[str], dict[str, str]]:
+    """Callable (name): a setting of the process of each step."""
+    project = new_project("settings")
     for step in (project.folder / "workflow_scripts").glob("[a-z]*.py"):
         step.write_text(STEP)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     sources = {"base": {"model": "org/model"} | PINNED, "data": {"train": "org/a.jsonl"} | PINNED}
-    project.run("--until", "tokens", **sources)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "0")
+        patch.delenv("PYTHONNOUSERSITE", raising=False)
+        project.run("--until", "tokens", **sources)
     store = project.folder / "store"
-    found = {path.relative_to(store).parts[0]: path.read_text() for path in store.rglob("offline")}
-    assert found == {"base": "0", "fetch_data": "0", "tokens": "1"}
+
+    def found(name: str) -> dict[str, str]:
+        return {file.relative_to(store).parts[0]: file.read_text() for file in store.rglob(name)}
+
+    return found
+
+
+def test_the_hub_is_offline_but_for_the_rules_that_fetch(settings):
+    """Those have the user's own value."""
+    assert settings("offline") == {"base": "0", "fetch_data": "0", "tokens": "1"}
+
+
+def test_no_job_imports_packages_from_the_users_home(settings):
+    """~/.local may hold other versions than the environment, which a recipe does not know."""
+    assert settings("user_site") == dict.fromkeys(("base", "fetch_data", "tokens"), "False\n")
 
 
 def test_rules_with_network_run_where_snakemake_runs(repository):
