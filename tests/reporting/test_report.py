@@ -263,7 +263,17 @@ def test_several_folders_are_one_report_and_seeds_are_points_of_one_row(tmp_path
     ]
 
 
-PARTS = ["values", "comparisons", "statistics", "curves", "routers", "loads", "shares", "spreads"]
+PARTS = [
+    "values",
+    "comparisons",
+    "statistics",
+    "answers",
+    "curves",
+    "routers",
+    "loads",
+    "shares",
+    "spreads",
+]
 
 
 def in_memory(**shares: tuple[int, int]) -> SimpleNamespace:

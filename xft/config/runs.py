@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from itertools import product
 from math import prod
@@ -19,7 +19,7 @@ from xft.config.sections import SECTIONS, TRAININGS, WorkflowConfig
 
 MOST_RUNS = 1000
 VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-RUN_KEYS = ("variants", "sweep", "seeds")
+RUN_KEYS = ("variants", "control", "sweep", "seeds")
 # Keys that say where and how a run computes. They are the same for all runs.
 FIXED = (
     *("store", "stores", "publish", "results_dir", "threads", "gpus", "report_to"),
@@ -38,12 +38,13 @@ class Run:
 
     name: of its variant, with its values of the sweep; empty if it has the file's own values and
     sweeps none. changes: the keys with other values, each with the text that stands for its value
-    in paths, the seed last.
+    in paths, the seed last. control: the name of the run that answers whether this one is better.
     """
 
     config: WorkflowConfig
     name: str = ""
     changes: Mapping[str, str] = field(default_factory=dict)
+    control: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ def examine_runs(config: Mapping, where: str = "config") -> ExaminedRuns:
     whole = examined.valid
     if whole is None:
         return ExaminedRuns(examined, [], faults)
+    if whole.control is not None and whole.control not in whole.variants:
+        known = ", ".join(whole.variants) or "none"
+        control = json.dumps(whole.control)
+        faults.append(f"{where}: control: there is no variant {control}. The variants: {known}")
     check_variant = partial(_check_variant, where, whole)
     check_swept = partial(_check_swept, f"{where}: sweep", leaves(whole))
     right = {
@@ -113,7 +118,7 @@ def _examine_each(
 ) -> list[Run]:
     """The runs that are right. The faults of the others are added, each with its places."""
     values = leaves(complete(plain))
-    runs, seen, wrong = [], {}, {}
+    runs, origins, seen, wrong = [], [], {}, {}
     for variant, point, own in _values_of_runs(whole, plain):
         place, found = _described(where, variant, point), examine(WorkflowConfig, own)
         set_here = {*_keys_of(whole.variants.get(variant, {})), *point}
@@ -130,9 +135,42 @@ def _examine_each(
         is_own = not point and changes.keys() <= {"seed"}
         name = "" if is_own else _name(variant, point, found.valid)
         runs.append(Run(found.valid, name, changes))
+        origins.append((variant, point))
     for fault, places in wrong.items():
         faults += [f"{place}: {fault}" for place in _shortened(where, whole, places)]
-    return runs
+    return _with_controls(whole, runs, origins)
+
+
+def _with_controls(
+    whole: WorkflowConfig, runs: Sequence[Run], origins: Sequence[tuple[str | None, dict]]
+) -> list[Run]:
+    """The runs with their controls.
+
+    A variant's control is the control variant with the same values of the sweep. That of the
+    control variant's own runs, and of a sweep without variants, is the first value.
+
+    origins: the variant and the values of the sweep of each run.
+    """
+    control = whole.control or _variant_without_changes(whole, runs, origins)
+    names = {}
+    for run, (variant, point) in zip(runs, origins, strict=True):
+        names.setdefault((variant, json.dumps(point)), run.name)
+    controlled = []
+    for run, (variant, point) in zip(runs, origins, strict=True):
+        same_point = origins[0][1] if variant == control else point
+        name = names.get((control, json.dumps(same_point)), "")
+        controlled.append(replace(run, control=name))
+    return controlled
+
+
+def _variant_without_changes(
+    whole: WorkflowConfig, runs: Sequence[Run], origins: Sequence[tuple[str | None, dict]]
+) -> str | None:
+    """The first variant that changes nothing; the first of all if each changes something."""
+    for run, (variant, _) in zip(runs, origins, strict=True):
+        if run.changes.keys() <= {"seed", *whole.sweep}:
+            return variant
+    return origins[0][0] if origins else None
 
 
 def _shortened(where: str, whole: WorkflowConfig, places: list[tuple]) -> list[str]:

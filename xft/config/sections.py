@@ -527,6 +527,10 @@ class ManyRuns(Section):
     """Runs with other values, by name: {vanilla: {moe: {shared_expert: false}}}. Only the named
     ones run. One without changes, such as {xft: {}}, is the configuration itself."""
 
+    control: str | None = None
+    """The variant that all others are compared with. null: the one without changes, or else the
+    first one."""
+
     sweep: dict[str, Annotated[list[Any], NOT_EMPTY]] = {}
     """Values of any keys, for a run with each combination:
     {moe_sft.learning_rate: [2e-5, 5e-5], moe.num_experts_per_tok: [2, 6]}."""

@@ -110,6 +110,7 @@ class Experiment:
             RunRow(
                 model=str(model),
                 variant=graph.run.name,
+                control=graph.run.control,
                 seed=graph.config.seed,
                 dataset=label,
                 **{step: node.place for step, node in files.items() if node in self.shown},

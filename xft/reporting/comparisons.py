@@ -13,7 +13,8 @@ from xft.reporting.run_table import LOSS_TESTS, Subject, Values, linked
 from xft.reporting.statistics import LEVEL, Difference, Measured, compare, measure
 
 POOLED = "all"  # data sets
-COLUMNS = ["first", "second", "dataset", "tests"]
+OF_VARIANTS, OF_MODELS = "variants", "models"  # the questions that a pair can answer
+COLUMNS = ["first", "second", "dataset", "tests", "question"]
 COLUMNS += [*(field.name for field in fields(Difference)), "significant"]
 SMALL = 2  # percentage points
 NEGLIGIBLE = 0.01  # nats per token: 1% of the perplexity
@@ -28,8 +29,12 @@ def comparison_table(values: Sequence[Values], choose: Callable | None = None):
     are several, with the same seeds, there is a row for all of them together too, but for those on
     which no model solves any problem.
 
-    significant: whether p is below 5% after Holm's correction. It is for all pairs on the data set,
-    but in the last row of a pair, which the verdict is about, for the last rows of all pairs.
+    question: `OF_VARIANTS` if the pair is a variant and its control, which the configuration asks
+    about; else `OF_MODELS`.
+
+    significant: whether p is below 5% after Holm's correction. It is for all pairs of the question
+    on the data set, but in the last row of a pair, which the verdict is about, for the last rows of
+    all pairs of the question.
 
     choose: gives the pairs of a list of `Subject`; None: `pairs`.
     """
@@ -55,14 +60,16 @@ def comparison_table(values: Sequence[Values], choose: Callable | None = None):
             seeds = {(a.seeds, b.seeds) for ((a, b),) in sets.values()}
             if len(sets) > 1 == len(seeds):
                 sets[POOLED] = [both for name in pooled_sets(sets, live) for both in sets[name]]
-            rows += [
-                (first.label, second.label, name, tests, *astuple(compare(measures, most)))
-                for name, measures in sets.items()
-            ]
+            question = OF_VARIANTS if first.model == second.model else OF_MODELS
+            for name, measures in sets.items():
+                pair = first.label, second.label, name, tests, question
+                rows.append((*pair, *astuple(compare(measures, most))))
     table = pd.DataFrame(rows, columns=COLUMNS[:-1])
-    table["significant"] = table.groupby(["tests", "dataset"])["p_value"].transform(significant)
+    of_sets = table.groupby(["tests", "question", "dataset"])
+    table["significant"] = of_sets["p_value"].transform(significant)
     last = last_rows(table)
-    table.loc[last.index, "significant"] = last.groupby("tests")["p_value"].transform(significant)
+    of_last = last.groupby(["tests", "question"])
+    table.loc[last.index, "significant"] = of_last["p_value"].transform(significant)
     return table
 
 
@@ -107,8 +114,8 @@ def pairs(subjects: Sequence[Subject]) -> Iterator[tuple[Subject, Subject]]:
     """The pairs to compare, later ones of `MODELS` second.
 
     Each model is compared with the references of its variant and, if its shares are learned, with
-    equal shares for its lambda; also with the same model of the configuration's own values, or else
-    of the first variant. A model that several variants share is compared in the first of them.
+    equal shares for its lambda; also with the same model of its control. A model that several
+    variants share is compared in the first of them.
     """
     models = sorted(dict.fromkeys(subjects), key=lambda subject: _rank(subject.model))
     for second in models:
@@ -116,9 +123,22 @@ def pairs(subjects: Sequence[Subject]) -> Iterator[tuple[Subject, Subject]]:
             if _is_compared(first.model, second.model) and second.variants[0] in first.variants:
                 yield first, second
         alike = [subject for subject in models if subject.model == second.model]
-        first = min(alike, key=lambda subject: "" not in subject.variants)
+        first = _control(second, alike)
         if first != second:
             yield first, second
+
+
+def _control(subject: Subject, alike: Sequence[Subject]) -> Subject:
+    """What a model is compared with.
+
+    alike: the same model of all variants. If its control does not have it, the configuration's own
+    values count or, if they do not run, the first variant.
+    """
+    for name in (subject.control, ""):
+        for other in alike:
+            if name in other.variants:
+                return other
+    return alike[0]
 
 
 def _rank(model: str) -> int:
@@ -156,6 +176,8 @@ class Quantity:
     tests: of its rows in the table.
     factor, digits: a value is shown times this factor, with so many digits.
     measured_on: a unit that it is measured on.
+    unit: of a difference.
+    sign: of a difference if the second model is better.
     """
 
     tests: str
@@ -163,6 +185,8 @@ class Quantity:
     factor: int
     digits: int
     measured_on: str
+    unit: str
+    sign: int
 
     def number(self, value: float, sign: str = "") -> str:
         text = f"{self.factor * value:{sign}.{self.digits}f}"
@@ -173,8 +197,8 @@ class Quantity:
         return " to ".join(self.number(end, "+") for end in (row.low, row.high))
 
 
-SCORES = Quantity("plus", "pass@1", 100, 1, "problem")
-LOSSES = Quantity(LOSS_TESTS, "validation loss", 1, 4, "row")
+SCORES = Quantity("plus", "pass@1", 100, 1, "problem", "percentage points", 1)
+LOSSES = Quantity(LOSS_TESTS, "validation loss", 1, 4, "row", "nats of validation loss", -1)
 
 
 def problems_needed(problems: int, error: float, pairs: int, difference: float) -> float:
@@ -187,10 +211,17 @@ def problems_needed(problems: int, error: float, pairs: int, difference: float) 
     error: the standard error of a difference with so many problems.
     difference: of the shares of solved problems, not 0.
     """
-    normal = NormalDist().inv_cdf
-    deviations = normal(1 - LEVEL / 2 / pairs) + normal(POWER)
-    needed = problems * (deviations * error / difference) ** 2
+    needed = problems * (errors_of_power(pairs) * error / difference) ** 2
     return float(f"{max(needed, fewest_problems(pairs) / abs(difference)):.2g}")
+
+
+def errors_of_power(pairs: int) -> float:
+    """How many standard errors a true difference has that is found in `POWER` of the cases.
+
+    With Bonferroni's correction for all pairs.
+    """
+    normal = NormalDist().inv_cdf
+    return normal(1 - LEVEL / 2 / pairs) + normal(POWER)
 
 
 def fewest_problems(pairs: int) -> int:
@@ -198,10 +229,11 @@ def fewest_problems(pairs: int) -> int:
     return floor(log2(2 * pairs / LEVEL)) + 1
 
 
-def quantities(table) -> Iterator[tuple[Quantity, object]]:
-    """What was compared, with the last row of each pair of models."""
+def quantities(table, question: str) -> Iterator[tuple[Quantity, object]]:
+    """What was compared for a question, with the last row of each pair of models."""
+    asked = table[table["question"] == question]
     for quantity in (SCORES, LOSSES):
-        rows = last_rows(table[table["tests"] == quantity.tests])
+        rows = last_rows(asked[asked["tests"] == quantity.tests])
         if len(rows):
             yield quantity, rows
 
@@ -266,12 +298,20 @@ def in_words(row: tuple, pairs: int) -> str:
 
     row: of the table, as a named tuple. pairs: the number of comparisons.
     """
+    return f"{row.second} against {row.first}: {difference_in_words(SCORES, row, pairs)}."
+
+
+def difference_in_words(quantity: Quantity, row: tuple, pairs: int) -> str:
+    """The difference of a comparison in words.
+
+    row: of the table, as a named tuple. pairs: the number of comparisons.
+    """
     among = f" among {pairs} comparisons" if pairs > 1 else ""
-    interval = "no interval" if isnan(row.low) else f"95% interval {SCORES.ends(row)}"
+    interval = "no interval" if isnan(row.low) else f"95% interval {quantity.ends(row)}"
     return (
-        f"{row.second} against {row.first}: {SCORES.number(row.difference, '+')} percentage points "
+        f"{quantity.number(row.difference, '+')} {quantity.unit} "
         f"({interval}; p {p_text(row.p_value)}, {'' if row.significant else 'not '}significant"
-        f"{among})."
+        f"{among})"
     )
 
 

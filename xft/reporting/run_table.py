@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import StringIO
@@ -30,6 +30,8 @@ class RunRow(Section, strict=False):
     hold its file.
 
     variant: empty for the configuration's own values.
+    control: the variant that it is compared with. Empty: the configuration's own values or, if the
+        table has none, its first variant.
     diversity: of the tuned mixture that the model is or comes from.
     contamination: of the rows that the model learned from, if they were not cleaned of the
     problems.
@@ -37,6 +39,7 @@ class RunRow(Section, strict=False):
 
     model: str
     variant: str = ""
+    control: str = ""
     seed: int | None = None
     dataset: str
     eval: Path
@@ -56,11 +59,13 @@ class Subject:
 
     variants: those that share one of its files, the configuration's own first.
     variant: in words; empty if all variants share the model, and for the configuration's own.
+    control: the variant that it is compared with, as in `RunRow`.
     """
 
     model: str
     variants: tuple[str, ...] = ("",)
     variant: str = ""
+    control: str = ""
 
     @property
     def label(self) -> str:
@@ -146,7 +151,8 @@ class Values:
 
 def results_of(rows: Sequence[RunRow], step: str) -> list[Result]:
     """The files of a step, each once, in order. Variants that share a file share the model."""
-    variants, seeds = {row.variant for row in rows}, {row.seed for row in rows} - {None}
+    seeds = {row.seed for row in rows} - {None}
+    controls = {row.variant: row.control for row in rows}
     files: dict[Path, list[RunRow]] = {}
     for row in rows:
         if step in row.files:
@@ -155,7 +161,7 @@ def results_of(rows: Sequence[RunRow], step: str) -> list[Result]:
     results = []
     for file, named in files.items():
         first = min(named, key=lambda row: row.variant != "")
-        subject = _subject(alike[first.model, first.variant], variants)
+        subject = _subject(alike[first.model, first.variant], controls)
         seed = _only(row.seed for row in named) if len(seeds) > 1 else None
         loss = _only(row.validation_loss for row in named if row.validation_loss)
         row = first.model_copy(update={"validation_loss": loss})
@@ -163,14 +169,15 @@ def results_of(rows: Sequence[RunRow], step: str) -> list[Result]:
     return results
 
 
-def _subject(alike: Iterable[tuple[str, str]], every: set[str]) -> Subject:
+def _subject(alike: Iterable[tuple[str, str]], controls: Mapping[str, str]) -> Subject:
     """A model with its names and variants, the configuration's own first.
 
-    every: the variants of the table.
+    controls: of all variants of the table.
     """
     alike = sorted(alike, key=lambda about: about[1] != "")
     names = tuple(dict.fromkeys(variant for _, variant in alike))
-    return Subject(alike[0][0], names, "" if {*names} == every else _in_words(names))
+    variant = "" if {*names} == controls.keys() else _in_words(names)
+    return Subject(alike[0][0], names, variant, controls[names[0]])
 
 
 def _only(values: Iterable) -> object:

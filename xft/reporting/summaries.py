@@ -14,9 +14,17 @@ from xft.common.foreign_text import one_line, printable, without_markup
 from xft.common.jinja import templates
 from xft.evaluation.result import TEST_NAMES, backends_note, caveats, tests_of
 from xft.evaluation.scoring import TEST_SETS
-from xft.reporting.comparisons import comparison_table, quantities, sentences, shown
+from xft.reporting.comparisons import (
+    OF_MODELS,
+    OF_VARIANTS,
+    comparison_table,
+    quantities,
+    sentences,
+    shown,
+)
 from xft.reporting.run_table import LOSS_TESTS, MEASURED, Result, RunRow, results_of
 from xft.reporting.statistics import interval
+from xft.reporting.variants import NOT_ASKED, Answer, answer_lines, find_answers
 from xft.reporting.verdict import Candidate, Verdict, decide, find_candidates, known_sets
 
 # What a merge is chosen by, and the step whose result says it.
@@ -66,10 +74,17 @@ class Summary:
     def verdict(self) -> Verdict | None:
         return decide(self.comparisons, self.candidates, known_sets(self.evaluations))
 
+    @cached_property
+    def answers(self) -> list[Answer]:
+        """Of each variant, whether it is better than its control."""
+        subjects = {r.subject.label: r.subject for r in [*self.evaluations, *self.losses]}
+        return find_answers(self.comparisons, subjects)
+
     @property
     def statistics(self) -> list[str]:
-        """Sentences on what the comparisons show."""
-        return [line for part in quantities(self.comparisons) for line in sentences(*part)]
+        """Sentences on what the comparisons show, but for those of variants with their controls."""
+        compared = quantities(self.comparisons, OF_MODELS)
+        return [line for quantity, rows in compared for line in sentences(quantity, rows)]
 
     @property
     def table(self):
@@ -113,10 +128,16 @@ class Summary:
         text = template.render(
             summary=self,
             table=to_markdown,
+            not_asked=NOT_ASKED,
             shown=shown,
-            differences=list(quantities(self.comparisons)),
+            answers=list(answer_lines(self.answers)),
+            differences=[
+                compared
+                for question in (OF_VARIANTS, OF_MODELS)
+                for compared in quantities(self.comparisons, question)
+            ],
             scores=list(self._score_rows(has_extra)),
-            answers=[{"model": model.label} | model.outcomes for model in self.candidates],
+            outcomes=[{"model": model.label} | model.outcomes for model in self.candidates],
             tests=TEST_NAMES["plus"] if has_extra else "",
             differs=len({content.get("tokens") for content in self.loss_files.values()}) > 1,
             has_samples=any(content["settings"].get("samples", 1) > 1 for content in contents),
@@ -206,7 +227,8 @@ def head(text: str) -> str:
     """
     blocks = printable(text).split("\n\n")
     table = next(block for block in blocks if block.startswith("| "))
-    lines = "\n\n".join(dict.fromkeys([blocks[0], table])).splitlines()
+    not_asked = [block for block in blocks if block.startswith(f"- {NOT_ASKED}")]
+    lines = "\n\n".join(dict.fromkeys([blocks[0], *not_asked, table])).splitlines()
     if (more := len(lines) - MOST_LINES) > 0:
         lines[MOST_LINES - 1 :] = [f"... and {more + 1} more lines in summary.md"]
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from xft.evaluation.scoring import OUTCOMES, PASSED
 from xft.hub.named_sets import unused
 from xft.reporting.comparisons import (
     LOSSES,
+    OF_MODELS,
     POOLED,
     SCORES,
     in_words,
@@ -159,7 +160,8 @@ class _Case:
     """
 
     def __init__(self, table, candidates: Sequence[Candidate], sets: Mapping[str, int]):
-        self.rows = table[table["tests"] == SCORES.tests]
+        is_asked = (table["tests"] == SCORES.tests) & (table["question"] == OF_MODELS)
+        self.rows = table[is_asked]
         rows = last_rows(self.rows)
         self.pairs, self.problems = len(rows), int(rows["problems"].max()) if len(rows) else 0
         self.sets, self.models = sets, {model.label: model for model in candidates}

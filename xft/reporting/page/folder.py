@@ -29,6 +29,7 @@ from xft.evaluation.result import samples_path, tests_of
 from xft.hub.named_sets import NAMED_SETS
 from xft.reporting.run_table import LOSS_TESTS, Result, read_runs
 from xft.reporting.summaries import OWN, Summary
+from xft.reporting.variants import answer_lines
 from xft.reporting.verdict import BASE, label_family
 from xft.store.job_records import COSTS_FILE, total_cost
 from xft.store.store import in_store
@@ -154,6 +155,7 @@ class Folder:
         self.comparisons = self.summary.comparisons.to_dict("records") if is_compared else []
         self.statistics = self.summary.statistics if is_compared else []
         self.verdict = self.summary.verdict if is_compared else None
+        self.answers = list(answer_lines(self.summary.answers)) if is_compared else []
 
     def _take(self, result: Result, dataset: str, tests: str, units: int) -> None:
         """Begin a row of values."""

@@ -14,6 +14,7 @@ from xft.reporting.comparisons import LOSSES, POOLED, SCORES, Quantity
 from xft.reporting.page.charts import drawn, lines, paint
 from xft.reporting.page.folder import Folder, Solution
 from xft.reporting.run_table import LOSS_TESTS, ROWS
+from xft.reporting.variants import NOT_ASKED
 from xft.reporting.verdict import BASE
 
 MIXING = "weighted_trained"
@@ -35,6 +36,7 @@ FAR = 3  # The base is far away if a chart of losses would be so many times as l
 class Part:
     """A part of a section: a note, and a verdict, sentences, a chart, a text, or problems.
 
+    answers: of the variants, see `answer_lines`.
     run: the folder with the verdict.
     problems: name, prompt (may be unknown) and solutions of all models, in their order.
     solved: a table of these models and the families of problems.
@@ -43,6 +45,7 @@ class Part:
 
     title: str = ""
     note: str = ""
+    answers: list[tuple[str, Sequence[str]]] = field(default_factory=list)
     run: Folder | None = None
     lines: list[str] = field(default_factory=list)
     chart: dict | None = None
@@ -93,8 +96,11 @@ def in_words(name: str) -> str:
 
 
 def _verdict(front: str, run: Folder) -> Iterator[Part]:
+    if run.answers:
+        yield Part(front.strip(": "), answers=run.answers)
     if run.verdict:
-        yield Part(front.strip(": "), run=run)
+        note = f"{NOT_ASKED} this verdict says it." if run.answers else ""
+        yield Part(front.strip(": "), note=note, run=run)
     if run.statistics:
         yield Part(f"{front}the statistics", lines=run.statistics, is_folded=bool(run.verdict))
     if run.text:

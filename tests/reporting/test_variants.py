@@ -1,0 +1,145 @@
+"""Whether a variant is better than its control: which pairs are asked about, and what is said."""
+
+from pathlib import Path
+from statistics import NormalDist
+
+import pytest
+from report_folders import Runs
+
+from xft.common.errors import UserError
+from xft.config.runs import find_runs
+from xft.reporting.comparisons import OF_MODELS, OF_VARIANTS
+from xft.reporting.page.folder import Folder
+from xft.reporting.page.parts import find_parts
+from xft.reporting.run_table import read_runs
+from xft.reporting.summaries import Summary
+from xft.reporting.variants import MOST_ANSWERS, NOT_ASKED, ONE_SEED, Answer, answer_lines
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch) -> Runs:
+    monkeypatch.chdir(tmp_path)
+    return Runs(Path("results"))
+
+
+def summary_of(runs: Runs) -> Summary:
+    runs.summarise()
+    return Summary(read_runs(runs.root / "runs.csv"))
+
+
+def add(runs: Runs, solved: dict[str, int], variant: str = "", **more) -> None:
+    for model, passed in solved.items():
+        runs.add(model, passed, variant=variant, **more)
+
+
+def test_variants_and_models_are_corrected_for_apart(runs):
+    """The same problems are solved first by all: a difference of 6 has p = 2 / 2^6 = 0.031, which
+    is significant alone, and not among three comparisons.
+    """
+    add(runs, {"base": 40, "moe_sft": 46})
+    runs.rows.append(runs.rows[0] | {"variant": "late"})
+    add(runs, {"moe_sft": 52}, "late")
+    table = summary_of(runs).comparisons
+    rows = table[table["tests"] == "plus"]
+    found = {(r.first, r.second): (r.question, r.significant) for r in rows.itertuples()}
+    assert found == {
+        ("base", "moe_sft"): (OF_MODELS, True),
+        ("base", "moe_sft (late)"): (OF_MODELS, True),
+        ("moe_sft", "moe_sft (late)"): (OF_VARIANTS, True),
+    }
+
+
+def test_the_answer_says_what_was_found_of_each_kind_of_model(runs):
+    """The mixture's loss is lower. The merged models differ on 2 problems of 100."""
+    lower = [0.9 + 0.001 * (n % 3) for n in range(60)]
+    higher = [1.0 + 0.002 * (n % 5) for n in range(60)]
+    for variant, losses, passed in (("", higher, 50), ("late", lower, 52)):
+        runs.add("moe_sft", 50, variant=variant, losses=losses)
+        runs.add("dense/lam~0.75", passed, variant=variant)
+    summary = summary_of(runs)
+    (answer,) = summary.answers
+    assert answer.conclusion == (
+        "late against the configuration's own values: better in validation loss (moe_sft); no "
+        "difference was found (dense/lam~0.75)."
+    )
+    of_mixture, of_merge, evidence, one_seed = answer.reasons
+    assert "nats of validation loss" in of_mixture and "p < 0.001, significant)" in of_mixture
+    assert of_merge.startswith("dense/lam~0.75: +2.0 percentage points (95% interval +0.0 to ")
+    assert evidence.startswith("More evidence: ") and one_seed == ONE_SEED
+    # On 7 problems at least, as p is then 2 / 2^7 < 5% / 2.
+    table = summary.comparisons
+    asked = table[(table["question"] == OF_VARIANTS) & (table["tests"] == "plus")]
+    row = next(r for r in asked.itertuples() if "dense" in r.second)
+    normal = NormalDist().inv_cdf
+    error = (row.high - row.low) / 2 / normal(0.975)
+    size = 100 * max((normal(1 - 0.05 / 2 / 2) + normal(0.8)) * error, 7 / 100)
+    said = f"This run finds true differences of about {size:.1f} percentage points in 80% of the"
+    assert said in of_merge
+
+
+def test_the_summary_and_the_page_begin_with_the_answers(runs, capsys):
+    add(runs, {"base": 20, "sft": 40, "moe_sft": 40}, losses=[1.0, 1.1])
+    add(runs, {"moe_sft": 40}, "late", losses=[1.0, 1.1])
+    text, *_ = runs.summarise()
+    first, verdict, *_ = text.split("\n\n")
+    assert first.startswith("- late against the configuration's own values: no difference was ")
+    assert verdict.startswith(f"- {NOT_ASKED} Take plain fine-tuning")
+    printed = capsys.readouterr().out
+    assert printed.startswith(first) and NOT_ASKED in printed
+    answers, taken, *_ = find_parts([Folder(runs.root)])["verdict"]
+    assert answers.answers[0][0] in first and taken.note.startswith(NOT_ASKED)
+
+
+def test_of_many_variants_each_finding_is_a_sentence():
+    number = MOST_ANSWERS + 1
+    answers = [
+        Answer(f"v{n}", "control", {"sft": "worse in pass@1" if n else "better in pass@1"}, ["?"])
+        for n in range(number)
+    ]
+    assert list(answer_lines(answers)) == [
+        ("sft against its control: better in pass@1 for v0.", ()),
+        (
+            f"sft against its control: worse in pass@1 for v1, v2, v3, v4 and {number - 5} others.",
+            (),
+        ),
+    ]
+
+
+CONFIG = {"base": {"model": "m"}, "data": {"train": "r"}}
+LATE, EARLY = {"moe_sft": {"max_steps": 9}}, {"moe_sft": {"max_steps": 7}}
+
+
+@pytest.mark.parametrize(
+    ("keys", "controls"),
+    [
+        ({"variants": {"late": LATE, "xft": {}}}, {"late": "", "": ""}),
+        ({"variants": {"late": LATE, "early": EARLY}}, {"late": "late", "early": "late"}),
+        (
+            {"variants": {"late": LATE, "early": EARLY, "xft": {}}, "control": "early"},
+            {"late": "early", "early": "early", "": "early"},
+        ),
+        (
+            {"sweep": {"moe.num_experts": [7, 8]}},
+            {"num_experts=7": "num_experts=7", "num_experts=8": "num_experts=7"},
+        ),
+        (
+            {"variants": {"xft": {}, "late": LATE}, "sweep": {"moe.num_experts": [7, 8]}},
+            {
+                "xft, num_experts=7": "xft, num_experts=7",
+                "xft, num_experts=8": "xft, num_experts=7",
+                "late, num_experts=7": "xft, num_experts=7",
+                "late, num_experts=8": "xft, num_experts=8",
+            },
+        ),
+    ],
+    ids=["own values", "first", "named", "sweep", "variants and sweep"],
+)
+def test_each_run_has_a_control(keys, controls):
+    for seeds in ([], [1, 2]):
+        found = {run.name: run.control for run in find_runs(CONFIG | keys | {"seeds": seeds})}
+        assert found == controls
+
+
+def test_a_control_that_is_no_variant_is_told():
+    with pytest.raises(UserError, match=r'control: there is no variant "lat"\. The variants: late'):
+        find_runs(CONFIG | {"variants": {"late": LATE}, "control": "lat"})
