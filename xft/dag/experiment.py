@@ -352,8 +352,16 @@ def _hours(node: Node, plan: Plan, expected: bool) -> float | None:
         return plan.evaluation_hours(of_mixture(node), evaluated)
     if not step.section:
         return 0
-    hours = plan.training_hours(step.section, expected)
-    if hours is None or "match_flops" not in node.flags:
-        return hours
-    options = plan.config
-    return hours * tuning_ratio(plan.models, options.data.max_length, options.sft)
+    if "match_flops" in node.flags:
+        return _hours_at_equal_flops(plan, expected)
+    return plan.training_hours(step.section, expected)
+
+
+def _hours_at_equal_flops(plan: Plan, expected: bool) -> float | None:
+    """Hours of `sft_flops`; None if they are unknown."""
+    options = plan.config.sft_flops
+    with_its_rows = replace(plan, config=plan.config.model_copy(update={"sft": options}))
+    hours = with_its_rows.training_hours("sft", expected)
+    if hours is None:
+        return None
+    return hours * tuning_ratio(plan.models, plan.config.data.max_length, options)
