@@ -1,6 +1,7 @@
 """The store: entries are whole or absent, names are links, garbage is what nobody wants."""
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -289,6 +290,11 @@ def test_nothing_is_kept_that_was_made_while_code_or_packages_changed(monkeypatc
     assert not run(entry) and is_whole(entry)
 
 
+class TerminalAtItsEnd(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
     old, both = plan("old", "both")
     store = Store(Path("store"))
@@ -320,6 +326,8 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
     before = sorted(Path("store").rglob("*"))
     gc.main(["store", "--dry-run"])
     assert f"{old}  old, " in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin", TerminalAtItsEnd())
+    gc.main(["store"])  # Ctrl-D is no
     assert sorted(Path("store").rglob("*")) == before
     Path("results").rename("moved")
     with pytest.raises(UserError, match=r"store served is there, or beside .* into it"):

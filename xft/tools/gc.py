@@ -69,9 +69,18 @@ def _asker(agreed: bool, only_lists: bool) -> Callable[[str], bool]:
         if only_lists:
             print(f"Nothing was removed. Without --dry-run: {what}")
             return False
-        return agreed or input(f"Remove {what}? [y/N] ").strip().lower() in ("y", "yes")
+        return agreed or _answer(f"Remove {what}? [y/N] ") in ("y", "yes")
 
     return agrees
+
+
+def _answer(question: str) -> str:
+    """What the user types; empty if there is no user, or at the end of the input (Ctrl-D)."""
+    try:
+        return input(question).strip().lower()
+    except EOFError:
+        print()
+        return ""
 
 
 def _collect(store: Store, keep_days: float, agrees: Callable[[str], bool]) -> None:
