@@ -5,6 +5,7 @@ The model's code runs in a bubblewrap sandbox. The step tests the sandbox before
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import indent
 
@@ -18,11 +19,13 @@ from xft.config.sections import EvaluatedConfig, GenerationConfig, RunConfig, Sc
 from xft.data.prompt_templates import CHAT, PROMPT_NAMES, make_template, read_template
 from xft.data.tokenizers import load_tokenizer
 from xft.evaluation import call_scoring, result
+from xft.evaluation.call_scoring import CallScorer
 from xft.evaluation.forms import load_problems
 from xft.evaluation.model_loading import trained_template
 from xft.evaluation.problems import ProblemSet
+from xft.evaluation.program_scoring import ProgramScorer
 from xft.evaluation.prompts import TaskPrompt, task_prompts
-from xft.evaluation.sampling import sample
+from xft.evaluation.sampling import Journal, sample
 from xft.evaluation.scorers import open_sandbox, open_scorer
 from xft.evaluation.scoring import Statuses
 
@@ -30,6 +33,43 @@ SHOWN_LINES = 30  # of a text
 
 
 def main(argv: list[str] | None = None) -> None:
+    step = _declare()
+    args = step.parse_args(argv)
+    scoring = step.options(ScoringConfig)
+    generation = step.options(GenerationConfig)
+    run_options = step.options(RunConfig)
+    if not args.rescore:
+        claim_gpus(run_options.gpus)
+    prompt = _prompt(args.prompt, args.model)
+    say(f"the prompt is {call_scoring.shown(prompt)}")
+    sandbox = open_sandbox(scoring.sandbox)
+
+    problem_set = load_problems(args.dataset).without(scoring.exclude).first(scoring.limit)
+    if generation.too_long == "skip":
+        for identity in (prompt, read_template(args.other_prompt, PROMPT_NAMES)):
+            problem_set = _fitting(problem_set, identity, args.model, generation.max_new_tokens)
+    scorer = open_scorer(problem_set, sandbox, usable_cpus())
+    truth = _read_ground_truth(step, problem_set)
+
+    tokenizer = load_tokenizer(args.model) if prompt == CHAT else None
+    prompts = task_prompts(problem_set, make_template(prompt, tokenizer))
+    samples, journal = _samples(step, prompts, generation, run_options)
+
+    statuses = _judge(scorer, truth, problem_set, samples)
+    judged = scoring.model_dump() | {"memory_bound": scorer.memory_bound}
+    content = result.build_result(problem_set, samples, statuses, judged, scorer.versions)
+    _write(step, content, problem_set)
+    if journal is not None:
+        journal.remove()
+
+    if trained_template(args.model) is None:
+        _show_first(prompts[0], samples[0], statuses[0])
+    for line in result.in_words(content):
+        say(line)
+
+
+def _declare() -> Step:
+    """The step with its flags."""
     step = Step("eval", __doc__)
     step.artifact("--model", "The model folder.")
     step.dataset()
@@ -56,41 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         "With --too-long skip, problems must fit by this prompt too. Default: magicoder.",
         default="magicoder",
     )
-    args = step.parse_args(argv)
-    scoring, generation, run = map(step.options, (ScoringConfig, GenerationConfig, RunConfig))
-    if not args.rescore:
-        claim_gpus(run.gpus)
-    prompt = _prompt(args.prompt, args.model)
-    say(f"the prompt is {call_scoring.shown(prompt)}")
-    sandbox = open_sandbox(scoring.sandbox)
-    problem_set = load_problems(args.dataset).without(scoring.exclude).first(scoring.limit)
-    if generation.too_long == "skip":
-        for identity in (prompt, read_template(args.other_prompt, PROMPT_NAMES)):
-            problem_set = _fitting(problem_set, identity, args.model, generation.max_new_tokens)
-    scorer = open_scorer(problem_set, sandbox, usable_cpus())
-    truth = _read_ground_truth(step, problem_set)
-    tokenizer = load_tokenizer(args.model) if prompt == CHAT else None
-    prompts = task_prompts(problem_set, make_template(prompt, tokenizer))
-    saved, journal = result.samples_path(args.out), None
-    if args.rescore:
-        samples = result.read_samples(saved, prompts, generation.samples)
-    else:
-        samples, journal = sample(args.model, prompts, generation, run, args.out, step.full)
-        result.write_samples(saved, samples)
-    problems = {problem.task_id: problem for problem in problem_set.problems}
-    solutions = [(problems[written.task_id], written.solution) for written in samples]
-    statuses = scorer.score(scorer.expected() if truth is None else truth, solutions)
-    judged = scoring.model_dump() | {"memory_bound": scorer.memory_bound}
-    content = result.build_result(problem_set, samples, statuses, judged, scorer.versions)
-    inputs = step.ids | {"model": content["model"]["id"], "dataset": problem_set.sha256}
-    known = {"parameters": content["settings"], "inputs": inputs, "beside": [saved]}
-    result.RESULT.write(args.out, content, **known)
-    if journal is not None:
-        journal.remove()
-    if trained_template(args.model) is None:
-        _show_first(prompts[0], samples[0], statuses[0])
-    for line in result.in_words(content):
-        say(line)
+    return step
 
 
 def _prompt(asked: str | None, model_folder: Path) -> str:
@@ -117,6 +123,51 @@ def _fitting(problem_set: ProblemSet, prompt: str, model: Path, max_new_tokens: 
     room = (window(config.get("base_config", config)) or math.inf) - max_new_tokens
     prompts = task_prompts(problem_set, make_template(prompt, tokenizer))
     return problem_set.without([p.task_id for p in prompts if len(p.encode(tokenizer)) > room])
+
+
+def _samples(
+    step: Step,
+    prompts: Sequence[TaskPrompt],
+    generation: GenerationConfig,
+    run_options: RunConfig,
+) -> tuple[list[result.Sample], Journal | None]:
+    """The generations, new ones or those of an earlier run, and the journal of new ones.
+
+    New generations are written beside the result.
+    """
+    args = step.args
+    file = result.samples_path(args.out)
+    if args.rescore:
+        return result.read_samples(file, prompts, generation.samples), None
+    samples, journal = sample(args.model, prompts, generation, run_options, args.out, step.full)
+    result.write_samples(file, samples)
+    return samples, journal
+
+
+def _judge(
+    scorer: CallScorer | ProgramScorer,
+    truth: dict[str, str] | None,
+    problem_set: ProblemSet,
+    samples: Sequence[result.Sample],
+) -> list[Statuses]:
+    """The statuses of each sample. Without a ground truth it is computed."""
+    expected = scorer.expected() if truth is None else truth
+    problems = {problem.task_id: problem for problem in problem_set.problems}
+    solutions = [(problems[written.task_id], written.solution) for written in samples]
+    return scorer.score(expected, solutions)
+
+
+def _write(step: Step, content: dict, problem_set: ProblemSet) -> None:
+    """Write the result with its manifest. The manifest names the generations too."""
+    out = step.args.out
+    inputs = step.ids | {"model": content["model"]["id"], "dataset": problem_set.sha256}
+    result.RESULT.write(
+        out,
+        content,
+        parameters=content["settings"],
+        inputs=inputs,
+        beside=[result.samples_path(out)],
+    )
 
 
 def _show_first(prompt: TaskPrompt, written: result.Sample, statuses: Statuses) -> None:
