@@ -30,7 +30,7 @@ from xft.config.reading import complete
 from xft.dag.experiment import page_reads
 from xft.dag.messages import unpublished_line
 from xft.dag.nodes import Node
-from xft.dag.snakemake_run import check_storage
+from xft.dag.snakemake_options import check_storage
 from xft.dag.workflow_run import WorkflowRun
 from xft.store import others, remote
 from xft.store.make import link_declared

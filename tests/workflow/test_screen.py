@@ -9,7 +9,8 @@ import pytest
 from snakemake.cli import get_argument_parser
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 
-from xft.dag.snakemake_run import end_at_once, runs_jobs, shorten
+from xft.dag.screen import end_at_once, shorten
+from xft.dag.snakemake_options import runs_jobs
 
 LOGGER = logging.getLogger("snakemake.logging")
 

@@ -4,5 +4,6 @@ In the order of reading: `nodes` (an artifact to make, and its recipe), `graph` 
 of one run are made from), `experiment` (all runs: their artifacts, jobs, hours and disk space),
 `job_resources` (what jobs ask a scheduler for), `input_checks` and `problem_checks` (mistakes that
 are found before a job runs), `workflow_run` (from the values of a configuration to a locked store),
-`messages` (what a run says), `snakemake_run` (Snakemake's side of all this).
+`activities` (what became of jobs), `messages` (what a run says), `screen` (what Snakemake shows of
+it), `snakemake_options` (options that are refused), `snakemake_run` (Snakemake's side of all this).
 """

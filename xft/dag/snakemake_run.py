@@ -1,31 +1,23 @@
-"""A run as Snakemake sees it: when it begins, its options, what the screen shows, and how it ends.
+"""A run as Snakemake sees it: when it begins, and how it ends.
 
 It begins with the first input that Snakemake asks for. `onstart` comes too late: the graph is built
 by then, and what the store holds decided about it, so the store has to be locked before. Snakemake
-also calls no handler if nothing is to be done, or in a dry run, which shows warnings too. Its log
-file in .snakemake/log keeps what the screen leaves out. docs/caching.md has a table of its options.
+also calls no handler if nothing is to be done, or in a dry run, which shows warnings too.
 """
 
 import logging
 import os
-import re
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from shlex import quote
-from typing import TextIO
 
-from snakemake.common import NOTHING_TO_BE_DONE_MSG
-from snakemake_interface_logger_plugins.common import LogEvent
-
-from xft.cli.running import ENVIRONMENT, failure
+from xft.cli.running import ENVIRONMENT
 from xft.common.errors import UserError, collecting_errors, did_you_mean
 from xft.common.file_access import explain
-from xft.common.foreign_text import one_line, printable
+from xft.common.foreign_text import printable
 from xft.common.gpus import check_gpus
 from xft.config.reading import complete, naming, read_config
 from xft.dag.messages import (
@@ -40,27 +32,23 @@ from xft.dag.messages import (
 )
 from xft.dag.nodes import Node
 from xft.dag.problem_checks import missing_sets, missing_toolchains
+from xft.dag.screen import end_at_once, name_nodes, shorten
+from xft.dag.snakemake_options import (
+    check_not_forced,
+    check_options,
+    check_storage,
+    runs_jobs,
+    with_entries,
+)
 from xft.dag.workflow_run import WorkflowRun
 from xft.reporting.summaries import head
 from xft.reporting.verdict import PLAN
 from xft.store.forks import start_server
-from xft.store.job_records import Jobs, read_plan
+from xft.store.job_records import read_plan
 from xft.store.store import is_whole
 
 warn = cache(partial(print, file=sys.stderr))  # a line, once
-NODE = re.compile(r"(\w+)(\\n| - )digest: ([0-9a-f]+)")  # of a graph in dot, or in mermaid
-HIDDEN_EVENTS = {LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.RESOURCES_INFO}
-# Folders of Snakemake's code, whose remarks tell how it works. What its executors say, and what
-# makes environments, lies in others.
-FOLDERS = {"snakemake", "scheduling", "persistence"}
 WITHOUT_SETS = "No job has begun. What needs no such set is made by --until, as --until dense"
-# The options with which Snakemake runs no job, besides -n.
-INSPECTS = re.compile(
-    "-[DSlt]$|--(archive|cleanup|cm$|conda-c|container|d3dag|dag|delete|detailed|export|filegraph"
-    "|generate|l[cipt]$|lint|list|lu$|print-comp|report|rulegraph|summary|touch|unlock)"
-)
-NO_TARGET = re.compile("^Target rules may not contain wildcards|^No rule to produce ", re.MULTILINE)
-TIME = re.compile(r"^( *)\[.* (\d\d:\d\d:\d\d) \d{4}\]\n *(?:Job \d+: )?", re.MULTILINE)
 
 
 @contextmanager
@@ -284,171 +272,3 @@ class SnakemakeRun:
     def _tell_unpublished(self) -> None:
         if line := unpublished_line(self.run):
             print(line, file=sys.stderr)
-
-
-def check_storage(settings) -> None:
-    """Raise UserError if Snakemake would keep files elsewhere. settings: of its storage."""
-    if settings.default_storage_provider:
-        raise UserError(
-            "--default-storage-provider: Snakemake's own storage and cloud executors do not know "
-            "the store. Run snakemake on each machine without it, and name a bucket in `publish` "
-            "and `stores` (docs/cluster.md)"
-        )
-
-
-def runs_jobs(words: Sequence[str]) -> bool:
-    """Whether Snakemake runs jobs with a command line without -n."""
-    return not any(map(INSPECTS.match, words))
-
-
-def check_options(words: Sequence[str], run: WorkflowRun) -> None:
-    """Raise UserError if a command line would delete what others need."""
-    if any(word.startswith("--delete-a") for word in words):
-        store = str(run.store.root)
-        raise UserError(
-            f"--delete-all-output: other configurations may need artifacts in {store}. Delete "
-            f"{run.results} instead; `xft gc {quote(store)}` then removes what no other results "
-            "folder needs. Nothing was changed."
-        )
-
-
-def check_not_forced(settings, run: WorkflowRun) -> None:
-    """Raise UserError if -R, -f or -F is given: a job that finds its entry whole makes nothing.
-
-    settings: of Snakemake's graph.
-    """
-    if not (settings.forcerun or settings.forcetargets or settings.forceall):
-        return
-    named = with_entries({*settings.forcerun, *settings.targets}, run)
-    entries = [
-        str(node.entry)
-        for node in run.experiment.known
-        if (node.step in named or str(node.entry) in named) and is_whole(node.entry)
-    ]
-    shown = ", ".join(entries) or f"which `readlink -f {run.results}/NAME` shows"
-    raise UserError(
-        "-R, -f, -F: an artifact is made once. To make it again, name it without such an option, "
-        f"after deleting its entry: {shown}. To make all again, name another store"
-    )
-
-
-def with_entries(words: Iterable[str], run: WorkflowRun) -> set[str]:
-    """Some words, and the entries of those that are names in the results folder."""
-    known, results = run.experiment.by_name, os.path.normpath(run.results)
-    names = (os.path.relpath(os.path.normpath(word), results) for word in words)
-    return {*words, *(str(known[name].entry) for name in names if name in known)}
-
-
-def name_nodes(stream: TextIO, jobs: Jobs) -> None:
-    """Let a stream write names of artifacts in place of digests, in a graph of jobs."""
-    write = stream.write
-
-    def label(match: re.Match) -> str:
-        rule, between, digest = match.groups()
-        name = jobs[digest].name.replace('"', r"\"")
-        return name if name == rule else f"{rule}{between}{name}"
-
-    stream.write = lambda text: write(NODE.sub(label, text))
-
-
-def shorten(workflow, time_left: Callable[[], str]) -> None:
-    """Let the screen show one line for each job that begins, and one for the share that is done.
-
-    time_left: gives the end of the latter. Handlers of the user's own logger plugins keep what they
-    get.
-    """
-    for handler in logging.getLogger("snakemake.logging").handlers:
-        if handler.name == "DefaultStreamHandler":
-            screen = _Screen(handler.formatter, workflow, time_left)
-            handler.addFilter(screen)
-            handler.setFormatter(screen)
-
-
-def end_at_once(*_) -> None:
-    """End the process with one line. Snakemake would show stack traces of all that waits."""
-    os.write(sys.stderr.fileno(), b"\nEnded at once. To go on: run the same command again.\n")
-    os._exit(128 + signal.SIGINT)
-
-
-class _Screen(logging.Formatter):
-    """Leaves out messages, and shortens what another formatter writes of the others."""
-
-    def __init__(self, formatter: logging.Formatter, workflow, time_left: Callable[[], str]):
-        super().__init__()
-        self.formatter, self.workflow, self.time_left = formatter, workflow, time_left
-        self.time = "" if workflow.output_settings.dryrun else r"[\2] "
-        self.counts, self.total, self.names = "", 0, {}
-        self.is_interrupted = self.has_failed = False
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a message is shown: events of jobs, results of commands, and errors.
-
-        The end of the run tells what failed in a job.
-        """
-        event = getattr(record, "event", None)
-        if event == LogEvent.ERROR:
-            return not (self.names and record.exception == "RuleException")
-        is_remark = logging.DEBUG < record.levelno < logging.ERROR
-        runs_jobs = self.workflow.executor_plugin or record.module == "api"
-        if event or not runs_jobs or self._is_interrupt():
-            return event not in HIDDEN_EVENTS
-        folder = Path(record.pathname).parent.name
-        if self.has_failed and folder == "scheduling":  # it only adds that a job failed
-            return False
-        return not (is_remark and folder in FOLDERS) or record.msg == NOTHING_TO_BE_DONE_MSG
-
-    def format(self, record: logging.LogRecord) -> str:
-        event = getattr(record, "event", None)
-        if event == LogEvent.RUN_INFO:
-            return self._counts(record.stats)
-        if event == LogEvent.PROGRESS:
-            if self.workflow.dag_settings.until:
-                # Snakemake's total holds the jobs that are left out, too.
-                record = logging.makeLogRecord(record.__dict__ | {"total": self.total})
-            left = self.time_left() if record.done < record.total else ""
-            return self.formatter.format(record) + left
-        if event == LogEvent.JOB_INFO:
-            label = getattr(record.resources, "label", None)  # none has a rule of another workflow
-            name = self.names[record.jobid] = label or record.rule_name
-            if label and not record.rule_msg:
-                entry = record.output[0].rpartition(" (")[0]  # without Snakemake's marks
-                line = f"{record.rule_name}: {name}" + ("" if self.time else f" ({entry})")
-                record = logging.makeLogRecord(record.__dict__ | {"rule_msg": line})
-        if event == LogEvent.JOB_ERROR:
-            self.has_failed = True
-            return self._failed(record)
-        if self._is_interrupt():
-            self.is_interrupted = True
-            signal.signal(signal.SIGINT, end_at_once)
-            return (
-                "Interrupted: waiting until the jobs that run have stopped. A second Ctrl-C ends "
-                "the run at once."
-            )
-        text = self.formatter.format(record)
-        if event == LogEvent.ERROR and NO_TARGET.search(text):
-            text += "\nThe name of a result begins with the results folder, as in results/moe_sft."
-        return TIME.sub(r"\1" + self.time, text)
-
-    def _is_interrupt(self) -> bool:
-        """Whether Snakemake begins to handle a Ctrl-C: it tells this once."""
-        return isinstance(sys.exception(), KeyboardInterrupt) and not self.is_interrupted
-
-    def _counts(self, stats: dict[str, int]) -> str:
-        """The number of jobs of each rule, once. A dry run sends it twice."""
-        jobs = ", ".join(f"{rule} {n}" for rule, n in stats.items() if rule != "total")
-        self.total = stats["total"]
-        before, self.counts = self.counts, f"Jobs: {self.total} ({jobs})"
-        return "" if before == self.counts else self.counts
-
-    def _failed(self, record: logging.LogRecord) -> str:
-        """The result, the message of a scheduler or the step's first line of it, and the logs.
-
-        Empty after a Ctrl-C, which fails all jobs that run.
-        """
-        if self.is_interrupted:
-            return ""
-        name = self.names.get(record.jobid, record.rule_name)
-        texts = [Path(log).read_text(errors="replace") for log in record.log if Path(log).is_file()]
-        said = record.rule_msg or next(filter(None, map(failure, texts)), "")
-        cause = f": {one_line(said.splitlines()[0])}" if said else ""
-        return f"{time.strftime('[%H:%M:%S]')} {name} failed{cause} (log: {', '.join(record.log)})"
