@@ -1,44 +1,32 @@
-"""What a run says at its start, on its way and at its end.
+"""What a run says at its start, on its way and at its end."""
 
-The files of a job tell what became of it. It runs if a process has the lock of its unfinished
-entry. Not all file systems show the locks of other machines: there a job counts as running while
-its log changes.
-"""
-
-import platform
 import re
 import shutil
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from shlex import quote
 
-from xft.artifacts.manifest import manifest_path
-from xft.cli.running import failure, without_torchrun
 from xft.common.errors import UserError, counted
 from xft.common.file_access import nearest_folder
 from xft.common.json_files import read_json
-from xft.common.progress import last_progress
 from xft.common.results_folder import CONFIG_FILE
 from xft.config.reading import chosen_values
 from xft.config.sections import MODEL_KINDS, TRAININGS, WorkflowConfig
-from xft.config.steps import RESULT, TRAINING_SECTIONS
+from xft.config.steps import TRAINING_SECTIONS
+from xft.dag.activities import Activity, Phase, find_activities
 from xft.dag.experiment import disk_space, hours_of
 from xft.dag.job_resources import requests
 from xft.dag.nodes import Node
 from xft.dag.problem_checks import missing_sets
 from xft.dag.workflow_run import WorkflowRun
 from xft.estimates.planning import disk_text, time_text
-from xft.evaluation.result import journal_path
 from xft.hub.named_sets import BY_LABEL, unused
 from xft.store import others
 from xft.store.job_records import COSTS_FILE
 from xft.store.links import find_unwanted
-from xft.store.store import DIGITS, ENTRY, Store, disk_bytes, is_whole, owner, partial, worker
+from xft.store.store import DIGITS, ENTRY, disk_bytes, is_whole, partial
 
 # What messages say of causes that lie neither in the configuration nor in the data. Some last until
 # the user does something: what that is.
@@ -49,8 +37,6 @@ FIRST = {
         "see that this machine reaches the network, or bring the files as the message says"
     ),
 }
-FRESH_SECONDS = 300  # a job of another machine is over if its log has not changed for longer
-TRACEBACK = re.compile(r"^Traceback \(most recent call last\):", re.MULTILINE)
 LONG = {*TRAINING_SECTIONS, "eval"}  # steps that take most of a run's time
 
 
@@ -68,11 +54,7 @@ def beginning(config: WorkflowConfig) -> str:
 
 
 def warnings(run: WorkflowRun, to_make: list[Node]) -> Iterator[str]:
-    """Lines about the stores of others, edited code, odd values, a disk that is too small, and
-    problem sets that cannot be fetched.
-
-    None if there is nothing to make.
-    """
+    """Lines about what a user may not expect of a run. None if there is nothing to make."""
     if not to_make:
         return
     held = [] if run.begun else run.held(to_make)
@@ -81,21 +63,9 @@ def warnings(run: WorkflowRun, to_make: list[Node]) -> Iterator[str]:
             f"{len(held)} of these {len(to_make)} artifacts lie in the stores of others: a run "
             "takes them from there if their bytes are intact"
         )
-    rules = dict.fromkeys(node.step for node in to_make)
-    edited = {rule: names for rule in rules if (names := run.experiment.code.edited(rule))}
-    if edited:
-        modules = dict.fromkeys(name for names in edited.values() for name in names)
-        yield (
-            f"Edited code makes these steps run again: {', '.join(edited)}. The modules: "
-            f"{', '.join(modules)}. If results stay the same: python -m tools.write_versions"
-        )
-    odd = (
-        f"WARNING: {key} = {value}: {why}"
-        for config in run.configs
-        for key, value in chosen_values(config).items()
-        if (why := _odd(key, value, config))
-    )
-    yield from dict.fromkeys(odd)
+    if edited := _edited_code(run, to_make):
+        yield edited
+    yield from _odd_values(run)
     for name in _idle_sections(run, to_make):
         yield (
             f"WARNING: {name}: this section has no effect, because no model in evaluation.models "
@@ -106,6 +76,29 @@ def warnings(run: WorkflowRun, to_make: list[Node]) -> Iterator[str]:
     if not run.begun:  # the start of the jobs ends a run for this
         for fault in missing_sets(node for node in to_make if node not in held):
             yield f"WARNING: {fault}"
+
+
+def _edited_code(run: WorkflowRun, to_make: list[Node]) -> str | None:
+    """A line that names the steps whose code was edited; None if there are none."""
+    steps = dict.fromkeys(node.step for node in to_make)
+    edited = {step: modules for step in steps if (modules := run.experiment.code.edited(step))}
+    if not edited:
+        return None
+    modules = dict.fromkeys(module for modules in edited.values() for module in modules)
+    return (
+        f"Edited code makes these steps run again: {', '.join(edited)}. The modules: "
+        f"{', '.join(modules)}. If results stay the same: python -m tools.write_versions"
+    )
+
+
+def _odd_values(run: WorkflowRun) -> list[str]:
+    """A line for each value of the user's that is odd, once for all configurations."""
+    lines = []
+    for config in run.configs:
+        for key, value in chosen_values(config).items():
+            if reason := _odd(key, value, config):
+                lines.append(f"WARNING: {key} = {value}: {reason}")
+    return list(dict.fromkeys(lines))
 
 
 def names_line(run: WorkflowRun) -> str:
@@ -166,19 +159,20 @@ def failures(run: WorkflowRun) -> Iterator[str]:
     Each message is said once. A later run can succeed where a job was cut off, or where its message
     names a passing cause, or one that the user can end without another configuration.
     """
-    alike, lasting, first_steps = defaultdict(list), [], {}
-    for activity in find_activities(run.to_make, run.store):
-        log = run.store.log(activity.job.step, activity.job.entry.name)
-        if log.is_file() and log.stat().st_mtime >= run.began:
-            alike[activity.text.removesuffix(f"(log: {log})")].append(activity)
-            if activity.phase is Phase.FAILED:
-                steps = [step for cause, step in FIRST.items() if cause.search(activity.text)]
-                first_steps |= dict.fromkeys(steps)
-                if not steps and not PASSING.search(activity.text):
-                    lasting.append(activity.job.name)
+    alike: dict[str, list[Activity]] = {}
+    lasting: list[str] = []
+    first_steps: dict[str, None] = {}
+    for activity in _activities_of_run(run):
+        alike.setdefault(activity.message, []).append(activity)
+        if activity.phase is not Phase.FAILED:
+            continue
+        steps = [step for cause, step in FIRST.items() if cause.search(activity.message)]
+        first_steps |= dict.fromkeys(steps)
+        if not steps and not PASSING.search(activity.message):
+            lasting.append(activity.node.name)
     for first, *rest in alike.values():
-        more = f"\nThe same: {', '.join(other.job.name for other in rest)}" if rest else ""
-        yield f"\n{first.job.name} {first.phase.value}: {first.text}{more}"
+        more = f"\nThe same: {', '.join(other.node.name for other in rest)}" if rest else ""
+        yield f"\n{first.node.name} {first.phase.value}: {first.text}{more}"
     if lasting:
         yield (
             f"The same command would fail again: first correct the cause of {', '.join(lasting)}. "
@@ -188,6 +182,14 @@ def failures(run: WorkflowRun) -> Iterator[str]:
         yield f"First {', and '.join(first_steps)}. The same command then goes on."
     else:
         yield "To go on: run the same command again."
+
+
+def _activities_of_run(run: WorkflowRun) -> Iterator[Activity]:
+    """The jobs whose logs were written since the run began."""
+    for activity in find_activities(run.to_make, run.store):
+        log = activity.log
+        if log.is_file() and log.stat().st_mtime >= run.began:
+            yield activity
 
 
 def pace_line(run: WorkflowRun) -> str:
@@ -227,69 +229,6 @@ def unpublished_line(run: WorkflowRun) -> str:
         fault = str(error)
     command = f"xft push {quote(str(run.results))} {quote(url or '')}"
     return fault and f"WARNING: {fault}. To upload: {command}"
-
-
-class Phase(Enum):
-    """What became of a job."""
-
-    RUNNING = "running"
-    FAILED = "failed"
-    CUT_OFF = "cut off"
-
-
-@dataclass(frozen=True)
-class Activity:
-    """A job that has begun. text: its progress, or the message of its failure and its log."""
-
-    job: Node
-    phase: Phase
-    text: str
-
-
-def find_activities(jobs: Iterable[Node], store: Store) -> list[Activity]:
-    """The jobs that have begun. Those that left no sign of it are left out."""
-    activities = (_find_activity(job, store.log(job.step, job.entry.name)) for job in jobs)
-    return [activity for activity in activities if activity]
-
-
-def _find_activity(job: Node, log: Path) -> Activity | None:
-    text, folder = _read(log), partial(job.entry)
-    progress = last_progress(text) or "no progress line yet"
-    age = time.time() - log.stat().st_mtime if log.is_file() else FRESH_SECONDS
-    machine = _read(owner(job.entry)).rpartition(" on ")[2]
-    is_elsewhere = machine not in ("", platform.node()) and age < FRESH_SECONDS
-    if (process := worker(job.entry)) or is_elsewhere:
-        where = process or f"on {machine}"
-        return Activity(job, Phase.RUNNING, f"{progress} ({max(age, 0):.0f} s ago; {where})")
-    if message := failure(text) or _exception(text):
-        return Activity(job, Phase.FAILED, f"{message}\n(log: {log})")
-    kept = _kept(folder)
-    return Activity(job, Phase.CUT_OFF, f"{progress}; {kept}") if kept else None
-
-
-def _kept(folder: Path) -> str | None:
-    """What an unfinished entry holds, from which its job goes on; None if that is nothing."""
-    saved = [path for path in folder.glob(".*/*/checkpoint-*") if manifest_path(path).is_file()]
-    if saved:
-        newest = max(saved, key=lambda path: path.stat().st_mtime)
-        return f"checkpoint of step {newest.name.removeprefix('checkpoint-')}"
-    if journal_path(folder / RESULT).is_file():
-        count = _read(journal_path(folder / RESULT)).count("\n") - 1  # the first line names the run
-        return f"{counted(max(count, 0), 'solution')} kept"
-    return "no checkpoint" if folder.is_dir() else None
-
-
-def _exception(log: str) -> str | None:
-    """The last line of a log with a stack trace."""
-    log = without_torchrun(log)
-    return log.rstrip().splitlines()[-1] if TRACEBACK.search(log) else None
-
-
-def _read(file: Path) -> str:
-    """The text of a file. It is empty if there is no such file."""
-    with suppress(FileNotFoundError, IsADirectoryError):
-        return file.read_text(encoding="utf-8", errors="replace")
-    return ""
 
 
 def time_left(run: WorkflowRun, outputs: Iterable[str]) -> str:

@@ -15,7 +15,8 @@ from xft.common.errors import UserError
 from xft.common.results_folder import CONFIG_FILE, is_results_folder
 from xft.config.reading import complete, naming, recorded_config, values_to_change
 from xft.config.runs import read_overlaid
-from xft.dag.messages import Activity, Phase, find_activities, time_left
+from xft.dag.activities import Activity, Phase, find_activities
+from xft.dag.messages import time_left
 from xft.dag.nodes import Node
 from xft.dag.workflow_run import WorkflowRun
 
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     done = [(rule, f"{count - left[rule]} of {count}") for rule, count in counts.items()]
     _show(f"finished: {len(wanted) - len(jobs)} of {len(wanted)}", done)
     for phase in Phase:
-        shown = [(begun.job.name, begun.text) for begun in activities if begun.phase is phase]
+        shown = [(begun.node.name, begun.text) for begun in activities if begun.phase is phase]
         if shown:
             more = [(f"and {len(shown) - MOST_LINES} more", "")] if len(shown) > MOST_LINES else []
             _show(f"{phase.value}: {len(shown)}", shown[:MOST_LINES] + more)
