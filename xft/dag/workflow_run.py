@@ -192,40 +192,55 @@ class WorkflowRun:
         return [(key, path) for key, path in paths if path.exists()]
 
     def begin(self, targets: Collection[Node] | None = None) -> None:
-        """Lock store and results, take what other stores have of the targets, mend the links of
-        bases, write jobs and configuration, lay names. Later calls only take what they have of
-        further targets.
+        """Lock store and results, take what other stores have of the targets, write the jobs.
 
-        targets: by default the tables and the report. Raises UserError if another run has the store
-        or the results, or if a job of an earlier one still works.
+        Later calls only take what other stores have of further targets. Raises UserError if another
+        run has the store or the results, or if a job of an earlier run still works.
+
+        targets: by default the tables and the report.
         """
-        targets = {*(self.experiment.ends if targets is None else targets)} - self._taken
-        self._taken |= targets
+        asked = self.experiment.ends if targets is None else targets
+        new = {*asked} - self._taken
+        self._taken |= new
         if self.begun:
-            if targets:
-                self._take(targets)
+            if new:
+                self._take(new)
             return
         self.begun, self.began = True, time.time()
+        self._lock()
+        self._take(new)
+        for base in self._linked_bases():
+            with suppress(UserError):  # which `check` raises
+                mend_links(base)
+        url = self.config.publish
+        if url and not others.answers(url, self.store.root):
+            self.experiment.publish = None
+        self._write_plan()
+        self._write_configuration()
+        self.lay_names()
+
+    def _lock(self) -> None:
+        """Keep other runs from store and results, until `close` or the end of the process."""
         self._locks = [self.store.open(OR_ANOTHER_STORE)]
         self.results.mkdir(parents=True, exist_ok=True)
         self._locks.append(occupy(self.results, OR_OTHER_RESULTS))
         self.store.check_idle({node.entry: node.name for node in self.to_make})
-        self._take(targets)
-        for base in self._linked_bases():
-            with suppress(UserError):  # which `check` raises
-                mend_links(base)
-        if (url := self.config.publish) and not others.answers(url, self.store.root):
-            self.experiment.publish = None
-        self.jobs |= find_jobs(self.experiment, {*(() if self.only_results else self.to_make)})
+
+    def _write_plan(self) -> None:
+        """Write the jobs, with the code and the packages of their steps, for their processes."""
+        to_make = () if self.only_results else self.to_make
+        self.jobs |= find_jobs(self.experiment, {*to_make})
         steps = [job.recipe.step for job in self.jobs.values()]
         installed = Installed.now(self.experiment.code, steps)
         self.hashes.save()
         self._plan = write_plan(self.store, self.results, self.jobs, asdict(installed))
+
+    def _write_configuration(self) -> None:
+        """Write the configuration and the table of runs, which tables and report read."""
         self._earlier = earlier_tables(self.results, self.config)
         text = CONFIG_HEAD + _commit() + as_yaml(self.config.model_dump())
         write_whole(self.results / CONFIG_FILE, text)
         write_whole(self.results / RUNS_TABLE, self.experiment.table(self.results))
-        self.lay_names()
 
     def _take(self, targets: set[Node]) -> None:
         """Link what folders among the other stores hold. Fetch what buckets hold and the targets
