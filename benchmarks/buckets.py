@@ -127,9 +127,9 @@ def existence(entries: int) -> None:
     for node in nodes:
         name = f"{node.step}/{node.digest}"
         text = Manifest("entry", {}, {"entry": name}).to_json()
-        contents[bucket.named(name, ENTRY_FILE)] = text.encode()
-        contents |= {bucket.named("files", f"{node.digest}{n}"): b"x" for n in range(4)}
-    bucket.fs.pipe(contents)
+        contents[bucket.server.named(name, ENTRY_FILE)] = text.encode()
+        contents |= {bucket.server.named("files", f"{node.digest}{n}"): b"x" for n in range(4)}
+    bucket.server.fs.pipe(contents)
     start = time.perf_counter()
     found = bucket.held(node.step for node in nodes)
     print(f"{len(found)} of {entries} entries are there: {time.perf_counter() - start:.1f} s")

@@ -32,7 +32,7 @@ def s3_bucket(monkeypatch, _: Path | None = None) -> Iterator[str]:
     for name, value in (KEYS | {"AWS_ENDPOINT_URL": endpoint}).items():
         monkeypatch.setenv(name, value)
     bucket = Bucket(f"s3://{uuid4().hex}/folder")
-    bucket.fs.mkdir(bucket.url.split("/")[2])
+    bucket.server.fs.mkdir(bucket.url.split("/")[2])
     try:
         yield bucket.url
     finally:

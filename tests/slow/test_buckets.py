@@ -16,7 +16,8 @@ import yaml
 from buckets import fetch, make, s3_bucket
 
 from xft.artifacts.artifact import ENTRY_FILE
-from xft.store import others, remote
+from xft.store import others
+from xft.store import server as servers
 from xft.store.store import all_faults, is_whole
 
 pytestmark = pytest.mark.slow
@@ -120,7 +121,7 @@ def test_wrong_credentials_and_a_server_that_never_answers(tmp_path, monkeypatch
         if stopped.is_set():
             over.wait()
         content = b"".join(call(app, environ, start))
-        if remote.NOTHING in environ["QUERY_STRING"]:
+        if servers.NOTHING in environ["QUERY_STRING"]:
             asked.release()
         yield content[:9]
         if len(content) >= 100_000:
@@ -141,10 +142,10 @@ def test_wrong_credentials_and_a_server_that_never_answers(tmp_path, monkeypatch
         others.bucket.cache_clear()
         others.push(url, others.unpublished(url, parts))
         monkeypatch.setattr(DomainDispatcherApplication, "__call__", answer)
-        monkeypatch.setattr(remote, "SILENT", 0.2)
+        monkeypatch.setattr(servers, "SILENT", 0.2)
         hold = asked.acquire
         assert all(is_whole(part.entry) for part in fetch(url, *parts))
-        monkeypatch.setattr(remote, "PATIENCE", 0.1)
+        monkeypatch.setattr(servers, "PATIENCE", 0.1)
         hold = stop
         assert not any(is_whole(part.entry) for part in fetch(url, *parts, store="others"))
         stopped.set()
@@ -161,5 +162,5 @@ def test_a_thousand_entries_are_asked_for_together(tmp_path, monkeypatch):
     with s3_bucket(monkeypatch) as url:
         bucket = others.bucket(url)
         names = [f"step{number % 4}/{number:016x}" for number in range(1000)]
-        bucket.fs.pipe({bucket.named(name, ENTRY_FILE): b"{}" for name in names})
+        bucket.server.fs.pipe({bucket.server.named(name, ENTRY_FILE): b"{}" for name in names})
         assert bucket.held(f"step{number}" for number in range(4)) == {*names}

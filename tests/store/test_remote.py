@@ -33,9 +33,11 @@ from xft.dag.nodes import Node
 from xft.dag.snakemake_options import check_storage
 from xft.dag.workflow_run import WorkflowRun
 from xft.store import others, remote
+from xft.store import server as servers
 from xft.store.make import link_declared
 from xft.store.make import make as run_job
 from xft.store.remote import FILES, Bucket, describe
+from xft.store.server import Server
 from xft.store.store import Recipe, fetched, is_whole, log_of, partial, publish
 from xft.tools import gc, pull, push
 
@@ -68,7 +70,8 @@ def send(url: str, *parts: Part) -> None:
 def objects(url: str) -> dict[str, bytes]:
     """The contents of a bucket, by name."""
     bucket = Bucket(url)
-    return {name: bucket.fs.cat_file(name) for name in bucket.fs.find(bucket.named())}
+    fs = bucket.server.fs
+    return {name: fs.cat_file(name) for name in fs.find(bucket.server.named())}
 
 
 def stating(part: Part, files: dict) -> bytes:
@@ -78,7 +81,7 @@ def stating(part: Part, files: dict) -> bytes:
 
 def change(url: str, name: str, content: bytes | None) -> None:
     """Replace an object, or remove it."""
-    fs = Bucket(url).fs
+    fs = Server(url).fs
     fs.rm_file(name) if content is None else fs.pipe_file(name, content)
 
 
@@ -103,9 +106,9 @@ LARGE = SMALL_BYTES + 1  # whose content is compared neither when it is opened n
 
 def test_a_large_file_is_sent_once_and_what_is_damaged_is_replaced(url, file_hashes, monkeypatch):
     """A small one is always sent."""
-    part, sent, put = make("moe", 1, LARGE), [], type(Bucket(url).fs).put_file
+    part, sent, put = make("moe", 1, LARGE), [], type(Server(url).fs).put_file
     weights = describe(part.entry)["artifact/weights.bin"]["sha256"]
-    place = Bucket(url).named(FILES, weights)
+    place = Server(url).named(FILES, weights)
 
     def publishes_weights(entry: Path) -> bool:
         sent.clear()
@@ -117,7 +120,7 @@ def test_a_large_file_is_sent_once_and_what_is_damaged_is_replaced(url, file_has
         sent.append(rpath)
         put(fs, lpath, rpath, **options)
 
-    monkeypatch.setattr(type(Bucket(url).fs), "put_file", put_file)
+    monkeypatch.setattr(type(Server(url).fs), "put_file", put_file)
     change(url, place, b"what a killed upload left")
     assert publishes_weights(part.entry)
     assert file_hashes(fetch(url, part)[0].entry) == file_hashes(part.entry)
@@ -172,10 +175,10 @@ def test_what_is_foreign_is_told_and_not_taken(url, capsys):
     part, other = make("moe", 1), make("moe", 2)
     send(url, part, other)
     bucket = Bucket(url)
-    name, files = bucket.named(part.name, ENTRY_FILE), describe(part.entry)
+    name, files = bucket.server.named(part.name, ENTRY_FILE), describe(part.entry)
     more = {"more/costs.json": describe(other.entry)["costs.json"]}
     wrong = {
-        "that of another entry": objects(url)[bucket.named(other.name, ENTRY_FILE)],
+        "that of another entry": objects(url)[bucket.server.named(other.name, ENTRY_FILE)],
         "not valid JSON": b"{",
         "other files than it states": stating(part, files | more),
         "holds another recipe": stating(part, describe(other.entry)),
@@ -189,7 +192,7 @@ def test_what_is_foreign_is_told_and_not_taken(url, capsys):
         assert not is_whole(ours.entry) and not fetched(ours.entry).exists()
         assert said in capsys.readouterr().err
     assert others.publish(url, part.entry) is None
-    change(url, bucket.named(FILES, files["costs.json"]["sha256"]), b"x" * 10**6)
+    change(url, bucket.server.named(FILES, files["costs.json"]["sha256"]), b"x" * 10**6)
     assert not is_whole(fetch(url, part)[0].entry)
 
 
@@ -210,7 +213,7 @@ def test_an_entry_that_no_disk_takes_is_told_and_the_others_are_taken(more, plac
     url = f"file://{place}/bucket"
     bad, good = make("sft", 1), make("sft", 2)
     send(url, bad, good)
-    name, files = Bucket(url).named(bad.name, ENTRY_FILE), describe(bad.entry)
+    name, files = Server(url).named(bad.name, ENTRY_FILE), describe(bad.entry)
     like, content = files["artifact/model.safetensors"], objects(url)[name]
     change(url, name, stating(bad, files | {name: like | own for name, own in more.items()}))
     for read in (lambda _, stated: stated, page_reads):
@@ -231,7 +234,7 @@ def test_an_entry_whose_manifest_is_nested_too_deeply_is_told(place, capsys):
     url = f"file://{place}/bucket"
     part = make("moe", 1)
     send(url, part)
-    name = Bucket(url).named(part.name, ENTRY_FILE)
+    name = Server(url).named(part.name, ENTRY_FILE)
     for depth in (300, 600, 900, 10**5):
         nested = '{"a": ' * depth + "1" + "}" * depth
         stated = json.loads(stating(part, describe(part.entry)))
@@ -257,7 +260,7 @@ def test_two_publishers_of_one_digest_do_no_harm(url, monkeypatch):
 def test_a_killed_upload_is_no_entry_and_the_next_repairs_it(url, monkeypatch, capsys):
     part = make("moe", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(type(Bucket(url).fs), "pipe_file", None)  # which writes the manifest
+        patch.setattr(type(Server(url).fs), "pipe_file", None)  # which writes the manifest
         assert "not callable" in others.publish(url, part.entry)
     others.bucket.cache_clear()
     assert not is_whole(fetch(url, part)[0].entry)
@@ -270,7 +273,7 @@ def test_a_killed_upload_is_no_entry_and_the_next_repairs_it(url, monkeypatch, c
     send(url, part)
     gc.main(["--store", url, "--yes", "--keep-days", "0"])
     assert is_whole(fetch(url, part)[0].entry)
-    change(url, Bucket(url).named(part.name, ENTRY_FILE), b'{"format": 2}')  # of a newer version
+    change(url, Server(url).named(part.name, ENTRY_FILE), b'{"format": 2}')  # of a newer version
     with pytest.raises(UserError, match="format 2"):
         gc.main(["--store", url, "--yes", "--keep-days", "0"])
     assert len(objects(url)) > 1
@@ -284,7 +287,7 @@ def test_the_age_of_a_leftover_is_that_on_the_server(url, ahead, monkeypatch):
     """The clock of this machine may be wrong by days."""
     part, right = make("moe", 1), time.time
     send(url, part)
-    change(url, Bucket(url).named(part.name, ENTRY_FILE), None)  # an upload that goes on
+    change(url, Server(url).named(part.name, ENTRY_FILE), None)  # an upload that goes on
     left = objects(url)
     monkeypatch.setattr(time, "time", lambda: right() + ahead)
     gc.main(["--store", url, "--yes"])
@@ -298,7 +301,7 @@ def test_the_age_of_a_leftover_is_that_on_the_server(url, ahead, monkeypatch):
 
 def test_what_an_unreadable_folder_may_name_is_kept(place, monkeypatch):
     answers = [[{"name": f"{place}/moe", "type": "directory"}], PermissionError("denied")]
-    monkeypatch.setattr(type(Bucket("file:///").fs), "ls", Mock(side_effect=answers))
+    monkeypatch.setattr(type(Server("file:///").fs), "ls", Mock(side_effect=answers))
     with pytest.raises(UserError, match="denied"):
         gc.main(["--store", f"file://{place}", "--yes"])
 
@@ -312,7 +315,7 @@ def test_a_killed_download_goes_on_where_it_stopped(url, monkeypatch):
             fetch(url, part)
     names = {path.name for path in fetched(part.at("ours").entry).rglob("*") if path.is_file()}
     assert {"weights.bin", "costs.json", ENTRY_FILE} <= names
-    monkeypatch.setattr(type(Bucket(url).fs), "get_file", None)  # nothing is fetched again
+    monkeypatch.setattr(type(Server(url).fs), "get_file", None)  # nothing is fetched again
     assert is_whole(fetch(url, part)[0].entry)
 
 
@@ -320,9 +323,9 @@ INTERRUPTED = """import sys
 from concurrent.futures import Future
 from pathlib import Path
 from buckets import Part
-from xft.store import others, remote
-remote.SILENT = 10**6
-remote.Bucket._begin = lambda *_: print("waits", flush=True) or Future()
+from xft.store import others, server
+server.SILENT = 10**6
+server.Server._begin = lambda *_: print("waits", flush=True) or Future()
 others.push("memory://box", {Part(Path(sys.argv[1])): 1})
 """
 
@@ -347,7 +350,7 @@ def test_a_server_that_dies_is_told_once(url, monkeypatch, capsys):
         ended.append(1)
         raise OSError("connection lost")
 
-    monkeypatch.setattr(type(Bucket(url).fs), "get_file", get_file)
+    monkeypatch.setattr(type(Server(url).fs), "get_file", get_file)
     fetch(url, *parts)
     assert capsys.readouterr().err.count(f"{url}: connection lost. The run goes on without it") == 1
     assert len(began) == len(ended)
@@ -496,7 +499,7 @@ def test_the_small_files_of_an_entry_go_to_the_hub_together(monkeypatch):
 def test_each_file_system_takes_its_settings(monkeypatch):
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "UseDevelopmentStorage=true")
     for scheme in {*filter(installed, SCHEMES)} - {"sftp://"}:
-        assert Bucket(f"{scheme}box/folder").fs
+        assert Server(f"{scheme}box/folder").fs
     with pytest.raises(UserError, match="Connect call failed"):  # sftp connects at once
         pull.main(["results", f"sftp://127.0.0.1:{free_port()}/folder"])
 
@@ -549,9 +552,9 @@ def test_jobs_do_not_wait_for_a_silent_server_again(published, monkeypatch):
     url, node, begun = published.config.publish, published.experiment.by_name["diversity.json"], []
     silence = f"not uploaded to {url}: {url}: the server does not answer"
     with monkeypatch.context() as patch:
-        patch.setattr(remote, "SILENT", 0.1)
-        patch.setattr(remote, "PATIENCE", 0.1)
-        patch.setattr(Bucket, "_begin", lambda *_: begun.append(1) or Future())
+        patch.setattr(servers, "SILENT", 0.1)
+        patch.setattr(servers, "PATIENCE", 0.1)
+        patch.setattr(Server, "_begin", lambda *_: begun.append(1) or Future())
         told = upload_of(node), upload_of(node)
     assert all(silence in text for text in told) and len(begun) == 2  # an upload, and a question
     note = Path("store", others.SILENT)

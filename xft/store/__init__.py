@@ -6,8 +6,8 @@
   entry.json last, and renames the folder.
 - found: what has its entry.json is an entry (`store.is_whole`). Entries of other stores are
   linked or fetched by `others.py`, the only module that knows where another store lies. `remote.py`
-  knows how an entry lies in a bucket, and `hub_files.py` the hub's interface for it. `links.py`
-  gives entries their names in results folders.
+  knows how an entry lies in a bucket, `server.py` what a server may do wrong, and `hub_files.py`
+  the hub's interface. `links.py` gives entries their names in results folders.
 - published: the process that made an entry uploads it, if its job says so; or `xft push` later.
 - verified: `store.all_faults` compares every byte with entry.json and the manifests. An entry of
   another store counts only after that.

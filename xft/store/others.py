@@ -231,7 +231,7 @@ def publish(url: str, entry: Path, report: Callable = lambda count: None) -> str
 
 def publish_for_job(url: str, entry: Path) -> str | None:
     """Upload an entry as `publish` does, unless the bucket has just been silent to another job."""
-    from xft.store.remote import SILENCE  # imports fsspec
+    from xft.store.server import SILENCE  # imports fsspec
 
     note, silence = entry.parents[1] / SILENT, f"{url.rstrip('/')}: {SILENCE}"
     with suppress(OSError):

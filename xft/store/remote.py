@@ -1,4 +1,4 @@
-"""How entries lie in a bucket, which is a folder on a server. fsspec reads and writes it.
+"""How entries lie in a bucket, which is a folder on a server.
 
     URL/STEP/DIGEST/entry.json    an entry: the manifest of all of its files
     URL/files/SHA256              the content of files, once for all entries that have it
@@ -10,24 +10,18 @@ next one. No name that a bucket states leads out of an entry (`manifest.as_manif
 
 import atexit
 import errno
-import logging
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property, partial
 from itertools import chain
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from threading import Lock, Thread
-from uuid import uuid4
+from threading import Lock
 
-from fsspec import get_filesystem_class
 from fsspec.callbacks import Callback
-from fsspec.core import url_to_fs
 
 from xft.artifacts import manifest
 from xft.artifacts.artifact import ENTRY_FILE, sync
@@ -35,35 +29,11 @@ from xft.artifacts.manifest import MANIFEST_SUFFIX, Manifest, hash_file
 from xft.checkpoints.model_files import MAX_HEADER_BYTES, PREFIX_BYTES, hash_header
 from xft.common.errors import UserError
 from xft.common.json_files import MAX_JSON, json_object, read_json
+from xft.store.server import AT_ONCE, DRAFT, Server
 from xft.store.store import DIGEST, all_faults, claimed, fetched, is_whole, place_of
 
-SILENT = 10  # seconds that a request lasts until the server is asked whether it is still there
-PATIENCE = 20  # seconds that its answer to this may last
-SILENCE = "the server does not answer"
-AT_ONCE = 8  # files that are transferred; of those of more than SMALL bytes one is uploaded
-SMALL = 2**23
-CHUNK, CHUNKS = 25 * 2**20, 4  # bytes of a file that is uploaded, and how often, in memory
+SMALL = 2**23  # bytes. Of larger files, one is uploaded at a time
 FILES = "files"
-NOTHING = "nothing"  # a folder that no bucket has: to list it is a small request
-DRAFT = ".tmp"
-# A put into these appears while it is written, so it gets another name first.
-FILE_SYSTEMS = ("file", "sftp")
-LIMITS = {"retries": {"max_attempts": 2}, "max_pool_connections": CHUNKS + AT_ONCE}
-FRESH = {"use_listings_cache": False}
-# Of file systems, by scheme.
-SETTINGS = {
-    "s3": {"config_kwargs": LIMITS | {"connect_timeout": 10, "read_timeout": 60}, **FRESH},
-    "gs": FRESH,
-    "az": {"connection_timeout": 10, "read_timeout": 60, "max_concurrency": CHUNKS, **FRESH},
-    "file": {"auto_mkdir": True},
-    "sftp": {"known_hosts": ()},  # those of the user's files: otherwise any host is trusted
-}
-# gcsfs otherwise asks for the kind of the bucket, which not all servers and credentials allow.
-os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints stack traces of what is told here
-# Options of transfers: what is in memory.
-PUT = {"s3": {"chunksize": CHUNK, "max_concurrency": CHUNKS}, "gs": {"chunksize": CHUNK}}
-GET = {"s3": {"max_concurrency": 1}}
 
 ENTRY = re.compile(rf"\w+/{DIGEST.pattern}/{ENTRY_FILE}")
 LEFT = re.compile(rf"{FILES}/[0-9a-f]{{64}}$|.*{re.escape(DRAFT)}$")
@@ -72,10 +42,6 @@ Files = Mapping[str, dict]  # as in `Manifest.files`
 UNUSABLE = (OSError, UnicodeError, OverflowError, RecursionError)
 # Of a machine that takes no entry at all.
 OF_THIS_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
-
-
-class Away(UserError):
-    """A server is away, too slow, or refuses."""
 
 
 class Unusable(UserError):
@@ -117,25 +83,21 @@ class _Watch(Callback):
 
 
 class Bucket:
-    """A bucket."""
+    """A store on a server. Its methods raise Away if the server cannot be used."""
 
     def __init__(self, url: str):
-        self.url, self.scheme = url.rstrip("/"), url.partition("://")[0]
-        self.away: str | None = None  # why it is not used any more
-        self._sizes, self._large, self._asking, self._heard = {}, Lock(), Lock(), 0.0
+        self.server = Server(url)
+        self._sizes: dict[str, int] = {}  # of manifests
+        self._large = Lock()  # of the upload of a large file
 
-    @cached_property
-    def fs(self):
-        """The file system. It may connect to the server."""
-        if self.scheme == "hf":
-            from xft.store.hub_files import HubFiles  # imports huggingface_hub
+    @property
+    def url(self) -> str:
+        return self.server.url
 
-            return HubFiles(skip_instance_cache=True)
-        return url_to_fs(self.url, skip_instance_cache=True, **SETTINGS.get(self.scheme, {}))[0]
-
-    @cached_property
-    def _root(self) -> str:
-        return get_filesystem_class(self.scheme)._strip_protocol(self.url).rstrip("/")
+    @property
+    def away(self) -> str | None:
+        """Why it is not used any more; None while it is."""
+        return self.server.away
 
     @cached_property
     def _pool(self) -> ThreadPool:
@@ -144,85 +106,20 @@ class Bucket:
         atexit.register(pool.terminate)
         return pool
 
-    def _ask(self, work: Callable, name: str | None = None):
-        """What work with the file system gives. Raises Away if the server cannot be used, or does
-        not answer, and from then on.
-
-        name: of what is read, in messages. Raises UserError if it is missing.
-        """
-        if self.away:
-            raise Away(self.away)
-        try:
-            answer = self._begin(work)
-            while not wait([answer], SILENT).done:
-                self._check_answers()
-            return answer.result()
-        except UserError:
-            raise
-        except Exception as error:  # of the scheme's library
-            # The rest of the line may be that of a signed URL.
-            said = str(error).strip("\n .").partition("\n")[0].partition("?")[0][:200]
-            if isinstance(error, FileNotFoundError):
-                if name:
-                    raise UserError(f"{name} is missing") from None
-                said = f"not found, or not with these credentials: {said}"
-            raise self._failed(said or type(error).__name__) from None
-
-    def _begin(self, work: Callable) -> Future:
-        """Begin work in a thread that the end of the process does not wait for."""
-        answer = Future()
-
-        def run() -> None:
-            try:
-                answer.set_result(work(self.fs))
-            except Exception as error:
-                answer.set_exception(error)
-            except BaseException as error:  # such as asyncio's CancelledError: it would end a pool
-                answer.set_exception(OSError(repr(error)))
-
-        Thread(target=run, daemon=True).start()
-        return answer
-
-    def _check_answers(self) -> None:
-        """Raise Away if the server does not answer a small request, on a connection of its own."""
-        with self._asking:
-            if self.away:
-                raise Away(self.away)
-            if time.monotonic() - self._heard > SILENT:
-                answer = Bucket(self.url)._begin(lambda fs: fs.find(self.named(NOTHING)))
-                if not wait([answer], PATIENCE).done:
-                    raise self._failed(SILENCE)
-                answer.result()
-                self._heard = time.monotonic()
-
-    def _failed(self, fault: str) -> Away:
-        self.away = self.away or f"{self.url}: {fault}"
-        return Away(self.away)
-
-    def named(self, *parts: str) -> str:
-        """A name in it."""
-        return "/".join([self._root, *parts])
-
-    def _find(self, *parts: str) -> dict[str, int]:
-        """The sizes of all files below a folder, by their names in the bucket."""
-        folder, is_tree = self.named(*parts), self.scheme in FILE_SYSTEMS
-        found = self._ask(lambda fs: _walk(fs, folder) if is_tree else fs.find(folder, detail=True))
-        return {n.removeprefix(self._root).strip("/"): item["size"] for n, item in found.items()}
-
     def check(self) -> None:
         """Raise Away if it cannot be used."""
-        self._find(NOTHING)
+        self.server.check()
 
     def held(self, steps: Iterable[str]) -> set[str]:
         """The entries of some steps, as STEP/DIGEST. Raises Away."""
-        self._ask(lambda fs: fs.invalidate_cache())  # of hf, which has no setting for this
-        for sizes in self._pool.map(self._find, dict.fromkeys(steps), 1):
+        self.server.forget_lists()
+        for sizes in self._pool.map(self.server.find, dict.fromkeys(steps), 1):
             self._sizes |= sizes
         return {name.rpartition("/")[0] for name in self._sizes if ENTRY.fullmatch(name)}
 
     def sizes(self) -> dict[str, int]:
         """The sizes of all contents, by hash. Raises Away."""
-        return {name.rpartition("/")[2]: size for name, size in self._find(FILES).items()}
+        return {name.rpartition("/")[2]: size for name, size in self.server.find(FILES).items()}
 
     def files_of(self, place: str) -> Files:
         """The files of an entry, which is named STEP/DIGEST.
@@ -236,7 +133,8 @@ class Bucket:
         name = f"{self.url}/{place}/{ENTRY_FILE}"
         if self._sizes.get(f"{place}/{ENTRY_FILE}", 0) > MAX_JSON:
             raise UserError(f"{name} is not a manifest: it is too large")
-        content = self._ask(lambda fs: fs.cat_file(self.named(place, ENTRY_FILE)), name)
+        file = self.server.named(place, ENTRY_FILE)
+        content = self.server.ask(lambda fs: fs.cat_file(file), name)
         stated = manifest.as_manifest(json_object(content, name), name)
         if stated.parameters != {"entry": place}:
             raise UserError(f"{name} is that of another entry")
@@ -252,44 +150,39 @@ class Bucket:
         """
         if faults := all_faults(entry, full=False):  # small files are compared
             raise UserError("; ".join(faults))
-        files, name = describe(entry), self.named(place_of(entry), ENTRY_FILE)
-        put = partial(self._put, entry, self._ask(lambda fs: fs.exists(name)), report)
-        small = self._put_small(entry, files, report) if self.scheme == "hf" else {}
+        files = describe(entry)
+        name = self.server.named(place_of(entry), ENTRY_FILE)
+        is_there = self.server.size_of(name) is not None
+        put = partial(self._put, entry, is_there, report)
+        small = self._put_small(entry, files, report) if self.server.scheme == "hf" else {}
         self._of_each(put, {file: files[file] for file in files.keys() - small})
         stated = Manifest("entry", files, {"entry": place_of(entry)})
-        self._ask(partial(self._write, stated.to_json().encode(), name, None))
+        self.server.put(stated.to_json().encode(), name)
 
     def _put_small(self, entry: Path, files: Files, report: Callable) -> Files:
         """Put the small files of an entry together, as the hub counts requests. Returns them."""
         small = {file: stated for file, stated in files.items() if stated["size"] <= SMALL}
-        names = {self.named(FILES, stated["sha256"]): file for file, stated in small.items()}
-        self._ask(lambda fs: fs.put([str(entry / file) for file in names.values()], [*names]))
+        names = {self._content(stated): str(entry / file) for file, stated in small.items()}
+        self.server.ask(lambda fs: fs.put([*names.values()], [*names]))
         report(sum(stated["size"] for stated in small.values()))
         return small
 
     def _put(self, entry: Path, is_there: bool, report: Callable, file: str, stated: dict) -> None:
+        """Upload a file of an entry. is_there: whether the bucket has the entry already."""
         if not _is_same(entry / file, stated):
             raise UserError(f"{entry / file} was altered")
-        name, size = self.named(FILES, stated["sha256"]), stated["size"]
+        name, size = self._content(stated), stated["size"]
         watch = _Watch(file, size, report)
-        write = partial(self._write, entry / file, name, watch)
         if size <= SMALL:
-            self._ask(write)
-        elif is_there or not self._ask(lambda fs: fs.exists(name) and fs.size(name) == size):
+            self.server.put(entry / file, name, watch)
+        elif is_there or self.server.size_of(name) != size:
             with self._large:
-                self._ask(write)
+                self.server.put(entry / file, name, watch)
         watch.end()
 
-    def _write(self, content: Path | bytes, name: str, watch: Callback | None, fs) -> None:
-        """Put a file, or bytes, so that it appears at once."""
-        is_drafted = self.scheme in FILE_SYSTEMS
-        written = f"{name}.{uuid4().hex}{DRAFT}" if is_drafted else name
-        if isinstance(content, bytes):
-            fs.pipe_file(written, content)
-        else:
-            fs.put_file(str(content), written, callback=watch, **PUT.get(self.scheme, {}))
-        if is_drafted:
-            fs.mv(written, name)
+    def _content(self, stated: dict) -> str:
+        """The name of a content in the bucket."""
+        return self.server.named(FILES, stated["sha256"])
 
     def fetch(self, entry: Path, files: Files, report: Callable[[int], object]) -> None:
         """Fetch an entry with these files, which becomes whole by one rename.
@@ -335,18 +228,17 @@ class Bucket:
 
     def _get(self, folder: Path, report: Callable, file: str, stated: dict) -> None:
         name = f"{self.url}/{FILES}/{stated['sha256']} ({file})"
-        target, place = folder / file, self.named(FILES, stated["sha256"])
+        target, place = folder / file, self._content(stated)
         draft = target.with_name(f".{target.name}{DRAFT}")
         watch = _Watch(name, stated["size"], report)
         if not _is_same(target, stated):
             target.parent.mkdir(parents=True, exist_ok=True)
             draft.unlink(missing_ok=True)  # a request that was given up may still write there
             if stated.get("is_header"):
-                self._ask(partial(_get_header, place=place, draft=draft), name)
+                self.server.ask(partial(_get_header, place=place, draft=draft), name)
                 os.truncate(draft, stated["size"])
             else:
-                options = {"callback": watch} | GET.get(self.scheme, {})
-                self._ask(lambda fs: fs.get_file(place, str(draft), **options), name)
+                self.server.get(place, draft, watch, name)
             if not _is_same(draft, stated):
                 draft.unlink(missing_ok=True)
                 raise UserError(f"{name} was altered")
@@ -354,18 +246,8 @@ class Bucket:
         watch.end()
 
     def now(self) -> float:
-        """The time by the clock of the server: that of a file which is written there and removed.
-
-        Raises Away.
-        """
-        name = f"now.{uuid4().hex}{DRAFT}"
-        self._ask(lambda fs: fs.pipe_file(self.named(name), name.encode()))
-        written = self._time_of(name)
-        self.remove([name])
-        return written
-
-    def _time_of(self, name: str) -> float:
-        return self._ask(lambda fs: fs.modified(self.named(name))).timestamp()
+        """The time by the clock of the server. Raises Away."""
+        return self.server.now()
 
     def leftovers(self) -> dict[str, tuple[int, float]]:
         """What no entry names, such as what killed uploads left, with its bytes and its time by the
@@ -373,28 +255,17 @@ class Bucket:
 
         Raises UserError if the manifest of an entry is damaged: it may name more. Raises Away.
         """
-        found = self._find()
+        found = self.server.find()
         places = [name.rpartition("/")[0] for name in found if ENTRY.fullmatch(name)]
         stated = (files.values() for files in self._pool.map(self.files_of, places))
         used = {f"{FILES}/{file['sha256']}" for file in chain(*stated)}
         left = [name for name in found if LEFT.match(name) and name not in used]
-        times = self._pool.map(self._time_of, left)
+        times = self._pool.map(self.server.time_of, left)
         return {name: (found[name], when) for name, when in zip(left, times, strict=True)}
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove leftovers. Raises Away."""
-        files = map(self.named, names)
-        self._pool.map(lambda file: self._ask(lambda fs: fs.rm_file(file)), files)
-
-
-def _walk(fs, folder: str) -> dict[str, dict]:
-    """What `find` gives. But `find` passes over folders that cannot be read."""
-    found = {}
-    with suppress(FileNotFoundError):
-        for item in fs.ls(folder, detail=True):
-            is_folder = item["type"] == "directory"
-            found |= _walk(fs, item["name"]) if is_folder else {item["name"]: item}
-    return found
+        self._pool.map(self.server.remove, names)
 
 
 def describe(entry: Path) -> dict[str, dict]:
