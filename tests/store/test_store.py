@@ -275,17 +275,19 @@ def test_nothing_is_kept_that_was_made_while_code_or_packages_changed(monkeypatc
     installed = Installed.now(Code(), ["ffn"])
     write_plan(Store(Path("store")), Path("results"), jobs, asdict(installed))
 
-    for file, text, told in (
-        (module, "CHANGED = True\n", r"xft/checkpoints/writer\.py was changed"),
-        (metadata, "Name: vllm\nVersion: 2.0\n", r"the package vllm was changed \(1\.0 to 2\.0\)"),
+    vllm = r"the package vllm was changed \(1\.0 to {}\)"
+    for file, change, told in (
+        (module, "write_text('CHANGED = True')", r"xft/checkpoints/writer\.py was changed"),
+        (metadata, "write_text('Name: vllm\\nVersion: 2.0')", vllm.format(r"2\.0")),
+        (metadata, "parent.rename('site/gone')", vllm.format("none")),
     ):
         before = file.read_text()
-        changes = f"open({str(file)!r}, 'w').write({text!r}); {WRITES}"
+        changes = f"{WRITES}; pathlib.Path({str(file)!r}).{change}"
         for program in (changes, "raise SystemExit('was started')"):
             with pytest.raises(UserError, match=f"^{told} while the workflow ran, so ffn would"):
                 run(entry, program)
             assert not entry.exists() and not partial(entry).exists()
-        file.write_text(before)
+        write_whole(file, before)
     module.write_text(module.read_text() + "# a remark\n")
     assert not run(entry) and is_whole(entry)
 
