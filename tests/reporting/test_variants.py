@@ -8,10 +8,10 @@ from report_folders import Runs
 
 from xft.common.errors import UserError
 from xft.config.runs import find_runs
-from xft.reporting.comparisons import OF_MODELS, OF_VARIANTS
+from xft.reporting.comparisons import OF_MODELS, OF_VARIANTS, pairs
 from xft.reporting.page.folder import Folder
 from xft.reporting.page.parts import find_parts
-from xft.reporting.run_table import read_runs
+from xft.reporting.run_table import Subject, read_runs
 from xft.reporting.summaries import Summary
 from xft.reporting.variants import MOST_ANSWERS, NOT_ASKED, ONE_SEED, Answer, answer_lines
 
@@ -47,6 +47,12 @@ def test_variants_and_models_are_corrected_for_apart(runs):
         ("base", "moe_sft (late)"): (OF_MODELS, True),
         ("moe_sft", "moe_sft (late)"): (OF_VARIANTS, True),
     }
+
+
+def test_a_model_that_its_control_lacks_is_compared_with_the_own_values_or_the_first_variant():
+    early, own, late = (Subject("sft", (name,), name, "vanilla") for name in ("early", "", "late"))
+    assert list(pairs([early, own, late])) == [(own, early), (own, late)]
+    assert list(pairs([early, late])) == [(early, late)]
 
 
 def test_the_answer_says_what_was_found_of_each_kind_of_model(runs):
@@ -123,12 +129,13 @@ LATE, EARLY = {"moe_sft": {"max_steps": 9}}, {"moe_sft": {"max_steps": 7}}
             {"num_experts=7": "num_experts=7", "num_experts=8": "num_experts=7"},
         ),
         (
-            {"variants": {"xft": {}, "late": LATE}, "sweep": {"moe.num_experts": [7, 8]}},
+            # No value is the default.
+            {"variants": {"late": LATE, "xft": {}}, "sweep": {"moe.num_experts": [6, 7]}},
             {
-                "xft, num_experts=7": "xft, num_experts=7",
-                "xft, num_experts=8": "xft, num_experts=7",
+                "late, num_experts=6": "xft, num_experts=6",
                 "late, num_experts=7": "xft, num_experts=7",
-                "late, num_experts=8": "xft, num_experts=8",
+                "xft, num_experts=6": "xft, num_experts=6",
+                "xft, num_experts=7": "xft, num_experts=6",
             },
         ),
     ],
