@@ -591,7 +591,9 @@ def test_a_run_does_not_begin_with_an_entry_that_is_gone_or_damaged(place):
 
 
 def test_a_base_whose_store_or_model_was_moved_gets_its_links_again(monkeypatch, fork_server):
-    """When a run begins, not when one is planned. None leads to other content than before."""
+    """When a run begins, not when one is planned. None leads to other content than before, and
+    those in the store of somebody else stay as they are.
+    """
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     run = wants()
     run.begin()
@@ -614,6 +616,16 @@ def test_a_base_whose_store_or_model_was_moved_gets_its_links_again(monkeypatch,
         assert not any(link.readlink().is_absolute() for link in links)
     for link in links:
         link.unlink()
+    entry, theirs = run.experiment.by_name["base"].entry, Path("theirs").absolute()
+    entry.rename(theirs)
+    entry.symlink_to(theirs)
+    with pytest.raises(UserError, match=r"config\.json is not there\. Delete .*, so that it leads"):
+        run.check()
+    run.begin()
+    run.close()
+    assert not any(link.is_symlink() for link in links)
+    entry.unlink()
+    theirs.rename(entry)
     flip_a_bit(Path(model, "model.safetensors"))
     with pytest.raises(UserError, match=r"safetensors is not there\. Delete .*, so that it leads"):
         run.check()
