@@ -407,11 +407,14 @@ def lose(run: WorkflowRun, *names: str) -> None:
     others.bucket.cache_clear()
 
 
-def fetched_by(work: Callable[[WorkflowRun], object]) -> tuple[set[str], set[str]]:
-    """The names of what a second machine with an empty store fetches, whole and in part."""
+def fetched_by(work: Callable[[WorkflowRun], object], *buckets: str) -> tuple[set[str], set[str]]:
+    """The names of what a second machine with an empty store fetches, whole and in part.
+
+    buckets: in their order; by default `bucket`.
+    """
     shutil.rmtree("second", ignore_errors=True)
-    url = f"file://{Path.cwd()}/bucket"
-    run = wants(stores=[url], store="second", results_dir="second_results")
+    urls = [f"file://{Path.cwd()}/{name}" for name in buckets or ["bucket"]]
+    run = wants(stores=urls, store="second", results_dir="second_results")
     work(run)
     whole = {node.name for node in run.experiment.known if is_whole(node.entry)}
     return whole, {n.name for n in run.experiment.known if fetched(n.entry).is_dir()}
@@ -442,12 +445,22 @@ def test_the_time_is_shown_before_an_upload_ends(published, monkeypatch):
     assert shown.is_set()
 
 
+def mixture(run: WorkflowRun) -> None:
+    """Begin a run that makes the tuned mixture alone."""
+    run.begin([run.experiment.by_name["moe_sft"]])
+    run.close()
+
+
+def test_what_one_bucket_holds_damaged_comes_from_the_next(published, capsys):
+    shutil.copytree("bucket", "next")
+    for file in Path("bucket", FILES).iterdir():
+        file.write_bytes(b"")
+    assert fetched_by(mixture, "bucket", "next") == ({"moe_sft"}, set())
+    assert f"moe_sft is not taken from file://{Path.cwd()}/bucket: " in capsys.readouterr().err
+
+
 def test_only_what_is_needed_moves(published):
     """Of what the report alone reads, no weights are fetched. Tables and report are made here."""
-
-    def mixture(run: WorkflowRun) -> None:
-        run.begin([run.experiment.by_name["moe_sft"]])
-        run.close()
 
     def results(run: WorkflowRun) -> None:
         Path("second.yaml").write_text(json.dumps(run.config.model_dump(mode="json")))
