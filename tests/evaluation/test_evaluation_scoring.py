@@ -28,7 +28,7 @@ from xft.evaluation import call_scoring
 from xft.evaluation.call_scoring import REFERENCE, USUAL, CallScorer
 from xft.evaluation.judges import read_returned
 from xft.evaluation.sandbox import run
-from xft.evaluation.scoring import Statuses, work_on
+from xft.evaluation.scoring import Statuses, score, work_on
 from xft.hub.named_sets import RELEASED
 
 PASS = Statuses("passed", "passed")
@@ -55,6 +55,20 @@ def test_right_wrong_and_nearly_right(sums, bubblewrap, confined):
     half = Statuses("passed", "failed", "[3, 5]")
     codes = [*right, nearly[0], right[1], nearly[1]]
     assert verdicts(sums, codes, sandbox) == [*[PASS] * 3, half, PASS, half]
+
+
+def test_what_was_late_is_judged_again_with_no_other_at_the_same_time():
+    """Beside others a right solution may be late again."""
+    others = threading.Barrier(2)
+
+    def judge(item, is_again, stop) -> tuple[str, bool]:
+        if is_again:
+            with suppress(threading.BrokenBarrierError):
+                others.wait(1)
+                return "beside another", True
+        return "alone", True
+
+    assert score([1, 2], judge, workers=2, unit="item") == ["alone", "alone"]
 
 
 ORDER = """
