@@ -62,6 +62,7 @@ CASES = [  # the form, the function, its tolerance and arguments; what it return
     *[(*NUMBER, value, [1.0, 2.0]) for value in ("[1.0, 2.0000001]", "(1.0, 2.0)", "[1.0]")],
     *[(*NUMBER, value, [1, 2]) for value in ("[1.0, 2]", "(1, 2)", "[1, 2.0000001]")],
     *[("humaneval", "f", 0.1, [1], value, [1, 2]) for value in ("[1, 2.05]", "[1, 2.5]")],
+    *[("humaneval", "f", 0.1, [1], value, 1.0) for value in ("1.05", "1.5")],
     *[("mbpp", "are_equivalent", 0, [1, 2], "None", True)],
     *[("mbpp", "sum_div", 0, [8], value, 7) for value in ("0", "1", "7")],
     *[("mbpp", "digit_distance_nums", 0, [123, 256], value, 6) for value in ("6", "7", "8")],
