@@ -37,7 +37,7 @@ from xft.store import server as servers
 from xft.store.make import link_declared
 from xft.store.make import make as run_job
 from xft.store.remote import FILES, Bucket, describe
-from xft.store.server import Server
+from xft.store.server import DRAFT, Server
 from xft.store.store import Recipe, fetched, is_whole, log_of, partial, publish
 from xft.tools import gc, pull, push
 
@@ -277,6 +277,25 @@ def test_a_killed_upload_is_no_entry_and_the_next_repairs_it(url, monkeypatch, c
     with pytest.raises(UserError, match="format 2"):
         gc.main(["--store", url, "--yes", "--keep-days", "0"])
     assert len(objects(url)) > 1
+
+
+@pytest.mark.parametrize("write", ["put_file", "pipe_file"])  # of contents, of the manifest
+def test_a_file_that_is_cut_off_has_no_name_in_a_folder(place, monkeypatch, write):
+    """Where a file can be seen while it is written, others would take a part for the whole."""
+    url, part = f"file://{place}/bucket", make("moe", 1)
+    kind = type(Bucket(url).fs)
+    put = getattr(kind, write)
+
+    def cut_off(fs, *given, **options):
+        put(fs, *given, **options)
+        (file,) = [path for path in given if str(path).startswith(f"{place}/bucket/")]
+        os.truncate(file, 1)
+        raise OSError("connection lost")
+
+    monkeypatch.setattr(kind, write, cut_off)
+    assert "connection lost" in others.publish(url, part.entry)
+    cut = {name for name, content in objects(url).items() if len(content) == 1}
+    assert cut and all(name.endswith(DRAFT) for name in cut)
 
 
 DAY = 24 * 3600
