@@ -560,6 +560,7 @@ def test_merged_models_of_another_results_folder_stay():
     assert other.keeps_merges
     shutil.rmtree("results")
     assert not other.keeps_merges
+    assert not begin(other).keeps_merges  # though its own plan wants them
 
 
 def test_a_run_does_not_begin_with_an_entry_that_is_gone_or_damaged(place):
