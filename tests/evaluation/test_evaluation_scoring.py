@@ -304,6 +304,13 @@ def test_what_a_program_starts_ends_with_it():
     wait_for_the_end([process for process in psutil.process_iter() if process.pid == started])
 
 
+def test_a_program_that_says_nothing_is_silent_from_its_start_on():
+    """Its limit would have no effect if each look at the program counted as a word of it."""
+    code, limits = "def f():\n    while True: pass", replace(USUAL, seconds=10, silence=1)
+    ended = run(call_scoring.caller(code, "f", "[[[]],[]]", limits, 0, False), None)
+    assert ended.status == "timed out" and ended.silence > 1
+
+
 @pytest.mark.parametrize("sandbox", ["bubblewrap", "none"])
 def test_no_program_outlives_a_killed_step(start, tmp_path, sandbox, bubblewrap):
     rows = three_problems()
