@@ -76,10 +76,13 @@ def checkpoint(out: Path, number: int) -> Path:
     return found
 
 
-def test_a_stopped_training_goes_on_to_the_same_bytes(words, stopped, whole, capfd):
+def test_a_stopped_training_goes_on_to_the_same_bytes(words, stopped, whole, capfd, monkeypatch):
     """Another interval between checkpoints is the same training."""
     assert checkpoints(stopped) == ["checkpoint-3", "checkpoint-5"]
+    save = Mock(wraps=features.SaveCallback)
+    monkeypatch.setattr(features, "SaveCallback", save)
     learn("moe_sft", stopped, *words, "--save-minutes", 0.5)
+    assert save.call_args.args[0] == 30  # seconds
     assert re.search(r"continuing from step 5\n", capfd.readouterr().err)
     assert_same(stopped, whole)
 
