@@ -437,6 +437,7 @@ def test_another_store_gives_what_is_undamaged(capsys):
         flip_a_bit(file)
         assert re.search(f"moe is not taken from {theirs}: .*{file} was altered", taken())
         flip_a_bit(file)
+    ours.symlink_to("gone")  # the store that had it before
     assert taken() is None
     file.unlink()
     assert f"{file} was altered" in taken()
