@@ -696,6 +696,9 @@ def test_a_training_on_a_cpu_is_all_in_the_hosts_memory(headers):
     assert_about(one, planned.peak)
     assert memory(headers, moe_sft=STEPS | {"launch": "ddp", "processes": 2}) > 2 * one  # buckets
     assert 16 * DENSE < memory(headers, "sft", moe_sft=STEPS) < one
+    # Step 6 reads the files of all experts, in bf16. Seven of the eight are what the base lacks.
+    planned = training_memory(asked.models, configured_job(asked.config, "mixing"))
+    assert_about(memory(headers, "mixing"), planned.peak + 2 * (MIXTURE - DENSE) * 8 / 7)
 
 
 def test_with_gpus_each_process_loads_the_model_and_one_gathers_it(headers):

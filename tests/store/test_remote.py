@@ -283,7 +283,7 @@ def test_a_killed_upload_is_no_entry_and_the_next_repairs_it(url, monkeypatch, c
 def test_a_file_that_is_cut_off_has_no_name_in_a_folder(place, monkeypatch, write):
     """Where a file can be seen while it is written, others would take a part for the whole."""
     url, part = f"file://{place}/bucket", make("moe", 1)
-    kind = type(Bucket(url).fs)
+    kind = type(Server(url).fs)
     put = getattr(kind, write)
 
     def cut_off(fs, *given, **options):
