@@ -10,7 +10,14 @@ from scipy.stats import binomtest, bootstrap, t, ttest_1samp
 from benchmarks.statistics import experiments
 from xft.reporting.comparisons import holm, significant
 from xft.reporting.run_table import linked
-from xft.reporting.statistics import compare, interval, measure, wilson
+from xft.reporting.statistics import (
+    compare,
+    find_variances,
+    findable,
+    interval,
+    measure,
+    wilson,
+)
 
 Z = 1.959963984540054
 
@@ -60,6 +67,31 @@ def test_random_effects_are_those_of_the_analysis_of_variance(shift, alike):
     ends = t.interval(0.95, freedom, mean, error)
     assert (found.low, found.high) == pytest.approx(ends)
     assert found.p_value == pytest.approx(2 * t.sf(abs(mean) / error, freedom))
+
+
+@pytest.mark.parametrize(("seeds", "pairs"), [(3, 1), (3, 3), (5, 3)])
+def test_a_findable_difference_is_found_in_most_cases(seeds, pairs):
+    """Of differences that are drawn by their definition, the median of what the runs say."""
+    rng, tables = np.random.default_rng([seeds, pairs]), []
+    for _ in range(300):
+        values = rng.normal(0, 0.5, (seeds, 60)) + rng.normal(0, 0.2, 60)
+        tables.append(values + rng.normal(0, 0.03, (seeds, 1)))
+    truth = np.median([findable(find_variances([pair_of(table)]), pairs) for table in tables])
+    p_values = [compare([pair_of(table + truth)]).p_value for table in tables]
+    assert 0.7 < np.mean(np.array(p_values) < 0.05 / pairs) < 0.9
+
+
+def test_with_one_seed_a_findable_difference_has_a_closed_form():
+    """(z(1 - 0.025 / pairs) + z(0.8)) standard errors, for many units."""
+    variances = find_variances([pair_of(np.random.default_rng(3).normal(size=(1, 2000)))])
+    normal = NormalDist().inv_cdf
+    closed = (normal(1 - 0.025 / 3) + normal(0.8)) * variances.units**0.5
+    assert findable(variances, 3) == pytest.approx(closed, rel=0.01)
+
+
+def pair_of(table):
+    """Two models with differences [seeds, units]."""
+    return tuple(measure([dict(enumerate(np.zeros_like(table))), dict(enumerate(table))]))
 
 
 def test_equal_seeds_are_paired():

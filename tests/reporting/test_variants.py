@@ -1,19 +1,28 @@
 """Whether a variant is better than its control: which pairs are asked about, and what is said."""
 
+from dataclasses import replace
 from pathlib import Path
-from statistics import NormalDist
 
 import pytest
 from report_folders import Runs
 
 from xft.common.errors import UserError
 from xft.config.runs import find_runs
-from xft.reporting.comparisons import OF_MODELS, OF_VARIANTS, pairs
+from xft.reporting.comparisons import OF_MODELS, OF_VARIANTS, pairs, quantities
 from xft.reporting.page.folder import Folder
 from xft.reporting.page.parts import find_parts
 from xft.reporting.run_table import Subject, read_runs
 from xft.reporting.summaries import Summary
-from xft.reporting.variants import MOST_ANSWERS, NOT_ASKED, ONE_SEED, Answer, answer_lines
+from xft.reporting.variants import (
+    MOST_ANSWERS,
+    NO_DIFFERENCE,
+    NOT_ASKED,
+    NOT_COMPARED,
+    NOTHING_NEW,
+    ONE_SEED,
+    Answer,
+    answer_lines,
+)
 
 
 @pytest.fixture
@@ -68,24 +77,54 @@ def test_the_answer_says_what_was_found_of_each_kind_of_model(runs):
         "late against the configuration's own values: better in validation loss (moe_sft); no "
         "difference was found (dense/lam~0.75)."
     )
-    of_mixture, of_merge, evidence, one_seed = answer.reasons
+    of_mixture, of_merge, evidence, one_seed = answer_lines([answer])[0][1]
     assert "nats of validation loss" in of_mixture and "p < 0.001, significant)" in of_mixture
     assert of_merge.startswith("dense/lam~0.75: +2.0 percentage points (95% interval +0.0 to ")
     assert evidence.startswith("More evidence: ") and one_seed == ONE_SEED
     # On 7 problems at least, as p is then 2 / 2^7 < 5% / 2.
-    table = summary.comparisons
-    asked = table[(table["question"] == OF_VARIANTS) & (table["tests"] == "plus")]
-    row = next(r for r in asked.itertuples() if "dense" in r.second)
-    normal = NormalDist().inv_cdf
-    error = (row.high - row.low) / 2 / normal(0.975)
-    size = 100 * max((normal(1 - 0.05 / 2 / 2) + normal(0.8)) * error, 7 / 100)
-    said = f"This run finds true differences of about {size:.1f} percentage points in 80% of the"
-    assert said in of_merge
+    assert (
+        "This run finds true differences of about 7.0 percentage points in 80% of the" in of_merge
+    )
+
+
+def test_what_is_shared_or_the_same_is_said(runs):
+    """`ties` shares the mixture of the configuration, and is the control. `idle` changes nothing,
+    and `same` nothing that was measured.
+    """
+    about = {"losses": [1.0, 1.1]}
+    add(runs, {"base": 20, "moe_sft": 40, "dense/lam~0.75": 40}, **about)
+    base, mixture, _ = runs.rows
+    add(runs, {"dense/lam~0.75": 41}, "ties", **about)
+    ties = runs.rows[-1]
+    runs.rows += [row | {"variant": "ties"} for row in (base, mixture)]
+    runs.rows += [row | {"variant": "idle"} for row in (base, mixture, ties)]
+    add(runs, {"moe_sft": 40}, "same", **about)
+    add(runs, {"moe_sft": 41}, "fewer", **about | {"losses": [0.9], "tokens": "other", "count": 50})
+    runs.rows = [row | {"control": "ties"} for row in runs.rows]
+    assert [answer.conclusion for answer in summary_of(runs).answers] == [
+        "the configuration's own values against ties: no difference was found (dense/lam~0.75).",
+        "same against ties: the same results (moe_sft).",
+        f"idle against ties: {NOTHING_NEW}.",
+        f"fewer against ties: {NOT_COMPARED}.",
+    ]
+
+
+def test_a_model_that_variants_share_answers_for_each(runs):
+    add(runs, {"moe_sft": 40, "dense/lam~0.75": 40})
+    add(runs, {"moe_sft": 44, "dense/lam~0.75": 40}, "a")
+    add(runs, {"dense/lam~0.75": 45}, "b")
+    runs.rows.append(runs.rows[2] | {"variant": "b"})
+    summary = summary_of(runs)
+    assert [(answer.variant, [*answer.findings]) for answer in summary.answers] == [
+        ("a", ["moe_sft", "dense/lam~0.75"]),
+        ("b", ["moe_sft", "dense/lam~0.75"]),
+    ]
+    assert len(next(quantities(summary.comparisons, OF_VARIANTS))[1]) == 3
 
 
 def test_the_summary_and_the_page_begin_with_the_answers(runs, capsys):
     add(runs, {"base": 20, "sft": 40, "moe_sft": 40}, losses=[1.0, 1.1])
-    add(runs, {"moe_sft": 40}, "late", losses=[1.0, 1.1])
+    add(runs, {"moe_sft": 41}, "late", losses=[1.0, 1.1])
     text, *_ = runs.summarise()
     first, verdict, *_ = text.split("\n\n")
     assert first.startswith("- late against the configuration's own values: no difference was ")
@@ -96,18 +135,19 @@ def test_the_summary_and_the_page_begin_with_the_answers(runs, capsys):
     assert answers.answers[0][0] in first and taken.note.startswith(NOT_ASKED)
 
 
-def test_of_many_variants_each_finding_is_a_sentence():
+def test_of_many_variants_each_finding_is_a_sentence_and_what_was_found_is_first():
     number = MOST_ANSWERS + 1
-    answers = [
-        Answer(f"v{n}", "control", {"sft": "worse in pass@1" if n else "better in pass@1"}, ["?"])
-        for n in range(number)
-    ]
-    assert list(answer_lines(answers)) == [
-        ("sft against its control: better in pass@1 for v0.", ()),
+    findings = [NO_DIFFERENCE, "better in pass@1", *["worse in pass@1"] * (number - 2)]
+    answers = [Answer(f"v{n}", "control", {"sft": text}) for n, text in enumerate(findings)]
+    answers.append(Answer("idle", "control", {}, unknown=NOTHING_NEW))
+    assert answer_lines([replace(answer, has_one_seed=True) for answer in answers]) == [
+        ("sft against its control: better in pass@1 for v1.", [ONE_SEED]),
         (
-            f"sft against its control: worse in pass@1 for v1, v2, v3, v4 and {number - 5} others.",
+            f"sft against its control: worse in pass@1 for v2, v3, v4, v5 and {number - 6} others.",
             (),
         ),
+        (f"sft against its control: {NO_DIFFERENCE} for v0.", ()),
+        (f"Not known: {NOTHING_NEW} for idle.", ()),
     ]
 
 
@@ -147,6 +187,11 @@ def test_each_run_has_a_control(keys, controls):
         assert found == controls
 
 
-def test_a_control_that_is_no_variant_is_told():
-    with pytest.raises(UserError, match=r'control: there is no variant "lat"\. The variants: late'):
-        find_runs(CONFIG | {"variants": {"late": LATE}, "control": "lat"})
+@pytest.mark.parametrize(
+    ("variants", "what_to_do"),
+    [({"late": LATE, "xft": {}}, "Name one of late, xft"), ({}, "Leave it out, as there are no")],
+)
+def test_a_control_that_is_no_variant_is_told(variants, what_to_do):
+    message = rf'idea\.yaml: control: there is no variant "lat"\. {what_to_do}'
+    with pytest.raises(UserError, match=message):
+        find_runs(CONFIG | {"variants": variants, "control": "lat"}, "idea.yaml")

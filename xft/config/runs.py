@@ -80,9 +80,10 @@ def examine_runs(config: Mapping, where: str = "config") -> ExaminedRuns:
     if whole is None:
         return ExaminedRuns(examined, [], faults)
     if whole.control is not None and whole.control not in whole.variants:
-        known = ", ".join(whole.variants) or "none"
+        known = ", ".join(whole.variants)
+        what_to_do = f"Name one of {known}" if known else "Leave it out, as there are no variants"
         control = json.dumps(whole.control)
-        faults.append(f"{where}: control: there is no variant {control}. The variants: {known}")
+        faults.append(f"{where}: control: there is no variant {control}. {what_to_do}")
     check_variant = partial(_check_variant, where, whole)
     check_swept = partial(_check_swept, f"{where}: sweep", leaves(whole))
     right = {

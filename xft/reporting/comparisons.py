@@ -4,22 +4,30 @@ says in sentences and tables which ones differ significantly.
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
-from math import floor, inf, isnan, log2
+from math import floor, inf, isnan, log2, nan
 from statistics import NormalDist
 
 from xft.common.errors import counted
 from xft.config.sections import MODELS, REFERENCES, family
 from xft.reporting.run_table import LOSS_TESTS, Subject, Values, linked
-from xft.reporting.statistics import LEVEL, Difference, Measured, compare, measure
+from xft.reporting.statistics import (
+    LEVEL,
+    POWER,
+    Difference,
+    Measured,
+    compare,
+    find_variances,
+    findable,
+    measure,
+)
 
 POOLED = "all"  # data sets
 OF_VARIANTS, OF_MODELS = "variants", "models"  # the questions that a pair can answer
 COLUMNS = ["first", "second", "dataset", "tests", "question"]
-COLUMNS += [*(field.name for field in fields(Difference)), "significant"]
+COLUMNS += [*(field.name for field in fields(Difference)), "significant", "findable"]
 SMALL = 2  # percentage points
 NEGLIGIBLE = 0.01  # nats per token: 1% of the perplexity
 NOT, SMALL_YES = "no", "yes, negligible"
-POWER = 0.8  # the share of the cases in which a test is to find a true difference
 
 
 def comparison_table(values: Sequence[Values], choose: Callable | None = None):
@@ -36,13 +44,16 @@ def comparison_table(values: Sequence[Values], choose: Callable | None = None):
     on the data set, but in the last row of a pair, which the verdict is about, for the last rows of
     all pairs of the question.
 
+    findable: in the last row of a pair, the true difference that is found in `POWER` of the cases
+    among as many pairs; infinite if there is none.
+
     choose: gives the pairs of a list of `Subject`; None: `pairs`.
     """
     import pandas as pd
 
-    rows = []
+    rows, sources = [], []
     for tests in dict.fromkeys(item.tests for item in values):
-        most = inf if tests == LOSS_TESTS else 1.0
+        most = _most(tests)
         here = [item for item in values if item.tests == tests]
         datasets = dict.fromkeys(item.dataset for item in here)
         live = {item.dataset for item in here if any(item.values)}
@@ -64,13 +75,35 @@ def comparison_table(values: Sequence[Values], choose: Callable | None = None):
             for name, measures in sets.items():
                 pair = first.label, second.label, name, tests, question
                 rows.append((*pair, *astuple(compare(measures, most))))
-    table = pd.DataFrame(rows, columns=COLUMNS[:-1])
+                sources.append(measures)
+    table = pd.DataFrame(rows, columns=COLUMNS[:-2])
     of_sets = table.groupby(["tests", "question", "dataset"])
     table["significant"] = of_sets["p_value"].transform(significant)
     last = last_rows(table)
     of_last = last.groupby(["tests", "question"])
     table.loc[last.index, "significant"] = of_last["p_value"].transform(significant)
+    table["findable"] = nan
+    pairs_of_last = of_last["first"].transform("size")
+    for row in last.itertuples():
+        found = _findable(row, sources[row.Index], pairs_of_last[row.Index])
+        table.loc[row.Index, "findable"] = found
     return table
+
+
+def _most(tests: str) -> float:
+    """The largest difference of values."""
+    return inf if tests == LOSS_TESTS else 1.0
+
+
+def _findable(row: tuple, measures: Sequence[tuple[Measured, Measured]], pairs: int) -> float:
+    """See `findable` of `comparison_table`. measures: of a row, on its sets of units."""
+    fewest = fewest_problems(pairs)
+    if row.problems < fewest:
+        return inf
+    size = findable(find_variances(measures), pairs)
+    if row.tests != LOSS_TESTS:
+        size = max(size, fewest / row.problems)
+    return size if size <= _most(row.tests) else inf
 
 
 def pooled_sets(datasets: Iterable[str], live: Collection[str]) -> list[str]:
@@ -329,5 +362,5 @@ def more_evidence(row: tuple, pairs: int) -> tuple[float, str]:
         f"More evidence: {'about' if row.error else 'at least'} {needed:,.0f} problems, "
         f"{f'{times:,.0f}' if times >= 10 else f'{times:.2g}'} times as many, would find a true "
         f"difference of {SCORES.number(size)} percentage points in {POWER:.0%} of the "
-        f"cases.{' They would not reduce the variation between the seeds.' if seeds > 1 else ''}"
+        f"cases{', if the seeds did not vary. More seeds reduce both.' if seeds > 1 else '.'}"
     )

@@ -7,13 +7,15 @@ units are random effects.
 import hashlib
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, nan
 from statistics import NormalDist
 
 import numpy as np
 
 LEVEL = 0.05  # of a test
+POWER = 0.8  # the share of the cases in which a test is to find a true difference
+DRAWS = 2_000  # of a test's own errors
 RESAMPLES = 19_999  # p-values from 1e-4 on; smaller ones by a normal distribution
 DIGITS = 12  # of a difference: rounding errors would hide that it is 0, or round a text of it up
 MOST_NUMBERS = 4_000_000  # in memory at a time
@@ -211,6 +213,56 @@ class Units:
         return float((sums**2).sum())
 
 
+@dataclass(frozen=True)
+class Variances:
+    """What the variance of a difference consists of.
+
+    units: of the mean over the units, for these seeds.
+    freedom: its degrees of freedom.
+    seeds, residuals: [sources], of the means of the seeds, and the part of it that units cause. A
+        source is the paired difference, or each model alone if their seeds differ. A model with
+        one seed is none.
+    counts: [sources], the numbers of seeds.
+    """
+
+    units: float
+    freedom: int
+    seeds: np.ndarray
+    residuals: np.ndarray
+    counts: np.ndarray
+
+
+def find_variances(pairs: Sequence[tuple[Measured, Measured]]) -> Variances:
+    """The mean squares of units, seeds and the residual, as parts of the variance of the mean.
+
+    pairs: see `compare`.
+    """
+    units = _units(pairs)
+    of_units = units.variance([values[None] for values in _by_unit(pairs)])
+    if pairs[0][0].seeds == pairs[0][1].seeds:
+        sources = [[second.values - first.values for first, second in pairs]]
+    else:
+        sources = [[first.values for first, _ in pairs], [second.values for _, second in pairs]]
+    seeds, residuals, counts = [], [], []
+    for source in (source for source in sources if len(source[0]) > 1):
+        count = len(source[0])
+        rest = [values - values.mean(axis=0) for values in source]
+        seeds.append(float(units.mean(source).var(ddof=1)) / count)
+        residuals.append(units.variance(rest) / (count * (count - 1)))
+        counts.append(count)
+    parts = (np.array(part, dtype=float) for part in (seeds, residuals, counts))
+    return Variances(of_units, max(int(units.freedom), 1), *parts)
+
+
+def _units(pairs: Sequence[tuple[Measured, Measured]]) -> Units:
+    return Units([(measured.names, measured.shares) for measured, _ in pairs])
+
+
+def _by_unit(pairs: Sequence[tuple[Measured, Measured]]) -> list[np.ndarray]:
+    """The difference on each unit, a mean over the seeds: [units] for each set."""
+    return [second.values.mean(axis=0) - first.values.mean(axis=0) for first, second in pairs]
+
+
 def compare(pairs: Sequence[tuple[Measured, Measured]], most: float = inf) -> Difference:
     """Compare two models.
 
@@ -225,10 +277,9 @@ def compare(pairs: Sequence[tuple[Measured, Measured]], most: float = inf) -> Di
     most: the largest difference.
     """
     first, second = pairs[0]
-    units = Units([(measured.names, measured.shares) for measured, _ in pairs])
-    by_unit = [b.values.mean(axis=0) - a.values.mean(axis=0) for a, b in pairs]
+    units, by_unit = _units(pairs), _by_unit(pairs)
     difference = round(float(units.mean(by_unit)), DIGITS)
-    error = units.variance([values[None] for values in by_unit]) ** 0.5
+    variances = find_variances(pairs)
     if first.means is not None and second.means is not None:
         drawn = sum(
             weights.sum() * (b.means - a.means)
@@ -236,19 +287,31 @@ def compare(pairs: Sequence[tuple[Measured, Measured]], most: float = inf) -> Di
         )
         p_value, ends = tail(drawn, difference), quantiles(drawn)
     else:
-        p_value, ends = _by_random_effects(units, pairs, difference, error)
+        p_value, ends = _by_random_effects(variances, difference)
     low, high = np.clip(np.round(ends, DIGITS), -most, most).tolist()
     if low == high or not units.freedom:
         low = high = nan
     p_value = min(1.0, max(p_value, 2.0 ** (1 - units.differing(by_unit))))
     counts = sum(map(len, by_unit)), len(first.seeds), len(second.seeds)
-    return Difference(*counts, difference, low, high, p_value, error)
+    return Difference(*counts, difference, low, high, p_value, variances.units**0.5)
 
 
 def _by_random_effects(
-    units: Units, pairs: Sequence[tuple[Measured, Measured]], difference: float, of_units: float
+    variances: Variances, difference: float
 ) -> tuple[float, tuple[float, float]]:
-    """The p-value, and the ends of the 95% interval.
+    """The p-value, and the ends of the 95% interval, by Student's t."""
+    from scipy.special import stdtr, stdtrit
+
+    error, freedom = (float(value) for value in _error_and_freedom(variances))
+    if not error:
+        return float(not difference), (difference, difference)
+    half = error * stdtrit(freedom, 1 - LEVEL / 2)
+    p_value = 2 * stdtr(freedom, -abs(difference) / error)
+    return float(p_value), (difference - half, difference + half)
+
+
+def _error_and_freedom(variances: Variances) -> tuple[np.ndarray, np.ndarray]:
+    """The standard error over units and seeds, and its degrees of freedom.
 
     Searle, Casella, McCulloch, Variance Components (1992), section 4.3: with the mean squares MS of
     P units, S seeds and the residual, the variance of a mean is (MS_units + MS_seeds - MS_residual)
@@ -258,33 +321,58 @@ def _by_random_effects(
     tests near their level (`benchmarks.statistics`): left out, 3 seeds that shift a score by 3
     points make 2% of the p-values smaller than 0.001.
 
-    of_units: the standard error over the units, of the mean over the seeds.
+    variances: may hold arrays of `units`, and of `seeds` and `residuals` [..., sources].
     """
-    from scipy.special import stdtr, stdtrit
+    units, seeds, residuals = variances.units, variances.seeds, variances.residuals
+    of_seeds = variances.counts - 1
+    variance = np.maximum(units, residuals.sum(axis=-1)) + _between(variances).sum(axis=-1)
+    weights = np.where(seeds > residuals, 1, NEGATIVE_WEIGHT)
+    squares = weights * seeds**2 / of_seeds + residuals**2 / (variances.freedom * of_seeds)
+    squares = units**2 / variances.freedom + squares.sum(axis=-1)
+    freedom = np.divide(variance**2, squares, out=np.full_like(variance, inf), where=squares > 0)
+    return np.sqrt(variance), freedom
 
-    # What the seeds of a model add to the difference: the paired differences, or each model alone
-    # if their seeds differ. A model with one seed shows no variation of seeds.
-    if pairs[0][0].seeds == pairs[0][1].seeds:
-        sources = [[second.values - first.values for first, second in pairs]]
-    else:
-        sources = [[-first.values for first, _ in pairs], [second.values for _, second in pairs]]
-    freedom = max(units.freedom, 1)
-    seeds = residuals = 0.0
-    squares = of_units**4 / freedom
-    for source in (source for source in sources if len(source[0]) > 1):
-        count = len(source[0])
-        of_seeds = float(units.mean(source).var(ddof=1)) / count
-        rest = [values - values.mean(axis=0) for values in source]
-        residual = units.variance(rest) / (count * (count - 1))
-        seeds += max(of_seeds - residual, 0.0)
-        residuals += residual
-        weight = 1 if of_seeds > residual else NEGATIVE_WEIGHT
-        squares += weight * of_seeds**2 / (count - 1)
-        squares += residual**2 / (freedom * (count - 1))
-    variance = max(of_units**2, residuals) + seeds
-    if not variance:
-        return float(not difference), (difference, difference)
-    error, freedom = variance**0.5, variance**2 / squares if squares else inf
-    half = error * stdtrit(freedom, 1 - LEVEL / 2)
-    p_value = 2 * stdtr(freedom, -abs(difference) / error)
-    return float(p_value), (difference - half, difference + half)
+
+def _between(variances: Variances) -> np.ndarray:
+    """What the seeds add to the variance beside the residual, [..., sources]."""
+    return np.maximum(variances.seeds - variances.residuals, 0)
+
+
+def findable(variances: Variances, pairs: int) -> float:
+    """The true difference that is found in `POWER` of the cases.
+
+    Found: p is below 5% with Bonferroni's correction for all pairs. The test's own standard error
+    and degrees of freedom vary from run to run, and with few seeds very much. So they are drawn
+    `DRAWS` times, from mean squares that have a chi-square distribution. The variance of the seeds
+    is the median-unbiased estimate.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import chdtri, ndtr, stdtrit
+
+    rng = np.random.default_rng(0)
+    of_seeds, residuals = variances.counts - 1, variances.residuals
+    medians = chdtri(of_seeds, 0.5) / of_seeds
+    between = _between(replace(variances, seeds=variances.seeds / medians))
+    units = max(variances.units, residuals.sum())
+    error = math.sqrt(units + between.sum())
+    if error == 0 or math.isnan(error):
+        return error
+
+    def drawn(expected: np.ndarray, freedom: np.ndarray) -> np.ndarray:
+        return expected * rng.chisquare(freedom, (DRAWS, len(freedom))) / freedom
+
+    freedom = variances.freedom
+    seen = Variances(
+        drawn(np.array([units]), np.array([freedom]))[:, 0],
+        freedom,
+        drawn(between + residuals, of_seeds),
+        drawn(residuals, freedom * of_seeds),
+        variances.counts,
+    )
+    errors, freedoms = _error_and_freedom(seen)
+    limits = errors * stdtrit(freedoms, 1 - LEVEL / 2 / pairs)
+
+    def missed(difference: float) -> float:
+        return POWER - float(ndtr((difference - limits) / error).mean())
+
+    return brentq(missed, 0.0, limits.max() + 10 * error, rtol=1e-6)

@@ -78,7 +78,8 @@ class Summary:
     def answers(self) -> list[Answer]:
         """Of each variant, whether it is better than its control."""
         subjects = {r.subject.label: r.subject for r in [*self.evaluations, *self.losses]}
-        return find_answers(self.comparisons, subjects)
+        controls = {row.variant: row.control for row in self.rows}
+        return find_answers(self.comparisons, subjects, controls)
 
     @property
     def statistics(self) -> list[str]:
@@ -130,7 +131,7 @@ class Summary:
             table=to_markdown,
             not_asked=NOT_ASKED,
             shown=shown,
-            answers=list(answer_lines(self.answers)),
+            answers=answer_lines(self.answers),
             differences=[
                 compared
                 for question in (OF_VARIANTS, OF_MODELS)

@@ -6,33 +6,33 @@ chosen before there was a result. The verdict about all models was not.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
-from statistics import NormalDist
+from math import isinf, isnan
 
+from xft.common.errors import counted
 from xft.reporting.comparisons import (
     LOSSES,
     NEGLIGIBLE,
     OF_VARIANTS,
-    POWER,
     SCORES,
     Quantity,
     difference_in_words,
-    errors_of_power,
-    fewest_problems,
     more_evidence,
     quantities,
 )
 from xft.reporting.run_table import Subject
-from xft.reporting.statistics import LEVEL
+from xft.reporting.statistics import POWER
 from xft.reporting.verdict import NAMED, PLAN, name_list
 
 NO_DIFFERENCE = "no difference was found"
+SAME = "the same results"
+NOTHING_NEW = "it changes none of the evaluated models"
+NOT_COMPARED = "not compared, as no model of both has the same problems or rows with all seeds"
 OWN_VALUES = "the configuration's own values"
 MOST_ANSWERS = 6  # with their figures
 NOT_ASKED = "The variants did not ask which of all models to take:"
 ONE_SEED = (
-    "With one seed, this compares two trained models, and another seed gives other ones. `seeds: "
-    "[42, 43, 44]` compares the ideas."
+    "With one seed, this compares trained models, and another seed gives other ones. `seeds: [42, "
+    "43, 44]` compares the ideas."
 )
 
 
@@ -43,12 +43,16 @@ class Answer:
     variant, control: in words.
     findings: for each kind of model, such as `moe_sft`, what was found.
     reasons: sentences with the figures, what the run could find, and what more evidence needs.
+    unknown: why there is no finding.
+    has_one_seed: whether all comparisons are of models with one seed.
     """
 
     variant: str
     control: str
     findings: Mapping[str, str]
-    reasons: Sequence[str]
+    reasons: Sequence[str] = ()
+    unknown: str = ""
+    has_one_seed: bool = False
 
     @property
     def conclusion(self) -> str:
@@ -57,47 +61,99 @@ class Answer:
         for model, finding in self.findings.items():
             models.setdefault(finding, []).append(model)
         parts = [f"{finding} ({name_list(names)})" for finding, names in models.items()]
-        return f"{self.variant} against {self.control}: {'; '.join(parts)}."
+        return f"{self.variant} against {self.control}: {'; '.join(parts) or self.unknown}."
 
 
-def find_answers(table, subjects: Mapping[str, Subject]) -> list[Answer]:
-    """An answer for each variant that has a control, in the order of the table.
+def find_answers(
+    table, subjects: Mapping[str, Subject], controls: Mapping[str, str]
+) -> list[Answer]:
+    """An answer for each variant and what it is compared with. Those without a finding are last.
 
     table: see `comparison_table`.
-    subjects: the models of the table by label.
+    subjects: the models by label.
+    controls: of all variants in order, see `RunRow`.
     """
-    rows: dict[str, dict[str, dict[Quantity, tuple]]] = {}
+    rows: dict[tuple[str, str], dict[str, dict[Quantity, tuple]]] = {}
     pairs: dict[Quantity, int] = {}
     for quantity, compared in quantities(table, OF_VARIANTS):
         pairs[quantity] = len(compared)
         for row in compared.itertuples():
-            subject = subjects[row.second]
-            of_variant = rows.setdefault(subject.variant, {})
-            of_variant.setdefault(subject.model, {})[quantity] = row
-    return [_answer(variant, models, pairs, subjects) for variant, models in rows.items()]
+            first, second = subjects[row.first], subjects[row.second]
+            for about in _asked(first, second, controls):
+                rows.setdefault(about, {}).setdefault(second.model, {})[quantity] = row
+    order = [*controls]
+    abouts = sorted(rows, key=lambda about: order.index(about[0]))
+    answers = [_answer(*about, rows[about], pairs) for about in abouts]
+    answered = {variant for variant, _ in rows}
+    return [*answers, *_unanswered(controls, answered, subjects)]
+
+
+def _asked(
+    first: Subject, second: Subject, controls: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """The variants that a pair of models is about, each with what it is compared with.
+
+    The first variant of the second model is compared with its control, or with what stands for it.
+    The others that share the model are, if the first model is that of their control too.
+    """
+    for variant in second.variants:
+        control = controls[variant]
+        if control in first.variants:
+            yield variant, control
+        elif variant == second.variants[0]:
+            yield variant, first.variants[0]
+
+
+def _unanswered(
+    controls: Mapping[str, str], answered: set[str], subjects: Mapping[str, Subject]
+) -> Iterator[Answer]:
+    """The variants without any comparison, with the reason."""
+    for variant, control in controls.items():
+        if variant in answered or control == variant or control not in controls:
+            continue
+        own = [subject for subject in subjects.values() if variant in subject.variants]
+        is_shared = all(control in subject.variants for subject in own)
+        reason = NOTHING_NEW if is_shared else NOT_COMPARED
+        yield Answer(_in_words(variant), _in_words(control), {}, unknown=reason)
+
+
+def _in_words(variant: str) -> str:
+    return variant or OWN_VALUES
 
 
 def _answer(
     variant: str,
+    control: str,
     models: Mapping[str, Mapping[Quantity, tuple]],
     pairs: Mapping[Quantity, int],
-    subjects: Mapping[str, Subject],
 ) -> Answer:
     findings, reasons = {}, []
     rows = [row for of_model in models.values() for row in of_model.values()]
     for model, of_model in models.items():
         findings[model] = _finding(of_model)
-        figures = [difference_in_words(q, row, pairs[q]) for q, row in of_model.items()]
-        reasons.append(f"{model}: {' and '.join(figures)}.{_could_find(of_model, pairs)}")
+        figures = [_figures(quantity, row, pairs[quantity]) for quantity, row in of_model.items()]
+        reasons.append(f"{model}: {' and '.join(figures)}.{_could_find(of_model)}")
     reasons += _evidence(models, pairs.get(SCORES, 0))
-    if all(row.seeds_first == row.seeds_second == 1 for row in rows):
-        reasons.append(ONE_SEED)
-    control = subjects[rows[0].first].variant or OWN_VALUES
-    return Answer(variant, control, findings, reasons)
+    has_one_seed = all(row.seeds_first == row.seeds_second == 1 for row in rows)
+    about = _in_words(variant), _in_words(control)
+    return Answer(*about, findings, reasons, has_one_seed=has_one_seed)
+
+
+def _is_same(row: tuple) -> bool:
+    """Whether two models have the same value on each unit."""
+    return row.difference == 0 and isnan(row.low)
+
+
+def _figures(quantity: Quantity, row: tuple, pairs: int) -> str:
+    if _is_same(row):
+        return f"the same {quantity.name} on all {counted(row.problems, quantity.measured_on)}"
+    return difference_in_words(quantity, row, pairs)
 
 
 def _finding(rows: Mapping[Quantity, tuple]) -> str:
     """What the differences of a model say."""
+    if all(map(_is_same, rows.values())):
+        return SAME
     better, worse = [], []
     for quantity, row in rows.items():
         if row.significant:
@@ -110,30 +166,26 @@ def _finding(rows: Mapping[Quantity, tuple]) -> str:
     return ", but ".join(parts) or NO_DIFFERENCE
 
 
-def _could_find(rows: Mapping[Quantity, tuple], pairs: Mapping[Quantity, int]) -> str:
-    """How small a true difference this run finds, if a difference is not significant.
-
-    The standard error, also of the seeds, is that of the interval.
-    """
-    sizes = []
+def _could_find(rows: Mapping[Quantity, tuple]) -> str:
+    """How small a true difference this run finds, if a difference is not significant."""
+    sizes, impossible = [], []
     for quantity, row in rows.items():
         if row.significant or isnan(row.low):
             continue
-        error = (row.high - row.low) / 2 / NormalDist().inv_cdf(1 - LEVEL / 2)
-        size = errors_of_power(pairs[quantity]) * error
-        if quantity is SCORES:
-            size = max(size, fewest_problems(pairs[quantity]) / row.problems)
-        sizes.append(f"{quantity.number(size)} {quantity.unit}")
-    if not sizes:
-        return ""
-    found = " and ".join(sizes)
-    return f" This run finds true differences of about {found} in {POWER:.0%} of the cases."
+        if isinf(row.findable):
+            impossible.append(quantity.name)
+        else:
+            sizes.append(f"{quantity.number(row.findable)} {quantity.unit}")
+    found, names = " and ".join(sizes), name_list(impossible)
+    text = f" This run finds true differences of about {found} in {POWER:.0%} of the cases."
+    few = f" It has too few seeds or {SCORES.measured_on}s to find a difference in {names}."
+    return (text if sizes else "") + (few if impossible else "")
 
 
 def _evidence(models: Mapping[str, Mapping[Quantity, tuple]], pairs: int) -> Iterator[str]:
     """What more evidence about the least certain score needs."""
     rows = [of_model[SCORES] for of_model in models.values() if SCORES in of_model]
-    is_open = [row for row in rows if not row.significant]
+    is_open = [row for row in rows if not row.significant and not _is_same(row)]
     if is_open:
         nearest = min(is_open, key=lambda row: row.p_value)
         needed, sentence = more_evidence(nearest, pairs)
@@ -141,20 +193,34 @@ def _evidence(models: Mapping[str, Mapping[Quantity, tuple]], pairs: int) -> Ite
             yield f"{sentence} {PLAN}"
 
 
-def answer_lines(answers: Sequence[Answer]) -> Iterator[tuple[str, Sequence[str]]]:
+def answer_lines(answers: Sequence[Answer]) -> list[tuple[str, Sequence[str]]]:
     """Sentences, each with those that explain it.
 
     Of many variants, one sentence for each kind of model and finding, which names some variants.
+    What was found comes first.
     """
-    if len(answers) <= MOST_ANSWERS:
-        for answer in answers:
-            yield answer.conclusion, answer.reasons
-        return
+    of_each = [(answer.conclusion, answer.reasons) for answer in answers]
+    lines = of_each if len(answers) <= MOST_ANSWERS else list(_of_many(answers))
+    found = [answer for answer in answers if answer.findings]
+    if found and all(answer.has_one_seed for answer in found):
+        (conclusion, reasons), *others = lines
+        return [(conclusion, [*reasons, ONE_SEED]), *others]
+    return lines
+
+
+def _of_many(answers: Sequence[Answer]) -> Iterator[tuple[str, Sequence[str]]]:
     variants: dict[tuple[str, str], list[str]] = {}
     for answer in answers:
         for model, finding in answer.findings.items():
-            variants.setdefault((model, finding), []).append(answer.variant)
-    for (model, finding), names in variants.items():
+            variants.setdefault((f"{model} against its control", finding), []).append(
+                answer.variant
+            )
+        if answer.unknown:
+            variants.setdefault(("Not known", answer.unknown), []).append(answer.variant)
+    open_ones = (NO_DIFFERENCE, SAME, NOTHING_NEW, NOT_COMPARED)
+    order = sorted(variants, key=lambda about: about[1] in open_ones)
+    for about, finding in order:
+        names = variants[about, finding]
         others = len(names) - NAMED
         shown = names if others <= 0 else [*names[:NAMED], f"{others} others"]
-        yield f"{model} against its control: {finding} for {name_list(shown)}.", ()
+        yield f"{about}: {finding} for {name_list(shown)}.", ()
