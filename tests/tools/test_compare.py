@@ -5,8 +5,13 @@ from pathlib import Path
 
 import pytest
 from evaluations import write_evaluation
+from report_folders import Runs
 
 from xft.common.errors import UserError
+from xft.reporting.comparisons import OF_VARIANTS, quantities, shown
+from xft.reporting.run_table import read_runs
+from xft.reporting.summaries import Summary
+from xft.reporting.variants import answer_lines
 from xft.tools import compare
 
 WORDS = {True: "pass", False: "fail"}
@@ -67,6 +72,87 @@ def test_files_of_both_forms_give_the_same_and_the_best_one_is_taken(tmp_path, c
         assert verdict.startswith(f"- Take {said}")
         tables += [[*row.values()][3:] for row in rows.values()]
     assert tables == [tables[0]] * 4 and tables[0][0] == "+75.0"
+
+
+PATTERN = "{name}_s{seed}_eval_results.json"
+
+
+def write_seeds(folder, solved: dict[str, list[int]]) -> list[str]:
+    """A file for each seed of each model, in which so many problems of 100 are solved."""
+    return [
+        write_evalplus(
+            folder / f"{name}_s{seed}_eval_results.json", [i < n for i in range(100)], "pass"
+        )
+        for name, counts in solved.items()
+        for seed, n in enumerate(counts, 1)
+    ]
+
+
+def test_models_are_compared_with_a_control_as_variants_are(tmp_path, capsys):
+    """Over three seeds, with the sentences and the figures of a report about variants."""
+    solved = {"late": [60, 62, 61], "plain": [40, 41, 42], "idle": [40, 41, 42]}
+    files = write_seeds(tmp_path, solved)
+    verdict, rows = told(capsys, *files, "--seeds", PATTERN, "--control", "plain")
+    conclusions = [line for line in verdict.splitlines() if line.startswith("- ")]
+    assert conclusions == [
+        "- late against plain: better in pass@1.",
+        "- idle against plain: the same results.",
+    ]
+    assert "  - the same pass@1 on all 100 problems." in verdict
+    runs = Runs(tmp_path / "results")
+    for name, counts in solved.items():
+        variant = "" if name == "plain" else name
+        for seed, count in enumerate(counts, 1):
+            runs.add("moe_sft", count, variant=variant, seed=seed)
+    runs.summarise()
+    summary = Summary(read_runs(runs.root / "runs.csv"))
+    (figures, *_), *_ = [reasons for _, reasons in answer_lines(summary.answers)]
+    assert f"  - {figures.removeprefix('moe_sft: ')}\n" in verdict
+    assert [*rows] == [("late", "plain"), ("idle", "plain")]
+    of_report = next(shown(*next(quantities(summary.comparisons, OF_VARIANTS))))
+    same = ("seeds", "difference", "95% interval", "p", "significant")
+    of_late = rows["late", "plain"]
+    assert {key: of_late[key] for key in same} == {key: of_report[key] for key in same}
+
+
+def test_a_control_may_be_a_file_and_seeds_need_none(tmp_path, capsys):
+    files = write_seeds(tmp_path, {"late": [60], "plain": [40], "more": [62]})
+    verdict, rows = told(capsys, *files, "--control", files[1])
+    names = [Path(file).name for file in files]
+    assert [*rows] == [(names[0], names[1]), (names[2], names[1])]
+    assert "--seeds compares methods" in verdict and "xft plan" not in verdict
+    more = write_seeds(tmp_path, {"late": [60, 61], "plain": [40, 45]})
+    verdict, rows = told(capsys, *more, "--seeds", PATTERN)
+    assert verdict.startswith("- Take late") and [*rows] == [("late", "plain")]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--control", "base.json"], r"--control base\.json is none of the models\. Name one of"),
+        (["--seeds", PATTERN, "--control", "c"], "none of the models. Name one of a and b, or add"),
+        (["--seeds", "{name}.json"], r"must contain \{name\} and \{seed\} once each"),
+        (["--seeds", "{name}-{seed}.json"], r"a_s1_eval_results\.json does not fit --seeds"),
+        (["--seeds", "s{seed}_{name}.json"], "does not fit --seeds"),
+    ],
+)
+def test_a_wrong_control_or_pattern_is_told(tmp_path, words, message):
+    files = write_seeds(tmp_path, {"a": [1, 2], "b": [3, 4]})
+    with pytest.raises(UserError, match=message):
+        compare.main([*files, *words])
+
+
+def test_seeds_that_do_not_pair_are_told(tmp_path):
+    files = write_seeds(tmp_path, {"a": [1, 2], "b": [3]})
+    said = "the seeds do not pair: a has 1 and 2, and b has 1. Name files of the same"
+    with pytest.raises(UserError, match=said):
+        compare.main([*files, "--seeds", PATTERN])
+    with pytest.raises(UserError, match="nothing to compare"):
+        compare.main([*files[:2], "--seeds", PATTERN])
+    (tmp_path / "other").mkdir()
+    again = write_seeds(tmp_path / "other", {"a": [1]})
+    with pytest.raises(UserError, match=r"are both seed 1 of a\. Let \{name\} in --seeds"):
+        compare.main([*files, *again, "--seeds", PATTERN])
 
 
 def of_step(**changes):

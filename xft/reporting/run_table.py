@@ -57,6 +57,7 @@ class RunRow(Section, strict=False):
 class Subject:
     """A model with all its seeds, on all sets of problems.
 
+    model: its kind. Empty if all models are of one kind.
     variants: those that share one of its files, the configuration's own first.
     variant: in words; empty if all variants share the model, and for the configuration's own.
     control: the variant that it is compared with, as in `RunRow`.
@@ -70,6 +71,8 @@ class Subject:
     @property
     def label(self) -> str:
         """A name in texts, such as `dense/lam~0.75 (vanilla)`."""
+        if not self.model:
+            return self.variant
         return f"{self.model} ({self.variant})" if self.variant else self.model
 
 

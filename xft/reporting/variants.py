@@ -41,7 +41,8 @@ class Answer:
     """How a variant differs from its control.
 
     variant, control: in words.
-    findings: for each kind of model, such as `moe_sft`, what was found.
+    findings: for each kind of model, such as `moe_sft`, what was found. The kind is empty if there
+        is one alone.
     reasons: sentences with the figures, what the run could find, and what more evidence needs.
     unknown: why there is no finding.
     has_one_seed: whether all comparisons are of models with one seed.
@@ -60,18 +61,22 @@ class Answer:
         models: dict[str, list[str]] = {}
         for model, finding in self.findings.items():
             models.setdefault(finding, []).append(model)
-        parts = [f"{finding} ({name_list(names)})" for finding, names in models.items()]
+        parts = [
+            f"{finding} ({name_list(names)})" if any(names) else finding
+            for finding, names in models.items()
+        ]
         return f"{self.variant} against {self.control}: {'; '.join(parts) or self.unknown}."
 
 
 def find_answers(
-    table, subjects: Mapping[str, Subject], controls: Mapping[str, str]
+    table, subjects: Mapping[str, Subject], controls: Mapping[str, str], plan: str = PLAN
 ) -> list[Answer]:
     """An answer for each variant and what it is compared with. Those without a finding are last.
 
     table: see `comparison_table`.
     subjects: the models by label.
     controls: of all variants in order, see `RunRow`.
+    plan: a sentence on what more evidence costs.
     """
     rows: dict[tuple[str, str], dict[str, dict[Quantity, tuple]]] = {}
     pairs: dict[Quantity, int] = {}
@@ -83,7 +88,7 @@ def find_answers(
                 rows.setdefault(about, {}).setdefault(second.model, {})[quantity] = row
     order = [*controls]
     abouts = sorted(rows, key=lambda about: order.index(about[0]))
-    answers = [_answer(*about, rows[about], pairs) for about in abouts]
+    answers = [_answer(*about, rows[about], pairs, plan) for about in abouts]
     answered = {variant for variant, _ in rows}
     return [*answers, *_unanswered(controls, answered, subjects)]
 
@@ -126,14 +131,17 @@ def _answer(
     control: str,
     models: Mapping[str, Mapping[Quantity, tuple]],
     pairs: Mapping[Quantity, int],
+    plan: str,
 ) -> Answer:
     findings, reasons = {}, []
     rows = [row for of_model in models.values() for row in of_model.values()]
     for model, of_model in models.items():
         findings[model] = _finding(of_model)
         figures = [_figures(quantity, row, pairs[quantity]) for quantity, row in of_model.items()]
-        reasons.append(f"{model}: {' and '.join(figures)}.{_could_find(of_model)}")
-    reasons += _evidence(models, pairs.get(SCORES, 0))
+        name = f"{model}: " if model else ""
+        reasons.append(f"{name}{' and '.join(figures)}.{_could_find(of_model)}")
+    for sentence in _evidence(models, pairs.get(SCORES, 0)):
+        reasons.append(f"{sentence} {plan}".strip())
     has_one_seed = all(row.seeds_first == row.seeds_second == 1 for row in rows)
     about = _in_words(variant), _in_words(control)
     return Answer(*about, findings, reasons, has_one_seed=has_one_seed)
@@ -190,11 +198,13 @@ def _evidence(models: Mapping[str, Mapping[Quantity, tuple]], pairs: int) -> Ite
         nearest = min(is_open, key=lambda row: row.p_value)
         needed, sentence = more_evidence(nearest, pairs)
         if needed:
-            yield f"{sentence} {PLAN}"
+            yield sentence
 
 
-def answer_lines(answers: Sequence[Answer]) -> list[tuple[str, Sequence[str]]]:
-    """Sentences, each with those that explain it.
+def answer_lines(
+    answers: Sequence[Answer], one_seed: str = ONE_SEED
+) -> list[tuple[str, Sequence[str]]]:
+    """Sentences, each with those that explain it. one_seed: what is said if there is one seed.
 
     Of many variants, one sentence for each kind of model and finding, which names some variants.
     What was found comes first.
@@ -204,7 +214,7 @@ def answer_lines(answers: Sequence[Answer]) -> list[tuple[str, Sequence[str]]]:
     found = [answer for answer in answers if answer.findings]
     if found and all(answer.has_one_seed for answer in found):
         (conclusion, reasons), *others = lines
-        return [(conclusion, [*reasons, ONE_SEED]), *others]
+        return [(conclusion, [*reasons, one_seed]), *others]
     return lines
 
 
