@@ -1,6 +1,8 @@
 """Measure the loss of a model on the rows that were held out of the training.
 
-The model's training may have measured it already (--losses): then no model is loaded.
+The model's training may have measured it already (--losses): then no model is loaded. With --rows
+choice it is the loss on data.choice_rows. If that is not a number, as of a training that diverged,
+the file says so, and step choose leaves the model out.
 """
 
 import math
@@ -17,6 +19,9 @@ from xft.config.sections import MODEL_KINDS, RunConfig
 from xft.evaluation.model_loading import load_model
 from xft.training.at_end import change_at_end
 
+SPLITS = ("validation", "choice")  # of `Tokens`
+DIVERGED = {"loss": None, "rows": []}  # in place of numbers that JSON does not know
+
 
 def main(argv: list[str] | None = None) -> None:
     step = Step("validation_loss", __doc__)
@@ -24,6 +29,12 @@ def main(argv: list[str] | None = None) -> None:
     step.artifact("--data", "Tokens with validation rows, from step tokens.")
     step.path("--losses", "FILE", "What the model's training measured, if it is there.", False)
     step.path("--metrics", "FILE", "The metrics of the training that it comes from.", False)
+    step.add_argument(
+        "--rows",
+        choices=SPLITS,
+        default="validation",
+        help="The rows: data.validation_rows or data.choice_rows. Default: validation.",
+    )
     step.output("--out", "FILE", "The loss, JSON.")
     args = step.parse_args(argv)
     run = step.options(RunConfig)
@@ -31,9 +42,16 @@ def main(argv: list[str] | None = None) -> None:
     model = step.open("model", args.model, *MODEL_KINDS)
     tokens = step.open("tokens", args.data, "tokens")
     given = {"tokens": tokens.id, "threads": run.threads}
-    losses = _measured(args.losses, model, given) or _measure(model, tokens, run.threads)
-    if not math.isfinite(loss := losses["loss"]):
-        raise UserError(f"{args.model}: the loss is {loss}. Its training diverged{advice_on_nan()}")
+    losses = _measured(args.losses, model, given)
+    if losses is None:
+        losses = _measure(model, tokens, run.threads, args.rows)
+    loss = losses["loss"]
+    if not math.isfinite(loss):
+        if args.rows == "validation":
+            raise UserError(
+                f"{args.model}: the loss is {loss}. Its training diverged{advice_on_nan()}"
+            )
+        losses = losses | DIVERGED
     identity = model.known_manifest and model.id
     description = {"model": {"path": str(args.model), "id": identity}, **given, **losses}
     ids = {"model": identity, "tokens": tokens.id}
@@ -41,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         description["change_at_end"] = change_at_end([*read_json_objects(args.metrics, "metrics")])
         ids["metrics"] = hash_file(args.metrics)
     LOSS_RESULT.write(args.out, description, parameters={"threads": run.threads}, inputs=ids)
-    say(f"loss {loss:.4f} on {counted(len(losses['rows']), 'validation row')}")
+    say(f"loss {loss:.4f} on {counted(len(losses['rows']), f'{args.rows} row')}")
 
 
 def _measured(file: Path | None, model: OpenedArtifact, given: dict) -> dict | None:
@@ -53,13 +71,13 @@ def _measured(file: Path | None, model: OpenedArtifact, given: dict) -> dict | N
     return measured["losses"] if measured.get("of") == given | {"weights": weights} else None
 
 
-def _measure(model: OpenedArtifact, tokens: OpenedArtifact, threads: int) -> dict:
+def _measure(model: OpenedArtifact, tokens: OpenedArtifact, threads: int, split: str) -> dict:
     from xft.data.tokenized_rows import open_tokens
     from xft.training.losses import LabelledLoss, row_losses
 
-    rows = list(open_tokens(tokens.path, model.path)[0].validation)
+    rows = list(getattr(open_tokens(tokens.path, model.path)[0], split))
     if not rows:
-        raise UserError(f"{tokens.path} holds no validation rows. Set data.validation_rows")
+        raise UserError(f"{tokens.path} holds no {split} rows. Set data.{split}_rows")
     loaded, tokenizer = load_model(model.path, threads)
     return row_losses(loaded, LabelledLoss(loaded), rows, tokenizer)
 

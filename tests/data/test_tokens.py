@@ -159,7 +159,7 @@ def test_the_manifest_holds_the_options_and_a_templates_text(tiny_llama, data, t
     manifest = read_manifest(manifest_path(make(tiny_llama, data, tmp_path / "tokens", *flags)))
     tokenizer = manifest.parameters.pop("tokenizer")
     options = TokensConfig(limit=9, template="Do: {instruction}\n")
-    assert manifest.parameters == options.model_dump()
+    assert manifest.parameters == options.stated()
     assert {"model", "normalizer", "added_tokens", "chat template"} < tokenizer.keys()
 
 
@@ -264,3 +264,28 @@ def test_options_of_tokens_and_folders_of_others_are_refused(upcycled, tiny_llam
     ):
         with pytest.raises(UserError, match=fault):
             train(upcycled, folder, tmp_path / "out", *more)
+
+
+def test_choice_rows_are_disjoint_from_validation_rows_and_come_after_them(tokenizer, tmp_path):
+    """Near duplicates are removed before: no row has one on the other side."""
+    words = " ".join(f"w{number}" for number in range(200))
+    near = [{"instruction": f"{words} {row['instruction']}", "response": "r"} for row in ROWS]
+    file = write_rows(tmp_path, [*near, *ROWS])
+
+    def split(validation: int, choice: int, deduplicate: str = "near") -> list[list[int]]:
+        rows = {"validation_rows": validation, "choice_rows": choice}
+        made, report = prepare([file], tokenizer, TokensConfig(deduplicate=deduplicate, **rows))
+        parts = [made.validation, made.choice, made.training]
+        numbers = [[example["row"] for example in part] for part in parts]
+        assert report.get("choice", 0) == len(numbers[1]) == choice
+        return numbers
+
+    validation, choice, training = split(3, 4)
+    assert sorted([*validation, *choice, *training]) == [1, *range(13, 25)]
+    assert {*validation}.isdisjoint(choice)
+    alone, _, _ = split(3, 0)
+    assert alone == validation
+    both, _, _ = split(7, 0)
+    assert {*both} == {*validation, *choice}
+    with pytest.raises(UserError, match="validation_rows = 9 and choice_rows = 4: only 13 rows"):
+        split(9, 4)

@@ -298,6 +298,11 @@ class TokensConfig(Section):
     """Rows held out of the training to measure the loss on. Usual are 100 or more: the loss on one
     row has no interval. A hash of the text selects them, so they are the same for every seed."""
 
+    choice_rows: int = Field(0, ge=0)
+    """Further rows held out of the training, on which `choose` compares settings. The loss that
+    chose is too low, so it is not the loss that is reported. Usual are as many as validation_rows.
+    The same hash selects them: no row is in both."""
+
     @model_validator(mode="after")
     def _columns_differ(self):
         if self.instruction_column == self.response_column:
@@ -306,6 +311,18 @@ class TokensConfig(Section):
                 "training would learn to repeat the instruction. Name two columns"
             )
         return self
+
+    @property
+    def held_out_rows(self) -> int:
+        """The rows that the training does not get."""
+        return self.validation_rows + self.choice_rows
+
+    def stated(self) -> dict[str, Any]:
+        """The values for a manifest. Without choice rows it says what it said before the key."""
+        values = self.model_dump()
+        if not self.choice_rows:
+            del values["choice_rows"]
+        return values
 
     def limits(self, files: int) -> list[int | None]:
         """The limit of each of so many files. Raises UserError if `limit` has other numbers."""

@@ -172,15 +172,17 @@ def _check_rows(data: DataConfig, path: str) -> None:
 def check_number_of_rows(config: WorkflowConfig, number: int) -> None:
     """Raise UserError if so many rows, at most, are too few for the configuration."""
     data = config.data
-    if data.validation_rows and data.validation_rows >= number:
+    if data.held_out_rows and data.held_out_rows >= number:
+        choice = f", data.choice_rows = {data.choice_rows}" if data.choice_rows else ""
         raise UserError(
-            f"config: data.validation_rows = {data.validation_rows}: {', '.join(data.files)} "
-            f"has at most {number} rows, and a training needs some of them. Set fewer"
+            f"config: data.validation_rows = {data.validation_rows}{choice}: "
+            f"{', '.join(data.files)} has at most {number} rows, and a training needs some of "
+            "them. Set fewer"
         )
     faults = []
     for name in TRAININGS:
         options = getattr(config, name)
-        rows = number - data.validation_rows
+        rows = number - data.held_out_rows
         if fault := options.fault_of_steps(options.steps(rows, options.global_batch)):
             faults.append(f"config: {name}, with at most {number} rows: {fault}")
     if faults:

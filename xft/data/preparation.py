@@ -18,7 +18,7 @@ from xft.config.sections import TokensConfig
 from xft.data.instruction_rows import AnyRow, check_bad, describe
 from xft.data.prompt_templates import make_template
 from xft.data.row_files import StoredRows, named, place_of, read_files
-from xft.data.tokenized_rows import Tokens, tokenize_rows
+from xft.data.tokenized_rows import CHOICE, VALIDATION, Tokens, tokenize_rows
 from xft.data.tokenizers import no_eos
 from xft.data.unwanted_rows import find_exact, find_near
 
@@ -52,12 +52,15 @@ def prepare(
     tokens, cut = tokenize_rows(rows, tokenizer, template, options.max_length)
     too_long = {*rows.numbers} - {*tokens.numbers.tolist()}
     removed += [{"row": number, "reason": "prompt fills the window"} for number in too_long]
-    tokens = _hold_out(tokens, _without(rows, too_long), options.validation_rows)
+    tokens = _hold_out(tokens, _without(rows, too_long), options)
+    held_out = {"validation": len(tokens.validation)}
+    if options.choice_rows:
+        held_out["choice"] = len(tokens.choice)
     return tokens, {
         "data_sha256": joint_sha256([*map(hash_file, files)]),
         "rows": good + len(bad),
         "training": len(tokens.training),
-        "validation": len(tokens.validation),
+        **held_out,
         "cut": cut,
         "removed": dict(sorted(Counter(entry["reason"] for entry in removed).items())),
         "removed_rows": [
@@ -70,7 +73,8 @@ def prepare(
 def summary(files: Sequence[Path], report: dict) -> str:
     """A report in one line."""
     rows = f"{counted(report['rows'], 'row')} of {named(files)}: {report['training']} to train on"
-    held_out = f", {report['validation']} held out" if report["validation"] else ""
+    number = report["validation"] + report.get("choice", 0)
+    held_out = f", {number} held out" if number else ""
     cut = f"; cut at max_length: {report['cut']}" if report["cut"] else ""
     removed = _counts(report["removed_rows"])
     return rows + held_out + cut + (f"; left out: {removed}" if removed else "")
@@ -117,25 +121,36 @@ def _without(rows: StoredRows, numbers: set[int]) -> StoredRows:
     return rows.select(lambda number: number not in numbers) if numbers else rows
 
 
-def _hold_out(tokens: Tokens, rows: StoredRows, count: int) -> Tokens:
-    """The tokens with `count` rows held out: the rows with the smallest SHA-256 of their text.
+def _hold_out(tokens: Tokens, rows: StoredRows, options: TokensConfig) -> Tokens:
+    """The tokens with rows held out: those with the smallest SHA-256 of their text.
 
-    rows: those of the tokens. The rows that are held out do not depend on the seed. Most stay the
-    same if rows are added to the file or removed.
+    The validation rows come first, so they do not depend on the number of choice rows. Rows that
+    are held out do not depend on the seed. Most stay the same if rows are added to the file or
+    removed.
+
+    rows: those of the tokens.
     """
+    count = options.held_out_rows
+    asked = f"validation_rows = {options.validation_rows}"
+    fewer = "validation_rows"
+    if options.choice_rows:
+        asked += f" and choice_rows = {options.choice_rows}"
+        fewer += " or choice_rows"
     if count >= len(tokens.numbers):
         raise UserError(
-            f"validation_rows = {count}: only {len(tokens.numbers)} rows are left, and the "
-            "training needs at least one of them. Set fewer validation_rows"
+            f"{asked}: only {len(tokens.numbers)} rows are left, and the training needs at least "
+            f"one of them. Set fewer {fewer}"
         )
     texts = enumerate(progress(rows, desc="choose rows to hold out", unit="row"))
     digests = ((hashlib.sha256(row.text.encode()).digest(), place) for place, row in texts)
+    places = [place for _, place in nsmallest(count, digests)]
     held_out = np.zeros_like(tokens.held_out)
-    held_out[[place for _, place in nsmallest(count, digests)]] = 1
+    held_out[places[: options.validation_rows]] = VALIDATION
+    held_out[places[options.validation_rows :]] = CHOICE
     if (left := len(rows) - count) < count:
         say(
             f"WARNING: {count} of {len(rows)} rows are held out, and the training has only the "
-            f"other {left}. If that is not meant, set fewer validation_rows"
+            f"other {left}. If that is not meant, set fewer {fewer}"
         )
     return replace(tokens, held_out=held_out)
 

@@ -28,6 +28,7 @@ IGNORED = -100
 BATCH_ROWS = 1000
 BATCH_CHARACTERS = 1_000_000  # a tokenizer takes 300 bytes of memory for each
 KIND = "tokens"
+VALIDATION, CHOICE = 1, 2  # values of `held_out`
 # The tensors of an artifact, as in `Tokens`, and their dtypes.
 DTYPES = {"input_ids": "I32", "trained": "U8", "offsets": "I64", "numbers": "I64", "held_out": "U8"}
 
@@ -40,7 +41,7 @@ class Tokens:
     trained: uint8 [tokens], 1 for the tokens of responses, which have a loss.
     offsets: int64 [rows + 1]; row i is input_ids[offsets[i] : offsets[i + 1]].
     numbers: int64 [rows], the rows' numbers in their file.
-    held_out: uint8 [rows], 1 for a row of the validation split.
+    held_out: uint8 [rows], VALIDATION or CHOICE for a row that is held out, 0 for the others.
     """
 
     input_ids: np.ndarray | DiskArray
@@ -55,7 +56,12 @@ class Tokens:
 
     @property
     def validation(self) -> "Examples":
-        return Examples(self, np.flatnonzero(self.held_out))
+        return Examples(self, np.flatnonzero(self.held_out == VALIDATION))
+
+    @property
+    def choice(self) -> "Examples":
+        """The rows by which settings are chosen."""
+        return Examples(self, np.flatnonzero(self.held_out == CHOICE))
 
 
 class Examples(Sequence):
@@ -163,7 +169,7 @@ def write_tokens(
         TensorSpec(name, DTYPES[name], (len(array),), partial(map, torch.from_numpy, blocks(array)))
         for name, array in vars(tokens).items()
     ]
-    parameters = options.model_dump() | {"tokenizer": tokenizer_identity(model)} | datasets
+    parameters = options.stated() | {"tokenizer": tokenizer_identity(model)} | datasets
     with create_artifact(out, KIND, parameters, {"data": data_hash}) as draft:
         draft.write_tensors(specs)
 
@@ -202,7 +208,8 @@ def open_tokens(path: Path, model: Path, full: bool = False) -> tuple[Tokens, di
 def read_options(path: Path) -> TokensConfig:
     """The options that tokens were made with. Raises UserError if `path` holds no tokens."""
     parameters = _open(path).manifest.parameters
-    return TokensConfig.model_construct(**{name: parameters[name] for name in keys(TokensConfig)})
+    known = {name: parameters[name] for name in keys(TokensConfig) if name in parameters}
+    return TokensConfig.model_construct(**known)
 
 
 def _open(path: Path, full: bool = False) -> OpenedArtifact:

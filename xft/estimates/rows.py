@@ -125,7 +125,7 @@ def sample_lengths(data: DataConfig, base: Path) -> Lengths | None:
     is_whole = sum(file.stat().st_size for file in files) <= MOST_COUNTED
     few = [min(number or READ_ROWS, READ_ROWS) for number in data.limits(len(files))]
     rows, _ = _read(files, data if is_whole else data.model_copy(update={"limit": few}))
-    number = max(len(rows) - data.validation_rows, 0) if is_whole else None
+    number = max(len(rows) - data.held_out_rows, 0) if is_whole else None
     if not rows:
         return None
     chosen = [rows[place] for place in spread(len(rows))]

@@ -62,7 +62,7 @@ class TrainingRequest:
         if self.flops_ratio is not None:
             training["flops_ratio"] = self.flops_ratio
         run = self.run.model_dump(include={"seed", "threads"})
-        return run | self.tokens.model_dump() | training
+        return run | self.tokens.stated() | training
 
 
 class Session:
