@@ -22,7 +22,8 @@ rule sft:
         flags=flags,
     shell:
         "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.sft {params.flags} "
-        "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json"
+        "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json "
+        "--diverged {output:q}.partial/diverged.json"
 
 
 rule soup:

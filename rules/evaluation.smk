@@ -85,6 +85,48 @@ rule validation_loss:
         "exec python -m xft.store.make {output:q} python -m workflow_scripts.validation_loss {params.flags}"
 
 
+rule choose:
+    """The setting of a method with the lowest mean loss over the seeds."""
+    input:
+        losses=entry_of("losses"),
+        tokens=entry_of("tokens"),
+    output:
+        entry("choose"),
+    log:
+        log_of("choose"),
+    localrule: True
+    conda:
+        "../envs/evaluation.yaml"
+    resources:
+        **RESOURCES,
+    params:
+        flags=flags,
+    shell:
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.choose --candidates {output:q}.partial/candidates.csv "
+        "{params.flags}"
+
+
+rule measure_chosen:
+    """A result of a method at its chosen setting, which the job makes if it is missing."""
+    input:
+        choice=entry_of("choice"),
+        read=entry_of("read"),
+    output:
+        entry("measure_chosen"),
+    log:
+        log_of("measure_chosen"),
+    priority: priority_of
+    conda:
+        evaluation_environment
+    threads: threads_of
+    resources:
+        **RESOURCES,
+    params:
+        flags=flags,
+    shell:
+        "exec python -m xft.store.make {output:q} python -m workflow_scripts.measure_chosen {params.flags}"
+
+
 rule contamination:
     """The number of training rows that contain a problem."""
     input:

@@ -45,7 +45,7 @@ rule weighted_trained:
         flags=flags,
     shell:
         "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.weighted_trained {params.flags} "
-        "--metrics {output:q}.partial/metrics.jsonl"
+        "--metrics {output:q}.partial/metrics.jsonl --diverged {output:q}.partial/diverged.json"
 
 
 rule dense:

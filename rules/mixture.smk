@@ -105,7 +105,8 @@ rule moe_sft:
         flags=flags,
     shell:
         "exec python -m xft.store.make {output:q} {params.start} -m workflow_scripts.moe_sft {params.flags} "
-        "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json"
+        "--metrics {output:q}.partial/metrics.jsonl --losses {output:q}.partial/losses.json "
+        "--diverged {output:q}.partial/diverged.json"
 
 
 rule ffn:

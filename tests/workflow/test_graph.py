@@ -39,6 +39,15 @@ CONFIGS = {
         "sweep": {"moe.num_experts": [2, 4], "mixing.max_steps": [10, 20]},
         "variants": {"lora": {"moe": {"experts": "lora", "rank": 4}}, "full": {}},
     },
+    "choose": {
+        "choose": "validation",
+        "data": {"choice_rows": 50},
+        "sweep": {"moe_sft.learning_rate": [5.0e-4, 1.0e-3]},
+        "merge": {"lambdas": ["0.5", "0.75"]},
+        "seeds": [1, 2],
+        "variants": {"xft": {}, "narrow": {"moe": {"num_experts": 2}}},
+        "evaluation": {"models": ["base", "sft", "soup", "moe_sft", "dense"]},
+    },
 }
 
 

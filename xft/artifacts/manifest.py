@@ -306,3 +306,9 @@ LOSS_RESULT = ResultFormat("validation", "validation_loss", 2, "rows")
 DIVERSITY = ResultFormat("diversity", "diversity", 1, "spread")
 # The numbers of a training's rows, all and contaminated ones, and the SHA-256 of the problems.
 CONTAMINATION = ResultFormat("contamination", "contamination", 1, "contaminated")
+# Why a training ended without a model: a loss or a gradient was not finite. What would be made of
+# its model has the same.
+DIVERGED = ResultFormat("diverged", "training", 1, "cause")
+DIVERGED_FILE = "diverged.json"  # in an entry, in place of its artifact
+# The settings of a method with their losses, and which is chosen: see `evaluation.choice`.
+CHOICE = ResultFormat("choice", "choose", 1, "chosen")

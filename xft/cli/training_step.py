@@ -29,6 +29,8 @@ class TrainingStep(Step):
         if name in MODEL_KINDS:
             meaning = "File for the model's validation losses, for step validation_loss, JSON."
             self.output("--losses", "FILE", meaning, required=False)
+        meaning = "File that is written if the training diverges, with the cause, JSON."
+        self.output("--diverged", "FILE", meaning, required=False)
         meaning = "Folder for the trackers. Default: the folder metrics beside --out."
         self.output("--tracker-dir", "DIR", meaning, required=False, shared=True)
         self.add_options(TokensConfig)
@@ -57,6 +59,7 @@ class TrainingStep(Step):
             out=args.out,
             metrics=args.metrics,
             losses=getattr(args, "losses", None),
+            diverged=args.diverged,
             tracker_dir=args.tracker_dir or args.out.parent / "metrics",
             full=self.full,
             tokens=tokens_options(args.data, given),

@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from itertools import product
@@ -19,7 +19,10 @@ from xft.config.sections import SECTIONS, TRAININGS, WorkflowConfig
 
 MOST_RUNS = 1000
 VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-RUN_KEYS = ("variants", "control", "sweep", "seeds")
+RUN_KEYS = ("variants", "control", "sweep", "choose", "seeds")
+# Sections that `choose` cannot choose from: other rows or tokens have losses of their own, and the
+# evaluation changes no model.
+NOT_CHOSEN = ("base", "data", "evaluation")
 # Keys that say where and how a run computes. They are the same for all runs.
 FIXED = (
     *("store", "stores", "publish", "results_dir", "threads", "gpus", "report_to"),
@@ -39,12 +42,25 @@ class Run:
     name: of its variant, with its values of the sweep; empty if it has the file's own values and
     sweeps none. changes: the keys with other values, each with the text that stands for its value
     in paths, the seed last. control: the name of the run that answers whether this one is better.
+    variant: the name of its variant alone; empty if it has none, or if the variant changes nothing.
+    control_variant: the same of its control.
     """
 
     config: WorkflowConfig
     name: str = ""
     changes: Mapping[str, str] = field(default_factory=dict)
     control: str = ""
+    variant: str = ""
+    control_variant: str = ""
+
+    def folders(self, keys: Collection[str]) -> str:
+        """The folders, in the results folder, of what depends on these keys.
+
+        There is a folder for each of the keys in which this run differs from the configuration's
+        own values, as moe.num_experts_per_tok~2/seed~7/.
+        """
+        changes = self.changes.items()
+        return "".join(f"{key}~{text}/" for key, text in changes if key in keys)
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,8 @@ def examine_runs(config: Mapping, where: str = "config") -> ExaminedRuns:
     of_models: list[str] = []
     with collecting_errors(of_models):
         _check_models(whole, runs, where)
+    if whole.choose:
+        faults += [f"{where}: {fault}" for fault in _faults_of_choice(whole, runs)]
     faults += [fault for fault in of_models if not examined.is_about_wrong(fault)]
     return ExaminedRuns(examined, runs, faults)
 
@@ -157,10 +175,15 @@ def _with_controls(
     for run, (variant, point) in zip(runs, origins, strict=True):
         names.setdefault((variant, json.dumps(point)), run.name)
     controlled = []
+    own_names = {name: name for name, values in whole.variants.items() if _keys_of(values)}
     for run, (variant, point) in zip(runs, origins, strict=True):
         same_point = origins[0][1] if variant == control else point
         name = names.get((control, json.dumps(same_point)), "")
-        controlled.append(replace(run, control=name))
+        known = {
+            "variant": own_names.get(variant, ""),
+            "control_variant": own_names.get(control, ""),
+        }
+        controlled.append(replace(run, control=name, **known))
     return controlled
 
 
@@ -198,6 +221,26 @@ def _check_models(whole: WorkflowConfig, runs: list[Run], where: str) -> None:
             f"{where}: evaluation.models names soup, which is made from all seeds. List at least "
             "two seeds in `seeds`, or leave it out"
         )
+
+
+def _faults_of_choice(whole: WorkflowConfig, runs: list[Run]) -> Iterator[str]:
+    """Why no settings can be chosen."""
+    if not all(run.config.data.choice_rows for run in runs):
+        yield (
+            f"choose = {whole.choose}: there are no rows to choose by. Set data.choice_rows, "
+            "usually to as many as data.validation_rows"
+        )
+    if not whole.sweep and all(len(run.config.merge.lambdas) == 1 for run in runs):
+        yield (
+            f"choose = {whole.choose}: there is one setting, so nothing can be chosen. List values "
+            "in `sweep` or merge.lambdas, or leave it out"
+        )
+    for key in whole.sweep:
+        if key.partition(".")[0] in NOT_CHOSEN:
+            yield (
+                f"sweep: {key} cannot be chosen with choose = {whole.choose}: the losses of its "
+                "values do not compare. Give its values in `variants`"
+            )
 
 
 def _check_count(whole: WorkflowConfig, where: str) -> None:

@@ -552,6 +552,10 @@ class ManyRuns(Section):
     """Values of any keys, for a run with each combination:
     {moe_sft.learning_rate: [2e-5, 5e-5], moe.num_experts_per_tok: [2, 6]}."""
 
+    choose: Literal["validation"] | None = None
+    """Which settings of a method are evaluated, among all values of sweep and merge.lambdas.
+    validation: the one with the lowest mean loss on data.choice_rows over the seeds. null: all."""
+
 
 class WorkflowConfig(ManyRuns, RunConfig):
     """The whole configuration of the workflow."""

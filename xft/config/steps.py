@@ -16,6 +16,7 @@ from xft.config.sections import RunConfig, WorkflowConfig
 from xft.config.training import MixingTraining, TrainingConfig
 
 ARTIFACT, RESULT = "artifact", "result.json"  # in an entry
+CHOSEN, MODELS_OF_CHOICE = "chosen.json", "models"
 COSTS, FIGURES = "costs", "figures"  # folders in the results folder
 METRICS, LOSSES, GENERATIONS = "metrics.jsonl", "losses.json", "result.generations.jsonl"
 COMPUTED = ("threads", "gpus")
@@ -162,6 +163,17 @@ STEPS = {
         continues=True,
     ),
     "validation_loss": StepDeclaration({None: COMPUTED}, file=RESULT, generates=True, minutes=60),
+    "choose": StepDeclaration(
+        file=CHOSEN,
+        beside={"{stem}/models": MODELS_OF_CHOICE},
+        cost=Request(1000, 5),
+    ),
+    "measure_chosen": StepDeclaration(
+        file=RESULT,
+        beside={"{stem}.generations.jsonl": GENERATIONS},
+        threads=True,
+        continues=True,
+    ),
     "summary": StepDeclaration(
         naming=("evaluation.models",),
         file="summary.csv",

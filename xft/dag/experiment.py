@@ -18,9 +18,10 @@ from xft.config.reading import as_yaml, shown_choices
 from xft.config.runs import Run
 from xft.config.sections import MODEL_KINDS, WorkflowConfig, problem_label
 from xft.config.steps import ARTIFACT, COSTS, STEPS, TRAINING_SECTIONS
+from xft.dag.choices import Methods, methods_of
 from xft.dag.graph import Graph
 from xft.dag.job_resources import of_mixture, resources
-from xft.dag.nodes import FileContents, Input, Node, Nodes, made
+from xft.dag.nodes import FileContents, Input, Node, Nodes, made, with_results
 from xft.estimates.jobs import configured_job
 from xft.estimates.memory_and_disk import artifact_bytes, checkpoint_bytes
 from xft.estimates.model_sizes import Models, tuning_ratio
@@ -37,7 +38,10 @@ FindPlan = Callable[[WorkflowConfig], Plan]
 
 
 class Experiment:
-    """The artifacts that all runs of a configuration want."""
+    """The artifacts that all runs of a configuration want.
+
+    evaluated: the graphs of what is evaluated: all runs, or their methods at chosen settings.
+    """
 
     def __init__(self, config: WorkflowConfig, runs: list[Run], contents: FileContents):
         """Raises UserError if two different sets of problems have the same name."""
@@ -46,9 +50,12 @@ class Experiment:
         self.publish = config.publish
         self.code = Code(contents.file_hashes)
         self.nodes = Nodes(self.store, contents, self.code)
+        chooses = config.choose is not None
         self.graphs = [Graph(run, self.nodes) for run in runs]
         self._find_seeds()
         self._check_problem_sets()
+        methods = methods_of(self.graphs, self.nodes) if chooses else []
+        self.evaluated: list[Graph | Methods] = methods or self.graphs
 
     def _find_seeds(self) -> None:
         """Let each run know those that differ from it in the seed alone."""
@@ -76,10 +83,21 @@ class Experiment:
 
     @cached_property
     def known(self) -> list[Node]:
-        """All wanted artifacts, and the models of each run, which a user may ask for by name."""
-        models = [model for graph in self.graphs for model in graph.main_models()]
-        nodes = (node for model in models for node in model.ancestors())
+        """All wanted artifacts, and what a user may ask for by name: the models of each run, and
+        the results from which choices take.
+        """
+        targets = [model for graph in self.graphs for model in graph.main_models()]
+        targets += with_results(self.wanted)
+        nodes = (node for target in targets for node in target.ancestors())
         return list(dict.fromkeys([*self.wanted, *nodes]))
+
+    @cached_property
+    def tried(self) -> set[Node]:
+        """What choices are made from. A training that diverges there leaves a setting out."""
+        choices = (node for node in self.wanted if node.step == "choose")
+        return {
+            node for choice in choices for source in choice.sources for node in source.ancestors()
+        }
 
     @cached_property
     def by_name(self) -> dict[str, Node]:
@@ -91,7 +109,7 @@ class Experiment:
         """The results that the summary shows, each with its name."""
         return {
             node: node.name
-            for graph in self.graphs
+            for graph in self.evaluated
             for label in graph.problem_sets
             for model in graph.models()
             for node in graph.measured(model, label).values()
@@ -104,8 +122,8 @@ class Experiment:
         A run has a row for each model that it shares with another run which evaluates it, too. The
         runs with the configuration's own values come first: they are references of the others.
         """
-        graphs = sorted(self.graphs, key=lambda graph: not graph.run.changes.keys() <= {"seed"})
-        models = dict.fromkeys(model for graph in self.graphs for model in graph.models())
+        graphs = sorted(self.evaluated, key=lambda graph: not graph.run.changes.keys() <= {"seed"})
+        models = dict.fromkeys(model for graph in graphs for model in graph.models())
         return [
             RunRow(
                 model=str(model),
@@ -214,7 +232,9 @@ def _shown(node: Node, to_make: Collection[Node]) -> Path:
 def _job(node: Node, experiment: Experiment, to_make: Collection[Node]) -> Job:
     files = [path for item in node.inputs if item.node is None for path in item.paths]
     results, log = experiment.config.results_dir, experiment.store.log(node.step, node.digest)
-    texts = {RUNS_TABLE: experiment.table(node.entry)} if node.step == "summary" else {}
+    texts = dict(node.texts)
+    if node.step == "summary":
+        texts[RUNS_TABLE] = experiment.table(node.entry)
     inputs: dict[str, list[str]] = {}
     for item in node.inputs:
         if item.paths:  # a value, such as lambda, has none
@@ -234,6 +254,8 @@ def _job(node: Node, experiment: Experiment, to_make: Collection[Node]) -> Job:
         texts=texts,
         contents={file: experiment.nodes.contents.of_file(file) for file in files},
         publish=experiment.publish if others.is_shared(node) else None,
+        one_of=[result.digest for result in node.one_of],
+        may_diverge=node in experiment.tried,
     )
 
 
@@ -345,6 +367,8 @@ def disk_space(nodes: dict[Node, Models]) -> Counter:
 
 def _hours(node: Node, plan: Plan, expected: bool) -> float | None:
     """Hours of a job; None if they are unknown, 0 if a job takes minutes."""
+    if node.one_of:
+        node = node.one_of[0]
     step = STEPS[node.step]
     if step.generates and not step.minutes:
         datasets = plan.config.evaluation.datasets

@@ -224,6 +224,12 @@ class Graph:
         inputs = [made("model", node, **flags), made("tokens", self.tokens, "data")]
         return self._node("validation_loss", inputs, f"validation/{model}.json")
 
+    def choice_loss(self, model: Model) -> Node:
+        """A model's loss on the rows by which settings are chosen."""
+        rows = Input("rows", recorded={"rows": "choice"}, flags={"rows": "choice"})
+        inputs = [made("model", self.node_of(model)), made("tokens", self.tokens, "data"), rows]
+        return self._node("validation_loss", inputs, f"choice/{model}.json")
+
     def contamination(self, label: str) -> Node:
         """The number of rows that trainings learn from and that contain a problem of a set."""
         rows = self._rows()
@@ -323,19 +329,12 @@ class Graph:
             flags["tracker_dir"] = f"{self.config.results_dir}/metrics"
         known = {"run": self.run, "file": file or declared.file, "flags": flags, "keys": keys}
         node = self.nodes.get(step, options, inputs, **known)
-        full = self.prefix(keys) + (name or step + (".json" if declared.file == RESULT else ""))
+        full = self.run.folders(keys) + (
+            name or step + (".json" if declared.file == RESULT else "")
+        )
         if full not in node.names:
             node.names.append(full)
         return node
-
-    def prefix(self, keys: Collection[str]) -> str:
-        """The folders, in the results folder, of what depends on these keys.
-
-        There is a folder for each of the keys in which this run differs from the configuration's
-        own values, as moe.num_experts_per_tok~2/seed~7/.
-        """
-        changes = self.run.changes.items()
-        return "".join(f"{key}~{text}/" for key, text in changes if key in keys)
 
 
 def _is_uncleaned(evaluation: Node) -> bool:

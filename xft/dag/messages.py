@@ -18,7 +18,7 @@ from xft.config.steps import TRAINING_SECTIONS
 from xft.dag.activities import Activity, Phase, find_activities
 from xft.dag.experiment import disk_space, hours_of
 from xft.dag.job_resources import requests
-from xft.dag.nodes import Node
+from xft.dag.nodes import Node, with_results
 from xft.dag.problem_checks import missing_sets
 from xft.dag.workflow_run import WorkflowRun
 from xft.estimates.planning import disk_text, time_text
@@ -186,7 +186,7 @@ def failures(run: WorkflowRun) -> Iterator[str]:
 
 def _activities_of_run(run: WorkflowRun) -> Iterator[Activity]:
     """The jobs whose logs were written since the run began."""
-    for activity in find_activities(run.to_make, run.store):
+    for activity in find_activities(with_results(run.to_make), run.store):
         log = activity.log
         if log.is_file() and log.stat().st_mtime >= run.began:
             yield activity
@@ -194,7 +194,8 @@ def _activities_of_run(run: WorkflowRun) -> Iterator[Activity]:
 
 def pace_line(run: WorkflowRun) -> str:
     """How long the problem sets that the summary suggests would take; empty if that is unknown."""
-    evaluations = [node for node in run.experiment.wanted if node.step == "eval"]
+    wanted = run.experiment.wanted
+    evaluations = [node for node in wanted if (node.one_of or (node,))[0].step == "eval"]
     named = {node: BY_LABEL.get(Path(node.name).stem) for node in evaluations}
     hours = [hours_of(node.entry) for node, chosen in named.items() if chosen]
     used = {*named.values()} - {None}

@@ -120,6 +120,9 @@ class Node:
     flags: of its command, but for those of what it writes.
     keys: those of the configuration that it depends on, directly or through its inputs.
     names: in the results folder.
+    texts: files that its step reads, by their name in the entry.
+    one_of: the artifacts of which it is one, by a choice that its job reads. The job makes that one
+        too if it is missing.
     """
 
     recipe: Recipe
@@ -130,6 +133,8 @@ class Node:
     flags: Mapping[str, object] = field(default_factory=dict)
     keys: frozenset[str] = frozenset()
     names: list[str] = field(default_factory=list)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    one_of: "tuple[Node, ...]" = ()
 
     @property
     def step(self) -> str:
@@ -179,6 +184,11 @@ class Node:
 
         visit(self)
         yield from seen
+
+
+def with_results(nodes: Iterable[Node]) -> list[Node]:
+    """Nodes, with the results from which choices take in place of what is taken."""
+    return list(dict.fromkeys(result for node in nodes for result in node.one_of or (node,)))
 
 
 class Nodes:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xft.checkpoints.model_files import read_model_config, window
 from xft.common.errors import UserError, collecting_errors, did_you_mean, errors_at
-from xft.dag.nodes import Node
+from xft.dag.nodes import Node, with_results
 from xft.data.prompt_templates import CHAT, PROMPT_NAMES, SLOT, make_template, read_template
 from xft.data.tokenizers import load_tokenizer
 from xft.evaluation.forms import PROGRAMS, load_problems
@@ -113,7 +113,7 @@ def missing_toolchains(nodes: Iterable[Node]) -> list[str]:
     """
     sets = {
         (name, node.config.evaluation.limit): None
-        for node in nodes
+        for node in with_results(nodes)
         if node.step in JUDGES and not is_whole(node.entry)
         for item in node.inputs
         if item.name == "problems"

@@ -22,7 +22,7 @@ from xft.config.steps import ARTIFACT, STEPS
 from xft.dag import input_checks
 from xft.dag.experiment import RUNS_TABLE, Experiment, find_jobs, page_reads
 from xft.dag.linked_bases import check_links, mend_links
-from xft.dag.nodes import FileContents, Node
+from xft.dag.nodes import FileContents, Node, with_results
 from xft.dag.problem_checks import check_problems
 from xft.data.prompt_templates import CHAT
 from xft.store import others
@@ -110,7 +110,8 @@ class WorkflowRun:
     def require_packages(self) -> None:
         """Raise UserError with the packages that jobs need and that are not installed."""
         faults: list[str] = []
-        for choice in dict.fromkeys(choice for node in self.to_make for choice in _choices(node)):
+        nodes = with_results(self.to_make)
+        for choice in dict.fromkeys(choice for node in nodes for choice in _choices(node)):
             with collecting_errors(faults):
                 require(choice)
         if faults:
@@ -132,9 +133,9 @@ class WorkflowRun:
                 with collecting_errors(faults), errors_at(f"config: {Path(node.name).name}.model"):
                     input_checks.check_made_of(node.flags["model"], base)
         # The prompts of the problems are written by the same templates.
-        if not of_templates and any(node.step == "eval" for node in self.to_make):
+        if not of_templates and any(node.step == "eval" for node in with_results(self.to_make)):
             with collecting_errors(faults):
-                check_problems(self.experiment.wanted)
+                check_problems(with_results(self.experiment.wanted))
         if faults or of_templates:
             raise UserError("\n".join(dict.fromkeys([*of_templates, *faults])))
 
@@ -224,7 +225,7 @@ class WorkflowRun:
         self._locks = [self.store.open(OR_ANOTHER_STORE)]
         self.results.mkdir(parents=True, exist_ok=True)
         self._locks.append(occupy(self.results, OR_OTHER_RESULTS))
-        self.store.check_idle({node.entry: node.name for node in self.to_make})
+        self.store.check_idle({node.entry: node.name for node in with_results(self.to_make)})
 
     def _write_plan(self) -> None:
         """Write the jobs, with the code and the packages of their steps, for their processes."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from io import StringIO
 from pathlib import Path
 
-from xft.artifacts.manifest import CONTAMINATION, DIVERSITY, LOSS_RESULT
+from xft.artifacts.manifest import CHOICE, CONTAMINATION, DIVERSITY, LOSS_RESULT
 from xft.common.errors import UserError, counted
 from xft.common.file_access import read_text
 from xft.common.foreign_text import one_line
@@ -17,7 +17,7 @@ from xft.config.section import Section
 from xft.evaluation.result import RESULT, measures, solved_shares, units_of
 from xft.evaluation.scoring import TEST_SETS
 
-FORMATS = {known.step: known for known in (RESULT, LOSS_RESULT, DIVERSITY, CONTAMINATION)}
+FORMATS = {known.step: known for known in (RESULT, LOSS_RESULT, DIVERSITY, CONTAMINATION, CHOICE)}
 NAMES = ("model", "variant", "dataset")  # columns
 MEASURED = tuple(FORMATS)  # the steps whose files a row names
 ROWS, LOSS_TESTS = "validation rows", "loss"  # dataset and tests of losses
@@ -35,6 +35,7 @@ class RunRow(Section, strict=False):
     diversity: of the tuned mixture that the model is or comes from.
     contamination: of the rows that the model learned from, if they were not cleaned of the
     problems.
+    choose: how the model's setting was chosen among others.
     """
 
     model: str
@@ -46,6 +47,7 @@ class RunRow(Section, strict=False):
     validation_loss: Path | None = None
     diversity: Path | None = None
     contamination: Path | None = None
+    choose: Path | None = None
 
     @property
     def files(self) -> dict[str, Path]:

@@ -14,6 +14,7 @@ from xft.common.foreign_text import one_line, printable, without_markup
 from xft.common.jinja import templates
 from xft.evaluation.result import TEST_NAMES, backends_note, caveats, tests_of
 from xft.evaluation.scoring import TEST_SETS
+from xft.reporting.chosen import chosen_lines
 from xft.reporting.comparisons import (
     OF_MODELS,
     OF_VARIANTS,
@@ -80,6 +81,11 @@ class Summary:
         subjects = {r.subject.label: r.subject for r in [*self.evaluations, *self.losses]}
         controls = {row.variant: row.control for row in self.rows}
         return find_answers(self.comparisons, subjects, controls)
+
+    @cached_property
+    def chosen(self) -> list[str]:
+        """Sentences on the settings of the methods, if they were chosen."""
+        return [*chosen_lines(self.results["choose"])]
 
     @property
     def statistics(self) -> list[str]:

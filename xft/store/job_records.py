@@ -43,6 +43,8 @@ class Job:
     shows: the results folder, if the step reads what its inputs hold by their names there: as links
         in the folder VIEW of the unfinished entry.
     publish: the URL of the bucket that gets the entry.
+    one_of: the digests of the artifacts of which the job takes one, by a choice among its inputs.
+    may_diverge: whether an entry that says that a training diverged is a result.
     """
 
     name: str
@@ -56,6 +58,8 @@ class Job:
     contents: dict[str, str] = field(default_factory=dict)
     shows: str | None = None
     publish: str | None = None
+    one_of: list[str] = field(default_factory=list)
+    may_diverge: bool = False
 
 
 Jobs = dict[str, Job]  # by the digest of what they make

@@ -10,9 +10,11 @@ names the job in the command's lines. What each attempt costs is measured, and s
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -21,19 +23,23 @@ from threading import Event, Thread
 from typing import BinaryIO
 
 from xft.artifacts.claims import this_process
-from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.artifacts.manifest import DIVERGED, DIVERGED_FILE, manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.common.file_access import explain, write_whole
 from xft.common.foreign_text import printable
+from xft.common.json_files import read_json
 from xft.common.progress import JOB
+from xft.config.steps import CHOSEN
 from xft.store import forks, others
 from xft.store.file_hashes import content_hash
 from xft.store.installed import installed_at_start
 from xft.store.job_records import COSTS_FILE, VIEW, Costs, Job, Jobs, read_plan
 from xft.store.links import lay
-from xft.store.store import claimed, is_whole, log_of, owner, partial, publish
+from xft.store.store import claimed, is_whole, log_of, owner, partial, publish, worker
 
 SECONDS_BETWEEN = 0.2
+# Steps that know of settings that diverged. Nothing else is made from those.
+READ_CHOICES = ("choose", "measure_chosen", "summary", "report")
 ERROR = re.compile(rb"^[a-z_]+: error: ", re.MULTILINE)  # the first line of a step's last message
 # The environment variable that keeps errors off the screen, where the end of the run shows them.
 HIDE_ERRORS = "XFT_HIDE_ERRORS"
@@ -47,11 +53,39 @@ def make(entry: Path, command: list[str]) -> int:
     lay(job.logs)
     if not is_whole(entry):
         _check_unchanged(job)
+        if job.one_of and (status := _make_chosen(entry, jobs)):
+            return status
         with claimed(entry) as lock:
             # A process of an earlier run may have made it meanwhile.
             if not is_whole(entry) and (status := _make(entry, command, jobs, lock.fileno())):
                 return status
     lay(job.links | job.logs)
+    return 0
+
+
+def _make_chosen(entry: Path, jobs: Jobs) -> int:
+    """Make the artifact that a job takes, if it is missing. Returns the exit status.
+
+    It is made under its own recipe, so that it is the same with and without a choice. Another job
+    may be making it, which is waited for.
+    """
+    job = jobs[entry.name]
+    (choice,) = job.inputs["choice"]
+    digest = job.one_of[read_json(Path(choice, CHOSEN))["chosen"]["number"]]
+    chosen = jobs[digest]
+    step = chosen.recipe.step
+    place = entry.parents[1] / step / digest
+    artifact = partial(place) / chosen.resources["file"]
+    words = shlex.split(chosen.flags)
+    command = ["python", "-m", f"workflow_scripts.{step}", *words, "--out", str(artifact)]
+    while worker(place) and not is_whole(place):
+        time.sleep(SECONDS_BETWEEN)
+    if status := make(place, command):
+        shutil.copyfile(log_of(place), log_of(entry))
+        return status
+    partial(entry).mkdir(parents=True, exist_ok=True)
+    if (place / COSTS_FILE).is_file():  # what it cost to make stays with what is taken
+        shutil.copyfile(place / COSTS_FILE, partial(entry) / COSTS_FILE)
     return 0
 
 
@@ -61,7 +95,7 @@ def _make(entry: Path, command: list[str], jobs: Jobs, lock: int) -> int:
     artifact = partial(entry) / job.resources["file"]
     partial(entry).mkdir(parents=True, exist_ok=True)
     lay(_view(entry, job, jobs.values()))
-    if not _is_finished(artifact) and (status := _run(entry, command, job, lock)):
+    if not _is_finished(artifact) and (status := _run_or_leave(entry, command, job, lock)):
         return status
     try:
         _check_unchanged(job, artifact)
@@ -74,6 +108,33 @@ def _make(entry: Path, command: list[str], jobs: Jobs, lock: int) -> int:
         with log_of(entry).open("a", encoding="utf-8") as file:  # a run tells it in the end
             file.write(f"store: not uploaded to {job.publish}: {fault}\n")
     return 0
+
+
+def _run_or_leave(entry: Path, command: list[str], job: Job, lock: int) -> int:
+    """Run the command. Where a training may diverge, an entry that says so is a result too.
+
+    Nothing is run for what would be made from such an entry. Returns the exit status. Raises
+    UserError if a model is needed that diverged.
+    """
+    left = partial(entry) / DIVERGED_FILE
+    if job.recipe.step not in READ_CHOICES:
+        for path in chain(*job.inputs.values()):
+            if (file := Path(path, DIVERGED_FILE)).is_file():
+                cause = DIVERGED.read(file)["cause"]
+                if not job.may_diverge:
+                    with suppress(OSError):  # it holds what an earlier attempt made
+                        partial(entry).rmdir()
+                    raise UserError(
+                        f"{job.name} would be made from a training that diverged: {cause}. To try "
+                        f"it again, delete {path}"
+                    )
+                DIVERGED.write(left, {"cause": cause})
+                return 0
+    status = _run(entry, command, job, lock)
+    if status and job.may_diverge and manifest_path(left).is_file():
+        tell(log_of(entry), f"store: {job.name} diverged: its setting is left out of the choice")
+        return 0
+    return status
 
 
 def _view(entry: Path, job: Job, jobs: Iterable[Job]) -> dict[str, str]:

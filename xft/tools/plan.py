@@ -29,7 +29,7 @@ from xft.dag.experiment import Experiment, FindPlan, Totals, hours_of, totals
 from xft.dag.graph import Graph
 from xft.dag.input_checks import check_number_of_rows, faults_of_code, faults_of_sets
 from xft.dag.job_resources import row_lengths
-from xft.dag.nodes import FileContents, NoContents, Node
+from xft.dag.nodes import FileContents, NoContents, Node, with_results
 from xft.dag.problem_checks import check_problems, missing_sets, missing_toolchains
 from xft.dag.workflow_run import HASHES_FILE
 from xft.estimates.jobs import CPU, DEFAULT_UTILISATION, GPUS, Processor, this_gpu
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         _check_names(experiment)
         plan_of, is_here = planner(args, experiment), _is_this_machine(args, config)
         plan, jobs = plan_of(config), totals(experiment, plan_of, is_here)
-        check_problems(experiment.wanted)
+        check_problems(with_results(experiment.wanted))
         if plan.rows:
             check_number_of_rows(config, plan.rows)
     print("\n".join(answer(plan, jobs, args.config)))

@@ -17,7 +17,7 @@ from xft.config.reading import complete, naming, recorded_config, values_to_chan
 from xft.config.runs import read_overlaid
 from xft.dag.activities import Activity, Phase, find_activities
 from xft.dag.messages import time_left
-from xft.dag.nodes import Node
+from xft.dag.nodes import Node, with_results
 from xft.dag.workflow_run import WorkflowRun
 
 LOCKS = Path(".snakemake/locks")
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     run, start = configured_run(args)
     wanted, jobs = run.experiment.wanted, run.to_make
-    activities = find_activities(jobs, run.store)
+    activities = find_activities(with_results(jobs), run.store)
     counts, left = (Counter(node.step for node in nodes) for nodes in (wanted, jobs))
     done = [(rule, f"{count - left[rule]} of {count}") for rule, count in counts.items()]
     _show(f"finished: {len(wanted) - len(jobs)} of {len(wanted)}", done)

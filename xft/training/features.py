@@ -46,6 +46,10 @@ class Feature:
         """An optimiser step has ended. logs: its loss and other values, to be added to."""
 
 
+class Diverged(UserError):
+    """A loss or a gradient is not finite."""
+
+
 class FiniteCheck(Feature):
     """Ends the training at the first loss or gradient that is not finite, and names its rows.
 
@@ -64,7 +68,7 @@ class FiniteCheck(Feature):
         norm = self.mixing.gradient_norm if self.mixing else logs.get("grad_norm", 0.0)
         if math.isfinite(logs["loss"]) and math.isfinite(norm):
             return
-        raise UserError(
+        raise Diverged(
             f"step {step}: loss {logs['loss']}, gradient norm {norm}. "
             f"Rows of the batch, counted from 1: {', '.join(map(str, self._all_rows()))}. "
             f"Last good checkpoint: {self.checkpoints.newest() or 'none yet'}. Check these rows, "

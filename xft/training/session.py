@@ -9,7 +9,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from xft.artifacts.manifest import hash_program, json_sha256
+from xft.artifacts.manifest import DIVERGED, hash_program, json_sha256, manifest_path
 from xft.common.errors import UserError, counted
 from xft.common.gpus import describe_device
 from xft.common.optional import is_installed
@@ -40,6 +40,7 @@ class TrainingRequest:
     losses: a file for the artifact's validation losses.
     flops_ratio: None, or the factor of the optimiser steps with which the training takes as many
     FLOPs as another one.
+    diverged: a file that is written if the training diverges, with the cause.
     """
 
     step: str
@@ -53,6 +54,7 @@ class TrainingRequest:
     run: RunConfig
     losses: Path | None = None
     flops_ratio: float | None = None
+    diverged: Path | None = None
 
     @property
     def parameters(self) -> dict:
@@ -172,9 +174,25 @@ class Session:
                 stop=stop,
                 **features,
             )
-            with errors_of(codes_in(request.options.callbacks)):
+            with errors_of(codes_in(request.options.callbacks)), self._divergence_told():
                 learned = train(training)
             yield learned
+
+    @contextmanager
+    def _divergence_told(self) -> Iterator[None]:
+        """Write the file of a training that diverges within the block."""
+        from xft.training.features import Diverged
+
+        file = self.request.diverged
+        if file and is_main_process():
+            manifest_path(file).unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
+        try:
+            yield
+        except Diverged as error:
+            if file and is_main_process():
+                DIVERGED.write(file, {"cause": str(error)})
+            raise
 
     def _tracking(self):
         """The `tracker_callbacks` of this step; None without any."""

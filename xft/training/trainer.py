@@ -63,8 +63,8 @@ def train(training: Training) -> dict[str, torch.Tensor]:
 
     Returns the learned tensors by name in the main process, and nothing in the others.
 
-    Raises UserError if a loss or a gradient is not finite, or if a checkpoint cannot be written.
-    After a request to stop it writes a checkpoint and raises SystemExit.
+    Raises `features.Diverged` if a loss or a gradient is not finite, and UserError if a checkpoint
+    cannot be written. After a request to stop it writes a checkpoint and raises SystemExit.
     """
     trainer = ResumingTrainer(training)
     trainer.accelerator.wait_for_everyone()  # the main process may still remove damaged ones
@@ -211,7 +211,7 @@ class ResumingTrainer(SavingTrainer):
             make, size = self.data_collator, self.args.per_device_train_batch_size
             loss = validation_loss(*measured, lambda rows: self._prepare_inputs(make(rows)), size)
         if not math.isfinite(loss):
-            raise UserError(f"step {step}: validation loss {loss}. Lower the learning rate")
+            raise features.Diverged(f"step {step}: validation loss {loss}. Lower the learning rate")
         logs = {VALIDATION_LOSS: loss}
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)

@@ -101,6 +101,8 @@ def _verdict(front: str, run: Folder) -> Iterator[Part]:
     if run.verdict:
         note = f"{NOT_ASKED} this verdict says it." if run.answers else ""
         yield Part(front.strip(": "), note=note, run=run)
+    if run.summary.chosen:
+        yield Part(f"{front}the chosen settings", lines=run.summary.chosen)
     if run.statistics:
         yield Part(f"{front}the statistics", lines=run.statistics, is_folded=bool(run.verdict))
     if run.text:

@@ -1,0 +1,216 @@
+"""Methods at their chosen settings: the graph of a configuration with `choose`.
+
+A method is a kind of model of a variant, such as `dense`. Its settings are the combinations of
+swept values, and of lambda, that give different models. The rule `choose` reads the losses of all
+settings and seeds. What is measured of the chosen model depends on this choice, which nobody knows
+before the jobs run. So `measure_chosen` has a recipe that names the choice and the result of each
+setting. Its job makes the result of the chosen one under that one's own recipe, and takes it.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from xft.config import sections
+from xft.config.runs import Run, leaves
+from xft.config.steps import CHOSEN, STEPS, TRAINING_SECTIONS
+from xft.dag.graph import Graph, Model
+from xft.dag.nodes import Input, Node, Nodes, made
+from xft.evaluation.choice import Candidate, write_candidates
+
+CANDIDATES_FILE = "candidates.csv"
+SHORT = {"merge.lambdas": "lambda"}  # names of keys in words
+# What is measured, by step: its name in the folder of the method.
+NAMES = {
+    "eval": "eval/{label}.json",
+    "validation_loss": "validation.json",
+    "diversity": "diversity.json",
+    "contamination": "contamination/{label}.json",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a method. place: of the run among those of its variant and seed."""
+
+    place: int
+    model: Model
+
+
+class Methods:
+    """The methods of a variant with a seed, in the form of a `Graph`.
+
+    run: with the values that all settings share.
+    graphs: of all points of the sweep, in order.
+    of_seeds: the methods of the same variant with each seed, this one included.
+    """
+
+    def __init__(self, graphs: Sequence[Graph], nodes: Nodes):
+        first = graphs[0].run
+        changes = {
+            key: text
+            for key, text in first.changes.items()
+            if all(graph.run.changes.get(key) == text for graph in graphs)
+        }
+        self.graphs, self.nodes, self.of_seeds = graphs, nodes, [self]
+        self.run = Run(first.config, first.variant, changes, first.control_variant)
+        self.config = first.config
+        self.settings, self.choice = cache(self.settings), cache(self.choice)
+
+    @property
+    def problem_sets(self) -> dict[str, str]:
+        return self.graphs[0].problem_sets
+
+    def main_models(self) -> list[Node]:
+        return [node for graph in self.graphs for node in graph.main_models()]
+
+    def models(self) -> list[Model]:
+        """The methods to evaluate. Lambda belongs to the setting."""
+        return [Model(kind) for kind in self.config.evaluation.models]
+
+    def settings(self, kind: str) -> list[Setting]:
+        """The settings that give different models, in the order of the configuration."""
+        found: dict[tuple[str, ...], Setting] = {}
+        for place, graph in enumerate(self.graphs):
+            for lam in graph.config.merge.lambdas if kind in sections.MERGED else [None]:
+                setting = Setting(place, Model(kind, lam))
+                digests = tuple(methods.node_of(setting).digest for methods in self.of_seeds)
+                found.setdefault(digests, setting)
+        return [*found.values()]
+
+    def node_of(self, setting: Setting) -> Node:
+        """The model of a setting."""
+        return self.graphs[setting.place].node_of(setting.model)
+
+    def measured(self, model: Model, label: str) -> dict[str, Node]:
+        """What is measured of a method on a problem set, by step, and its choice."""
+        settings = self.settings(model.kind)
+        results = [self.graphs[s.place].measured(s.model, label) for s in settings]
+        if len(results) == 1:
+            return results[0]
+        chosen = {
+            step: self._one_of(NAMES[step].format(label=label), model.kind, candidates)
+            for step in results[0]
+            if (candidates := [of_setting[step] for of_setting in results])
+        }
+        return chosen | {"choose": self.choice(model.kind)}
+
+    def choice(self, kind: str) -> Node:
+        """The setting of a method that is evaluated."""
+        settings, tokens = self.settings(kind), self.graphs[0].tokens
+        names = self._names(settings)
+        candidates: list[tuple[str, int, Node, Node]] = []
+        for setting, name in zip(settings, names, strict=True):
+            for methods in self.of_seeds:
+                graph = methods.graphs[setting.place]
+                loss = graph.choice_loss(setting.model)
+                candidates.append((name, graph.config.seed, loss, methods.node_of(setting)))
+        inputs = [
+            made("losses", loss, "", {f"loss {number}": loss.digest})
+            for number, (_, _, loss, _) in enumerate(candidates, 1)
+        ]
+        inputs.append(made("tokens", tokens, "data"))
+        shown = [[name, seed] for name, seed, *_ in candidates]
+        keys = frozenset().union(*(item.keys for item in inputs)) - {"seed"}
+        node = self._node("choose", {"candidates": shown}, inputs, keys, CHOSEN)
+        if not node.texts:
+            node.texts = {CANDIDATES_FILE: write_candidates(_rows(node, candidates))}
+        self._name(node, f"{kind}.json")
+        return node
+
+    def _one_of(self, name: str, kind: str, candidates: Sequence[Node]) -> Node:
+        """The one of some results that belongs to the chosen setting."""
+        if len({*candidates}) == 1:  # it does not depend on the setting
+            return candidates[0]
+        choice = made("choice", self.choice(kind))
+        recorded = {f"result {n}": result.digest for n, result in enumerate(candidates, 1)}
+        results = [result.place for result in candidates]
+        keys = frozenset().union(*(result.keys for result in candidates))
+        of_all = Input("results", identity=recorded, flags={"results": results}, keys=keys)
+        # The job may make any of them, and so waits for what each is made from.
+        sources = dict.fromkeys(source for result in candidates for source in result.sources)
+        read = [made("read", source, "", {}) for source in sources]
+        node = self._node("measure_chosen", {}, [choice, of_all, *read], keys, candidates[0].file)
+        node.one_of = tuple(candidates)
+        self._name(node, f"{kind}/{name}")
+        return node
+
+    def _node(
+        self, step: str, options: dict, inputs: list[Input], keys: frozenset[str], file: str
+    ) -> Node:
+        flags = {key: value for item in inputs for key, value in item.flags.items()}
+        keys = keys | STEPS[step].keys
+        return self.nodes.get(
+            step, options, inputs, run=self.run, file=file, flags=flags, keys=keys
+        )
+
+    def _name(self, node: Node, name: str) -> None:
+        full = f"{self.run.folders(node.keys)}chosen/{name}"
+        if full not in node.names:
+            node.names.append(full)
+
+    def _names(self, settings: Iterable[Setting]) -> list[str]:
+        """The values in which settings differ, in words, such as `moe_sft.learning_rate=0.001`."""
+        values = []
+        for setting in settings:
+            known = leaves(self.graphs[setting.place].config)
+            read = {key: known[key] for key in self.node_of(setting).keys if key in known}
+            if setting.model.lam is not None:
+                read["merge.lambdas"] = setting.model.lam
+            values.append(read)
+        keys = sorted({key for of_setting in values for key in of_setting})
+        texts = {key: [_text(of_setting.get(key)) for of_setting in values] for key in keys}
+        different = [key for key in keys if len({*texts[key]}) > 1]
+        return [
+            ", ".join(f"{SHORT.get(key, key)}={texts[key][n]}" for key in different)
+            for n in range(len(values))
+        ]
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _rows(node: Node, candidates: Iterable[tuple[str, int, Node, Node]]) -> Iterator[Candidate]:
+    """The candidates of a choice, with paths as seen from its entry."""
+    for setting, seed, loss, model in candidates:
+        rows, epochs = _cost(model)
+        places = {"loss": loss.place, "model": model.place}
+        paths = {name: os.path.relpath(place, node.entry) for name, place in places.items()}
+        yield Candidate(setting=setting, seed=seed, rows=rows, epochs=epochs, **paths)
+
+
+def _cost(model: Node) -> tuple[float, float]:
+    """The rows, and the epochs, that the trainings of a model see.
+
+    Each counts once for each expert that computes a token.
+    """
+    rows = epochs = 0.0
+    for node in model.ancestors():
+        section = TRAINING_SECTIONS.get(node.step)
+        if section is None:
+            continue
+        matches = "match_flops" in node.flags
+        options = node.config.sft_flops if matches else getattr(node.config, section)
+        is_dense = node.step == "sft" and not matches
+        experts = 1 if is_dense else node.config.moe.num_experts_per_tok
+        if options.max_steps:
+            rows += experts * options.max_steps * options.global_batch
+        else:
+            epochs += experts * options.num_train_epochs
+    return rows, epochs
+
+
+def methods_of(graphs: Iterable[Graph], nodes: Nodes) -> list[Methods]:
+    """The methods of each variant with each seed, in the order of the configuration."""
+    groups: dict[tuple[str, int], list[Graph]] = {}
+    for graph in graphs:
+        groups.setdefault((graph.run.variant, graph.config.seed), []).append(graph)
+    methods = {key: Methods(group, nodes) for key, group in groups.items()}
+    of_variants: dict[str, list[Methods]] = {}
+    for (variant, _), of_seed in methods.items():
+        of_seed.of_seeds = of_variants.setdefault(variant, [])
+        of_seed.of_seeds.append(of_seed)
+    return [*methods.values()]
