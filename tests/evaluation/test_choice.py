@@ -42,7 +42,7 @@ def test_the_setting_with_the_lowest_mean_loss_is_chosen(settings, chosen):
 
 
 def test_no_setting_is_chosen_if_all_diverged():
-    with pytest.raises(UserError, match="^all 2 settings diverged, .*: a; b. Try lower learning"):
+    with pytest.raises(UserError, match=r"^all 2 settings diverged, .*: a; b\. Try lower learning"):
         choose([setting("a", 1.0, None), setting("b", None, None)])
 
 
@@ -127,5 +127,5 @@ def test_the_result_of_the_chosen_setting_is_taken_with_what_lies_beside_it(tmp_
     measure_chosen.main([*map(str, words), "--out", str(out)])
     assert json.loads(out.read_text())["loss"] == 1.0
     assert read_manifest(manifest_path(out)).id == read_manifest(manifest_path(result)).id
-    with pytest.raises(UserError, match="--results names 1 files, but .* is about 2 settings"):
+    with pytest.raises(UserError, match=r"--results names 1 files, but .* is about 2 settings"):
         measure_chosen.main([*map(str, words[:-1]), "--out", str(out)])
