@@ -8,6 +8,12 @@ below 5% with one. Coverage: the share of 95% intervals that contain the true di
 without one.
 
     python -m benchmarks.statistics
+    python -m benchmarks.statistics --settings 8
+
+With --settings each of the two models is the best of so many settings, which do not differ: that
+with the lowest mean loss over the seeds on choice rows. A seed shifts the losses of a setting. The
+losses that are compared are of other rows, for the same trained models, and so are the scores,
+which fall as the shifted loss rises.
 """
 
 import argparse
@@ -24,6 +30,9 @@ ALPHA, BETA = 0.6, 0.8
 # The score that a shift of the logits adds: E[p (1 - p)] of the beta distribution.
 SLOPE = ALPHA * BETA / ((ALPHA + BETA) * (ALPHA + BETA + 1))
 BATCH = 100
+# Of --settings: rows that choose and rows that are compared, the deviation of a row's loss between
+# two trained models, and problems.
+CHOICE_ROWS, ROWS, ROW_NOISE, SCORED = 100, 100, 0.05, 164
 
 
 def main() -> None:
@@ -32,7 +41,11 @@ def main() -> None:
     )
     parser.add_argument("--experiments", type=int, default=4000)
     parser.add_argument("--points", type=float, default=5, help="The difference, for the power.")
+    parser.add_argument("--settings", type=int, help="Simulate a choice among so many settings.")
     args = parser.parse_args()
+    if args.settings:
+        print(table_of_choices(args))
+        return
     rows = []
     for case in itertools.product(PROBLEMS, SEEDS, SHIFTS):
         equal, better = (list(experiments(*case, points, args)) for points in (0, args.points))
@@ -63,6 +76,42 @@ def experiments(
         measured = measure([dict(enumerate(values)) for pair in solved for values in pair])
         for pair in zip(measured[::2], measured[1::2], strict=True):
             yield compare([pair], most=1)
+
+
+def table_of_choices(args: argparse.Namespace) -> str:
+    """How often a method is called significantly better, though all settings are the same."""
+    rows = []
+    for seeds, shift in itertools.product((2, 3, 5), (0.0, 0.002, 0.01)):
+        losses, scores = zip(*chosen_experiments(seeds, shift, args), strict=True)
+        shares = [np.mean([d.p_value < 0.05 for d in found]) for found in (losses, scores)]
+        rows.append([str(seeds), f"{shift:g}", *(f"{share:.1%}" for share in shares)])
+    return markdown_table(["seeds", "shift", "loss, rejected at 5%", "pass@1"], rows)
+
+
+def chosen_experiments(
+    seeds: int, shift: float, args: argparse.Namespace
+) -> Iterator[tuple[Difference, Difference]]:
+    """The comparisons of two methods at chosen settings: losses of rows, and scores.
+
+    shift: the standard deviation of a trained model's mean loss, in nats per token.
+    """
+    rng = np.random.default_rng([seeds, int(1e4 * shift), args.settings])
+    shape = 2, args.settings, seeds
+    for _ in range(args.experiments):
+        moved = rng.normal(0, shift, shape)
+        noise = rng.normal(0, ROW_NOISE, (*shape, CHOICE_ROWS))
+        choice = (moved + noise.mean(axis=-1)).mean(axis=-1)  # [2, settings]
+        best = choice.argmin(axis=1)
+        of_best = moved[[0, 1], best]  # [2, seeds]
+        rows = rng.gamma(4, 0.25, ROWS) + rng.normal(0, ROW_NOISE, (2, seeds, ROWS))
+        losses = rows + of_best[..., None]
+        difficulty = rng.beta(ALPHA, BETA, SCORED)
+        logits = np.log(difficulty / (1 - difficulty)) - of_best[..., None] / SLOPE
+        solved = (rng.random((2, seeds, SCORED)) < 1 / (1 + np.exp(-logits))).astype(float)
+        yield tuple(
+            compare([tuple(measure([dict(enumerate(values)) for values in of_methods]))], most=most)
+            for of_methods, most in ((losses, np.inf), (solved, 1))
+        )
 
 
 def covered(differences: list[Difference], truth: float) -> float:

@@ -131,15 +131,15 @@ def _hold_out(tokens: Tokens, rows: StoredRows, options: TokensConfig) -> Tokens
     rows: those of the tokens.
     """
     count = options.held_out_rows
-    asked = f"validation_rows = {options.validation_rows}"
-    fewer = "validation_rows"
+    choice, fewer = "", "validation_rows"
     if options.choice_rows:
-        asked += f" and choice_rows = {options.choice_rows}"
-        fewer += " or choice_rows"
+        choice = f" and choice_rows = {options.choice_rows}"
+        fewer = "validation_rows or choice_rows"
     if count >= len(tokens.numbers):
         raise UserError(
-            f"{asked}: only {len(tokens.numbers)} rows are left, and the training needs at least "
-            f"one of them. Set fewer {fewer}"
+            f"validation_rows = {options.validation_rows}{choice}: only "
+            f"{len(tokens.numbers)} rows are left, and the training needs at least one of them. "
+            f"Set fewer {fewer}"
         )
     texts = enumerate(progress(rows, desc="choose rows to hold out", unit="row"))
     digests = ((hashlib.sha256(row.text.encode()).digest(), place) for place, row in texts)
