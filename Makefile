@@ -17,7 +17,11 @@ install = uv pip install --python .venv/bin/python --constraints requirements.lo
 WORKERS = 3
 SPREAD = -p no:randomly --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: run test test-quick test-numeric test-ci test-slow lint generated lock docs
+GPU = build/emulated_gpu
+TORCH_FOR_CUDA = torch===2.13.0
+WITH_GPU = tests/emulated_gpu/run pytest -p no:randomly tests/emulated_gpu
+
+.PHONY: run test test-quick test-numeric test-ci test-slow test-gpu lint generated lock docs
 
 run: .venv/installed
 	@echo "The demonstration takes about 2 minutes on two cores of an Intel Xeon; what is made stays."
@@ -45,6 +49,12 @@ test-ci: .venv/installed-slow
 # What must also pass before a release: conda, Slurm, real models, the documents' commands.
 test-slow: .venv/installed-slow
 	pytest -m slow $(SPREAD)
+	tests/emulated_gpu/if_there $(MAKE) test-gpu
+
+# torch's code for CUDA without a GPU, as an H100 and as an A100 (tests/emulated_gpu/README.md).
+test-gpu: $(GPU)/libemulatedgpu.so
+	EMULATED_GPU_CAPABILITY=9.0 $(WITH_GPU)
+	EMULATED_GPU_CAPABILITY=8.0 $(WITH_GPU)
 
 lint: .venv/installed-dev
 	ruff check .
@@ -93,6 +103,17 @@ docs: .venv/installed-docs
 	$(install)
 	find .venv/lib/python*/site-packages/deepspeed/ops/csrc -exec touch -t 202001010000 {} +
 	touch $@
+
+# PyPI's torch is that for CUDA. Other links may hold one for CPUs, and so are not read.
+$(GPU)/installed: packages = --group dev --editable ".[workflow,peft]" --editable tests/emulated_gpu/start \
+	$(TORCH_FOR_CUDA) nvidia-cuda-crt nvidia-cuda-cccl
+$(GPU)/installed: requirements.lock pyproject.toml tests/emulated_gpu/start/pyproject.toml .venv/bin/python
+	$(PYTHON) -m venv $(GPU)/venv
+	UV_FIND_LINKS= uv pip install --python $(GPU)/venv/bin/python --constraints requirements.lock $(packages)
+	touch $@
+
+$(GPU)/libemulatedgpu.so: $(GPU)/installed $(wildcard tests/emulated_gpu/cuda/*) tests/emulated_gpu/build.py
+	$(GPU)/venv/bin/python tests/emulated_gpu/build.py $(GPU)
 
 .venv/installed-docs: packages = --group docs
 .venv/installed-docs: requirements.lock pyproject.toml .venv/bin/python

@@ -1,0 +1,137 @@
+// Memory of the devices: addresses of the host's that are reserved, and take no memory until they
+// are written. Each device has a limit, as a card has.
+#define _GNU_SOURCE
+#include "emulated_gpu.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { MOST_DEVICES = 64, PAGE = 4096 };
+
+typedef struct {
+    char *start;
+    size_t bytes;
+    int device;
+} Block;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static Block *blocks;
+static int number_of_blocks, room_for_blocks;
+static size_t used[MOST_DEVICES];
+
+// The number of the block that has an address; -1 if none has it. The lock is held.
+static int find(const void *address) {
+    for (int number = 0; number < number_of_blocks; number++) {
+        Block *block = &blocks[number];
+        const char *place = address;
+        if (place >= block->start && place < block->start + block->bytes) return number;
+    }
+    return -1;
+}
+
+// Reserve a block on the current device, and note it. NULL if it has no room. The lock is held.
+static void *reserve(size_t bytes) {
+    int device = current_device();
+    bytes = (bytes + PAGE - 1) / PAGE * PAGE;
+    if (used[device] + bytes > device_bytes()) return NULL;
+    int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, kind, -1, 0);
+    if (start == MAP_FAILED) return NULL;
+    if (number_of_blocks == room_for_blocks) {
+        room_for_blocks = 2 * room_for_blocks + 64;
+        blocks = realloc(blocks, room_for_blocks * sizeof *blocks);
+    }
+    blocks[number_of_blocks++] = (Block){start, bytes, device};
+    used[device] += bytes;
+    return start;
+}
+
+cudaError_t cudaMalloc(void **address, size_t bytes) {
+    *address = NULL;
+    if (!bytes) return cudaSuccess;
+    pthread_mutex_lock(&lock);
+    *address = reserve(bytes);
+    pthread_mutex_unlock(&lock);
+    return *address ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaFree(void *address) {
+    if (!address) return cudaSuccess;
+    pthread_mutex_lock(&lock);
+    int number = find(address);
+    if (number >= 0) {
+        used[blocks[number].device] -= blocks[number].bytes;
+        munmap(blocks[number].start, blocks[number].bytes);
+        blocks[number] = blocks[--number_of_blocks];
+    }
+    pthread_mutex_unlock(&lock);
+    return number >= 0 ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
+    *total = device_bytes();
+    *free = *total - used[current_device()];
+    return cudaSuccess;
+}
+
+cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *known, const void *address) {
+    memset(known, 0, sizeof *known);
+    known->type = cudaMemoryTypeUnregistered;
+    pthread_mutex_lock(&lock);
+    int number = find(address);
+    if (number >= 0) {
+        known->type = cudaMemoryTypeDevice;
+        known->device = blocks[number].device;
+        known->devicePointer = (void *)address;
+    }
+    pthread_mutex_unlock(&lock);
+    return cudaSuccess;
+}
+
+// Pinned memory of the host
+
+cudaError_t cudaHostAlloc(void **address, size_t bytes, unsigned flags) {
+    return posix_memalign(address, PAGE, bytes) ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void *address) {
+    free(address);
+    return cudaSuccess;
+}
+
+// Copies
+
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
+    memmove(to, from, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
+                            cudaStream_t stream) {
+    return cudaMemcpy(to, from, bytes, kind);
+}
+
+cudaError_t cudaMemcpyPeerAsync(void *to, int to_device, const void *from, int from_device,
+                                size_t bytes, cudaStream_t stream) {
+    return cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToDevice);
+}
+
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch,
+                              size_t width, size_t height, enum cudaMemcpyKind kind,
+                              cudaStream_t stream) {
+    for (size_t row = 0; row < height; row++) {
+        memmove((char *)to + row * to_pitch, (const char *)from + row * from_pitch, width);
+    }
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemset(void *address, int value, size_t bytes) {
+    memset(address, value, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *address, int value, size_t bytes, cudaStream_t stream) {
+    return cudaMemset(address, value, bytes);
+}
