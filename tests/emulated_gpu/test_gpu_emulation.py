@@ -1,0 +1,51 @@
+"""The emulated GPU itself: values, draws, memory, and what it does not know."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from gpu_and_cpu import GPU
+from torch import nn
+
+MIB = 2**20
+
+
+def test_values_are_those_of_the_host_and_devices_are_checked():
+    torch.manual_seed(0)
+    here = torch.randn(6, 5)
+    there = here.to(GPU)
+    assert torch.equal((there @ there.t()).cpu(), here @ here.t())
+    assert torch.equal(there[there > 0].cpu(), here[here > 0])
+    assert there[:, 2:].tolist() == here[:, 2:].tolist()
+    assert there.sum().item() == here.sum().item()
+    for refused in (lambda: here + there, lambda: here[there.long()], there.numpy):
+        with pytest.raises((RuntimeError, TypeError), match=r"device|cuda"):
+            refused()
+
+
+def test_draws_follow_from_the_gpus_generator_alone():
+    torch.manual_seed(0)
+    first, on_cpu = nn.functional.dropout(torch.ones(64, device=GPU)), torch.rand(3)
+    other = nn.functional.dropout(torch.ones(64, device=GPU))
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(3), on_cpu)
+    assert nn.functional.dropout(torch.ones(64, device=GPU)).tolist() == first.tolist()
+    assert first.tolist() != other.tolist() and set(first.tolist()) == {0.0, 2.0}
+
+
+def test_the_allocator_has_the_memory_of_the_card():
+    before = torch.cuda.memory_allocated()
+    held = torch.empty(64 * MIB, device=GPU)
+    assert torch.cuda.memory_allocated() - before == held.nbytes
+    most = torch.cuda.get_device_properties(0).total_memory
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        torch.empty(most, dtype=torch.uint8, device=GPU)
+
+
+def test_an_unknown_call_is_named():
+    code = "import torch; torch.cuda.graph(torch.cuda.CUDAGraph()).__enter__()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "emulated GPU: cudaStreamBeginCapture is not emulated" in done.stderr
+    assert "the emulated GPU has no cudaStreamBeginCapture" in done.stderr
