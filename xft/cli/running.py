@@ -15,6 +15,7 @@ from xft.common.file_access import explain
 from xft.common.foreign_text import escape_writes, printable
 from xft.common.system import reuse_freed_memory
 from xft.config.reading import read_config
+from xft.config.steps import TRAINING_SECTIONS
 
 ENVIRONMENT = {
     # Threads that wait in a loop for the next operation stall each other on a shared machine.
@@ -50,14 +51,34 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
     except BrokenPipeError:  # the reader of the output has ended, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except (UserError, OSError) as error:
-        message = explain(error)
+    except (UserError, OSError, RuntimeError) as error:
+        message = explain(error) or full_memory(step, error)
         if message is None:
             raise
         progress.close_bars()  # the message comes last
         sys.exit(f"{step}: error: {printable(message)}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def full_memory(step: str, error: Exception) -> str | None:
+    """The message for torch's error that a GPU has no memory left; None for other errors."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(error, torch.OutOfMemoryError):
+        return None
+    said = str(error).partition(" If reserved but unallocated memory")[0]
+    if section := TRAINING_SECTIONS.get(step):
+        advice = (
+            f"Lower {section}.per_device_train_batch_size and raise "
+            f"{section}.gradient_accumulation_steps by the same factor, or set {section}.precision:"
+            f" bf16_pure or {section}.activation_checkpointing: true. "
+            "`xft plan --config FILE --details` prints the changes that make it fit"
+        )
+    elif step == "eval":
+        advice = "Lower evaluation.batch_size. What is written so far is kept"
+    else:
+        advice = "Take a GPU with more memory"
+    return f"the memory of the GPU is full. {advice}. nvidia-smi shows who else uses it. ({said})"
 
 
 def without_torchrun(log: str) -> str:
