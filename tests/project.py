@@ -12,7 +12,7 @@ from fork_server import PYTHON
 
 # *.pyc.*: bytecode that another process writes just now. So may files of .hypothesis be.
 NOT_COPIED = (".git", ".venv", ".snakemake", ".hypothesis", ".*cache", "*.pyc.*")
-NOT_COPIED_AT_TOP = {"results", "store", "tests", "docs"}
+NOT_COPIED_AT_TOP = {"results", "store", "tests", "docs", "build"}
 NO_BYTECODE = shutil.ignore_patterns("__pycache__")
 QUICK = {
     "moe": {"num_experts": 4, "num_experts_per_tok": 3},

@@ -1,7 +1,7 @@
 """The whole workflow with `gpus: 1`, in processes of its own, beside the same on the CPU."""
 
-import csv
 import json
+import re
 
 import pytest
 from gpu_and_cpu import BF16
@@ -22,19 +22,39 @@ def samples(project: Project, model: str) -> list[str]:
 
 def losses(project: Project) -> dict[str, float]:
     """The validation loss of each model."""
-    with (project.results / "summary.csv").open() as file:
-        return {row["model"]: float(row["validation_loss"]) for row in csv.DictReader(file)}
+    folder = project.results / "validation"
+    files = {str(file.relative_to(folder)): file for file in folder.rglob("*.json")}
+    results = {name: json.loads(file.read_text()) for name, file in files.items()}
+    return {name: result["loss"] for name, result in results.items() if "loss" in result}
 
 
-def test_it_gives_the_losses_and_samples_of_the_cpu(new_project, monkeypatch):
+def test_it_gives_the_losses_and_samples_of_the_cpu(new_project, monkeypatch, call_step):
     """A training is in bf16 on the GPU, and in fp32 on the CPU. All evaluate in fp32."""
     on_gpu, on_cpu = new_project("gpu"), new_project("cpu")
     made = on_gpu.run(gpus=1, **CONFIG)
+    check_memory_is_measured(on_gpu, call_step)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert made == on_cpu.run(**CONFIG)
     found, expected = losses(on_gpu), losses(on_cpu)
     assert found == pytest.approx(expected, rel=BF16)
-    assert found["base"] == pytest.approx(expected["base"], rel=1e-5)
+    assert found["base.json"] == pytest.approx(expected["base.json"], rel=1e-5)
     assert samples(on_gpu, "base") == samples(on_cpu, "base")
     result = json.loads((on_gpu.results / LAST).read_text())
     assert result["settings"]["device"] == "cuda"
+
+
+def check_memory_is_measured(project: Project, call_step) -> None:
+    """What torch took of the GPU stands in the job's costs, its page and `xft status`, and counts
+    in the plan of the next run.
+    """
+    costs = json.loads((project.results / "costs/moe_sft.costs.json").read_text())
+    (attempt,) = costs["attempts"]
+    assert 0 < attempt["gpu_allocated_gib"] <= attempt["gpu_reserved_gib"] < 1
+    assert costs["expected"]["gpu_gib"] > 1 and costs["expected"]["memory_gib"] is None
+    assert "Memory on the GPU" in (project.results / "report.html").read_text()
+    took = "{gpu_allocated_gib:.1f} allocated, {gpu_reserved_gib:.1f} reserved".format(**attempt)
+    shown = call_step("status", "results", cwd=project.folder).stdout
+    assert re.search(f"memory on the GPU(.*\n)+  moe_sft +{took}, 1.. expected", shown)
+    config = project.results / "config.yaml"
+    shown = call_step("plan", "--config", config, "--details", cwd=project.folder).stdout
+    assert re.search(r"moe_sft before: .* times its estimate", shown)

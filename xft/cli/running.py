@@ -13,6 +13,7 @@ from xft.common import progress
 from xft.common.errors import UserError
 from xft.common.file_access import explain
 from xft.common.foreign_text import escape_writes, printable
+from xft.common.gpus import note_peaks
 from xft.common.system import reuse_freed_memory
 from xft.config.reading import read_config
 from xft.config.steps import TRAINING_SECTIONS
@@ -59,6 +60,8 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
         sys.exit(f"{step}: error: {printable(message)}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    finally:
+        note_peaks()
 
 
 def full_memory(step: str, error: Exception) -> str | None:

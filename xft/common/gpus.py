@@ -8,6 +8,7 @@ killed. No file is left behind.
 """
 
 import errno
+import json
 import os
 import socket
 import subprocess
@@ -20,6 +21,9 @@ from xft.common.progress import say
 
 CPU_INFO = Path("/proc/cpuinfo")  # on Linux
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+# The environment variable with the folder in which each process of a job notes its peaks.
+PEAKS = "XFT_GPU_PEAKS"
+GIB = 2**30
 SECONDS_BETWEEN_TRIES = 1
 SECONDS_TO_LIST = 60  # a broken driver may never answer
 _taken: list[socket.socket] = []  # until this process ends
@@ -71,6 +75,25 @@ def describe_device(device: str, precision: str, threads: int | None) -> str:
 def computed_on(model) -> dict[str, str]:
     """The device and the dtype of a loaded model, for its results."""
     return {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
+
+
+def note_peaks() -> None:
+    """Note the memory that torch has taken of a GPU in this process, if the job asks for it."""
+    torch = sys.modules.get("torch")
+    if PEAKS not in os.environ or torch is None or not torch.cuda.is_initialized():
+        return
+    devices = range(torch.cuda.device_count())
+    peaks = {
+        "gpu_allocated_gib": max(map(torch.cuda.max_memory_allocated, devices)) / GIB,
+        "gpu_reserved_gib": max(map(torch.cuda.max_memory_reserved, devices)) / GIB,
+    }
+    Path(os.environ[PEAKS], f"{os.getpid()}.json").write_text(json.dumps(peaks))
+
+
+def noted_peaks(folder: Path) -> dict[str, float]:
+    """What the processes of a job noted there: each value at most. Empty without a GPU."""
+    noted = [json.loads(file.read_text()) for file in folder.glob("*.json")]
+    return {key: max(peaks[key] for peaks in noted) for key in noted[0]} if noted else {}
 
 
 def advice_on_nan() -> str:

@@ -323,8 +323,14 @@ class Totals:
 
 def hours_of(entry: Path) -> float | None:
     """The hours that an entry's job took in all its attempts; None if nothing says it."""
+    cost = cost_of(entry)
+    return cost and cost["seconds"] / 3600
+
+
+def cost_of(entry: Path) -> dict | None:
+    """What an entry's job cost, as `total_cost` gives it; None if nothing says it."""
     with suppress(UserError, LookupError, TypeError):
-        return total_cost(entry / COSTS_FILE)["seconds"] / 3600
+        return total_cost(entry / COSTS_FILE)
 
 
 def totals(experiment: Experiment, plan_of: FindPlan, is_measured: bool) -> Totals:

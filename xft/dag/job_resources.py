@@ -163,9 +163,10 @@ def _limit(seconds: float) -> int:
 def resources(node: Node) -> dict[str, object]:
     """The resources of an artifact's job, in its first attempt.
 
-    mem_mb, minutes, threads, gpu. expected_gib: memory of the largest process, for trainings on a
-    CPU that are to run, if the rows are known. continues: whether a later attempt goes on, or
-    begins again. start: the program that starts the step. online: whether it may use the network.
+    mem_mb, minutes, threads, gpu. expected_gib, expected_gpu_gib: memory of the largest process on
+    a CPU or a GPU, for trainings that are to run, if the rows are known. continues: whether a later
+    attempt goes on, or begins again. start: the program that starts the step. online: whether it
+    may use the network.
     """
     if node.one_of:  # it makes one of these
         largest = max(map(resources, node.one_of), key=lambda asks: asks["mem_mb"])
@@ -180,7 +181,7 @@ def resources(node: Node) -> dict[str, object]:
         asks["threads"] = config.threads * options.processes
         asks["gpu"] = config.gpus * options.world_size
         asks["start"] = _start(config, options)
-        asks["expected_gib"] = _expected(node, step.section)
+        asks["expected_gpu_gib" if config.gpus else "expected_gib"] = _expected(node, step.section)
     elif step.generates:
         asks |= {"threads": config.threads, "gpu": config.gpus}
         asks["priority"] = 2 * (Path(node.source("model").name).name == "base")
@@ -213,7 +214,7 @@ def _request(node: Node) -> Request:
 
 def _expected(node: Node, section: str) -> float | None:
     asked = requests(node)
-    if asked.on_gpu or asked.models is None or is_whole(node.entry):
+    if asked.models is None or is_whole(node.entry):
         return None
     lengths = row_lengths(node.source("tokens"))
     job = jobs.configured_job(node.config, section).with_rows(lengths)

@@ -75,10 +75,15 @@ def training_memory(models: Models, job: TrainingJob) -> Memory:
     layer += weight * _largest(models, job, learned)
     head = 2 * weight * _learned_head(models, job) * models.base.is_tied
     last = gradients + max(layer, head, _update_bytes(models, job, learned))
-    tokenizer = TOKEN_BYTES * models.base.config["vocab_size"]
-    libraries = RUNTIME * min(job.processes, 2) if job.on_gpu else RUNTIME_ON_CPU + tokenizer
-    peak = weights + optimizer - host + always + max(first, last) + libraries
+    peak = weights + optimizer - host + always + max(first, last) + library_bytes(models, job)
     return Memory(weights, gradients, optimizer - host, always + copies, activations, host, peak)
+
+
+def library_bytes(models: Models, job: TrainingJob) -> int:
+    """Bytes that the libraries of a process take."""
+    if job.on_gpu:
+        return RUNTIME * min(job.processes, 2)
+    return RUNTIME_ON_CPU + TOKEN_BYTES * models.base.config["vocab_size"]
 
 
 def optimizer_bytes(models: Models, job: TrainingJob) -> int:

@@ -31,12 +31,32 @@ WIDTH = 110
 
 
 @dataclass(frozen=True)
+class MeasuredMemory:
+    """What a training before took of a GPU, in the process with most. In bytes.
+
+    allocated, reserved: by torch. libraries: what CUDA itself takes besides, assumed. estimate: of
+    reserved and libraries, for the rows of that training.
+    """
+
+    allocated: int
+    reserved: int
+    libraries: int
+    estimate: int
+
+    @property
+    def share(self) -> float:
+        """How much it took, as a share of its estimate."""
+        return (self.reserved + self.libraries) / self.estimate
+
+
+@dataclass(frozen=True)
 class Plan:
     """The figures of a plan for a complete configuration.
 
     gpu: its type; None for a CPU. processor: with the FLOPs that a process reaches. processes:
     that train together; as configured if None. trainings: their sections. lengths: of the rows.
     speeds: FLOPs a second that a process reached in trainings before, by section.
+    memories: what such trainings took of a GPU, by section.
 
     Figures are the highest ones, or those that are expected: with rows as they are.
     """
@@ -50,6 +70,7 @@ class Plan:
     trainings: tuple[str, ...] = ()
     lengths: Lengths | None = None
     speeds: Mapping[str, float] = field(default_factory=dict)
+    memories: Mapping[str, "MeasuredMemory"] = field(default_factory=dict)
 
     def job(self, section: str, expected: bool = False) -> TrainingJob:
         """The training with a section of the configuration."""
@@ -61,8 +82,10 @@ class Plan:
         return job.with_rows(self.lengths) if expected else job
 
     def peak(self, section: str, expected: bool = False) -> int:
-        """The bytes that a process of a training needs."""
-        return training_memory(self.models, self.job(section, expected)).peak
+        """The bytes that a process of a training needs, by the measured share of its estimate."""
+        estimate = training_memory(self.models, self.job(section, expected)).peak
+        measured = self.memories.get(section)
+        return round(measured.share * estimate) if measured else estimate
 
     def work(self, section: str, expected: bool = False) -> Work | None:
         """The work of a training, for one lambda; None if it is unknown."""
@@ -176,7 +199,17 @@ def _memory(plan: Plan) -> list[str]:
         *table(rows),
         "  the peaks also have the libraries; the columns have their maxima at different times",
         *(f"  {name}: {job.fault}" for name, job in named.items() if job.fault),
+        *(_measured_line(section, plan.memories[section]) for section in plan.memories),
     ]
+
+
+def _measured_line(section: str, measured: MeasuredMemory) -> str:
+    allocated, reserved = memory_text(measured.allocated), memory_text(measured.reserved)
+    took = memory_text(measured.reserved + measured.libraries)
+    return (
+        f"  {section} before: {allocated} allocated and {reserved} reserved by torch, {took} with "
+        f"the libraries, {measured.share:.2f} times its estimate. Fit counts in this share"
+    )
 
 
 def _launched(job: TrainingJob, launch: str) -> TrainingJob:

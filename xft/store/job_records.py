@@ -122,8 +122,9 @@ class Costs:
 
     attempts: of each the seconds on the clock, the seconds of the processor, and the GiB of its
     largest process. The last two are None if the attempt was killed together with the process that
-    measures. asked: GiB on a node and minutes, in the first attempt. expected: GiB of its largest
-    process, if the plan says them.
+    measures. With a GPU also the GiB that torch allocated and reserved there, in the process with
+    most. asked: GiB on a node and minutes, in the first attempt. expected: GiB of its largest
+    process, and on a GPU, if the plan says them.
     """
 
     def __init__(self, folder: Path, resources: dict[str, object]):
@@ -132,7 +133,8 @@ class Costs:
         earlier = read_json(self.file)["attempts"] if self.file.exists() else []
         memory = round(resources["mem_mb"] * 10**6 / GIB, 3)
         asked = {"memory_gib": memory, "minutes": resources["minutes"]}
-        expected = {"memory_gib": resources.get("expected_gib")}
+        names = {"memory_gib": "expected_gib", "gpu_gib": "expected_gpu_gib"}
+        expected = {name: resources.get(resource) for name, resource in names.items()}
         self.content = {"asked": asked, "expected": expected, "attempts": [*earlier, {}]}
 
     def measure(self, process) -> None:
@@ -148,6 +150,12 @@ class Costs:
         if used := process.used:
             self._write(time.monotonic() - began, used[0], used[1] * RSS_UNIT / GIB)
 
+    def add(self, values: dict[str, float]) -> None:
+        """Write more values of the attempt that was measured."""
+        if values:
+            self.content["attempts"][-1] |= {name: round(v, 3) for name, v in values.items()}
+            write_whole(self.file, json.dumps(self.content, indent=2) + "\n")
+
     def _write(self, seconds: float, cpu: float | None = None, memory: float | None = None) -> None:
         values = {"seconds": seconds, "processor_seconds": cpu, "memory_gib": memory}
         self.content["attempts"][-1] = {n: v and round(v, 3) for n, v in values.items()}
@@ -158,12 +166,14 @@ def total_cost(file: Path) -> dict:
     """What a job cost in all its attempts, by its file of `Costs`.
 
     parts: the number of attempts. seconds. GiB: memory, of the largest process, at most; expected,
-    of the same; asked, for a node. minutes, the limit. load, percent of one core. A value that is
-    not known is None. Raises an exception like KeyError if the file is not such a file.
+    of the same; asked, for a node; gpu_allocated, gpu_reserved, by torch on a GPU, at most;
+    gpu_expected, on a GPU. minutes, the limit. load, percent of one core. A value that is not known
+    is None. Raises an exception like KeyError if the file is not such a file.
     """
     costs = read_json(file)
     attempts, asked = costs["attempts"], costs["asked"]
     whole = [attempt for attempt in attempts if attempt["processor_seconds"] is not None]
+    on_gpu = [attempt for attempt in attempts if "gpu_reserved_gib" in attempt]
     busy = sum(attempt["processor_seconds"] for attempt in whole)
     return {
         "parts": len(attempts),
@@ -171,6 +181,9 @@ def total_cost(file: Path) -> dict:
         "memory": max((attempt["memory_gib"] for attempt in whole), default=None),
         "expected": costs.get("expected", {}).get("memory_gib"),
         "asked": asked["memory_gib"],
+        "gpu_allocated": max((attempt["gpu_allocated_gib"] for attempt in on_gpu), default=None),
+        "gpu_reserved": max((attempt["gpu_reserved_gib"] for attempt in on_gpu), default=None),
+        "gpu_expected": costs.get("expected", {}).get("gpu_gib"),
         "minutes": asked["minutes"],
         "load": 100 * busy / sum(attempt["seconds"] for attempt in whole) if whole else None,
     }

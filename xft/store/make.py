@@ -14,6 +14,7 @@ import shlex
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ from xft.artifacts.manifest import DIVERGED, DIVERGED_FILE, manifest_path, read_
 from xft.common.errors import UserError
 from xft.common.file_access import explain, write_whole
 from xft.common.foreign_text import printable
+from xft.common.gpus import PEAKS, noted_peaks
 from xft.common.json_files import read_json
 from xft.common.progress import JOB
 from xft.config.steps import CHOSEN
@@ -193,16 +195,20 @@ def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
     for name, text in job.texts.items():
         write_whole(partial(entry) / name, text)
     environment = os.environ | {JOB: job.name}
+    costs = Costs(partial(entry), job.resources)
     if not job.resources["online"]:
         environment["HF_HUB_OFFLINE"] = "1"
     log = log_of(entry)
-    with (
-        shown(log) as output,
-        forks.start(command, environment, output.fileno(), lock) as process,
-    ):
-        _begun.set()
-        owner(entry).write_text(this_process(process.pid))
-        Costs(partial(entry), job.resources).measure(process)
+    with tempfile.TemporaryDirectory() as peaks:
+        environment[PEAKS] = peaks
+        with (
+            shown(log) as output,
+            forks.start(command, environment, output.fileno(), lock) as process,
+        ):
+            _begun.set()
+            owner(entry).write_text(this_process(process.pid))
+            costs.measure(process)
+        costs.add(noted_peaks(Path(peaks)))
     status = process.returncode
     if status == -signal.SIGKILL:
         tell(

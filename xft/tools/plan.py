@@ -25,16 +25,17 @@ from xft.config.section import Section
 from xft.config.sections import WorkflowConfig
 from xft.config.steps import TRAINING_SECTIONS
 from xft.config.training import TrainingConfig
-from xft.dag.experiment import Experiment, FindPlan, Totals, hours_of, totals
+from xft.dag.experiment import Experiment, FindPlan, Totals, cost_of, totals
 from xft.dag.graph import Graph
 from xft.dag.input_checks import check_number_of_rows, faults_of_code, faults_of_sets
 from xft.dag.job_resources import row_lengths
 from xft.dag.nodes import FileContents, NoContents, Node, with_results
 from xft.dag.problem_checks import check_problems, missing_sets, missing_toolchains
 from xft.dag.workflow_run import HASHES_FILE
-from xft.estimates.jobs import CPU, DEFAULT_UTILISATION, GPUS, Processor, this_gpu
+from xft.estimates.jobs import CPU, DEFAULT_UTILISATION, GIB, GPUS, Processor, this_gpu
+from xft.estimates.memory_and_disk import library_bytes
 from xft.estimates.model_sizes import Models, find_table
-from xft.estimates.planning import Plan, advice, fit_line, report, time_text
+from xft.estimates.planning import MeasuredMemory, Plan, advice, fit_line, report, time_text
 from xft.estimates.rows import count_rows
 from xft.store.file_hashes import FileHashCache
 from xft.store.store import Recipe, is_whole
@@ -168,45 +169,61 @@ def planner(args: argparse.Namespace, experiment: Experiment) -> FindPlan:
     plan_of = partial(once, make)
     if not _is_this_machine(args, experiment.config):
         return plan_of
-    reached = _speeds(experiment.wanted, plan_of)
+    reached, memories = _measured(experiment.wanted, plan_of)
     speed = next(iter(reached.values()), None)
 
     def measured(config: WorkflowConfig) -> Plan:
         plan = plan_of(config)
         processor = replace(plan.processor, bf16=speed, fp32=speed) if speed else plan.processor
-        return replace(plan, processor=processor, speeds=reached)
+        return replace(plan, processor=processor, speeds=reached, memories=memories)
 
     return measured
 
 
-def _speeds(nodes: Iterable[Node], plan_of: FindPlan) -> dict[str, float]:
-    """FLOPs a second of a process, by the section of a training: of the longest job in the store.
+def _measured(
+    nodes: Iterable[Node], plan_of: FindPlan
+) -> tuple[dict[str, float], dict[str, MeasuredMemory]]:
+    """FLOPs a second of a process, and what it took of a GPU, by the section of a training: of the
+    longest job in the store.
 
     It has the same inputs as one of these nodes, such as a training with fewer steps. The time to
     start counts. The longest job's section is first.
     """
     longest: dict[str, tuple[float, float]] = {}
+    memories: dict[str, MeasuredMemory] = {}
     recipes = cache(lambda folder: [*_recipes(folder)])
     for node in nodes:
         section = TRAINING_SECTIONS.get(node.step)
         if section is None or "match_flops" in node.flags:
             continue
-        for recipe, hours in recipes(node.entry.parent):
-            options = _options(recipe, node, section)
+        for recipe, cost in recipes(node.entry.parent):
+            options, hours = _options(recipe, node, section), cost["seconds"] / 3600
             if options and hours > longest.get(section, (0, 0))[0]:
                 config = node.config.model_copy(update={section: options})
                 plan = replace(plan_of(node.config), config=config, processes=None)
                 if work := plan.work(section, expected=True):
                     seconds = 3600 * hours * plan.job(section).processes
                     longest[section] = hours, work.flops / seconds
-    return {name: speed for name, (_, speed) in sorted(longest.items(), key=lambda f: -f[1][0])}
+                    memories |= _measured_memory(plan, section, cost)
+    ordered = sorted(longest.items(), key=lambda found: -found[1][0])
+    return {name: speed for name, (_, speed) in ordered}, memories
 
 
-def _recipes(folder: Path) -> Iterator[tuple[Recipe, float]]:
-    """The recipes of a step's entries whose cost is known, each with the hours."""
+def _measured_memory(plan: Plan, section: str, cost: dict) -> dict[str, MeasuredMemory]:
+    """By section, what a training took of a GPU; empty if it had none. plan: of that training."""
+    if cost["gpu_reserved"] is None or not plan.gpu:
+        return {}
+    allocated, reserved = (round(GIB * cost[f"gpu_{kind}"]) for kind in ("allocated", "reserved"))
+    libraries = library_bytes(plan.models, plan.job(section))
+    estimate = plan.peak(section, expected=True)
+    return {section: MeasuredMemory(allocated, reserved, libraries, estimate)}
+
+
+def _recipes(folder: Path) -> Iterator[tuple[Recipe, dict]]:
+    """The recipes of a step's entries whose cost is known, each with the cost."""
     for entry in filter(is_whole, folder.glob("*")):
-        if hours := hours_of(entry):
-            yield Recipe(**read_json(entry / ENTRY_FILE)["recipe"]), hours
+        if cost := cost_of(entry):
+            yield Recipe(**read_json(entry / ENTRY_FILE)["recipe"]), cost
 
 
 def _options(recipe: Recipe, node: Node, section: str) -> TrainingConfig | None:

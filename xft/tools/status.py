@@ -7,6 +7,7 @@ docs/caching.md explains the lines.
 import argparse
 import shlex
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from xft.artifacts.claims import occupant
@@ -16,9 +17,11 @@ from xft.common.results_folder import CONFIG_FILE, is_results_folder
 from xft.config.reading import complete, naming, recorded_config, values_to_change
 from xft.config.runs import read_overlaid
 from xft.dag.activities import Activity, Phase, find_activities
+from xft.dag.experiment import cost_of
 from xft.dag.messages import time_left
 from xft.dag.nodes import Node, with_results
 from xft.dag.workflow_run import WorkflowRun
+from xft.store.store import is_whole
 
 LOCKS = Path(".snakemake/locks")
 MOST_LINES = 40  # of one kind. More are counted by rule
@@ -41,6 +44,8 @@ def main(argv: list[str] | None = None) -> None:
         if shown:
             more = [(f"and {len(shown) - MOST_LINES} more", "")] if len(shown) > MOST_LINES else []
             _show(f"{phase.value}: {len(shown)}", shown[:MOST_LINES] + more)
+    if memory := [*_gpu_memory(wanted)]:
+        _show("memory on the GPU, GiB, at most", memory[:MOST_LINES])
     if gone := [node for node in run.missing if node not in jobs and not node.is_temporary]:
         _show(f"no longer in the store, and not needed: {len(gone)}", _listed(gone))
     _show(f"next run: {len(jobs) or 'nothing to do'}", _listed(jobs))
@@ -98,6 +103,16 @@ def _advice(run: WorkflowRun, activities: list[Activity], start: str) -> str:
     if Phase.RUNNING in phases:
         steps.insert(0, "wait until the jobs above have ended, or stop their processes")
     return f"No run is going on here.\nTo go on: {', then '.join(steps)}"
+
+
+def _gpu_memory(nodes: Iterable[Node]) -> Iterator[tuple[str, str]]:
+    """The jobs that ran on a GPU, each with what torch took there, and what the plan expected."""
+    for node in nodes:
+        cost = cost_of(node.entry) if is_whole(node.entry) else None
+        if cost and cost["gpu_reserved"] is not None:
+            expected = cost["gpu_expected"]
+            text = f"{cost['gpu_allocated']:.1f} allocated, {cost['gpu_reserved']:.1f} reserved"
+            yield node.name, text + (f", {expected:.1f} expected" if expected else "")
 
 
 def _listed(nodes: list[Node]) -> list[tuple[str, str]]:
