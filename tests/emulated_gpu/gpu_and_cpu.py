@@ -1,6 +1,6 @@
 """What is computed on the emulated GPU, beside the same on the CPU."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -17,6 +17,13 @@ def without_gpu() -> Iterator[None]:
         patch.setattr(torch.cuda, "is_available", lambda: False)
         patch.setattr(torch.cuda, "device_count", lambda: 0)
         yield
+
+
+def on_both(make: Callable[[str], object]) -> tuple:
+    """What a function of "gpu" or "cpu" gives on the GPU, and on the CPU."""
+    found = make("gpu")
+    with without_gpu():
+        return found, make("cpu")
 
 
 def check_near(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:

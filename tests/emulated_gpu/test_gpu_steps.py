@@ -1,14 +1,14 @@
 """The steps compute on the emulated GPU what they compute on the CPU."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from chains import SIZES, Chain
-from gpu_and_cpu import BF16, without_gpu
+from gpu_and_cpu import BF16, on_both
+from mixtures import low_rank_mixture
 from safetensors.torch import load_file
-from trainings import learn
+from trainings import learn, stopped_in
 
 from xft.modeling import experts
 
@@ -22,13 +22,6 @@ TRAININGS = {
     "pure": ["--precision", "bf16_pure"],
 }
 MODEL = "model.safetensors"
-
-
-def on_both(make: Callable[[str], object]) -> tuple:
-    """What a function of "gpu" or "cpu" gives on the GPU, and on the CPU."""
-    found = make("gpu")
-    with without_gpu():
-        return found, make("cpu")
 
 
 @pytest.fixture
@@ -63,6 +56,29 @@ def test_a_training_of_a_mixture(kind, quiet, data, tmp_path, grouped):
     is_fp32 = "fp32" in TRAININGS[kind]
     assert found == pytest.approx(expected, rel=1e-4 if is_fp32 else BF16)
     assert any(grouped) == (torch.cuda.get_device_capability() >= (9, 0) and not is_fp32)
+
+
+def test_a_training_of_lora_experts(tiny_llama, data, tmp_path):
+    """The products beside the frozen base are in bf16, as those of the base."""
+    mixture = low_rank_mixture(tiny_llama, tmp_path / "moe", router_noise=False)
+
+    def losses(place: str) -> list[float]:
+        words = ["--moe", mixture, "--data", data, *STEPS, "--precision", "bf16"]
+        return [line["loss"] for line in learn("moe_sft", tmp_path / place, *words)]
+
+    found, expected = on_both(losses)
+    assert found == pytest.approx(expected, rel=BF16)
+
+
+def test_a_training_that_is_stopped_goes_on_to_the_same_bytes(upcycled, data, tmp_path):
+    """Also with noise, which the GPU's generator draws."""
+    words = ["--moe", upcycled, "--data", data, *STEPS]
+    whole = learn("moe_sft", tmp_path / "whole", *words)
+    with stopped_in(2):
+        learn("moe_sft", tmp_path / "parts", *words)
+    assert learn("moe_sft", tmp_path / "parts", *words) == whole
+    models = [(tmp_path / name / MODEL).read_bytes() for name in ("whole", "parts")]
+    assert models[0] == models[1]
 
 
 def test_a_mixing_and_its_merge(chain, data, tmp_path):

@@ -22,6 +22,12 @@ INDEXED = {
     aten._index_put_impl_.default,
     aten._unsafe_index_put.default,
 }
+# Operators that only choose the memory of a tensor.
+WITHOUT_VALUES = {
+    aten.set_.source_Storage,
+    aten.set_.source_Storage_storage_offset,
+    aten.set_.source_Tensor,
+}
 
 
 class EmulationError(RuntimeError):
@@ -49,7 +55,7 @@ class HostValues(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         device = next(filter(None, map(gpu_of, tree_leaves((args, kwargs)))), None)
-        if device is None:
+        if device is None or func in WITHOUT_VALUES:
             return func(*args, **kwargs)
         if func in INDEXED:
             args = (args[0], without_masks(args[1]), *args[2:])
