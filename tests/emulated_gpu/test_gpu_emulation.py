@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from gpu_and_cpu import GPU
+from gpu_and_cpu import BF16, GPU, check_near
 from torch import nn
 
 MIB = 2**20
@@ -32,6 +32,27 @@ def test_draws_follow_from_the_gpus_generator_alone():
     assert torch.equal(torch.rand(3), on_cpu)
     assert nn.functional.dropout(torch.ones(64, device=GPU)).tolist() == first.tolist()
     assert first.tolist() != other.tolist() and set(first.tolist()) == {0.0, 2.0}
+
+
+@pytest.mark.parametrize("kind", ["whole", "causal", "masked"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_is_computed_by_the_kernel_that_a_card_takes(kind, dtype):
+    """Flash attention in bf16 without a mask, else the memory-efficient one. The CPU's values."""
+    inputs = torch.randn(3, 2, 4, 10, 8).to(dtype)
+    mask = torch.randn(2, 1, 10, 10).to(dtype) if kind == "masked" else None
+    found = {}
+    for device in ("cpu", "cuda"):
+        given = [one.to(device).requires_grad_() for one in inputs]
+        bias = None if mask is None else mask.to(device)
+        output = nn.functional.scaled_dot_product_attention(
+            *given, attn_mask=bias, is_causal=kind == "causal"
+        )
+        (output * torch.arange(8, device=device)).sum().backward()
+        found[device] = [output, *(one.grad for one in given)]
+    kernel = "Flash" if dtype == torch.bfloat16 and mask is None else "Efficient"
+    assert kernel in found["cuda"][0].grad_fn.name()
+    for value, expected in zip(found["cuda"], found["cpu"], strict=True):
+        check_near(value, expected, 1e-6 if dtype == torch.float32 else 2 * BF16)
 
 
 def test_the_allocator_has_the_memory_of_the_card():
