@@ -6,7 +6,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from working_folder import ROW, fill, wants
+from working_folder import ROW, begin, fill, wants
 
 from workflow_scripts import measure_chosen
 from xft.artifacts.manifest import CHOICE, DIVERGED, DIVERGED_FILE, LOSS_RESULT, read_manifest
@@ -118,6 +118,17 @@ def test_a_value_that_is_added_makes_only_what_is_new():
     }
     for step in (*trained, "validation_loss"):
         assert all("sft.learning_rate~0.002" in name for name in made[step]), step
+
+
+def test_the_result_of_a_setting_comes_from_the_store_of_others(monkeypatch):
+    """Another choice may have evaluated the same model there."""
+    run = chosen()
+    evaluation, *_ = run.experiment.by_name["chosen/sft/eval/problems.json"].one_of
+    asked = []
+    monkeypatch.setattr("xft.store.others.take", lambda stores, nodes: asked.extend(nodes))
+    begin(run)
+    assert evaluation in asked
+    assert evaluation in run.offered(run.experiment.ends, {evaluation})
 
 
 def test_one_setting_needs_no_choice():

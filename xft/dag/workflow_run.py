@@ -247,7 +247,8 @@ class WorkflowRun:
         """Link what folders among the other stores hold. Fetch what buckets hold and the targets
         need, and what the page reads of the rest, if it is made here.
         """
-        others.take(self.stores, self.missing)
+        missing = [*self.missing, *self._results_to_take(self.missing)]
+        others.take(self.stores, missing)
         report, offer = self.experiment.report, self.offer()
         while wanted := self.offered(targets, offer):
             offer.fetch(wanted)
@@ -272,7 +273,13 @@ class WorkflowRun:
         """What a run that makes the targets fetches."""
         results = {*self.experiment.ends, *self.experiment.shown, *targets}
         needed = self.needed(targets, offer)
+        needed += self._results_to_take(needed)
         return [n for n in needed if n in offer and (n in results or not self.only_results)]
+
+    def _results_to_take(self, needed: Collection[Node]) -> list[Node]:
+        """The results that the store lacks, and from which a choice may take what is needed."""
+        choices = [node for node in needed if node.one_of]
+        return [node for node in with_results(choices) if not is_whole(node.entry)]
 
     def close(self) -> None:
         """Give store and results to other runs. The end of the process does the same."""
