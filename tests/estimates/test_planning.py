@@ -301,30 +301,41 @@ def test_the_plan_of_what_ran_has_no_unknown_figures(finished, monkeypatch, caps
 
 
 def test_memory_that_was_measured_on_a_gpu_counts(finished_copy, monkeypatch, capsys):
-    """The plan of what ran has what it took, another one as large a share of its estimate."""
+    """The plan of what ran has what it took, another one as large a share of its estimate.
+
+    The highest figure only rises.
+    """
     monkeypatch.chdir(finished_copy.folder)
     monkeypatch.setattr(plan, "this_gpu", lambda: ("h100", GPUS["h100"]))
     config = yaml.safe_load(Path("config.yaml").read_text()) | {"gpus": 1}
     config = overlaid(config, finished_copy.overlay)
     write_config(config)
-    computed = planned().peak("moe_sft", True)
+    computed, highest = (planned().peak("moe_sft", expected) for expected in (True, False))
     larger = overlaid(config, {"moe_sft": {"per_device_train_batch_size": 8}})
     write_config(larger)
     computed_larger = planned().peak("moe_sft", True)
-    took = {"gpu_allocated_gib": 2.5, "gpu_reserved_gib": 3.0}
-    for file in Path("store/moe_sft").glob("*/costs.json"):
-        cost = json.loads(file.read_text())
-        cost["attempts"][-1] |= took
-        file.write_text(json.dumps(cost))
+
+    def write_peaks(allocated: float, reserved: float) -> None:
+        took = {"gpu_allocated_gib": allocated, "gpu_reserved_gib": reserved}
+        for file in Path("store/moe_sft").glob("*/costs.json"):
+            cost = json.loads(file.read_text())
+            cost["attempts"][-1] |= took
+            file.write_text(json.dumps(cost))
+
+    write_peaks(2.5, 3.0)
     found = planned().peak("moe_sft", True)
     measured = 3 * 2**30 + RUNTIME
     assert found == pytest.approx(computed_larger * measured / computed)
     write_config(config)
     assert planned().peak("moe_sft", True) == measured
+    assert planned().peak("moe_sft") == pytest.approx(measured / computed * highest)
     assert planned().peak("mixing") == planned("--gpu", "h100").peak("mixing")
     plan.main([*MINE, "--details"])
     told = "moe_sft before: 2.5 GiB allocated and 3.0 GiB reserved by torch, 4.0 GiB with the"
     assert told in capsys.readouterr().out
+    write_peaks(0, 0)
+    assert planned().peak("moe_sft", True) == RUNTIME < computed
+    assert planned().peak("moe_sft") == highest
 
 
 # Memory

@@ -82,10 +82,17 @@ class Plan:
         return job.with_rows(self.lengths) if expected else job
 
     def peak(self, section: str, expected: bool = False) -> int:
-        """The bytes that a process of a training needs, by the measured share of its estimate."""
+        """The bytes that a process of a training needs, by the measured share of its estimate.
+
+        A training that took less than its estimate does not lower the highest figure: its rows may
+        have been short.
+        """
         estimate = training_memory(self.models, self.job(section, expected)).peak
         measured = self.memories.get(section)
-        return round(measured.share * estimate) if measured else estimate
+        if measured is None:
+            return estimate
+        share = measured.share if expected else max(measured.share, 1)
+        return round(share * estimate)
 
     def work(self, section: str, expected: bool = False) -> Work | None:
         """The work of a training, for one lambda; None if it is unknown."""
