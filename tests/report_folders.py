@@ -21,6 +21,9 @@ HOSTILE = [
 ]
 
 
+COLUMNS = ("diversity", "contamination", "swept", "plain_variant")  # of the table, as they are
+
+
 class Runs:
     """Results in a folder, and the table that names them."""
 
@@ -39,7 +42,7 @@ class Runs:
         of_seed = f"seed~{seed}" if has_seed and seed != 42 else ""
         place = "/".join(filter(None, [variant, of_seed, model]))
         path = more.pop("path", place)
-        columns = {k: more.pop(k) for k in ("diversity", "contamination") if k in more}
+        columns = {name: more.pop(name) for name in COLUMNS if name in more}
         row = {"model": model, "variant": variant, "seed": seed, "dataset": dataset} | columns
         if "losses" in more:
             row["validation_loss"] = file = f"validation/{path}.json"

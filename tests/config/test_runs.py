@@ -29,6 +29,18 @@ def test_variants_sweep_and_seeds_are_multiplied():
     assert found[-1] == (name, f"moe.shared_expert~false/{rate}/seed~1")
 
 
+def test_each_run_has_its_variant_and_its_swept_values_as_they_are_used():
+    """A variant without changes has no name. 2e-5 is a text in YAML 1.1, and a number here."""
+    variants = {"xft": {}, "late": {"moe_sft": {"max_steps": 9}}}
+    sweep = {"moe_sft.learning_rate": ["2e-5", 5e-5]}
+    runs = find_runs(OWN | {"variants": variants, "sweep": sweep, "seeds": [1, 2]})
+    rates = [{"moe_sft.learning_rate": rate} for rate in (2e-5, 5e-5)]
+    points = [(variant, rate) for variant in ("", "late") for rate in rates]
+    assert [(run.variant, run.swept) for run in runs] == [point for point in points for _ in "12"]
+    (run,) = find_runs(OWN)
+    assert (run.variant, run.swept) == ("", {})
+
+
 def test_what_has_results_of_its_own_is_in_no_path():
     models = {"evaluation": {"models": ["base"]}, "merge": {"lambdas": [0.5]}}
     assert paths(variants={"few": models}) == [("", "")]

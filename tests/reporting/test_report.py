@@ -21,6 +21,7 @@ from xft.common.file_access import write_whole
 from xft.config.sections import TRAININGS
 from xft.estimates.model_sizes import read_table
 from xft.reporting.comparisons import COLUMNS
+from xft.reporting.names import model_text, without_lambda
 from xft.reporting.page.charts import lines
 from xft.reporting.page.folder import Folder, Solution
 from xft.reporting.page.page import LOOK
@@ -114,7 +115,7 @@ def test_the_verdict_is_that_of_the_summary(page, finished, tmp_path):
         for line in re.findall("^- (.*)", f"{decision}\n{statistics}", re.MULTILINE):
             assert shown.text.replace("`", "").count(line.replace("`", "")) == 2
     assert "basethe given model, not fine-tuned" in page.text
-    assert re.search(r"stepsmoe_sft \d+, weighted_trained/lam~0.75 \d+data set", page.text)
+    assert re.search(r"stepsmoe_sft \d+, weighted_trained 0.75 \d+data set", page.text)
 
 
 def test_the_shares_beside_a_difference_count_the_same_data_sets(tmp_path):
@@ -190,10 +191,10 @@ def test_scores_and_losses_are_drawn_over_lambda_and_counted_by_family(tmp_path)
     assert {(row["line"], row["x"], row["value"]) for row in drawn} == swept | level
     drawn = {(r["line"], r["x"], r["value"]) for r in page.charts["validation loss, over lambda"]}
     assert drawn == {("dense", 0.5, 2), ("dense", 0.75, 2), ("sft", 0.5, 3), ("sft", 0.75, 3)}
-    (row,) = [r for r in page.charts["validation loss, 2 rows"] if r["label"] == "dense/lam~0.5"]
+    (row,) = [r for r in page.charts["validation loss, 2 rows"] if r["label"] == "dense 0.5"]
     assert (row["high"] - 2, 2 - row["low"]) == pytest.approx([1.96 * 8**0.5 / 3] * 2)
     assert "Not in the chart, because it is far away: base 90.0000." in page.text
-    assert "modelF0 of 10F1 of 10\nbase11dense/lam~0.532dense/lam~0.7554sft22\n" in page.text
+    assert "modelF0 of 10F1 of 10\nbase11dense 0.532dense 0.7554sft22\n" in page.text
     assert "seed" not in page.text.partition("All scores")[2].partition("base")[0]
     assert re.search(r"F\d/\d+", page.text)[0] == "F0/2"  # the first that not all models solve
     write_results(tmp_path, models, losses=losses | {"base": (4, 4)})
@@ -224,7 +225,7 @@ def test_the_table_of_problems_has_the_base_and_the_models_that_solve_most(tmp_p
     tuned = [f"dense/lam~0.{n}" for n in range(10, 22)]
     write_results(tmp_path, {"base": 0} | {model: n for n, model in enumerate(tuned, start=1)})
     (part,) = find_parts([Folder(tmp_path)])["problems"]
-    assert part.models == ["base", *tuned[-9:]]
+    assert part.models == ["base", *map(model_text, tuned[-9:])]
 
 
 HOSTILE_NAME = "</script></title><img src=x onerror=alert(1)>\"'`{{ 7 * 7 }}"
@@ -268,6 +269,9 @@ PARTS = [
     "comparisons",
     "statistics",
     "answers",
+    "settings",
+    "swept",
+    "grids",
     "curves",
     "routers",
     "loads",
@@ -279,11 +283,13 @@ PARTS = [
 def in_memory(**shares: tuple[int, int]) -> SimpleNamespace:
     """A `Folder` of sets js and py. The models solve these shares of them, in percent."""
     run = SimpleNamespace(verdict=None, text="", prompts={}, solutions={}, **{p: [] for p in PARTS})
-    run.flops = {(model, ""): n for n, model in enumerate(shares, start=1)}
+    run.flops = {(model_text(model), ""): n for n, model in enumerate(shares, start=1)}
     for model, of_model in shares.items():
         for dataset, share in zip(("js", "py"), of_model, strict=True):
             row = dict.fromkeys([*COLUMNS, "units"], 0) | {"dataset": dataset, "tests": "plus"}
-            row |= {"label": model, "model": model, "seed": "", "value": share}
+            row |= {"label": model_text(model), "model": model, "seed": "", "value": share}
+            kind, lam = without_lambda(model)
+            row |= {"method": row["label"], "line": kind, "lambda": lam, "is_swept": False}
             run.values.append(row)
             run.comparisons.append(row | {"first": "base", "second": model, "difference": share})
             run.solutions[dataset] = {"T/0": {model: Solution("failed", "", None)}}
@@ -318,10 +324,10 @@ def test_a_model_has_one_colour_in_all_charts_also_with_several_seeds():
     for part in (part for parts in find_parts([run]).values() for part in parts):
         if part.chart and not part.title.endswith("problems"):
             drawing = vl_convert.vegalite_to_svg(part.chart | LOOK)
-            marks = r'(?:training|line|label): ([^";]*)[^>]*? (?:fill|stroke)="(#\w+)"'
+            marks = r'(?:training|line|method): ([^";]*)[^>]*? (?:fill|stroke)="(#\w+)"'
             for name, colour in re.findall(marks, drawing):
-                colours.setdefault(name.removesuffix(" (seed 43)"), set()).add(colour)
-    assert colours.keys() == {*models, "dense"}
+                colours.setdefault(name.removesuffix(", seed 43"), set()).add(colour)
+    assert colours.keys() == {*map(model_text, models), "dense"}
     assert len(set.union(*colours.values())) == sum(map(len, colours.values())) == len(colours)
 
 

@@ -4,11 +4,12 @@ import json
 import shutil
 from base64 import b64encode
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from report_folders import write_results
+from report_folders import Runs, write_results, write_solutions
 
 from xft.common.file_access import write_whole
 from xft.tools import joint_report as report
@@ -17,6 +18,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason=f"needs a browser: {', '.join(NAMES)}")
 NARROW = 375  # pixels, as a phone
+SWEPT = "moe_sft.learning_rate", "moe.num_experts"
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +80,30 @@ def test_all_charts_are_drawn(browser, address, repository, scheme, width):
 
 
 def test_a_sweep_is_readable(browser, tmp_path):
-    """Of 42 models, with a mixture of 24 layers and 16 experts. Closed it is short. Open, its
+    """Of 44 models, with a mixture of 24 layers and 16 experts. Closed it is short. Open, its
     headings, labels and numbers can be read.
 
     The level lines of base and sft coincide. Between two swept values, the colours are those of
     all names.
     """
-    rate = "moe_sft.learning_rate"
-    models = {f"dense/lam~{n / 100:g} ({rate} {n % 3 + 1}e-05)": n % 15 + 5 for n in range(10, 50)}
-    models = {"base": 9, "sft": 9} | models
-    losses = {model: (1 / solved, 2 / solved) for model, solved in models.items()}
-    families = "HumanEval_34_unique", "HumanEval_27_flip_case"
-    write_results(tmp_path, models, seeds=[43], families=families, losses=losses)
+    runs = Runs(tmp_path)
+    rates, counts = [n * 1e-5 for n in range(1, 8)], [4, 8]
+    points = [dict(zip(SWEPT, point, strict=True)) for point in product(rates, counts)]
+    for point in points:
+        name = f"rate={point[SWEPT[0]]:g}, experts={point[SWEPT[1]]}"
+        about = {"variant": name, "swept": json.dumps(point), "dataset": "own", "count": 20}
+        about["families"] = "HumanEval_34_unique", "HumanEval_27_flip_case"
+        for model in ("base", "sft"):
+            runs.add(model, 9, losses=(1 / 9, 2 / 9), **about)
+            shared = runs.rows[0 if model == "base" else 1]
+            runs.rows[-1] |= {key: shared[key] for key in ("eval", "validation_loss")}
+        for number in range(1, 4):
+            solved = round(5 + 1e5 * point[SWEPT[0]] + number)
+            losses = 1 / solved, 2 / solved
+            runs.add(f"dense/lam~0.{number}", solved, losses=losses, **about)
+        for row in runs.rows[-5:]:
+            write_solutions(tmp_path / row["eval"])
+    runs.summarise()
     step = {"step": 1, "loss": 1, "entropy": [1], "load": [[1] * 16] * 24}
     write_whole(tmp_path / "metrics" / "moe.jsonl", json.dumps(step) + "\n")
     write_whole(tmp_path / "moe" / "config.json", '{"upcycled_layers": null}')
@@ -98,11 +112,11 @@ def test_a_sweep_is_readable(browser, tmp_path):
         page = browser.new_page(viewport={"width": width, "height": 900})
         page.goto((tmp_path / "report.html").as_uri())
         wait_for_charts(page)
-        assert page.evaluate("document.documentElement.scrollHeight") < 11 * 900
+        assert page.evaluate("document.documentElement.scrollHeight") < 18 * 900
         open_all(page)
         heads = page.locator(".problems .head > span")
         assert heads.get_by_text("base", exact=True).count() == 1
-        assert heads.get_by_text("dense/lam~").count() == 9
+        assert heads.get_by_text("dense 0.").count() == 9
         chart = page.locator(".chart").first
         names = chart.locator(".mark-text.role-mark text").all()
         box, colours = chart.bounding_box(), {name.get_attribute("fill") for name in names}

@@ -65,7 +65,7 @@ def test_the_files_and_the_terminal_hold_the_scores(runs, capsys):
         "eval file": "results/eval/base/humaneval.json",
     }
     shares = ["67.1 % (59.6 to 73.8; 110)"] * 2, ["100.0 % (99.0 to 100.0; 378)"] * 2
-    base, dense = ["base", "humaneval", "164"], ["dense/lam~0.75", "mbpp", "378"]
+    base, dense = ["base", "humaneval", "164"], ["dense 0.75", "mbpp", "378"]
     assert cells(text, "model") == [base + shares[0], dense + shares[1]]
     assert "In brackets: the 95% interval (Wilson's), and the number of passed samples." in text
     note = "EvalPlus itself fails every solution of HumanEval/32. 1 of these results count"
@@ -250,9 +250,9 @@ def test_losses_are_compared_row_by_row(runs):
     text, rows, compared = runs.summarise()
     (row,) = [row for row in compared if row["tests"] == "loss"]
     assert float(row["difference"]) == pytest.approx(-0.1)
-    assert (row["first"], row["second"]) == ("moe_sft", "dense/lam~0.75")
+    assert (row["first"], row["second"]) == ("moe_sft", "dense 0.75")
     assert (row["dataset"], row["problems"]) == ("validation rows", "9")
-    assert re.search(r"^\| dense/lam~0.75 \| moe_sft \| 9 +\| -0.1000 ", text, re.MULTILINE)
+    assert re.search(r"^\| dense 0.75 \| moe_sft \| 9 +\| -0.1000 ", text, re.MULTILINE)
     assert [row["validation loss"] for row in rows[1:]] == ["0.9000"] * 2
 
 
@@ -297,10 +297,10 @@ def test_how_many_rows_contain_a_problem_is_said(runs):
         assert ("these models may be optimistically biased.\n" in text) == (count > 0)
 
 
-OF_EACH = "dense/lam~1 (t=0.6) (loss 2.0000), of 3\n- dense/lam~1 (own) (loss 0.5000), of 2"
-WITHOUT_LOSS = "\n- dense/lam~1 (bare), of 2"
+OF_EACH = "dense 1 (t=0.6) (loss 2.0000), of 3\n- dense 1 (own) (loss 0.5000), of 2"
+WITHOUT_LOSS = "\n- dense 1 (bare), of 2"
 BY_BENCHMARK = ["--chosen-by", "benchmark"], "benchmark itself", OF_EACH + WITHOUT_LOSS
-BY_LOSS = [], "lowest validation loss", "dense/lam~0.5 (t=0.6 and 1 other) (loss 1.0000), of 3"
+BY_LOSS = [], "lowest validation loss", "dense 0.5 (t=0.6 and 1 other) (loss 1.0000), of 3"
 
 
 @pytest.mark.parametrize(("words", "chosen_by", "best"), [BY_BENCHMARK, BY_LOSS])
@@ -407,8 +407,8 @@ def test_a_variant_is_compared_with_its_own_references_and_with_the_configuratio
     rows.append(("moe_sft", OWN, "moe_sft"))
     found = list(pairs(subjects(tmp_path, *rows)))
     named = {tuple(one.label for one in pair) for pair in found}
-    mixture, equal = "moe_sft (rate and 1 other)", "uniform/lam~0.5 (rate and 1 other)"
-    dense, vanilla, rate = (f"dense/lam~0.5{end}" for end in ("", " (vanilla)", " (rate)"))
+    mixture, equal = "moe_sft (rate and 1 other)", "uniform 0.5 (rate and 1 other)"
+    dense, vanilla, rate = (f"dense 0.5{end}" for end in ("", " (vanilla)", " (rate)"))
     assert named == {
         *(("base", one) for one in ("sft", "moe_sft", mixture, dense, vanilla, rate)),
         *(("sft", one) for one in ("moe_sft", mixture, dense, vanilla, rate)),

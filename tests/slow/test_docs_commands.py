@@ -30,7 +30,7 @@ def test_the_documents_commands_work_as_written(new_project):
     for block in own:
         handle(block)
     summary = (project.results / "mine" / "summary.md").read_text()
-    assert "dense/lam~0.75" in summary and "dense/lam~0.85" in summary
+    assert "dense 0.75" in summary and "dense 0.85" in summary
 
     # The other documents speak of results in their usual place.
     for result in (project.results / "mine").iterdir():

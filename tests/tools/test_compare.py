@@ -9,6 +9,7 @@ from report_folders import Runs
 
 from xft.common.errors import UserError
 from xft.reporting.comparisons import OF_VARIANTS, quantities, shown
+from xft.reporting.names import model_text
 from xft.reporting.run_table import read_runs
 from xft.reporting.summaries import Summary
 from xft.reporting.variants import answer_lines
@@ -51,6 +52,7 @@ def test_all_pairs_are_compared_and_corrected_for(tmp_path, capsys):
         (file := tmp_path / model / "eval.json").parent.mkdir(parents=True)
         files.append(write_evalplus(file, [i < n for i in range(164)], "pass", order=order))
     verdict, rows = told(capsys, *reversed(files))
+    models = [model_text(model) for model in models]
     shown = ("difference", "p, Holm", "significant", "problems needed")
     assert {pair: tuple(row[name] for name in shown) for pair, row in rows.items()} == {
         (models[2], models[0]): ("+3.7", "0.094", "no", "280"),

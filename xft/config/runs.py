@@ -44,6 +44,8 @@ class Run:
     in paths, the seed last. control: the name of the run that answers whether this one is better.
     variant: the name of its variant alone; empty if it has none, or if the variant changes nothing.
     control_variant: the same of its control.
+    own_name: the name of a variant that changes nothing.
+    swept: the values of the swept keys.
     """
 
     config: WorkflowConfig
@@ -52,6 +54,8 @@ class Run:
     control: str = ""
     variant: str = ""
     control_variant: str = ""
+    own_name: str = ""
+    swept: Mapping[str, object] = field(default_factory=dict)
 
     def folders(self, keys: Collection[str]) -> str:
         """The folders, in the results folder, of what depends on these keys.
@@ -140,7 +144,8 @@ def _examine_each(
     runs, origins, seen, wrong = [], [], {}, {}
     for variant, point, own in _values_of_runs(whole, plain):
         place, found = _described(where, variant, point), examine(WorkflowConfig, own)
-        set_here = {*_keys_of(whole.variants.get(variant, {})), *point}
+        of_variant = _keys_of(whole.variants.get(variant, {}))
+        set_here = {*of_variant, *point}
         for fault in found.faults:
             if not examined.is_about_wrong(fault, set_here):
                 wrong.setdefault(fault, []).append((variant, point))
@@ -153,7 +158,17 @@ def _examine_each(
         changes = _changes(values, found.valid)
         is_own = not point and changes.keys() <= {"seed"}
         name = "" if is_own else _name(variant, point, found.valid)
-        runs.append(Run(found.valid, name, changes))
+        is_changed = bool(of_variant) and not is_own
+        of_run = leaves(found.valid)
+        run = Run(
+            found.valid,
+            name,
+            changes,
+            variant=variant if is_changed else "",
+            own_name="" if is_changed else variant or "",
+            swept={key: of_run[key] for key in point},
+        )
+        runs.append(run)
         origins.append((variant, point))
     for fault, places in wrong.items():
         faults += [f"{place}: {fault}" for place in _shortened(where, whole, places)]
@@ -170,29 +185,27 @@ def _with_controls(
 
     origins: the variant and the values of the sweep of each run.
     """
-    control = whole.control or _variant_without_changes(whole, runs, origins)
-    names = {}
+    control = whole.control or _variant_without_changes(runs, origins)
+    by_origin: dict[tuple[str | None, str], Run] = {}
     for run, (variant, point) in zip(runs, origins, strict=True):
-        names.setdefault((variant, json.dumps(point)), run.name)
+        by_origin.setdefault((variant, json.dumps(point)), run)
     controlled = []
-    own_names = {name: name for name, values in whole.variants.items() if _keys_of(values)}
     for run, (variant, point) in zip(runs, origins, strict=True):
         same_point = origins[0][1] if variant == control else point
-        name = names.get((control, json.dumps(same_point)), "")
-        known = {
-            "variant": own_names.get(variant, ""),
-            "control_variant": own_names.get(control, ""),
-        }
-        controlled.append(replace(run, control=name, **known))
+        of_control = by_origin.get((control, json.dumps(same_point)))
+        if of_control is not None:
+            names = {"control": of_control.name, "control_variant": of_control.variant}
+            run = replace(run, **names)
+        controlled.append(run)
     return controlled
 
 
 def _variant_without_changes(
-    whole: WorkflowConfig, runs: Sequence[Run], origins: Sequence[tuple[str | None, dict]]
+    runs: Sequence[Run], origins: Sequence[tuple[str | None, dict]]
 ) -> str | None:
     """The first variant that changes nothing; the first of all if each changes something."""
     for run, (variant, _) in zip(runs, origins, strict=True):
-        if run.changes.keys() <= {"seed", *whole.sweep}:
+        if not run.variant:
             return variant
     return origins[0][0] if origins else None
 

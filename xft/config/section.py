@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from math import inf
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import pydantic
@@ -194,6 +195,18 @@ def _properties(section: type[Section]) -> dict[str, dict]:
 def schemas(section: type[Section], key: str) -> list[dict]:
     """The JSON schema of each type that a key may have, null last."""
     return _flat(_properties(section)[key])
+
+
+def limits(section: type[Section], key: str) -> tuple[float, float]:
+    """The ends of the range of numbers that a key may have; infinite without one."""
+    least, most = [-inf], [inf]
+    for schema in schemas(section, key):
+        step = 1 if schema.get("type") == "integer" else 0
+        least.append(schema.get("minimum", -inf))
+        least.append(schema.get("exclusiveMinimum", -inf) + step)
+        most.append(schema.get("maximum", inf))
+        most.append(schema.get("exclusiveMaximum", inf) - step)
+    return max(least), min(most)
 
 
 def _flat(schema: dict) -> list[dict]:

@@ -55,7 +55,8 @@ class Methods:
             if all(graph.run.changes.get(key) == text for graph in graphs)
         }
         self.graphs, self.nodes, self.of_seeds = graphs, nodes, [self]
-        self.run = Run(first.config, first.variant, changes, first.control_variant)
+        names = {"control": first.control_variant, "own_name": first.own_name}
+        self.run = Run(first.config, first.variant, changes, **names)
         self.config = first.config
         self.settings, self.choice = cache(self.settings), cache(self.choice)
 

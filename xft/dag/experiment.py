@@ -26,7 +26,7 @@ from xft.estimates.jobs import configured_job
 from xft.estimates.memory_and_disk import artifact_bytes, checkpoint_bytes
 from xft.estimates.model_sizes import Models, tuning_ratio
 from xft.estimates.planning import Plan, disk_text, duration, table
-from xft.reporting.run_table import MEASURED, RunRow, write_runs
+from xft.reporting.run_table import MEASURED, RunRow, swept_text, write_runs
 from xft.store import others
 from xft.store.code import Code
 from xft.store.job_records import COSTS_FILE, VIEW, Job, total_cost
@@ -129,6 +129,9 @@ class Experiment:
                 model=str(model),
                 variant=graph.run.name,
                 control=graph.run.control,
+                plain_variant=graph.run.variant,
+                own_name=graph.run.own_name,
+                swept=swept_text(graph.run.swept),
                 seed=graph.config.seed,
                 dataset=label,
                 **{step: node.place for step, node in files.items() if node in self.shown},

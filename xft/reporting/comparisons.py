@@ -22,7 +22,8 @@ from xft.reporting.statistics import (
 )
 
 POOLED = "all"  # data sets
-OF_VARIANTS, OF_MODELS = "variants", "models"  # the questions that a pair can answer
+# The questions that a pair can answer.
+OF_VARIANTS, OF_SWEEP, OF_MODELS = "variants", "sweep", "models"
 COLUMNS = ["first", "second", "dataset", "tests", "question"]
 COLUMNS += [*(field.name for field in fields(Difference)), "significant", "findable"]
 SMALL = 2  # percentage points
@@ -37,8 +38,8 @@ def comparison_table(values: Sequence[Values], choose: Callable | None = None):
     are several, with the same seeds, there is a row for all of them together too, but for those on
     which no model solves any problem.
 
-    question: `OF_VARIANTS` if the pair is a variant and its control, which the configuration asks
-    about; else `OF_MODELS`.
+    question: `OF_VARIANTS` if the pair is a variant and its control, and `OF_SWEEP` if it differs
+    in the value of a swept key, which the configuration asks about; else `OF_MODELS`.
 
     significant: whether p is below 5% after Holm's correction. It is for all pairs of the question
     on the data set, but in the last row of a pair, which the verdict is about, for the last rows of
@@ -71,7 +72,7 @@ def comparison_table(values: Sequence[Values], choose: Callable | None = None):
             seeds = {(a.seeds, b.seeds) for ((a, b),) in sets.values()}
             if len(sets) > 1 == len(seeds):
                 sets[POOLED] = [both for name in pooled_sets(sets, live) for both in sets[name]]
-            question = OF_VARIANTS if first.model == second.model else OF_MODELS
+            question = _question(first, second)
             for name, measures in sets.items():
                 pair = first.label, second.label, name, tests, question
                 rows.append((*pair, *astuple(compare(measures, most))))
@@ -147,8 +148,8 @@ def pairs(subjects: Sequence[Subject]) -> Iterator[tuple[Subject, Subject]]:
     """The pairs to compare, later ones of `MODELS` second.
 
     Each model is compared with the references of its variant and, if its shares are learned, with
-    equal shares for its lambda; also with the same model of its control. A model that several
-    variants share is compared in the first of them.
+    equal shares for its lambda; also with the same model of its control, and of other values of a
+    swept key. A model that several variants share is compared in the first of them.
     """
     models = sorted(dict.fromkeys(subjects), key=lambda subject: _rank(subject.model))
     for second in models:
@@ -157,8 +158,27 @@ def pairs(subjects: Sequence[Subject]) -> Iterator[tuple[Subject, Subject]]:
                 yield first, second
         alike = [subject for subject in models if subject.model == second.model]
         first = _control(second, alike)
-        if first != second:
+        if first != second and not is_of_sweep(first, second):
             yield first, second
+        for first in alike[: alike.index(second)]:
+            if is_of_sweep(first, second) and len(changed_keys(first, second)) == 1:
+                yield first, second
+
+
+def is_of_sweep(first: Subject, second: Subject) -> bool:
+    """Whether two models differ only in values of a sweep."""
+    return first.method == second.method and first.settings != second.settings
+
+
+def changed_keys(first: Subject, second: Subject) -> set[str]:
+    """The swept keys in whose values two models differ."""
+    return {setting.key for setting in {*first.settings} ^ {*second.settings}}
+
+
+def _question(first: Subject, second: Subject) -> str:
+    if is_of_sweep(first, second):
+        return OF_SWEEP
+    return OF_VARIANTS if first.model == second.model else OF_MODELS
 
 
 def _control(subject: Subject, alike: Sequence[Subject]) -> Subject:

@@ -1,12 +1,17 @@
 """The table of runs, which names the files of results, and what these files say of a model."""
 
 import csv
+import json
 import os
+import re
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
+
+import pydantic
 
 from xft.artifacts.manifest import CHOICE, CONTAMINATION, DIVERSITY, LOSS_RESULT
 from xft.common.errors import UserError, counted
@@ -16,10 +21,12 @@ from xft.config.reading import validated
 from xft.config.section import Section
 from xft.evaluation.result import RESULT, measures, solved_shares, units_of
 from xft.evaluation.scoring import TEST_SETS
+from xft.reporting.names import key_texts, model_text, value_texts
 
 FORMATS = {known.step: known for known in (RESULT, LOSS_RESULT, DIVERSITY, CONTAMINATION, CHOICE)}
-NAMES = ("model", "variant", "dataset")  # columns
+NAMES = ("model", "variant", "control", "plain_variant", "own_name", "dataset")  # columns
 MEASURED = tuple(FORMATS)  # the steps whose files a row names
+SWEPT_KEY = re.compile(r"[A-Za-z_][\w.]*", re.ASCII)
 ROWS, LOSS_TESTS = "validation rows", "loss"  # dataset and tests of losses
 
 
@@ -32,6 +39,9 @@ class RunRow(Section, strict=False):
     variant: empty for the configuration's own values.
     control: the variant that it is compared with. Empty: the configuration's own values or, if the
         table has none, its first variant.
+    plain_variant: the variant without the values of the sweep. It counts beside `swept`.
+    own_name: of a variant that changes nothing, in a row of it.
+    swept: the values of the swept keys, a JSON object; empty without a sweep.
     diversity: of the tuned mixture that the model is or comes from.
     contamination: of the rows that the model learned from, if they were not cleaned of the
     problems.
@@ -41,6 +51,9 @@ class RunRow(Section, strict=False):
     model: str
     variant: str = ""
     control: str = ""
+    plain_variant: str = ""
+    own_name: str = ""
+    swept: str = ""
     seed: int | None = None
     dataset: str
     eval: Path
@@ -54,6 +67,49 @@ class RunRow(Section, strict=False):
         """The files by step."""
         return {step: file for step in MEASURED if (file := getattr(self, step))}
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """The values of the swept keys, each as JSON."""
+        known = json.loads(self.swept) if self.swept else {}
+        return {key: json.dumps(value) for key, value in known.items()}
+
+    @property
+    def own_variant(self) -> str:
+        """The variant without the values of the sweep."""
+        return self.plain_variant if self.swept else self.variant
+
+    @pydantic.field_validator("swept")
+    @classmethod
+    def _swept_has_keys_with_values(cls, text: str) -> str:
+        try:
+            known = json.loads(text or "{}")
+        except (ValueError, RecursionError):
+            known = None
+        if not isinstance(known, dict) or not all(map(SWEPT_KEY.fullmatch, known)):
+            raise ValueError('should be a JSON object, such as {"sft.learning_rate": 5e-4}')
+        return text
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value of a swept key.
+
+    json: the value. name, text: short forms of the key and of the value, such as lr and 5e-4.
+    """
+
+    key: str
+    json: str
+    name: str
+    text: str
+
+    @property
+    def value(self) -> object:
+        return json.loads(self.json)
+
+    @property
+    def words(self) -> str:
+        return f"{self.name} {self.text}"
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -61,21 +117,39 @@ class Subject:
 
     model: its kind. Empty if all models are of one kind.
     variants: those that share one of its files, the configuration's own first.
-    variant: in words; empty if all variants share the model, and for the configuration's own.
+    variant: in words, without values of a sweep; empty if all variants share the model, and for
+        the configuration's own.
     control: the variant that it is compared with, as in `RunRow`.
+    settings: its values of the swept keys that it depends on.
     """
 
     model: str
     variants: tuple[str, ...] = ("",)
     variant: str = ""
     control: str = ""
+    settings: tuple["Setting", ...] = ()
+
+    @property
+    def setting(self) -> str:
+        """The values of swept keys in words, such as `lr 5e-4`."""
+        return ", ".join(setting.words for setting in self.settings)
 
     @property
     def label(self) -> str:
-        """A name in texts, such as `dense/lam~0.75 (vanilla)`."""
-        if not self.model:
+        """A name in texts, such as `dense 0.75, lr 5e-4 (vanilla)`."""
+        return self.named(model_text(self.model))
+
+    def named(self, model: str) -> str:
+        """The label with another name of the model."""
+        name = ", ".join(filter(None, [model, self.setting]))
+        if not name:
             return self.variant
-        return f"{self.model} ({self.variant})" if self.variant else self.model
+        return f"{name} ({self.variant})" if self.variant else name
+
+    @property
+    def method(self) -> str:
+        """The label without values of the sweep: models of a method differ in these alone."""
+        return replace(self, settings=()).label
 
 
 @dataclass(frozen=True)
@@ -94,9 +168,9 @@ class Result:
 
     @property
     def variation(self) -> str:
-        """The variant and the seed in words, such as `vanilla, seed 43`."""
-        seed = "" if self.seed is None else f"seed {self.seed}"
-        return ", ".join(filter(None, (self.subject.variant, seed)))
+        """The values of a sweep, variant and seed in words, such as `lr 5e-4, vanilla, seed 43`."""
+        subject, seed = self.subject, "" if self.seed is None else f"seed {self.seed}"
+        return ", ".join(filter(None, (subject.setting, subject.variant, seed)))
 
     @cached_property
     def content(self) -> dict:
@@ -157,32 +231,123 @@ class Values:
 def results_of(rows: Sequence[RunRow], step: str) -> list[Result]:
     """The files of a step, each once, in order. Variants that share a file share the model."""
     seeds = {row.seed for row in rows} - {None}
-    controls = {row.variant: row.control for row in rows}
     files: dict[Path, list[RunRow]] = {}
     for row in rows:
         if step in row.files:
             files.setdefault(row.files[step], []).append(row)
     alike = linked([(row.model, row.variant) for row in named] for named in files.values())
+    subjects = _subjects(alike, rows)
     results = []
     for file, named in files.items():
         first = min(named, key=lambda row: row.variant != "")
-        subject = _subject(alike[first.model, first.variant], controls)
         seed = _only(row.seed for row in named) if len(seeds) > 1 else None
         loss = _only(row.validation_loss for row in named if row.validation_loss)
         row = first.model_copy(update={"validation_loss": loss})
-        results.append(Result(step, subject, seed, file, row))
+        results.append(Result(step, subjects[first.model, first.variant], seed, file, row))
     return results
 
 
-def _subject(alike: Iterable[tuple[str, str]], controls: Mapping[str, str]) -> Subject:
+def _subjects(
+    alike: Mapping[tuple[str, str], Iterable[tuple[str, str]]], rows: Sequence[RunRow]
+) -> dict[tuple[str, str], Subject]:
+    """The subjects by model and variant.
+
+    alike: for each, all that share a file with it.
+    """
+    by_variant = {row.variant: row for row in rows}
+    known = known_settings(by_variant.values())
+    groups = {tuple(group): None for group in alike.values()}
+    found = [(group, _subject(group, by_variant, known)) for group in groups]
+    count = Counter(subject.label for _, subject in found)
+    return {
+        name: subject if count[subject.label] == 1 else _with_first_values(subject)
+        for group, subject in found
+        for name in group
+    }
+
+
+def _subject(
+    alike: Iterable[tuple[str, str]],
+    by_variant: Mapping[str, RunRow],
+    known: Mapping[str, Mapping[str, Setting]],
+) -> Subject:
     """A model with its names and variants, the configuration's own first.
 
-    controls: of all variants of the table.
+    Of the swept keys it has those that have one value in all runs that share it.
+
+    by_variant: a row of each variant of the table.
+    known: see `known_settings`.
     """
     alike = sorted(alike, key=lambda about: about[1] != "")
     names = tuple(dict.fromkeys(variant for _, variant in alike))
-    variant = "" if {*names} == controls.keys() else _in_words(names)
-    return Subject(alike[0][0], names, variant, controls[names[0]])
+    own_names = dict.fromkeys(by_variant[name].own_variant for name in names)
+    own_names = sorted(own_names, key=lambda name: name != "")
+    is_of_all = {*own_names} == {row.own_variant for row in by_variant.values()}
+    variant = "" if is_of_all else _in_words(own_names)
+    swept = [by_variant[name].settings for name in names]
+    values = {key: _only(of_run.get(key) for of_run in swept) for key in known}
+    settings = tuple(known[key][value] for key, value in values.items() if value is not None)
+    return Subject(alike[0][0], names, variant, by_variant[names[0]].control, settings)
+
+
+def _with_first_values(subject: Subject) -> Subject:
+    """A subject that is named by its first run, as another one has the same values of the sweep."""
+    return replace(subject, variant=_in_words(subject.variants), settings=())
+
+
+def known_settings(rows: Iterable[RunRow]) -> dict[str, dict[str, Setting]]:
+    """The settings of each swept key with several values, by the value as JSON.
+
+    Keys and values are in the order of the rows.
+    """
+    values: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for key, value in row.settings.items():
+            values.setdefault(key, {})[value] = None
+    values = {key: of_key for key, of_key in values.items() if len(of_key) > 1}
+    names, known = key_texts(values), {}
+    for key, of_key in values.items():
+        texts = map(one_line, value_texts(map(json.loads, of_key)))
+        name = one_line(names[key])
+        pairs = zip(of_key, texts, strict=True)
+        known[key] = {value: Setting(key, value, name, text) for value, text in pairs}
+    return known
+
+
+def controls_of(rows: Iterable[RunRow]) -> dict[str, str]:
+    """The controls of the variants.
+
+    A run that differs from its control only in values of the sweep asks about the sweep. It is its
+    own control here.
+    """
+    by_variant = {row.variant: row for row in rows}
+    controls = {}
+    for name, row in by_variant.items():
+        control = by_variant.get(row.control)
+        is_of_sweep = control is not None and control.own_variant == row.own_variant
+        controls[name] = name if is_of_sweep else row.control
+    return controls
+
+
+def variant_texts(rows: Sequence[RunRow]) -> dict[str, str]:
+    """The variants in words, with their values of the sweep, such as `late, lr 5e-4`.
+
+    The configuration's own values have the name of a variant that changes nothing. Without such a
+    variant they are left out.
+    """
+    known = known_settings(rows)
+    texts = {}
+    for row in rows:
+        swept = [known[key][value].words for key, value in row.settings.items() if key in known]
+        words = [row.own_variant or row.own_name, *swept]
+        if text := ", ".join(filter(None, words)):
+            texts[row.variant] = text
+    return texts
+
+
+def swept_text(swept: Mapping[str, object]) -> str:
+    """The values of the swept keys as in `RunRow.swept`."""
+    return json.dumps(dict(swept)) if swept else ""
 
 
 def _only(values: Iterable) -> object:

@@ -130,6 +130,17 @@ def interval(shares: Sequence[float], names: Sequence[Hashable]) -> tuple[float,
     return quantiles(measured.means)
 
 
+def mean_interval(values: Sequence[float], weights: Sequence[float]) -> dict[str, float]:
+    """The weighted mean m of losses x with weights w, and its 95% interval, low to high.
+
+    Half of it is 1.96 standard errors of a ratio estimate: sqrt(sum w^2 (x - m)^2) / sum w.
+    """
+    loss = np.average(values, weights=weights)
+    errors = np.multiply(weights, np.subtract(values, loss))
+    half = 1.96 * np.linalg.norm(errors) / np.sum(weights)
+    return {"value": float(loss), "low": float(loss - half), "high": float(loss + half)}
+
+
 def wilson(passed: float, count: int) -> tuple[float, float]:
     """The Wilson 95% interval of a share."""
     share, z2 = passed / count, NormalDist().inv_cdf(1 - LEVEL / 2) ** 2

@@ -23,8 +23,27 @@ from xft.reporting.comparisons import (
     sentences,
     shown,
 )
-from xft.reporting.run_table import LOSS_TESTS, MEASURED, Result, RunRow, results_of
+from xft.reporting.names import model_text
+from xft.reporting.run_table import (
+    LOSS_TESTS,
+    MEASURED,
+    Result,
+    RunRow,
+    Setting,
+    controls_of,
+    results_of,
+    variant_texts,
+)
 from xft.reporting.statistics import interval
+from xft.reporting.swept import (
+    NOT_ASKED_BY_SWEEP,
+    Grid,
+    Line,
+    best_lines,
+    find_grids,
+    find_lines,
+    find_tables,
+)
 from xft.reporting.variants import NOT_ASKED, Answer, answer_lines, find_answers
 from xft.reporting.verdict import Candidate, Verdict, decide, find_candidates, known_sets
 
@@ -79,13 +98,36 @@ class Summary:
     def answers(self) -> list[Answer]:
         """Of each variant, whether it is better than its control."""
         subjects = {r.subject.label: r.subject for r in [*self.evaluations, *self.losses]}
-        controls = {row.variant: row.control for row in self.rows}
-        return find_answers(self.comparisons, subjects, controls)
+        return find_answers(
+            self.comparisons, subjects, controls_of(self.rows), variant_texts(self.rows)
+        )
 
     @cached_property
     def chosen(self) -> list[str]:
         """Sentences on the settings of the methods, if they were chosen."""
         return [*chosen_lines(self.results["choose"])]
+
+    @cached_property
+    def swept(self) -> list[Line]:
+        """What was measured with each value of the swept keys, for each method."""
+        return find_lines(self.evaluations, self.losses, self.comparisons)
+
+    @cached_property
+    def grids(self) -> list[Grid]:
+        """What was measured with the values of two swept keys, for each method."""
+        return find_grids(self.evaluations, self.losses)
+
+    @property
+    def asked(self) -> list[tuple[str, Sequence[str]]]:
+        """Sentences that answer what the configuration asks, each with those that explain it."""
+        return [*answer_lines(self.answers), *best_lines(self.swept)]
+
+    @property
+    def not_asked(self) -> str:
+        """What comes before the verdict if it was not asked for; else empty."""
+        if self.answers:
+            return NOT_ASKED
+        return NOT_ASKED_BY_SWEEP if self.swept else ""
 
     @property
     def statistics(self) -> list[str]:
@@ -97,18 +139,26 @@ class Summary:
     def table(self):
         """A pandas data frame with a row for each evaluation, in order.
 
-        It has columns for losses, variants and seeds only if there are any.
+        It has columns for losses, variants, seeds and swept keys only if there are any.
         """
         import pandas as pd
 
         varied = self.has_seeds or any(result.subject.variant for result in self.evaluations)
         return pd.DataFrame([self._row(result, varied) for result in self.evaluations])
 
+    @cached_property
+    def swept_keys(self) -> list[str]:
+        """The swept keys that a model depends on."""
+        settings = [setting for r in self.evaluations for setting in r.subject.settings]
+        return list(dict.fromkeys(setting.key for setting in settings))
+
     def _row(self, result: Result, varied: bool) -> dict:
         row, content = {"model": result.row.model}, result.content
         if varied:
             row["variant"] = result.subject.variant
             row["seed"] = "" if result.seed is None else result.seed
+        row |= dict.fromkeys(self.swept_keys, "")
+        row |= {setting.key: _value_cell(setting) for setting in result.subject.settings}
         row |= {"dataset": result.row.dataset, "problems": content["dataset"]["problems"]}
         for tests, score in result.scores.items():
             row |= {f"{name} {tests}": value for name, value in score.items()}
@@ -135,9 +185,8 @@ class Summary:
         text = template.render(
             summary=self,
             table=to_markdown,
-            not_asked=NOT_ASKED,
             shown=shown,
-            answers=answer_lines(self.answers),
+            swept=find_tables(self.swept),
             differences=[
                 compared
                 for question in (OF_VARIANTS, OF_MODELS)
@@ -224,7 +273,8 @@ class Summary:
             best = min(merges, key=rank)
             loss, variation = self.loss(best), results[best.files[step]].variation
             words = [variation, "" if loss is None else f"loss {loss:.4f}"]
-            yield f"{best.model}{''.join(f' ({w})' for w in words if w)}, of {len(merges)}"
+            known = "".join(f" ({word})" for word in words if word)
+            yield f"{model_text(best.model)}{known}, of {len(merges)}"
 
 
 def head(text: str) -> str:
@@ -234,8 +284,11 @@ def head(text: str) -> str:
     """
     blocks = printable(text).split("\n\n")
     table = next(block for block in blocks if block.startswith("| "))
-    not_asked = [block for block in blocks if block.startswith(f"- {NOT_ASKED}")]
+    marks = tuple(f"- {words}" for words in (NOT_ASKED, NOT_ASKED_BY_SWEEP))
+    not_asked = [block for block in blocks if block.startswith(marks)]
     lines = "\n\n".join(dict.fromkeys([blocks[0], *not_asked, table])).splitlines()
+    if len(lines) > MOST_LINES:  # without what explains the sentences
+        lines = [line for line in lines if not line.startswith("  - ")]
     if (more := len(lines) - MOST_LINES) > 0:
         lines[MOST_LINES - 1 :] = [f"... and {more + 1} more lines in summary.md"]
     return "\n".join(lines)
@@ -253,6 +306,11 @@ def to_markdown(rows: Sequence[Mapping[str, object]]) -> str:
 
 def _cell(value: object) -> str:
     return one_line(str(value)).replace("|", r"\|")
+
+
+def _value_cell(setting: Setting) -> str:
+    """The value of a swept key, a text without quotes."""
+    return one_line(setting.value) if isinstance(setting.value, str) else setting.json
 
 
 def _mean_text(values: Sequence[float]) -> str:

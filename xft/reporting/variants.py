@@ -5,7 +5,7 @@ chosen before there was a result. The verdict about all models was not.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isinf, isnan
 
 from xft.common.errors import counted
@@ -19,6 +19,7 @@ from xft.reporting.comparisons import (
     more_evidence,
     quantities,
 )
+from xft.reporting.names import model_text
 from xft.reporting.run_table import Subject
 from xft.reporting.statistics import POWER
 from xft.reporting.verdict import NAMED, PLAN, name_list
@@ -69,13 +70,18 @@ class Answer:
 
 
 def find_answers(
-    table, subjects: Mapping[str, Subject], controls: Mapping[str, str], plan: str = PLAN
+    table,
+    subjects: Mapping[str, Subject],
+    controls: Mapping[str, str],
+    names: Mapping[str, str],
+    plan: str = PLAN,
 ) -> list[Answer]:
     """An answer for each variant and what it is compared with. Those without a finding are last.
 
     table: see `comparison_table`.
     subjects: the models by label.
     controls: of all variants in order, see `RunRow`.
+    names: of the variants, in words.
     plan: a sentence on what more evidence costs.
     """
     rows: dict[tuple[str, str], dict[str, dict[Quantity, tuple]]] = {}
@@ -90,7 +96,17 @@ def find_answers(
     abouts = sorted(rows, key=lambda about: order.index(about[0]))
     answers = [_answer(*about, rows[about], pairs, plan) for about in abouts]
     answered = {variant for variant, _ in rows}
-    return [*answers, *_unanswered(controls, answered, subjects)]
+    answers += _unanswered(controls, answered, subjects)
+    return [_named(answer, names) for answer in answers]
+
+
+def _named(answer: Answer, names: Mapping[str, str]) -> Answer:
+    """An answer with the names of its variants in words."""
+    return replace(
+        answer,
+        variant=names.get(answer.variant, OWN_VALUES),
+        control=names.get(answer.control, OWN_VALUES),
+    )
 
 
 def _asked(
@@ -119,11 +135,7 @@ def _unanswered(
         own = [subject for subject in subjects.values() if variant in subject.variants]
         is_shared = all(control in subject.variants for subject in own)
         reason = NOTHING_NEW if is_shared else NOT_COMPARED
-        yield Answer(_in_words(variant), _in_words(control), {}, unknown=reason)
-
-
-def _in_words(variant: str) -> str:
-    return variant or OWN_VALUES
+        yield Answer(variant, control, {}, unknown=reason)
 
 
 def _answer(
@@ -135,7 +147,8 @@ def _answer(
 ) -> Answer:
     findings, reasons = {}, []
     rows = [row for of_model in models.values() for row in of_model.values()]
-    for model, of_model in models.items():
+    for kind, of_model in models.items():
+        model = model_text(kind)
         findings[model] = _finding(of_model)
         figures = [_figures(quantity, row, pairs[quantity]) for quantity, row in of_model.items()]
         name = f"{model}: " if model else ""
@@ -143,8 +156,7 @@ def _answer(
     for sentence in _evidence(models, pairs.get(SCORES, 0)):
         reasons.append(f"{sentence} {plan}".strip())
     has_one_seed = all(row.seeds_first == row.seeds_second == 1 for row in rows)
-    about = _in_words(variant), _in_words(control)
-    return Answer(*about, findings, reasons, has_one_seed=has_one_seed)
+    return Answer(variant, control, findings, reasons, has_one_seed=has_one_seed)
 
 
 def _is_same(row: tuple) -> bool:

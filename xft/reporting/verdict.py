@@ -5,6 +5,7 @@ models, the best one is that with the most solved problems. If these are equal, 
 validation loss decides, and then the order of the tables.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -142,8 +143,8 @@ def known_sets(evaluations: Sequence[Result]) -> dict[str, int]:
 
 
 def label_family(label: str) -> str:
-    """`sft` of `sft (sft.learning_rate 2e-05)`."""
-    return family(label.partition(" ")[0])
+    """`sft` of `sft, lr 5e-4 (vanilla)`."""
+    return family(re.split("[ ,]", label, maxsplit=1)[0])
 
 
 def name_list(names: Sequence[str]) -> str:

@@ -328,7 +328,8 @@ def answered(models: Sequence[Sequence[Values]], has_extra: bool) -> str:
     subjects = {model[0].subject.label: model[0].subject for model in models}
     controls = {subject.variant: subject.control for subject in subjects.values()}
     rows = comparisons.comparison_table(values)
-    answers = find_answers(rows, subjects, controls, plan="")
+    names = {variant: variant for variant in controls}
+    answers = find_answers(rows, subjects, controls, names, plan="")
     lines = ""
     for conclusion, reasons in answer_lines(answers, ONE_SEED):
         lines += f"- {conclusion}\n" + "".join(f"  - {line}\n" for line in reasons)

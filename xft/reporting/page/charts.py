@@ -6,15 +6,21 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
+from statistics import median
 from string import Template
 
 ROW, SEED = 20, 9  # pixels: of a model, and of a seed of it
 HEIGHT, TEXT_HEIGHT = 260, 14  # pixels: of a chart of lines, and of a line of text in it
+MOST_TICKS = 8
 MOST_RAW = 3  # lines with their raw values
 # The lines of a long name: of 22 letters. A word that is longer ends behind / or _ if possible.
-OF_SEED = re.compile(r" \(seed \d+\)|, seed \d+")  # in a name
+OF_SEED = re.compile(r", seed \d+")  # in a name
+WHOLE = {"expr": "clamp(floor(span(domain('x'))), 1, 5)"}  # the number of ticks at most
+LINEAR = '"type": "linear", "zero": false'  # a scale
+# The text of a tick, as JSON.
+NUMBERS = json.dumps("format(datum.value, abs(datum.value) < 0.001 && datum.value ? '~e' : '~g')")
 TEXT = re.compile(r"\S.{0,21}(?=\s|$)|\S.{0,20}[/_]|\S.{0,21}")
 
 
@@ -46,16 +52,48 @@ def lines(
     keys: of the line, x and y in the rows. Rows with the same line and x are seeds.
     titles: of the axes.
     raw: the key of values to draw as thin lines, if the lines are few.
-    more: a note, and for x the ticks and what the scale has. By default, ticks are whole numbers.
+    more: a note, and for x the ticks, their labels and what the scale has, see `number_axis`. By
+        default, ticks are whole numbers.
     """
     line, x, y = keys
     names = enumerate(dict.fromkeys(row[line] for row in rows))
     texts = [{"line": name, "text": TEXT.findall(name), "place": place} for place, name in names]
-    words = {"ticks": None, "scale": '"type": "linear"', "line": line, "x": x, "y": y}
+    words = {"ticks": None, "scale": LINEAR, "line": line, "x": x, "y": y}
+    words |= {"labels": NUMBERS, "count": WHOLE, "shape": _shape(rows)}
     words |= {key: key if key in rows[0] else y for key in ("low", "high")} | more
     words |= {"raw": raw if raw and len(texts) <= MOST_RAW else "mean", "texts": texts}
     words["height"] = max(HEIGHT, TEXT_HEIGHT * sum(len(text["text"]) for text in texts))
     return drawn("lines", rows, x_title=titles[0], y_title=titles[1], **words)
+
+
+def number_axis(values: Iterable[float], texts: Mapping[float, str] | None = None) -> dict:
+    """The scale, ticks and labels of an axis of numbers, for `lines`.
+
+    The scale is logarithmic if the median is nearer to the geometric mean of the ends.
+
+    texts: of the values.
+    """
+    values = sorted(set(values))
+    low, middle, high = values[0], median(values), values[-1]
+    is_log = low > 0 and abs(middle - (low * high) ** 0.5) < abs(middle - (low + high) / 2)
+    ticks = values[:: math.ceil(len(values) / MOST_TICKS)]
+    axis = {"scale": '"type": "log"' if is_log else LINEAR, "ticks": ticks, "count": len(ticks)}
+    return axis | ({"labels": _labels(texts)} if texts else {})
+
+
+def name_axis(texts: Sequence[str]) -> dict:
+    """The scale, ticks and labels of an axis of names, for `lines`, whose x are their numbers."""
+    places = range(len(texts))
+    labels = _labels(dict(zip(places, texts, strict=True)))
+    return {"scale": LINEAR, "ticks": [*places], "count": len(texts), "labels": labels}
+
+
+def _labels(texts: Mapping[float, str]) -> str:
+    """The expression of the text of a tick, as JSON."""
+    known = [[value, text] for value, text in texts.items()]
+    places = json.dumps([value for value, _ in known])
+    names = json.dumps([text for _, text in known])
+    return json.dumps(f"{names}[indexof({places}, datum.value)]")
 
 
 def paint(charts: Iterable[dict]) -> None:
@@ -73,6 +111,14 @@ def paint(charts: Iterable[dict]) -> None:
             free = (colour for colour in (first, *palette) if colour not in taken.values())
             taken[name] = next(free, first)
         chart["config"]["range"]["category"] = [taken[name] for name in names]
+
+
+def _shape(rows: Iterable[Mapping]) -> dict[str, object]:
+    """The encoding of the marks of seeds: each has its own if there are several."""
+    seeds = sorted({row.get("seed") or "" for row in rows} - {""})
+    if len(seeds) < 2:
+        return {"value": "circle"}
+    return {"field": "seed", "type": "nominal", "title": "seed", "scale": {"domain": seeds}}
 
 
 def _shown(value: object) -> object:

@@ -27,9 +27,10 @@ from xft.estimates.rows import stored_lengths
 from xft.evaluation.forms import load_problems
 from xft.evaluation.result import samples_path, tests_of
 from xft.hub.named_sets import NAMED_SETS
+from xft.reporting.names import without_lambda
 from xft.reporting.run_table import LOSS_TESTS, Result, read_runs
+from xft.reporting.statistics import mean_interval
 from xft.reporting.summaries import OWN, Summary
-from xft.reporting.variants import answer_lines
 from xft.reporting.verdict import BASE, label_family
 from xft.store.job_records import COSTS_FILE, total_cost
 from xft.store.store import in_store
@@ -61,8 +62,10 @@ class Folder:
 
     summary: of its table of runs. verdict, statistics, comparisons: as there, of a finished run.
     text: summary.md.
-    values: label, model, seed, dataset, tests, units; the share of solved problems in percent, or
-    the loss on validation rows, with its interval, low to high; for a share the loss too.
+    swept, grids: as in the summary. settings: its sentences on the chosen ones.
+    values: label, method, model, seed, dataset, tests, units; the label without lambda as line,
+    lambda, whether the model depends on swept keys; the share of solved problems in percent, or the
+    loss on validation rows, with its interval, low to high; for a share the loss too.
     solutions: by data set, problem and model. prompts: by data set and problem.
     curves: training, step, loss, smoothed, learning_rate.
     routers: training, step, entropy, noise_changed.
@@ -155,11 +158,22 @@ class Folder:
         self.comparisons = self.summary.comparisons.to_dict("records") if is_compared else []
         self.statistics = self.summary.statistics if is_compared else []
         self.verdict = self.summary.verdict if is_compared else None
-        self.answers = list(answer_lines(self.summary.answers)) if is_compared else []
+        self.answers = self.summary.asked if is_compared else []
+        self.swept = self.summary.swept if is_compared else []
+        self.grids = self.summary.grids if is_compared else []
+        self.settings = self.summary.chosen if is_compared else []
 
     def _take(self, result: Result, dataset: str, tests: str, units: int) -> None:
         """Begin a row of values."""
-        row = {"label": result.subject.label, "model": result.subject.model, "seed": _seed(result)}
+        subject = result.subject
+        kind, lam = without_lambda(subject.model)
+        row = {"label": subject.label, "model": subject.model, "seed": _seed(result)}
+        row |= {
+            "method": subject.method,
+            "line": subject.named(kind),
+            "lambda": lam,
+            "is_swept": bool(subject.settings),
+        }
         self.values.append(row | {"dataset": dataset, "tests": tests, "units": units})
 
     def _read_solutions(self, result: Result) -> None:
@@ -339,17 +353,6 @@ def _written_by(step: str, file: Path) -> Iterator[None]:
         yield
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise UserError(f"{file} is not what step {step} writes: {error!r:.200}") from None
-
-
-def mean_interval(values: Sequence[float], weights: Sequence[float]) -> dict[str, float]:
-    """The weighted mean m of losses x with weights w, and its 95% interval, low to high.
-
-    Half of it is 1.96 standard errors of a ratio estimate: sqrt(sum w^2 (x - m)^2) / sum w.
-    """
-    loss = np.average(values, weights=weights)
-    errors = np.multiply(weights, np.subtract(values, loss))
-    half = 1.96 * np.linalg.norm(errors) / np.sum(weights)
-    return {"value": float(loss), "low": float(loss - half), "high": float(loss + half)}
 
 
 def _seed(result: Result) -> str:

@@ -17,14 +17,16 @@ from xft.common.jinja import templates
 from xft.config.sections import MODELS
 from xft.evaluation.result import TEST_NAMES
 from xft.evaluation.scoring import OUTCOMES
+from xft.reporting.names import path_text
 from xft.reporting.page.folder import Folder
-from xft.reporting.page.parts import MOST, find_parts, in_words
+from xft.reporting.page.part import MOST
+from xft.reporting.page.parts import find_parts
 from xft.reporting.verdict import label_family, name_list
 
 GENERATOR = "xft report"
 LONG = re.compile(r"\S{15,}")
 NUMBER = re.compile(r"([-+]?\d[\d,]*(\.\d+)?)?")
-FIGURES = ("scores", "cost", "differences", "training")  # sections
+FIGURES = ("sweep", "scores", "cost", "differences", "training")  # sections
 LONGEST_NAME = 100
 # The sides have room for fonts that are wider than the one that the chart was measured with.
 PADDING = {"left": 48, "right": 48, "top": 14, "bottom": 14}
@@ -52,7 +54,8 @@ def build_page(runs: Sequence[Folder]) -> str:
         dumps=json.dumps,
         is_numeric=lambda cells: all(NUMBER.fullmatch(str(cell)) for cell in cells),
         breakable=_breakable,
-        over_seeds=lambda name: in_words(re.sub(r"seed~\d+/?", "", name)),
+        path_text=path_text,
+        over_seeds=lambda name: path_text(re.sub(r"seed~\d+/?", "", name)),
         meanings=_meanings(runs),
         name_list=name_list,
         outcomes=OUTCOMES,

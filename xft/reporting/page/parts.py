@@ -1,59 +1,27 @@
 """Finds out what the sections of the report show: charts, tables, texts and problems."""
 
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from math import ceil, isnan
+from math import isnan
 from operator import itemgetter
-from statistics import median
 
 from xft.evaluation.result import TEST_NAMES
 from xft.evaluation.scoring import PASSED
-from xft.reporting.comparisons import LOSSES, POOLED, SCORES, Quantity
-from xft.reporting.page.charts import drawn, lines, paint
+from xft.reporting.comparisons import LOSSES, OF_SWEEP, POOLED, SCORES, Quantity
+from xft.reporting.names import path_text
+from xft.reporting.page.charts import drawn, lines, number_axis, paint
 from xft.reporting.page.folder import Folder, Solution
+from xft.reporting.page.part import FAR, MOST, SHOWN, Part, span
+from xft.reporting.page.sweep import sweep_parts
 from xft.reporting.run_table import LOSS_TESTS, ROWS
-from xft.reporting.variants import NOT_ASKED
 from xft.reporting.verdict import BASE
 
 MIXING = "weighted_trained"
 NOT_EVALUATED = Solution("not evaluated", "", None)
-# What a model's label says of swept values: `dense/lam~0.75 (moe_sft.learning_rate 2e-05)`.
-SWEPT = re.compile(r"(?P<key>/lam~|[\w.]+ )(?P<value>\d[\d.e+-]*)(?=[,) ]|$)")
-MOST = 10  # lines (each has its colour), maps, and models with all solutions: 500 take 40 MB
 MOST_PAIRS = 20  # in a chart of differences, and models in an open chart of scores
 MOST_MAPS = 2  # that are open
-MOST_TICKS = 8
 FAR_LOSS = 2  # times the lowest loss
 OF_TUNED = ", loss of tuned models"
-# The title of an axis, and the format of a value.
-SHOWN = {SCORES: ("problems solved, %", ".1f"), LOSSES: (f"{LOSSES.name}, nats per token", ".4f")}
-FAR = 3  # The base is far away if a chart of losses would be so many times as long with it.
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a section: a note, and a verdict, sentences, a chart, a text, or problems.
-
-    answers: of the variants, see `answer_lines`.
-    run: the folder with the verdict.
-    problems: name, prompt (may be unknown) and solutions of all models, in their order.
-    solved: a table of these models and the families of problems.
-    is_folded: shown by a click alone.
-    """
-
-    title: str = ""
-    note: str = ""
-    answers: list[tuple[str, Sequence[str]]] = field(default_factory=list)
-    run: Folder | None = None
-    lines: list[str] = field(default_factory=list)
-    chart: dict | None = None
-    text: str = ""
-    problems: list[tuple[str, str, list[Solution]]] = field(default_factory=list)
-    models: list[str] = field(default_factory=list)
-    solved: list[Sequence] = field(default_factory=list)
-    is_folded: bool = False
 
 
 def find_parts(results: Sequence[Folder]) -> dict[str, list[Part]]:
@@ -62,18 +30,27 @@ def find_parts(results: Sequence[Folder]) -> dict[str, list[Part]]:
     runs = [(f"{run.path}: " if len(results) > 1 else "", run) for run in results]
 
     def collected(name: str, key: str) -> list[dict]:
-        """A part of all runs. `key` gets the folder in front, and its values in words."""
+        """A part of all runs. `key` is a path in the folder, and gets its words."""
         return [
-            row | {key: front + in_words(str(row[key]))}
+            row | {key: front + path_text(str(row[key]))}
             for front, run in runs
             for row in getattr(run, name)
         ]
 
-    pairs, values = collected("comparisons", "second"), collected("values", "label")
+    def named(name: str, *keys: str) -> list[dict]:
+        """A part of all runs. `keys` are names, and get the folder in front."""
+        return [
+            row | {key: f"{front}{row[key]}" for key in keys}
+            for front, run in runs
+            for row in getattr(run, name)
+        ]
+
+    pairs, values = named("comparisons", "second"), named("values", "label", "line")
     extra = {row["dataset"] for row in values if row["tests"] == "base"}
     names = dict.fromkeys([*extra, POOLED], f", {TEST_NAMES['plus']}") if extra else {}
     parts = {
         "verdict": [part for front, run in runs for part in _verdict(front, run)],
+        "sweep": [part for front, run in runs for part in sweep_parts(front, run)],
         "scores": list(_scores(values, names)),
         "cost": [part for front, run in runs for part in _costs(front, run)],
         "differences": [
@@ -88,21 +65,15 @@ def find_parts(results: Sequence[Folder]) -> dict[str, list[Part]]:
     return parts
 
 
-def in_words(name: str) -> str:
-    """A name in the results folder with its own values in brackets: `sft (seed 43)`."""
-    values, rest = re.match(r"((?:[^/]*~[^/]*(?:/|$))*)(.*)", name).groups()
-    words = values.strip("/").replace("/", ", ").replace("~", " ")
-    return f"{rest} ({words})" if rest and words else rest or words
-
-
 def _verdict(front: str, run: Folder) -> Iterator[Part]:
     if run.answers:
         yield Part(front.strip(": "), answers=run.answers)
     if run.verdict:
-        note = f"{NOT_ASKED} this verdict says it." if run.answers else ""
+        not_asked = run.summary.not_asked
+        note = f"{not_asked} this verdict says it." if not_asked else ""
         yield Part(front.strip(": "), note=note, run=run)
-    if run.summary.chosen:
-        yield Part(f"{front}the chosen settings", lines=run.summary.chosen)
+    if run.settings:
+        yield Part(f"{front}the chosen settings", lines=run.settings)
     if run.statistics:
         yield Part(f"{front}the statistics", lines=run.statistics, is_folded=bool(run.verdict))
     if run.text:
@@ -118,7 +89,7 @@ def _by_quantity(rows: list[dict]) -> Iterator[tuple[Quantity, str, list[dict]]]
 
 
 def _scores(rows: list[dict], names: Mapping[str, str]) -> Iterator[Part]:
-    """Charts of the values of models, over the swept keys and by model.
+    """Charts of the values of models, over lambda and by model.
 
     Those of losses are without the base if it is far away from the others. The scores by the
     original tests alone stand in the table.
@@ -130,15 +101,13 @@ def _scores(rows: list[dict], names: Mapping[str, str]) -> Iterator[Part]:
         heading = dataset + names.get(dataset, "")
         units = f"{of_set[0]['units']} {quantity.measured_on}s"
         tuned = [row for row in of_set if row["model"] != BASE]
-        if quantity is LOSSES and tuned and _span(of_set) > FAR * _span(tuned):
+        if quantity is LOSSES and tuned and span(of_set) > FAR * span(tuned):
             note = _far(row for row in of_set if row not in tuned)
             of_set = tuned
-        for swept, points in _swept(of_set, quantity).items():
-            values = sorted({point["x"] for point in points})
-            ticks = values[:: ceil(len(values) / MOST_TICKS)]
-            words = {"titles": (swept, title), "ticks": ticks, "scale": _scale(values)}
-            keys = ("line", "x", "value")
-            yield from _lines(f"{heading}, over {swept}", points, keys, note=note, **words)
+        if points := _over_lambda(of_set, quantity):
+            axis = number_axis([point["x"] for point in points])
+            keys, words = ("line", "x", "value"), {"titles": ("lambda", title), **axis}
+            yield from _lines(f"{heading}, over lambda", points, keys, note=note, **words)
         is_folded = len({row["label"] for row in of_set}) > MOST_PAIRS
         chart = drawn("scores", of_set, note, title=title, format=form)
         yield Part(f"{heading}, {units}", is_folded=is_folded, **chart)
@@ -161,44 +130,26 @@ def _far(rows: Iterable[dict]) -> str:
     return f"Not in the chart, because it is far away: {', '.join(names)}."
 
 
-def _span(rows: Collection[dict]) -> float:
-    return max(row["high"] for row in rows) - min(row["low"] for row in rows)
-
-
-def _scale(values: Sequence[float]) -> str:
-    """The scale: logarithmic if the median is nearer to the geometric mean of the ends."""
-    low, middle, high = values[0], median(values), values[-1]
-    is_log = low > 0 and abs(middle - (low * high) ** 0.5) < abs(middle - (low + high) / 2)
-    return f'"type": "{"log" if is_log else "linear"}"'
-
-
 def _lines(heading: str, rows: list, keys: tuple, is_folded=False, **more) -> Iterator[Part]:
     """A chart of the first lines, if there are any. keys, more: see `charts.lines`."""
     if rows := _first_lines(rows, keys[0]):
         yield Part(heading, is_folded=is_folded, **lines(rows, keys, **more))
 
 
-def _swept(rows: list[dict], quantity: Quantity) -> dict[str, list[dict]]:
-    """By swept key: the rows with their value x and a name of their line, which has no value of it.
+def _over_lambda(rows: list[dict], quantity: Quantity) -> list[dict]:
+    """The rows of merged models, with lambda x; none if all have one.
 
-    Each model that does not depend on the key is a level line, at all values, and comes first. The
-    best lines come next, with low losses or high scores. A key that never changes a line's value is
-    left out.
+    Each model without lambda and swept values is a level line, at all values, and comes first. The
+    best lines come next, with low losses or high scores.
     """
-    by_key: dict[str, list[dict]] = {}
-    for row in rows:
-        for match in SWEPT.finditer(row["label"]):
-            key = match["key"].strip() if match["key"] != "/lam~" else "lambda"
-            rest = row["label"].replace(match[0], "", 1).replace("()", "").strip()
-            by_key.setdefault(key, []).append(row | {"x": float(match["value"]), "line": rest})
-    others, charts = [row for row in rows if not SWEPT.search(row["label"])], {}
-    for key, points in by_key.items():
-        values = {point["x"] for point in points}
-        level = [r | {"x": x, "line": r["label"], "level": True} for r in others for x in values]
-        if len(values) > 1:
-            points.sort(key=itemgetter("value"), reverse=quantity is SCORES)
-            charts[key] = [*level, *points]
-    return charts
+    merged = [row | {"x": row["lambda"]} for row in rows if row["lambda"] is not None]
+    values = {row["x"] for row in merged}
+    if len(values) < 2:
+        return []
+    others = [row for row in rows if row["lambda"] is None and not row["is_swept"]]
+    level = [row | {"x": x, "level": True} for row in others for x in values]
+    merged.sort(key=itemgetter("value"), reverse=quantity is SCORES)
+    return [*level, *merged]
 
 
 def _first_lines(points: list[dict], key: str) -> list[dict]:
@@ -222,11 +173,18 @@ def _by_dataset(rows: Iterable[dict], value: str, *more: float) -> list[tuple[st
 def _differences(
     pairs: list, tests: str, names: Mapping[str, str], scale: int, unit: str
 ) -> Iterator[Part]:
-    """Charts of the largest differences. The base's loss is too far away from others.
+    """Charts of the largest differences, but for those between values of a sweep. The base's loss
+    is too far away from others.
 
     names: what follows in the heading, by data set.
     """
-    shown = [p for p in pairs if p["tests"] == tests and (tests, p["first"]) != (LOSS_TESTS, BASE)]
+    shown = [
+        pair
+        for pair in pairs
+        if pair["tests"] == tests
+        and (tests, pair["first"]) != (LOSS_TESTS, BASE)
+        and pair["question"] != OF_SWEEP
+    ]
     for dataset, rows in _by_dataset(shown, "difference", 0):
         rows.sort(key=lambda row: -abs(row["difference"]))
         largest = [
