@@ -228,6 +228,13 @@ def test_the_table_of_problems_has_the_base_and_the_models_that_solve_most(tmp_p
     assert part.models == ["base", *map(model_text, tuned[-9:])]
 
 
+def test_the_name_of_a_problem_may_break_behind_its_family(tmp_path):
+    """On a phone, ten models leave little room for it."""
+    write_results(tmp_path, {"base": 3}, count=101, families=["HumanEval"])
+    write_report(tmp_path)
+    assert "HumanEval/<wbr>100" in (tmp_path / "report.html").read_text()
+
+
 HOSTILE_NAME = "</script></title><img src=x onerror=alert(1)>\"'`{{ 7 * 7 }}"
 
 

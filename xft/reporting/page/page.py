@@ -24,7 +24,7 @@ from xft.reporting.page.parts import find_parts
 from xft.reporting.verdict import label_family, name_list
 
 GENERATOR = "xft report"
-LONG = re.compile(r"\S{15,}")
+LONG = re.compile(r"\S{12,}")
 NUMBER = re.compile(r"([-+]?\d[\d,]*(\.\d+)?)?")
 FIGURES = ("sweep", "scores", "cost", "differences", "training")  # sections
 LONGEST_NAME = 100
