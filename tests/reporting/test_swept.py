@@ -14,7 +14,7 @@ from scipy.stats import norm
 from test_report import write_report
 
 from xft.common.errors import UserError
-from xft.reporting.comparisons import LOSSES, OF_MODELS, OF_SWEEP, SCORES
+from xft.reporting.comparisons import LOSSES, OF_MODELS, OF_SWEEP, SCORES, significant
 from xft.reporting.names import key_texts, model_text, number_text, path_text, value_texts
 from xft.reporting.run_table import read_runs
 from xft.reporting.summaries import Summary
@@ -154,6 +154,17 @@ def test_the_family_has_all_pairs_of_values_of_all_methods(runs):
     assert second == f"Of `{RATE}`, all values have the same pass@1 for moe_sft."
     assert reasons[0].startswith("sft: pass@1 49.0 (39.4 to 58.7) % with 1e-3; with 5e-4 -7.0 ")
     assert reasons[-1] == ONE_SEED
+
+
+def test_a_family_of_all_pairs_keeps_its_level_and_pairs_with_the_best_alone_do_not():
+    """Of 8 equal values, whose means have a normal error. The best one is the lowest mean."""
+    means = np.sort(np.random.default_rng(1).normal(size=(1000, 8)), axis=1)
+    first, second = zip(*combinations(range(8), 2), strict=True)  # the best one's pairs come first
+    differences = means[:, [*second]] - means[:, [*first]]
+    found = 2 * norm.sf(differences / 2**0.5)
+    of_family = [any(significant(p_values)[:7]) for p_values in found]
+    of_best = [any(significant(p_values[:7])) for p_values in found]
+    assert np.mean(of_family) < 0.05 < 0.1 < np.mean(of_best)
 
 
 def test_methods_of_which_the_same_is_found_share_a_sentence(runs):
