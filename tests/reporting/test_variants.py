@@ -101,8 +101,9 @@ def test_what_is_shared_or_the_same_is_said(runs):
     add(runs, {"moe_sft": 40}, "same", **about)
     add(runs, {"moe_sft": 41}, "fewer", **about | {"losses": [0.9], "tokens": "other", "count": 50})
     runs.rows = [row | {"control": "ties"} for row in runs.rows]
+    runs.rows[0]["own_name"] = "xft"
     assert [answer.conclusion for answer in summary_of(runs).answers] == [
-        "the configuration's own values against ties: no difference was found (dense 0.75).",
+        "xft against ties: no difference was found (dense 0.75).",
         "same against ties: the same results (moe_sft).",
         f"idle against ties: {NOTHING_NEW}.",
         f"fewer against ties: {NOT_COMPARED}.",
@@ -183,8 +184,10 @@ LATE, EARLY = {"moe_sft": {"max_steps": 9}}, {"moe_sft": {"max_steps": 7}}
 )
 def test_each_run_has_a_control(keys, controls):
     for seeds in ([], [1, 2]):
-        found = {run.name: run.control for run in find_runs(CONFIG | keys | {"seeds": seeds})}
-        assert found == controls
+        found = find_runs(CONFIG | keys | {"seeds": seeds})
+        assert {run.name: run.control for run in found} == controls
+        own_name = "xft" if "" in controls else ""
+        assert {run.own_name for run in found if not run.name} <= {own_name}
 
 
 @pytest.mark.parametrize(
