@@ -60,8 +60,7 @@ def test_random_effects_are_those_of_the_analysis_of_variance(shift, alike):
     residual = ((table - by_problem - by_seed + mean) ** 2).sum() / 98
     assert (problems > residual) == (alike == 0) and (seeds > residual) == (shift == 0.5)
     variance = max(problems, residual) + max(seeds - residual, 0)
-    share = 1 if shift == 0.5 else 0.5
-    freedom = variance**2 / (problems**2 / 49 + share * seeds**2 / 2 + residual**2 / 98)
+    freedom = variance**2 / (problems**2 / 49 + seeds**2 / 2 + residual**2 / 98)
     error = np.sqrt(variance / 150)
     found = compared(np.zeros((3, 50)), table)
     ends = t.interval(0.95, freedom, mean, error)

@@ -19,7 +19,6 @@ DRAWS = 2_000  # of a test's own errors
 RESAMPLES = 19_999  # p-values from 1e-4 on; smaller ones by a normal distribution
 DIGITS = 12  # of a difference: rounding errors would hide that it is 0, or round a text of it up
 MOST_NUMBERS = 4_000_000  # in memory at a time
-NEGATIVE_WEIGHT = 0.5  # of a negative variance component in the degrees of freedom
 
 
 @dataclass(frozen=True)
@@ -327,18 +326,17 @@ def _error_and_freedom(variances: Variances) -> tuple[np.ndarray, np.ndarray]:
     Searle, Casella, McCulloch, Variance Components (1992), section 4.3: with the mean squares MS of
     P units, S seeds and the residual, the variance of a mean is (MS_units + MS_seeds - MS_residual)
     / (S P), with negative components 0. The degrees of freedom are Satterthwaite's (Biometrics
-    Bulletin 2 (1946) 110-114): V^2 / sum(V_i^2 / f_i) for mean squares V_i with f_i. The term of a
-    mean square of seeds that is smaller than the residual's counts `NEGATIVE_WEIGHT`. It holds the
-    tests near their level (`benchmarks.statistics`): left out, 3 seeds that shift a score by 3
-    points make 2% of the p-values smaller than 0.001.
+    Bulletin 2 (1946) 110-114): V^2 / sum(V_i^2 / f_i) for mean squares V_i with f_i. A mean square
+    of seeds that is smaller than the residual's counts in them too. This holds the tests near their
+    level (`benchmarks.statistics`): left out, 3 seeds that shift a score by 3 points make 2% of the
+    p-values smaller than 0.001.
 
     variances: may hold arrays of `units`, and of `seeds` and `residuals` [..., sources].
     """
     units, seeds, residuals = variances.units, variances.seeds, variances.residuals
     of_seeds = variances.counts - 1
     variance = np.maximum(units, residuals.sum(axis=-1)) + _between(variances).sum(axis=-1)
-    weights = np.where(seeds > residuals, 1, NEGATIVE_WEIGHT)
-    squares = weights * seeds**2 / of_seeds + residuals**2 / (variances.freedom * of_seeds)
+    squares = seeds**2 / of_seeds + residuals**2 / (variances.freedom * of_seeds)
     squares = units**2 / variances.freedom + squares.sum(axis=-1)
     freedom = np.divide(variance**2, squares, out=np.full_like(variance, inf), where=squares > 0)
     return np.sqrt(variance), freedom
