@@ -179,8 +179,16 @@ LATE, EARLY = {"moe_sft": {"max_steps": 9}}, {"moe_sft": {"max_steps": 7}}
                 "xft, num_experts=7": "xft, num_experts=6",
             },
         ),
+        (
+            # The rate of sft follows.
+            {"variants": {"late": LATE, "xft": {}}, "sweep": {"moe_sft.learning_rate": [0.1]}},
+            {
+                "late, moe_sft.learning_rate=0.1": "xft, moe_sft.learning_rate=0.1",
+                "xft, moe_sft.learning_rate=0.1": "xft, moe_sft.learning_rate=0.1",
+            },
+        ),
     ],
-    ids=["own values", "first", "named", "sweep", "variants and sweep"],
+    ids=["own values", "first", "named", "sweep", "variants and sweep", "a key that others follow"],
 )
 def test_each_run_has_a_control(keys, controls):
     for seeds in ([], [1, 2]):
