@@ -1,4 +1,4 @@
-"""What identifies a results folder. It loads no configuration, as each job asks for it."""
+"""What identifies a results folder, and a name that jobs ask for. It loads no configuration."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ CONFIG_FILE = "config.yaml"
 CONFIG_HEAD = (
     "# The completed configuration of these results. Each run of the workflow writes it.\n"
 )
+CHOSEN = "chosen.json"  # what step choose writes
 
 
 def is_results_folder(results: Path) -> bool:

@@ -9,6 +9,7 @@ from operator import attrgetter
 
 from pydantic.fields import FieldInfo
 
+from xft.common.results_folder import CHOSEN
 from xft.common.user_code import Names
 from xft.config import sections
 from xft.config.section import Section, Unrecorded, keys, marked
@@ -16,7 +17,7 @@ from xft.config.sections import RunConfig, WorkflowConfig
 from xft.config.training import MixingTraining, TrainingConfig
 
 ARTIFACT, RESULT = "artifact", "result.json"  # in an entry
-CHOSEN, MODELS_OF_CHOICE = "chosen.json", "models"
+MODELS_OF_CHOICE = "models"
 COSTS, FIGURES = "costs", "figures"  # folders in the results folder
 METRICS, LOSSES, GENERATIONS = "metrics.jsonl", "losses.json", "result.generations.jsonl"
 COMPUTED = ("threads", "gpus")

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from xft.common.results_folder import CHOSEN
 from xft.config import sections
 from xft.config.runs import Run, leaves
-from xft.config.steps import CHOSEN, STEPS, TRAINING_SECTIONS
+from xft.config.steps import STEPS, TRAINING_SECTIONS
 from xft.dag.graph import Graph, Model
 from xft.dag.nodes import Input, Node, Nodes, made
 from xft.evaluation.choice import Candidate, write_candidates

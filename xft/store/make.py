@@ -31,7 +31,7 @@ from xft.common.foreign_text import printable
 from xft.common.gpus import PEAKS, noted_peaks
 from xft.common.json_files import read_json
 from xft.common.progress import JOB
-from xft.config.steps import CHOSEN
+from xft.common.results_folder import CHOSEN
 from xft.store import forks, others
 from xft.store.file_hashes import content_hash
 from xft.store.installed import installed_at_start
