@@ -1,6 +1,6 @@
 """Take a result of a method at its chosen setting: that of the model that step choose names.
 
-The results of the other settings need not exist.
+The results of the other settings may be missing.
 """
 
 import shutil

@@ -51,7 +51,7 @@ def test_no_setting_is_chosen_if_all_diverged():
 
 @pytest.fixture
 def tokens(tmp_path) -> Path:
-    """Tokens with 6 rows, of which 4 are to be trained on."""
+    """Tokens with 6 rows. 4 rows are for training."""
     out = tmp_path / "tokens"
     held_out = np.array([0, 0, 1, 2, 0, 0], np.uint8)
     with create_artifact(out, "tokens") as draft:

@@ -25,7 +25,7 @@ def theirs(finished, tmp_path) -> Path:
 
 
 def test_another_project_runs_only_what_is_new(finished, new_project, artifact_hashes):
-    """And nothing but the tables and the report when it goes back."""
+    """If it goes back to the first values, it makes only the tables and the report."""
     project = new_project("second")
     project.overlay = project.overlay | {"stores": [str(finished.folder / "store")]}
     before = artifact_hashes(finished)

@@ -131,8 +131,8 @@ def test_a_control_may_be_a_file_and_seeds_need_none(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--control", "base.json"], r"--control base\.json is none of the models\. Name one of"),
-        (["--seeds", PATTERN, "--control", "c"], "none of the models. Name one of a and b, or add"),
+        (["--control", "base.json"], r"--control base\.json: no model has this name\. Name one of"),
+        (["--seeds", PATTERN, "--control", "c"], "Name one of a and b, or add"),
         (["--seeds", "{name}.json"], r"must contain \{name\} and \{seed\} once each"),
         (["--seeds", "{name}-{seed}.json"], r"a_s1_eval_results\.json does not fit --seeds"),
         (["--seeds", "s{seed}_{name}.json"], "does not fit --seeds"),

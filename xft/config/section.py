@@ -1,11 +1,13 @@
 """The base class of all sections of the configuration, and types for their keys."""
 
+import csv
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from io import StringIO
 from math import inf
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -246,3 +248,15 @@ def without_effect(section: type[Section], values: Mapping[str, Any]) -> dict[st
         return {key: need for key in keys(section) if key != section.instead}
     needs = marked(section, Needs).items()
     return {key: need for key, need in needs if not need.is_met(values)}
+
+
+def as_csv(kind: type[Section], rows: Iterable[Section]) -> str:
+    """The text of a CSV table with a column for each key of a section.
+
+    rows: sections of this kind.
+    """
+    text = StringIO()
+    table = csv.DictWriter(text, kind.model_fields, lineterminator="\n")
+    table.writeheader()
+    table.writerows(row.model_dump() for row in rows)
+    return text.getvalue()

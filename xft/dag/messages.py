@@ -79,7 +79,7 @@ def warnings(run: WorkflowRun, to_make: list[Node]) -> Iterator[str]:
 
 
 def _edited_code(run: WorkflowRun, to_make: list[Node]) -> str | None:
-    """A line that names the steps whose code was edited; None if there are none."""
+    """A line that names the steps whose code was edited. None if no code was edited."""
     steps = dict.fromkeys(node.step for node in to_make)
     edited = {step: modules for step in steps if (modules := run.experiment.code.edited(step))}
     if not edited:

@@ -121,8 +121,8 @@ class Node:
     keys: those of the configuration that it depends on, directly or through its inputs.
     names: in the results folder.
     texts: files that its step reads, by their name in the entry.
-    one_of: the artifacts of which it is one, by a choice that its job reads. The job makes that one
-        too if it is missing.
+    one_of: the results of all settings. Its job reads a choice, and takes the result of the chosen
+        setting. If that result is missing, the job makes it first.
     """
 
     recipe: Recipe

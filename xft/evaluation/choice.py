@@ -13,7 +13,7 @@ from xft.artifacts.manifest import DIVERGED_FILE, LOSS_RESULT
 from xft.common.errors import UserError, counted
 from xft.common.file_access import read_text
 from xft.config.reading import validated
-from xft.config.section import Section
+from xft.config.section import Section, as_csv
 
 
 class Candidate(Section, strict=False):
@@ -58,11 +58,7 @@ class Setting:
 
 def write_candidates(candidates: Iterable[Candidate]) -> str:
     """The table of candidates as CSV."""
-    text = StringIO()
-    table = csv.DictWriter(text, Candidate.model_fields, lineterminator="\n")
-    table.writeheader()
-    table.writerows(candidate.model_dump() for candidate in candidates)
-    return text.getvalue()
+    return as_csv(Candidate, candidates)
 
 
 def read_candidates(file: Path) -> list[Candidate]:
@@ -147,8 +143,8 @@ def choose(settings: Sequence[Setting]) -> int:
 def described(settings: Sequence[Setting], best: int) -> dict:
     """The content of chosen.json.
 
-    chosen: the number, setting and loss of the chosen one, and margin: how much lower its loss is
-    than that of the next one, None if there is none.
+    chosen: the number, setting and loss of the chosen setting, and margin: how much lower its loss
+    is than that of the next setting. The margin is None without a next setting.
     settings: of all the setting, the mean loss (None if it diverged), the losses by seed, the cost
     and the seeds with which it diverged.
     """

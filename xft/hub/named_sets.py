@@ -278,7 +278,7 @@ def _get(url: str) -> bytes:
 
 @contextmanager
 def _answer(url: str) -> Iterator[Any]:
-    """The answer with the file at a URL, of which nothing is read yet.
+    """The answer with the file at a URL. The caller reads the content.
 
     A busy server is asked again. Raises httpx2.HTTPError.
     """

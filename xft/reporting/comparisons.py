@@ -46,7 +46,7 @@ def comparison_table(values: Sequence[Values], choose: Callable | None = None):
     all pairs of the question.
 
     findable: in the last row of a pair, the true difference that is found in `POWER` of the cases
-    among as many pairs; infinite if there is none.
+    among as many pairs. It is infinite if no possible difference is found so often.
 
     choose: gives the pairs of a list of `Subject`; None: `pairs`.
     """
@@ -110,7 +110,7 @@ def _findable(row: tuple, measures: Sequence[tuple[Measured, Measured]], pairs: 
 def pooled_sets(datasets: Iterable[str], live: Collection[str]) -> list[str]:
     """The data sets that figures over all of them count: those on which a model solves a problem.
 
-    If there are none, all are counted.
+    If no model solves any problem, all sets are counted.
 
     live: the data sets on which any model solves a problem.
     """

@@ -18,7 +18,7 @@ from xft.common.errors import UserError, counted
 from xft.common.file_access import read_text
 from xft.common.foreign_text import one_line
 from xft.config.reading import validated
-from xft.config.section import Section
+from xft.config.section import Section, as_csv
 from xft.evaluation.result import RESULT, measures, solved_shares, units_of
 from xft.evaluation.scoring import TEST_SETS
 from xft.reporting.names import key_texts, model_text, value_texts
@@ -376,11 +376,7 @@ def _in_words(variants: Sequence[str]) -> str:
 
 def write_runs(rows: Iterable[RunRow]) -> str:
     """The table as CSV."""
-    text = StringIO()
-    table = csv.DictWriter(text, RunRow.model_fields, lineterminator="\n")
-    table.writeheader()
-    table.writerows(row.model_dump() for row in rows)
-    return text.getvalue()
+    return as_csv(RunRow, rows)
 
 
 def read_runs(file: Path) -> list[RunRow]:

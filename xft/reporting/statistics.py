@@ -231,7 +231,7 @@ class Variances:
     freedom: its degrees of freedom.
     seeds, residuals: [sources], of the means of the seeds, and the part of it that units cause. A
         source is the paired difference, or each model alone if their seeds differ. A model with
-        one seed is none.
+        one seed is left out.
     counts: [sources], the numbers of seeds.
     """
 

@@ -139,7 +139,7 @@ def _numbers(seeds: Sequence[int]) -> str:
 
 
 def find_control(control: str, models: Mapping[Path, tuple[str, int | None]]) -> str:
-    """The name of the control. Raises UserError if it is none of the models.
+    """The name of the control. Raises UserError if no model has this name.
 
     control: a name, or a file.
     """
@@ -149,7 +149,7 @@ def find_control(control: str, models: Mapping[Path, tuple[str, int | None]]) ->
     if control in names:
         return control
     raise UserError(
-        f"--control {control} is none of the models. Name one of {name_list(names)}, or add its "
+        f"--control {control}: no model has this name. Name one of {name_list(names)}, or add its "
         "file to the others"
     )
 
