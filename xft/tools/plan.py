@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = StepParser("xft plan", __doc__)
     parser.configs("The configuration", required=True)
     parser.add_argument(
-        *("--gpu", "--device"),
+        "--gpu",
         choices=GPUS,
         metavar="GPU",
         help=f"The type of GPU: {', '.join(GPUS)}. For another one name the most similar, and give "
