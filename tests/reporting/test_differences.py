@@ -1,11 +1,12 @@
 """Scores and differences over seeds and problems, against scipy, closed forms and counting."""
 
 from argparse import Namespace
+from math import inf, isnan
 from statistics import NormalDist
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, bootstrap, t, ttest_1samp
+from scipy.stats import binomtest, bootstrap, nct, t, ttest_1samp
 
 from benchmarks.statistics import chosen_experiments, experiments
 from xft.reporting.comparisons import holm, significant
@@ -16,6 +17,7 @@ from xft.reporting.statistics import (
     findable,
     interval,
     measure,
+    seeds_needed,
     wilson,
 )
 
@@ -86,6 +88,30 @@ def test_with_one_seed_a_findable_difference_has_a_closed_form():
     normal = NormalDist().inv_cdf
     closed = (normal(1 - 0.025 / 3) + normal(0.8)) * variances.units**0.5
     assert findable(variances, 3) == pytest.approx(closed, rel=0.01)
+
+
+@pytest.mark.parametrize(("pairs", "difference"), [(1, 0.8), (1, 0.5), (3, 0.5)])
+def test_the_seeds_that_are_needed_are_those_of_students_t(pairs, difference):
+    """Of differences that vary over 60 seeds, and hardly over the units."""
+    rng = np.random.default_rng(0)
+    table = rng.normal(0, 1, (60, 1)) + rng.normal(0, 1e-3, (60, 500))
+    deviation = table.mean(axis=1).std(ddof=1)
+
+    def power(seeds: int) -> float:
+        limit = t.isf(0.025 / pairs, seeds - 1)
+        return nct.sf(limit, seeds - 1, difference * seeds**0.5 / deviation)
+
+    expected = next(seeds for seeds in range(2, 100) if power(seeds) >= 0.8)
+    found = seeds_needed(find_variances([pair_of(table)]), pairs, difference)
+    assert found == pytest.approx(expected, abs=1)
+
+
+def test_seeds_cannot_replace_units_and_one_seed_says_nothing_of_others():
+    """The units alone have a standard error of 0.05."""
+    rng = np.random.default_rng(1)
+    table = rng.normal(0, 0.5, 100) + rng.normal(0, 0.1, (3, 100))
+    assert seeds_needed(find_variances([pair_of(table)]), 1, 0.1) == inf
+    assert isnan(seeds_needed(find_variances([pair_of(table[:1])]), 1, 0.1))
 
 
 def pair_of(table):

@@ -87,6 +87,22 @@ def test_the_answer_says_what_was_found_of_each_kind_of_model(runs):
     )
 
 
+def test_more_seeds_are_told_where_they_help(runs):
+    """With three seeds, +20, +80 and +40 of 400 problems are not a significant difference."""
+    for seed, more in enumerate([20, 80, 40]):
+        runs.add("moe_sft", 100, count=400, seed=seed)
+        runs.add("moe_sft", 100 + more, count=400, seed=seed, variant="late")
+    summary = summary_of(runs)
+    _, rows = next(quantities(summary.comparisons, OF_VARIANTS))
+    (row,) = rows.itertuples()
+    assert not row.significant and 3 < row.seeds_needed < 10
+    (answer,) = summary.answers
+    assert (
+        f"More evidence: about {row.seeds_needed:.0f} seeds in place of 3, would find a true "
+        "difference of 11.7 percentage points in 80% of the cases."
+    ) in answer.reasons[1]
+
+
 def test_what_is_shared_or_the_same_is_said(runs):
     """`ties` shares the mixture of the configuration, and is the control. `idle` changes nothing,
     and `same` nothing that was measured.

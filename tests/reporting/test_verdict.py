@@ -155,7 +155,7 @@ def test_the_curve_says_what_to_try():
 def test_one_seed_compares_models_and_not_methods(seeds):
     text = "\n".join(verdict({"base": 40, "sft": 43}, seeds=seeds).reasons)
     assert ("`seeds: [42, 43, 44]` compares the methods" in text) == (seeds == 1)
-    assert (", if the seeds did not vary. More seeds reduce both." in text) == (seeds > 1)
+    assert (", if the seeds did not vary, would find a true" in text) == (seeds > 1)
 
 
 def test_a_base_has_one_seed_and_says_nothing_of_the_methods_seeds():

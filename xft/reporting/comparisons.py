@@ -4,7 +4,7 @@ says in sentences and tables which ones differ significantly.
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
-from math import floor, inf, isnan, log2, nan
+from math import floor, inf, isinf, isnan, log2, nan
 from statistics import NormalDist
 
 from xft.common.errors import counted
@@ -15,17 +15,20 @@ from xft.reporting.statistics import (
     POWER,
     Difference,
     Measured,
+    Variances,
     compare,
     find_variances,
     findable,
     measure,
+    seeds_needed,
 )
 
 POOLED = "all"  # data sets
 # The questions that a pair can answer.
 OF_VARIANTS, OF_SWEEP, OF_MODELS = "variants", "sweep", "models"
 COLUMNS = ["first", "second", "dataset", "tests", "question"]
-COLUMNS += [*(field.name for field in fields(Difference)), "significant", "findable"]
+MEASURED = [*COLUMNS, *(field.name for field in fields(Difference))]
+COLUMNS = [*MEASURED, "significant", "findable", "seeds_needed"]
 SMALL = 2  # percentage points
 NEGLIGIBLE = 0.01  # nats per token: 1% of the perplexity
 NOT, SMALL_YES = "no", "yes, negligible"
@@ -47,6 +50,10 @@ def comparison_table(values: Sequence[Values], choose: Callable | None = None):
 
     findable: in the last row of a pair, the true difference that is found in `POWER` of the cases
     among as many pairs. It is infinite if no possible difference is found so often.
+
+    seeds_needed: in the last row of a pair whose scores do not differ significantly, the number of
+    seeds with which `open_difference` is found in `POWER` of the cases. It is infinite if 100 are
+    too few, and NaN if both models have one seed.
 
     choose: gives the pairs of a list of `Subject`; None: `pairs`.
     """
@@ -77,17 +84,23 @@ def comparison_table(values: Sequence[Values], choose: Callable | None = None):
                 pair = first.label, second.label, name, tests, question
                 rows.append((*pair, *astuple(compare(measures, most))))
                 sources.append(measures)
-    table = pd.DataFrame(rows, columns=COLUMNS[:-2])
+    table = pd.DataFrame(rows, columns=MEASURED)
     of_sets = table.groupby(["tests", "question", "dataset"])
     table["significant"] = of_sets["p_value"].transform(significant)
     last = last_rows(table)
     of_last = last.groupby(["tests", "question"])
     table.loc[last.index, "significant"] = of_last["p_value"].transform(significant)
     table["findable"] = nan
+    table["seeds_needed"] = nan
     pairs_of_last = of_last["first"].transform("size")
-    for row in last.itertuples():
-        found = _findable(row, sources[row.Index], pairs_of_last[row.Index])
-        table.loc[row.Index, "findable"] = found
+    for row in last_rows(table).itertuples():
+        variances = find_variances(sources[row.Index])
+        count = pairs_of_last[row.Index]
+        table.loc[row.Index, "findable"] = _findable(row, variances, count)
+        is_open = row.tests == SCORES.tests and not row.significant
+        if is_open and row.question != OF_SWEEP:
+            seeds = seeds_needed(variances, count, open_difference(row))
+            table.loc[row.Index, "seeds_needed"] = seeds
     return table
 
 
@@ -96,12 +109,12 @@ def _most(tests: str) -> float:
     return inf if tests == LOSS_TESTS else 1.0
 
 
-def _findable(row: tuple, measures: Sequence[tuple[Measured, Measured]], pairs: int) -> float:
-    """See `findable` of `comparison_table`. measures: of a row, on its sets of units."""
+def _findable(row: tuple, variances: Variances, pairs: int) -> float:
+    """See `findable` of `comparison_table`. variances: of a row."""
     fewest = fewest_problems(pairs)
     if row.problems < fewest:
         return inf
-    size = findable(find_variances(measures), pairs)
+    size = findable(variances, pairs)
     if row.tests != LOSS_TESTS:
         size = max(size, fewest / row.problems)
     return size if size <= _most(row.tests) else inf
@@ -368,19 +381,39 @@ def difference_in_words(quantity: Quantity, row: tuple, pairs: int) -> str:
     )
 
 
-def more_evidence(row: tuple, pairs: int) -> tuple[float, str]:
-    """How many problems would find the difference of a comparison, and a sentence about them.
+def open_difference(row: tuple) -> float:
+    """The difference of scores that more evidence is to find: the measured one, if not small."""
+    return max(abs(row.difference), SMALL / SCORES.factor)
 
-    The difference is the measured one if it is not small. The number is 0 if there are enough.
+
+def more_evidence(row: tuple, pairs: int) -> tuple[float, str]:
+    """How many problems would find `open_difference`, and a sentence about problems and seeds.
+
+    The number is 0 if there are enough problems. The sentence is empty if there is nothing to say.
     """
-    size = max(abs(row.difference), SMALL / SCORES.factor)
+    size = open_difference(row)
     needed = problems_needed(row.problems, row.error, pairs, size)
-    if needed <= row.problems:
+    of_seeds, of_problems = _seeds_in_words(row), ""
+    if needed > row.problems:
+        times = needed / row.problems
+        of_problems = (
+            f"{'about' if row.error else 'at least'} {needed:,.0f} problems, "
+            f"{f'{times:,.0f}' if times >= 10 else f'{times:.2g}'} times as many"
+        )
+        if max(row.seeds_first, row.seeds_second) > 1:
+            of_problems += ", if the seeds did not vary"
+    ways = [way for way in (of_seeds, of_problems) if way]
+    if not ways:
         return 0, ""
-    seeds, times = max(row.seeds_first, row.seeds_second), needed / row.problems
-    return needed, (
-        f"More evidence: {'about' if row.error else 'at least'} {needed:,.0f} problems, "
-        f"{f'{times:,.0f}' if times >= 10 else f'{times:.2g}'} times as many, would find a true "
-        f"difference of {SCORES.number(size)} percentage points in {POWER:.0%} of the "
-        f"cases{', if the seeds did not vary. More seeds reduce both.' if seeds > 1 else '.'}"
+    return needed if of_problems else 0, (
+        f"More evidence: {', or '.join(ways)}, would find a true difference of "
+        f"{SCORES.number(size)} percentage points in {POWER:.0%} of the cases."
     )
+
+
+def _seeds_in_words(row: tuple) -> str:
+    """How many seeds would find `open_difference`. Empty if that is not known, or too many."""
+    seeds = max(row.seeds_first, row.seeds_second)
+    if isnan(row.seeds_needed) or isinf(row.seeds_needed) or row.seeds_needed <= seeds:
+        return ""
+    return f"about {row.seeds_needed:.0f} seeds in place of {seeds}"

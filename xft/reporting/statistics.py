@@ -6,6 +6,7 @@ units are random effects.
 
 import hashlib
 import math
+from bisect import bisect_left
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, nan
@@ -19,6 +20,7 @@ DRAWS = 2_000  # of a test's own errors
 RESAMPLES = 19_999  # p-values from 1e-4 on; smaller ones by a normal distribution
 DIGITS = 12  # of a difference: rounding errors would hide that it is 0, or round a text of it up
 MOST_NUMBERS = 4_000_000  # in memory at a time
+MOST_SEEDS = 100  # that are proposed
 
 
 @dataclass(frozen=True)
@@ -385,3 +387,34 @@ def findable(variances: Variances, pairs: int) -> float:
         return POWER - float(ndtr((difference - limits) / error).mean())
 
     return brentq(missed, 0.0, limits.max() + 10 * error, rtol=1e-6)
+
+
+def seeds_needed(variances: Variances, pairs: int, difference: float) -> float:
+    """The smallest number of seeds of each model for which `findable` is at most a difference.
+
+    It is infinite if `MOST_SEEDS` are too few, and NaN if the run says nothing about the variation
+    of seeds, because each model has one.
+    """
+    if not len(variances.counts):
+        return nan
+    numbers = range(2, MOST_SEEDS + 1)
+    place = bisect_left(
+        numbers,
+        True,
+        key=lambda number: findable(_with_seeds(variances, number), pairs) <= difference,
+    )
+    return numbers[place] if place < len(numbers) else inf
+
+
+def _with_seeds(variances: Variances, number: int) -> Variances:
+    """What the variance consists of with another number of seeds, if each seed varies as here."""
+    ratios = variances.counts / number
+    of_problems = max(variances.units - variances.residuals.sum(), 0)
+    residuals = ratios * variances.residuals
+    return replace(
+        variances,
+        units=of_problems + residuals.sum(),
+        seeds=ratios * variances.seeds,
+        residuals=residuals,
+        counts=np.full_like(variances.counts, number),
+    )

@@ -208,8 +208,8 @@ def _evidence(models: Mapping[str, Mapping[Quantity, tuple]], pairs: int) -> Ite
     is_open = [row for row in rows if not row.significant and not _is_same(row)]
     if is_open:
         nearest = min(is_open, key=lambda row: row.p_value)
-        needed, sentence = more_evidence(nearest, pairs)
-        if needed:
+        _, sentence = more_evidence(nearest, pairs)
+        if sentence:
             yield sentence
 
 

@@ -195,7 +195,10 @@ class _Case:
             reasons.append(f"Compared on {names} alone: elsewhere the problems or seeds differ.")
         if rows and not rows[-1].significant:
             needed, evidence = more_evidence(rows[-1], self.pairs)
-            reasons += [evidence, *_existing(self.sets)] if needed else []
+            if evidence:
+                reasons.append(evidence)
+            if needed:
+                reasons += _existing(self.sets)
         labels = [label for row in rows for label in (row.first, row.second)]
         reasons += _advice([self.models[label] for label in dict.fromkeys(labels)])
         if gone := max(model.left_out for model in models):
