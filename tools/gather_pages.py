@@ -10,7 +10,8 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 SHOWN = ["*.md", "docs/**/*.*", "benchmarks/*.md", "config/*.md", "recipes/*", "resources/*.md"]
-SHOWN += ["CITATION.cff", "LICENSE", "examples/*.ipynb", "tools/iframe-worker.js"]
+SHOWN += ["CITATION.cff", "LICENSE", "examples/*.ipynb", "tests/emulated_gpu/README.md"]
+SHOWN += ["tools/iframe-worker.js"]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -142,7 +142,7 @@ def check_store(store: str) -> str:
     if SECRET.search(store):
         raise ValueError(
             "holds a password or a key, or what may be one. Credentials come from the environment "
-            "or the files of the scheme's own library (docs/caching.md)"
+            "or the files of the scheme's own library (docs/sharing.md)"
         )
     if "://" in store and not store.startswith(tuple(SCHEMES)):
         raise ValueError(f"is a URL of another kind than {', '.join(SCHEMES)}")

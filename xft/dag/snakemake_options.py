@@ -25,7 +25,7 @@ def check_storage(settings) -> None:
         raise UserError(
             "--default-storage-provider: Snakemake's own storage and cloud executors do not know "
             "the store. Run snakemake on each machine without it, and name a bucket in `publish` "
-            "and `stores` (docs/cluster.md)"
+            "and `stores` (docs/sharing.md)"
         )
 
 

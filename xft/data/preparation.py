@@ -31,7 +31,7 @@ def prepare(
     Raises UserError if a row is bad and none may be, or too few rows are left.
 
     options: with the template by its identity.
-    find_trace: `contamination.Detector.find`, if rows that give away evaluation problems are to be
+    find_trace: `unwanted_rows.Detector.find`, if rows that give away evaluation problems are to be
     left out.
     """
     if tokenizer.eos_token_id is None:

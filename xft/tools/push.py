@@ -1,7 +1,7 @@
 """Upload what a bucket lacks of the artifacts of a results folder, or holds only in part.
 
 The tables, the report, links to your own files, and merges that are not kept, stay here: each
-machine makes them. docs/cluster.md has an example.
+machine makes them. docs/sharing.md has an example.
 """
 
 from xft.cli.step import StepParser
