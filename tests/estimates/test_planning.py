@@ -30,8 +30,8 @@ from xft.config.runs import find_runs, overlaid
 from xft.config.sections import TRAINING, EvaluationConfig, MoeConfig, MoeSftTraining, SftTraining
 from xft.config.steps import TRAINING_SECTIONS
 from xft.conversions.upcycle import upcycled_config
-from xft.dag.experiment import Totals, totals
 from xft.dag.job_resources import Requests
+from xft.dag.totals import Totals, totals
 from xft.estimates import memory_and_disk
 from xft.estimates.jobs import (
     GPUS,

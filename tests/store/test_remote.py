@@ -27,7 +27,7 @@ from xft.checkpoints.model_files import read_tensors
 from xft.common.errors import UserError
 from xft.common.optional import SCHEMES, installed
 from xft.config.reading import complete
-from xft.dag.experiment import page_reads
+from xft.dag.jobs import page_reads
 from xft.dag.messages import unpublished_line
 from xft.dag.nodes import Node
 from xft.dag.snakemake_options import check_storage

@@ -12,8 +12,9 @@ from xft.config.reading import complete
 from xft.config.runs import find_runs, overlaid, read_overlaid
 from xft.config.sections import MODELS, TRAININGS
 from xft.config.steps import STEPS
-from xft.dag.experiment import Experiment, find_jobs
+from xft.dag.experiment import Experiment
 from xft.dag.graph import Graph
+from xft.dag.jobs import find_jobs
 from xft.dag.nodes import NoContents, Node
 from xft.store.code import ROOT, Code
 

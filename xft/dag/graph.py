@@ -4,7 +4,7 @@ A method says what the artifact is made from. `config.steps` says which keys are
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,8 @@ from xft.artifacts.manifest import joint_sha256, json_sha256
 from xft.common.user_code import codes_in
 from xft.config import sections
 from xft.config.runs import Run
-from xft.config.steps import LOSSES, METRICS, RESULT, STEPS
+from xft.config.sections import WorkflowConfig
+from xft.config.steps import LOSSES, METRICS, STEPS
 from xft.dag.nodes import Input, Node, Nodes, made
 from xft.data.prompt_templates import COMPLETION, PROMPT_NAMES
 from xft.data.tokenizers import class_choice
@@ -33,20 +34,43 @@ class Model(NamedTuple):
         return self.kind if self.lam is None else f"{self.kind}/lam~{self.lam}"
 
 
+@dataclass(frozen=True)
+class StepOfRun:
+    """A step, as a run uses it.
+
+    name: of the step.
+    values: of its flags that have an effect and are not the defaults, by key.
+    keys: that decide about its artifact.
+    file: of the artifact in its entry.
+    """
+
+    name: str
+    values: Mapping[str, object]
+    keys: frozenset[str]
+    file: str
+
+
 class Graph:
     """The artifacts of a run. of_seeds: the runs that differ from it in their seed alone."""
 
     def __init__(self, run: Run, nodes: Nodes):
-        self.run, self.config, self.nodes, self.contents = run, run.config, nodes, nodes.contents
+        self.run = run
+        self.config = run.config
+        self.nodes = nodes
+        self.contents = nodes.contents
         self.of_seeds = [self]
-        self.node_of, self.evaluation = cache(self.node_of), cache(self.evaluation)
+        # They are asked for again and again.
+        self.node_of = cache(self.node_of)
+        self.evaluation = cache(self.evaluation)
 
     # The models, in the order of the paper.
 
     @cached_property
     def base(self) -> Node:
         model = self.config.base.model
-        return self._links("base", model) if Path(model).is_dir() else self._node("base")
+        if Path(model).is_dir():
+            return self._links("base", model)
+        return self._node("base")
 
     @cached_property
     def moe(self) -> Node:
@@ -54,21 +78,22 @@ class Graph:
 
     @cached_property
     def moe_sft(self) -> Node:
-        if model := self.config.moe_sft.model:
+        model = self.config.moe_sft.model
+        if model:
             return self._links("moe_sft", model, tuned_from=self.base)
-        return self._node("moe_sft", [made("moe", self.moe), made("tokens", self.tokens, "data")])
+        return self._node("moe_sft", [made("moe", self.moe), self._tokens()])
 
     @cached_property
     def ffn(self) -> Node:
-        return self._node("ffn", [made("moe_sft", self.moe_sft, "moe")])
+        return self._node("ffn", [made("moe_sft", self.moe_sft, flag="moe")])
 
     def weighted_init(self, lam: str) -> Node:
         value = Input("lam", recorded={"lam": lam}, flags={"lam": lam})
         return self._node("weighted_init", [value, *self._experts()], f"weighted_init/lam~{lam}")
 
     def weighted_trained(self, lam: str) -> Node:
-        shares = made("weighted_init", self.weighted_init(lam), "weighted")
-        inputs = [shares, *self._experts(), made("tokens", self.tokens, "data")]
+        shares = made("weighted_init", self.weighted_init(lam), flag="weighted")
+        inputs = [shares, *self._experts(), self._tokens()]
         return self._node("weighted_trained", inputs, f"weighted_trained/lam~{lam}")
 
     def dense(self, lam: str) -> Node:
@@ -82,95 +107,128 @@ class Graph:
 
     @cached_property
     def sft(self) -> Node:
-        if model := self.config.sft.model:
+        model = self.config.sft.model
+        if model:
             return self._links("sft", model, tuned_from=self.base)
-        return self._node("sft", self._base_and_tokens())
+        return self._node("sft", [made("base", self.base), self._tokens()])
 
     @cached_property
     def sft_flops(self) -> Node:
         """The tuned base at as many FLOPs as the mixture's tuning, which its shape decides."""
         config = self.config.model_copy(update={"sft": self.config.sft_flops})
+        unread = {"sft.max_steps", "sft.num_train_epochs"}
+        step = self._step("sft", config=config, unread=unread)
+        inputs = [made("base", self.base), self._tokens(), self._flops_of_mixture()]
+        return self._node_of_step(step, inputs, "sft_flops")
+
+    def _flops_of_mixture(self) -> Input:
+        """What decides about the FLOPs of the mixture's tuning: its shape and its rows."""
         settings = sections.mixture_settings(dict(self.config.moe))
         shape = {key: settings[key] for key in sections.SHAPE_KEYS if key in settings}
-        flags = {"match_flops": True} | shape
-        keys = frozenset([*sections.FLOPS_KEYS, *(f"moe.{key}" for key in shape)])
-        mixture = Input("flops_of", recorded={"flops_of": shape}, flags=flags, keys=keys)
-        unread = {"sft.max_steps", "sft.num_train_epochs"}
-        inputs = [*self._base_and_tokens(), mixture]
-        values = STEPS["sft"].values(config)
-        return self._node("sft", inputs, "sft_flops", values=values, unread=unread)
+        keys = [*sections.FLOPS_KEYS, *(f"moe.{key}" for key in shape)]
+        return Input(
+            "flops_of",
+            recorded={"flops_of": shape},
+            flags={"match_flops": True, **shape},
+            keys=frozenset(keys),
+        )
 
     @cached_property
     def soup(self) -> Node:
         """The mean of the models of all seeds. Their order in the configuration does not matter."""
         graphs = sorted(self.of_seeds, key=lambda graph: graph.config.seed)
-        flags = {"models": [graph.sft.place for graph in graphs]}
-        inputs = [
-            made("models", graph.sft, "", {f"model {n}": graph.sft.digest}, **flags)
-            for n, graph in enumerate(graphs, 1)
-        ]
-        return self._node("soup", [replace(item, keys=item.keys - {"seed"}) for item in inputs])
+        places = [graph.sft.place for graph in graphs]
+        inputs = []
+        for number, graph in enumerate(graphs, 1):
+            identity = {f"model {number}": graph.sft.digest}
+            model = made("models", graph.sft, flag="", identity=identity, models=places)
+            inputs.append(replace(model, keys=model.keys - {"seed"}))
+        return self._node("soup", inputs)
 
     def node_of(self, model: Model) -> Node:
         """What makes a model: the method or property above that has its name."""
-        made_by = getattr(self, model.kind)
-        return made_by if model.lam is None else made_by(model.lam)
+        member = getattr(self, model.kind)
+        if model.lam is None:
+            return member
+        return member(model.lam)
 
     def main_models(self) -> list[Node]:
         """The models of the paper's steps and its baseline, whether or not they are evaluated."""
-        return [self.sft, self.moe_sft, *map(self.dense, self.config.merge.lambdas)]
+        models = [self.sft, self.moe_sft]
+        models += [self.dense(lam) for lam in self.config.merge.lambdas]
+        return models
 
     def models(self) -> list[Model]:
         """The models to evaluate, in the order of the tables."""
-        lambdas = self.config.merge.lambdas
-        return [
-            Model(kind, lam)
-            for kind in self.config.evaluation.models
-            for lam in (lambdas if kind in sections.MERGED else [None])
-        ]
+        models = []
+        for kind in self.config.evaluation.models:
+            if kind in sections.MERGED:
+                models += [Model(kind, lam) for lam in self.config.merge.lambdas]
+            else:
+                models.append(Model(kind))
+        return models
 
     # The rows.
 
     @cached_property
     def tokens(self) -> Node:
-        template = self._template(self.config.data.template, "template")
-        # A name is an option; the content of a file stands in the recipe in place of its path.
-        content = {"data.template": template.recorded["template"]} if template.paths else {}
-        template = replace(template, recorded=content)
-        is_here = Path(self.config.base.model).is_dir()  # then its tokenizer's files are known
-        base = made("base", self.base, "model", self._tokenizer() if is_here else None)
+        template = self._template_of_tokens()
+        base = made("base", self.base, flag="model")
+        if Path(self.config.base.model).is_dir():  # then its tokenizer's files are known
+            base = replace(base, identity=self._tokenizer())
         return self._node("tokens", [self._rows(), *self._forbidden_problems(), template, base])
+
+    def _template_of_tokens(self) -> Input:
+        """The template of the rows. Its name is an option of the step.
+
+        The content of a file stands in the recipe in place of its path.
+        """
+        template = self._template(self.config.data.template, "template")
+        content = {}
+        if template.paths:
+            content = {"data.template": template.recorded["template"]}
+        return replace(template, recorded=content)
 
     def _rows(self) -> Input:
         data = self.config.data
         if data.revision:
-            file = dataset_source(data.train, data.revision).file_name
-            return made("data", self._node("fetch_data", (), f"data/fetched/{file}", file=file))
+            return made("data", self._fetched_rows())
         content = joint_sha256([self.contents.of_rows(file) for file in data.files])
         return Input("data", tuple(data.files), {"data": content}, flags={"data": data.files})
+
+    def _fetched_rows(self) -> Node:
+        """The file of a data set on the hub."""
+        data = self.config.data
+        file = dataset_source(data.train, data.revision).file_name
+        return self._node_of_step(self._step("fetch_data", file=file), [], f"data/fetched/{file}")
 
     def _forbidden_problems(self) -> Iterator[Input]:
         """The sets of problems that rows are cleaned of. The hashes of two come along."""
         names = self.config.data.decontaminate_against
-        fetched = {name: self.fetch_problems(name) for name in names if name in TRANSLATED}
-        identity = {
-            f"problems {sections.problem_label(name)}": (
-                RELEASED[name].sha256 if name in RELEASED else self.contents.of_problems(name)
-            )
-            for name in names
-        }
-        places = [str(fetched[name].place) if name in fetched else name for name in names]
-        files = tuple(name for name in names if name not in NAMED_SETS)
-        yield Input("problems", files, identity, flags={"problems": places or [""]})
-        for node in fetched.values():
-            yield made("problems", node, "", {})
+        fetched = [name for name in names if name in TRANSLATED]
+        files = [name for name in names if name not in NAMED_SETS]
+        identity, places = {}, []
+        for name in names:
+            label = sections.problem_label(name)
+            if name in RELEASED:
+                identity[f"problems {label}"] = RELEASED[name].sha256
+            else:
+                identity[f"problems {label}"] = self.contents.of_problems(name)
+            if name in fetched:
+                places.append(str(self.fetch_problems(name).place))
+            else:
+                places.append(name)
+        yield Input("problems", tuple(files), identity, flags={"problems": places or [""]})
+        for name in fetched:
+            yield made("problems", self.fetch_problems(name), flag="", identity={})
 
     def _tokenizer(self) -> dict[str, str]:
         """What stands for the base's tokenizer in a recipe."""
         place = Path(self.config.base.model)
         paths = {path for pattern in TOKENIZER_PATTERNS for path in place.glob(pattern)}
-        contents = self.contents.of_files(place, filter(Path.is_file, paths))
-        return {f"base {name}": value for name, value in (contents | class_choice(place)).items()}
+        files = [path for path in paths if path.is_file()]
+        contents = self.contents.of_files(place, files) | class_choice(place)
+        return {f"base {name}": content for name, content in contents.items()}
 
     # The problems, and what is measured of the models.
 
@@ -181,10 +239,12 @@ class Graph:
 
     def fetch_problems(self, name: str) -> Node:
         """The file of a named problem set."""
-        override, file = NAMED_SETS[name].override, NAMED_SETS[name].file
-        paths, content = [str(override)] if override else [], self.contents.of_problems(name)
-        problems = Input("override", (*paths,), {"content": content}, flags={"dataset": name})
-        return self._node("fetch_problems", [problems], f"problems/{file}", file=file)
+        named = NAMED_SETS[name]
+        paths = (str(named.override),) if named.override else ()
+        content = {"content": self.contents.of_problems(name)}
+        problems = Input("override", paths, content, flags={"dataset": name})
+        step = self._step("fetch_problems", file=named.file)
+        return self._node_of_step(step, [problems], f"problems/{named.file}")
 
     def ground_truth(self, label: str) -> Node:
         return self._node("ground_truth", [self._problems(label)], f"ground_truth/{label}")
@@ -198,36 +258,60 @@ class Graph:
         return Input("problems", (name,), content, flags={"dataset": name})
 
     def evaluation(self, model: Model, label: str) -> Node:
-        config, is_untuned = self.config, model.kind in sections.UNTUNED
-        prompts = [config.data.template, config.evaluation.base_prompt]
-        # The prompt of a tuned model is that of its tuning.
-        prompt, other = reversed(prompts) if is_untuned else prompts
-        templates = [self._template(prompt, "prompt")]
-        unread = {"data.template" if is_untuned else "evaluation.base_prompt"}
-        if config.evaluation.too_long == "skip":  # the same problems for all models
-            templates, unread = [*templates, self._template(other, "other_prompt")], set()
+        config = self.config
         if model.kind in sections.MIXTURES:  # only transformers loads them
             options = config.evaluation.model_copy(update={"backend": "transformers"})
             config = config.model_copy(update={"evaluation": options})
-        truth = made("ground_truth", self.ground_truth(label), "ground-truth")
-        inputs = [made("model", self.node_of(model)), truth, self._problems(label), *templates]
-        name, values = f"eval/{model}/{label}.json", STEPS["eval"].values(config)
-        return self._node("eval", inputs, name, values=values, unread=unread)
+        step = self._step("eval", config=config, unread=self._unread_templates(model))
+        inputs = [
+            made("model", self.node_of(model)),
+            made("ground_truth", self.ground_truth(label), flag="ground-truth"),
+            self._problems(label),
+            *self._prompts(model),
+        ]
+        return self._node_of_step(step, inputs, f"eval/{model}/{label}.json")
+
+    def _prompts(self, model: Model) -> list[Input]:
+        """The template of a model's prompts. The prompt of a tuned model is that of its tuning.
+
+        If long prompts are skipped, also that of the other models: the problems whose prompts fit
+        are then the same for all.
+        """
+        of_tuned = self.config.data.template
+        of_untuned = self.config.evaluation.base_prompt
+        if model.kind in sections.UNTUNED:
+            template, other = of_untuned, of_tuned
+        else:
+            template, other = of_tuned, of_untuned
+        templates = [self._template(template, "prompt")]
+        if self.config.evaluation.too_long == "skip":
+            templates.append(self._template(other, "other_prompt"))
+        return templates
+
+    def _unread_templates(self, model: Model) -> set[str]:
+        """The key of the template that a model's evaluation does not read."""
+        if self.config.evaluation.too_long == "skip":
+            return set()
+        if model.kind in sections.UNTUNED:
+            return {"data.template"}
+        return {"evaluation.base_prompt"}
 
     def validation_loss(self, model: Model) -> Node:
         """A model's validation loss. A training of this project has computed it."""
         node = self.node_of(model)
-        flags = {"losses": node.entry / LOSSES} if STEPS[node.step].section else {}
-        for tuned in node.ancestors():  # the last one counts
-            if STEPS[tuned.step].section not in (None, "mixing"):
-                flags["metrics"] = tuned.entry / METRICS
-        inputs = [made("model", node, **flags), made("tokens", self.tokens, "data")]
+        flags = {}
+        if STEPS[node.step].section:
+            flags["losses"] = node.entry / LOSSES
+        for ancestor in node.ancestors():  # the last tuning counts
+            if STEPS[ancestor.step].section not in (None, "mixing"):
+                flags["metrics"] = ancestor.entry / METRICS
+        inputs = [made("model", node, **flags), self._tokens()]
         return self._node("validation_loss", inputs, f"validation/{model}.json")
 
     def choice_loss(self, model: Model) -> Node:
         """A model's loss on the rows by which settings are chosen."""
         rows = Input("rows", recorded={"rows": "choice"}, flags={"rows": "choice"})
-        inputs = [made("model", self.node_of(model)), made("tokens", self.tokens, "data"), rows]
+        inputs = [made("model", self.node_of(model)), self._tokens(), rows]
         return self._node("validation_loss", inputs, f"choice/{model}.json")
 
     def contamination(self, label: str) -> Node:
@@ -241,8 +325,9 @@ class Graph:
     @cached_property
     def diversity(self) -> Node:
         """How much the tuned experts differ."""
-        mixture = made("moe_sft", self.moe_sft, "", **self._tuning_metrics())
-        return self._node("diversity", [made("base", self.base), mixture, made("ffn", self.ffn)])
+        mixture = made("moe_sft", self.moe_sft, flag="", **self._tuning_metrics())
+        inputs = [made("base", self.base), mixture, made("ffn", self.ffn)]
+        return self._node("diversity", inputs, "diversity.json")
 
     def measured(self, model: Model, label: str) -> dict[str, Node]:
         """What the configuration asks to measure of a model on a problem set, by step."""
@@ -258,21 +343,26 @@ class Graph:
 
     # How nodes are made.
 
-    def _base_and_tokens(self) -> list[Input]:
-        return [made("base", self.base), made("tokens", self.tokens, "data")]
+    def _tokens(self) -> Input:
+        return made("tokens", self.tokens, flag="data")
 
     def _experts(self, **flags: object) -> list[Input]:
-        return [made("moe_sft", self.moe_sft, "moe", **flags), made("ffn", self.ffn)]
+        """The mixture and its experts. flags: further ones of the mixture."""
+        return [made("moe_sft", self.moe_sft, flag="moe", **flags), made("ffn", self.ffn)]
 
     def _tuning_metrics(self) -> dict[str, Path]:
         """The flag of what the mixture's tuning reported; none if it was tuned elsewhere."""
-        return {"metrics": self.moe_sft.entry / METRICS} if self.moe_sft.step == "moe_sft" else {}
+        if self.moe_sft.step != "moe_sft":
+            return {}
+        return {"metrics": self.moe_sft.entry / METRICS}
 
     def _merge(self, name: str, shares: Node) -> Node:
-        inputs = [made("weighted", shares), *self._experts()]
+        weighted = made("weighted", shares)
         if self.config.merge.function:
-            of_user = self._experts(**self._tuning_metrics())
-            inputs = [made("weighted", shares), *of_user, made("base", self.base)]
+            experts = self._experts(**self._tuning_metrics())
+            inputs = [weighted, *experts, made("base", self.base)]
+        else:
+            inputs = [weighted, *self._experts()]
         return self._node("dense", inputs, name)
 
     def _links(self, name: str, model: str, tuned_from: Node | None = None) -> Node:
@@ -283,62 +373,95 @@ class Graph:
         inputs = [Input("files", paths, contents, flags={"model": model}, keys=key)]
         if tuned_from:
             inputs.append(made("tuned_from", tuned_from, identity={"base": tuned_from.digest}))
-        return self._node("base", inputs, name, values={})
+        step = replace(self._step("base"), values={})
+        return self._node_of_step(step, inputs, name)
 
     def _template(self, name: str, flag: str) -> Input:
         """A template. Its content is an option of the recipe."""
-        content = name if name == COMPLETION.identity else self.contents.template(name)
+        content = name
+        if name != COMPLETION.identity:
+            content = self.contents.template(name)
         paths = () if name in PROMPT_NAMES else (name,)
         return Input("template", paths, recorded={flag: content}, flags={flag: name})
 
-    def _code(self, step: str, values: Mapping[str, object]) -> Iterator[Input]:
+    def _code(self, step: StepOfRun) -> Iterator[Input]:
         """The user's code that values name. Its content stands in the recipe with its name."""
-        for key in STEPS[step].code_keys:
-            codes = [(code, self.contents.of_code(code)) for code in codes_in(values.get(key))]
-            files = [str(code.file.parent / name) for code, hashes in codes for name in hashes]
-            stated = [f"{code.shown} {json_sha256(hashes)}" for code, hashes in codes]
+        for key in STEPS[step.name].code_keys:
+            files: dict[str, None] = {}  # in order, each once
+            stated = []
+            for code in codes_in(step.values.get(key)):
+                hashes = self.contents.of_code(code)
+                for name in hashes:
+                    files[str(code.file.parent / name)] = None
+                stated.append(f"{code.shown} {json_sha256(hashes)}")
             if stated:
-                yield Input("code", (*dict.fromkeys(files),), recorded={key: ", ".join(stated)})
+                yield Input("code", tuple(files), recorded={key: ", ".join(stated)})
 
-    def _node(
+    def _step(
         self,
-        step: str,
-        inputs: Iterable[Input] = (),
-        name: str | None = None,
+        name: str,
         *,
-        values: Mapping[str, object] | None = None,
+        config: WorkflowConfig | None = None,
         unread: Collection[str] = (),
         file: str | None = None,
-    ) -> Node:
-        """The node of an artifact that is made from these inputs.
+    ) -> StepOfRun:
+        """A step, as the run uses it for an artifact.
 
-        name: in the results folder; by default that of the step.
-        values: of the step's keys; by default those of the run's configuration.
+        config: has the values for this artifact; by default that of the run.
         unread: keys of the step that do not decide about this artifact.
         file: in the entry; by default that of the step.
         """
-        declared = STEPS[step]
-        values = declared.values(self.config) if values is None else values
-        inputs = [*inputs, *self._code(step, values)]
-        options = {key: values[key] for key in values if key in declared.recorded}
-        flags, keys = {}, declared.keys - declared.idle_keys(self.config) - {*unread}
-        for item in inputs:
-            options, flags, keys = options | item.recorded, flags | item.flags, keys | item.keys
-        flags |= {key.rpartition(".")[2]: value for key, value in values.items()}
-        if declared.section:
-            flags["tracker_dir"] = f"{self.config.results_dir}/metrics"
-        known = {"run": self.run, "file": file or declared.file, "flags": flags, "keys": keys}
-        node = self.nodes.get(step, options, inputs, **known)
-        full = self.run.folders(keys) + (
-            name or step + (".json" if declared.file == RESULT else "")
+        declared = STEPS[name]
+        values = declared.values(config or self.config)
+        keys = declared.keys - declared.idle_keys(self.config) - {*unread}
+        return StepOfRun(name, values, keys, file or declared.file)
+
+    def _node(self, step: str, inputs: Iterable[Input] = (), name: str | None = None) -> Node:
+        """The artifact of a step with the values of the run's configuration.
+
+        name: in the results folder; by default that of the step.
+        """
+        return self._node_of_step(self._step(step), inputs, name or step)
+
+    def _node_of_step(self, step: StepOfRun, inputs: Iterable[Input], name: str) -> Node:
+        """The artifact of a step that is made from these inputs. It gets a name in the results."""
+        inputs = [*inputs, *self._code(step)]
+        keys = step.keys.union(*(item.keys for item in inputs))
+        node = self.nodes.get(
+            step.name,
+            _options(step, inputs),
+            inputs,
+            run=self.run,
+            file=step.file,
+            flags=self._flags(step, inputs),
+            keys=keys,
         )
-        if full not in node.names:
-            node.names.append(full)
+        node.add_name(self.run.folders(keys) + name)
         return node
+
+    def _flags(self, step: StepOfRun, inputs: Iterable[Input]) -> dict[str, object]:
+        """The flags of a step's command, but for those of what it writes."""
+        flags = {}
+        for item in inputs:
+            flags |= item.flags
+        for key, value in step.values.items():
+            flags[key.rpartition(".")[2]] = value
+        if STEPS[step.name].section:
+            flags["tracker_dir"] = f"{self.config.results_dir}/metrics"
+        return flags
+
+
+def _options(step: StepOfRun, inputs: Iterable[Input]) -> dict[str, object]:
+    """The options of an artifact's recipe: values of its step, and what its inputs say."""
+    recorded = STEPS[step.name].recorded
+    options = {key: value for key, value in step.values.items() if key in recorded}
+    for item in inputs:
+        options |= item.recorded
+    return options
 
 
 def _is_uncleaned(evaluation: Node) -> bool:
     """Whether the evaluated model learned from rows that were not cleaned of the problems."""
     problems = evaluation.recipe.inputs["dataset"]
-    tokens = (node for node in evaluation.ancestors() if node.step == "tokens")
+    tokens = [node for node in evaluation.ancestors() if node.step == "tokens"]
     return any(problems not in node.recipe.inputs.values() for node in tokens)

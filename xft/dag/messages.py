@@ -16,10 +16,10 @@ from xft.config.reading import chosen_values
 from xft.config.sections import MODEL_KINDS, TRAININGS, WorkflowConfig
 from xft.config.steps import TRAINING_SECTIONS
 from xft.dag.activities import Activity, Phase, find_activities
-from xft.dag.experiment import disk_space, hours_of
 from xft.dag.job_resources import requests
 from xft.dag.nodes import Node, with_results
 from xft.dag.problem_checks import missing_sets
+from xft.dag.totals import disk_space, hours_of
 from xft.dag.workflow_run import WorkflowRun
 from xft.estimates.planning import disk_text, time_text
 from xft.hub.named_sets import BY_LABEL, unused

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 from xft.artifacts.manifest import json_sha256
@@ -23,8 +22,11 @@ class FileContents:
 
     def __init__(self, file_hashes: FileHashCache | None = None):
         self.file_hashes = file_hashes or FileHashCache()
-        self.template = read_template
-        self.of_model = cache(self.of_model)
+        self._models: dict[tuple[str, bool], dict[str, str]] = {}
+
+    def template(self, name: str) -> str:
+        """The text of a template, named or a file."""
+        return read_template(name)
 
     def of_file(self, path: str) -> str:
         return self.file_hashes.of(Path(path), content_hash)
@@ -36,8 +38,12 @@ class FileContents:
 
     def of_model(self, folder: str, is_tuned: bool = False) -> dict[str, str]:
         """The hash of each file of a base, or of a model that was tuned elsewhere, by name."""
-        place = Path(folder)
-        return self.of_files(place, check_model(place, is_base=not is_tuned))
+        known = (folder, is_tuned)
+        if known not in self._models:
+            place = Path(folder)
+            files = check_model(place, is_base=not is_tuned)
+            self._models[known] = self.of_files(place, files)
+        return self._models[known]
 
     def of_code(self, code: UserCode) -> dict[str, str]:
         """The hash of each file of code of the user's, by name."""
@@ -57,14 +63,22 @@ class FileContents:
 class NoContents(FileContents):
     """Stands for contents that nobody reads: of files that may not be on this machine."""
 
-    def __init__(self):
-        super().__init__()
-        self.of_file = self.template = lambda name: name
-        self.of_model = lambda folder, is_tuned=False: {"": folder}
-        self.of_code = lambda code: {code.file.name: str(code.file)}
+    def template(self, name: str) -> str:
+        return name
+
+    def of_file(self, path: str) -> str:
+        return path
+
+    def of_model(self, folder: str, is_tuned: bool = False) -> dict[str, str]:
+        return {"": folder}
+
+    def of_code(self, code: UserCode) -> dict[str, str]:
+        return {code.file.name: str(code.file)}
 
     def of_problems(self, name: str) -> str:
-        return super().of_problems(name) if name in NAMED_SETS else name
+        if name in NAMED_SETS:
+            return super().of_problems(name)
+        return name
 
 
 @dataclass(frozen=True)
@@ -102,10 +116,15 @@ def made(
     flag: that gives its place to the command, by default its name; empty if none does. flags: more.
     identity: as in `Input`, by default its digest by its name.
     """
-    identity = {name: node.digest} if identity is None else identity
-    flag = name if flag is None else flag
-    flags = ({flag: node.place} if flag else {}) | flags
-    return Input(name, (str(node.entry),), identity, flags=flags, node=node, keys=node.keys)
+    if identity is None:
+        identity = {name: node.digest}
+    if flag is None:
+        flag = name
+    if flag:
+        flags = {flag: node.place, **flags}
+    return Input(
+        name, paths=(str(node.entry),), identity=identity, flags=flags, node=node, keys=node.keys
+    )
 
 
 @dataclass(eq=False)
@@ -172,6 +191,11 @@ class Node:
         """Whether a run removes it in the end: a merge, after its evaluation."""
         return self.step == "dense" and self.config.merge.keep == "none"
 
+    def add_name(self, name: str) -> None:
+        """Give it one more name in the results folder, if it has not this one."""
+        if name not in self.names:
+            self.names.append(name)
+
     def ancestors(self) -> Iterator["Node"]:
         """All that it is directly or indirectly made from, each once and in order; itself last."""
         seen: dict[Node, None] = {}
@@ -188,21 +212,31 @@ class Node:
 
 def with_results(nodes: Iterable[Node]) -> list[Node]:
     """Nodes, with the results from which choices take in place of what is taken."""
-    return list(dict.fromkeys(result for node in nodes for result in node.one_of or (node,)))
+    results: dict[Node, None] = {}  # in order, each once
+    for node in nodes:
+        for result in node.one_of or (node,):
+            results[result] = None
+    return list(results)
 
 
 class Nodes:
     """The nodes of all runs, by digest: who asks for an equal recipe gets the same node."""
 
     def __init__(self, store: Store, contents: FileContents, code: Code):
-        self.store, self.contents, self.code = store, contents, code
+        self.store = store
+        self.contents = contents
+        self.code = code
         self._by_digest: dict[str, Node] = {}
 
     def get(self, step: str, options: dict, inputs: Iterable[Input], **fields) -> Node:
         """The node of a recipe with these options. fields: the others of a new node."""
         inputs = tuple(inputs)
-        identity = {name: value for item in inputs for name, value in item.identity.items()}
+        identity = {}
+        for item in inputs:
+            identity |= item.identity
         recipe = Recipe(step, self.code.version_of(step), options, identity)
-        entry = self.store.entry(step, recipe.digest)
-        node = Node(recipe, entry=entry, inputs=inputs, **fields)
-        return self._by_digest.setdefault(recipe.digest, node)
+        digest = recipe.digest
+        if digest not in self._by_digest:
+            entry = self.store.entry(step, digest)
+            self._by_digest[digest] = Node(recipe, entry=entry, inputs=inputs, **fields)
+        return self._by_digest[digest]

@@ -20,10 +20,12 @@ from xft.config.runs import examine_runs
 from xft.config.sections import WorkflowConfig, named_paths
 from xft.config.steps import ARTIFACT, STEPS
 from xft.dag import input_checks
-from xft.dag.experiment import RUNS_TABLE, Experiment, find_jobs, page_reads
+from xft.dag.experiment import Experiment
+from xft.dag.jobs import find_jobs, page_reads
 from xft.dag.linked_bases import check_links, mend_links
 from xft.dag.nodes import FileContents, Node, with_results
 from xft.dag.problem_checks import check_problems
+from xft.dag.runs_table import RUNS_TABLE
 from xft.data.prompt_templates import CHAT
 from xft.store import others
 from xft.store.code import ROOT

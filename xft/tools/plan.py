@@ -25,12 +25,13 @@ from xft.config.section import Section
 from xft.config.sections import WorkflowConfig
 from xft.config.steps import TRAINING_SECTIONS
 from xft.config.training import TrainingConfig
-from xft.dag.experiment import Experiment, FindPlan, Totals, cost_of, totals
+from xft.dag.experiment import Experiment
 from xft.dag.graph import Graph
 from xft.dag.input_checks import check_number_of_rows, faults_of_code, faults_of_sets
 from xft.dag.job_resources import row_lengths
 from xft.dag.nodes import FileContents, NoContents, Node, with_results
 from xft.dag.problem_checks import check_problems, missing_sets, missing_toolchains
+from xft.dag.totals import FindPlan, Totals, cost_of, totals
 from xft.dag.workflow_run import HASHES_FILE
 from xft.estimates.jobs import CPU, DEFAULT_UTILISATION, GIB, GPUS, Processor, this_gpu
 from xft.estimates.memory_and_disk import library_bytes

@@ -17,9 +17,9 @@ from xft.common.results_folder import CONFIG_FILE, is_results_folder
 from xft.config.reading import complete, naming, recorded_config, values_to_change
 from xft.config.runs import read_overlaid
 from xft.dag.activities import Activity, Phase, find_activities
-from xft.dag.experiment import cost_of
 from xft.dag.messages import time_left
 from xft.dag.nodes import Node, with_results
+from xft.dag.totals import cost_of
 from xft.dag.workflow_run import WorkflowRun
 from xft.store.store import is_whole
 
