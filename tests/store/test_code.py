@@ -7,6 +7,7 @@ from project import NO_BYTECODE
 
 from tools import write_versions
 from xft.config.steps import STEPS as DECLARED
+from xft.dag.step_jobs import STEP_JOBS
 from xft.store import code
 from xft.store.code import LIBRARY, ROOT, STEPS, Code, read_module
 from xft.store.file_hashes import FileHashCache
@@ -107,6 +108,19 @@ def test_the_files_that_modules_read_count_as_code(copied, tmp_path):
     assert edited.edited("report") == ["xft/reporting/page/report.css"]
     assert edited.version_of("summary") == before.version_of("summary")
     assert len(edited.version_of("report")) == code.DIGITS
+
+
+def test_what_a_job_asks_for_is_in_no_steps_code(copied, tmp_path):
+    """An edit there makes nothing again. That of a key, or of a file's name, does."""
+    assert STEP_JOBS.keys() == DECLARED.keys()
+    for file, makes_again in (("dag/step_jobs.py", False), ("config/steps.py", True)):
+        before = Code()
+        versions = {step: before.version_of(step) for step in DECLARED}
+        with (tmp_path / LIBRARY / file).open("a") as module:
+            module.write("PRIORITY = 2\n")
+        edited = Code()
+        changed = [step for step in DECLARED if edited.version_of(step) != versions[step]]
+        assert changed == (list(DECLARED) if makes_again else [])
 
 
 def test_a_new_file_in_a_folder_of_data_is_code_that_was_edited(copied, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from xft.dag.experiment import Experiment
 from xft.dag.graph import Graph
 from xft.dag.jobs import find_jobs
 from xft.dag.nodes import NoContents, Node
+from xft.dag.step_jobs import STEP_JOBS
 from xft.store.code import ROOT, Code
 
 GOLDEN = ROOT / "tests/golden/digests.json"  # by configuration and name, with all versions 1
@@ -121,8 +122,8 @@ def test_a_rule_has_threads_where_its_step_computes_with_several():
     """Without them Snakemake starts too many jobs at once, and Slurm gives one core."""
     text = "\n".join(file.read_text() for file in (ROOT / "rules").glob("*.smk"))
     for name, body in RULE.findall(text):
-        step = STEPS[name]
-        computes = bool(step.threads or step.section or step.generates)
+        job = STEP_JOBS[name]
+        computes = bool(job.threads or STEPS[name].section or job.generates)
         assert ("\n    threads: threads_of\n" in body) == computes, name
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from project import QUICK, Project
 
-from xft.config.steps import STEPS
+from xft.dag.step_jobs import STEP_JOBS
 
 SNAKEFILE = """
 configfile: "config.yaml"
@@ -61,7 +61,7 @@ python = [f"{sys.base_prefix}/bin/python3", "-c", "import site; print(site.ENABL
 (out / "user_site").write_text(subprocess.run(python, capture_output=True, text=True).stdout)
 """
 PINNED = {"revision": "0123456789" * 4}
-ONLINE = {name for name, step in STEPS.items() if step.online}
+ONLINE = {step for step, job in STEP_JOBS.items() if job.online}
 
 
 @pytest.fixture(scope="module")

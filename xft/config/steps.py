@@ -1,6 +1,6 @@
-"""The steps of the workflow: which keys each reads, which files it writes, and what it costs.
+"""The steps of the workflow: which keys each reads, and which files it writes.
 
-`dag.graph` says what each artifact is made from.
+`dag.graph` says what each artifact is made from, `dag.step_jobs` what the job of a step asks for.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -24,14 +24,6 @@ COMPUTED = ("threads", "gpus")
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a job asks for in its first attempt. mem_mb: 10^6 bytes of memory on one node."""
-
-    mem_mb: int
-    minutes: int
-
-
-@dataclass(frozen=True)
 class StepDeclaration:
     """A step.
 
@@ -44,12 +36,6 @@ class StepDeclaration:
     beside: further files of the entry that have a name in the results folder, by the form of this
         name: {name} is the artifact's, {stem} the same without a suffix, {prefix} the folders of a
         run's own values.
-    cost: of a job; None if it follows from the size of the model.
-    online: whether its job may use the network.
-    threads: whether its job uses the configured number of threads.
-    generates: whether a job loads a model to evaluate it.
-    minutes: of this, if they do not follow from its size.
-    continues: whether a second attempt goes on where the first one ended.
     """
 
     reads: Mapping[str | None, tuple[str, ...] | type[Section]] = field(default_factory=dict)
@@ -58,12 +44,6 @@ class StepDeclaration:
     section: str | None = None
     file: str = ARTIFACT
     beside: Mapping[str, str] = field(default_factory=dict)
-    cost: Request | None = None
-    online: bool = False
-    threads: bool = False
-    generates: bool = False
-    minutes: int | None = None
-    continues: bool = False
 
     @property
     def fields(self) -> dict[str, FieldInfo]:
@@ -103,10 +83,12 @@ class StepDeclaration:
 
     def values(self, config: WorkflowConfig) -> dict[str, object]:
         """The values of its flags that have an effect and are not the defaults, by key."""
-        idle, values = self.idle_keys(config), {}
+        idle = self.idle_keys(config)
+        values = {}
         for key, declared in self.fields.items():
             value = attrgetter(key)(config)
-            if key not in idle and (declared.is_required() or value != declared.get_default()):
+            is_stated = declared.is_required() or value != declared.get_default()
+            if is_stated and key not in idle:
                 values[key] = value
         return values
 
@@ -115,41 +97,30 @@ def _training(section: str, options: type[TrainingConfig], *naming: str) -> Step
     """A training with the keys of a class of the configuration."""
     reads = {None: ("seed", *COMPUTED, "report_to"), section: options}
     beside = {"metrics/{name}.jsonl": METRICS}
-    return StepDeclaration(reads, naming, section=section, beside=beside, continues=True)
+    return StepDeclaration(reads, naming, section=section, beside=beside)
 
 
 STEPS = {
-    "base": StepDeclaration({"base": sections.BaseConfig}, cost=Request(4000, 120), online=True),
+    "base": StepDeclaration({"base": sections.BaseConfig}),
     "moe": StepDeclaration({None: ("seed",), "moe": sections.MoeConfig}),
-    "fetch_data": StepDeclaration(
-        {"data": sections.RowsSource}, cost=Request(1000, 60), online=True
-    ),
-    "fetch_problems": StepDeclaration(cost=Request(1000, 60), online=True),
+    "fetch_data": StepDeclaration({"data": sections.RowsSource}),
+    "fetch_problems": StepDeclaration(),
     "tokens": StepDeclaration(
         {"data": sections.TokensConfig},
         naming=("data.train", "data.revision", "data.split", "data.decontaminate_against"),
         beside={"{prefix}data/report.json": "report.json"},
-        cost=Request(8000, 120),
-        threads=True,
     ),
     "moe_sft": _training("moe_sft", sections.MoeSftTraining, "moe_sft.model"),
     "sft": _training("sft", sections.SftTraining, "sft.model"),
     "soup": StepDeclaration(),
     "ffn": StepDeclaration(),
-    "contamination": StepDeclaration(
-        naming=("evaluation.datasets",), file=RESULT, cost=Request(8000, 120), threads=True
-    ),
+    "contamination": StepDeclaration(naming=("evaluation.datasets",), file=RESULT),
     "diversity": StepDeclaration(file=RESULT),
-    "weighted_init": StepDeclaration(
-        {"mixing": sections.MixingShape}, naming=("merge.lambdas",), cost=Request(3000, 10)
-    ),
+    "weighted_init": StepDeclaration({"mixing": sections.MixingShape}, naming=("merge.lambdas",)),
     "weighted_trained": _training("mixing", MixingTraining),
     "dense": StepDeclaration({"merge": sections.MergeMethod}),
     "ground_truth": StepDeclaration(
-        {"evaluation": sections.ScoringConfig},
-        naming=("evaluation.datasets",),
-        cost=Request(8000, 120),
-        threads=True,
+        {"evaluation": sections.ScoringConfig}, naming=("evaluation.datasets",)
     ),
     "eval": StepDeclaration(
         {None: ("seed", *COMPUTED), "evaluation": sections.EvalConfig},
@@ -160,31 +131,20 @@ STEPS = {
         },
         file=RESULT,
         beside={"{stem}.generations.jsonl": GENERATIONS},
-        generates=True,
-        continues=True,
     ),
-    "validation_loss": StepDeclaration({None: COMPUTED}, file=RESULT, generates=True, minutes=60),
-    "choose": StepDeclaration(
-        file=CHOSEN,
-        beside={"{stem}/models": MODELS_OF_CHOICE},
-        cost=Request(1000, 5),
-    ),
+    "validation_loss": StepDeclaration({None: COMPUTED}, file=RESULT),
+    "choose": StepDeclaration(file=CHOSEN, beside={"{stem}/models": MODELS_OF_CHOICE}),
     "measure_chosen": StepDeclaration(
-        file=RESULT,
-        beside={"{stem}.generations.jsonl": GENERATIONS},
-        threads=True,
-        continues=True,
+        file=RESULT, beside={"{stem}.generations.jsonl": GENERATIONS}
     ),
     "summary": StepDeclaration(
         naming=("evaluation.models",),
         file="summary.csv",
         beside={name: name for name in ("summary.md", "comparisons.csv")},
-        cost=Request(1000, 5),
     ),
     "report": StepDeclaration(
         file="report.html",
         beside={name: name for name in (FIGURES, f"{FIGURES}.manifest.json")},
-        cost=Request(1000, 5),
     ),
 }
 # The sections of the trainings, by step.

@@ -17,9 +17,10 @@ from xft.common.errors import UserError
 from xft.common.system import torchrun
 from xft.config.runs import Run
 from xft.config.sections import MIXTURES, DataConfig, WorkflowConfig
-from xft.config.steps import STEPS, Request
+from xft.config.steps import STEPS
 from xft.config.training import SHARDED, TrainingConfig
 from xft.dag.nodes import Node
+from xft.dag.step_jobs import STEP_JOBS, Request
 from xft.estimates import jobs
 from xft.estimates.jobs import FP32, GIB, GPUS, Processor, TrainingJob
 from xft.estimates.memory_and_disk import training_memory
@@ -171,22 +172,22 @@ def resources(node: Node) -> dict[str, object]:
     if node.one_of:  # it makes one of these
         largest = max(map(resources, node.one_of), key=lambda asks: asks["mem_mb"])
         return {"priority": 0, "environment": "evaluation"} | largest
-    config, step = node.config, STEPS[node.step]
+    config, step, job = node.config, STEPS[node.step], STEP_JOBS[node.step]
     asked = _request(node)
     asks = {"mem_mb": asked.mem_mb, "minutes": asked.minutes, "threads": 1, "gpu": 0}
-    asks |= {"continues": step.continues, "start": "python", "file": node.file}
-    asks["online"] = step.online
+    asks |= {"continues": job.continues, "start": "python", "file": node.file}
+    asks["online"] = job.online
     if step.section:
         options = getattr(config, step.section)
         asks["threads"] = config.threads * options.processes
         asks["gpu"] = config.gpus * options.world_size
         asks["start"] = _start(config, options)
         asks["expected_gpu_gib" if config.gpus else "expected_gib"] = _expected(node, step.section)
-    elif step.generates:
+    elif job.generates:
         asks |= {"threads": config.threads, "gpu": config.gpus}
         asks["priority"] = 2 * (Path(node.source("model").name).name == "base")
         asks["environment"] = node.recipe.options.get("evaluation.backend", "evaluation")
-    elif step.threads:
+    elif job.threads:
         asks["threads"] = config.threads
     return asks
 
@@ -202,14 +203,15 @@ def minutes(asked: dict, attempt: int) -> int:
 
 
 def _request(node: Node) -> Request:
-    step = STEPS[node.step]
-    if step.cost:
-        return step.cost
+    job = STEP_JOBS[node.step]
+    if job.cost:
+        return job.cost
     asked = requests(node)
-    if step.generates:
+    if job.generates:
         request = asked.evaluation(of_mixture(node))
-        return replace(request, minutes=step.minutes or request.minutes)
-    return asked.training(step.section) if step.section else asked.conversion()
+        return replace(request, minutes=job.minutes or request.minutes)
+    section = STEPS[node.step].section
+    return asked.training(section) if section else asked.conversion()
 
 
 def _expected(node: Node, section: str) -> float | None:

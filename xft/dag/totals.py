@@ -11,6 +11,7 @@ from xft.config.steps import STEPS, TRAINING_SECTIONS
 from xft.dag.experiment import Experiment
 from xft.dag.job_resources import of_mixture
 from xft.dag.nodes import Node
+from xft.dag.step_jobs import STEP_JOBS
 from xft.estimates.jobs import configured_job
 from xft.estimates.memory_and_disk import artifact_bytes, checkpoint_bytes
 from xft.estimates.model_sizes import Models, tuning_ratio
@@ -97,17 +98,18 @@ def _hours(node: Node, plan: Plan, expected: bool) -> float | None:
     """Hours of a job; None if they are unknown, 0 if a job takes minutes."""
     if node.one_of:
         node = node.one_of[0]
-    step = STEPS[node.step]
-    if step.generates and not step.minutes:
+    job = STEP_JOBS[node.step]
+    if job.generates and not job.minutes:
         label = Path(node.name).stem
         datasets = plan.config.evaluation.datasets
         evaluated = [name for name in datasets if problem_label(name) == label]
         return plan.evaluation_hours(of_mixture(node), evaluated)
-    if not step.section:
+    section = STEPS[node.step].section
+    if not section:
         return 0
     if "match_flops" in node.flags:
         return _hours_at_equal_flops(plan, expected)
-    return plan.training_hours(step.section, expected)
+    return plan.training_hours(section, expected)
 
 
 def _hours_at_equal_flops(plan: Plan, expected: bool) -> float | None:
