@@ -118,6 +118,38 @@ def test_the_verdict_is_that_of_the_summary(page, finished, tmp_path):
     assert re.search(r"stepsmoe_sft \d+, weighted_trained 0.75 \d+data set", page.text)
 
 
+def test_the_page_shows_what_the_summary_decided_and_decides_nothing_again(tmp_path):
+    """Each file says something that follows from no result."""
+    write_results(tmp_path, {"base": 2, "sft": 8, "moe_sft": 8})
+    change_json(tmp_path / "summary.json", statistics=["As the stars say."])
+    with (tmp_path / "comparisons.csv").open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert {row["significant"] for row in rows} == {"False"}
+    text = (tmp_path / "comparisons.csv").read_text()
+    (tmp_path / "comparisons.csv").write_text(text.replace("False", "True"))
+    page = write_report(tmp_path)
+    assert "As the stars say." in page.text
+    drawn = page.charts["own, original + extra tests"]
+    assert [row["significant"] for row in drawn] == [True] * 3
+
+
+@pytest.mark.parametrize("content", ["{}", '{"answers": [1]}', "["])
+def test_a_summary_that_no_step_wrote_is_named(tmp_path, content):
+    for name in ("summary.json", "comparisons.csv"):
+        write_results(tmp_path, {"base": 2, "sft": 8})
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=name):
+            write_report(tmp_path)
+
+
+def test_a_summary_without_its_sentences_is_not_finished(tmp_path):
+    """Such as one of an earlier version."""
+    write_results(tmp_path, {"base": 2, "sft": 8})
+    (tmp_path / "summary.json").unlink()
+    assert "summary.json: the run is not finished" in write_report(tmp_path).text
+    assert 'class="decision"' not in (tmp_path / "report.html").read_text()
+
+
 def test_the_shares_beside_a_difference_count_the_same_data_sets(tmp_path):
     """40 of 80 and 60 of 80 problems. No model solves any of js, and the base alone has extra."""
     runs = Runs(tmp_path)
@@ -274,9 +306,6 @@ def test_several_folders_are_one_report_and_seeds_are_points_of_one_row(tmp_path
 PARTS = [
     "values",
     "comparisons",
-    "statistics",
-    "answers",
-    "settings",
     "swept",
     "grids",
     "curves",
@@ -289,7 +318,9 @@ PARTS = [
 
 def in_memory(**shares: tuple[int, int]) -> SimpleNamespace:
     """A `Folder` of sets js and py. The models solve these shares of them, in percent."""
-    run = SimpleNamespace(verdict=None, text="", prompts={}, solutions={}, **{p: [] for p in PARTS})
+    run = SimpleNamespace(
+        conclusions=None, text="", prompts={}, solutions={}, **{p: [] for p in PARTS}
+    )
     run.flops = {(model_text(model), ""): n for n, model in enumerate(shares, start=1)}
     for model, of_model in shares.items():
         for dataset, share in zip(("js", "py"), of_model, strict=True):

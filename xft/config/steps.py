@@ -178,7 +178,7 @@ STEPS = {
     "summary": StepDeclaration(
         naming=("evaluation.models",),
         file="summary.csv",
-        beside={name: name for name in ("summary.md", "comparisons.csv")},
+        beside={name: name for name in ("summary.md", "summary.json", "comparisons.csv")},
         cost=Request(1000, 5),
     ),
     "report": StepDeclaration(

@@ -4,10 +4,13 @@ says in sentences and tables which ones differ significantly.
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from io import StringIO
 from math import floor, inf, isnan, log2, nan
+from pathlib import Path
 from statistics import NormalDist
 
 from xft.common.errors import counted
+from xft.common.file_access import read_text
 from xft.config.sections import MODELS, REFERENCES, family
 from xft.reporting.run_table import LOSS_TESTS, Subject, Values, linked
 from xft.reporting.statistics import (
@@ -24,8 +27,12 @@ from xft.reporting.statistics import (
 POOLED = "all"  # data sets
 # The questions that a pair can answer.
 OF_VARIANTS, OF_SWEEP, OF_MODELS = "variants", "sweep", "models"
-COLUMNS = ["first", "second", "dataset", "tests", "question"]
-COLUMNS += [*(field.name for field in fields(Difference)), "significant", "findable"]
+NAMES = ["first", "second", "dataset", "tests", "question"]
+MEASURES = [field.name for field in fields(Difference)]
+COLUMNS = [*NAMES, *MEASURES, "significant", "findable"]
+COUNTS = ["problems", "seeds_first", "seeds_second"]
+NUMBERS = ["difference", "low", "high", "p_value", "error", "findable"]
+MAY_LACK = ["low", "high", "findable"]
 SMALL = 2  # percentage points
 NEGLIGIBLE = 0.01  # nats per token: 1% of the perplexity
 NOT, SMALL_YES = "no", "yes, negligible"
@@ -88,6 +95,22 @@ def comparison_table(values: Sequence[Values], choose: Callable | None = None):
     for row in last.itertuples():
         found = _findable(row, sources[row.Index], pairs_of_last[row.Index])
         table.loc[row.Index, "findable"] = found
+    return table
+
+
+def read_comparisons(file: Path):
+    """The data frame of `comparison_table`, from the file that step summary writes.
+
+    Raises ValueError if it is no such table, and UserError if it cannot be read.
+    """
+    import pandas as pd
+
+    table = pd.read_csv(StringIO(read_text(file)), dtype=str, keep_default_na=False)
+    if [*table.columns] != COLUMNS:
+        raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
+    table = table.replace({column: {"": "nan"} for column in MAY_LACK})
+    table = table.astype(dict.fromkeys(COUNTS, int) | dict.fromkeys(NUMBERS, float))
+    table["significant"] = table["significant"] == "True"
     return table
 
 

@@ -23,6 +23,7 @@ from xft.reporting.comparisons import (
     sentences,
     shown,
 )
+from xft.reporting.conclusions import Conclusions
 from xft.reporting.names import model_text
 from xft.reporting.run_table import (
     LOSS_TESTS,
@@ -134,6 +135,12 @@ class Summary:
         """Sentences on what the comparisons show, but for those of variants with their controls."""
         compared = quantities(self.comparisons, OF_MODELS)
         return [line for quantity, rows in compared for line in sentences(quantity, rows)]
+
+    @property
+    def conclusions(self) -> Conclusions:
+        """What the page reads."""
+        answers = [(conclusion, [*reasons]) for conclusion, reasons in self.asked]
+        return Conclusions(self.verdict, self.not_asked, answers, self.statistics, self.chosen)
 
     @property
     def table(self):

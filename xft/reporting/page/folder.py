@@ -27,10 +27,13 @@ from xft.estimates.rows import stored_lengths
 from xft.evaluation.forms import load_problems
 from xft.evaluation.result import samples_path, tests_of
 from xft.hub.named_sets import NAMED_SETS
+from xft.reporting.comparisons import read_comparisons
+from xft.reporting.conclusions import read_conclusions
 from xft.reporting.names import without_lambda
 from xft.reporting.run_table import LOSS_TESTS, Result, read_runs
 from xft.reporting.statistics import mean_interval
 from xft.reporting.summaries import OWN, Summary
+from xft.reporting.swept import find_grids, find_lines
 from xft.reporting.verdict import BASE, label_family
 from xft.store.job_records import COSTS_FILE, total_cost
 from xft.store.store import in_store
@@ -40,6 +43,8 @@ POINTS = 300  # about, of a training's curve: more are not seen in a chart
 SMOOTHING = 0.05  # of the smoothed loss: the weight of the newest step
 PROJECTIONS = MLP_FORMS[0].projections  # of the only form with so many
 DENSE = ("sft", "soup", "dense")
+# What step summary writes for the page.
+SUMMARY = ("summary.md", "summary.json", "comparisons.csv")
 MADE = ("kind", "inputs", "parameters")  # what a manifest says of an artifact
 
 
@@ -60,9 +65,9 @@ class Folder:
 
     Parts whose keys are listed are lists of dictionaries.
 
-    summary: of its table of runs. verdict, statistics, comparisons: as there, of a finished run.
-    text: summary.md.
-    swept, grids: as in the summary. settings: its sentences on the chosen ones.
+    summary: of its table of runs. text: summary.md.
+    conclusions: what the summary of a finished run says; else None. comparisons: its pairs.
+    swept, grids: what was measured with the values of swept keys.
     values: label, method, model, seed, dataset, tests, units; the label without lambda as line,
     lambda, whether the model depends on swept keys; the share of solved problems in percent, or the
     loss on validation rows, with its interval, low to high; for a share the loss too.
@@ -121,8 +126,10 @@ class Folder:
         self.text, rows = "", []
         if is_own(self.path, text):
             self.text = text.read_text(encoding="utf-8")
-        else:
-            self.unfinished.append("summary.md: the run is not finished, or a link leads elsewhere")
+        if missing := [name for name in SUMMARY if not is_own(self.path, self.path / name)]:
+            first = missing[0]
+            self.unfinished.append(f"{first}: the run is not finished, or a link leads elsewhere")
+        self.has_summary = not missing
         if is_own(self.path, table):
             rows = read_runs(table)
         else:
@@ -154,14 +161,16 @@ class Folder:
                     self._take(result, result.row.dataset, tests, content["dataset"]["problems"])
                     self.values[-1] |= {"value": share, "low": low, "high": high, "loss": loss}
                 self._read_solutions(result)
-        is_compared = self.text and self.summary.evaluations
-        self.comparisons = self.summary.comparisons.to_dict("records") if is_compared else []
-        self.statistics = self.summary.statistics if is_compared else []
-        self.verdict = self.summary.verdict if is_compared else None
-        self.answers = self.summary.asked if is_compared else []
-        self.swept = self.summary.swept if is_compared else []
-        self.grids = self.summary.grids if is_compared else []
-        self.settings = self.summary.chosen if is_compared else []
+        self.conclusions, self.comparisons, self.swept, self.grids = None, [], [], []
+        evaluations, losses = self.summary.evaluations, self.summary.losses
+        if self.has_summary and evaluations:
+            self.conclusions = read_conclusions(self.path / "summary.json")
+            file = self.path / "comparisons.csv"
+            with _written_by("summary", file):
+                table = read_comparisons(file)
+            self.comparisons = table.to_dict("records")
+            self.swept = find_lines(evaluations, losses, table)
+            self.grids = find_grids(evaluations, losses)
 
     def _take(self, result: Result, dataset: str, tests: str, units: int) -> None:
         """Begin a row of values."""
@@ -321,7 +330,7 @@ class Folder:
         """The seconds that the tuned models of the verdict took, and their evaluation; nothing if
         the folder does not hold it.
         """
-        labels = [label for label in self.verdict.pair if label_family(label) != BASE]
+        labels = [label for label in self.conclusions.verdict.pair if label_family(label) != BASE]
         models = [
             {key for (name, _), key in self.models.items() if name == label and key in self.made}
             for label in labels

@@ -66,16 +66,17 @@ def find_parts(results: Sequence[Folder]) -> dict[str, list[Part]]:
 
 
 def _verdict(front: str, run: Folder) -> Iterator[Part]:
-    if run.answers:
-        yield Part(front.strip(": "), answers=run.answers)
-    if run.verdict:
-        not_asked = run.summary.not_asked
-        note = f"{not_asked} this verdict says it." if not_asked else ""
-        yield Part(front.strip(": "), note=note, run=run)
-    if run.settings:
-        yield Part(f"{front}the chosen settings", lines=run.settings)
-    if run.statistics:
-        yield Part(f"{front}the statistics", lines=run.statistics, is_folded=bool(run.verdict))
+    if said := run.conclusions:
+        if said.answers:
+            yield Part(front.strip(": "), answers=said.answers)
+        if said.verdict:
+            note = f"{said.not_asked} this verdict says it." if said.not_asked else ""
+            yield Part(front.strip(": "), note=note, run=run)
+        if said.settings:
+            yield Part(f"{front}the chosen settings", lines=said.settings)
+        if said.statistics:
+            is_folded = said.verdict is not None
+            yield Part(f"{front}the statistics", lines=said.statistics, is_folded=is_folded)
     if run.text:
         yield Part(f"{front}the summary as text", text=run.text, is_folded=True)
 
