@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     summary = Summary(rows)
     text = summary.text(args.chosen_by)
     write_whole(args.out, _csv(summary.table, "%.1f"))
-    write_whole(comparisons_file, _csv(summary.comparisons))
+    write_whole(comparisons_file, _csv(summary.comparisons_table))
     write_whole(text_file, text)
     write_whole(conclusions_file, summary.conclusions.to_json())
     inputs = {os.path.relpath(file, args.out.parent): hash_file(file) for file in files}

@@ -16,6 +16,7 @@ from xft.evaluation.result import TEST_NAMES, backends_note, caveats, tests_of
 from xft.evaluation.scoring import TEST_SETS
 from xft.reporting.chosen import chosen_lines
 from xft.reporting.comparisons import (
+    COLUMNS,
     OF_MODELS,
     OF_VARIANTS,
     comparison_table,
@@ -86,6 +87,11 @@ class Summary:
         """See `comparison_table`."""
         values = [result.values(tests) for result in self.evaluations for tests in TEST_SETS]
         return comparison_table([*values, *(result.values(LOSS_TESTS) for result in self.losses)])
+
+    @property
+    def comparisons_table(self):
+        """The comparisons, with the columns of comparisons.csv."""
+        return self.comparisons[COLUMNS]
 
     @cached_property
     def candidates(self) -> list[Candidate]:
