@@ -219,7 +219,8 @@ def test_only_sets_with_extra_tests_have_a_column_of_them(runs, seeds):
     def shown() -> tuple[str, list[list[str]]]:
         text, *_ = runs.summarise()
         found = Folder(runs.root)
-        assert {row["dataset"] for row in found.values if row["tests"] == "base"} <= {"mbpp"}
+        rows = found.results.values
+        assert {row["dataset"] for row in rows if row["tests"] == "base"} <= {"mbpp"}
         titles = [part.title for part in find_parts([found])["differences"]]
         assert ("extra tests" in text) == any("extra tests" in title for title in titles)
         assert "js" in titles
