@@ -1,7 +1,8 @@
 """Put the results of all evaluations into one table, and compare the models with each other.
 
 The step writes the table as CSV, and as Markdown with the verdict in words. It prints the first
-lines of the Markdown file. A second CSV file contains the comparisons.
+lines of the Markdown file. A second CSV file contains the comparisons, and a JSON file the verdict
+and the other sentences, which the report shows.
 """
 
 import os
@@ -32,26 +33,31 @@ def main(argv: list[str] | None = None) -> None:
     step.output(
         "--out",
         "FILE",
-        "The table as CSV. The Markdown file and comparisons.csv are written beside it.",
+        "The table as CSV. The Markdown file, the JSON file and comparisons.csv are written beside "
+        "it.",
     )
     args = step.parse_args(argv)
 
-    if args.out.suffix == ".md":
-        step.error("--out must name the CSV file. The Markdown file is written beside it")
+    if args.out.suffix in (".md", ".json"):
+        step.error("--out must name the CSV file. The other files are written beside it")
 
     rows = read_runs(args.runs)
     files = list(dict.fromkeys(file for row in rows for file in row.files.values()))
-    comparisons_file, text_file = args.out.with_name(COMPARISONS_FILE), args.out.with_suffix(".md")
+    comparisons_file = args.out.with_name(COMPARISONS_FILE)
+    text_file = args.out.with_suffix(".md")
+    conclusions_file = args.out.with_suffix(".json")
+    beside = [comparisons_file, text_file, conclusions_file]
     read = [("runs", file) for file in (args.runs, *files)]
-    for path in (args.out, comparisons_file, text_file):
+    for path in (args.out, *beside):
         check_apart(f"--out {args.out}: {path}", path, read)
     summary = Summary(rows)
     text = summary.text(args.chosen_by)
     write_whole(args.out, _csv(summary.table, "%.1f"))
-    write_whole(comparisons_file, _csv(summary.comparisons))
+    write_whole(comparisons_file, _csv(summary.comparisons_table))
     write_whole(text_file, text)
+    write_whole(conclusions_file, summary.conclusions.to_json())
     inputs = {os.path.relpath(file, args.out.parent): hash_file(file) for file in files}
-    write_manifest(args.out, "summary", inputs=inputs, beside=[comparisons_file, text_file])
+    write_manifest(args.out, "summary", inputs=inputs, beside=beside)
     print(head(text))
 
 

@@ -289,7 +289,7 @@ def test_the_plan_of_what_ran_has_no_unknown_figures(finished, monkeypatch, caps
     assert planned().training_hours("moe_sft", True) == pytest.approx(hours)
     works = {name: planned().work(name, True).flops for name in ("moe_sft", "mixing")}
     works["dense 0.75"] = works["moe_sft"] + works.pop("mixing")
-    flops = Folder(Path("results")).flops  # by what the artifacts say of themselves
+    flops = Folder(Path("results")).costs.flops  # by what the artifacts say of themselves
     assert flops == {(name, ""): value for name, value in works.items()} | {("base", ""): 0}
     write_config(overlaid(config, {"moe_sft": {"max_steps": 30}}))
     assert planned().training_hours("moe_sft", True) == pytest.approx(10 * hours, rel=0.05)

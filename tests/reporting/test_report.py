@@ -23,7 +23,7 @@ from xft.estimates.model_sizes import read_table
 from xft.reporting.comparisons import COLUMNS
 from xft.reporting.names import model_text, without_lambda
 from xft.reporting.page.charts import lines
-from xft.reporting.page.folder import Folder, Solution
+from xft.reporting.page.folder import Costs, Folder, Results, Solution, Trainings
 from xft.reporting.page.page import LOOK
 from xft.reporting.page.parts import find_parts
 from xft.store.store import MARK
@@ -116,6 +116,38 @@ def test_the_verdict_is_that_of_the_summary(page, finished, tmp_path):
             assert shown.text.replace("`", "").count(line.replace("`", "")) == 2
     assert "basethe given model, not fine-tuned" in page.text
     assert re.search(r"stepsmoe_sft \d+, weighted_trained 0.75 \d+data set", page.text)
+
+
+def test_the_page_shows_what_the_summary_decided_and_decides_nothing_again(tmp_path):
+    """Each file says something that follows from no result."""
+    write_results(tmp_path, {"base": 2, "sft": 8, "moe_sft": 8})
+    change_json(tmp_path / "summary.json", statistics=["As the stars say."])
+    with (tmp_path / "comparisons.csv").open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert {row["significant"] for row in rows} == {"False"}
+    text = (tmp_path / "comparisons.csv").read_text()
+    (tmp_path / "comparisons.csv").write_text(text.replace("False", "True"))
+    page = write_report(tmp_path)
+    assert "As the stars say." in page.text
+    drawn = page.charts["own, original + extra tests"]
+    assert [row["significant"] for row in drawn] == [True] * 3
+
+
+@pytest.mark.parametrize("content", ["{}", '{"answers": [1]}', "["])
+def test_a_summary_that_no_step_wrote_is_named(tmp_path, content):
+    for name in ("summary.json", "comparisons.csv"):
+        write_results(tmp_path, {"base": 2, "sft": 8})
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=name):
+            write_report(tmp_path)
+
+
+def test_a_summary_without_its_sentences_is_not_finished(tmp_path):
+    """Such as one of an earlier version."""
+    write_results(tmp_path, {"base": 2, "sft": 8})
+    (tmp_path / "summary.json").unlink()
+    assert "summary.json: the run is not finished" in write_report(tmp_path).text
+    assert 'class="decision"' not in (tmp_path / "report.html").read_text()
 
 
 def test_the_shares_beside_a_difference_count_the_same_data_sets(tmp_path):
@@ -271,35 +303,22 @@ def test_several_folders_are_one_report_and_seeds_are_points_of_one_row(tmp_path
     ]
 
 
-PARTS = [
-    "values",
-    "comparisons",
-    "statistics",
-    "answers",
-    "settings",
-    "swept",
-    "grids",
-    "curves",
-    "routers",
-    "loads",
-    "shares",
-    "spreads",
-]
-
-
 def in_memory(**shares: tuple[int, int]) -> SimpleNamespace:
     """A `Folder` of sets js and py. The models solve these shares of them, in percent."""
-    run = SimpleNamespace(verdict=None, text="", prompts={}, solutions={}, **{p: [] for p in PARTS})
-    run.flops = {(model_text(model), ""): n for n, model in enumerate(shares, start=1)}
+    flops = {(model_text(model), ""): n for n, model in enumerate(shares, start=1)}
+    results = Results()
+    run = SimpleNamespace(results=results, trainings=Trainings(), costs=Costs(flops=flops))
     for model, of_model in shares.items():
         for dataset, share in zip(("js", "py"), of_model, strict=True):
             row = dict.fromkeys([*COLUMNS, "units"], 0) | {"dataset": dataset, "tests": "plus"}
             row |= {"label": model_text(model), "model": model, "seed": "", "value": share}
             kind, lam = without_lambda(model)
             row |= {"method": row["label"], "line": kind, "lambda": lam, "is_swept": False}
-            run.values.append(row)
-            run.comparisons.append(row | {"first": "base", "second": model, "difference": share})
-            run.solutions[dataset] = {"T/0": {model: Solution("failed", "", None)}}
+            results.values.append(row)
+            results.comparisons.append(
+                row | {"first": "base", "second": model, "difference": share}
+            )
+            results.solutions[dataset] = {"T/0": {model: Solution("failed", "", None)}}
     return run
 
 
@@ -326,7 +345,7 @@ def test_a_model_has_one_colour_in_all_charts_also_with_several_seeds():
     run = in_memory(**{model: (5 * n, 9 * n) for n, model in enumerate(models)})
     for name in ("moe_sft", "seed~43/moe_sft", "seed~43/sft", "sft"):
         point = {"training": name, "loss": 1, "smoothed": 1, "learning_rate": 1}
-        run.curves += [point | {"step": step} for step in (1, 2)]
+        run.trainings.curves += [point | {"step": step} for step in (1, 2)]
     colours: dict[str, set[str]] = {}
     for part in (part for parts in find_parts([run]).values() for part in parts):
         if part.chart and not part.title.endswith("problems"):
@@ -471,8 +490,8 @@ def test_what_is_no_results_folder_gets_one_message(tmp_path):
 
 
 def test_a_mixture_of_another_trainer_has_no_flops(finished):
-    results, table = Folder(finished.results), read_table(finished.results / "dense/lam~0.75")
-    key = results.models["moe_sft", ""]
+    folder, table = Folder(finished.results), read_table(finished.results / "dense/lam~0.75")
+    key = folder.results.models["moe_sft", ""]
     for known, has_flops in (({}, True), ({"inputs": {}, "parameters": {"base": {}}}, False)):
-        results.made[key] |= known
-        assert bool(results.flops_to_make(table, key)) == has_flops
+        folder.costs.made[key] |= known
+        assert bool(folder.flops_to_make(folder.costs, table, key)) == has_flops

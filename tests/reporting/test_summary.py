@@ -84,7 +84,9 @@ def test_the_manifest_names_the_files_that_were_read(runs):
     runs.summarise()
     manifest = read_manifest(manifest_path(runs.root / "summary.csv"))
     assert (manifest.kind, manifest.parameters) == ("summary", {})
-    assert manifest.files.keys() == {"summary.csv", "summary.md", "comparisons.csv"}
+    assert manifest.files.keys() == {f"summary.{end}" for end in ("csv", "md", "json")} | {
+        "comparisons.csv"
+    }
     names = ["eval/base/mbpp.json", "eval/base/humaneval.json", "validation/base.json", measured]
     assert manifest.inputs == {name: hash_file(runs.root / name) for name in names}
 
@@ -105,7 +107,8 @@ def test_wrong_arguments_are_named(runs, capsys):
     before = table.read_bytes()
     for out, error, message in (
         ("results/x.md", SystemExit, "--out must name the CSV file"),
-        ("results/eval/base/mbpp.json", UserError, "which the step reads"),
+        ("results/x.json", SystemExit, "--out must name the CSV file"),
+        ("results/eval/base/mbpp.csv", UserError, "which the step reads"),
         ("results/x.csv", UserError, "results/comparisons.csv overlaps --runs"),
     ):
         with pytest.raises(error) as caught:
@@ -216,7 +219,8 @@ def test_only_sets_with_extra_tests_have_a_column_of_them(runs, seeds):
     def shown() -> tuple[str, list[list[str]]]:
         text, *_ = runs.summarise()
         found = Folder(runs.root)
-        assert {row["dataset"] for row in found.values if row["tests"] == "base"} <= {"mbpp"}
+        rows = found.results.values
+        assert {row["dataset"] for row in rows if row["tests"] == "base"} <= {"mbpp"}
         titles = [part.title for part in find_parts([found])["differences"]]
         assert ("extra tests" in text) == any("extra tests" in title for title in titles)
         assert "js" in titles

@@ -8,7 +8,7 @@ from report_folders import Runs
 
 from xft.common.errors import UserError
 from xft.config.runs import find_runs
-from xft.reporting.comparisons import OF_MODELS, OF_VARIANTS, pairs, quantities
+from xft.reporting.comparisons import OF_MODELS, OF_VARIANTS, POOLED, pairs, quantities
 from xft.reporting.page.folder import Folder
 from xft.reporting.page.parts import find_parts
 from xft.reporting.run_table import Subject, read_runs
@@ -23,6 +23,7 @@ from xft.reporting.variants import (
     Answer,
     answer_lines,
 )
+from xft.reporting.verdict import decide, known_sets
 
 
 @pytest.fixture
@@ -222,3 +223,18 @@ def test_a_control_that_is_no_variant_is_told(variants, what_to_do):
     message = rf'idea\.yaml: control: there is no variant "lat"\. {what_to_do}'
     with pytest.raises(UserError, match=message):
         find_runs(CONFIG | {"variants": variants, "control": "lat"}, "idea.yaml")
+
+
+def test_the_order_of_rows_decides_nothing(runs):
+    """The table knows which row of a pair the verdict is about, on two data sets and on both."""
+    for dataset in ("a", "b"):
+        add(runs, {"base": 40, "sft": 46, "moe_sft": 52}, dataset=dataset, families=[dataset])
+    summary = summary_of(runs)
+    table = summary.comparisons
+    ((_, rows),) = quantities(table, OF_MODELS)
+    assert {*rows["dataset"]} == {POOLED}
+    turned = table.iloc[::-1]
+    ((_, of_turned),) = quantities(turned, OF_MODELS)
+    assert of_turned.sort_index().equals(rows)
+    sets = known_sets(summary.evaluations)
+    assert decide(turned, summary.candidates, sets).pair == summary.verdict.pair

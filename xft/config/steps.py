@@ -140,7 +140,7 @@ STEPS = {
     "summary": StepDeclaration(
         naming=("evaluation.models",),
         file="summary.csv",
-        beside={name: name for name in ("summary.md", "comparisons.csv")},
+        beside={name: name for name in ("summary.md", "summary.json", "comparisons.csv")},
     ),
     "report": StepDeclaration(
         file="report.html",

@@ -2,6 +2,6 @@
 
 `run_table` names the files of results and reads each of them once; `statistics` has intervals and
 differences of two models, `comparisons` those of all pairs and their words, `verdict` the decision.
-`summaries.Summary` holds all of this: the summary's files (by `summary.md.jinja`) and `page` (of a
-results folder) follow from it. `cards` serve the steps.
+`summaries.Summary` holds all of this, and the summary's files follow from it (by `summary.md.jinja`
+and `conclusions`). `page` reads these files in a results folder. `cards` serve the steps.
 """

@@ -4,10 +4,13 @@ says in sentences and tables which ones differ significantly.
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
-from math import floor, inf, isinf, isnan, log2, nan
+from io import StringIO
+from math import floor, inf, isinf, isnan, log2
+from pathlib import Path
 from statistics import NormalDist
 
 from xft.common.errors import counted
+from xft.common.file_access import read_text
 from xft.config.sections import MODELS, REFERENCES, family
 from xft.reporting.run_table import LOSS_TESTS, Subject, Values, linked
 from xft.reporting.statistics import (
@@ -26,9 +29,13 @@ from xft.reporting.statistics import (
 POOLED = "all"  # data sets
 # The questions that a pair can answer.
 OF_VARIANTS, OF_SWEEP, OF_MODELS = "variants", "sweep", "models"
-COLUMNS = ["first", "second", "dataset", "tests", "question"]
-MEASURED = [*COLUMNS, *(field.name for field in fields(Difference))]
-COLUMNS = [*MEASURED, "significant", "findable", "seeds_needed"]
+NAMES = ["first", "second", "dataset", "tests", "question"]
+MEASURES = [field.name for field in fields(Difference)]
+COLUMNS = [*NAMES, *MEASURES, "significant", "findable", "seeds_needed"]
+COUNTS = ["problems", "seeds_first", "seeds_second"]
+NUMBERS = ["difference", "low", "high", "p_value", "error", "findable", "seeds_needed"]
+MAY_LACK = ["low", "high", "findable", "seeds_needed"]
+OVERALL = "is_overall"  # a column that the file has not: `findable` is empty in the other rows
 SMALL = 2  # percentage points
 NEGLIGIBLE = 0.01  # nats per token: 1% of the perplexity
 NOT, SMALL_YES = "no", "yes, negligible"
@@ -44,14 +51,16 @@ def comparison_table(values: Sequence[Values], choose: Callable | None = None):
     question: `OF_VARIANTS` if the pair is a variant and its control, and `OF_SWEEP` if it differs
     in the value of a swept key, which the configuration asks about; else `OF_MODELS`.
 
-    significant: whether p is below 5% after Holm's correction. It is for all pairs of the question
-    on the data set, but in the last row of a pair, which the verdict is about, for the last rows of
-    all pairs of the question.
+    is_overall: whether the row is that of a pair which the verdict is about: that of all data sets,
+    if there are several with the same seeds, else that of the last data set.
 
-    findable: in the last row of a pair, the true difference that is found in `POWER` of the cases
+    significant: whether p is below 5% after Holm's correction. The family is all pairs of the
+    question on the data set; of a row that is overall, all such rows of the question.
+
+    findable: in a row that is overall, the true difference that is found in `POWER` of the cases
     among as many pairs. It is infinite if no possible difference is found so often.
 
-    seeds_needed: in the last row of a pair whose scores do not differ significantly, the number of
+    seeds_needed: in a row that is overall, if scores do not differ significantly, the number of
     seeds with which `open_difference` is found in `POWER` of the cases. It is infinite if 100 are
     too few, and NaN if both models have one seed.
 
@@ -59,48 +68,100 @@ def comparison_table(values: Sequence[Values], choose: Callable | None = None):
     """
     import pandas as pd
 
-    rows, sources = [], []
+    compared = []
     for tests in dict.fromkeys(item.tests for item in values):
-        most = _most(tests)
-        here = [item for item in values if item.tests == tests]
-        datasets = dict.fromkeys(item.dataset for item in here)
-        live = {item.dataset for item in here if any(item.values)}
-        names = linked(dict.fromkeys(item.units[1:] for item in here))
-        measured = {
-            name: [*_measured([v for v in here if v.dataset == name], names)] for name in datasets
-        }
-        for first, second in (choose or pairs)([item.subject for item in here]):
-            sets = {
-                name: [(group[first], group[second])]
-                for name, groups in measured.items()
-                for group in groups
-                if first in group and second in group
-            }
-            seeds = {(a.seeds, b.seeds) for ((a, b),) in sets.values()}
-            if len(sets) > 1 == len(seeds):
-                sets[POOLED] = [both for name in pooled_sets(sets, live) for both in sets[name]]
-            question = _question(first, second)
-            for name, measures in sets.items():
-                pair = first.label, second.label, name, tests, question
-                rows.append((*pair, *astuple(compare(measures, most))))
-                sources.append(measures)
-    table = pd.DataFrame(rows, columns=MEASURED)
-    of_sets = table.groupby(["tests", "question", "dataset"])
-    table["significant"] = of_sets["p_value"].transform(significant)
-    last = last_rows(table)
-    of_last = last.groupby(["tests", "question"])
-    table.loc[last.index, "significant"] = of_last["p_value"].transform(significant)
-    table["findable"] = nan
-    table["seeds_needed"] = nan
-    pairs_of_last = of_last["first"].transform("size")
-    for row in last_rows(table).itertuples():
-        variances = find_variances(sources[row.Index])
-        count = pairs_of_last[row.Index]
-        table.loc[row.Index, "findable"] = _findable(row, variances, count)
+        of_tests = [item for item in values if item.tests == tests]
+        compared += _compared_pairs(of_tests, tests, choose or pairs)
+    rows = [row for row, _ in compared]
+    table = pd.DataFrame(rows, columns=[*NAMES, *MEASURES, OVERALL]).astype({OVERALL: bool})
+    by_set = table.groupby(["tests", "question", "dataset"])
+    overall = overall_rows(table)
+    by_question = overall.groupby(["tests", "question"])
+    table["significant"] = by_set["p_value"].transform(significant)
+    table.loc[overall.index, "significant"] = by_question["p_value"].transform(significant)
+    sizes = by_question["first"].transform("size")
+    smallest, seeds = {}, {}
+    for row in table.loc[overall.index].itertuples():
+        _, measures = compared[row.Index]
+        variances = find_variances(measures)
+        size = sizes[row.Index]
+        smallest[row.Index] = _findable(row, variances, size)
         is_open = row.tests == SCORES.tests and not row.significant
         if is_open and row.question != OF_SWEEP:
-            seeds = seeds_needed(variances, count, open_difference(row))
-            table.loc[row.Index, "seeds_needed"] = seeds
+            seeds[row.Index] = seeds_needed(variances, size, open_difference(row))
+    table["findable"] = pd.Series(smallest, dtype=float)
+    table["seeds_needed"] = pd.Series(seeds, dtype=float)
+    return table[[*COLUMNS, OVERALL]]
+
+
+def _compared_pairs(
+    values: Sequence[Values], tests: str, choose: Callable
+) -> Iterator[tuple[tuple, Sequence[tuple[Measured, Measured]]]]:
+    """For each pair and data set the first cells of its row, and the measures of its sets of units.
+
+    values: by these tests. choose: see `comparison_table`.
+    """
+    most = _most(tests)
+    live = {item.dataset for item in values if any(item.values)}
+    measured = _measured_by_set(values)
+    for first, second in choose([item.subject for item in values]):
+        sets = _sets_of_pair(measured, first, second, live)
+        question = _question(first, second)
+        names = [*sets]
+        for name, measures in sets.items():
+            is_overall = name == names[-1]
+            difference = astuple(compare(measures, most))
+            row = first.label, second.label, name, tests, question, *difference, is_overall
+            yield row, measures
+
+
+def _measured_by_set(values: Sequence[Values]) -> dict[str, list[dict[Subject, Measured]]]:
+    """For each data set the measures of the models, see `_measured`."""
+    names = linked(dict.fromkeys(item.units[1:] for item in values))
+    by_set: dict[str, list[Values]] = {}
+    for item in values:
+        by_set.setdefault(item.dataset, []).append(item)
+    return {name: [*_measured(of_set, names)] for name, of_set in by_set.items()}
+
+
+def _sets_of_pair(
+    measured: Mapping[str, Sequence[Mapping[Subject, Measured]]],
+    first: Subject,
+    second: Subject,
+    live: Collection[str],
+) -> dict[str, list[tuple[Measured, Measured]]]:
+    """The measures of a pair by data set. If there are several with the same seeds, those of all
+    data sets together are last.
+
+    live: see `pooled_sets`.
+    """
+    sets = {
+        name: [(group[first], group[second])]
+        for name, groups in measured.items()
+        for group in groups
+        if first in group and second in group
+    }
+    seeds = {(of_first.seeds, of_second.seeds) for ((of_first, of_second),) in sets.values()}
+    if len(sets) > 1 and len(seeds) == 1:
+        pooled = pooled_sets(sets, live)
+        sets[POOLED] = [both for name in pooled for both in sets[name]]
+    return sets
+
+
+def read_comparisons(file: Path):
+    """The data frame of `comparison_table`, from the file that step summary writes.
+
+    Raises ValueError if it is no such table, and UserError if it cannot be read.
+    """
+    import pandas as pd
+
+    table = pd.read_csv(StringIO(read_text(file)), dtype=str, keep_default_na=False)
+    if [*table.columns] != COLUMNS:
+        raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
+    table = table.replace({column: {"": "nan"} for column in MAY_LACK})
+    table = table.astype(dict.fromkeys(COUNTS, int) | dict.fromkeys(NUMBERS, float))
+    table["significant"] = table["significant"] == "True"
+    table[OVERALL] = table["findable"].notna()
     return table
 
 
@@ -131,9 +192,9 @@ def pooled_sets(datasets: Iterable[str], live: Collection[str]) -> list[str]:
     return [name for name in datasets if name in live] or datasets
 
 
-def last_rows(table):
-    """The last row of each pair and set of tests: that of all data sets, if there are several."""
-    return table.drop_duplicates(["tests", "first", "second"], keep="last")
+def overall_rows(table):
+    """A row of each pair and set of tests: that of all data sets, if there are several."""
+    return table[table[OVERALL]]
 
 
 def _measured(
@@ -296,10 +357,10 @@ def fewest_problems(pairs: int) -> int:
 
 
 def quantities(table, question: str) -> Iterator[tuple[Quantity, object]]:
-    """What was compared for a question, with the last row of each pair of models."""
+    """What was compared for a question, with the overall row of each pair of models."""
     asked = table[table["question"] == question]
     for quantity in (SCORES, LOSSES):
-        rows = last_rows(asked[asked["tests"] == quantity.tests])
+        rows = overall_rows(asked[asked["tests"] == quantity.tests])
         if len(rows):
             yield quantity, rows
 

@@ -16,6 +16,7 @@ from xft.evaluation.result import TEST_NAMES, backends_note, caveats, tests_of
 from xft.evaluation.scoring import TEST_SETS
 from xft.reporting.chosen import chosen_lines
 from xft.reporting.comparisons import (
+    COLUMNS,
     OF_MODELS,
     OF_VARIANTS,
     comparison_table,
@@ -23,6 +24,7 @@ from xft.reporting.comparisons import (
     sentences,
     shown,
 )
+from xft.reporting.conclusions import Conclusions
 from xft.reporting.names import model_text
 from xft.reporting.run_table import (
     LOSS_TESTS,
@@ -86,6 +88,11 @@ class Summary:
         values = [result.values(tests) for result in self.evaluations for tests in TEST_SETS]
         return comparison_table([*values, *(result.values(LOSS_TESTS) for result in self.losses)])
 
+    @property
+    def comparisons_table(self):
+        """The comparisons, with the columns of comparisons.csv."""
+        return self.comparisons[COLUMNS]
+
     @cached_property
     def candidates(self) -> list[Candidate]:
         return list(find_candidates(self.evaluations, self.loss_files))
@@ -134,6 +141,12 @@ class Summary:
         """Sentences on what the comparisons show, but for those of variants with their controls."""
         compared = quantities(self.comparisons, OF_MODELS)
         return [line for quantity, rows in compared for line in sentences(quantity, rows)]
+
+    @property
+    def conclusions(self) -> Conclusions:
+        """What the page reads."""
+        answers = [(conclusion, [*reasons]) for conclusion, reasons in self.asked]
+        return Conclusions(self.verdict, self.not_asked, answers, self.statistics, self.chosen)
 
     @property
     def table(self):

@@ -23,8 +23,8 @@ from xft.reporting.comparisons import (
     POOLED,
     SCORES,
     in_words,
-    last_rows,
     more_evidence,
+    overall_rows,
     pooled_sets,
 )
 from xft.reporting.run_table import Result
@@ -163,7 +163,7 @@ class _Case:
     def __init__(self, table, candidates: Sequence[Candidate], sets: Mapping[str, int]):
         is_asked = (table["tests"] == SCORES.tests) & (table["question"] == OF_MODELS)
         self.rows = table[is_asked]
-        rows = last_rows(self.rows)
+        rows = overall_rows(self.rows)
         self.pairs, self.problems = len(rows), int(rows["problems"].max()) if len(rows) else 0
         self.sets, self.models = sets, {model.label: model for model in candidates}
         self.live = set().union(*(model.solves for model in candidates))

@@ -6,7 +6,7 @@ The folder may be somebody else's: what leads out of it is not read.
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
@@ -19,7 +19,7 @@ from xft.common.json_files import read_json, read_json_objects
 from xft.common.results_folder import CONFIG_FILE
 from xft.config.reading import as_yaml, recorded_config, shown_choices, shown_values
 from xft.config.section import keys
-from xft.config.sections import TRAINING, MoeConfig, WorkflowConfig, problem_label
+from xft.config.sections import TRAINING, MoeConfig, problem_label
 from xft.config.steps import COSTS, TRAINING_SECTIONS
 from xft.estimates.jobs import TrainingJob, training_work
 from xft.estimates.model_sizes import Models, ModelTable, read_table
@@ -27,11 +27,14 @@ from xft.estimates.rows import stored_lengths
 from xft.evaluation.forms import load_problems
 from xft.evaluation.result import samples_path, tests_of
 from xft.hub.named_sets import NAMED_SETS
+from xft.reporting.comparisons import read_comparisons
+from xft.reporting.conclusions import Conclusions, read_conclusions
 from xft.reporting.names import without_lambda
-from xft.reporting.run_table import LOSS_TESTS, Result, read_runs
+from xft.reporting.run_table import LOSS_TESTS, Result, RunRow, read_runs
 from xft.reporting.statistics import mean_interval
 from xft.reporting.summaries import OWN, Summary
-from xft.reporting.verdict import BASE, label_family
+from xft.reporting.swept import Grid, Line, find_grids, find_lines
+from xft.reporting.verdict import BASE, Candidate, label_family
 from xft.store.job_records import COSTS_FILE, total_cost
 from xft.store.store import in_store
 from xft.training.at_end import LAST_STEPS, with_routing
@@ -40,6 +43,8 @@ POINTS = 300  # about, of a training's curve: more are not seen in a chart
 SMOOTHING = 0.05  # of the smoothed loss: the weight of the newest step
 PROJECTIONS = MLP_FORMS[0].projections  # of the only form with so many
 DENSE = ("sft", "soup", "dense")
+# What step summary writes for the page.
+SUMMARY = ("summary.md", "summary.json", "comparisons.csv")
 MADE = ("kind", "inputs", "parameters")  # what a manifest says of an artifact
 
 
@@ -55,29 +60,101 @@ class Solution:
     failed_call: str | None
 
 
-class Folder:
-    """The contents of a results folder, also of an unfinished run. What it does not have is empty.
+# A row of a chart or a table, by column.
+Row = dict[str, object]
+# The label and the seed of an evaluated model. The seed is empty if there is one.
+ModelKey = tuple[str, str]
 
-    Parts whose keys are listed are lists of dictionaries.
 
-    summary: of its table of runs. verdict, statistics, comparisons: as there, of a finished run.
+@dataclass
+class Settings:
+    """The configuration of a run.
+
+    config: as YAML, without keys that change no result.
+    chosen: its values that are no defaults, by key.
+    evaluated: the problem sets by label.
+    """
+
+    config: str = ""
+    chosen: dict[str, object] = field(default_factory=dict)
+    evaluated: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Results:
+    """What the evaluations of a run say, and what its summary concludes.
+
     text: summary.md.
-    swept, grids: as in the summary. settings: its sentences on the chosen ones.
+    conclusions: of the summary of a finished run; else None.
+    comparisons: its pairs, as rows of `comparison_table`.
+    swept, grids: what was measured with the values of swept keys.
+    candidates: the evaluated models.
     values: label, method, model, seed, dataset, tests, units; the label without lambda as line,
-    lambda, whether the model depends on swept keys; the share of solved problems in percent, or the
-    loss on validation rows, with its interval, low to high; for a share the loss too.
-    solutions: by data set, problem and model. prompts: by data set and problem.
+        lambda, whether the model depends on swept keys; the share of solved problems in percent, or
+        the loss on validation rows, with its interval, low to high; for a share the loss too.
+    solutions: by data set, problem and model.
+    prompts: by data set and problem.
+    models: the ids of the evaluated models.
+    versions: of packages.
+    """
+
+    text: str = ""
+    conclusions: Conclusions | None = None
+    comparisons: list[Row] = field(default_factory=list)
+    swept: list[Line] = field(default_factory=list)
+    grids: list[Grid] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+    values: list[Row] = field(default_factory=list)
+    solutions: dict[str, dict[str, dict[str, Solution]]] = field(default_factory=dict)
+    prompts: dict[str, dict[str, str]] = field(default_factory=dict)
+    models: dict[ModelKey, str | None] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Trainings:
+    """What the trainings wrote, and how far the experts lie apart.
+
     curves: training, step, loss, smoothed, learning_rate.
     routers: training, step, entropy, noise_changed.
     loads: training, layer, expert, load (1: an equal part).
     shares: merge, layer, expert, share (1: an equal one).
     spreads: mixture, layer, spread.
-    rows: the reports of the rows, by name. versions: of packages.
-    config: as YAML, without keys that change no result. chosen: its values that are no defaults.
+    """
+
+    curves: list[Row] = field(default_factory=list)
+    routers: list[Row] = field(default_factory=list)
+    loads: list[Row] = field(default_factory=list)
+    shares: list[Row] = field(default_factory=list)
+    spreads: list[Row] = field(default_factory=list)
+
+
+@dataclass
+class Costs:
+    """The jobs of a run, and what they made.
+
     jobs: job, and as `total_cost` reads them; the longest first.
     made: the kind, inputs (ids) and parameters of each artifact, with its job, by id.
-    models: the ids of the evaluated models, by label and seed.
-    flops: of all trainings that a model comes from, by label and seed.
+    flops: of all trainings that an evaluated model comes from.
+    """
+
+    jobs: list[Row] = field(default_factory=list)
+    made: dict[str, Row] = field(default_factory=dict)
+    flops: dict[ModelKey, int | None] = field(default_factory=dict)
+
+    def made_from(self, artifact: str) -> list[Row]:
+        """What made an artifact and all that it depends on."""
+        chain = [artifact]
+        for key in chain:  # it grows
+            inputs = self.made[key]["inputs"].values()
+            chain += [i for i in inputs if i in self.made and i not in chain]
+        return [self.made[key] for key in chain]
+
+
+class Folder:
+    """The contents of a results folder, also of an unfinished run. What it does not have is empty.
+
+    rows: the reports of the rows, by name.
     missing: sentences. unfinished: those about what each finished run has.
 
     Raises UserError if there is no such folder, or if a file in it is broken.
@@ -86,48 +163,52 @@ class Folder:
     def __init__(self, path: Path):
         if not path.is_dir():
             raise UserError(f"there is no folder {path}. Name the results_dir of a run")
-        self.path, self.missing, self.unfinished = path, [], []
-        self.prompts = {}
-        config = self._read_config()
-        self._read_summary()
-        self._read_results()
-        if config:
-            self._read_prompts(config)
-        self._read_jobs()
-        self._read_metrics()
-        self._read_diversity()
-        reports = self._by_variation("data/report.json")
+        self.path = path
+        self.missing: list[str] = []
+        self.unfinished: list[str] = []
+        self.settings = self._read_settings()
+        self.results = self._read_results()
+        self.costs = self._read_costs()
+        self.trainings = self._read_trainings()
+        reports = _by_variation(path, "data/report.json")
         self.rows = {name: read_json(file) for name, file in reports}
         if not self.rows:
             self.missing.append("data/report.json: no rows were prepared")
 
-    def _by_variation(self, name: str) -> Iterator[tuple[str, Path]]:
-        """The files with a name, by the folders of a variant and seed, such as `seed~43`."""
-        for file in own_files(self.path, f"**/{name}"):
-            place = file.relative_to(self.path).as_posix().removesuffix(name).strip("/")
-            yield place or OWN, file
-
-    def _read_config(self) -> WorkflowConfig | None:
-        self.config, self.chosen, file = "", {}, self.path / CONFIG_FILE
+    def _read_settings(self) -> Settings:
+        file = self.path / CONFIG_FILE
         with collecting_errors(self.missing):
             if file.exists() and not is_own(self.path, file):
                 raise UserError(f"{CONFIG_FILE}: it leads out of the folder")
             config = recorded_config(self.path)
-            self.config, self.chosen = as_yaml(shown_values(config)), shown_choices(config)
-            return config
+            evaluated = {problem_label(name): name for name in config.evaluation.datasets}
+            return Settings(as_yaml(shown_values(config)), shown_choices(config), evaluated)
+        return Settings()
 
-    def _read_summary(self) -> None:
-        table, text = self.path / "runs.csv", self.path / "summary.md"
-        self.text, rows = "", []
-        if is_own(self.path, text):
-            self.text = text.read_text(encoding="utf-8")
-        else:
-            self.unfinished.append("summary.md: the run is not finished, or a link leads elsewhere")
+    # Results
+
+    def _read_results(self) -> Results:
+        results = Results()
+        file = self.path / "summary.md"
+        if is_own(self.path, file):
+            results.text = file.read_text(encoding="utf-8")
+        missing = [name for name in SUMMARY if not is_own(self.path, self.path / name)]
+        if missing:
+            end = "the run is not finished, or a link leads elsewhere"
+            self.unfinished.append(f"{missing[0]}: {end}")
+        summary = Summary(self._read_runs(), self._is_here)
+        self._read_values(results, summary)
+        if summary.evaluations and not missing:
+            self._read_conclusions(results, summary)
+        self._read_prompts(results, summary)
+        return results
+
+    def _read_runs(self) -> list[RunRow]:
+        table = self.path / "runs.csv"
         if is_own(self.path, table):
-            rows = read_runs(table)
-        else:
-            self.unfinished.append("runs.csv: nothing was evaluated, or a link leads elsewhere")
-        self.summary = Summary(rows, self._is_here)
+            return read_runs(table)
+        self.unfinished.append("runs.csv: nothing was evaluated, or a link leads elsewhere")
+        return []
 
     def _is_here(self, result: Result) -> bool:
         if is_own(self.path, result.file):
@@ -136,63 +217,45 @@ class Folder:
         self.unfinished.append(f"{result.file}: {result.step} of {subject} is not here")
         return False
 
-    def _read_results(self) -> None:
-        self.models, self.versions, self.solutions, self.values = {}, {}, {}, []
-        for result in self.summary.losses:
+    def _read_values(self, results: Results, summary: Summary) -> None:
+        for result in summary.losses:
             with _written_by(result.step, result.file):
-                of_rows = result.values(LOSS_TESTS)
-                self._take(result, of_rows.dataset, LOSS_TESTS, len(of_rows.values))
-                self.values[-1] |= mean_interval(of_rows.values, of_rows.weights)
-        for result in self.summary.evaluations:
+                results.values.append(_loss_row(result))
+        for result in summary.evaluations:
             with _written_by(result.step, result.file):
                 content = result.content
-                self.versions |= content["versions"]
-                self.models[result.subject.label, _seed(result)] = content["model"]["id"]
-                loss = self.summary.loss(result.row)
-                for tests in tests_of(content):
-                    share, low, high, *_ = result.scores[tests].values()
-                    self._take(result, result.row.dataset, tests, content["dataset"]["problems"])
-                    self.values[-1] |= {"value": share, "low": low, "high": high, "loss": loss}
-                self._read_solutions(result)
-        is_compared = self.text and self.summary.evaluations
-        self.comparisons = self.summary.comparisons.to_dict("records") if is_compared else []
-        self.statistics = self.summary.statistics if is_compared else []
-        self.verdict = self.summary.verdict if is_compared else None
-        self.answers = self.summary.asked if is_compared else []
-        self.swept = self.summary.swept if is_compared else []
-        self.grids = self.summary.grids if is_compared else []
-        self.settings = self.summary.chosen if is_compared else []
+                results.versions |= content["versions"]
+                results.models[result.subject.label, _seed(result)] = content["model"]["id"]
+                loss = summary.loss(result.row)
+                results.values += [_score_row(result, tests, loss) for tests in tests_of(content)]
+                self._read_solutions(results, result)
+        results.candidates = summary.candidates
 
-    def _take(self, result: Result, dataset: str, tests: str, units: int) -> None:
-        """Begin a row of values."""
-        subject = result.subject
-        kind, lam = without_lambda(subject.model)
-        row = {"label": subject.label, "model": subject.model, "seed": _seed(result)}
-        row |= {
-            "method": subject.method,
-            "line": subject.named(kind),
-            "lambda": lam,
-            "is_swept": bool(subject.settings),
-        }
-        self.values.append(row | {"dataset": dataset, "tests": tests, "units": units})
-
-    def _read_solutions(self, result: Result) -> None:
+    def _read_solutions(self, results: Results, result: Result) -> None:
         name = result.subject.label + ("" if result.seed is None else f", seed {result.seed}")
         file = samples_path(result.file)
         samples = read_json_objects(file) if is_own(self.path, file) else ()
         codes = {line["task_id"]: line["solution"] for line in samples if line.get("number") == 0}
-        problems = self.solutions.setdefault(result.row.dataset, {})
+        problems = results.solutions.setdefault(result.row.dataset, {})
         for problem in result.content["problems"]:
             if problem["sample"] == 0:
                 code = codes.get(problem["task_id"], "")
                 solution = Solution(problem["plus"], code, problem["failed_call"])
                 problems.setdefault(problem["task_id"], {})[name] = solution
 
-    def _read_prompts(self, config: WorkflowConfig) -> None:
+    def _read_conclusions(self, results: Results, summary: Summary) -> None:
+        results.conclusions = read_conclusions(self.path / "summary.json")
+        file = self.path / "comparisons.csv"
+        with _written_by("summary", file):
+            table = read_comparisons(file)
+        results.comparisons = table.to_dict("records")
+        results.swept = find_lines(summary.evaluations, summary.losses, table)
+        results.grids = find_grids(summary.evaluations, summary.losses)
+
+    def _read_prompts(self, results: Results, summary: Summary) -> None:
         """Take the prompts of the evaluated problems. No other file of the config is shown."""
-        evaluated = {r.row.dataset: r.content["dataset"] for r in self.summary.evaluations}
-        for name in config.evaluation.datasets:
-            label = problem_label(name)
+        evaluated = {r.row.dataset: r.content["dataset"] for r in summary.evaluations}
+        for label, name in self.settings.evaluated.items():
             if label not in evaluated:
                 continue
             if name in NAMED_SETS:
@@ -201,22 +264,12 @@ class Folder:
                 problem_set = load_problems(name)
                 if problem_set.sha256 != evaluated[label]["sha256"]:
                     raise UserError(f"{name} is not what was evaluated")
-                self.prompts[label] = {p.task_id: p.prompt for p in problem_set.problems}
+                results.prompts[label] = {p.task_id: p.prompt for p in problem_set.problems}
 
     # Trainings
 
-    def _read_diversity(self) -> None:
-        self.spreads = []
-        for name, file in self._by_variation("diversity.json"):
-            with _written_by("diversity", file):
-                self.spreads += [
-                    {"mixture": name, "layer": row["layer"], "spread": 100 * row["spread"]}
-                    for row in read_json(file)["layers"]
-                    if row["spread"] is not None
-                ]
-
-    def _read_metrics(self) -> None:
-        self.curves, self.routers, self.loads, self.shares = [], [], [], []
+    def _read_trainings(self) -> Trainings:
+        trainings = Trainings()
         files = own_files(self.path, "metrics/**/*.jsonl")
         if not files:
             self.missing.append("metrics/: no training has begun")
@@ -224,95 +277,110 @@ class Folder:
             name = file.relative_to(self.path / "metrics").with_suffix("").as_posix()
             with _written_by(name, file):
                 lines = [line for line in read_json_objects(file, growing=True) if "loss" in line]
-                self.curves.extend({"training": name} | point for point in _thinned(_curve(lines)))
-                self._read_routers(name, with_routing(lines))
+                points = _thinned(_curve(lines))
+                trainings.curves += [{"training": name} | point for point in points]
+                with_routers = with_routing(lines)
+                trainings.routers += _router_rows(name, with_routers)
+                trainings.loads += self._load_rows(name, with_routers)
                 if lines and "shares" in lines[-1]:
-                    self._read_shares(name, lines[-1]["shares"])
+                    trainings.shares += self._share_rows(name, lines[-1]["shares"])
+        for name, file in _by_variation(self.path, "diversity.json"):
+            with _written_by("diversity", file):
+                trainings.spreads += _spread_rows(name, read_json(file))
+        return trainings
 
-    def _read_routers(self, name: str, lines: Sequence[dict]) -> None:
-        for line in _thinned(lines):
-            point = {"training": name, "step": line["step"], "entropy": mean(line["entropy"])}
-            changed = line.get("noise_changed")
-            self.routers.append(point | {"noise_changed": mean(changed) if changed else None})
-        if lines and (layers := self._layers(name, len(lines[0]["load"]))):
-            loads = np.mean([line["load"] for line in lines[-LAST_STEPS:]], axis=0)
-            for (place, expert), load in np.ndenumerate(loads * loads.shape[1]):
-                cell = {"layer": f"layer {layers[place]}", "expert": expert + 1}
-                self.loads.append({"training": name} | cell | {"load": float(load)})
+    def _load_rows(self, name: str, lines: Sequence[dict]) -> Iterator[Row]:
+        """The loads of the experts at the end of a training."""
+        layers = self._layers(name, len(lines[0]["load"])) if lines else ()
+        if not layers:
+            return
+        loads = np.mean([line["load"] for line in lines[-LAST_STEPS:]], axis=0)
+        for (place, expert), load in np.ndenumerate(loads * loads.shape[1]):
+            cell = {"layer": f"layer {layers[place]}", "expert": expert + 1}
+            yield {"training": name} | cell | {"load": float(load)}
 
     def _layers(self, mixture: str, count: int) -> Sequence[int]:
         """The numbers of the layers with experts; none if the mixture is not there, or not yet."""
         config = self.path / mixture / "config.json"
-        is_here = is_own(self.path, config)
-        return (read_json(config)["upcycled_layers"] or range(count)) if is_here else ()
+        if not is_own(self.path, config):
+            return ()
+        return read_json(config)["upcycled_layers"] or range(count)
 
-    def _read_shares(self, name: str, shares: list) -> None:
-        """Take the shares of the routed experts, relative to an equal one.
+    def _share_rows(self, name: str, shares: list) -> Iterator[Row]:
+        """The shares of the routed experts, relative to an equal one.
 
         shares: [layers, sets, experts]. A layer has one set, or one for each projection. All layers
         may have one set together.
         """
         count = len(shares) if len(shares) > 1 else 0
-        mixed = (artifact for artifact in self.made.values() if artifact["job"] == name)
-        mixture = next((self.made.get(artifact["inputs"]["moe"]) for artifact in mixed), None)
+        made = self.costs.made
+        inputs = [artifact["inputs"] for artifact in made.values() if artifact["job"] == name]
+        mixture = made.get(inputs[0]["moe"]) if inputs else None
         layers = self._layers(mixture["job"], count) if mixture else ()
         for place, sets in enumerate(shares):
-            layer = "all upcycled layers" if len(shares) == 1 else f"upcycled layer {place + 1}"
-            layer = f"layer {layers[place]}" if len(layers) == len(shares) else layer
+            if len(layers) == len(shares):
+                layer = f"layer {layers[place]}"
+            elif len(shares) == 1:
+                layer = "all upcycled layers"
+            else:
+                layer = f"upcycled layer {place + 1}"
             parts = PROJECTIONS if len(sets) == len(PROJECTIONS) else range(1, len(sets) + 1)
             for part, of_set in zip(parts, sets, strict=True):
                 cell = {"merge": name, "layer": f"{layer}, {part}" if len(sets) > 1 else layer}
                 for expert, share in enumerate(of_set, start=1):
-                    self.shares.append(cell | {"expert": expert, "share": share * len(of_set)})
+                    yield cell | {"expert": expert, "share": share * len(of_set)}
 
     # Costs
 
-    def _read_jobs(self) -> None:
-        self.jobs, self.made, self.flops = [], {}, {}
+    def _read_costs(self) -> Costs:
+        costs = Costs()
         for file in own_files(self.path, f"{COSTS}/**/*.{COSTS_FILE}"):
             with _written_by("store.make", file):
                 name = file.relative_to(self.path / COSTS).as_posix()
-                self.jobs.append({"job": name.removesuffix(f".{COSTS_FILE}")} | total_cost(file))
-        self.jobs.sort(key=lambda job: -job["seconds"])
+                costs.jobs.append({"job": name.removesuffix(f".{COSTS_FILE}")} | total_cost(file))
+        costs.jobs.sort(key=lambda job: -job["seconds"])
         with collecting_errors(self.missing):
-            for job in self.jobs:
-                for name in (job["job"], f"{job['job']}.json"):
-                    if is_own(self.path, file := manifest_path(self.path / name)):
-                        manifest = read_manifest(file)
-                        known = {key: getattr(manifest, key) for key in MADE}
-                        self.made[manifest.id] = job | known
-            dense = (job["job"] for job in self.made.values() if job["kind"] in DENSE)
-            if name := next(dense, None):
-                base = read_table(self.path / name)
-                for model, artifact in self.models.items():
-                    if artifact in self.made:
-                        self.flops[model] = self.flops_to_make(base, artifact)
+            for job in costs.jobs:
+                self._read_made(costs, job)
+            self._read_flops(costs)
+        return costs
 
-    def made_from(self, artifact: str) -> list[dict]:
-        """What made an artifact and all that it depends on."""
-        chain = [artifact]
-        for key in chain:  # it grows
-            inputs = self.made[key]["inputs"].values()
-            chain += [i for i in inputs if i in self.made and i not in chain]
-        return [self.made[key] for key in chain]
+    def _read_made(self, costs: Costs, job: Row) -> None:
+        """Take what a job made, a folder or a file."""
+        for name in (job["job"], f"{job['job']}.json"):
+            file = manifest_path(self.path / name)
+            if is_own(self.path, file):
+                manifest = read_manifest(file)
+                known = {key: getattr(manifest, key) for key in MADE}
+                costs.made[manifest.id] = job | known
 
-    def flops_to_make(self, base: ModelTable, artifact: str) -> int | None:
+    def _read_flops(self, costs: Costs) -> None:
+        dense = [job["job"] for job in costs.made.values() if job["kind"] in DENSE]
+        if not dense:
+            return
+        base = read_table(self.path / dense[0])
+        for model, artifact in self.results.models.items():
+            if artifact in costs.made:
+                costs.flops[model] = self.flops_to_make(costs, base, artifact)
+
+    def flops_to_make(self, costs: Costs, base: ModelTable, artifact: str) -> int | None:
         """The FLOPs of all trainings that an artifact comes from, with rows as they are.
 
         None if a training does not say what it did: another trainer or another version made it.
         """
-        jobs = self.made_from(artifact)
+        jobs = costs.made_from(artifact)
         with suppress(LookupError, ValueError):
-            moe = [_options(MoeConfig, job) for job in jobs if job["kind"] == "moe"]
-            models = Models(base, *moe[:1] or [MoeConfig()])
+            mixtures = [_options(MoeConfig, job) for job in jobs if job["kind"] == "moe"]
+            models = Models(base, mixtures[0] if mixtures else MoeConfig())
             trained = [job for job in jobs if job["kind"] in TRAINING_SECTIONS]
-            return sum(self._flops(models, job) for job in trained)
+            return sum(self._flops(costs, models, job) for job in trained)
         return None
 
-    def _flops(self, models: Models, job: Mapping) -> int:
+    def _flops(self, costs: Costs, models: Models, job: Mapping) -> int:
         section = TRAINING_SECTIONS[job["kind"]]
         options, length = _options(TRAINING[section], job), job["parameters"]["max_length"]
-        lengths = stored_lengths(self.path / self.made[job["inputs"]["tokens"]]["job"])
+        tokens = costs.made[job["inputs"]["tokens"]]
+        lengths = stored_lengths(self.path / tokens["job"])
         launch, processes = options.launch, options.world_size
         training = TrainingJob(section, options, length, launch, processes, on_gpu=False)
         return training_work(models, training.with_rows(lengths), lengths.rows).flops
@@ -321,18 +389,73 @@ class Folder:
         """The seconds that the tuned models of the verdict took, and their evaluation; nothing if
         the folder does not hold it.
         """
-        labels = [label for label in self.verdict.pair if label_family(label) != BASE]
+        made, verdict = self.costs.made, self.results.conclusions.verdict
+        labels = [label for label in verdict.pair if label_family(label) != BASE]
         models = [
-            {key for (name, _), key in self.models.items() if name == label and key in self.made}
+            {key for (name, _), key in self.results.models.items() if name == label and key in made}
             for label in labels
         ]
         if not models or not all(models):
             return {}
-        times = [mean(_seconds(self.made_from(key)) for key in keys) for keys in models]
+        times = [mean(_seconds(self.costs.made_from(key)) for key in keys) for keys in models]
         tuned = set.union(*models)
-        evaluations = (job for job in self.made.values() if job["kind"] == "eval")
+        evaluations = (job for job in made.values() if job["kind"] == "eval")
         evaluated = [job for job in evaluations if job["inputs"]["model"] in tuned]
         return {"models": dict(zip(labels, times, strict=True)), "evaluation": _seconds(evaluated)}
+
+
+def _by_variation(folder: Path, name: str) -> Iterator[tuple[str, Path]]:
+    """The files with a name, by the folders of a variant and seed, such as `seed~43`."""
+    for file in own_files(folder, f"**/{name}"):
+        place = file.relative_to(folder).as_posix().removesuffix(name).strip("/")
+        yield place or OWN, file
+
+
+def _row_of(result: Result, dataset: str, tests: str, units: int) -> Row:
+    """The first cells of a row of values."""
+    subject = result.subject
+    kind, lam = without_lambda(subject.model)
+    return {
+        "label": subject.label,
+        "model": subject.model,
+        "seed": _seed(result),
+        "method": subject.method,
+        "line": subject.named(kind),
+        "lambda": lam,
+        "is_swept": bool(subject.settings),
+        "dataset": dataset,
+        "tests": tests,
+        "units": units,
+    }
+
+
+def _loss_row(result: Result) -> Row:
+    of_rows = result.values(LOSS_TESTS)
+    row = _row_of(result, of_rows.dataset, LOSS_TESTS, len(of_rows.values))
+    return row | mean_interval(of_rows.values, of_rows.weights)
+
+
+def _score_row(result: Result, tests: str, loss: float | None) -> Row:
+    share, low, high, *_ = result.scores[tests].values()
+    row = _row_of(result, result.row.dataset, tests, result.content["dataset"]["problems"])
+    return row | {"value": share, "low": low, "high": high, "loss": loss}
+
+
+def _router_rows(name: str, lines: Sequence[dict]) -> Iterator[Row]:
+    for line in _thinned(lines):
+        changed = line.get("noise_changed")
+        yield {
+            "training": name,
+            "step": line["step"],
+            "entropy": mean(line["entropy"]),
+            "noise_changed": mean(changed) if changed else None,
+        }
+
+
+def _spread_rows(name: str, content: dict) -> Iterator[Row]:
+    for row in content["layers"]:
+        if row["spread"] is not None:
+            yield {"mixture": name, "layer": row["layer"], "spread": 100 * row["spread"]}
 
 
 def is_own(folder: Path, file: Path) -> bool:

@@ -88,7 +88,7 @@ def _breakable(text: object) -> Markup:
 
 def _meanings(runs: Iterable[Folder]) -> dict[str, str]:
     """What the names of the evaluated models mean."""
-    names = {label_family(model.label) for run in runs for model in run.summary.candidates}
+    names = {label_family(model.label) for run in runs for model in run.results.candidates}
     return {name: meaning for name, meaning in MODELS.items() if name in names}
 
 

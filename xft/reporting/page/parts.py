@@ -10,7 +10,7 @@ from xft.evaluation.scoring import PASSED
 from xft.reporting.comparisons import LOSSES, OF_SWEEP, POOLED, SCORES, Quantity
 from xft.reporting.names import path_text
 from xft.reporting.page.charts import drawn, lines, number_axis, paint
-from xft.reporting.page.folder import Folder, Solution
+from xft.reporting.page.folder import Folder, Solution, Trainings
 from xft.reporting.page.part import FAR, MOST, SHOWN, Part, span
 from xft.reporting.page.sweep import sweep_parts
 from xft.reporting.run_table import LOSS_TESTS, ROWS
@@ -29,23 +29,17 @@ def find_parts(results: Sequence[Folder]) -> dict[str, list[Part]]:
     # Each with the text in front of its names: its folder, if the page shows several.
     runs = [(f"{run.path}: " if len(results) > 1 else "", run) for run in results]
 
-    def collected(name: str, key: str) -> list[dict]:
-        """A part of all runs. `key` is a path in the folder, and gets its words."""
-        return [
-            row | {key: front + path_text(str(row[key]))}
-            for front, run in runs
-            for row in getattr(run, name)
-        ]
-
-    def named(name: str, *keys: str) -> list[dict]:
-        """A part of all runs. `keys` are names, and get the folder in front."""
-        return [
-            row | {key: f"{front}{row[key]}" for key in keys}
-            for front, run in runs
-            for row in getattr(run, name)
-        ]
-
-    pairs, values = named("comparisons", "second"), named("values", "label", "line")
+    pairs = [
+        row | {"second": f"{front}{row['second']}"}
+        for front, run in runs
+        for row in run.results.comparisons
+    ]
+    values = [
+        row | {key: f"{front}{row[key]}" for key in ("label", "line")}
+        for front, run in runs
+        for row in run.results.values
+    ]
+    curves = _by_path([(front, run.trainings.curves) for front, run in runs], "training")
     extra = {row["dataset"] for row in values if row["tests"] == "base"}
     names = dict.fromkeys([*extra, POOLED], f", {TEST_NAMES['plus']}") if extra else {}
     parts = {
@@ -57,27 +51,35 @@ def find_parts(results: Sequence[Folder]) -> dict[str, list[Part]]:
             *_differences(pairs, "plus", names, 100, "percentage points"),
             *_differences(pairs, LOSS_TESTS, {ROWS: OF_TUNED}, 1, "nats per token"),
         ],
-        "training": list(_trainings(collected("curves", "training"))),
-        "routing": list(_experts(collected)),
+        "training": list(_trainings(curves)),
+        "routing": list(_experts([(front, run.trainings) for front, run in runs])),
         "problems": [part for front, run in runs for part in _problems(front, run)],
     }
     paint(part.chart for section in parts.values() for part in section if part.chart)
     return parts
 
 
+def _by_path(runs: Iterable[tuple[str, Iterable[dict]]], key: str) -> list[dict]:
+    """The rows of all runs. The path at this key gets its words, and the text in front of them."""
+    return [row | {key: front + path_text(str(row[key]))} for front, rows in runs for row in rows]
+
+
 def _verdict(front: str, run: Folder) -> Iterator[Part]:
-    if run.answers:
-        yield Part(front.strip(": "), answers=run.answers)
-    if run.verdict:
-        not_asked = run.summary.not_asked
-        note = f"{not_asked} this verdict says it." if not_asked else ""
-        yield Part(front.strip(": "), note=note, run=run)
-    if run.settings:
-        yield Part(f"{front}the chosen settings", lines=run.settings)
-    if run.statistics:
-        yield Part(f"{front}the statistics", lines=run.statistics, is_folded=bool(run.verdict))
-    if run.text:
-        yield Part(f"{front}the summary as text", text=run.text, is_folded=True)
+    said = run.results.conclusions
+    if said:
+        if said.answers:
+            yield Part(front.strip(": "), answers=said.answers)
+        if said.verdict:
+            note = f"{said.not_asked} this verdict says it." if said.not_asked else ""
+            yield Part(front.strip(": "), note=note, run=run)
+        if said.settings:
+            yield Part(f"{front}the chosen settings", lines=said.settings)
+        if said.statistics:
+            is_folded = said.verdict is not None
+            yield Part(f"{front}the statistics", lines=said.statistics, is_folded=is_folded)
+    text = run.results.text
+    if text:
+        yield Part(f"{front}the summary as text", text=text, is_folded=True)
 
 
 def _by_quantity(rows: list[dict]) -> Iterator[tuple[Quantity, str, list[dict]]]:
@@ -115,7 +117,8 @@ def _scores(rows: list[dict], names: Mapping[str, str]) -> Iterator[Part]:
 
 def _costs(front: str, run: Folder) -> Iterator[Part]:
     """Charts of scores and losses against the FLOPs of all trainings of a model."""
-    rows = [row | {"flops": run.flops.get((row["label"], row["seed"]))} for row in run.values]
+    flops = run.costs.flops
+    rows = [row | {"flops": flops.get((row["label"], row["seed"]))} for row in run.results.values]
     for quantity, dataset, of_set in _by_quantity([row for row in rows if row["flops"]]):
         if len({row["flops"] for row in of_set}) > 1:
             most = FAR_LOSS * min(row["value"] for row in of_set)
@@ -217,17 +220,20 @@ def _curves(heading: str, points: list, key: str, title: str, *is_folded, raw=""
     yield from _lines(heading, points, keys, *is_folded, titles=titles, raw=raw)
 
 
-def _experts(collected) -> Iterator[Part]:
-    yield from _maps("Load of the experts", collected("loads", "training"), "training", "load")
-    routers = collected("routers", "training")
+def _experts(runs: Sequence[tuple[str, Trainings]]) -> Iterator[Part]:
+    """Charts of loads, routers, shares and spreads. runs: with the text in front of the names."""
+    loads = _by_path([(front, run.loads) for front, run in runs], "training")
+    yield from _maps("Load of the experts", loads, "training", "load")
+    routers = _by_path([(front, run.routers) for front, run in runs], "training")
     noisy = [point for point in routers if point["noise_changed"] is not None]
     heading = "Choices that the routers' noise changed"
     yield from _curves("Entropy of the routers", routers, "entropy", "entropy, nats")
     yield from _curves(heading, noisy, "noise_changed", "share of the choices")
-    shares = collected("shares", "merge")
+    shares = _by_path([(front, run.shares) for front, run in runs], "merge")
     yield from _maps("Learned shares of the experts", shares, "merge", "share")
-    spreads = collected("spreads", "mixture"), ("mixture", "layer", "spread")
-    yield from _lines("Spread of the experts", *spreads, titles=("layer", "spread, %"))
+    spreads = _by_path([(front, run.spreads) for front, run in runs], "mixture")
+    keys, titles = ("mixture", "layer", "spread"), ("layer", "spread, %")
+    yield from _lines("Spread of the experts", spreads, keys, titles=titles)
 
 
 def _maps(heading: str, cells: list[dict], key: str, value: str) -> Iterator[Part]:
@@ -239,13 +245,14 @@ def _maps(heading: str, cells: list[dict], key: str, value: str) -> Iterator[Par
 
 
 def _problems(front: str, run: Folder) -> Iterator[Part]:
-    scores = [row for row in run.values if row["tests"] != LOSS_TESTS]
+    results = run.results
+    scores = [row for row in results.values if row["tests"] != LOSS_TESTS]
     for dataset, _ in _by_dataset(scores, "value"):
-        models = _chosen_models(run.solutions[dataset].values())
-        prompts = run.prompts.get(dataset, {})
+        models = _chosen_models(results.solutions[dataset].values())
+        prompts = results.prompts.get(dataset, {})
         shown = [
             (name, prompts.get(name, ""), [written.get(m, NOT_EVALUATED) for m in models])
-            for name, written in run.solutions[dataset].items()
+            for name, written in results.solutions[dataset].items()
         ]
         families = {name: [*rows] for name, rows in groupby(sorted(shown, key=_family), _family)}
         heads = "model", *(f"{name} of {len(rows)}" for name, rows in families.items())

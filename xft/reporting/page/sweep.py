@@ -17,12 +17,12 @@ def sweep_parts(front: str, run: Folder) -> Iterator[Part]:
 
     front: what stands in front of the names.
     """
-    tables = find_tables(run.swept)
+    tables = find_tables(run.results.swept)
     keys = list(dict.fromkeys(table.lines[0].key for table in tables))
     for table in sorted(tables, key=lambda table: keys.index(table.lines[0].key)):
         yield Part(f"{front}{table.title}", **_chart(table))
         yield Part(f"{front}{table.title}, with intervals", table=table.rows)
-    for number, grid in enumerate(run.grids):
+    for number, grid in enumerate(run.results.grids):
         title = f"{front}{grid.title}"
         yield Part(title, is_folded=number >= MOST_GRIDS, **_grid(grid))
 
