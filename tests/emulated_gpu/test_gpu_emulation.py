@@ -79,7 +79,8 @@ layer = torch.nn.Linear(2048, 2048, device="cuda")
 there = weight.to(torch.float32).cuda()
 there += 1
 layer(torch.ones(1024, 2048, device="cuda")).sum().backward()
-values = [there.norm(), there.cpu().amax(), layer.weight.grad.norm(), 1 + layer.bias.grad.sum()]
+norms = torch._foreach_norm([layer.weight.grad, layer.bias.grad])
+values = [there.norm(), there.cpu().amax(), sum(norms), 1 + layer.bias.grad.sum()]
 used = torch.cuda.max_memory_allocated(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(*(value.item() for value in values), *used)
 """

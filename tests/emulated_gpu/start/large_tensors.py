@@ -27,7 +27,9 @@ def any_large(*values) -> bool:
 
 def small_results(func, results) -> Iterator[torch.Tensor]:
     """The tensors that are not large in new memory that an operator gives."""
-    for place, value in zip(func._schema.returns, _as_tuple(results), strict=False):
+    returns = func._schema.returns
+    parts = (results,) if len(returns) == 1 else results or ()
+    for place, value in zip(returns, parts, strict=False):
         if place.alias_info is None:
             yield from filter(_is_small, tree_leaves(value))
 
@@ -47,10 +49,6 @@ def on_host_without_values(func, args, kwargs):
 
 def _is_small(value) -> bool:
     return isinstance(value, torch.Tensor) and not is_large(value)
-
-
-def _as_tuple(results) -> tuple:
-    return tuple(results) if isinstance(results, (tuple, list)) else (results,)
 
 
 def _written(func, args, kwargs):
