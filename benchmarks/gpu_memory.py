@@ -146,7 +146,7 @@ class Case:
 
     def lengths(self, rows: Path) -> Lengths:
         """The lengths of the rows in a file."""
-        data = self.config.data.model_copy(update=DATA | {"train": str(rows)})
+        data = self.config.data.model_copy(update=DATA | {"train": str(rows), "revision": None})
         return sample_lengths(data, self.folder / "base")
 
     def planned(self, section: str, rows: Path, kind: str) -> int:
