@@ -70,3 +70,28 @@ def test_an_unknown_call_is_named():
     assert done.returncode == 1
     assert "emulated GPU: cudaStreamBeginCapture is not emulated" in done.stderr
     assert "the emulated GPU has no cudaStreamBeginCapture" in done.stderr
+
+
+LARGE = """
+import resource, torch
+weight = torch.empty(2**31, dtype=torch.bfloat16)  # 4 GiB
+layer = torch.nn.Linear(2048, 2048, device="cuda")
+there = weight.to(torch.float32).cuda()
+there += 1
+layer(torch.ones(1024, 2048, device="cuda")).sum().backward()
+norms = torch._foreach_norm([layer.weight.grad, layer.bias.grad])
+values = [there.norm(), there.cpu().amax(), sum(norms), 1 + layer.bias.grad.sum()]
+used = torch.cuda.max_memory_allocated(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(*(value.item() for value in values), *used)
+"""
+
+
+def test_large_tensors_have_memory_and_no_values(monkeypatch):
+    """Their sums are zero, and the allocator counts them. Small tensors are computed."""
+    monkeypatch.setenv("EMULATED_GPU_MOST_BYTES", str(MIB))
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
+    *values, allocated, used_on_host = map(float, done.stdout.split())
+    assert values == [0, 0, 0, 1]
+    weights, activations = (2**31 + 2 * 2048 * 2049) * 4, 2 * 1024 * 2048 * 4
+    assert 0 <= allocated - weights - activations < 64 * MIB  # and cuBLAS's workspace
+    assert used_on_host < 2**20  # KiB

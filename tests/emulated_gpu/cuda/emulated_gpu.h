@@ -8,6 +8,7 @@
 // The settings, from the environment. README.md explains them.
 int device_count(void);
 size_t device_bytes(void);
+size_t most_bytes(void);  // of a tensor with values; 0 if all have them
 int capability_major(void);
 int capability_minor(void);
 

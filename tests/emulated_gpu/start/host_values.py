@@ -9,6 +9,7 @@ import os
 
 import torch
 from host_attention import KERNELS
+from large_tensors import any_large, on_host_without_values, small_results
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -53,16 +54,22 @@ class HostValues(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         device = next(filter(None, map(gpu_of, tree_leaves((args, kwargs)))), None)
+        if device is None and any_large(args, kwargs):
+            return on_host_without_values(func, args, kwargs)
         if device is None or func in WITHOUT_VALUES:
             return func(*args, **kwargs)
         if func in INDEXED:
             args = (args[0], without_masks(args[1]), *args[2:])
         elif is_known_by_values(func):
             return tree_map(lambda one: on_gpu(one, device), on_host(func, args, kwargs))
-        elif func in KERNELS:
-            return with_attention(func, args, kwargs)
         draw = Draw(device) if torch.Tag.nondeterministic_seeded in func.tags else None
         result = func(*args, **kwargs)
+        if any_large(args, kwargs, result):
+            for small in small_results(func, result):
+                as_host(small).zero_()
+            return result
+        if func in KERNELS:
+            return with_attention(func, args, kwargs, result)
         computed = draw.repeat(func, args, kwargs) if draw else on_host(func, args, kwargs)
         for place, values in zip(tree_leaves(result), tree_leaves(computed), strict=True):
             if isinstance(place, torch.Tensor):
@@ -88,9 +95,8 @@ class Draw:
             torch.default_generator.set_state(before)
 
 
-def with_attention(func, args, kwargs):
+def with_attention(func, args, kwargs, result):
     """The results of a kernel for attention. Those that only its backward pass reads stay empty."""
-    result = func(*args, **kwargs)
     computed = KERNELS[func](*tree_map(as_host, args), **tree_map(as_host, kwargs))
     for place, values in zip(result, computed, strict=False):
         fill(func, place, values)

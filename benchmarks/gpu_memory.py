@@ -1,0 +1,290 @@
+"""Compares the memory that `xft plan` expects on a GPU with torch's peaks on the emulated GPU.
+
+Each recipe is measured at its real size: a base of its shape whose weights are holes in sparse
+files, two optimiser steps of each training, in its own process. torch's allocator is real, values
+of large tensors are not computed (tests/emulated_gpu/README.md, EMULATED_GPU_MOST_BYTES). `make
+test-gpu` builds the emulation.
+
+There are two kinds of rows. Full: each fills the window, but in padded batches one of each batch is
+half as long. Varied: their lengths are log-normal, with a median of 350 tokens and a deviation of
+0.6 of the logarithm, cut at the window. An optimiser step has two forward passes, or one if the
+recipe has one. The plan is for the same number of passes.
+
+What CUDA itself takes is not emulated. The plan assumes 1 GiB for it, which is added to the peaks.
+Several processes cannot run there: a training of several is measured as one alone, with --single.
+
+Usage: python -m benchmarks.gpu_memory [RECIPE ...] [--rows full varied] [--trainings ...]
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.timing import markdown_table
+from workflow_scripts import ffn, weighted_init
+from xft.artifacts.artifact import companions, create_artifact, write_json
+from xft.checkpoints.model_files import DTYPE_BYTES, FLOAT_NAMES, SINGLE_FILE
+from xft.cli.step import to_flags
+from xft.common.gpus import PEAKS, noted_peaks
+from xft.config.reading import complete, values_to_change
+from xft.config.runs import overlaid, read_overlaid
+from xft.config.sections import WorkflowConfig
+from xft.config.steps import STEPS, TRAINING_SECTIONS
+from xft.conversions.upcycle import upcycled_config
+from xft.estimates.jobs import GIB, configured_job
+from xft.estimates.memory_and_disk import library_bytes, training_memory
+from xft.estimates.model_sizes import Models, ModelTable, compute_table
+from xft.estimates.rows import Lengths, sample_lengths
+
+PROJECT = Path(__file__).parents[1]
+RECIPES = PROJECT / "recipes"
+EMBEDDED = PROJECT / "resources" / "base"  # whose tokenizer all bases get
+BASES = tomllib.loads((PROJECT / "tests" / "estimates" / "bases.toml").read_text())
+RUN = PROJECT / "tests" / "emulated_gpu" / "run"
+ENVIRONMENT = {
+    "EMULATED_GPU_GIB": "1000",  # whatever a training takes, it is measured
+    "EMULATED_GPU_MOST_BYTES": str(2**20),
+    "HF_DEACTIVATE_ASYNC_LOAD": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+CAPABILITIES = {"h100": "9.0", "rtx4090": "8.9"}
+DEFAULT_GPU = "h100"
+ONE_GPU = (
+    "deepseek-coder-1.3b-lora",
+    "deepseek-coder-6.7b-lora",
+    "deepseek-coder-6.7b-lora-24gb",
+    "qwen2.5-coder-0.5b",
+    "qwen2.5-coder-0.5b-lora",
+    "qwen2.5-coder-1.5b-1gpu",
+    "smollm2-135m",
+    "gemma-3-270m-cpu",
+)
+STEPS_OF = {section: step for step, section in TRAINING_SECTIONS.items()}
+INPUTS = {"moe_sft": ("moe",), "sft": ("base",), "mixing": ("weighted", "moe", "ffn")}
+PASSES = 2  # of an optimiser step, at most
+OPTIMISER_STEPS = 2
+LAMBDA = 0.75
+MEDIAN, DEVIATION = 350, 0.6  # of the varied rows
+BATCHES = 8  # of rows, at least
+FEWEST = 64  # tokens of a row: its prompt and some more
+KINDS = ("full", "varied")
+TEXT = "x = y + 1\n"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recipe at its real size.
+
+    name: of its file.
+    config: with few steps.
+    gpu: the one that the recipe names.
+    folder: for its base, mixture and rows.
+    """
+
+    name: str
+    config: WorkflowConfig
+    gpu: str
+    folder: Path
+
+    @cached_property
+    def models(self) -> Models:
+        """The sizes of base and mixture. Writes the base's config.json."""
+        file = self.folder / "config.json"
+        file.write_text(json.dumps(base_config(self.config.base.model)))
+        return Models(compute_table(file), self.config.moe)
+
+    def make_inputs(self) -> None:
+        """Make the inputs of all trainings, and both files of rows."""
+        models = self.models
+        make_sparse(self.folder / "base", "base", models.base, models.base.config)
+        dtype = FLOAT_NAMES[models.base.dtype(models.base.names[0])]
+        config = upcycled_config(models.base.config, self.config.moe, dtype)
+        make_sparse(self.folder / "moe", "moe", models.mixture, config, self.config)
+        place = {name: f"--{name}={self.folder / name}" for name in ("moe", "ffn")}
+        ffn.main([place["moe"], f"--out={self.folder / 'ffn'}"])
+        out = f"--out={self.folder / 'weighted'}"
+        weighted_init.main([place["moe"], place["ffn"], f"--lam={LAMBDA}", out])
+
+    def write_rows(self, section: str, kind: str) -> Path:
+        """A file of rows for a training."""
+        from transformers import AutoTokenizer
+
+        options, length = getattr(self.config, section), self.config.data.max_length
+        size = options.per_device_train_batch_size
+        count = max(BATCHES * size * options.gradient_accumulation_steps, 64)
+        lengths = np.full(count, length)
+        if kind == "varied":
+            drawn = np.random.default_rng(0).lognormal(np.log(MEDIAN), DEVIATION, count)
+            lengths = np.clip(drawn, FEWEST, length).astype(int)
+        elif options.batching != "packed" and size > 1:
+            lengths[::size] //= 2
+        tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+        ids = tokenizer(TEXT * length, add_special_tokens=False)["input_ids"]
+        file = self.folder / f"{section}-{kind}.jsonl"
+        prompt = self._prompt_tokens(file, tokenizer)
+        texts = [tokenizer.decode(ids[: max(number - prompt, 1)]) for number in lengths]
+        write_texts(file, texts)
+        return file
+
+    def _prompt_tokens(self, file: Path, tokenizer) -> int:
+        """The tokens of a row besides those of its response."""
+        write_texts(file, [TEXT])
+        whole = self.lengths(file).tokens[0]
+        return int(whole) - len(tokenizer(TEXT, add_special_tokens=False)["input_ids"])
+
+    def lengths(self, rows: Path) -> Lengths:
+        """The lengths of the rows in a file."""
+        data = self.config.data.model_copy(update=DATA | {"train": str(rows), "revision": None})
+        return sample_lengths(data, self.folder / "base")
+
+    def planned(self, section: str, rows: Path, kind: str) -> int:
+        """The bytes that the plan says: at most for full rows, else expected."""
+        job = configured_job(self.config, section, on_gpu=True)
+        if kind == "varied":
+            job = job.with_rows(self.lengths(rows))
+        return training_memory(self.models, job).peak
+
+    def measured(self, section: str, rows: Path) -> dict[str, float]:
+        """torch's peaks in a training, in GiB."""
+        step = STEPS_OF[section]
+        values = STEPS[step].values(self.config).items()
+        flags = {key.rpartition(".")[2]: value for key, value in values}
+        flags |= {name: self.folder / name for name in INPUTS[section]}
+        flags |= {"data": rows, "max_length": self.config.data.max_length, **DATA}
+        with tempfile.TemporaryDirectory(dir=self.folder) as name:
+            flags |= {"gpus": 0, "out": Path(name, "out")}
+            words = [
+                sys.executable,
+                "-m",
+                f"workflow_scripts.{step}",
+                *shlex.split(to_flags(flags)),
+            ]
+            words = [str(RUN), "python", *words[1:]]
+            peaks = Path(name, "peaks")
+            peaks.mkdir()
+            capability = {"EMULATED_GPU_CAPABILITY": CAPABILITIES[self.gpu]}
+            environment = os.environ | ENVIRONMENT | capability | {PEAKS: str(peaks)}
+            subprocess.run(words, check=True, env=environment, cwd=PROJECT, stdout=sys.stderr)
+            return noted_peaks(peaks)
+
+
+DATA = {"response_column": "response", "deduplicate": "none", "template": "magicoder"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu_memory",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recipes", nargs="*", help=f"Default: {', '.join(ONE_GPU)}.")
+    parser.add_argument("--rows", nargs="+", choices=KINDS, default=KINDS)
+    trainings = tuple(INPUTS)
+    parser.add_argument("--trainings", nargs="+", choices=trainings, default=trainings)
+    parser.add_argument("--single", action="store_true", help="One process in place of several.")
+    parser.add_argument("--folder", type=Path, help="For sparse files. Default: /tmp.")
+    args = parser.parse_args()
+    table = []
+    for name in args.recipes or ONE_GPU:
+        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            for row in rows_of(name, Path(folder), args):
+                print(*row, flush=True)
+                table.append(row)
+    head = ("recipe", "training", "rows", "allocated", "reserved", "with CUDA", "plan", "ratio")
+    print(markdown_table(head, table))
+
+
+def rows_of(name: str, folder: Path, args: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+    """The lines of a recipe in the table, in GiB."""
+    config, gpu = read_recipe(name, args.single)
+    case = Case(name, config, gpu, folder)
+    case.make_inputs()
+    for section in args.trainings:
+        job = configured_job(config, section, on_gpu=True)
+        for kind in args.rows if job.processes == 1 else ():
+            rows = case.write_rows(section, kind)
+            planned = case.planned(section, rows, kind) / GIB
+            peaks = case.measured(section, rows)
+            allocated, reserved = peaks["gpu_allocated_gib"], peaks["gpu_reserved_gib"]
+            whole = reserved + library_bytes(case.models, job) / GIB
+            sizes = (f"{size:.2f}" for size in (allocated, reserved, whole, planned))
+            yield name, section, kind, *sizes, f"{planned / whole:.2f}"
+
+
+def read_recipe(name: str, single: bool) -> tuple[WorkflowConfig, str]:
+    """The configuration of a recipe with few steps, and the GPU that its header names."""
+    text = (RECIPES / f"{name}.yaml").read_text()
+    named = re.search(r"--configfile ((?:recipes/\S+ ?)+)", text)[1].split()
+    values, _ = read_overlaid([PROJECT / file for file in named])
+    values = values_to_change(complete(values))
+    changes: dict[str, dict] = {}
+    for section in INPUTS:
+        options = getattr(complete(values), section)
+        passes = min(options.gradient_accumulation_steps, PASSES)
+        changes[section] = {"max_steps": OPTIMISER_STEPS, "warmup_steps": 0}
+        changes[section] |= {"gradient_accumulation_steps": passes}
+        if single:
+            changes[section] |= {"launch": "single", "processes": 1, "nodes": 1}
+    gpu = re.search(r"--gpu (\w+)", text)
+    return complete(overlaid(values, changes)), gpu[1] if gpu else DEFAULT_GPU
+
+
+def base_config(model: str) -> dict:
+    """The config.json of a base, with the special tokens of the embedded tokenizer."""
+    name = next(name for name in BASES if name in model.lower())
+    embedded = json.loads((EMBEDDED / "config.json").read_text())
+    tokens = {key: embedded[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return BASES["deepseek-coder-1.3b"]["config"] | BASES[name]["config"] | tokens
+
+
+def make_sparse(
+    out: Path, kind: str, table: ModelTable, config: dict, made_by: WorkflowConfig | None = None
+) -> None:
+    """An artifact of a model whose weights are zeros that take no space.
+
+    The SHA-256 of its weights is not computed. It is not compared either, as the file is large.
+    """
+    parameters = made_by.moe.model_dump() | {"seed": 0, "base": {}} if made_by else {}
+    with create_artifact(out, kind, parameters) as draft:
+        size = write_sparse(draft.path / SINGLE_FILE, table)
+        draft.known_files[SINGLE_FILE] = {"size": size, "sha256": "0" * 64}
+        write_json(draft.path / "config.json", config)
+        for file in companions(EMBEDDED):
+            (draft.path / file.name).write_bytes(file.read_bytes())
+
+
+def write_sparse(file: Path, table: ModelTable) -> int:
+    """A safetensors file with a header and a hole. Returns its size."""
+    entries, end = {"__metadata__": {"format": "pt"}}, 0
+    for name in table.names:
+        begin, dtype = end, table.dtype(name)
+        end += table.size(name) * DTYPE_BYTES[dtype]
+        entries[name] = {"dtype": dtype, "shape": table.shape(name), "data_offsets": [begin, end]}
+    header = json.dumps(entries).encode()
+    header += b" " * (-len(header) % 8)
+    with file.open("wb") as opened:
+        opened.write(len(header).to_bytes(8, "little") + header)
+        opened.truncate(opened.tell() + end)
+        return opened.seek(0, os.SEEK_END)
+
+
+def write_texts(file: Path, texts: list[str]) -> None:
+    """Write rows with these responses."""
+    rows = [{"instruction": "Add.", "response": text} for text in texts]
+    file.write_text("\n".join(map(json.dumps, rows)))
+
+
+if __name__ == "__main__":
+    main()
