@@ -30,6 +30,9 @@ def main() -> None:
 
     def pairs(subjects):
         by_label = {subject.label: subject for subject in subjects}
+        unknown = {*args.baselines, *args.methods} - by_label.keys()
+        if unknown:
+            parser.error(f"no model {', '.join(sorted(unknown))}: there are {', '.join(by_label)}")
         for baseline, method in product(args.baselines, args.methods):
             yield by_label[baseline], by_label[method]
 
