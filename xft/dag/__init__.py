@@ -2,7 +2,7 @@
 
 In the order of reading: `nodes` (an artifact to make, and its recipe), `graph` (what the artifacts
 of one run are made from), `choices` (methods at chosen settings), `experiment` (the artifacts of
-all runs), `runs_table` (which files hold the results of which run), `jobs` (what rules know of each
+all runs), `runs_table` (the files with the results of each run), `jobs` (what rules know of each
 artifact), `totals` (hours and disk space), `step_jobs` and `job_resources` (what jobs ask a
 scheduler for), `input_checks` and `problem_checks` (mistakes that are found before a job runs),
 `workflow_run` (from the values of a configuration to a locked store), `activities` (what became of
