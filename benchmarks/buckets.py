@@ -62,7 +62,7 @@ def write_entry(root: Path, gigabytes: float, files: int) -> Path:
             with (draft.path / f"{number}.bin").open("wb") as file:
                 for part in range(round(gigabytes * 1e9 / files / BLOCK)):
                     file.write(f"{number} {part}".encode() + block)
-    store.publish(entry, recipe)
+    store.finish(entry, recipe)
     return entry
 
 

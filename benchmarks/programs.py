@@ -27,12 +27,12 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    problem_set = load_problems(args.file).first(args.limit)
-    solutions = [(problem, problem.canonical_program) for problem in problem_set.problems]
+    data_set = load_problems(args.file).first(args.limit)
+    solutions = [(problem, problem.canonical_program) for problem in data_set.problems]
     passed = {}
 
     def sandboxed() -> None:
-        verdicts = open_scorer(problem_set, find_bubblewrap(), usable_cpus()).score({}, solutions)
+        verdicts = open_scorer(data_set, find_bubblewrap(), usable_cpus()).score({}, solutions)
         passed["sandboxed"] = sum(verdict.base == PASSED for verdict in verdicts)
 
     def plain() -> None:

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from xft.artifacts.artifact import create_artifact
 from xft.store import others
 from xft.store.remote import Bucket
-from xft.store.store import MARK, Recipe, Store, partial, publish
+from xft.store.store import MARK, Recipe, Store, finish, partial
 
 KEYS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"}
 KINDS = ["file", "memory", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("s3", "sftp"))]
@@ -88,7 +88,7 @@ def make(step: str, number: int, size: int = 1000, store: str = "theirs") -> Par
         (draft.path / "inner").mkdir()
         (draft.path / "inner" / "config.json").write_text("{}")
     (partial(entry) / "costs.json").write_text(f"{number}, by {store}")
-    publish(entry, recipe)
+    finish(entry, recipe)
     (Path(store) / MARK).touch()
     return Part(entry)
 

@@ -22,7 +22,7 @@ from xft.evaluation import call_scoring, result
 from xft.evaluation.call_scoring import CallScorer
 from xft.evaluation.forms import load_problems
 from xft.evaluation.model_loading import trained_template
-from xft.evaluation.problems import ProblemSet
+from xft.evaluation.problems import DataSet
 from xft.evaluation.program_scoring import ProgramScorer
 from xft.evaluation.prompts import TaskPrompt, task_prompts
 from xft.evaluation.sampling import Journal, sample
@@ -44,21 +44,21 @@ def main(argv: list[str] | None = None) -> None:
     say(f"the prompt is {call_scoring.shown(prompt)}")
     sandbox = open_sandbox(scoring.sandbox)
 
-    problem_set = load_problems(args.dataset).without(scoring.exclude).first(scoring.limit)
+    data_set = load_problems(args.dataset).without(scoring.exclude).first(scoring.limit)
     if generation.too_long == "skip":
         for identity in (prompt, read_template(args.other_prompt, PROMPT_NAMES)):
-            problem_set = _fitting(problem_set, identity, args.model, generation.max_new_tokens)
-    scorer = open_scorer(problem_set, sandbox, usable_cpus())
-    truth = _read_ground_truth(step, problem_set)
+            data_set = _fitting(data_set, identity, args.model, generation.max_new_tokens)
+    scorer = open_scorer(data_set, sandbox, usable_cpus())
+    truth = _read_ground_truth(step, data_set)
 
     tokenizer = load_tokenizer(args.model) if prompt == CHAT else None
-    prompts = task_prompts(problem_set, make_template(prompt, tokenizer))
+    prompts = task_prompts(data_set, make_template(prompt, tokenizer))
     samples, journal = _samples(step, prompts, generation, run_options)
 
-    statuses = _judge(scorer, truth, problem_set, samples)
+    statuses = _judge(scorer, truth, data_set, samples)
     judged = scoring.model_dump() | {"memory_bound": scorer.memory_bound}
-    content = result.build_result(problem_set, samples, statuses, judged, scorer.versions)
-    _write(step, content, problem_set)
+    content = result.build_result(data_set, samples, statuses, judged, scorer.versions)
+    _write(step, content, data_set)
     if journal is not None:
         journal.remove()
 
@@ -117,12 +117,12 @@ def _prompt(asked: str | None, model_folder: Path) -> str:
     return identity
 
 
-def _fitting(problem_set: ProblemSet, prompt: str, model: Path, max_new_tokens: int) -> ProblemSet:
+def _fitting(data_set: DataSet, prompt: str, model: Path, max_new_tokens: int) -> DataSet:
     """The problems whose prompts by a template leave room for an answer in the model's window."""
     tokenizer, config = load_tokenizer(model), read_model_config(model / "config.json")
     room = (window(config.get("base_config", config)) or math.inf) - max_new_tokens
-    prompts = task_prompts(problem_set, make_template(prompt, tokenizer))
-    return problem_set.without([p.task_id for p in prompts if len(p.encode(tokenizer)) > room])
+    prompts = task_prompts(data_set, make_template(prompt, tokenizer))
+    return data_set.without([p.task_id for p in prompts if len(p.encode(tokenizer)) > room])
 
 
 def _samples(
@@ -147,20 +147,20 @@ def _samples(
 def _judge(
     scorer: CallScorer | ProgramScorer,
     truth: dict[str, str] | None,
-    problem_set: ProblemSet,
+    data_set: DataSet,
     samples: Sequence[result.Sample],
 ) -> list[Statuses]:
     """The statuses of each sample. Without a ground truth it is computed."""
     expected = scorer.expected() if truth is None else truth
-    problems = {problem.task_id: problem for problem in problem_set.problems}
+    problems = {problem.task_id: problem for problem in data_set.problems}
     solutions = [(problems[written.task_id], written.solution) for written in samples]
     return scorer.score(expected, solutions)
 
 
-def _write(step: Step, content: dict, problem_set: ProblemSet) -> None:
+def _write(step: Step, content: dict, data_set: DataSet) -> None:
     """Write the result with its manifest. The manifest names the generations too."""
     out = step.args.out
-    inputs = step.ids | {"model": content["model"]["id"], "dataset": problem_set.sha256}
+    inputs = step.ids | {"model": content["model"]["id"], "dataset": data_set.sha256}
     result.RESULT.write(
         out,
         content,
@@ -178,7 +178,7 @@ def _show_first(prompt: TaskPrompt, written: result.Sample, statuses: Statuses) 
         say(f"{prompt.task_id}, the {name}:\n{lines}")
 
 
-def _read_ground_truth(step: Step, problem_set: ProblemSet) -> dict[str, str] | None:
+def _read_ground_truth(step: Step, data_set: DataSet) -> dict[str, str] | None:
     """The ground truth in --ground-truth, as an input of the step; None if it is not given.
 
     Raises UserError if the artifact does not hold the problems.
@@ -187,9 +187,9 @@ def _read_ground_truth(step: Step, problem_set: ProblemSet) -> dict[str, str] | 
     if args.ground_truth is None:
         return None
     artifact = step.open("ground_truth", args.ground_truth, call_scoring.KIND)
-    if artifact.manifest.inputs["dataset"] != problem_set.sha256:
+    if artifact.manifest.inputs["dataset"] != data_set.sha256:
         raise UserError(f"{args.ground_truth} was made from other problems than {args.dataset}")
-    held, wanted = artifact.manifest.parameters.get("limit"), len(problem_set.problems)
+    held, wanted = artifact.manifest.parameters.get("limit"), len(data_set.problems)
     if held is not None and held < wanted:
         raise UserError(
             f"{args.ground_truth} holds only the first {held} problems, but {wanted} must be "

@@ -18,9 +18,9 @@ def main(argv: list[str] | None = None) -> None:
     args = step.parse_args(argv)
     options = step.options(ScoringConfig)
     sandbox = open_sandbox(options.sandbox)
-    problem_set = load_problems(args.dataset).without(options.exclude).first(options.limit)
-    truth = open_scorer(problem_set, sandbox, usable_cpus()).expected()
-    step.inputs["dataset"] = problem_set.sha256
+    data_set = load_problems(args.dataset).without(options.exclude).first(options.limit)
+    truth = open_scorer(data_set, sandbox, usable_cpus()).expected()
+    step.inputs["dataset"] = data_set.sha256
     with step.draft(options.model_dump()) as draft:
         call_scoring.write(draft.path, truth)
 

@@ -43,7 +43,7 @@ from xft.estimates.jobs import (
 )
 from xft.estimates.memory_and_disk import RUNTIME, activation_bytes, training_memory
 from xft.estimates.model_sizes import Models, compute_table, read_table, tuning_ratio
-from xft.estimates.planning import Plan, advice, fits, summary, time_text, ways
+from xft.estimates.planning import Estimate, advice, fits, summary, time_text, ways
 from xft.estimates.rows import Lengths, count_problems
 from xft.hub.named_sets import Release
 from xft.modeling.configuration import XftConfig
@@ -445,10 +445,10 @@ def test_changes_make_a_model_of_1_5b_fit(tmp_path, sections, gpu, told, absent)
     base = models_of(tmp_path, DEEPSEEK | BASES["qwen2.5-coder-1.5b"]["config"]).base
     processor = GPUS.get(gpu, Processor(0, 0, memory=40))
 
-    def plan_of(sections: dict) -> Plan:
+    def plan_of(sections: dict) -> Estimate:
         config = complete({"base": {"model": "x"}, "data": {"train": "x"}} | sections)
         models, trainings = Models(base, config.moe), ("moe_sft", "sft", "mixing")
-        return Plan(config, models, 10_000, gpu, processor, None, trainings)
+        return Estimate(config, models, 10_000, gpu, processor, None, trainings)
 
     found = list(ways(plan_of(sections), "moe_sft"))
     assert found and absent not in str([changes for changes, _ in found])
@@ -490,11 +490,11 @@ def change_config(**changes) -> None:
     write_config(yaml.safe_load(Path("mine.yaml").read_text()) | changes)
 
 
-def planned(*words: str) -> Plan:
+def planned(*words: str) -> Estimate:
     return plan_and_totals(*words, *MINE)[0]
 
 
-def plan_and_totals(*words: str) -> tuple[Plan, Totals]:
+def plan_and_totals(*words: str) -> tuple[Estimate, Totals]:
     """The plan of a configuration, and the jobs of all runs."""
     args = plan._parser().parse_args(words)
     values = plan.read_overlaid(args.config)

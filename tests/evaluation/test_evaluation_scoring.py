@@ -40,10 +40,10 @@ def sums(make):
     return make(*three_problems())
 
 
-def verdicts(problem_set, codes, sandbox, workers=2):
+def verdicts(data_set, codes, sandbox, workers=2):
     """On codes for the problems in turn."""
-    scorer = CallScorer(problem_set, sandbox, workers)
-    solutions = list(zip(cycle(problem_set.problems), codes, strict=False))
+    scorer = CallScorer(data_set, sandbox, workers)
+    solutions = list(zip(cycle(data_set.problems), codes, strict=False))
     return scorer.score(scorer.expected(), solutions)
 
 
@@ -120,13 +120,13 @@ def test_what_no_solution_can_repeat_is_no_ground_truth(make, bubblewrap, monkey
     fault = "{}: the value {}.* does not pass in a second run; arguments: .*"
     lines = map(fault.format, places, values)
     message = "\n".join([r"9 canonical solutions of .*sums.jsonl would fail as a model's:", *lines])
-    problem_set = make(*rows)
+    data_set = make(*rows)
     with pytest.raises(UserError, match=rf"^{message}\nA solution must return plain data"):
-        CallScorer(problem_set, bubblewrap, 2).expected()
+        CallScorer(data_set, bubblewrap, 2).expected()
 
-    release = replace(RELEASED["mbpp"], sha256=problem_set.sha256)
+    release = replace(RELEASED["mbpp"], sha256=data_set.sha256)
     monkeypatch.setitem(RELEASED, "mbpp", release)
-    assert len(CallScorer(problem_set, bubblewrap, 2).expected()) == len(rows)
+    assert len(CallScorer(data_set, bubblewrap, 2).expected()) == len(rows)
     assert re.search(message, capsys.readouterr().err)
 
 
@@ -134,11 +134,11 @@ def test_a_program_that_floods_answers_loses_its_own_problem_only(make, bubblewr
     """Though no file can grow far, as on a small disk."""
     row = problem("add", "+", "Task/0") | {"plus_input": [[n, n] for n in range(500)]}
     flood = "def add(a, b):\n    return 'x' * 30_000\n"
-    problem_set, (right, *_) = make(row), right_solutions()
+    data_set, (right, *_) = make(row), right_solutions()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4 * 2**20, before[1]))
     try:
-        found = verdicts(problem_set, [right, flood, right], bubblewrap)
+        found = verdicts(data_set, [right, flood, right], bubblewrap)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert found == [PASS, Statuses(*["too costly to judge"] * 2), PASS]

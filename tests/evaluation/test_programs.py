@@ -39,11 +39,11 @@ def statuses(make, bubblewrap):
     """Callable (rows, completions): the status of each."""
 
     def judge(rows: list[dict], completions: list[str]) -> list[str]:
-        problem_set = make(*rows)
-        prompts = task_prompts(problem_set, COMPLETION)
+        data_set = make(*rows)
+        prompts = task_prompts(data_set, COMPLETION)
         codes = [p.solution(text) for p, text in zip(prompts, completions, strict=True)]
-        solutions = list(zip(problem_set.problems, codes, strict=True))
-        return [v.plus for v in open_scorer(problem_set, bubblewrap, 2).score({}, solutions)]
+        solutions = list(zip(data_set.problems, codes, strict=True))
+        return [v.plus for v in open_scorer(data_set, bubblewrap, 2).score({}, solutions)]
 
     return judge
 
@@ -73,11 +73,11 @@ def test_bad_rows_are_named(make):
 
 
 def test_a_prompt_ends_where_the_row_says_and_a_tuned_model_gets_a_template(make):
-    problem_set = make(DOUBLE)
-    (prompt,) = task_prompts(problem_set, COMPLETION)
+    data_set = make(DOUBLE)
+    (prompt,) = task_prompts(data_set, COMPLETION)
     assert prompt.text == DOUBLE["prompt"]
     assert prompt.solution("    echo 1\n}\necho 2") == DOUBLE["prompt"] + "    echo 1"
-    (prompt,) = task_prompts(problem_set, make_template("magicoder", None))
+    (prompt,) = task_prompts(data_set, make_template("magicoder", None))
     code = DOUBLE["prompt"].strip()
     assert f"problem:\n```bash\n{code}\n```" in prompt.text
     assert prompt.text.endswith(f"```bash\n{code}")
@@ -110,10 +110,10 @@ def test_equal_programs_run_once_and_again_if_late(make, bubblewrap, monkeypatch
         ran.append(program)
         return run(program, *about) if len(ran) > 1 else Ended("timed out")
 
-    problem_set = make(DOUBLE)
-    scorer = open_scorer(problem_set, bubblewrap, 2)
+    data_set = make(DOUBLE)
+    scorer = open_scorer(data_set, bubblewrap, 2)
     monkeypatch.setattr(program_scoring, "run", late_once)
-    (problem,) = problem_set.problems
+    (problem,) = data_set.problems
     solutions = [(problem, problem.canonical_program)] * 3
     verdicts = scorer.score({}, solutions)
     assert [verdict.base for verdict in verdicts] == ["passed"] * 3 and len(ran) == 2
@@ -122,8 +122,8 @@ def test_equal_programs_run_once_and_again_if_late(make, bubblewrap, monkeypatch
 def test_canonical_solutions_that_do_not_pass_are_told(make, bubblewrap, capsys):
     wrong = DOUBLE | {"name": "W/1", "canonical_solution": "    echo 'no error here' >&2; echo 9"}
     without = {key: value for key, value in DOUBLE.items() if key != "canonical_solution"}
-    problem_set = make(DOUBLE, wrong, without | {"name": "W/2"})
-    assert open_scorer(problem_set, bubblewrap, 1).expected() == {}
+    data_set = make(DOUBLE, wrong, without | {"name": "W/2"})
+    assert open_scorer(data_set, bubblewrap, 1).expected() == {}
     told = capsys.readouterr().err
     assert "1 canonical solution of" in told and "line 2, W/1: failed: no error here" in told
 

@@ -18,7 +18,7 @@ from xft.common.file_access import write_whole
 from xft.reporting.comparisons import pairs
 from xft.reporting.page.folder import Folder
 from xft.reporting.page.parts import find_parts
-from xft.reporting.run_table import Subject, read_runs, results_of
+from xft.reporting.run_table import NamedModel, read_runs, results_of
 
 
 @pytest.fixture
@@ -360,7 +360,7 @@ def test_experts_that_are_nearly_equal_are_named(runs):
 OWN, VANILLA, RATE = "", "vanilla", "rate"
 
 
-def subjects(tmp_path, *rows) -> list[Subject]:
+def subjects(tmp_path, *rows) -> list[NamedModel]:
     """The subjects of evaluations. rows: model, variant and file of each."""
     named = [{"model": m, "variant": v, "dataset": "d", "eval": f} for m, v, f in rows]
     table = read_runs(write_table(tmp_path / "runs.csv", named))

@@ -11,7 +11,7 @@ from xft.config.runs import find_runs
 from xft.reporting.comparisons import OF_MODELS, OF_VARIANTS, POOLED, pairs, quantities
 from xft.reporting.page.folder import Folder
 from xft.reporting.page.parts import find_parts
-from xft.reporting.run_table import Subject, read_runs
+from xft.reporting.run_table import NamedModel, read_runs
 from xft.reporting.summaries import Summary
 from xft.reporting.variants import (
     MOST_ANSWERS,
@@ -60,7 +60,9 @@ def test_variants_and_models_are_corrected_for_apart(runs):
 
 
 def test_a_model_that_its_control_lacks_is_compared_with_the_own_values_or_the_first_variant():
-    early, own, late = (Subject("sft", (name,), name, "vanilla") for name in ("early", "", "late"))
+    early, own, late = (
+        NamedModel("sft", (name,), name, "vanilla") for name in ("early", "", "late")
+    )
     assert list(pairs([early, own, late])) == [(own, early), (own, late)]
     assert list(pairs([early, late])) == [(early, late)]
 

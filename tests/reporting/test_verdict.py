@@ -12,8 +12,8 @@ import pytest
 from xft.config.sections import MERGED, MODELS, UNTUNED
 from xft.evaluation.scoring import OUTCOMES
 from xft.reporting.comparisons import comparison_table
-from xft.reporting.run_table import Subject, Values
-from xft.reporting.verdict import Candidate, decide, label_family
+from xft.reporting.run_table import NamedModel, Values
+from xft.reporting.verdict import EvaluatedModel, decide
 from xft.training.at_end import VALIDATION_LOSS, change_at_end
 
 
@@ -32,7 +32,7 @@ def compared(solved, count=140, losses=None, base_tests=None, seeds=1, outcomes=
     for label, number in solved.items():
         model, _, variant = label.partition(" ")
         variants = ("", "(b)") if model == "base" else (variant,)
-        subject = Subject(model, variants, variant.strip("()"))
+        subject = NamedModel(model, variants, variant.strip("()"))
         own_seeds = 1 if model == "base" else seeds
         for seed in range(own_seeds):
             for tests, numbers in (("base", base_tests or solved), ("plus", solved)):
@@ -44,7 +44,7 @@ def compared(solved, count=140, losses=None, base_tests=None, seeds=1, outcomes=
         counts = dict.fromkeys(OUTCOMES, 0) | {"passed": passed} | others
         loss, change = (losses or {}).get(label, inf), (changes or {}).get(label)
         of_sets = {"d": (passed, own_seeds * count)}
-        candidates.append(Candidate(subject.label, counts, loss, own_seeds, change, of_sets))
+        candidates.append(EvaluatedModel(subject, counts, loss, own_seeds, change, of_sets))
     return comparison_table(values), candidates
 
 
@@ -70,10 +70,10 @@ def test_each_choice_of_models_has_a_verdict_or_none():
     table, candidates = compared(merged, count=60)
     for chosen in product((False, True), repeat=len(candidates)):
         models = [*compress(candidates, chosen)]
-        labels = [model.label for model in models]
+        labels = {model.label: model.kind for model in models}
         rows = table[table["first"].isin(labels) & table["second"].isin(labels)]
         found = decide(rows, models, {"d": 0})
-        assert (found is None) == ({*rows["second"].map(label_family)} <= {*UNTUNED}), labels
+        assert (found is None) == ({*rows["second"].map(labels)} <= {*UNTUNED}), labels
 
 
 def test_a_variant_of_sft_that_solves_more_is_taken():

@@ -61,10 +61,10 @@ def evalplus_verdict(tests: ProblemTests, form: str, code: str) -> list[str]:
 def test_verdicts_are_evalplus_s(name, shared, monkeypatch):
     monkeypatch.setenv("EVALPLUS_MAX_MEMORY_BYTES", str(8 * 2**30))
     chooser = random.Random(0)
-    problem_set = load_problems(str(shared / "data" / FILES[name]))
-    scorer = CallScorer(problem_set, find_bubblewrap(), len(os.sched_getaffinity(0)))
+    data_set = load_problems(str(shared / "data" / FILES[name]))
+    scorer = CallScorer(data_set, find_bubblewrap(), len(os.sched_getaffinity(0)))
     truth = scorer.expected()
-    right = [(p, p.canonical_program) for p in problem_set.problems]
+    right = [(p, p.canonical_program) for p in data_set.problems]
     passed = scorer.score(truth, right)
     failed = {p.task_id for (p, _), v in zip(right, passed, strict=True) if v.plus != "passed"}
     assert failed == (FAILS_ITSELF if name == "humaneval" else set())

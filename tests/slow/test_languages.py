@@ -25,12 +25,12 @@ def test_programs_pass_or_fail(name, tmp_path, bubblewrap):
     start, rest = EXAMPLES[name]["program"].split("FACTOR")
     end, tests = rest.split("\n", 1)
     row = {"language": language.name, "prompt": start, "tests": tests, "stop_tokens": []}
-    problem_set = load_problems(str(write_problems(tmp_path / "own.jsonl", [row | {"name": "a"}])))
+    data_set = load_problems(str(write_problems(tmp_path / "own.jsonl", [row | {"name": "a"}])))
     expected = {"2": "passed", "3": "failed"}
     expected |= dict.fromkeys(EXAMPLES[name].get("stops", []), "failed")
     expected["(("] = "compile error" if language.compile else "failed"
-    solutions = [(*problem_set.problems, f"{start}{factor}{end}") for factor in expected]
-    verdicts = open_scorer(problem_set, bubblewrap, 2).score({}, solutions)
+    solutions = [(*data_set.problems, f"{start}{factor}{end}") for factor in expected]
+    verdicts = open_scorer(data_set, bubblewrap, 2).score({}, solutions)
     assert dict(zip(expected, [v.plus for v in verdicts], strict=True)) == expected
 
 

@@ -38,7 +38,7 @@ from xft.store.make import link_declared
 from xft.store.make import make as run_job
 from xft.store.remote import FILES, Bucket, describe
 from xft.store.server import DRAFT, Server
-from xft.store.store import Recipe, fetched, is_whole, log_of, partial, publish
+from xft.store.store import Recipe, fetched, finish, is_whole, log_of, partial
 from xft.tools import gc, pull, push
 
 
@@ -129,7 +129,7 @@ def test_a_large_file_is_sent_once_and_what_is_damaged_is_replaced(url, file_has
     other = Part(Path("theirs", "moe", recipe.digest))
     with create_artifact(partial(other.entry) / "artifact", "moe") as draft:
         shutil.copy(part.entry / "artifact/weights.bin", draft.path)
-    publish(other.entry, recipe)
+    finish(other.entry, recipe)
     assert not publishes_weights(other.entry)
     assert file_hashes(fetch(url, other)[0].entry) == file_hashes(other.entry)
 
@@ -397,7 +397,7 @@ def stand_in(node: Node) -> None:
         (draft.path / "config.json").write_text("{}")
         (draft.path / "weights.bin").write_text(node.name)
     (partial(node.entry) / "metrics.jsonl").write_text("{}")
-    publish(node.entry, node.recipe)
+    finish(node.entry, node.recipe)
 
 
 @pytest.fixture

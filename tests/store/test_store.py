@@ -38,10 +38,10 @@ from xft.store.store import (
     Store,
     claimed,
     disk_bytes,
+    finish,
     is_whole,
     log_of,
     partial,
-    publish,
     worker,
 )
 from xft.tools import gc
@@ -154,7 +154,7 @@ def test_an_entry_appears_after_all_that_it_holds_is_on_the_disk(monkeypatch):
     place = "/proc/self/fd/{}".format
     monkeypatch.setattr(os, "fsync", lambda f: synced.add(Path(place(f)).readlink()) or fsync(f))
     monkeypatch.setattr(Path, "rename", lambda a, b: {a, *a.rglob("*")} <= synced and rename(a, b))
-    publish(entry.absolute(), Recipe("moe", 1, {}, {}))
+    finish(entry.absolute(), Recipe("moe", 1, {}, {}))
     assert is_whole(entry)
 
 
@@ -428,10 +428,10 @@ def test_another_store_gives_what_is_undamaged(capsys):
         return capsys.readouterr().err
 
     assert taken() == ""  # it is not whole
-    publish(theirs, Recipe("moe", 2, {}, {}))
+    finish(theirs, Recipe("moe", 2, {}, {}))
     assert "another recipe than its name" in taken()
     theirs.rename(partial(theirs))
-    publish(theirs, recipe)
+    finish(theirs, recipe)
     assert taken() is None
     for file in (theirs / "artifact/a.bin", theirs / "metrics.jsonl"):
         flip_a_bit(file)

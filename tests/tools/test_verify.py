@@ -10,7 +10,7 @@ from trainings import identity
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import Manifest, hash_files, manifest_path, short
 from xft.common.errors import UserError
-from xft.store.store import MARK, Recipe, partial, publish
+from xft.store.store import MARK, Recipe, finish, partial
 from xft.tools import verify
 
 DATA = "d" * 64
@@ -102,7 +102,7 @@ def stored(store: str, step: str, metrics: str = "", **inputs) -> Path:
     entry = Path(store, step, recipe.digest)
     make(partial(entry) / "artifact", step)
     (partial(entry) / "metrics.jsonl").write_text(metrics)
-    publish(entry, recipe)
+    finish(entry, recipe)
     Path(store, MARK).touch()
     return entry
 

@@ -52,7 +52,7 @@ REFERENCES = ("base", "sft", "sft_flops", "soup", "moe_sft")  # each later model
 MODEL_KINDS = ("base", "moe", "sft", "soup", "moe_sft", "dense")  # of artifacts, and steps
 
 
-def family(model: str) -> str:
+def kind_of(model: str) -> str:
     """The declared name of a model: `dense` of `dense/lam~0.75`."""
     return model.partition("/")[0]
 
@@ -80,7 +80,7 @@ def learns(lam: str) -> bool:
     return float(lam) < 1
 
 
-def problem_label(name_or_file: str) -> str:
+def dataset_name(name_or_file: str) -> str:
     """The label of a problem set in results: its name, or its file's name without the ending."""
     return re.sub(r"\.jsonl(\.gz)?$|\.parquet$", "", Path(name_or_file).name)
 

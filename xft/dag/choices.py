@@ -62,8 +62,8 @@ class Methods:
         self.settings, self.choice = cache(self.settings), cache(self.choice)
 
     @property
-    def problem_sets(self) -> dict[str, str]:
-        return self.graphs[0].problem_sets
+    def data_sets(self) -> dict[str, str]:
+        return self.graphs[0].data_sets
 
     def main_models(self) -> list[Node]:
         return [node for graph in self.graphs for node in graph.main_models()]
@@ -130,7 +130,7 @@ class Methods:
         recorded = {f"result {n}": result.digest for n, result in enumerate(candidates, 1)}
         results = [result.place for result in candidates]
         keys = frozenset().union(*(result.keys for result in candidates))
-        of_all = Input("results", identity=recorded, flags={"results": results}, keys=keys)
+        of_all = Input("results", recipe_inputs=recorded, flags={"results": results}, keys=keys)
         # The job may make any of them, and so waits for what each is made from.
         sources = dict.fromkeys(source for result in candidates for source in result.sources)
         read = [made("read", source, "", {}) for source in sources]

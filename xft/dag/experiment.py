@@ -7,7 +7,7 @@ from pathlib import Path
 from xft.common.errors import UserError
 from xft.config.reading import shown_choices
 from xft.config.runs import Run
-from xft.config.sections import WorkflowConfig, problem_label
+from xft.config.sections import WorkflowConfig, dataset_name
 from xft.config.steps import STEPS
 from xft.dag import runs_table
 from xft.dag.choices import Methods, methods_of
@@ -34,7 +34,7 @@ class Experiment:
         self.nodes = Nodes(self.store, contents, self.code)
         self.graphs = [Graph(run, self.nodes) for run in runs]
         self._find_seeds()
-        self._check_problem_sets()
+        self._check_data_sets()
         self.evaluated: list[Graph | Methods] = self.graphs
         if config.choose is not None:
             self.evaluated = methods_of(self.graphs, self.nodes) or self.graphs
@@ -47,11 +47,11 @@ class Experiment:
             graph.of_seeds = groups.setdefault(key, [])
             graph.of_seeds.append(graph)
 
-    def _check_problem_sets(self) -> None:
+    def _check_data_sets(self) -> None:
         names: dict[str, str] = {}
         for config in (self.config, *(graph.config for graph in self.graphs)):
             for name in [*config.evaluation.datasets, *config.data.decontaminate_against]:
-                label = problem_label(name)
+                label = dataset_name(name)
                 first = names.setdefault(label, name)
                 if first != name:
                     raise UserError(
@@ -98,7 +98,7 @@ class Experiment:
         return {
             node: node.name
             for graph in self.evaluated
-            for label in graph.problem_sets
+            for label in graph.data_sets
             for model in graph.models()
             for node in graph.measured(model, label).values()
         }
@@ -122,7 +122,7 @@ class Experiment:
         select = self.config.merge.select
         chosen_by = None if select == "auto" else select
         inputs = [
-            made("results", node, flag="", identity={f"results {number}": node.digest})
+            made("results", node, flag="", recipe_inputs={f"results {number}": node.digest})
             for number, node in enumerate(self.shown)
         ]
         options = {"rows": rows, "chosen_by": chosen_by}

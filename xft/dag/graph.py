@@ -140,8 +140,8 @@ class Graph:
         places = [graph.sft.place for graph in graphs]
         inputs = []
         for number, graph in enumerate(graphs, 1):
-            identity = {f"model {number}": graph.sft.digest}
-            model = made("models", graph.sft, flag="", identity=identity, models=places)
+            recipe_inputs = {f"model {number}": graph.sft.digest}
+            model = made("models", graph.sft, flag="", recipe_inputs=recipe_inputs, models=places)
             inputs.append(replace(model, keys=model.keys - {"seed"}))
         return self._node("soup", inputs)
 
@@ -175,7 +175,7 @@ class Graph:
         template = self._template_of_tokens()
         base = made("base", self.base, flag="model")
         if Path(self.config.base.model).is_dir():  # then its tokenizer's files are known
-            base = replace(base, identity=self._tokenizer())
+            base = replace(base, recipe_inputs=self._tokenizer())
         return self._node("tokens", [self._rows(), *self._forbidden_problems(), template, base])
 
     def _template_of_tokens(self) -> Input:
@@ -207,20 +207,20 @@ class Graph:
         names = self.config.data.decontaminate_against
         fetched = [name for name in names if name in TRANSLATED]
         files = [name for name in names if name not in NAMED_SETS]
-        identity, places = {}, []
+        recipe_inputs, places = {}, []
         for name in names:
-            label = sections.problem_label(name)
+            label = sections.dataset_name(name)
             if name in RELEASED:
-                identity[f"problems {label}"] = RELEASED[name].sha256
+                recipe_inputs[f"problems {label}"] = RELEASED[name].sha256
             else:
-                identity[f"problems {label}"] = self.contents.of_problems(name)
+                recipe_inputs[f"problems {label}"] = self.contents.of_problems(name)
             if name in fetched:
                 places.append(str(self.fetch_problems(name).place))
             else:
                 places.append(name)
-        yield Input("problems", tuple(files), identity, flags={"problems": places or [""]})
+        yield Input("problems", tuple(files), recipe_inputs, flags={"problems": places or [""]})
         for name in fetched:
-            yield made("problems", self.fetch_problems(name), flag="", identity={})
+            yield made("problems", self.fetch_problems(name), flag="", recipe_inputs={})
 
     def _tokenizer(self) -> dict[str, str]:
         """What stands for the base's tokenizer in a recipe."""
@@ -233,9 +233,9 @@ class Graph:
     # The problems, and what is measured of the models.
 
     @cached_property
-    def problem_sets(self) -> dict[str, str]:
+    def data_sets(self) -> dict[str, str]:
         """The problem sets of the evaluation, by label: names or files."""
-        return {sections.problem_label(name): name for name in self.config.evaluation.datasets}
+        return {sections.dataset_name(name): name for name in self.config.evaluation.datasets}
 
     def fetch_problems(self, name: str) -> Node:
         """The file of a named problem set."""
@@ -251,7 +251,7 @@ class Graph:
 
     def _problems(self, label: str) -> Input:
         """A set of problems."""
-        name = self.problem_sets[label]
+        name = self.data_sets[label]
         content = {"dataset": self.contents.of_problems(name)}
         if name in NAMED_SETS:
             return made("problems", self.fetch_problems(name), "dataset", content)
@@ -318,7 +318,7 @@ class Graph:
         """The number of rows that trainings learn from and that contain a problem of a set."""
         rows = self._rows()
         if rows.node is None:  # the recipe of the tokens holds their content
-            rows = replace(rows, identity={})
+            rows = replace(rows, recipe_inputs={})
         inputs = [made("tokens", self.tokens), self._problems(label), rows]
         return self._node("contamination", inputs, f"contamination/{label}.json")
 
@@ -372,7 +372,7 @@ class Graph:
         key = frozenset([f"{name}.model"])
         inputs = [Input("files", paths, contents, flags={"model": model}, keys=key)]
         if tuned_from:
-            inputs.append(made("tuned_from", tuned_from, identity={"base": tuned_from.digest}))
+            inputs.append(made("tuned_from", tuned_from, recipe_inputs={"base": tuned_from.digest}))
         step = replace(self._step("base"), values={})
         return self._node_of_step(step, inputs, name)
 

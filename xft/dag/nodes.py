@@ -87,8 +87,8 @@ class Input:
 
     name: of the input in the step's rule.
     paths: the store's entry or the user's files, which Snakemake waits for; none for a value.
-    identity: what stands for the content among the recipe's inputs, by name; empty if something
-        else does.
+    recipe_inputs: what stands for the content among the recipe's inputs, by name. Empty if
+        something else does.
     recorded: what stands for it among the recipe's options, by key.
     flags: of the step's command.
     node: that makes it; None for files of the user's.
@@ -97,7 +97,7 @@ class Input:
 
     name: str
     paths: tuple[str, ...] = ()
-    identity: Mapping[str, str] = field(default_factory=dict)
+    recipe_inputs: Mapping[str, str] = field(default_factory=dict)
     recorded: Mapping[str, object] = field(default_factory=dict)
     flags: Mapping[str, object] = field(default_factory=dict)
     node: "Node | None" = None
@@ -108,22 +108,27 @@ def made(
     name: str,
     node: "Node",
     flag: str | None = None,
-    identity: Mapping[str, str] | None = None,
+    recipe_inputs: Mapping[str, str] | None = None,
     **flags: object,
 ) -> Input:
     """An artifact as an input.
 
     flag: that gives its place to the command, by default its name; empty if none does. flags: more.
-    identity: as in `Input`, by default its digest by its name.
+    recipe_inputs: as in `Input`, by default its digest by its name.
     """
-    if identity is None:
-        identity = {name: node.digest}
+    if recipe_inputs is None:
+        recipe_inputs = {name: node.digest}
     if flag is None:
         flag = name
     if flag:
         flags = {flag: node.place, **flags}
     return Input(
-        name, paths=(str(node.entry),), identity=identity, flags=flags, node=node, keys=node.keys
+        name,
+        paths=(str(node.entry),),
+        recipe_inputs=recipe_inputs,
+        flags=flags,
+        node=node,
+        keys=node.keys,
     )
 
 
@@ -231,10 +236,10 @@ class Nodes:
     def get(self, step: str, options: dict, inputs: Iterable[Input], **fields) -> Node:
         """The node of a recipe with these options. fields: the others of a new node."""
         inputs = tuple(inputs)
-        identity = {}
+        recipe_inputs = {}
         for item in inputs:
-            identity |= item.identity
-        recipe = Recipe(step, self.code.version_of(step), options, identity)
+            recipe_inputs |= item.recipe_inputs
+        recipe = Recipe(step, self.code.version_of(step), options, recipe_inputs)
         digest = recipe.digest
         if digest not in self._by_digest:
             entry = self.store.entry(step, digest)

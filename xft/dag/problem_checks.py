@@ -132,6 +132,6 @@ def _programs(name: str, limit: int | None) -> Iterator[tuple[str, str]]:
         language = TRANSLATED[name].language
         yield language, MULTIPL_E_LOADS.get(language, "")
     elif name not in RELEASED and Path(name).exists():
-        problem_set = load_problems(name).first(limit)
-        if problem_set.form is PROGRAMS:
-            yield from ((p.language, p.prompt + p.tests) for p in problem_set.problems)
+        data_set = load_problems(name).first(limit)
+        if data_set.form is PROGRAMS:
+            yield from ((p.language, p.prompt + p.tests) for p in data_set.problems)

@@ -25,7 +25,7 @@ def rows(evaluated: Sequence[Graph | Methods], shown: Container[Node]) -> list[R
     models = list(dict.fromkeys(model for graph in graphs for model in graph.models()))
     table = []
     for graph in graphs:
-        for label in graph.problem_sets:
+        for label in graph.data_sets:
             for model in models:
                 results = graph.measured(model, label)
                 if results["eval"] in shown:

@@ -42,7 +42,7 @@ from xft.dag.snakemake_options import (
 )
 from xft.dag.workflow_run import WorkflowRun
 from xft.reporting.summaries import head
-from xft.reporting.verdict import PLAN
+from xft.reporting.verdict import HOURS_HINT
 from xft.store.forks import start_server
 from xft.store.job_records import read_plan
 from xft.store.store import is_whole
@@ -250,7 +250,7 @@ class SnakemakeRun:
         results = self.run.results
         summary = (results / "summary.md").read_text()
         print(head(summary))
-        if PLAN in summary and (line := pace_line(self.run)):
+        if HOURS_HINT in summary and (line := pace_line(self.run)):
             print(f"\n{line}")
         print(f"Charts and solutions, for a browser: {results}/report.html", flush=True)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xft.common.errors import UserError, counted
-from xft.config.sections import MODEL_KINDS, WorkflowConfig, problem_label
+from xft.config.sections import MODEL_KINDS, WorkflowConfig, dataset_name
 from xft.config.steps import STEPS, TRAINING_SECTIONS
 from xft.dag.experiment import Experiment
 from xft.dag.job_resources import of_mixture
@@ -15,10 +15,10 @@ from xft.dag.step_jobs import STEP_JOBS
 from xft.estimates.jobs import configured_job
 from xft.estimates.memory_and_disk import artifact_bytes, checkpoint_bytes
 from xft.estimates.model_sizes import Models, tuning_ratio
-from xft.estimates.planning import Plan, disk_text, duration, table
+from xft.estimates.planning import Estimate, disk_text, duration, table
 from xft.store.job_records import COSTS_FILE, total_cost
 
-FindPlan = Callable[[WorkflowConfig], Plan]
+FindEstimate = Callable[[WorkflowConfig], Estimate]
 Hours = tuple[float | None, float | None]  # expected and at most; None: unknown
 
 
@@ -70,21 +70,21 @@ class Totals:
         return disk_text(self.space.total())
 
 
-def totals(experiment: Experiment, plan_of: FindPlan, is_measured: bool) -> Totals:
+def totals(experiment: Experiment, estimate_of: FindEstimate, is_measured: bool) -> Totals:
     """The jobs of all runs.
 
-    plan_of: gives the plan for a run's configuration. is_measured: whether jobs in the store count
-    as long as they took.
+    estimate_of: gives the estimate for a run's configuration.
+    is_measured: whether jobs in the store count as long as they took.
     """
-    plans = {node: plan_of(node.config) for node in experiment.wanted}
+    estimates = {node: estimate_of(node.config) for node in experiment.wanted}
     hours = defaultdict(list)
-    for node, plan in plans.items():
+    for node, estimate in estimates.items():
         took = hours_of(node.entry) if is_measured else None
         if took is None:
-            hours[node.step].append((_hours(node, plan, True), _hours(node, plan, False)))
+            hours[node.step].append((_hours(node, estimate, True), _hours(node, estimate, False)))
         else:
             hours[node.step].append((took, took))
-    space = disk_space({node: plan.models for node, plan in plans.items()})
+    space = disk_space({node: estimate.models for node, estimate in estimates.items()})
     return Totals(len(experiment.graphs), hours, space)
 
 
@@ -94,32 +94,32 @@ def _sums(pairs: Iterable[Hours]) -> Hours:
     return tuple(None if None in column else sum(column) for column in columns)
 
 
-def _hours(node: Node, plan: Plan, expected: bool) -> float | None:
+def _hours(node: Node, estimate: Estimate, expected: bool) -> float | None:
     """Hours of a job; None if they are unknown, 0 if a job takes minutes."""
     if node.one_of:
         node = node.one_of[0]
     job = STEP_JOBS[node.step]
     if job.generates and not job.minutes:
         label = Path(node.name).stem
-        datasets = plan.config.evaluation.datasets
-        evaluated = [name for name in datasets if problem_label(name) == label]
-        return plan.evaluation_hours(of_mixture(node), evaluated)
+        datasets = estimate.config.evaluation.datasets
+        evaluated = [name for name in datasets if dataset_name(name) == label]
+        return estimate.evaluation_hours(of_mixture(node), evaluated)
     section = STEPS[node.step].section
     if not section:
         return 0
     if "match_flops" in node.flags:
-        return _hours_at_equal_flops(plan, expected)
-    return plan.training_hours(section, expected)
+        return _hours_at_equal_flops(estimate, expected)
+    return estimate.training_hours(section, expected)
 
 
-def _hours_at_equal_flops(plan: Plan, expected: bool) -> float | None:
+def _hours_at_equal_flops(estimate: Estimate, expected: bool) -> float | None:
     """Hours of `sft_flops`; None if they are unknown."""
-    options = plan.config.sft_flops
-    with_its_rows = replace(plan, config=plan.config.model_copy(update={"sft": options}))
+    options = estimate.config.sft_flops
+    with_its_rows = replace(estimate, config=estimate.config.model_copy(update={"sft": options}))
     hours = with_its_rows.training_hours("sft", expected)
     if hours is None:
         return None
-    return hours * tuning_ratio(plan.models, plan.config.data.max_length, options)
+    return hours * tuning_ratio(estimate.models, estimate.config.data.max_length, options)
 
 
 def hours_of(entry: Path) -> float | None:

@@ -1,4 +1,4 @@
-"""The plan of a configuration: its figures, its text for `xft plan`, and what would make it fit."""
+"""The estimate of a configuration: its figures, the text of `xft plan`, and what makes it fit."""
 
 import json
 import textwrap
@@ -50,8 +50,8 @@ class MeasuredMemory:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The figures of a plan for a complete configuration.
+class Estimate:
+    """The figures of an estimate for a complete configuration.
 
     gpu: its type; None for a CPU. processor: with the FLOPs that a process reaches. processes:
     that train together; as configured if None. trainings: their sections. lengths: of the rows.
@@ -120,20 +120,20 @@ class Plan:
         return (seconds + count * options.samples * JUDGING_SECONDS) / 3600
 
 
-def summary(plan: Plan, disk: str) -> list[str]:
+def summary(estimate: Estimate, disk: str) -> list[str]:
     """The main figures as lines. The headers of the recipes show them too."""
-    models = plan.models
-    learned = models.trained(plan.job(MIXTURE).options).learned
+    models = estimate.models
+    learned = models.trained(estimate.job(MIXTURE).options).learned
     learning = f", {learned:,} learn" if models.is_low_rank else ""
     lines = [
         f"dense {models.dense_total:,} parameters",
         f"MoE {models.moe_total:,} parameters, {models.moe_active:,} compute a token{learning}",
         f"disk {disk} at most",
     ]
-    for section in plan.trainings:
-        job, hours = plan.job(section), plan.training_hours(section)
-        place = f"{job.processes} x {plan.gpu}" if plan.gpu else "the CPU"
-        line = f"{section} on {place}: {job.launch}, {memory_text(plan.peak(section))}"
+    for section in estimate.trainings:
+        job, hours = estimate.job(section), estimate.training_hours(section)
+        place = f"{job.processes} x {estimate.gpu}" if estimate.gpu else "the CPU"
+        line = f"{section} on {place}: {job.launch}, {memory_text(estimate.peak(section))}"
         if hours is not None:
             is_limit = section != MIXTURE or not models.is_low_rank
             line += f", {'about' if is_limit else 'at least'} {duration(hours)} hours"
@@ -141,30 +141,30 @@ def summary(plan: Plan, disk: str) -> list[str]:
     return lines
 
 
-def report(plan: Plan, disk: str) -> str:
+def report(estimate: Estimate, disk: str) -> str:
     """The whole plan. disk: the space that the artifacts take, in words."""
-    sections = summary(plan, disk), _work(plan), _memory(plan)
+    sections = summary(estimate, disk), _work(estimate), _memory(estimate)
     return "\n\n".join("\n".join(section) for section in sections) + "\n"
 
 
-def _work(plan: Plan) -> list[str]:
+def _work(estimate: Estimate) -> list[str]:
     """Rows of the trainings and the evaluations."""
-    kinds = (True, False) if plan.lengths else (False,)
+    kinds = (True, False) if estimate.lengths else (False,)
     names = [name for kind in kinds for name in (TOKENS[kind], "FLOPs", "hours")]
     rows = [("", "global batch", "steps", *names)]
-    for section in plan.trainings:
-        work = plan.work(section, kinds[0])
-        cells = [str(plan.job(section).global_batch), f"{work.steps:,}" if work else "?"]
+    for section in estimate.trainings:
+        work = estimate.work(section, kinds[0])
+        cells = [str(estimate.job(section).global_batch), f"{work.steps:,}" if work else "?"]
         for kind in kinds:
-            work = plan.work(section, kind)
+            work = estimate.work(section, kind)
             cells += [f"{work.tokens:,}", f"{work.flops:.2e}"] if work else "??"
-            cells.append(duration(plan.training_hours(section, kind)))
+            cells.append(duration(estimate.training_hours(section, kind)))
         rows.append((section, *cells))
     empty = [""] * (len(rows[0]) - 2)
-    for name in plan.config.evaluation.models:
-        hours = duration(plan.evaluation_hours(name in MIXTURES))
+    for name in estimate.config.evaluation.models:
+        hours = duration(estimate.evaluation_hours(name in MIXTURES))
         rows.append((f"evaluation of {name}", *empty, hours))
-    ratio = tuning_ratio(plan.models, plan.config.data.max_length, plan.config.sft)
+    ratio = tuning_ratio(estimate.models, estimate.config.data.max_length, estimate.config.sft)
     lines = [
         "Work. At most: every row fills the window, and every solution has max_new_tokens",
         *table(rows),
@@ -172,32 +172,37 @@ def _work(plan: Plan) -> list[str]:
         f"{JUDGING_SECONDS} s to judge a solution",
         f"  a token of moe_sft takes {ratio:.2f} times the FLOPs of one of sft",
     ]
-    if plan.lengths:
-        mean = f"{plan.lengths.tokens.mean():,.0f} tokens"
+    if estimate.lengths:
+        mean = f"{estimate.lengths.tokens.mean():,.0f} tokens"
         lines.append(f"  expected: with rows as they are, {mean} on average, and their padding")
-    if plan.models.is_low_rank:
+    if estimate.models.is_low_rank:
         lines.append("  LoRA experts have small matrix products: expect more hours than these")
-    if plan.rows is None:
+    if estimate.rows is None:
         lines.append("  ?: the rows are not on this machine. Give their number with --rows")
-    if not plan.processor.bf16:
+    if not estimate.processor.bf16:
         lines.append("  ?: the speed of the device is unknown (above)")
     return lines
 
 
-def _memory(plan: Plan) -> list[str]:
-    tuning = plan.job(MIXTURE)
-    named = {f"{name}, {plan.job(name).launch}": plan.job(name) for name in plan.trainings}
-    if MIXTURE in plan.trainings:
+def _memory(estimate: Estimate) -> list[str]:
+    tuning = estimate.job(MIXTURE)
+    named = {
+        f"{name}, {estimate.job(name).launch}": estimate.job(name) for name in estimate.trainings
+    }
+    if MIXTURE in estimate.trainings:
         named = {f"{MIXTURE}, {launch}": _launched(tuning, launch) for launch in LAUNCHES} | named
     allowed = {name: job for name, job in named.items() if not job.fault}
-    memories = {name: training_memory(plan.models, job) for name, job in allowed.items()}
+    memories = {name: training_memory(estimate.models, job) for name, job in allowed.items()}
     shown = [name for name in COLUMNS if any(getattr(m, name) for m in memories.values())]
     rows = [("", *shown)] + [
         (name, *(memory_text(getattr(memory, column)) for column in shown))
         for name, memory in memories.items()
     ]
-    if plan.lengths:
-        peaks = (training_memory(plan.models, j.with_rows(plan.lengths)) for j in allowed.values())
+    if estimate.lengths:
+        peaks = (
+            training_memory(estimate.models, j.with_rows(estimate.lengths))
+            for j in allowed.values()
+        )
         last = ["expected", *(memory_text(memory.peak) for memory in peaks)]
         rows = [(*row, cell) for row, cell in zip(rows, last, strict=True)]
     return [
@@ -206,7 +211,7 @@ def _memory(plan: Plan) -> list[str]:
         *table(rows),
         "  the peaks also have the libraries; the columns have their maxima at different times",
         *(f"  {name}: {job.fault}" for name, job in named.items() if job.fault),
-        *(_measured_line(section, plan.memories[section]) for section in plan.memories),
+        *(_measured_line(section, estimate.memories[section]) for section in estimate.memories),
     ]
 
 
@@ -269,48 +274,48 @@ def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def advice(plan: Plan) -> Iterator[str]:
+def advice(estimate: Estimate) -> Iterator[str]:
     """Which trainings fit the device, and changes with which the others do."""
-    device = f"an {plan.gpu}" if plan.gpu else "this machine"
-    large = [section for section in plan.trainings if not fits(plan, section)]
-    small = ", ".join(section for section in plan.trainings if section not in large)
+    device = f"an {estimate.gpu}" if estimate.gpu else "this machine"
+    large = [section for section in estimate.trainings if not fits(estimate, section)]
+    small = ", ".join(section for section in estimate.trainings if section not in large)
     yield (
-        f"Fit: {device} has {plan.processor.memory:.1f} GiB; keep {GAPS:.0%} of it free."
+        f"Fit: {device} has {estimate.processor.memory:.1f} GiB; keep {GAPS:.0%} of it free."
         f" It fits: {small or 'none'}. Too large: {', '.join(large) or 'none'}"
     )
-    if tight := [s for s in plan.trainings if s not in large and not fits(plan, s, ERROR)]:
+    if tight := [s for s in estimate.trainings if s not in large and not fits(estimate, s, ERROR)]:
         yield f"  {', '.join(tight)}: not if the peak is {ERROR:.0%} above its estimate"
     for section in large:
-        fitting = [*ways(plan, section)]
+        fitting = [*ways(estimate, section)]
         # The fastest first; LoRA experts, whose hours are a lower limit, last.
         fitting.sort(key=lambda way: ("moe" in way[0], way[1].training_hours(section) or 0))
         yield f"  {section} fits with {EACH if fitting else NO_CHANGE}"
         yield from (_described(section, *way) for way in fitting)
 
 
-def fits(plan: Plan, section: str, error: float = 0, expected: bool = False) -> bool:
+def fits(estimate: Estimate, section: str, error: float = 0, expected: bool = False) -> bool:
     """Whether a training fits: on a GPU for each process, or with all processes on this machine.
 
     error: how much more than its estimate the peak is.
     expected: with rows as they are.
     """
-    needed = (1 + error) * _together(plan, section) * plan.peak(section, expected)
-    return needed <= (1 - GAPS) * plan.processor.memory * GIB
+    needed = (1 + error) * _together(estimate, section) * estimate.peak(section, expected)
+    return needed <= (1 - GAPS) * estimate.processor.memory * GIB
 
 
-def _together(plan: Plan, section: str) -> int:
+def _together(estimate: Estimate, section: str) -> int:
     """The number of processes that share the device."""
-    return 1 if plan.gpu else plan.job(section).processes
+    return 1 if estimate.gpu else estimate.job(section).processes
 
 
-def fit_line(plan: Plan) -> str:
+def fit_line(estimate: Estimate) -> str:
     """Whether all trainings fit the device, and what the largest one needs."""
-    device = f"{plan.gpu or 'this machine'} ({plan.processor.memory:.1f} GiB)"
-    if not plan.trainings:
+    device = f"{estimate.gpu or 'this machine'} ({estimate.processor.memory:.1f} GiB)"
+    if not estimate.trainings:
         return f"Fits {device}: there is no training"
 
     def all_fit(error: float, expected: bool = False) -> bool:
-        return all(fits(plan, section, error, expected) for section in plan.trainings)
+        return all(fits(estimate, section, error, expected) for section in estimate.trainings)
 
     answer = "no"
     if all_fit(ERROR):
@@ -319,42 +324,45 @@ def fit_line(plan: Plan) -> str:
         answer = f"yes, if the estimate is not {ERROR:.0%} too low"
     elif all_fit(ERROR, expected=True):
         answer = "yes, but not if every row filled the window"
-    largest = max(plan.trainings, key=lambda section: _together(plan, section) * plan.peak(section))
-    expected, most = (memory_text(plan.peak(largest, kind)) for kind in (True, False))
-    count = f"{_together(plan, largest)} x " if _together(plan, largest) > 1 else ""
-    needs = f"{count}{expected}" + (f", at most {most}" if plan.lengths else " at most")
+    largest = max(
+        estimate.trainings,
+        key=lambda section: _together(estimate, section) * estimate.peak(section),
+    )
+    expected, most = (memory_text(estimate.peak(largest, kind)) for kind in (True, False))
+    count = f"{_together(estimate, largest)} x " if _together(estimate, largest) > 1 else ""
+    needs = f"{count}{expected}" + (f", at most {most}" if estimate.lengths else " at most")
     return f"Fits {device}: {answer}. {largest} needs {needs}"
 
 
-def ways(plan: Plan, section: str) -> Iterator[tuple[dict, Plan]]:
-    """Changed keys with which a training fits, and the plan with them.
+def ways(estimate: Estimate, section: str) -> Iterator[tuple[dict, Estimate]]:
+    """Changed keys with which a training fits, and the estimate with them.
 
     Each needs all of its kinds of changes. The global batch stays the same.
     """
-    values, sufficient = values_to_change(plan.config), []
+    values, sufficient = values_to_change(estimate.config), []
     for chosen in product((False, True), repeat=len(KINDS)):  # without the slowest ones first
         kinds = set(compress(KINDS, chosen))
         if any(fewer <= kinds for fewer in sufficient):
             continue
-        for changes in _changes(plan, section, kinds):
-            changed = _changed(plan, values, changes)
+        for changes in _changes(estimate, section, kinds):
+            changed = _changed(estimate, values, changes)
             if changed and fits(changed, section):
                 sufficient.append(kinds)
                 yield changes, changed
                 break
 
 
-def _changes(plan: Plan, section: str, kinds: set[str]) -> Iterator[dict]:
+def _changes(estimate: Estimate, section: str, kinds: set[str]) -> Iterator[dict]:
     """Changed keys of all these kinds, the fastest first."""
-    job, options = plan.job(section), dict(getattr(plan.config, section))
+    job, options = estimate.job(section), dict(getattr(estimate.config, section))
     others = {"moe": {"experts": "lora"}} if "LoRA experts" in kinds else {}
     keys = {"precision": "bf16_pure", "optim": "adafactor"} if "pure bf16" in kinds else {}
     keys |= {"activation_checkpointing": True} if "checkpointing" in kinds else {}
     counts, launches = (job.processes,), (job.launch,)
     if "shards" in kinds:
-        others |= {} if plan.config.gpus else {"gpus": 1}
+        others |= {} if estimate.config.gpus else {"gpus": 1}
         counts = PROCESSES if job.processes == 1 else counts
-        launches = SHARDING if plan.gpu else ()
+        launches = SHARDING if estimate.gpu else ()
     for count, launch in product(counts, launches):
         keys |= {"launch": launch, "processes": count // options["nodes"]}
         most = options["per_device_train_batch_size"]
@@ -366,17 +374,17 @@ def _changes(plan: Plan, section: str, kinds: set[str]) -> Iterator[dict]:
             yield ({section: new} if new else {}) | others
 
 
-def _changed(plan: Plan, values: dict, changes: dict) -> Plan | None:
-    """The plan of a changed configuration; None if it is not allowed."""
+def _changed(estimate: Estimate, values: dict, changes: dict) -> Estimate | None:
+    """The estimate of a changed configuration; None if it is not allowed."""
     with suppress(UserError):
         config = complete(overlaid(values, changes))
-        models = Models(plan.models.base, config.moe)
-        return replace(plan, config=config, models=models, processes=None)
+        models = Models(estimate.models.base, config.moe)
+        return replace(estimate, config=config, models=models, processes=None)
 
 
-def _described(section: str, changes: dict, plan: Plan) -> str:
+def _described(section: str, changes: dict, estimate: Estimate) -> str:
     """Changed keys as YAML, and with them the memory of each process and the hours."""
-    memory = f"{plan.job(section).processes} x {memory_text(plan.peak(section))}"
-    lead = f"{memory:>15}, {duration(plan.training_hours(section)):>5} hours  "
+    memory = f"{estimate.job(section).processes} x {memory_text(estimate.peak(section))}"
+    lead = f"{memory:>15}, {duration(estimate.training_hours(section)):>5} hours  "
     text = json.dumps(changes).replace('"', "")  # no value needs quotes
     return textwrap.fill(lead + text, WIDTH, subsequent_indent=" " * len(lead))

@@ -27,7 +27,7 @@ from xft.evaluation import sandbox as box
 from xft.evaluation import scoring
 from xft.evaluation.judges import MAX_LINE_BYTES, Judges, Outcome, write_trial
 from xft.evaluation.plain_data import dumps, encode
-from xft.evaluation.problems import Problem, ProblemSet
+from xft.evaluation.problems import DataSet, Problem
 from xft.evaluation.prompts import is_empty
 from xft.evaluation.scoring import ERROR, NO_CODE, PASSED, TEST_SETS, TIMED_OUT, TOO_COSTLY
 from xft.hub.named_sets import RELEASED
@@ -89,8 +89,8 @@ class CallScorer:
     memory_bound: how a program's memory is bounded, in words for the result.
     """
 
-    def __init__(self, problem_set: ProblemSet, sandbox: str | None, workers: int):
-        self.problem_set, self.sandbox, self.workers = problem_set, sandbox, workers
+    def __init__(self, data_set: DataSet, sandbox: str | None, workers: int):
+        self.data_set, self.sandbox, self.workers = data_set, sandbox, workers
         self.versions = {}
         bound = f"{USUAL.memory // 2**30} GiB of address space for each process"
         of_all = ", and seccomp refuses memory outside of it" if sandbox else ""
@@ -103,7 +103,7 @@ class CallScorer:
         order of sets. Raises UserError for one that raises or does not end, and for those that do
         not pass. Of EvalPlus's releases, it only tells which do not pass.
         """
-        known = self.problem_set
+        known = self.data_set
 
         def compute(problem: Problem, stop: scoring.Stop) -> tuple[str, str | None]:
             place, tests = f"line {known.lines[problem.task_id]}", ProblemTests(problem)

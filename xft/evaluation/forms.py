@@ -6,11 +6,11 @@ from pathlib import Path
 
 from xft.common.errors import UserError, did_you_mean, errors_at
 from xft.common.json_files import read_rows
-from xft.config.sections import problem_label
+from xft.config.sections import dataset_name
 from xft.data.prompt_templates import COMPLETION, Template
 from xft.evaluation import problems
 from xft.evaluation.languages import CODES, find_language
-from xft.evaluation.problems import Problem, ProblemSet, Program
+from xft.evaluation.problems import DataSet, Problem, Program
 from xft.evaluation.prompts import FENCE, TaskPrompt, ends_of_code, instructed, with_code
 from xft.hub.named_sets import NAMED_SETS, RELEASED, NamedSet, unpacked_sha256
 
@@ -71,7 +71,7 @@ class ProgramForm:
 CALLS, PROGRAMS = CallForm(), ProgramForm()
 
 
-def load_problems(name_or_file: str) -> ProblemSet:
+def load_problems(name_or_file: str) -> DataSet:
     """Read a named set, or a `.jsonl`, `.jsonl.gz` or `.parquet` file of problems.
 
     The first row decides which form all have. Raises UserError if there is no such set or file, or
@@ -93,7 +93,7 @@ def load_problems(name_or_file: str) -> ProblemSet:
     lines = {name: number for name, (number, _) in zip(task_ids, rows, strict=True)}
     if repeated := {task_id for task_id in task_ids if task_ids.count(task_id) > 1}:
         raise UserError(f"{file} holds a task_id more than once: {', '.join(sorted(repeated))}")
-    return ProblemSet(problem_label(name_or_file), form, file, sha256, tuple(parsed), lines)
+    return DataSet(dataset_name(name_or_file), form, file, sha256, tuple(parsed), lines)
 
 
 def _locate_named(chosen: NamedSet) -> Path:

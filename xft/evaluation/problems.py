@@ -118,7 +118,7 @@ class Form(Protocol):
 
 
 @dataclass(frozen=True)
-class ProblemSet:
+class DataSet:
     """The problems of a file.
 
     name: the label in results.
@@ -136,11 +136,11 @@ class ProblemSet:
     lines: dict[str, int]
     left_out: tuple[str, ...] = ()
 
-    def first(self, limit: int | None) -> "ProblemSet":
+    def first(self, limit: int | None) -> "DataSet":
         """The set with only its first `limit` problems (None: all)."""
         return replace(self, problems=self.problems[:limit])
 
-    def without(self, task_ids: Collection[str]) -> "ProblemSet":
+    def without(self, task_ids: Collection[str]) -> "DataSet":
         """The set without some problems. Raises UserError if it has no others."""
         kept = tuple(problem for problem in self.problems if problem.task_id not in task_ids)
         if not kept:

@@ -20,7 +20,7 @@ from xft.common.progress import say
 from xft.evaluation import languages, scoring
 from xft.evaluation import sandbox as box
 from xft.evaluation.languages import LANGUAGES, Language, Parts, find_toolchains
-from xft.evaluation.problems import ProblemSet, Program
+from xft.evaluation.problems import DataSet, Program
 from xft.evaluation.prompts import is_empty
 from xft.evaluation.sandbox import Ended, run
 from xft.evaluation.scoring import COMPILE_ERROR, FAILED, NO_CODE, PASSED, TIMED_OUT
@@ -163,9 +163,9 @@ class ProgramScorer:
     run on this machine.
     """
 
-    def __init__(self, problem_set: ProblemSet, sandbox: str | None, workers: int):
-        self.problem_set, self.sandbox, self.workers = problem_set, sandbox, workers
-        parts = find_toolchains((p.language, p.prompt + p.tests) for p in problem_set.problems)
+    def __init__(self, data_set: DataSet, sandbox: str | None, workers: int):
+        self.data_set, self.sandbox, self.workers = data_set, sandbox, workers
+        parts = find_toolchains((p.language, p.prompt + p.tests) for p in data_set.problems)
         chains = [open_toolchain(LANGUAGES[name], known, sandbox) for name, known in parts.items()]
         self.toolchains = {chain.language.name: chain for chain in chains}
         self.versions = {name: chain.version for name, chain in self.toolchains.items()}
@@ -175,18 +175,18 @@ class ProgramScorer:
 
     def expected(self) -> dict[str, str]:
         """No results, since none are needed. Tells which canonical solutions do not pass."""
-        known = [p for p in self.problem_set.problems if p.canonical_solution is not None]
+        known = [p for p in self.data_set.problems if p.canonical_solution is not None]
         programs = [(p.language, p.program(p.canonical_program)) for p in known]
         ends = self._ends(programs)
         faults = [
-            f"line {self.problem_set.lines[problem.task_id]}, {problem.task_id}: {ended.status}: "
+            f"line {self.data_set.lines[problem.task_id]}, {problem.task_id}: {ended.status}: "
             f"{_reason(ended.output.decode(errors='replace'))}"
             for problem, ended in zip(known, map(ends.get, programs), strict=True)
             if ended.status != PASSED
         ]
         if faults:
             solutions = counted(len(faults), "canonical solution")
-            say(f"{solutions} of {self.problem_set.file} would fail:\n{listed(faults)}")
+            say(f"{solutions} of {self.data_set.file} would fail:\n{listed(faults)}")
         return {}
 
     def score(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from xft.common.errors import UserError, counted
 from xft.data.prompt_templates import COMPLETION, ChatTemplate, Template, encode_literally
-from xft.evaluation.problems import ProblemSet
+from xft.evaluation.problems import DataSet
 
 FENCE = "```"
 
@@ -73,9 +73,9 @@ def check_fit(lengths: Mapping[str, int], window: float, max_new_tokens: int) ->
         )
 
 
-def task_prompts(problem_set: ProblemSet, template: Template) -> list[TaskPrompt]:
+def task_prompts(data_set: DataSet, template: Template) -> list[TaskPrompt]:
     """A prompt for each problem, in order."""
-    return [problem_set.form.prompt(problem, template) for problem in problem_set.problems]
+    return [data_set.form.prompt(problem, template) for problem in data_set.problems]
 
 
 def instructed(

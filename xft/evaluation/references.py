@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from xft.data.unwanted_rows import Fingerprint, read_shipped
 from xft.evaluation.forms import load_problems
-from xft.evaluation.problems import ProblemSet
+from xft.evaluation.problems import DataSet
 from xft.hub.named_sets import RELEASED
 
 
@@ -25,8 +25,8 @@ def load_references(names_or_files: list[str]) -> tuple[list[Fingerprint], dict[
     return collected, hashes
 
 
-def fingerprints(problem_set: ProblemSet) -> Iterator[Fingerprint]:
+def fingerprints(data_set: DataSet) -> Iterator[Fingerprint]:
     """The fingerprints of the texts of each problem."""
-    for problem in problem_set.problems:
-        for kind, text in problem_set.form.texts(problem).items():
+    for problem in data_set.problems:
+        for kind, text in data_set.form.texts(problem).items():
             yield Fingerprint.of(problem.task_id, kind, text)

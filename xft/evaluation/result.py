@@ -20,7 +20,7 @@ from xft.common.file_access import write_whole
 from xft.common.foreign_text import one_line
 from xft.common.json_files import read_json_lines
 from xft.evaluation import scoring
-from xft.evaluation.problems import ProblemSet
+from xft.evaluation.problems import DataSet
 from xft.evaluation.prompts import TaskPrompt
 from xft.evaluation.scoring import CUT_OFF, NO_CODE, OUTCOMES, PASSED, TEST_SETS, Statuses
 
@@ -123,7 +123,7 @@ def package_versions(*names: str) -> dict[str, str]:
 
 
 def build_result(
-    problem_set: ProblemSet,
+    data_set: DataSet,
     samples: Sequence[Sample],
     statuses: Sequence[Statuses],
     settings: dict,
@@ -138,20 +138,20 @@ def build_result(
     """
     origin = samples[0].origin.model_dump()
     here = {"python": platform.python_version()} | package_versions("evalplus", "numpy")
-    units = {problem.task_id: problem.unit for problem in problem_set.problems}
+    units = {problem.task_id: problem.unit for problem in data_set.problems}
     passed = {tests: sum(_passed(statuses, tests)) for tests in TEST_SETS}
     return {
         "model": origin["model"],
         "dataset": {
-            "name": problem_set.name,
-            "file": problem_set.file.name,
-            "sha256": problem_set.sha256,
-            "form": problem_set.form.name,
-            "extra_tests": any(problem.has_extra_tests for problem in problem_set.problems),
-            "problems": len(problem_set.problems),
-            "problems_in_file": len(problem_set.lines),
+            "name": data_set.name,
+            "file": data_set.file.name,
+            "sha256": data_set.sha256,
+            "form": data_set.form.name,
+            "extra_tests": any(problem.has_extra_tests for problem in data_set.problems),
+            "problems": len(data_set.problems),
+            "problems_in_file": len(data_set.lines),
         }
-        | ({"left_out": problem_set.left_out} if problem_set.left_out else {}),
+        | ({"left_out": data_set.left_out} if data_set.left_out else {}),
         "settings": origin["settings"] | settings,
         "versions": origin["versions"] | here | versions,
         **_pass_at_k(samples, statuses),

@@ -9,7 +9,7 @@ from xft.common.errors import UserError
 from xft.evaluation.call_scoring import USUAL, CallScorer, caller
 from xft.evaluation.confinement import ARCHITECTURES
 from xft.evaluation.forms import CALLS, PROGRAMS
-from xft.evaluation.problems import ProblemSet
+from xft.evaluation.problems import DataSet
 from xft.evaluation.program_scoring import ProgramScorer
 from xft.evaluation.sandbox import NotStarted, attempt
 
@@ -33,15 +33,13 @@ ON_LINUX = """\
     kernel.apparmor_restrict_unprivileged_userns)"""
 
 
-def open_scorer(
-    problem_set: ProblemSet, sandbox: str | None, workers: int
-) -> CallScorer | ProgramScorer:
+def open_scorer(data_set: DataSet, sandbox: str | None, workers: int) -> CallScorer | ProgramScorer:
     """The scorer of a set of problems. Both run solutions in the same sandbox.
 
     Raises UserError if this machine lacks what it needs.
     """
     scorers = {CALLS: CallScorer, PROGRAMS: ProgramScorer}
-    return scorers[problem_set.form](problem_set, sandbox, workers)
+    return scorers[data_set.form](data_set, sandbox, workers)
 
 
 def open_sandbox(kind: str) -> str | None:

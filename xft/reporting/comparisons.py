@@ -11,8 +11,8 @@ from statistics import NormalDist
 
 from xft.common.errors import counted
 from xft.common.file_access import read_text
-from xft.config.sections import MODELS, REFERENCES, family
-from xft.reporting.run_table import LOSS_TESTS, Subject, Values, linked
+from xft.config.sections import MODELS, REFERENCES, kind_of
+from xft.reporting.run_table import LOSS_TESTS, NamedModel, Values, linked
 from xft.reporting.statistics import (
     LEVEL,
     POWER,
@@ -64,7 +64,7 @@ def comparison_table(values: Sequence[Values], choose: Callable | None = None):
     seeds with which `open_difference` is found in `POWER` of the cases. It is infinite if 100 are
     too few, and NaN if both models have one seed.
 
-    choose: gives the pairs of a list of `Subject`; None: `pairs`.
+    choose: gives the pairs of a list of `NamedModel`; None: `pairs`.
     """
     import pandas as pd
 
@@ -115,7 +115,7 @@ def _compared_pairs(
             yield row, measures
 
 
-def _measured_by_set(values: Sequence[Values]) -> dict[str, list[dict[Subject, Measured]]]:
+def _measured_by_set(values: Sequence[Values]) -> dict[str, list[dict[NamedModel, Measured]]]:
     """For each data set the measures of the models, see `_measured`."""
     names = linked(dict.fromkeys(item.units[1:] for item in values))
     by_set: dict[str, list[Values]] = {}
@@ -125,9 +125,9 @@ def _measured_by_set(values: Sequence[Values]) -> dict[str, list[dict[Subject, M
 
 
 def _sets_of_pair(
-    measured: Mapping[str, Sequence[Mapping[Subject, Measured]]],
-    first: Subject,
-    second: Subject,
+    measured: Mapping[str, Sequence[Mapping[NamedModel, Measured]]],
+    first: NamedModel,
+    second: NamedModel,
     live: Collection[str],
 ) -> dict[str, list[tuple[Measured, Measured]]]:
     """The measures of a pair by data set. If there are several with the same seeds, those of all
@@ -199,15 +199,15 @@ def overall_rows(table):
 
 def _measured(
     values: Sequence[Values], names: Mapping[Hashable, Collection]
-) -> Iterator[dict[Subject, Measured]]:
+) -> Iterator[dict[NamedModel, Measured]]:
     """The measures of the models that have the same units with all seeds, in groups: by model.
 
     names: for each unit's name, the names of all units that are drawn with it.
     """
-    models: dict[Subject, dict[int | None, Values]] = {}
+    models: dict[NamedModel, dict[int | None, Values]] = {}
     for of_seed in values:
         models.setdefault(of_seed.subject, {})[of_seed.seed] = of_seed
-    groups: dict[tuple, dict[Subject, dict]] = {}
+    groups: dict[tuple, dict[NamedModel, dict]] = {}
     for subject, seeds in models.items():
         units = {(of_seed.units, of_seed.weights) for of_seed in seeds.values()}
         if len(units) == 1:
@@ -218,7 +218,7 @@ def _measured(
         yield dict(zip(group, measures, strict=True))
 
 
-def pairs(subjects: Sequence[Subject]) -> Iterator[tuple[Subject, Subject]]:
+def pairs(subjects: Sequence[NamedModel]) -> Iterator[tuple[NamedModel, NamedModel]]:
     """The pairs to compare, later ones of `MODELS` second.
 
     Each model is compared with the references of its variant and, if its shares are learned, with
@@ -239,23 +239,23 @@ def pairs(subjects: Sequence[Subject]) -> Iterator[tuple[Subject, Subject]]:
                 yield first, second
 
 
-def is_of_sweep(first: Subject, second: Subject) -> bool:
+def is_of_sweep(first: NamedModel, second: NamedModel) -> bool:
     """Whether two models differ only in values of a sweep."""
     return first.method == second.method and first.settings != second.settings
 
 
-def changed_keys(first: Subject, second: Subject) -> set[str]:
+def changed_keys(first: NamedModel, second: NamedModel) -> set[str]:
     """The swept keys in whose values two models differ."""
     return {setting.key for setting in {*first.settings} ^ {*second.settings}}
 
 
-def _question(first: Subject, second: Subject) -> str:
+def _question(first: NamedModel, second: NamedModel) -> str:
     if is_of_sweep(first, second):
         return OF_SWEEP
     return OF_VARIANTS if first.model == second.model else OF_MODELS
 
 
-def _control(subject: Subject, alike: Sequence[Subject]) -> Subject:
+def _control(subject: NamedModel, alike: Sequence[NamedModel]) -> NamedModel:
     """What a model is compared with.
 
     alike: the same model of all variants. If its control does not have it, the configuration's own
@@ -270,12 +270,12 @@ def _control(subject: Subject, alike: Sequence[Subject]) -> Subject:
 
 def _rank(model: str) -> int:
     """The place of a model in the tables, from the base to the merged models."""
-    return [*MODELS, family(model)].index(family(model))
+    return [*MODELS, kind_of(model)].index(kind_of(model))
 
 
 def _is_compared(first: str, second: str) -> bool:
     """Whether to compare a pair: a model and a reference, or two merges with the same lambda."""
-    of_first, of_second = family(first), family(second)
+    of_first, of_second = kind_of(first), kind_of(second)
     if (of_first, of_second) == ("uniform", "dense"):
         return first.partition("/")[2] == second.partition("/")[2]
     is_later = _rank(first) < _rank(second)

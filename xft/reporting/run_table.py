@@ -91,7 +91,7 @@ class RunRow(Section, strict=False):
 
 
 @dataclass(frozen=True)
-class Setting:
+class SweptValue:
     """A value of a swept key.
 
     json: the value. name, text: short forms of the key and of the value, such as lr and 5e-4.
@@ -112,7 +112,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Subject:
+class NamedModel:
     """A model with all its seeds, on all sets of problems.
 
     model: its kind. Empty if all models are of one kind.
@@ -127,7 +127,7 @@ class Subject:
     variants: tuple[str, ...] = ("",)
     variant: str = ""
     control: str = ""
-    settings: tuple["Setting", ...] = ()
+    settings: tuple["SweptValue", ...] = ()
 
     @property
     def setting(self) -> str:
@@ -161,7 +161,7 @@ class Result:
     """
 
     step: str
-    subject: Subject
+    subject: NamedModel
     seed: int | None
     file: Path
     row: RunRow
@@ -219,7 +219,7 @@ class Values:
     weights: of the units in a mean; None: all are equal.
     """
 
-    subject: Subject
+    subject: NamedModel
     seed: int | None
     dataset: str
     tests: str
@@ -249,7 +249,7 @@ def results_of(rows: Sequence[RunRow], step: str) -> list[Result]:
 
 def _subjects(
     alike: Mapping[tuple[str, str], Iterable[tuple[str, str]]], rows: Sequence[RunRow]
-) -> dict[tuple[str, str], Subject]:
+) -> dict[tuple[str, str], NamedModel]:
     """The subjects by model and variant.
 
     alike: for each, all that share a file with it.
@@ -269,8 +269,8 @@ def _subjects(
 def _subject(
     alike: Iterable[tuple[str, str]],
     by_variant: Mapping[str, RunRow],
-    known: Mapping[str, Mapping[str, Setting]],
-) -> Subject:
+    known: Mapping[str, Mapping[str, SweptValue]],
+) -> NamedModel:
     """A model with its names and variants, the configuration's own first.
 
     Of the swept keys it has those that have one value in all runs that share it.
@@ -287,15 +287,15 @@ def _subject(
     swept = [by_variant[name].settings for name in names]
     values = {key: _only(of_run.get(key) for of_run in swept) for key in known}
     settings = tuple(known[key][value] for key, value in values.items() if value is not None)
-    return Subject(alike[0][0], names, variant, by_variant[names[0]].control, settings)
+    return NamedModel(alike[0][0], names, variant, by_variant[names[0]].control, settings)
 
 
-def _with_first_values(subject: Subject) -> Subject:
+def _with_first_values(subject: NamedModel) -> NamedModel:
     """A subject that is named by its first run, as another one has the same values of the sweep."""
     return replace(subject, variant=_in_words(subject.variants), settings=())
 
 
-def known_settings(rows: Iterable[RunRow]) -> dict[str, dict[str, Setting]]:
+def known_settings(rows: Iterable[RunRow]) -> dict[str, dict[str, SweptValue]]:
     """The settings of each swept key with several values, by the value as JSON.
 
     Keys and values are in the order of the rows.
@@ -310,7 +310,7 @@ def known_settings(rows: Iterable[RunRow]) -> dict[str, dict[str, Setting]]:
         texts = map(one_line, value_texts(map(json.loads, of_key)))
         name = one_line(names[key])
         pairs = zip(of_key, texts, strict=True)
-        known[key] = {value: Setting(key, value, name, text) for value, text in pairs}
+        known[key] = {value: SweptValue(key, value, name, text) for value, text in pairs}
     return known
 
 

@@ -31,7 +31,7 @@ from xft.reporting.run_table import (
     MEASURED,
     Result,
     RunRow,
-    Setting,
+    SweptValue,
     controls_of,
     results_of,
     variant_texts,
@@ -47,7 +47,7 @@ from xft.reporting.swept import (
     find_tables,
 )
 from xft.reporting.variants import NOT_ASKED, Answer, answer_lines, find_answers
-from xft.reporting.verdict import Candidate, Verdict, decide, find_candidates, known_sets
+from xft.reporting.verdict import EvaluatedModel, Verdict, decide, find_candidates, known_sets
 
 # What a merge is chosen by, and the step whose result says it.
 CHOICES = {"validation": "validation_loss", "benchmark": "eval"}
@@ -94,7 +94,7 @@ class Summary:
         return self.comparisons[COLUMNS]
 
     @cached_property
-    def candidates(self) -> list[Candidate]:
+    def candidates(self) -> list[EvaluatedModel]:
         return list(find_candidates(self.evaluations, self.loss_files))
 
     @cached_property
@@ -321,7 +321,7 @@ def _cell(value: object) -> str:
     return one_line(str(value)).replace("|", r"\|")
 
 
-def _value_cell(setting: Setting) -> str:
+def _value_cell(setting: SweptValue) -> str:
     """The value of a swept key, a text without quotes."""
     return one_line(setting.value) if isinstance(setting.value, str) else setting.json
 

@@ -22,7 +22,7 @@ from xft.reporting.comparisons import (
     pooled_sets,
     quantities,
 )
-from xft.reporting.run_table import LOSS_TESTS, Result, Setting, Subject, Values
+from xft.reporting.run_table import LOSS_TESTS, NamedModel, Result, SweptValue, Values
 from xft.reporting.statistics import DIGITS, interval, mean_interval
 from xft.reporting.verdict import NAMED, name_list
 
@@ -64,7 +64,7 @@ class Point:
     label: of the model.
     """
 
-    setting: Setting
+    setting: SweptValue
     label: str
     figure: Figure
 
@@ -190,10 +190,10 @@ class _Measured:
     method whose models were measured on different units.
     """
 
-    def __init__(self, quantity: Quantity, figures: Mapping[Subject, Figure]):
+    def __init__(self, quantity: Quantity, figures: Mapping[NamedModel, Figure]):
         self.quantity, self.figures = quantity, figures
         self.level = {s.label: figure for s, figure in figures.items() if not s.settings}
-        methods: dict[str, list[Subject]] = {}
+        methods: dict[str, list[NamedModel]] = {}
         for subject, figure in figures.items():
             if subject.settings and isfinite(figure.mean):
                 methods.setdefault(subject.method, []).append(subject)
@@ -203,7 +203,7 @@ class _Measured:
             if len({figures[subject].units for subject in subjects}) == 1
         }
 
-    def best(self, method: str) -> Subject:
+    def best(self, method: str) -> NamedModel:
         """The first model of a method with the best mean."""
         return min(self.methods[method], key=lambda s: _rank(self.quantity, self.figures[s]))
 
@@ -211,7 +211,7 @@ class _Measured:
         """The swept keys of a method's best model."""
         return [setting.key for setting in self.best(method).settings]
 
-    def beside_best(self, method: str, *keys: str) -> list[Subject]:
+    def beside_best(self, method: str, *keys: str) -> list[NamedModel]:
         """The models of a method that differ from its best one at most in values of these keys."""
         fixed = _others(self.best(method), keys)
         return [
@@ -302,7 +302,7 @@ def _grid(measured: _Measured, method: str, keys: tuple[str, str]) -> Grid:
     )
 
 
-def _in_order(settings: Iterable[Setting]) -> list[Setting]:
+def _in_order(settings: Iterable[SweptValue]) -> list[SweptValue]:
     """Each setting once: numbers in ascending order, others in theirs."""
     settings = list(dict.fromkeys(settings))
     if all(_is_number(setting.value) for setting in settings):
@@ -321,16 +321,16 @@ def _limits(key: str) -> tuple[float, float]:
     return limits(section, end) if section and end in keys(section) else (-inf, inf)
 
 
-def _setting(subject: Subject, key: str) -> Setting:
+def _setting(subject: NamedModel, key: str) -> SweptValue:
     return next(setting for setting in subject.settings if setting.key == key)
 
 
-def _others(subject: Subject, keys: Collection[str]) -> list[Setting]:
+def _others(subject: NamedModel, keys: Collection[str]) -> list[SweptValue]:
     """The settings of a model but for these keys."""
     return [setting for setting in subject.settings if setting.key not in keys]
 
 
-def _has_keys(subject: Subject, keys: Collection[str]) -> bool:
+def _has_keys(subject: NamedModel, keys: Collection[str]) -> bool:
     return {*keys} <= {setting.key for setting in subject.settings}
 
 
@@ -359,8 +359,8 @@ def _all_measured(evaluations: Sequence[Result], losses: Sequence[Result]) -> It
     yield _Measured(SCORES, {subject: score_figure(of) for subject, of in of_scores.items()})
 
 
-def _by_subject(values: Iterable[Values]) -> dict[Subject, list[Values]]:
-    groups: dict[Subject, list[Values]] = {}
+def _by_subject(values: Iterable[Values]) -> dict[NamedModel, list[Values]]:
+    groups: dict[NamedModel, list[Values]] = {}
     for of_seed in values:
         groups.setdefault(of_seed.subject, []).append(of_seed)
     return groups

@@ -20,9 +20,9 @@ from xft.reporting.comparisons import (
     quantities,
 )
 from xft.reporting.names import model_text
-from xft.reporting.run_table import Subject
+from xft.reporting.run_table import NamedModel
 from xft.reporting.statistics import POWER
-from xft.reporting.verdict import NAMED, PLAN, name_list
+from xft.reporting.verdict import HOURS_HINT, NAMED, name_list
 
 NO_DIFFERENCE = "no difference was found"
 SAME = "the same results"
@@ -71,10 +71,10 @@ class Answer:
 
 def find_answers(
     table,
-    subjects: Mapping[str, Subject],
+    subjects: Mapping[str, NamedModel],
     controls: Mapping[str, str],
     names: Mapping[str, str],
-    plan: str = PLAN,
+    plan: str = HOURS_HINT,
 ) -> list[Answer]:
     """An answer for each variant and what it is compared with. Those without a finding are last.
 
@@ -110,7 +110,7 @@ def _named(answer: Answer, names: Mapping[str, str]) -> Answer:
 
 
 def _asked(
-    first: Subject, second: Subject, controls: Mapping[str, str]
+    first: NamedModel, second: NamedModel, controls: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
     """The variants that a pair of models is about, each with what it is compared with.
 
@@ -126,7 +126,7 @@ def _asked(
 
 
 def _unanswered(
-    controls: Mapping[str, str], answered: set[str], subjects: Mapping[str, Subject]
+    controls: Mapping[str, str], answered: set[str], subjects: Mapping[str, NamedModel]
 ) -> Iterator[Answer]:
     """The variants without any comparison, with the reason."""
     for variant, control in controls.items():

@@ -5,7 +5,6 @@ models, the best one is that with the most solved problems. If these are equal, 
 validation loss decides, and then the order of the tables.
 """
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -13,7 +12,7 @@ from pathlib import Path
 from statistics import mean
 
 from xft.common.errors import counted
-from xft.config.sections import UNTUNED, family
+from xft.config.sections import UNTUNED, kind_of
 from xft.evaluation.result import advice, left_out, outcomes
 from xft.evaluation.scoring import OUTCOMES, PASSED
 from xft.hub.named_sets import unused
@@ -27,12 +26,12 @@ from xft.reporting.comparisons import (
     overall_rows,
     pooled_sets,
 )
-from xft.reporting.run_table import Result
+from xft.reporting.run_table import NamedModel, Result
 from xft.training.at_end import still_falls
 
 BASE, PLAIN = "base", "sft"
 NAMED = 4  # models at most in a sentence
-PLAN = "xft plan estimates the hours."
+HOURS_HINT = "xft plan estimates the hours."
 ONE_SEED = (
     'With one seed, "significant" is about these trained models, and another seed gives other '
     "ones. `seeds: [42, 43, 44]` compares the methods."
@@ -40,10 +39,9 @@ ONE_SEED = (
 
 
 @dataclass(frozen=True)
-class Candidate:
+class EvaluatedModel:
     """An evaluated model, over its seeds and the data sets.
 
-    label: its name in the tables.
     outcomes: the numbers of its answers, see `result.outcomes`.
     loss: the mean validation loss; infinite if it is unknown.
     seeds: their number.
@@ -52,13 +50,23 @@ class Candidate:
     left_out: the number of problems that the configuration leaves out, but for a limit.
     """
 
-    label: str
+    subject: NamedModel
     outcomes: Mapping[str, int]
     loss: float
     seeds: int
     change: float | None = None
     by_set: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     left_out: int = 0
+
+    @property
+    def label(self) -> str:
+        """Its name in the tables."""
+        return self.subject.label
+
+    @property
+    def kind(self) -> str:
+        """Such as `sft`, without values of a variant or a sweep; `dense` of each merge."""
+        return kind_of(self.subject.model)
 
     @property
     def solved(self) -> float:
@@ -101,15 +109,15 @@ class Verdict:
 
 def find_candidates(
     evaluations: Sequence[Result], losses: Mapping[Path, Mapping]
-) -> Iterator[Candidate]:
+) -> Iterator[EvaluatedModel]:
     """The evaluated models, in the order of the tables.
 
     losses: contents of the files of losses.
     """
-    groups: dict[str, list[Result]] = {}
+    groups: dict[NamedModel, list[Result]] = {}
     for result in evaluations:
-        groups.setdefault(result.subject.label, []).append(result)
-    for label, results in groups.items():
+        groups.setdefault(result.subject, []).append(result)
+    for subject, results in groups.items():
         counts = [outcomes(result.content) for result in results]
         counts = {name: sum(count[name] for count in counts) for name in OUTCOMES}
         files = {result.row.validation_loss for result in results} & losses.keys()
@@ -118,7 +126,7 @@ def find_candidates(
         seeds = len({result.seed for result in results})
         gone = sum(map(len, left_out(result.content for result in results).values()))
         change = mean(changes) if changes else None
-        yield Candidate(label, counts, loss, seeds, change, _by_set(results), gone)
+        yield EvaluatedModel(subject, counts, loss, seeds, change, _by_set(results), gone)
 
 
 def _by_set(evaluations: Sequence[Result]) -> dict[str, tuple[int, int]]:
@@ -142,11 +150,6 @@ def known_sets(evaluations: Sequence[Result]) -> dict[str, int]:
     return sets
 
 
-def label_family(label: str) -> str:
-    """`sft` of `sft, lr 5e-4 (vanilla)`."""
-    return family(re.split("[ ,]", label, maxsplit=1)[0])
-
-
 def name_list(names: Sequence[str]) -> str:
     *others, last = names or [""]
     return f"{', '.join(others)} and {last}" if others else last
@@ -160,22 +163,31 @@ class _Case:
     sets: see `known_sets`.
     """
 
-    def __init__(self, table, candidates: Sequence[Candidate], sets: Mapping[str, int]):
+    def __init__(self, table, candidates: Sequence[EvaluatedModel], sets: Mapping[str, int]):
         is_asked = (table["tests"] == SCORES.tests) & (table["question"] == OF_MODELS)
         self.rows = table[is_asked]
         rows = overall_rows(self.rows)
         self.pairs, self.problems = len(rows), int(rows["problems"].max()) if len(rows) else 0
         self.sets, self.models = sets, {model.label: model for model in candidates}
         self.live = set().union(*(model.solves for model in candidates))
-        self.over_base, self.over_plain = _by_second(rows, BASE), _by_second(rows, PLAIN)
+        self.over_base = self._over(rows, BASE)
+        self.over_plain = self._over(rows, PLAIN)
         is_compared = (self.over_base or self.over_plain).keys()
         self.tuned = [
             model
             for model in sorted(candidates, key=lambda model: (-model.solved, model.loss))
-            if label_family(model.label) not in UNTUNED and model.label in is_compared
+            if model.kind not in UNTUNED and model.label in is_compared
         ]
-        self.plain = [model for model in self.tuned if label_family(model.label) == PLAIN]
+        self.plain = [model for model in self.tuned if model.kind == PLAIN]
         self.rivals = [model for model in self.tuned if model.label in self.over_plain]
+
+    def _over(self, rows, kind: str) -> dict[str, tuple]:
+        """The comparisons with a model of a kind, by the label of the other model."""
+        return {
+            row.second: row
+            for row in rows.itertuples()
+            if self.models[row.first].kind == kind and self.models[row.second].kind != kind
+        }
 
     def verdict(self, decision: str, *rows: tuple, more: Sequence[str] = ()) -> Verdict:
         """The verdict. More problems would decide about the models of the last row.
@@ -230,7 +242,7 @@ class _Case:
         }
 
 
-def decide(table, candidates: Sequence[Candidate], sets: Mapping[str, int]) -> Verdict | None:
+def decide(table, candidates: Sequence[EvaluatedModel], sets: Mapping[str, int]) -> Verdict | None:
     """The verdict; None if no tuned model was compared.
 
     table: see `comparison_table`.
@@ -241,7 +253,8 @@ def decide(table, candidates: Sequence[Candidate], sets: Mapping[str, int]) -> V
     solved = {model.solved for model in candidates}
     if case.pairs and solved in ({0.0}, {1.0}):
         return _nothing_measured(case, solved == {1.0})
-    if case.pairs and BASE not in map(label_family, case.models):
+    kinds = {model.kind for model in candidates}
+    if case.pairs and BASE not in kinds:
         return case.verdict(
             "Not decided: base was not evaluated, so nothing says whether fine-tuning helps.",
             *(case.over_plain[model.label] for model in case.rivals[:1]),
@@ -308,7 +321,7 @@ def _take_plain(case: _Case, label: str) -> Verdict:
     return case.verdict(decision, case.over_base[label], *rivals[:1])
 
 
-def _undecided(case: _Case, best: Candidate) -> Verdict:
+def _undecided(case: _Case, best: EvaluatedModel) -> Verdict:
     row, plain = case.over_base[best.label], case.over_plain.get(best.label)
     if row.difference <= 0 or not row.significant:
         is_better = f"{best.label} may be better than base"
@@ -333,15 +346,6 @@ def _all_of(number: int, noun: str) -> str:
     return f"both {noun}" if number == 2 else f"all {number} {noun}"
 
 
-def _by_second(rows, family: str) -> dict[str, tuple]:
-    """The comparisons with a model of a family, by the label of the other model."""
-    return {
-        row.second: row
-        for row in rows.itertuples()
-        if label_family(row.first) == family != label_family(row.second)
-    }
-
-
 def _is_above(rows: Mapping[str, tuple], label: str) -> bool:
     row = rows.get(label)
     return row is not None and bool(row.significant) and row.difference > 0
@@ -354,16 +358,16 @@ def _existing(sets: Mapping[str, int]) -> Iterator[str]:
         yield f"Next: remove evaluation.limit: it leaves out {name_list(left_out)}."
     elif more := unused(sets):
         names = name_list([f"{known.name} ({known.problems} problems)" for known in more])
-        yield f"Next: add {names} to evaluation.datasets. {PLAN}"
+        yield f"Next: add {names} to evaluation.datasets. {HOURS_HINT}"
 
 
-def _more_steps(models: Iterable[Candidate]) -> Iterator[str]:
+def _more_steps(models: Iterable[EvaluatedModel]) -> Iterator[str]:
     """What to do about the models whose training ended while its loss still fell."""
     if names := [model.label for model in models if still_falls(model.change)][:NAMED]:
         yield f"The loss of {name_list(names)} still fell at the end of training. Next: more steps."
 
 
-def _of_losses(base: Candidate, model: Candidate, is_far: bool) -> str:
+def _of_losses(base: EvaluatedModel, model: EvaluatedModel, is_far: bool) -> str:
     """What the losses say of models that solve fewer problems than base, and no longer learned.
 
     is_far: significantly fewer.
@@ -388,7 +392,7 @@ def _of_losses(base: Candidate, model: Candidate, is_far: bool) -> str:
     )
 
 
-def _advice(candidates: Sequence[Candidate]) -> Iterator[str]:
+def _advice(candidates: Sequence[EvaluatedModel]) -> Iterator[str]:
     for model in candidates[:NAMED]:
         if words := advice(model.outcomes):
             yield f"{model.label}: {words}."

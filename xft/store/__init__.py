@@ -2,7 +2,7 @@
 
 - made: `store.py` has recipes and entries, `code.py` the versions of steps, `file_hashes.py` the
   hashes of the user's files. `make.py` runs the command of a job in `ENTRY.partial`, as the plan of
-  the run says (`job_records.py`), as a fork where it can (`forks.py`). `store.publish` writes
+  the run says (`job_records.py`), as a fork where it can (`forks.py`). `store.finish` writes
   entry.json last, and renames the folder.
 - found: what has its entry.json is an entry (`store.is_whole`). Entries of other stores are
   linked or fetched by `others.py`, the only module that knows where another store lies. `remote.py`

@@ -15,7 +15,7 @@ from pathlib import Path
 from xft.store.file_hashes import FileHashCache, content_hash
 
 ROOT = Path(__file__).parents[2]
-STEPS, LIBRARY = "workflow_scripts", "xft"
+STEPS_FOLDER, LIBRARY = "workflow_scripts", "xft"
 VERSIONS = Path(__file__).with_name("versions.json")
 DIGITS = 16  # of a hash: enough to tell versions apart
 NAME = re.compile(r"\w+(\.\w+)*")  # of a file or a folder
@@ -51,7 +51,7 @@ class Code:
         a template, or the files of a folder there. The wording of model cards does not count.
         """
         known: dict[str, str] = {}
-        waiting = [f"{STEPS}/{step}.py"]
+        waiting = [f"{STEPS_FOLDER}/{step}.py"]
         while waiting:
             name = waiting.pop()
             if (ROOT / name).is_dir():  # its files are not those of the time of the cache
@@ -141,7 +141,7 @@ def _used(path: Path, tree: ast.Module) -> list[Path]:
 def _files(name: str) -> list[Path]:
     """The file of a dotted module of this project, and the files of the packages that hold it."""
     parts = name.split(".")
-    if parts[0] not in (STEPS, LIBRARY):
+    if parts[0] not in (STEPS_FOLDER, LIBRARY):
         return []
     files = []
     for length in range(1, len(parts) + 1):

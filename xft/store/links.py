@@ -6,12 +6,12 @@ from pathlib import Path
 
 from xft.common.errors import UserError
 from xft.common.results_folder import CONFIG_FILE, is_results_folder
-from xft.store.code import ROOT, STEPS
+from xft.store.code import ROOT, STEPS_FOLDER
 from xft.store.job_records import jobs_of, reading
 from xft.store.store import ENTRY, FETCHED, PARTIAL, PLANS, Store
 
 # Those of a store in which links end. Logs are in folders of the same names.
-FOLDERS = {PLANS, *(file.stem for file in (ROOT / STEPS).glob("*.py"))}
+FOLDERS = {PLANS, *(file.stem for file in (ROOT / STEPS_FOLDER).glob("*.py"))}
 SECONDS_PER_DAY = 24 * 3600
 
 

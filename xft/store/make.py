@@ -37,7 +37,7 @@ from xft.store.file_hashes import content_hash
 from xft.store.installed import installed_at_start
 from xft.store.job_records import COSTS_FILE, VIEW, Costs, Job, Jobs, read_plan
 from xft.store.links import lay
-from xft.store.store import claimed, is_whole, log_of, owner, partial, publish, worker
+from xft.store.store import claimed, finish, is_whole, log_of, owner, partial, worker
 
 SECONDS_BETWEEN = 0.2
 # Steps that know of settings that diverged. Nothing else is made from those.
@@ -104,7 +104,7 @@ def _make(entry: Path, command: list[str], jobs: Jobs, lock: int) -> int:
     except UserError:
         shutil.rmtree(partial(entry))
         raise
-    publish(entry, job.recipe)
+    finish(entry, job.recipe)
     _begun.clear()  # a signal ends the upload
     if job.publish and (fault := others.publish_for_job(job.publish, entry)):
         with log_of(entry).open("a", encoding="utf-8") as file:  # a run tells it in the end

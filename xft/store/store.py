@@ -147,7 +147,7 @@ def worker(entry: Path) -> str | None:
     return claims.holder(owner(entry))
 
 
-def publish(entry: Path, recipe: Recipe) -> None:
+def finish(entry: Path, recipe: Recipe) -> None:
     """Make an unfinished entry whole, by one rename. What only another attempt needs is removed.
 
     If the entry has been made in the meantime, the unfinished one is removed.

@@ -17,7 +17,7 @@ from xft.common.json_files import read_json
 from xft.evaluation.result import RESULT, TEST_NAMES, solved_shares, tests_of, units_of
 from xft.reporting import comparisons
 from xft.reporting.comparisons import SCORES
-from xft.reporting.run_table import Subject, Values
+from xft.reporting.run_table import NamedModel, Values
 from xft.reporting.statistics import interval
 from xft.reporting.summaries import to_markdown
 from xft.reporting.variants import answer_lines, find_answers
@@ -265,7 +265,7 @@ def read_values(
         in_order = [found.shares[task] for task in first.shares]
         units = (first.dataset, *first.units)
         name, seed = models[file]
-        subject = Subject(name) if control is None else Subject("", (name,), name, control)
+        subject = NamedModel(name) if control is None else NamedModel("", (name,), name, control)
         values.append(Values(subject, seed, first.dataset, SCORES.tests, units, in_order))
     return values, first.has_extra
 
@@ -336,7 +336,7 @@ def answered(models: Sequence[Sequence[Values]], has_extra: bool) -> str:
     return _text(lines, sorted(models, key=_score), rows, has_extra)
 
 
-def _all_pairs(subjects: Sequence[Subject]) -> Iterator[tuple[Subject, Subject]]:
+def _all_pairs(subjects: Sequence[NamedModel]) -> Iterator[tuple[NamedModel, NamedModel]]:
     return combinations(dict.fromkeys(subjects), 2)
 
 

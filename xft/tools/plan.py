@@ -31,12 +31,12 @@ from xft.dag.input_checks import check_number_of_rows, faults_of_code, faults_of
 from xft.dag.job_resources import row_lengths
 from xft.dag.nodes import FileContents, NoContents, Node, with_results
 from xft.dag.problem_checks import check_problems, missing_sets, missing_toolchains
-from xft.dag.totals import FindPlan, Totals, cost_of, totals
+from xft.dag.totals import FindEstimate, Totals, cost_of, totals
 from xft.dag.workflow_run import HASHES_FILE
 from xft.estimates.jobs import CPU, DEFAULT_UTILISATION, GIB, GPUS, Processor, this_gpu
 from xft.estimates.memory_and_disk import library_bytes
 from xft.estimates.model_sizes import Models, find_table
-from xft.estimates.planning import MeasuredMemory, Plan, advice, fit_line, report, time_text
+from xft.estimates.planning import Estimate, MeasuredMemory, advice, fit_line, report, time_text
 from xft.estimates.rows import count_rows
 from xft.store.file_hashes import FileHashCache
 from xft.store.store import Recipe, is_whole
@@ -53,12 +53,12 @@ def main(argv: list[str] | None = None) -> None:
     experiment = find_experiment(config, runs)
     with naming(where):
         _check_names(experiment)
-        plan_of, is_here = planner(args, experiment), _is_this_machine(args, config)
-        plan, jobs = plan_of(config), totals(experiment, plan_of, is_here)
+        estimate_of, is_here = planner(args, experiment), _is_this_machine(args, config)
+        estimate, jobs = estimate_of(config), totals(experiment, estimate_of, is_here)
         check_problems(with_results(experiment.wanted))
-        if plan.rows:
-            check_number_of_rows(config, plan.rows)
-    print("\n".join(answer(plan, jobs, args.config)))
+        if estimate.rows:
+            check_number_of_rows(config, estimate.rows)
+    print("\n".join(answer(estimate, jobs, args.config)))
     nodes = [node for node in experiment.wanted if is_here and not node.is_temporary]
     if finished := sum(is_whole(node.entry) for node in nodes):
         print(f"Finished: {finished} of {len(nodes)} jobs. They count as long as they took")
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     for fault in faults:
         print(f"Missing here: {fault}")
     if args.details:
-        print("\n" + report(plan, jobs.disk), *advice(plan), "", *jobs.lines(), sep="\n")
+        print("\n" + report(estimate, jobs.disk), *advice(estimate), "", *jobs.lines(), sep="\n")
     else:
         print(f"Everything else: xft plan {shlex.join(argv or sys.argv[1:])} --details")
 
@@ -79,25 +79,25 @@ def _check_names(experiment: Experiment) -> None:
         raise UserError("\n".join(dict.fromkeys(faults)))
 
 
-def answer(plan: Plan, jobs: Totals, files: list[Path]) -> list[str]:
+def answer(estimate: Estimate, jobs: Totals, files: list[Path]) -> list[str]:
     """The plan in four lines. jobs: the totals. files: of the configuration."""
     time = f"{time_text(*jobs.all_hours)}, for all jobs one after the other"
     slowest = jobs.slowest and f"{jobs.slowest[0]}, {time_text(*jobs.slowest[1])}"
     if None in jobs.all_hours:
         needed = "the number of problems, which are elsewhere"
-        if plan.rows is None:
+        if estimate.rows is None:
             needed = "the number of rows: give it with --rows"
-        if not plan.processor.bf16:
-            needed = f"the speed of the device. To measure it: {speed_command(plan, files)}"
+        if not estimate.processor.bf16:
+            needed = f"the speed of the device. To measure it: {speed_command(estimate, files)}"
         time = f"? It depends on {needed}"
     lines = [f"Time: {time}", f"Slowest job: {slowest or '?'}", f"Disk: {jobs.disk} at most"]
-    return [fit_line(plan), *lines]
+    return [fit_line(estimate), *lines]
 
 
-def speed_command(plan: Plan, files: list[Path]) -> str:
+def speed_command(estimate: Estimate, files: list[Path]) -> str:
     """The command that measures the speed of this machine by a short training, for later plans."""
     rules = {section: rule for rule, section in TRAINING_SECTIONS.items()}
-    section = (*plan.trainings, "moe_sft")[0]
+    section = (*estimate.trainings, "moe_sft")[0]
     return (
         f"snakemake --cores all --configfile {shlex.join(map(str, files))} --until {rules[section]}"
         f" --config results_dir=results/speed '{section}={{max_steps: 30, warmup_steps: 1}}'"
@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def planner(args: argparse.Namespace, experiment: Experiment) -> FindPlan:
+def planner(args: argparse.Namespace, experiment: Experiment) -> FindEstimate:
     """A function that gives the plan for a configuration of the experiment's.
 
     Files are read once for all of them. Raises UserError.
@@ -160,29 +160,31 @@ def planner(args: argparse.Namespace, experiment: Experiment) -> FindPlan:
         key = repr(section)
         return known.get(key) or known.setdefault(key, make(section, *given))
 
-    def make(config: WorkflowConfig) -> Plan:
+    def make(config: WorkflowConfig) -> Estimate:
         models = Models(once(find_table, config.base, args.model_config), config.moe)
         lengths = row_lengths(Graph(Run(config), experiment.nodes).tokens)
         rows = once(count_rows, config.data, args.rows)
         device = _device(args, config, gpu_here)
-        return Plan(config, models, rows, *device, args.gpus, trainings, lengths)
+        return Estimate(config, models, rows, *device, args.gpus, trainings, lengths)
 
-    plan_of = partial(once, make)
+    estimate_of = partial(once, make)
     if not _is_this_machine(args, experiment.config):
-        return plan_of
-    reached, memories = _measured(experiment.wanted, plan_of)
+        return estimate_of
+    reached, memories = _measured(experiment.wanted, estimate_of)
     speed = next(iter(reached.values()), None)
 
-    def measured(config: WorkflowConfig) -> Plan:
-        plan = plan_of(config)
-        processor = replace(plan.processor, bf16=speed, fp32=speed) if speed else plan.processor
-        return replace(plan, processor=processor, speeds=reached, memories=memories)
+    def measured(config: WorkflowConfig) -> Estimate:
+        estimate = estimate_of(config)
+        processor = (
+            replace(estimate.processor, bf16=speed, fp32=speed) if speed else estimate.processor
+        )
+        return replace(estimate, processor=processor, speeds=reached, memories=memories)
 
     return measured
 
 
 def _measured(
-    nodes: Iterable[Node], plan_of: FindPlan
+    nodes: Iterable[Node], estimate_of: FindEstimate
 ) -> tuple[dict[str, float], dict[str, MeasuredMemory]]:
     """FLOPs a second of a process, and what it took of a GPU, by the section of a training: of the
     longest job in the store.
@@ -201,22 +203,22 @@ def _measured(
             options, hours = _options(recipe, node, section), cost["seconds"] / 3600
             if options and hours > longest.get(section, (0, 0))[0]:
                 config = node.config.model_copy(update={section: options})
-                plan = replace(plan_of(node.config), config=config, processes=None)
-                if work := plan.work(section, expected=True):
-                    seconds = 3600 * hours * plan.job(section).processes
+                estimate = replace(estimate_of(node.config), config=config, processes=None)
+                if work := estimate.work(section, expected=True):
+                    seconds = 3600 * hours * estimate.job(section).processes
                     longest[section] = hours, work.flops / seconds
-                    memories |= _measured_memory(plan, section, cost)
+                    memories |= _measured_memory(estimate, section, cost)
     ordered = sorted(longest.items(), key=lambda found: -found[1][0])
     return {name: speed for name, (_, speed) in ordered}, memories
 
 
-def _measured_memory(plan: Plan, section: str, cost: dict) -> dict[str, MeasuredMemory]:
+def _measured_memory(estimate: Estimate, section: str, cost: dict) -> dict[str, MeasuredMemory]:
     """By section, what a training took of a GPU; empty if it had none. plan: of that training."""
-    if cost["gpu_reserved"] is None or not plan.gpu:
+    if cost["gpu_reserved"] is None or not estimate.gpu:
         return {}
     allocated, reserved = (round(GIB * cost[f"gpu_{kind}"]) for kind in ("allocated", "reserved"))
-    libraries = library_bytes(plan.models, plan.job(section))
-    estimate = plan.peak(section, expected=True)
+    libraries = library_bytes(estimate.models, estimate.job(section))
+    estimate = estimate.peak(section, expected=True)
     return {section: MeasuredMemory(allocated, reserved, libraries, estimate)}
 
 

@@ -19,7 +19,7 @@ from xft.common.json_files import read_json, read_json_objects
 from xft.common.results_folder import CONFIG_FILE
 from xft.config.reading import as_yaml, recorded_config, shown_choices, shown_values
 from xft.config.section import keys
-from xft.config.sections import TRAINING, MoeConfig, problem_label
+from xft.config.sections import TRAINING, MoeConfig, dataset_name
 from xft.config.steps import COSTS, TRAINING_SECTIONS
 from xft.estimates.jobs import TrainingJob, training_work
 from xft.estimates.model_sizes import Models, ModelTable, read_table
@@ -34,7 +34,7 @@ from xft.reporting.run_table import LOSS_TESTS, Result, RunRow, read_runs
 from xft.reporting.statistics import mean_interval
 from xft.reporting.summaries import OWN, Summary
 from xft.reporting.swept import Grid, Line, find_grids, find_lines
-from xft.reporting.verdict import BASE, Candidate, label_family
+from xft.reporting.verdict import BASE, EvaluatedModel
 from xft.store.job_records import COSTS_FILE, total_cost
 from xft.store.store import in_store
 from xft.training.at_end import LAST_STEPS, with_routing
@@ -103,7 +103,7 @@ class Results:
     comparisons: list[Row] = field(default_factory=list)
     swept: list[Line] = field(default_factory=list)
     grids: list[Grid] = field(default_factory=list)
-    candidates: list[Candidate] = field(default_factory=list)
+    candidates: list[EvaluatedModel] = field(default_factory=list)
     values: list[Row] = field(default_factory=list)
     solutions: dict[str, dict[str, dict[str, Solution]]] = field(default_factory=dict)
     prompts: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -181,7 +181,7 @@ class Folder:
             if file.exists() and not is_own(self.path, file):
                 raise UserError(f"{CONFIG_FILE}: it leads out of the folder")
             config = recorded_config(self.path)
-            evaluated = {problem_label(name): name for name in config.evaluation.datasets}
+            evaluated = {dataset_name(name): name for name in config.evaluation.datasets}
             return Settings(as_yaml(shown_values(config)), shown_choices(config), evaluated)
         return Settings()
 
@@ -261,10 +261,10 @@ class Folder:
             if name in NAMED_SETS:
                 name = str(self.path / "problems" / NAMED_SETS[name].file)
             with collecting_errors(self.missing), errors_at(f"prompts of {label}"):
-                problem_set = load_problems(name)
-                if problem_set.sha256 != evaluated[label]["sha256"]:
+                data_set = load_problems(name)
+                if data_set.sha256 != evaluated[label]["sha256"]:
                     raise UserError(f"{name} is not what was evaluated")
-                results.prompts[label] = {p.task_id: p.prompt for p in problem_set.problems}
+                results.prompts[label] = {p.task_id: p.prompt for p in data_set.problems}
 
     # Trainings
 
@@ -390,7 +390,8 @@ class Folder:
         the folder does not hold it.
         """
         made, verdict = self.costs.made, self.results.conclusions.verdict
-        labels = [label for label in verdict.pair if label_family(label) != BASE]
+        kinds = {model.label: model.kind for model in self.results.candidates}
+        labels = [label for label in verdict.pair if kinds.get(label) != BASE]
         models = [
             {key for (name, _), key in self.results.models.items() if name == label and key in made}
             for label in labels

@@ -21,7 +21,7 @@ from xft.reporting.names import path_text
 from xft.reporting.page.folder import Folder
 from xft.reporting.page.part import MOST
 from xft.reporting.page.parts import find_parts
-from xft.reporting.verdict import label_family, name_list
+from xft.reporting.verdict import name_list
 
 GENERATOR = "xft report"
 LONG = re.compile(r"\S{12,}")
@@ -88,8 +88,8 @@ def _breakable(text: object) -> Markup:
 
 def _meanings(runs: Iterable[Folder]) -> dict[str, str]:
     """What the names of the evaluated models mean."""
-    names = {label_family(model.label) for run in runs for model in run.results.candidates}
-    return {name: meaning for name, meaning in MODELS.items() if name in names}
+    kinds = {model.kind for run in runs for model in run.results.candidates}
+    return {kind: meaning for kind, meaning in MODELS.items() if kind in kinds}
 
 
 def _file(name: str) -> str:
