@@ -9,7 +9,7 @@ from tools import write_versions
 from xft.config.steps import STEPS as DECLARED
 from xft.dag.step_jobs import STEP_JOBS
 from xft.store import code
-from xft.store.code import LIBRARY, ROOT, STEPS, Code, read_module
+from xft.store.code import LIBRARY, ROOT, STEPS_FOLDER, Code, read_module
 from xft.store.file_hashes import FileHashCache
 
 SOURCE = '''
@@ -50,7 +50,7 @@ def test_each_step_has_its_code_and_not_that_of_the_store():
     of_steps = Code()
     for step in DECLARED:
         modules = of_steps.hashes(step)
-        assert f"{STEPS}/{step}.py" in modules
+        assert f"{STEPS_FOLDER}/{step}.py" in modules
         assert not [name for name in modules if name.startswith("xft/store/")] or step == "report"
     assert "xft/training/trainer.py" in of_steps.hashes("moe_sft")
     assert "xft/modeling/router.py" in of_steps.hashes("eval")
@@ -60,7 +60,7 @@ def test_each_step_has_its_code_and_not_that_of_the_store():
 @pytest.fixture
 def copied(tmp_path, monkeypatch):
     """The steps' code is a copy that a test may change."""
-    for package in (STEPS, LIBRARY):
+    for package in (STEPS_FOLDER, LIBRARY):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=NO_BYTECODE)
     monkeypatch.setattr(code, "ROOT", tmp_path)
 
