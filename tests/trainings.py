@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from chains import run_here
+from safetensors.torch import load_file
 
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.config.training import TrainingConfig
@@ -65,6 +66,20 @@ def outputs(out: Path) -> list[str]:
 
 def lines_of(out: Path) -> list[dict]:
     return [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+
+
+def assert_same(out: Path, expected: Path, tolerance: float = 1e-6) -> None:
+    """Two trainings have the same losses, of the validation rows too, and the same weights."""
+    measured = "loss", "validation_loss"
+    for line, other in zip(lines_of(out), lines_of(expected), strict=True):
+        losses, others = ([each[key] for key in measured if key in each] for each in (line, other))
+        assert losses == pytest.approx(others, rel=tolerance)
+    weights, wanted = (load_file(path / "model.safetensors") for path in (out, expected))
+    assert weights.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert weights[name].dtype == tensor.dtype
+        error = torch.linalg.vector_norm(weights[name] - tensor)
+        assert error <= tolerance * torch.linalg.vector_norm(tensor), name
 
 
 def identity(out: Path) -> str:

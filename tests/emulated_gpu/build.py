@@ -35,14 +35,16 @@ def main() -> None:
     """Build the library, and name it as the driver's too."""
     folder = Path(sys.argv[1])
     torch = Path(find_spec("torch").origin).parent
-    headers = torch.parent / "nvidia" / "cu13" / "include"
-    objects = [compiled(source, folder, f"-I{headers}") for source in SOURCES.glob("*.c")]
+    nvidia = torch.parent / "nvidia"
+    headers = [f"-I{nvidia / part / 'include'}" for part in ("cu13", "nccl")]
+    objects = [compiled(source, folder, *headers) for source in SOURCES.glob("*.c")]
     wanted = calls_of(torch) - defined(objects)
     source = folder / "other_calls.c"
     source.write_text(written_calls(sorted(wanted)))
-    objects.append(compiled(source, folder, f"-I{headers}", f"-I{SOURCES}"))
+    objects.append(compiled(source, folder, *headers, f"-I{SOURCES}"))
     library = folder / "libemulatedgpu.so"
-    subprocess.run(["gcc", "-shared", "-o", library, *objects, "-lpthread", "-ldl"], check=True)
+    links = ("-lpthread", "-ldl", "-lrt")
+    subprocess.run(["gcc", "-shared", "-o", library, *objects, *links], check=True)
     driver = folder / "libcuda.so.1"
     driver.unlink(missing_ok=True)
     driver.symlink_to(library.name)

@@ -22,7 +22,7 @@ from fork_server import PYTHON
 from mixtures import init_example, low_rank_mixture
 from processes import free_port, run_for
 from safetensors.torch import load_file
-from trainings import additions, identity, lines_of, outputs, write_rows
+from trainings import additions, assert_same, identity, lines_of, outputs, write_rows
 
 from xft.artifacts.claims import OWNER, holder
 from xft.artifacts.manifest import read_manifest
@@ -71,20 +71,6 @@ def alone(inputs, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("alone") / "out"
     run_for("moe_sft", [*inputs, *outputs(out), "--per-device-train-batch-size", "4"])
     return out
-
-
-def assert_same(out: Path, expected: Path, tolerance: float = 1e-6) -> None:
-    """The same losses, of the validation rows too, and the same weights."""
-    measured = "loss", "validation_loss"
-    for line, other in zip(lines_of(out), lines_of(expected), strict=True):
-        losses, others = ([each[key] for key in measured if key in each] for each in (line, other))
-        assert losses == pytest.approx(others, rel=tolerance)
-    weights, wanted = (load_file(path / "model.safetensors") for path in (out, expected))
-    assert weights.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        assert weights[name].dtype == tensor.dtype
-        error = torch.linalg.vector_norm(weights[name] - tensor)
-        assert error <= tolerance * torch.linalg.vector_norm(tensor), name
 
 
 def leave_lock() -> None:

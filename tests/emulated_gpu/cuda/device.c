@@ -49,7 +49,10 @@ size_t device_bytes(void) {
     return (size_t)(atof(setting("EMULATED_GPU_GIB", "80")) * 1024 * 1024 * 1024);
 }
 
-size_t most_bytes(void) { return (size_t)atoll(setting("EMULATED_GPU_MOST_BYTES", "0")); }
+int has_values(size_t bytes) {
+    size_t most = (size_t)atoll(setting("EMULATED_GPU_MOST_BYTES", "0"));
+    return !most || bytes <= most;
+}
 
 int capability_major(void) { return atoi(setting("EMULATED_GPU_CAPABILITY", "9.0")); }
 

@@ -8,7 +8,7 @@
 // The settings, from the environment. README.md explains them.
 int device_count(void);
 size_t device_bytes(void);
-size_t most_bytes(void);  // of a tensor with values; 0 if all have them
+int has_values(size_t bytes);  // whether a tensor is small enough
 int capability_major(void);
 int capability_minor(void);
 

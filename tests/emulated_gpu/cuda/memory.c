@@ -103,8 +103,6 @@ cudaError_t cudaFreeHost(void *address) {
 
 // Copies. Tensors without values are not copied, so that they take no memory of the host.
 
-static int has_values(size_t bytes) { return !most_bytes() || bytes <= most_bytes(); }
-
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
     if (has_values(bytes)) memmove(to, from, bytes);
     return cudaSuccess;

@@ -30,6 +30,8 @@ WITHOUT_VALUES = {
     aten.set_.source_Storage_storage_offset,
     aten.set_.source_Tensor,
 }
+# Operators of torch.distributed. NCCL's calls move the values themselves.
+COLLECTIVES = ("c10d", "_c10d_functional")
 
 
 class EmulationError(RuntimeError):
@@ -53,6 +55,10 @@ class HostValues(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if func.namespace in COLLECTIVES or only_shapes_are_asked():
+            return func(*args, **kwargs)
+        if any(map(has_own_dispatch, types)):
+            return NotImplemented
         device = next(filter(None, map(gpu_of, tree_leaves((args, kwargs)))), None)
         if device is None and any_large(args, kwargs):
             return on_host_without_values(func, args, kwargs)
@@ -107,6 +113,16 @@ def is_known_by_values(func) -> bool:
     """Whether the shape of the result, or the result itself, depends on values."""
     by_values = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
     return not by_values.isdisjoint(func.tags)
+
+
+def only_shapes_are_asked() -> bool:
+    """Whether torch computes with tensors that have no memory, as DTensor does for its plans."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
+
+
+def has_own_dispatch(kind: type) -> bool:
+    """Whether a class of tensors computes by operators on the tensors in it, as DTensor does."""
+    return kind.__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl
 
 
 def gpu_of(value) -> torch.device | None:
