@@ -105,8 +105,8 @@ docs: .venv/installed-docs
 	touch $@
 
 # PyPI's torch is that for CUDA. Other links may hold one for CPUs, and so are not read.
-$(GPU)/installed: packages = --group dev --editable ".[workflow,peft]" --editable tests/emulated_gpu/start \
-	$(TORCH_FOR_CUDA) nvidia-cuda-crt nvidia-cuda-cccl
+$(GPU)/installed: packages = --group dev --group trainers --editable ".[workflow,deepspeed,peft]" \
+	--editable tests/emulated_gpu/start $(TORCH_FOR_CUDA) nvidia-cuda-crt nvidia-cuda-cccl
 $(GPU)/installed: requirements.lock pyproject.toml tests/emulated_gpu/start/pyproject.toml .venv/bin/python
 	$(PYTHON) -m venv $(GPU)/venv
 	UV_FIND_LINKS= uv pip install --python $(GPU)/venv/bin/python --constraints requirements.lock $(packages)

@@ -12,6 +12,7 @@ import os
 import random
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -157,8 +158,11 @@ def import_all() -> None:
     import snakemake.report.html_reporter  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer  # noqa: F401
 
-    with suppress(ImportError):  # where it is installed, accelerate imports it in each training
-        import deepspeed  # noqa: F401
+    # Where DeepSpeed is installed, accelerate imports it in each training. As it is imported it counts
+    # the GPUs, and a fork may have others.
+    if shutil.which("nvidia-smi") is None:
+        with suppress(ImportError):
+            import deepspeed  # noqa: F401
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def run_together(body: Callable, count: int, *words: str) -> None:
 
 def run_step(step: str, *words: str) -> None:
     torch.set_num_threads(1)
-    if "fsdp" in words:
+    if "fsdp" in words and not torch.cuda.is_available():
         from fsdp_on_cpus import use_fsdp_on_cpus
 
         use_fsdp_on_cpus()

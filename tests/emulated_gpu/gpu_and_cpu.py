@@ -16,6 +16,7 @@ def without_gpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: False)
         patch.setattr(torch.cuda, "device_count", lambda: 0)
+        patch.setenv("DS_ACCELERATOR", "cpu")  # a training without a GPU sets it, and not back
         yield
 
 

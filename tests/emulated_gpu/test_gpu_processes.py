@@ -14,6 +14,9 @@ GLOBAL_BATCH = 8
 TRAINING = ["--max-steps", 4, "--learning-rate", 0.001, "--validation-rows", 8]
 LAUNCHES = {
     "ddp": ["--gradient-accumulation-steps", 2],
+    "fsdp": [],
+    "zero2": [],
+    "zero3": ["--gradient-accumulation-steps", 2],
 }
 
 

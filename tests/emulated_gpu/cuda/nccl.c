@@ -109,6 +109,41 @@ ncclResult_t ncclCommInitRank(ncclComm_t *made, int count, ncclUniqueId id, int 
     return ncclCommInitRankConfig(made, count, id, rank, NULL);
 }
 
+// What a rank says when a communicator is split. The ranks of a color are one part.
+typedef struct {
+    int color, key;
+    ncclUniqueId id;
+} Wish;
+
+static Wish *wish_of(ncclComm_t comm, int rank) { return (Wish *)comm->shared->parts[rank].piece; }
+
+// Whether a rank comes before another one in their part.
+static int is_before(ncclComm_t comm, int rank, int other) {
+    int key = wish_of(comm, rank)->key, other_key = wish_of(comm, other)->key;
+    return key < other_key || (key == other_key && rank < other);
+}
+
+ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *made,
+                           ncclConfig_t *config) {
+    Wish *own = wish_of(comm, comm->rank);
+    own->color = color;
+    own->key = key;
+    ncclGetUniqueId(&own->id);
+    if (meet(comm)) return ncclRemoteError;
+    int count = 0, place = 0, first = comm->rank;
+    for (int rank = 0; rank < comm->count; rank++) {
+        if (wish_of(comm, rank)->color != color) continue;
+        count++;
+        place += is_before(comm, rank, comm->rank);
+        if (is_before(comm, rank, first)) first = rank;
+    }
+    ncclUniqueId id = wish_of(comm, first)->id;
+    if (meet(comm)) return ncclRemoteError;
+    *made = NULL;
+    if (color == NCCL_SPLIT_NOCOLOR) return ncclSuccess;
+    return ncclCommInitRankConfig(made, count, id, place, config);
+}
+
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error) {
     *error = ncclSuccess;
     return ncclSuccess;

@@ -26,6 +26,7 @@ INDEXED = {
 }
 # Operators that only choose the memory of a tensor.
 WITHOUT_VALUES = {
+    aten.record_stream.default,
     aten.set_.source_Storage,
     aten.set_.source_Storage_storage_offset,
     aten.set_.source_Tensor,
