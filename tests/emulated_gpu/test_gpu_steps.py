@@ -29,8 +29,8 @@ def grouped(monkeypatch) -> list[bool]:
     """Whether a grouped product was taken, for each choice in the test."""
     choose, chosen = experts.has_fast_grouped_mm, []
 
-    def noted(rows, weight):
-        chosen.append(choose(rows, weight))
+    def noted(rows, *weights):
+        chosen.append(choose(rows, *weights))
         return chosen[-1]
 
     monkeypatch.setattr(experts, "has_fast_grouped_mm", noted)

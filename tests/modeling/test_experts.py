@@ -23,7 +23,7 @@ def force(monkeypatch):
     """Callable (way): make our own implementation compute by "loop" or "grouped"."""
 
     def choose(way: str) -> None:
-        monkeypatch.setattr(module, "has_fast_grouped_mm", lambda rows, weight: way == "grouped")
+        monkeypatch.setattr(module, "has_fast_grouped_mm", lambda rows, *weights: way == "grouped")
 
     return choose
 
@@ -168,3 +168,14 @@ def test_when_the_grouped_kernel_is_used(monkeypatch):
         rows = {"is_cuda": True, "dtype": torch.bfloat16, "device": "cuda", "__len__": lambda _: T}
         rows = type("Rows", (), rows | changes)()
         assert module.has_fast_grouped_mm(rows, torch.empty(weight)) is expected
+
+
+def test_the_grouped_kernel_is_not_used_for_unaligned_weights(monkeypatch):
+    """ZeRO-2 lays all weights in one tensor, one after another. The kernel wants 16 bytes."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    about = {"is_cuda": True, "dtype": torch.bfloat16, "device": "cuda", "__len__": lambda _: T}
+    rows = type("Rows", (), about)()
+    flat = torch.empty(4 + 2 * R * H * INNER, dtype=torch.bfloat16)
+    for start, expected in ((0, True), (4, False)):
+        up, down = flat[start : start + 2 * R * H * INNER].view(2, R, H, INNER)
+        assert module.has_fast_grouped_mm(rows, up, down) is expected

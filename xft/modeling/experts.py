@@ -95,7 +95,7 @@ class Experts(nn.Module):
         numbers = torch.arange(self.num_experts, device=index.device)
         ends = torch.searchsorted(expert, numbers, right=True, out_int32=True)
         rows = TakeRows.apply(as_autocast(hidden_states), order // index.shape[1], place)
-        if has_fast_grouped_mm(rows, self.down_proj):
+        if has_fast_grouped_mm(rows, getattr(self, self.up_name), self.down_proj):
             rows = self.compute_grouped(rows, expert, ends)
         else:
             rows = self.compute_loop(rows, ends)
@@ -150,16 +150,17 @@ def as_autocast(tensor: Tensor) -> Tensor:
     return tensor.to(torch.get_autocast_dtype(device)) if enabled else tensor
 
 
-def has_fast_grouped_mm(rows: Tensor, weight: Tensor) -> bool:
+def has_fast_grouped_mm(rows: Tensor, *weights: Tensor) -> bool:
     """Whether torch has a grouped kernel for these rows and weights.
 
-    Without one, its grouped_mm is a loop that waits for the GPU in each product.
+    Without one, its grouped_mm is a loop that waits for the GPU in each product, or fails.
     """
     return (
         rows.is_cuda
         and rows.dtype == torch.bfloat16
         and len(rows) > 0
-        and all(size % 8 == 0 for size in weight.shape[1:])
+        and all(size % 8 == 0 for weight in weights for size in weight.shape[1:])
+        and all(weight.data_ptr() % 16 == 0 for weight in weights)
         and hasattr(nn.functional, "grouped_mm")
         and torch.cuda.get_device_capability(rows.device) >= (9, 0)
     )
