@@ -158,8 +158,8 @@ def import_all() -> None:
     import snakemake.report.html_reporter  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer  # noqa: F401
 
-    # Where DeepSpeed is installed, accelerate imports it in each training. As it is imported it counts
-    # the GPUs, and a fork may have others.
+    # Where DeepSpeed is installed, accelerate imports it in each training. Its import counts the
+    # GPUs, and a fork may have others.
     if shutil.which("nvidia-smi") is None:
         with suppress(ImportError):
             import deepspeed  # noqa: F401

@@ -5,57 +5,92 @@ from pathlib import Path
 import pytest
 from chains import Chain
 from gpu_and_cpu import BF16, without_gpu
-from mixtures import init_example
+from mixtures import init_example, low_rank_mixture, varied_mixture
 from processes import run_for
 from trainings import additions, assert_same, learn, lines_of, outputs, write_rows
 
 pytestmark = pytest.mark.usefixtures("fork_server")
 GLOBAL_BATCH = 8
 TRAINING = ["--max-steps", 4, "--learning-rate", 0.001, "--validation-rows", 8]
-LAUNCHES = {
-    "ddp": ["--gradient-accumulation-steps", 2],
-    "fsdp": [],
-    "zero2": [],
-    "zero3": ["--gradient-accumulation-steps", 2],
-}
+# The micro-batches of an optimiser step on two GPUs.
+LAUNCHES = {"ddp": 2, "fsdp": 1, "zero2": 1, "zero3": 2}
 
 
 @pytest.fixture(scope="module")
-def inputs(tiny_llama, tmp_path_factory) -> list:
+def rows(tmp_path_factory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("rows"), additions(40, 3))
+
+
+@pytest.fixture(scope="module")
+def inputs(tiny_llama, rows, tmp_path_factory) -> list:
     """A mixture of experts that differ, all of which compute each token, and rows. It has no noise
     and no balance loss, which differ in parts of a batch.
     """
-    root = tmp_path_factory.mktemp("inputs")
     experts = ["--num-experts", 4, "--num-experts-per-tok", 4, "--no-router-noise"]
     experts += ["--balance-loss-coef", 0, "--init", init_example("noise", share=0.5)]
-    chain = Chain(root, {"moe": experts}, base=tiny_llama, data=write_rows(root, additions(40, 3)))
+    chain = Chain(tmp_path_factory.mktemp("inputs"), {"moe": experts}, base=tiny_llama, data=rows)
     return [*chain.words("moe_sft"), *TRAINING]
 
 
-@pytest.fixture(scope="module")
-def alone(inputs, tmp_path_factory) -> Path:
+def alone(step: str, folder: Path, words: list) -> Path:
     """Where one process on the CPU ends, in fp32."""
-    out = tmp_path_factory.mktemp("alone") / "out"
+    out = folder / "alone"
     with without_gpu():
-        learn("moe_sft", out, *inputs, "--per-device-train-batch-size", GLOBAL_BATCH)
+        learn(step, out, *words, "--per-device-train-batch-size", GLOBAL_BATCH)
     return out
 
 
-def learned(out: Path, words: list, launch: str, processes: int, *more: str) -> Path:
-    """Where processes end that divide the global batch among them."""
-    flags = ["--launch", launch, "--processes", processes, *LAUNCHES[launch], *more]
-    rows = GLOBAL_BATCH // processes // (2 if "--gradient-accumulation-steps" in flags else 1)
-    flags += ["--per-device-train-batch-size", rows, *outputs(out)]
-    run_for("moe_sft", list(map(str, [*words, *flags])), count=processes)
-    return out
+@pytest.fixture(scope="module")
+def on_cpu(inputs, tmp_path_factory) -> Path:
+    return alone("moe_sft", tmp_path_factory.mktemp("on_cpu"), inputs)
+
+
+@pytest.fixture
+def together(tmp_path, monkeypatch):
+    """Callable (step, words, launch, precision, GPUs, micro-batches): where processes end that
+    divide the global batch.
+    """
+
+    def train(step, words: list, launch: str, precision: str, gpus: int, batches: int) -> Path:
+        out = tmp_path / precision
+        monkeypatch.setenv("EMULATED_GPUS", str(gpus))
+        flags = ["--launch", launch, "--processes", gpus, "--precision", precision]
+        flags += ["--per-device-train-batch-size", GLOBAL_BATCH // gpus // batches]
+        flags += ["--gradient-accumulation-steps", batches, *outputs(out)]
+        run_for(step, list(map(str, [*words, *flags])), count=gpus)
+        return out
+
+    return train
 
 
 @pytest.mark.parametrize("launch", LAUNCHES)
-def test_two_gpus_learn_what_the_cpu_learns(launch, inputs, alone, tmp_path, monkeypatch):
-    monkeypatch.setenv("EMULATED_GPUS", "2")
-    out = learned(tmp_path / "fp32", inputs, launch, 2, "--precision", "fp32")
-    assert_same(out, alone, tolerance=1e-5)
-    out = learned(tmp_path / "bf16", inputs, launch, 2, "--precision", "bf16")
-    for line, other in zip(lines_of(out), lines_of(alone), strict=True):
+def test_two_gpus_learn_what_the_cpu_learns(launch, inputs, on_cpu, together):
+    found = together("moe_sft", inputs, launch, "fp32", 2, LAUNCHES[launch])
+    assert_same(found, on_cpu, tolerance=1e-5)
+    found = together("moe_sft", inputs, launch, "bf16", 2, LAUNCHES[launch])
+    for line, other in zip(lines_of(found), lines_of(on_cpu), strict=True):
         for key in line.keys() & {"loss", "validation_loss"}:
             assert line[key] == pytest.approx(other[key], rel=BF16), key
+
+
+@pytest.mark.parametrize("launch", ["ddp", "fsdp", "zero3"])
+def test_eight_gpus_learn_what_the_cpu_learns(launch, inputs, on_cpu, together):
+    assert_same(together("moe_sft", inputs, launch, "fp32", 8, 1), on_cpu, tolerance=1e-5)
+
+
+def test_a_mixing(tiny_llama, rows, tmp_path, together):
+    """With gradients that are clipped."""
+    varied_mixture(tiny_llama, tmp_path)
+    chain = Chain(tmp_path, base=tiny_llama, moe_sft=tmp_path / "moe_sft", data=rows)
+    words = [*chain.words("weighted_trained"), "--max-steps", 4, "--learning-rate", 0.1]
+    words += ["--max-grad-norm", 1e-3]
+    found = together("weighted_trained", words, "ddp", "fp32", 2, 2)
+    assert_same(found, alone("weighted_trained", tmp_path, words), tolerance=1e-4)
+
+
+def test_lora_experts_in_shards(tiny_llama, rows, tmp_path, together):
+    plain = {"router_noise": False, "balance_loss_coef": 0.0, "num_experts_per_tok": 4}
+    mixture = low_rank_mixture(tiny_llama, tmp_path / "moe", train_rest="lora", **plain)
+    words = ["--moe", mixture, "--data", rows, *TRAINING]
+    found = together("moe_sft", words, "zero3", "fp32", 2, 2)
+    assert_same(found, alone("moe_sft", tmp_path, words), tolerance=1e-4)
