@@ -4,7 +4,6 @@ with the text of its file.
 
 import copy
 import math
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xft.common.errors import UserError
-from xft.config import reading
 from xft.config import sections as keys
 from xft.config.reading import check_lambda, complete, read_config, values_to_change
-from xft.config.runs import find_runs
 from xft.config.section import Needs, Section
 
 ROOT = Path(__file__).parents[2]
@@ -136,22 +133,6 @@ def test_beside_a_tuned_model_no_key_of_the_training_has_an_effect():
     for name, section in (("sft_flops", "moe_sft"), ("sft_flops", "sft"), ("soup", "sft")):
         models = {section: {"model": "tuned"}, "evaluation": {"models": [name]}}
         assert f"{section}.model is no training, as {name} needs" in fault(MINIMAL | models)
-
-
-@pytest.mark.parametrize("key", [*reading.LOST["became_files"], *reading.LOST["removed"]])
-def test_what_was_removed_is_told_with_its_file_or_the_last_commit(key, monkeypatch):
-    """Also in a sweep. The file is there, and the key takes it."""
-    monkeypatch.chdir(ROOT)
-    name, _, value = key.partition(" = ")
-    value = [value] if name == "evaluation.models" else value or "0.5"
-    told, end = fault(with_value(name, value)), " was removed. The last commit with it is f17b3a61"
-    if key in reading.LOST["became_files"]:
-        ((end, code, place),) = re.findall(r"( is a file now\. Name (\S+) in (\S+))$", told)
-        config = complete(with_value(place, [code] if place.endswith("callbacks") else code))
-        assert [code.check(names) for _, code, names in keys.named_code(dict(config))]
-    assert name in told and end in told
-    with pytest.raises(UserError, match=r"is a file now|was removed"):
-        find_runs(MINIMAL | {"sweep": {name: [value]}})
 
 
 def test_variables_in_paths_are_expanded(monkeypatch):

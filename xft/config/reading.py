@@ -22,9 +22,6 @@ from xft.common.results_folder import CONFIG_FILE
 from xft.config.section import ONE, SEVERAL, NoEffect, Section, keys, unrecorded
 from xft.config.sections import SECTIONS, WorkflowConfig, lambda_token
 
-LAST_COMMIT = "f17b3a61"  # the last one with all keys and values that the configuration lost
-# became_files: what is code in examples now, and the key that names it. {} is the value of the key.
-LOST = json.loads(Path(__file__).with_name("removed.json").read_text())
 # Added to the message if `base` is missing.
 OVER_THE_DEMONSTRATION = (
     ". To change the demonstration, merge your file on top of it: --configfile config.yaml "
@@ -113,17 +110,6 @@ def as_yaml(values: dict) -> str:
     import yaml
 
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-
-
-def removal(name: str, value: object) -> str | None:
-    """The end of a message about a key, or about its value, if it was in the configuration."""
-    for known in (f"{name.partition('[')[0]} = {value}", name):
-        if known in LOST["became_files"]:
-            code, key = LOST["became_files"][known]
-            return f"is a file now. Name examples/{code.format(value)} in {key}"
-        if known in LOST["removed"]:
-            return f"was removed. The last commit with it is {LAST_COMMIT}"
-    return None
 
 
 def complete(config: Mapping, where: str = "config") -> WorkflowConfig:
@@ -258,8 +244,6 @@ def _explain(section: type[Section], fault: dict) -> str:
     name = _name(place)
     if kind == "missing":
         return f"{name} is missing{OVER_THE_DEMONSTRATION if name == 'base' else ''}"
-    if end := removal(name, fault["input"]):
-        return f"{name if kind == 'extra_forbidden' else _set(fault).rstrip(': ')} {end}"
     if kind == "extra_forbidden":
         return f"{name} is not a known key{_hint(section, place)}"
     if kind == "value_error":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from xft.common.errors import UserError, collecting_errors
 from xft.common.user_code import codes_in
-from xft.config.reading import Examined, complete, examine, read_config, removal
+from xft.config.reading import Examined, complete, examine, read_config
 from xft.config.section import Section
 from xft.config.sections import SECTIONS, TRAININGS, WorkflowConfig
 
@@ -306,8 +306,8 @@ def _check_swept(where: str, known: Mapping[str, object], name: str, _) -> None:
     meant = [full for full in known if full.rpartition(".")[2] in near]
     meant = [full for full in meant if full.startswith(f"{section}.")] or meant
     hint = f": did you mean {' or '.join(meant)}?" if meant else ""
-    end = f"is not a known key{hint or '. docs/configuration.md lists all keys'}"
-    raise UserError(f"{where}: {name} {removal(name, '...') or end}")
+    end = hint or ". docs/configuration.md lists all keys"
+    raise UserError(f"{where}: {name} is not a known key{end}")
 
 
 def _values_of_runs(whole: WorkflowConfig, plain: dict) -> Iterator[tuple[str | None, dict, dict]]:
