@@ -15,7 +15,7 @@ from xft.common.results_folder import CONFIG_FILE
 from xft.config.reading import chosen_values
 from xft.config.sections import MODEL_KINDS, TRAININGS, WorkflowConfig
 from xft.config.steps import TRAINING_SECTIONS
-from xft.dag.activities import Activity, Phase, find_activities
+from xft.dag.begun_jobs import BegunJob, Phase, find_begun_jobs
 from xft.dag.job_resources import requests
 from xft.dag.nodes import Node, with_results
 from xft.dag.problem_checks import missing_sets
@@ -159,17 +159,17 @@ def failures(run: WorkflowRun) -> Iterator[str]:
     Each message is said once. A later run can succeed where a job was cut off, or where its message
     names a passing cause, or one that the user can end without another configuration.
     """
-    alike: dict[str, list[Activity]] = {}
+    alike: dict[str, list[BegunJob]] = {}
     lasting: list[str] = []
     first_steps: dict[str, None] = {}
-    for activity in _activities_of_run(run):
-        alike.setdefault(activity.message, []).append(activity)
-        if activity.phase is not Phase.FAILED:
+    for begun in _begun_jobs_of_run(run):
+        alike.setdefault(begun.message, []).append(begun)
+        if begun.phase is not Phase.FAILED:
             continue
-        steps = [step for cause, step in FIRST.items() if cause.search(activity.message)]
+        steps = [step for cause, step in FIRST.items() if cause.search(begun.message)]
         first_steps |= dict.fromkeys(steps)
-        if not steps and not PASSING.search(activity.message):
-            lasting.append(activity.node.name)
+        if not steps and not PASSING.search(begun.message):
+            lasting.append(begun.node.name)
     for first, *rest in alike.values():
         more = f"\nThe same: {', '.join(other.node.name for other in rest)}" if rest else ""
         yield f"\n{first.node.name} {first.phase.value}: {first.text}{more}"
@@ -184,12 +184,12 @@ def failures(run: WorkflowRun) -> Iterator[str]:
         yield "To go on: run the same command again."
 
 
-def _activities_of_run(run: WorkflowRun) -> Iterator[Activity]:
+def _begun_jobs_of_run(run: WorkflowRun) -> Iterator[BegunJob]:
     """The jobs whose logs were written since the run began."""
-    for activity in find_activities(with_results(run.to_make), run.store):
-        log = activity.log
+    for begun in find_begun_jobs(with_results(run.to_make), run.store):
+        log = begun.log
         if log.is_file() and log.stat().st_mtime >= run.began:
-            yield activity
+            yield begun
 
 
 def pace_line(run: WorkflowRun) -> str:

@@ -16,7 +16,7 @@ from xft.common.errors import UserError
 from xft.common.results_folder import CONFIG_FILE, is_results_folder
 from xft.config.reading import complete, naming, recorded_config, values_to_change
 from xft.config.runs import read_overlaid
-from xft.dag.activities import Activity, Phase, find_activities
+from xft.dag.begun_jobs import BegunJob, Phase, find_begun_jobs
 from xft.dag.messages import time_left
 from xft.dag.nodes import Node, with_results
 from xft.dag.totals import cost_of
@@ -35,12 +35,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     run, start = configured_run(args)
     wanted, jobs = run.experiment.wanted, run.to_make
-    activities = find_activities(with_results(jobs), run.store)
+    begun_jobs = find_begun_jobs(with_results(jobs), run.store)
     counts, left = (Counter(node.step for node in nodes) for nodes in (wanted, jobs))
     done = [(rule, f"{count - left[rule]} of {count}") for rule, count in counts.items()]
     _show(f"finished: {len(wanted) - len(jobs)} of {len(wanted)}", done)
     for phase in Phase:
-        shown = [(begun.node.name, begun.text) for begun in activities if begun.phase is phase]
+        shown = [(begun.node.name, begun.text) for begun in begun_jobs if begun.phase is phase]
         if shown:
             more = [(f"and {len(shown) - MOST_LINES} more", "")] if len(shown) > MOST_LINES else []
             _show(f"{phase.value}: {len(shown)}", shown[:MOST_LINES] + more)
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     if gone := [node for node in run.missing if node not in jobs and not node.is_temporary]:
         _show(f"no longer in the store, and not needed: {len(gone)}", _listed(gone))
     _show(f"next run: {len(jobs) or 'nothing to do'}", _listed(jobs))
-    print(_advice(run, activities, start))
+    print(_advice(run, begun_jobs, start))
 
 
 def configured_run(args: argparse.Namespace) -> tuple[WorkflowRun, str]:
@@ -83,7 +83,7 @@ def configured_run(args: argparse.Namespace) -> tuple[WorkflowRun, str]:
         return WorkflowRun(values), start
 
 
-def _advice(run: WorkflowRun, activities: list[Activity], start: str) -> str:
+def _advice(run: WorkflowRun, begun_jobs: list[BegunJob], start: str) -> str:
     """How to go on. start: how a run is started."""
     user = occupant(run.store.root)
     if user and occupant(run.results):
@@ -94,7 +94,7 @@ def _advice(run: WorkflowRun, activities: list[Activity], start: str) -> str:
         return "All is finished."
     if user:
         return f"{user} uses the store for other results. To go on: wait until it has ended."
-    phases = {activity.phase for activity in activities}
+    phases = {begun.phase for begun in begun_jobs}
     steps = [f"{start}."]
     if any(LOCKS.glob("*")):
         steps.insert(0, "run `snakemake --unlock`")

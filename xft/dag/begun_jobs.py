@@ -35,7 +35,7 @@ class Phase(Enum):
 
 
 @dataclass(frozen=True)
-class Activity:
+class BegunJob:
     """A job that has begun.
 
     node: what it makes.
@@ -56,23 +56,23 @@ class Activity:
         return self.message
 
 
-def find_activities(nodes: Iterable[Node], store: Store) -> list[Activity]:
+def find_begun_jobs(nodes: Iterable[Node], store: Store) -> list[BegunJob]:
     """The jobs that have begun. Those that left no sign of it are left out."""
-    activities = (_find_activity(node, store.log(node.step, node.entry.name)) for node in nodes)
-    return [activity for activity in activities if activity]
+    begun_jobs = (_find_begun_job(node, store.log(node.step, node.entry.name)) for node in nodes)
+    return [begun for begun in begun_jobs if begun]
 
 
-def _find_activity(node: Node, log: Path) -> Activity | None:
+def _find_begun_job(node: Node, log: Path) -> BegunJob | None:
     text = _read(log)
     progress = last_progress(text) or "no progress line yet"
     age = time.time() - log.stat().st_mtime if log.is_file() else FRESH_SECONDS
     if where := _place_of_job(node, age):
         message = f"{progress} ({max(age, 0):.0f} s ago; {where})"
-        return Activity(node, Phase.RUNNING, message, log)
+        return BegunJob(node, Phase.RUNNING, message, log)
     if message := failure(text) or _exception(text):
-        return Activity(node, Phase.FAILED, message, log)
+        return BegunJob(node, Phase.FAILED, message, log)
     if kept := _kept(partial(node.entry)):
-        return Activity(node, Phase.CUT_OFF, f"{progress}; {kept}", log)
+        return BegunJob(node, Phase.CUT_OFF, f"{progress}; {kept}", log)
     return None
 
 
