@@ -44,7 +44,11 @@ OR_OTHER_RESULTS = "Or name another results_dir"
 class WorkflowRun:
     """What a configuration wants, and how a run gets it.
 
-    stores: from which it takes artifacts. only_results: whether it fetches nothing to make others.
+    config: the configuration. configs: those of its runs.
+    stores: from which it takes artifacts.
+    only_results: whether it fetches nothing to make others (`take_only_results_of`).
+    begun: whether it has locked the store.
+    began: the time of this, in seconds since 1970; before it, that of the object's creation.
     """
 
     def __init__(self, values: dict, begins: bool = False):
@@ -57,7 +61,8 @@ class WorkflowRun:
         if found.faults:
             faults = [*found.faults, *input_checks.other_faults(found)]
             raise UserError("\n".join(dict.fromkeys(faults)))
-        self.config, self.runs = found.whole.valid, found.runs
+        self.config = found.whole.valid
+        self.runs = found.runs
         if begins:
             check_unoccupied(Path(self.config.store), OR_ANOTHER_STORE)
             check_unoccupied(Path(self.config.results_dir), OR_OTHER_RESULTS)
@@ -66,9 +71,13 @@ class WorkflowRun:
         self.hashes = FileHashCache(Path(self.config.store) / HASHES_FILE)
         contents = FileContents(self.hashes)
         self.experiment = Experiment(self.config, self.runs, contents)
-        self.store, self.results = self.experiment.store, self.experiment.results
-        self.stores, self._taken, self.only_results = self.config.stores, set(), False
-        self.begun, self.began = False, time.time()
+        self.store = self.experiment.store
+        self.results = self.experiment.results
+        self.stores = self.config.stores
+        self.only_results = False
+        self._taken: set[Node] = set()  # targets that other stores were asked for
+        self.begun = False
+        self.began = time.time()
 
     @cached_property
     def jobs(self) -> Jobs:
@@ -197,21 +206,34 @@ class WorkflowRun:
     def begin(self, targets: Collection[Node] | None = None) -> None:
         """Lock store and results, take what other stores have of the targets, write the jobs.
 
-        Later calls only take what other stores have of further targets. Raises UserError if another
-        run has the store or the results, or if a job of an earlier run still works.
+        Snakemake asks for several targets, one after the other: later calls only take what other
+        stores have of further targets. Raises UserError if another run has the store or the
+        results, or if a job of an earlier run still works.
 
         targets: by default the tables and the report.
         """
         asked = self.experiment.ends if targets is None else targets
         new = {*asked} - self._taken
         self._taken |= new
-        if self.begun:
-            if new:
-                self._take(new)
-            return
-        self.begun, self.began = True, time.time()
+        if not self.begun:
+            self._begin_with(new)
+        elif new:
+            self._take(new)
+
+    def take_only_results_of(self, url: str) -> None:
+        """Let the run take results from this bucket alone, and nothing to make others.
+
+        Call it before `begin`.
+        """
+        self.stores = [url]
+        self.only_results = True
+
+    def _begin_with(self, targets: set[Node]) -> None:
+        """Begin the run. The order matters: what is written says what the store holds by then."""
+        self.begun = True
+        self.began = time.time()
         self._lock()
-        self._take(new)
+        self._take(targets)
         for base in self._linked_bases():
             with suppress(UserError):  # which `check` raises
                 mend_links(base)

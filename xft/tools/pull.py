@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> None:
     check_url(args.url)
     others.bucket(args.url).check()
     run, _ = configured_run(args)
-    run.stores, run.only_results = [args.url], True
+    run.take_only_results_of(args.url)
     offer = run.offer()
     files = offer.files(run.offered(run.experiment.ends, offer))
     show({node.name: others.size_of(files[node]) for node in files}, "To fetch")
