@@ -380,15 +380,6 @@ class SftTraining(TuningConfig):
         return super().choices + ([] if self.lora_rank is None else ["lora_rank"])
 
 
-def _low_rank_baseline(moe: dict) -> dict:
-    """The keys of section sft for the baseline of a section moe with LoRA experts."""
-    if moe.get("experts") != "lora" or moe.get("train_rest") == "full":
-        return {}
-    fields = MixtureConfig.model_fields
-    rank, alpha = (moe.get(key, fields[key].default) for key in ("rank", "lora_alpha"))
-    return {"lora_rank": rank, "lora_alpha": alpha}
-
-
 class SftConfig(TunedElsewhere, SftTraining):
     """Instruction tuning of the dense base, a baseline; shared keys default to those of moe_sft."""
 
@@ -557,6 +548,28 @@ class ManyRuns(Section):
     validation: the one with the lowest mean loss on data.choice_rows over the seeds. null: all."""
 
 
+# Which keys section sft inherits, if it leaves them out, and from where. No other section inherits.
+# Of section moe_sft: the keys that both have. Callbacks may be for mixtures alone.
+SFT_AS_MOE_SFT = tuple(key for key in keys(TuningConfig) if key != "callbacks")
+# Of section moe, if it has LoRA experts and the rest of the model is not tuned whole.
+SFT_AS_MOE = {"lora_rank": "rank", "lora_alpha": "lora_alpha"}
+
+
+def with_inherited(moe: dict, moe_sft: dict, sft: dict) -> dict:
+    """Section sft with the keys that it inherits. All three sections are as they were read.
+
+    A key that would have no effect beside those of section sft is not inherited.
+    """
+    inherited = {key: moe_sft[key] for key in SFT_AS_MOE_SFT if key in moe_sft}
+    if moe.get("experts") == "lora" and moe.get("train_rest") != "full":
+        for key, key_of_moe in SFT_AS_MOE.items():
+            default = MixtureConfig.model_fields[key_of_moe].default
+            inherited[key] = moe.get(key_of_moe, default)
+    idle = without_effect(SftConfig, inherited | sft)
+    with_effect = {key: value for key, value in inherited.items() if key not in idle}
+    return with_effect | sft
+
+
 class WorkflowConfig(ManyRuns, RunConfig):
     """The whole configuration of the workflow."""
 
@@ -571,15 +584,11 @@ class WorkflowConfig(ManyRuns, RunConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _baselines_are_as_moe_sft(cls, config: dict) -> dict:
-        sections = moe, tuning, sft = [config.get(name, {}) for name in ("moe", "moe_sft", "sft")]
+    def _sft_inherits(cls, config: dict) -> dict:
+        sections = [config.get(name, {}) for name in ("moe", "moe_sft", "sft")]
         if not all(isinstance(section, dict) for section in sections):
-            return config
-        shared = {key: tuning[key] for key in keys(SftTraining) if key in tuning}
-        shared.pop("callbacks", None)  # they may be for mixtures alone
-        shared |= _low_rank_baseline(moe)
-        idle = without_effect(SftConfig, shared | sft)
-        return config | {"sft": {key: shared[key] for key in shared if key not in idle} | sft}
+            return config  # a fault, which is told later
+        return config | {"sft": with_inherited(*sections)}
 
     @property
     def sft_flops(self) -> SftConfig:
@@ -635,7 +644,8 @@ FLOPS_KEYS = (
 # Keys of a mixture that change no number of FLOPs, and those that do.
 WITHOUT_FLOPS = ("normalize_routing", "balance_loss_coef", "lora_alpha")
 SHAPE_KEYS = tuple(key for key in keys(MixtureConfig) if key not in WITHOUT_FLOPS)
-# The sections with their classes: the keys that WorkflowConfig itself adds.
+# The sections with their classes: the annotations of WorkflowConfig itself, without those of its
+# base classes, which are the keys outside of sections.
 SECTIONS: dict[str, type[Section]] = get_annotations(WorkflowConfig)
 # Those of the trainings.
 TRAINING = {name: group for name, group in SECTIONS.items() if issubclass(group, TrainingConfig)}
