@@ -258,10 +258,8 @@ class Graph:
         return Input("problems", (name,), content, flags={"dataset": name})
 
     def evaluation(self, model: Model, label: str) -> Node:
-        config = self.config
-        if model.kind in sections.MIXTURES:  # only transformers loads them
-            options = config.evaluation.model_copy(update={"backend": "transformers"})
-            config = config.model_copy(update={"evaluation": options})
+        """The result of a model on a set of problems. label: of the set."""
+        config = self._config_of_evaluation(model)
         step = self._step("eval", config=config, unread=self._unread_templates(model))
         inputs = [
             made("model", self.node_of(model)),
@@ -270,6 +268,13 @@ class Graph:
             *self._prompts(model),
         ]
         return self._node_of_step(step, inputs, f"eval/{model}/{label}.json")
+
+    def _config_of_evaluation(self, model: Model) -> WorkflowConfig:
+        """The configuration with the backend that a model can have. vLLM cannot load mixtures."""
+        if model.kind not in sections.MIXTURES:
+            return self.config
+        options = self.config.evaluation.model_copy(update={"backend": "transformers"})
+        return self.config.model_copy(update={"evaluation": options})
 
     def _prompts(self, model: Model) -> list[Input]:
         """The template of a model's prompts. The prompt of a tuned model is that of its tuning.
