@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from itertools import product
@@ -140,12 +140,15 @@ def _examine_each(
     whole: WorkflowConfig, plain: dict, where: str, examined: Examined, faults: list[str]
 ) -> list[Run]:
     """The runs that are right. The faults of the others are added, each with its places."""
-    values = leaves(complete(plain))
-    runs, origins, seen, wrong = [], [], {}, {}
-    for variant, point, own in _values_of_runs(whole, plain):
-        place, found = _described(where, variant, point), examine(WorkflowConfig, own)
-        of_variant = _keys_of(whole.variants.get(variant, {}))
-        set_here = {*of_variant, *point}
+    plain_values = leaves(complete(plain))
+    runs: list[Run] = []
+    origins: list[tuple[str | None, dict]] = []  # of each run, its variant and values of the sweep
+    seen: dict[str, str] = {}  # the place of each configuration, by its content
+    wrong: dict[str, list[tuple[str | None, dict]]] = {}  # the origins of each fault
+    for variant, point, values in _values_of_runs(whole, plain):
+        place = _described(where, variant, point)
+        found = examine(WorkflowConfig, values)
+        set_here = {*_keys_of(whole.variants.get(variant, {})), *point}
         for fault in found.faults:
             if not examined.is_about_wrong(fault, set_here):
                 wrong.setdefault(fault, []).append((variant, point))
@@ -155,24 +158,39 @@ def _examine_each(
         if content in seen:
             faults.append(f"{place}: it is the same as {seen[content]}. Leave one of them out")
         seen.setdefault(content, place)
-        changes = _changes(values, found.valid)
-        is_own = not point and changes.keys() <= {"seed"}
-        name = "" if is_own else _name(variant, point, found.valid)
-        is_changed = bool(of_variant) and not is_own
-        of_run = leaves(found.valid)
-        run = Run(
-            found.valid,
-            name,
-            changes,
-            variant=variant if is_changed else "",
-            own_name="" if is_changed else variant or "",
-            swept={key: of_run[key] for key in point},
-        )
-        runs.append(run)
+        changes = _changes(plain_values, found.valid)
+        runs.append(_run(whole, variant, point, found.valid, changes))
         origins.append((variant, point))
     for fault, places in wrong.items():
         faults += [f"{place}: {fault}" for place in _shortened(where, whole, places)]
     return _with_controls(whole, runs, origins)
+
+
+def _run(
+    whole: WorkflowConfig,
+    variant: str | None,
+    point: dict,
+    config: WorkflowConfig,
+    changes: Mapping[str, str],
+) -> Run:
+    """A run without its control.
+
+    variant, point: the name of its variant, and its values of the sweep.
+    config: its own.
+    changes: as in `Run`.
+    """
+    is_plain = not point and changes.keys() <= {"seed"}
+    sets_keys = bool(_keys_of(whole.variants.get(variant, {})))
+    is_changed = sets_keys and not is_plain
+    values = leaves(config)
+    return Run(
+        config,
+        name="" if is_plain else _name(variant, point, config),
+        changes=changes,
+        variant=variant if is_changed else "",
+        own_name="" if is_changed else variant or "",
+        swept={key: values[key] for key in point},
+    )
 
 
 def _with_controls(
@@ -299,15 +317,30 @@ def _check_swept(where: str, known: Mapping[str, object], name: str, _) -> None:
     _check_key(where, name)
     if name in known:
         return
+    meant = _keys_meant(name, known)
+    hint = ". docs/configuration.md lists all keys"
+    if meant:
+        hint = f": did you mean {' or '.join(meant)}?"
+    raise UserError(f"{where}: {name} is not a known key{hint}")
+
+
+def _keys_meant(name: str, known: Iterable[str]) -> list[str]:
+    """The known keys whose last part is like that of a name; those of its section, if it has any.
+
+    A last part that contains that of the name counts if none is spelled alike.
+    """
     section, _, key = name.rpartition(".")
-    ends = dict.fromkeys(full.rpartition(".")[2] for full in known)
-    near = difflib.get_close_matches(key, ends, n=1, cutoff=0.7)
-    near = [*near, *(end for end in ends if key in end)][:1]
-    meant = [full for full in known if full.rpartition(".")[2] in near]
-    meant = [full for full in meant if full.startswith(f"{section}.")] or meant
-    hint = f": did you mean {' or '.join(meant)}?" if meant else ""
-    end = hint or ". docs/configuration.md lists all keys"
-    raise UserError(f"{where}: {name} is not a known key{end}")
+    by_end: dict[str, list[str]] = {}
+    for full in known:
+        by_end.setdefault(full.rpartition(".")[2], []).append(full)
+    ends = difflib.get_close_matches(key, by_end, n=1, cutoff=0.7)
+    if not ends:
+        ends = [end for end in by_end if key in end]
+    if not ends:
+        return []
+    meant = by_end[ends[0]]
+    of_section = [full for full in meant if full.startswith(f"{section}.")]
+    return of_section or meant
 
 
 def _values_of_runs(whole: WorkflowConfig, plain: dict) -> Iterator[tuple[str | None, dict, dict]]:
@@ -327,10 +360,12 @@ def _name(variant: str | None, point: dict, config: WorkflowConfig) -> str:
     """Such as `vanilla, num_experts=4`. A key that several sections have is named with its own."""
     values = leaves(config)
     ends = [key.rpartition(".")[2] for key in values]
-    names = {key: key.rpartition(".")[2] for key in point}
-    names = {key: key if ends.count(end) > 1 else end for key, end in names.items()}
-    swept = [f"{name}={_text(values[key])}" for key, name in names.items()]
-    return ", ".join([*filter(None, [variant]), *swept])
+    parts = [variant] if variant else []
+    for key in point:
+        end = key.rpartition(".")[2]
+        name = key if ends.count(end) > 1 else end
+        parts.append(f"{name}={_text(values[key])}")
+    return ", ".join(parts)
 
 
 def _described(where: str, variant: str | None, point: dict) -> str:
