@@ -146,7 +146,12 @@ class Examined(Generic[SectionType]):
     @property
     def lacking(self) -> set[str]:
         """The sections that have a stand-in for a value that is missing."""
-        return {name for name in SECTIONS if STAND_IN in (self.values.get(name) or {}).values()}
+        lacking = set()
+        for name in SECTIONS:
+            section = self.values.get(name) or {}
+            if STAND_IN in section.values():
+                lacking.add(name)
+        return lacking
 
     def is_about_wrong(self, fault: str, known: Collection[str] = ()) -> bool:
         """Whether a fault names a key whose value is unknown: it may only follow from this.
@@ -279,7 +284,8 @@ def _name(place: tuple) -> str:
 def _hint(section: type[Section], place: tuple) -> str:
     """The key that was probably meant in place of an unknown one, or the known keys."""
     owner = section.model_fields[place[0]].annotation if len(place) > 1 else section
-    known, places = keys(owner), _places()
+    known = keys(owner)
+    places = _places()
     if near := did_you_mean(place[-1], known):
         return near
     name = place[-1].rpartition(".")[2]
@@ -326,13 +332,15 @@ def chosen_values(config: WorkflowConfig, hidden: Mapping | None = None) -> dict
 
     Those of section sft are left out if they follow from sections moe and moe_sft.
     """
-    chosen, own_of_sft = {}, _own_of_sft(config)
+    chosen = {}
+    own_of_sft = _own_of_sft(config)
     for name, value in config.model_dump(exclude_defaults=True, exclude=hidden).items():
-        if name in SECTIONS:
-            keys = [key for key in value if name != "sft" or key in own_of_sft]
-            chosen |= {f"{name}.{key}": value[key] for key in keys}
-        else:
+        if name not in SECTIONS:
             chosen[name] = value
+            continue
+        for key, part in value.items():
+            if name != "sft" or key in own_of_sft:
+                chosen[f"{name}.{key}"] = part
     return chosen
 
 
@@ -355,5 +363,6 @@ def shown_values(config: WorkflowConfig) -> dict:
 
 
 def _own_of_sft(config: WorkflowConfig) -> dict[str, object]:
+    """The values of section sft that differ from those that it would inherit."""
     following = WorkflowConfig.model_validate(config.model_dump(exclude={"sft"})).sft
     return {key: value for key, value in config.sft if value != getattr(following, key)}

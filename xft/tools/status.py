@@ -34,10 +34,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.configs(meaning, required=False)
     args = parser.parse_args(argv)
     run, start = configured_run(args)
-    wanted, jobs = run.experiment.wanted, run.to_make
+    wanted = run.experiment.wanted
+    jobs = run.to_make
     begun_jobs = find_begun_jobs(with_results(jobs), run.store)
-    counts, left = (Counter(node.step for node in nodes) for nodes in (wanted, jobs))
-    done = [(rule, f"{count - left[rule]} of {count}") for rule, count in counts.items()]
+    all_by_rule = Counter(node.step for node in wanted)
+    left_by_rule = Counter(node.step for node in jobs)
+    done = []
+    for rule, count in all_by_rule.items():
+        done.append((rule, f"{count - left_by_rule[rule]} of {count}"))
     _show(f"finished: {len(wanted) - len(jobs)} of {len(wanted)}", done)
     for phase in Phase:
         shown = [(begun.node.name, begun.text) for begun in begun_jobs if begun.phase is phase]
