@@ -12,7 +12,6 @@ digest.
 """
 
 import ast
-import builtins
 import inspect
 import re
 import sys
@@ -24,7 +23,7 @@ from functools import partial
 from importlib import import_module
 from importlib.abc import SourceLoader
 from importlib.util import spec_from_file_location
-from itertools import accumulate, count
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 
@@ -52,20 +51,76 @@ def program_files(file: Path) -> dict[str, Path]:
     Raises UserError if a file is not valid Python, or imports a module that is in the working
     directory or in a folder without __init__.py: its content would be unknown.
     """
-    folder, files, new = file.parent, {}, {MAIN: file}
-    while new:
-        files |= new
-        imports = {name: of for module, of in new.items() for name in _imported(module, of)}
-        for name, of in imports.items():
-            top = name.partition(".")[0]
-            if not _file_of(folder, top) and (_file_of(folder, name) or _file_of(Path.cwd(), name)):
-                raise UserError(
-                    f"{of} imports {top}, which is in the working directory or in a folder without "
-                    f"__init__.py. Put {top}.py or {top}/__init__.py into {folder.absolute()}"
-                )
-        found = {name: _file_of(folder, name) for name in imports if name not in files}
-        new = {name: place for name, place in found.items() if place}
+    files = {MAIN: file}
+    unread = [MAIN]
+    while unread:
+        module = unread.pop(0)
+        for name in _imported(module, files[module]):
+            _check_import(name, files[module], file.parent)
+            place = _file_of(file.parent, name)
+            if place and name not in files:
+                files[name] = place
+                unread.append(name)
     return files
+
+
+def _imported(module: str, file: Path) -> list[str]:
+    """All names that may be modules in the imports of a module, from the program's folder on.
+
+    `from a.b import c` gives a, a.b and a.b.c. The versions of steps stand for modules of xft.
+    """
+    names = []
+    for node in ast.walk(parsed(file)):
+        if isinstance(node, ast.Import):
+            starts = []
+        elif isinstance(node, ast.ImportFrom):
+            starts = _start_of(node, module, file)
+        else:
+            continue
+        for alias in node.names:
+            parts = [*starts, *alias.name.split(".")]
+            if parts[0] != "xft":
+                names += [".".join(parts[:number]) for number in range(1, len(parts) + 1)]
+    return names
+
+
+def _start_of(node: ast.ImportFrom, module: str, file: Path) -> list[str]:
+    """The module that a statement `from ... import` names, as its parts.
+
+    module, file: those that hold the statement.
+    """
+    start = node.module.split(".") if node.module else []
+    if not node.level:
+        return start
+    package = module.split(".")
+    if file.name != "__init__.py":
+        package.pop()
+    above = package[: len(package) + 1 - node.level]
+    return above + start
+
+
+def _check_import(name: str, file: Path, folder: Path) -> None:
+    """Raise UserError if the content of an imported module would be unknown.
+
+    file: imports it. folder: of the program.
+    """
+    top = name.partition(".")[0]
+    if _file_of(folder, top):
+        return
+    if _file_of(folder, name) or _file_of(Path.cwd(), name):
+        raise UserError(
+            f"{file} imports {top}, which is in the working directory or in a folder without "
+            f"__init__.py. Put {top}.py or {top}/__init__.py into {folder.absolute()}"
+        )
+
+
+def _file_of(folder: Path, module: str) -> Path | None:
+    """The file of a module in a folder; None if there is none."""
+    place = folder.joinpath(*module.split("."))
+    for file in (place / "__init__.py", Path(f"{place}.py")):
+        if file.is_file():
+            return file
+    return None
 
 
 def load_program(file: Path) -> ModuleType:
@@ -73,16 +128,24 @@ def load_program(file: Path) -> ModuleType:
 
     Raises UserError as `program_files`, and what the files raise.
     """
-    return import_module(f"{_Program(program_files(file)).package}.{MAIN}")
+    program = _Program(program_files(file))
+    return import_module(f"{program.package}.{MAIN}")
 
 
 class _Program(SourceLoader):
-    """Imports the modules of a program as parts of a package of its own. Writes no bytecode."""
+    """Imports the modules of a program as parts of a package of its own. Writes no bytecode.
+
+    The import statements of the modules are changed to name this package: `import helper` becomes
+    `import xft_program_1.helper as helper`.
+    """
 
     def __init__(self, files: dict[str, Path]):
-        package = ModuleType(f"xft_program_{next(NUMBERS)}")
-        package.__path__, self.package = [], package.__name__
+        """files: from `program_files`."""
+        self.package = f"xft_program_{next(NUMBERS)}"
+        self.modules = set(files)
         self.files = {f"{self.package}.{module}": file for module, file in files.items()}
+        package = ModuleType(self.package)
+        package.__path__ = []
         sys.modules[self.package] = package
         sys.meta_path.insert(0, self)
 
@@ -99,35 +162,32 @@ class _Program(SourceLoader):
     def get_data(self, path: str) -> bytes:
         return Path(path).read_bytes()
 
-    def exec_module(self, module: ModuleType) -> None:
-        module.__builtins__ = vars(builtins) | {"__import__": self._import}
-        super().exec_module(module)
+    def source_to_code(self, data, path, **options):
+        """The code of a module, whose import statements name the program's package."""
+        tree = ast.parse(data, path)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                node.names = [new for alias in node.names for new in self._import_of(alias)]
+            elif isinstance(node, ast.ImportFrom) and not node.level and self._has(node.module):
+                node.module = f"{self.package}.{node.module}"
+        return super().source_to_code(ast.fix_missing_locations(tree), path, **options)
 
-    def _import(self, name: str, scope=None, local=None, fromlist=(), level: int = 0):
-        """Python's `__import__`, with the program's modules first."""
-        top = f"{self.package}.{name.partition('.')[0]}"
-        if level or top not in self.files:
-            return builtins.__import__(name, scope, local, fromlist, level)
-        module = builtins.__import__(f"{self.package}.{name}", scope, local, fromlist)
-        return module if fromlist else sys.modules[top]
+    def _import_of(self, alias: ast.alias) -> list[ast.alias]:
+        """A name of an import statement, from the program's package on.
 
+        `import a.b` runs a.b, and makes the name a known: it becomes two imports, of a.b and of a.
+        """
+        if not self._has(alias.name):
+            return [alias]
+        whole = f"{self.package}.{alias.name}"
+        if alias.asname:
+            return [ast.alias(whole, alias.asname)]
+        top = alias.name.partition(".")[0]
+        return [ast.alias(whole, top), ast.alias(f"{self.package}.{top}", top)]
 
-def _imported(module: str, file: Path) -> Iterator[str]:
-    """All names that may be modules in the imports of a module, from the program's folder on."""
-    package = module.split(".")[: None if file.name == "__init__.py" else -1]
-    for node in ast.walk(parsed(file)):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            level, start = getattr(node, "level", 0), getattr(node, "module", None)
-            above = package[: len(package) + 1 - level] if level else []
-            for alias in node.names:
-                name = ".".join(filter(None, [*above, start, alias.name]))
-                if name.partition(".")[0] != "xft":  # the versions of steps stand for it
-                    yield from accumulate(name.split("."), "{}.{}".format)
-
-
-def _file_of(folder: Path, module: str) -> Path | None:
-    place = folder.joinpath(*module.split("."))
-    return next(filter(Path.is_file, (place / "__init__.py", Path(f"{place}.py"))), None)
+    def _has(self, module: str) -> bool:
+        """Whether an absolute import takes a module from the program."""
+        return module.partition(".")[0] in self.modules
 
 
 @dataclass(frozen=True)
