@@ -3,6 +3,10 @@ process of pytest-xdist, is a fork of it, which saves seconds of imports. It has
 folder, environment, output and signals.
 
 tests/forked/python asks for the forks. The server ends with the process that started it.
+
+It is not the server of jobs (`xft/store/forks.py`), which is tested here itself. That one forks
+steps alone, and never where a new process would differ. This one forks whole runs, with input and
+signals that a client passes on, and accepts the differences that tests need.
 """
 
 import gc

@@ -1,4 +1,7 @@
-"""Jobs as forks of a process that has imported once: when they are, and what ends them."""
+"""Jobs as forks of a process that has imported once: when they are, and what ends them.
+
+The torch of these tests knows no question but whether CUDA was used before a fork.
+"""
 
 import os
 import resource
@@ -13,7 +16,7 @@ import pytest
 from xft.store import forks
 
 TORCH = """import os
-class cuda: is_available = lambda: os.path.exists("gpu")
+class cuda: _is_in_bad_fork = lambda: os.path.exists("used")
 seed = lambda: None
 set_num_threads = lambda number: globals().update(threads=number)"""
 STEP = """import os, sys, time
@@ -55,6 +58,7 @@ def is_process(**environment: str) -> bool:
 def test_a_fork_ends_as_a_process_and_whoever_is_killed(server):
     Path("waits").touch()
     with start() as job:
+        assert isinstance(job, forks.Fork)
         status = Path(f"/proc/{job.pid}/stat").read_text()
         os.kill(int(status.rpartition(") ")[2].split()[1]), signal.SIGKILL)  # its keeper
         assert job.wait() == -signal.SIGKILL and job.used == []
@@ -80,8 +84,10 @@ def test_what_a_fork_would_have_otherwise_makes_a_new_process(server):
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
     assert is_process()
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    Path("gpu").touch()
-    assert is_process() and server.wait() == 0
+    Path("used").touch()
+    assert is_process()
+    Path("used").unlink()
+    assert not is_process(CUDA_VISIBLE_DEVICES="1")
 
 
 def test_a_silent_server_and_a_silent_client_hold_up_no_job(server, monkeypatch):

@@ -226,7 +226,7 @@ class SnakemakeRun:
         """Say what begins. End the run if a job would find problems nowhere, or if this machine
         lacks the GPU or compiler of a job here.
 
-        Jobs here are forks, but for those of a run with GPUs. root: of the steps.
+        Jobs here are forks. root: of the steps.
         """
         jobs = [*self._jobs()]
         digests = {getattr(job.wildcards, "digest", None) for job in jobs}
@@ -240,7 +240,7 @@ class SnakemakeRun:
             if faults or unfetched:
                 end = [WITHOUT_SETS] if unfetched else []
                 raise UserError("\n".join([*faults, *unfetched, *end]))
-        if is_local and not self.config.gpus:
+        if is_local:
             steps = {"PYTHONPATH": str(root), "PYTHONNOUSERSITE": "1", "HF_HUB_OFFLINE": "1"}
             self.forks = start_server(ENVIRONMENT | os.environ | steps)
         print(beginning(self.config), flush=True)

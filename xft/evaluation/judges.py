@@ -7,6 +7,9 @@ if EvalPlus's oracle holds.
 
 A server forks a process for each trial that comes, which judges it within limits and ends. Such a
 process holds the values of its own trial alone, and can open no file and no socket.
+
+The server is not that of jobs (`xft/store/forks.py`): a job gets a command, an environment, files
+and a process that waits for it, and a trial must have none of these.
 """
 
 import errno

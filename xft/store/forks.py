@@ -6,6 +6,12 @@ end with a fork. A job that cannot be a fork is a new process, as by hand.
 
 A job has a keeper, which waits for it and says how it ended, even if the server has ended. Both are
 in the process group of the run, and so get what a terminal or a scheduler sends.
+
+CUDA works in a fork if the process that forks has not used it. The imports do not use it, and the
+server asks torch for no device: a job takes its GPU itself.
+
+The judges of solutions and the tests have servers of their own, which say why
+(`xft/evaluation/judges.py`, `tests/fork_server.py`).
 """
 
 import ctypes
@@ -34,7 +40,9 @@ IMPORTS = dict.fromkeys(["dense", "diversity", "ffn", "soup", "weighted_init"], 
 IMPORTS |= dict.fromkeys(["moe", "tokens", "eval", "validation_loss"], MODELS)
 IMPORTS |= dict.fromkeys(["moe_sft", "sft", "weighted_trained"], (*MODELS, "transformers.trainer"))
 # Variables that may differ between the server and a job: no import above depends on them.
-FREE = re.compile(r"XFT_\w+|\w+_THREADS|PATH|_|SHLVL|(OLD)?PWD|TE?MP(DIR)?")
+FREE = re.compile(
+    r"XFT_\w+|\w+_THREADS|PATH|_|SHLVL|(OLD)?PWD|TE?MP(DIR)?|CUDA_(VISIBLE_DEVICES|DEVICE_ORDER)"
+)
 THREADS = "_NUM_THREADS"  # the end of the names of such variables
 SET_BLAS_THREADS = "scipy_openblas_set_num_threads64_"
 INHERITED = re.compile(r"^(?:(?:Umask|[UG]id|Groups|(?:Cpu|Mem)s_allowed):|Max|\d+:).*", re.M)
@@ -126,10 +134,7 @@ def inherited() -> list:
 
 
 def serve(listener: socket.socket) -> socket.socket | None:
-    """Fork for each client, until stdin ends. Returns the client in a fork.
-
-    Ends where torch finds a GPU: CUDA does not survive a fork.
-    """
+    """Fork for each client, until stdin ends. Returns the client in a fork."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     while 0 not in select.select([listener, 0], [], [])[0]:
         client = listener.accept()[0]
@@ -141,8 +146,6 @@ def serve(listener: socket.socket) -> socket.socket | None:
             continue
         for name in IMPORTS.get(step, TORCH):
             importlib.import_module(name)
-        if sys.modules["torch"].cuda.is_available():
-            break
         gc.freeze()  # what is never looked at stays shared
         if os.fork() == 0:
             listener.close()
@@ -164,6 +167,8 @@ def keep(client: socket.socket) -> tuple[dict[str, str], str, list[str]]:
         os._exit(1)
     if len({value for name, value in environment.items() if name.endswith(THREADS)}) != 1:
         os._exit(1)  # a library would have other threads than `run` gives to all
+    if sys.modules["torch"].cuda._is_in_bad_fork():
+        os._exit(1)  # the server has used CUDA, such as by an import of another version
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGINT, signal.default_int_handler)
