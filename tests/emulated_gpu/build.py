@@ -7,8 +7,9 @@ those of `without_effect.txt`, and for all others one that says its name and fai
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
+
+import torch
 
 SOURCES = Path(__file__).parent / "cuda"
 LIBRARIES = ("torch_cuda", "torch_cuda_linalg", "c10_cuda", "torch_python", "torch_cpu")
@@ -34,20 +35,26 @@ COMPILE = ("gcc", "-O1", "-Wall", "-Werror", "-fPIC")
 def main() -> None:
     """Build the library, and name it as the driver's too."""
     folder = Path(sys.argv[1])
-    torch = Path(find_spec("torch").origin).parent
-    nvidia = torch.parent / "nvidia"
-    headers = [f"-I{nvidia / part / 'include'}" for part in ("cu13", "nccl")]
-    objects = [compiled(source, folder, *headers) for source in SOURCES.glob("*.c")]
-    wanted = calls_of(torch) - defined(objects)
+    installed = Path(torch.__file__).parent
+    nvidia = installed.parent / "nvidia"
+    options = [f"-I{nvidia / part / 'include'}" for part in ("cu13", "nccl")]
+    options.append(f"-DARCHITECTURES={','.join(architectures())}")
+    objects = [compiled(source, folder, *options) for source in SOURCES.glob("*.c")]
+    wanted = calls_of(installed) - defined(objects)
     source = folder / "other_calls.c"
     source.write_text(written_calls(sorted(wanted)))
-    objects.append(compiled(source, folder, *headers, f"-I{SOURCES}"))
+    objects.append(compiled(source, folder, *options, f"-I{SOURCES}"))
     library = folder / "libemulatedgpu.so"
     links = ("-lpthread", "-ldl", "-lrt")
     subprocess.run(["gcc", "-shared", "-o", library, *objects, *links], check=True)
     driver = folder / "libcuda.so.1"
     driver.unlink(missing_ok=True)
     driver.symlink_to(library.name)
+
+
+def architectures() -> list[str]:
+    """The compute capabilities that torch's kernels are compiled for, times 10, in order."""
+    return sorted(re.findall(r"sm_(\d+)", torch._C._cuda_getArchFlags()), key=int)
 
 
 def compiled(source: Path, folder: Path, *options: str) -> Path:
@@ -57,11 +64,11 @@ def compiled(source: Path, folder: Path, *options: str) -> Path:
     return made
 
 
-def calls_of(torch: Path) -> set[str]:
+def calls_of(installed: Path) -> set[str]:
     """The calls of CUDA that torch's libraries lack, and those that it looks for by name."""
-    files = [torch / "lib" / f"lib{name}.so" for name in (*LIBRARIES, DRIVER)]
+    files = [installed / "lib" / f"lib{name}.so" for name in (*LIBRARIES, DRIVER)]
     symbols = {name for file in files for name in listed("--undefined-only", file)}
-    looked_for = (torch / "include" / "c10" / "cuda" / "driver_api.h").read_text()
+    looked_for = (installed / "include" / "c10" / "cuda" / "driver_api.h").read_text()
     symbols |= set(re.findall(r"_\((cu\w+),", looked_for))
     return {name for name in symbols if CALLS.fullmatch(name) and not KEPT.fullmatch(name)}
 

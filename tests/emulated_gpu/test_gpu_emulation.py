@@ -1,5 +1,6 @@
 """The emulated GPU itself: values, draws, memory, and what it does not know."""
 
+import os
 import subprocess
 import sys
 
@@ -53,6 +54,18 @@ def test_attention_is_computed_by_the_kernel_that_a_card_takes(kind, dtype):
     assert kernel in found["cuda"][0].grad_fn.name()
     for value, expected in zip(found["cuda"], found["cpu"], strict=True):
         check_near(value, expected, 1e-6 if dtype == torch.float32 else 2 * BF16)
+
+
+def test_a_card_without_kernels_of_its_own_runs_older_ones():
+    """A scan: CUB chooses its kernel by the architecture that the kernels are compiled for."""
+    code = "import torch; print(torch.ones(3, dtype=torch.long, device='cuda').cumsum(0).tolist())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"EMULATED_GPU_CAPABILITY": "8.9"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "[1, 2, 3]", done.stderr
 
 
 def test_the_allocator_has_the_memory_of_the_card():

@@ -269,12 +269,23 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t call, void *giv
 
 // Kernels
 
+// The architecture whose kernels a card runs: the newest that torch was compiled for and the card
+// has. A card of capability 8.9 runs those of 8.6. CUB refuses any that was not compiled.
+static int architecture_of_kernels(void) {
+    static const int compiled[] = {ARCHITECTURES};
+    int of_device = 10 * capability_major() + capability_minor(), newest = compiled[0];
+    for (size_t number = 0; number < sizeof compiled / sizeof *compiled; number++) {
+        if (compiled[number] <= of_device) newest = compiled[number];
+    }
+    return newest;
+}
+
 cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *known, const void *kernel) {
     memset(known, 0, sizeof *known);
     known->maxThreadsPerBlock = THREADS_OF_BLOCK;
     known->maxDynamicSharedSizeBytes = SHARED_BYTES_AT_MOST;
     known->numRegs = 32;
-    known->ptxVersion = known->binaryVersion = 10 * capability_major() + capability_minor();
+    known->ptxVersion = known->binaryVersion = architecture_of_kernels();
     return cudaSuccess;
 }
 
