@@ -1,5 +1,7 @@
 """The loss of labelled tokens: plain transformers' loss and gradients, from fewer logits."""
 
+import weakref
+
 import pytest
 import torch
 from backbones import FORMS, random_dense
@@ -95,6 +97,23 @@ def test_gradients_of_a_head_in_bf16_are_summed_in_fp32(monkeypatch):
         model(rows, labels=rows, **loss.options(rows)).loss.backward()
         gradients.append(model.lm_head.weight.grad)
     assert (gradients[1] - gradients[0]).norm() < 0.1 * gradients[0].norm()
+
+
+def test_of_the_gradients_of_a_head_only_the_sum_stays(batch):
+    """Those of a chunk are freed before the next chunk: a head's weight is large."""
+    model = random_dense("llama")
+    loss = LabelledLoss(model)
+    compute, terms, alive = loss.gradients_of, [], []
+
+    def noted(*given) -> list[torch.Tensor]:
+        alive.append(sum(term() is not None for term in terms))
+        results = compute(*given)
+        terms.append(weakref.ref(results[-1]))
+        return results
+
+    loss.gradients_of = noted
+    loss_and_gradients(model, batch, **loss.options(batch["labels"]))
+    assert alive == [0, 1, 1, 1]  # the first one becomes the sum
 
 
 @pytest.mark.parametrize("whole_head", [True, False])

@@ -196,10 +196,8 @@ class _ChunkedSum(torch.autograd.Function):
             part, gradient, *terms = loss.gradients_of(parameters, *chunk)
             parts.append(part)
             gradients.append(gradient)
-            if sums is not None:  # the sum may overwrite the first term: a head's weight is large
-                pairs = zip(sums, terms, strict=True)
-                terms = [total.float().add_(term) for total, term in pairs]
-            sums = terms
+            sums = terms if sums is None else _added(sums, terms)
+            del terms  # a head's weight is large
         parts = torch.cat(parts)
         ctx.mark_non_differentiable(parts)
         ctx.save_for_backward(torch.cat(gradients), *sums)
@@ -212,6 +210,11 @@ class _ChunkedSum(torch.autograd.Function):
         gradients, *sums = ctx.saved_tensors
         scaled = [term.mul_(scale).to(dtype) for term, dtype in zip(sums, ctx.dtypes, strict=True)]
         return None, None, None, scale * gradients, *scaled
+
+
+def _added(sums: list[Tensor], terms: list[Tensor]) -> list[Tensor]:
+    """The sums with the terms added, in fp32. They may overwrite the sums."""
+    return [total.float().add_(term) for total, term in zip(sums, terms, strict=True)]
 
 
 @torch.no_grad()
