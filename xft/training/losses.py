@@ -57,7 +57,8 @@ class SplitModel:
 
     def logits(self, states: Tensor) -> Tensor:
         """The logits [n, V] of hidden states [n, H]."""
-        return self._forward(self._head, inputs_embeds=states[None]).logits[0]
+        # The gradient of `logits[0]` would be copied.
+        return self._forward(self._head, inputs_embeds=states[None]).logits.squeeze(0)
 
     def learning(self) -> list[nn.Parameter]:
         """The parameters of the head that learn."""
