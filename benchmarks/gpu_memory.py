@@ -10,6 +10,10 @@ half as long. Varied: their lengths are log-normal, with a median of 350 tokens 
 0.6 of the logarithm, cut at the window. An optimiser step has two forward passes, or one if the
 recipe has one. The plan is for the same number of passes.
 
+The card is the smallest that each training fits by the plan: with the highest figure, and the part
+that the plan keeps free for gaps between tensors. So a training that runs through confirms that
+figure. torch reserves more where there is room, and gives it back where there is none.
+
 What CUDA itself takes is not emulated. The plan assumes 1 GiB for it, which is added to the peaks.
 Several processes cannot run there: a training of several is measured as one alone, with --single.
 
@@ -46,6 +50,7 @@ from xft.conversions.upcycle import upcycled_config
 from xft.estimates.jobs import GIB, configured_job
 from xft.estimates.memory_and_disk import library_bytes, training_memory
 from xft.estimates.model_sizes import Models, ModelTable, compute_table
+from xft.estimates.planning import GAPS
 from xft.estimates.rows import Lengths, sample_lengths
 
 PROJECT = Path(__file__).parents[1]
@@ -54,7 +59,6 @@ EMBEDDED = PROJECT / "resources" / "base"  # whose tokenizer all bases get
 BASES = tomllib.loads((PROJECT / "tests" / "estimates" / "bases.toml").read_text())
 RUN = PROJECT / "tests" / "emulated_gpu" / "run"
 ENVIRONMENT = {
-    "EMULATED_GPU_GIB": "1000",  # whatever a training takes, it is measured
     "EMULATED_GPU_MOST_BYTES": str(2**20),
     "HF_DEACTIVATE_ASYNC_LOAD": "1",
     "HF_HUB_OFFLINE": "1",
@@ -156,8 +160,17 @@ class Case:
             job = job.with_rows(self.lengths(rows))
         return training_memory(self.models, job).peak
 
-    def measured(self, section: str, rows: Path) -> dict[str, float]:
-        """torch's peaks in a training, in GiB."""
+    def room(self, section: str) -> float:
+        """GiB that torch has on the smallest card that a training fits by the plan."""
+        job = configured_job(self.config, section, on_gpu=True)
+        card = training_memory(self.models, job).peak / (1 - GAPS)
+        return (card - library_bytes(self.models, job)) / GIB
+
+    def measured(self, section: str, rows: Path, room: float) -> dict[str, float]:
+        """torch's peaks in a training, in GiB. Raises CalledProcessError if it does not fit.
+
+        room: the memory of the device, in GiB.
+        """
         step = STEPS_OF[section]
         values = STEPS[step].values(self.config).items()
         flags = {key.rpartition(".")[2]: value for key, value in values}
@@ -174,8 +187,11 @@ class Case:
             words = [str(RUN), "python", *words[1:]]
             peaks = Path(name, "peaks")
             peaks.mkdir()
-            capability = {"EMULATED_GPU_CAPABILITY": CAPABILITIES[self.gpu]}
-            environment = os.environ | ENVIRONMENT | capability | {PEAKS: str(peaks)}
+            device = {
+                "EMULATED_GPU_CAPABILITY": CAPABILITIES[self.gpu],
+                "EMULATED_GPU_GIB": str(room),
+            }
+            environment = os.environ | ENVIRONMENT | device | {PEAKS: str(peaks)}
             subprocess.run(words, check=True, env=environment, cwd=PROJECT, stdout=sys.stderr)
             return noted_peaks(peaks)
 
@@ -202,12 +218,12 @@ def main() -> None:
             for row in rows_of(name, Path(folder), args):
                 print(*row, flush=True)
                 table.append(row)
-    head = ("recipe", "training", "rows", "allocated", "reserved", "with CUDA", "plan", "ratio")
+    head = ("recipe", "training", "rows", "allocated", "reserved", "plan", "plan / allocated")
     print(markdown_table(head, table))
 
 
 def rows_of(name: str, folder: Path, args: argparse.Namespace) -> Iterator[tuple[str, ...]]:
-    """The lines of a recipe in the table, in GiB."""
+    """The lines of a recipe in the table, in GiB, with what the plan assumes for CUDA."""
     config, gpu = read_recipe(name, args.single)
     case = Case(name, config, gpu, folder)
     case.make_inputs()
@@ -216,11 +232,12 @@ def rows_of(name: str, folder: Path, args: argparse.Namespace) -> Iterator[tuple
         for kind in args.rows if job.processes == 1 else ():
             rows = case.write_rows(section, kind)
             planned = case.planned(section, rows, kind) / GIB
-            peaks = case.measured(section, rows)
-            allocated, reserved = peaks["gpu_allocated_gib"], peaks["gpu_reserved_gib"]
-            whole = reserved + library_bytes(case.models, job) / GIB
-            sizes = (f"{size:.2f}" for size in (allocated, reserved, whole, planned))
-            yield name, section, kind, *sizes, f"{planned / whole:.2f}"
+            peaks = case.measured(section, rows, case.room(section))
+            libraries = library_bytes(case.models, job) / GIB
+            used = peaks["gpu_allocated_gib"] + libraries
+            reserved = peaks["gpu_reserved_gib"] + libraries
+            sizes = (f"{size:.2f}" for size in (used, reserved, planned))
+            yield name, section, kind, *sizes, f"{planned / used:.2f}"
 
 
 def read_recipe(name: str, single: bool) -> tuple[WorkflowConfig, str]:

@@ -12,9 +12,10 @@ Bytes for each parameter that learns, on N processes, with the optimiser's state
 Frozen weights have no gradients and no optimiser. The sources are Rajbhandari et al. 2020 (ZeRO,
 arXiv 1910.02054), section 3, and the optimisers' code.
 
-Autograd keeps in each layer, for each token: two norms with their inputs, inputs and outputs of
+Autograd keeps in each layer, for each token: the norms with their inputs, inputs and outputs of
 the attention, and for each expert that computes the token its input, output and inner values. The
-parts that no model's size changes much (router, rotary embedding, indices) are left out.
+parts that no model's size changes much (rotary embedding, indices) are left out. Autocast copies
+its inputs once for each product, and keeps these copies.
 
 The disk space is without tokenizers, configs and metrics (a few megabytes).
 """
@@ -33,6 +34,7 @@ RUNTIME = GIB
 # oneDNN's kernels.
 RUNTIME_ON_CPU = 576 * 2**20
 TOKEN_BYTES = 1_300  # of a tokenizer, for each token; measured with 262,144 tokens
+LAST_STATES = 4  # input, inner value and output of the last norm, and the states of labelled tokens
 ZERO3_GROUP = 10**9  # parameters that ZeRO-3 updates at a time (its default sub_group_size)
 
 
@@ -109,26 +111,47 @@ def average_bytes(models: Models, job: TrainingJob) -> int:
 def activation_bytes(models: Models, job: TrainingJob) -> tuple[int, int]:
     """Bytes at most of what autograd keeps at one moment, and of one layer in its backward pass.
 
-    There is padding, unless rows are packed. With checkpointing autograd keeps the inputs of all
-    layers, and the activations of one. The backward pass of a layer needs gradients of its inner
-    values.
+    There is padding, unless rows are packed. Below the first layer in which something learns,
+    nothing is kept. With checkpointing autograd keeps the inputs of all layers, and the activations
+    of one. The backward pass of a layer needs gradients of its inner values.
     """
     hidden, product = models.base.config["hidden_size"], job.product_bytes
     residual = FP32 if job.autocast else product
-    around = 2 * hidden * FP32 + 4 * models.base.query_width * product
-    if _learned_rest(models, job):
+    learns = _learned_rest(models, job)
+    around = 2 * hidden * FP32 + _attention_values(models, job, learns) * product
+    around += models.further_norms * FP32 * (2 if learns else 1)
+    if learns:
         around += 2 * hidden * residual + (3 if job.autocast else 1) * hidden * product
-    if job.options.per_device_train_batch_size > 1 and job.options.batching != "packed":
+    if _has_padding(job):
         around += job.batches.longest * product  # a mask for each layer
     kept, gradients = _mlp_values(models, job)
-    layers, upcycled = len(models.layers), len(models.upcycled)
+    upcycled = len(models.upcycled)
+    layers = len(models.layers) - (0 if learns else models.upcycled[0].index)
     logits, dense = _logit_bytes(models, job), _plain_values(models, 1)[0]
+    logits += LAST_STATES * job.tokens * hidden * FP32
     backward = job.tokens * gradients * product
     layer = job.tokens * (around + kept * product) + backward
     if job.options.activation_checkpointing:
         return job.tokens * layers * hidden * residual + max(logits, layer), layer
     values = upcycled * kept + (layers - upcycled) * dense
     return job.tokens * (layers * around + values * product) + max(logits, backward), layer
+
+
+def _has_padding(job: TrainingJob) -> bool:
+    return job.options.per_device_train_batch_size > 1 and job.options.batching != "packed"
+
+
+def _attention_values(models: Models, job: TrainingJob, learns: bool) -> int:
+    """Values of a token that the attention keeps: queries, keys, values and outputs.
+
+    With a mask for padding, keys and values are repeated for all heads of the queries. Packed rows
+    have outputs of their own, and the output projection keeps all of them, if it learns.
+    """
+    queries, keys = models.base.query_width, models.base.key_width
+    if _has_padding(job):
+        return 4 * queries
+    joined = queries if learns and job.options.batching == "packed" else 0
+    return 2 * queries + 2 * keys + joined
 
 
 def _learned_rest(models: Models, job: TrainingJob) -> bool:
@@ -140,14 +163,18 @@ def _learned_rest(models: Models, job: TrainingJob) -> bool:
 def _mlp_values(models: Models, job: TrainingJob) -> tuple[int, int]:
     """Values of a token in the MLP of a layer: those that autograd keeps, and gradients of them.
 
-    LoRA experts keep their inputs, the base's inner values, and A x of every expert. The
-    backward pass of one, which may compute all tokens, computes its inner values again.
+    A router and its noise each have a copy of the input under autocast. The shared expert's output
+    is kept, as it is weighted. LoRA experts keep their inputs and the router's, the base's inner
+    values, and A x of every expert. The backward pass of one, which may compute all tokens,
+    computes its inner values again.
     """
     if not job.is_of_mixture:
         return _plain_values(models, 1)
-    if not models.is_low_rank:
-        return _plain_values(models, models.moe.num_experts_per_tok)
     hidden, intermediate, inner = _widths(models)
+    if not models.is_low_rank:
+        kept, gradients = _plain_values(models, models.moe.num_experts_per_tok)
+        routed = (1 + models.moe.router_noise) * hidden if job.autocast else 0
+        return kept + routed + models.moe.shared_expert * hidden, gradients
     factors = len(models.layers[0].form.projections) * models.moe.num_experts * models.moe.rank
     kept = 4 * hidden + inner // 2 * intermediate + factors
     return kept, kept + (2 * inner + 2) * intermediate
@@ -167,15 +194,26 @@ def _widths(models: Models) -> tuple[int, int, int]:
 
 
 def _logit_bytes(models: Models, job: TrainingJob) -> int:
-    """Bytes of a chunk's logits with their gradient, of a block of them in fp32, and of the head's
-    gradient. See `training/losses.py`. zero3 computes the logits of all tokens at once.
+    """Bytes at most in the loss. See `training/losses.py`.
+
+    A chunk has logits and their gradient. A block of them has in fp32 the logits, their softmax and
+    its gradient, which is then rounded. The head's gradient of a chunk is added to the sum, in
+    fp32. Autocast computes it in bf16 first, and has a copy of a frozen head for each product.
+    zero3 computes the logits of all tokens at once.
     """
-    chunk = min(job.tokens, CHUNK_TOKENS) * models.base.config["vocab_size"]
-    nbytes = 2 * chunk * job.product_bytes
-    nbytes += 3 * FP32 * min(chunk, BLOCK_LOGITS[job.on_gpu])
+    vocabulary, product = models.base.config["vocab_size"], job.product_bytes
+    chunk = min(job.tokens, CHUNK_TOKENS) * vocabulary
+    block = (3 * FP32 + product) * min(chunk, BLOCK_LOGITS[job.on_gpu])
+    logits = 2 * chunk * product
     if job.launch == "zero3":
-        return nbytes + 4 * job.tokens * models.base.config["vocab_size"] * job.product_bytes
-    return nbytes + 2 * FP32 * _learned_head(models, job)
+        return logits + block + 4 * job.tokens * vocabulary * product
+    head = _learned_head(models, job)
+    if not head:
+        return logits + block + (BF16 * models.head if job.autocast else 0)
+    total = FP32 * head
+    term = (BF16 + FP32 if job.autocast else product) * head
+    first_sum = total + 2 * product * head  # the first two terms, and the sum
+    return max(logits + total + max(block, term), first_sum)
 
 
 def _learned_head(models: Models, job: TrainingJob) -> int:
@@ -191,7 +229,21 @@ def _copied_weights(models: Models, job: TrainingJob) -> int:
         return 2 * layer * job.product_bytes
     if not job.autocast:
         return 0
-    return BF16 * (layer if job.options.activation_checkpointing else total)
+    if not job.options.activation_checkpointing:
+        return BF16 * total
+    return BF16 * max(_cached_weights(models, job), layer)
+
+
+def _cached_weights(models: Models, job: TrainingJob) -> int:
+    """The number of weights whose copies autocast keeps until the end of the forward pass.
+
+    These learn, and are parameters whole: not experts, which are slices of one, or low-rank.
+    """
+    learned = models.trained(job.options).learned
+    if not job.is_of_mixture:
+        return learned
+    has_whole = models.moe.shared_expert and not models.is_low_rank
+    return learned - (models.moe.num_experts - has_whole) * models.expert
 
 
 def _update_bytes(models: Models, job: TrainingJob, learned: int) -> int:

@@ -12,6 +12,7 @@ the factors for each expert that computes it. Every token counts as one with a l
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -35,6 +36,7 @@ NEEDED_KEYS = (
 )
 HEADS = ("lm_head.weight", "embed_out.weight")
 BUFFERS = ("rotary_emb.inv_freq", "attention.masked_bias")  # in files of old versions
+FIRST_NORMS = r"\.0\..*norm\.weight$"  # of the first decoder layer
 LONGEST_REASON = 300
 FORWARD, BACKWARD = 2, 4
 WITHOUT_GRADIENT = 2  # of the backward pass, which a weight that does not learn leaves out
@@ -215,6 +217,15 @@ class Models:
     def head(self) -> int:
         """The number of weights of the output layer, without a bias."""
         return self.base.config["vocab_size"] * self.base.config["hidden_size"]
+
+    @property
+    def further_norms(self) -> int:
+        """The width of a layer's norms beside the two of its inputs: of outputs, queries, keys."""
+        table = self.base
+        widths = {"q_norm": table.query_width, "k_norm": table.key_width}
+        kinds = [name.split(".")[-2] for name in table.names if re.search(FIRST_NORMS, name)]
+        hidden = table.config["hidden_size"]
+        return max(sum(widths.get(kind, hidden) for kind in kinds) - 2 * hidden, 0)
 
     @property
     def is_low_rank(self) -> bool:
