@@ -23,6 +23,7 @@ from functools import partial
 from importlib import import_module
 from importlib.abc import SourceLoader
 from importlib.util import spec_from_file_location
+from inspect import Parameter
 from itertools import count
 from pathlib import Path
 from types import ModuleType
@@ -200,6 +201,11 @@ class Names:
     parameters: tuple[str, ...]
     offered: tuple[str, ...] = ()
 
+    @property
+    def of_class(self) -> bool:
+        """Whether the key names a class."""
+        return self.parameters == ("self",)
+
 
 @dataclass(frozen=True)
 class UserCode:
@@ -216,17 +222,21 @@ class UserCode:
             raise ValueError("should name code in a Python file, such as my_file.py:name")
         place, bracket, rest = text.partition("(")
         file, _, name = place.rpartition(":")
-        arguments = _literals(bracket + rest or "()")
+        arguments = _literals(bracket + rest) if bracket else {}
         return cls(Path(file), name, dict(sorted(arguments.items())))
 
     @property
     def shown(self) -> str:
         """The text without the folder of the file."""
+        place = f"{self.file.name}:{self.name}"
+        if not self.arguments:
+            return place
         words = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
-        return f"{self.file.name}:{self.name}" + (f"({words})" if words else "")
+        return f"{place}({words})"
 
     def __str__(self) -> str:
-        return str(self.file).removesuffix(self.file.name) + self.shown
+        folder = str(self.file).removesuffix(self.file.name)
+        return folder + self.shown
 
     def check(self, names: Names) -> list[str]:
         """The offered parameters that the code has. The file is not run.
@@ -234,28 +244,40 @@ class UserCode:
         Raises UserError if the file defines no such code, if that takes other arguments, or as
         `program_files`.
         """
-        body = parsed(self.file).body
         program_files(self.file)
-        is_class = names.parameters == ("self",)
-        kind, form = ("class", ast.ClassDef) if is_class else ("function", ast.FunctionDef)
-        known = {node.name: node for node in body if isinstance(node, form)}
+        if not names.of_class:
+            function = self._definition("function", ast.FunctionDef)
+            return self._check_arguments(_signature(function.args), names)
+        body = self._definition("class", ast.ClassDef).body
+        constructor = _definitions(body, ast.FunctionDef).get("__init__")
+        if constructor is None:
+            return []
+        return self._check_arguments(_signature(constructor.args), names)
+
+    def _definition(self, kind: str, form: type[ast.AST]) -> ast.AST:
+        """The statement of the file that defines the code. Raises UserError if there is none.
+
+        form: of the statement. kind: its name in the message.
+        """
+        known = _definitions(parsed(self.file).body, form)
         if self.name not in known:
             near = did_you_mean(self.name, known)
             raise UserError(f"{self.file} defines no {kind} {self.name}{near}")
-        called = [known[self.name]]
-        if is_class:
-            called = [node for node in called[0].body if getattr(node, "name", "") == "__init__"]
-        return self._fitting(_signature(called[0].args), names) if called else []
+        return known[self.name]
 
-    def _fitting(self, signature: inspect.Signature, names: Names) -> list[str]:
-        stated, first = list(signature.parameters), list(names.parameters)
+    def _check_arguments(self, signature: inspect.Signature, names: Names) -> list[str]:
+        """The offered parameters in a signature. Raises UserError if the arguments do not fit."""
+        stated = list(signature.parameters)
+        first = list(names.parameters)
+        rest = stated[len(first) :]
         if stated[: len(first)] != first:
             raise UserError(f"{self.file}: {self.name} must have the parameters {', '.join(first)}")
         offered = [name for name in names.offered if name in stated]
+        offered_values = dict.fromkeys(offered)
         try:
-            signature.bind(*first, **dict.fromkeys(offered), **self.arguments)
+            signature.bind(*first, **offered_values, **self.arguments)
         except TypeError as error:
-            taken = ", ".join(name for name in stated[len(first) :] if name not in offered)
+            taken = ", ".join(name for name in rest if name not in offered)
             raise UserError(f"{self.file}: {self.name}: {error}. It takes: {taken}") from None
         return offered
 
@@ -263,8 +285,37 @@ class UserCode:
         """The function or the class, with its arguments. Raises UserError if the file fails."""
         self.check(names)
         with errors_of([self]):
-            named = getattr(load_program(self.file), self.name)
-        return partial(named, **self.arguments) if self.arguments else named
+            code = getattr(load_program(self.file), self.name)
+        if not self.arguments:
+            return code
+        return partial(code, **self.arguments)
+
+
+def _definitions(body: Iterable[ast.stmt], form: type[ast.AST]) -> dict[str, ast.AST]:
+    """The statements of one form, functions or classes, by the names that they define."""
+    return {node.name: node for node in body if isinstance(node, form)}
+
+
+def _signature(arguments: ast.arguments) -> inspect.Signature:
+    """A signature without annotations. Each default is None, whatever the file says."""
+    positional = [*arguments.posonlyargs, *arguments.args]
+    required = len(positional) - len(arguments.defaults)
+    parameters = []
+    for number, arg in enumerate(positional):
+        by_name = number >= len(arguments.posonlyargs)
+        kind = Parameter.POSITIONAL_OR_KEYWORD if by_name else Parameter.POSITIONAL_ONLY
+        parameters.append(_parameter(arg, kind, is_required=number < required))
+    if arguments.vararg:
+        parameters.append(_parameter(arguments.vararg, Parameter.VAR_POSITIONAL))
+    for arg, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        parameters.append(_parameter(arg, Parameter.KEYWORD_ONLY, is_required=default is None))
+    if arguments.kwarg:
+        parameters.append(_parameter(arguments.kwarg, Parameter.VAR_KEYWORD))
+    return inspect.Signature(parameters)
+
+
+def _parameter(arg: ast.arg, kind, is_required: bool = True) -> Parameter:
+    return Parameter(arg.arg, kind, default=Parameter.empty if is_required else None)
 
 
 def _literals(text: str) -> dict[str, object]:
@@ -272,22 +323,35 @@ def _literals(text: str) -> dict[str, object]:
 
     Each is a literal, and so is its `repr`, which recipes hold.
     """
-    fault = "arguments must be literals by name, without sets, such as (share=0.5)"
-    shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
     try:
-        call = ast.parse(f"f{text}", mode="eval").body
-        is_plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
-        if not is_plain or call.args:
-            raise ValueError(fault)
-        for word in call.keywords:
-            if any(isinstance(node, ast.Set | ast.Call) for node in ast.walk(word.value)):
-                raise ValueError(fault)
-        arguments = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
-        is_repeated = len(arguments) < len(call.keywords)
-        if is_repeated or None in arguments or ast.literal_eval(repr(arguments)) != arguments:
-            raise ValueError(fault)
+        arguments = _evaluated(text)
+        is_literal = ast.literal_eval(repr(arguments)) == arguments
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-        raise ValueError(f"{shown}: {fault}") from None
+        is_literal = False
+    if not is_literal:
+        shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+        raise ValueError(
+            f"{shown}: arguments must be literals by name, without sets, such as (share=0.5)"
+        )
+    return arguments
+
+
+def _evaluated(text: str) -> dict[str, object]:
+    """The values of a call's arguments by name, from its brackets on.
+
+    Raises ValueError or what Python's parser raises if they are no literals by name.
+    """
+    call = ast.parse(f"f{text}", mode="eval").body
+    is_one_call = isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+    if not is_one_call or call.args:
+        raise ValueError("not one call with arguments by name")
+    arguments = {}
+    for word in call.keywords:
+        if word.arg is None or word.arg in arguments:  # **{...}, or given twice
+            raise ValueError("an argument without a name of its own")
+        if any(isinstance(node, ast.Set | ast.Call) for node in ast.walk(word.value)):
+            raise ValueError("a set")
+        arguments[word.arg] = ast.literal_eval(word.value)
     return arguments
 
 
@@ -298,13 +362,17 @@ def codes_in(value: object) -> list[UserCode]:
 
 
 def called(function: Callable, place: str, *arguments: object) -> object:
-    """What a function of the user's returns. Raises UserError if it fails."""
+    """The value that a function of the user's returns. Raises UserError if it fails.
+
+    place: begins the message.
+    """
     try:
         return function(*arguments)
     except Exception as error:
-        inside = traceback.extract_tb(error.__traceback__)[1:2]  # without this function
-        fault = fault_in(error, {frame.filename for frame in inside})
-        raise UserError(f"{place}: {fault or repr(error)}") from None
+        frames = traceback.extract_tb(error.__traceback__)
+        files = {frame.filename for frame in frames[1:2]}  # the first frame is this function
+        fault = fault_in(error, files) or repr(error)
+        raise UserError(f"{place}: {fault}") from None
 
 
 @contextmanager
@@ -315,8 +383,11 @@ def errors_of(codes: Iterable[UserCode]) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        files = {str(file) for code in codes for file in program_files(code.file).values()}
-        if fault := fault_in(error, files):
+        files = set()
+        for code in codes:
+            files.update(str(file) for file in program_files(code.file).values())
+        fault = fault_in(error, files)
+        if fault:
             raise UserError(fault) from None
         raise
 
@@ -327,13 +398,5 @@ def fault_in(error: Exception, files: Collection[str]) -> str:
     inside = [frame for frame in frames if frame.filename in files]
     if not inside:
         return ""
-    return f"{inside[-1].filename}, line {inside[-1].lineno}: {type(error).__name__}: {error}"
-
-
-def _signature(args: ast.arguments) -> inspect.Signature:
-    """A signature without its annotations and the values of its defaults."""
-    for arg in (node for node in ast.walk(args) if isinstance(node, ast.arg)):
-        arg.annotation = None
-    args.defaults = [ast.Constant(None) for _ in args.defaults]
-    args.kw_defaults = [value and ast.Constant(None) for value in args.kw_defaults]
-    return inspect.signature(eval(f"lambda {ast.unparse(args)}: None"))
+    last = inside[-1]
+    return f"{last.filename}, line {last.lineno}: {type(error).__name__}: {error}"
