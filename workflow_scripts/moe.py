@@ -8,7 +8,6 @@ routed experts differ, and so do the outputs.
 
 from xft.artifacts.manifest import hash_program
 from xft.cli.step import Step, run
-from xft.common.user_code import codes_in
 from xft.config.sections import INIT, MoeConfig, RunConfig
 
 
@@ -17,7 +16,8 @@ def main(argv: list[str] | None = None) -> None:
     step.artifact("--base", "The dense model.")
     step.output("--out", "DIR", "The upcycled model.")
     args = step.parse_args(argv)
-    seed, moe = step.options(RunConfig).seed, step.options(MoeConfig)
+    seed = step.options(RunConfig).seed
+    moe = step.options(MoeConfig)
 
     from xft.conversions.upcycle import upcycle, upcycled_config, weights_dtype
     from xft.modeling.whole_models import check_fit, check_loadable
@@ -28,10 +28,12 @@ def main(argv: list[str] | None = None) -> None:
     config = upcycled_config(checkpoint.config, moe, weights_dtype(checkpoint))
     check_fit(base.path)
     check_loadable(config)
-    parameters, init = moe.model_dump() | {"seed": seed, "base": origin(base)}, None
-    for code in codes_in(moe.init):
-        init, step.inputs["init"] = code.load(INIT), hash_program(code.file)
-        parameters["init"] = code.shown
+    parameters = moe.model_dump() | {"seed": seed, "base": origin(base)}
+    init = None
+    if moe.init_function is not None:
+        init = moe.init_function.load(INIT)
+        step.inputs["init"] = hash_program(moe.init_function.file)
+        parameters["init"] = moe.init_function.shown
     specs = upcycle(checkpoint, moe, seed, init)
     with step.draft(parameters) as draft:
         draft.write_model(specs, config, like=base.path, card=mixture_card(config, parameters))

@@ -8,6 +8,7 @@ models raise `xft.UserError`.
 
 import copy
 import inspect
+import itertools
 import math
 import re
 import warnings
@@ -27,7 +28,7 @@ from xft.checkpoints.writer import TensorSpec
 from xft.common.errors import UserError, did_you_mean
 from xft.common.user_code import codes_in
 from xft.config.reading import SectionType, check_lambda, validated
-from xft.config.section import Section
+from xft.config.section import Needs, Section, marked
 from xft.config.sections import (
     INIT,
     MERGE,
@@ -57,11 +58,13 @@ def _with_keys(section: type[Section]) -> Callable[[Callable], Callable]:
     """Name a section's keys, types and defaults in the signature of a function with **options."""
 
     def named(function: Callable) -> Callable:
-        signature, types = inspect.signature(function), get_type_hints(section)
-        *parameters, _ = signature.parameters.values()
+        signature = inspect.signature(function)
+        types = get_type_hints(section)
+        *parameters, _ = signature.parameters.values()  # the last one is **options
         for key, field in section.model_fields.items():
-            about = {"default": field.default, "annotation": types[key]}
-            parameters.append(Parameter(key, Parameter.KEYWORD_ONLY, **about))
+            parameters.append(
+                Parameter(key, Parameter.KEYWORD_ONLY, default=field.default, annotation=types[key])
+            )
         function.__signature__ = signature.replace(parameters=parameters)
         return function
 
@@ -78,13 +81,16 @@ def upcycle(model: PreTrainedModel, *, seed: int = 42, **options) -> PreTrainedM
     experts only what `train_rest` says learns; with "lora" the products outside of the MLPs are to
     be added with PEFT.
     """
-    given = function = _function(options, "init")
+    given = _take_function(options, "init")
     settings = _options(upcycle, MoeConfig, options)
-    for code in codes_in(settings.init):
-        function = function or code.load(INIT)
+    init = given
+    if given is not None:
+        _check_effect_of_init(given, settings)
+    elif settings.init_function is not None:
+        init = settings.init_function.load(INIT)
     seed = validated(RunConfig, {"seed": seed}, "upcycle").seed
     dense = LoadedModel(model)
-    specs = upcycling.upcycle(dense, settings, seed, function)
+    specs = upcycling.upcycle(dense, settings, seed, init)
     config = upcycling.upcycled_config(dense.config, settings, upcycling.weights_dtype(dense))
     mixture = _built(XftConfig.from_dict(config), specs, model)
     if settings.experts == "lora":
@@ -115,7 +121,8 @@ class Mixing(mixing.Mixing):
     @_with_keys(MixingShape)
     def __init__(self, mixture: PreTrainedModel, lam: float = LAMBDA, **options):
         """options: keys of section `mixing`: granularity."""
-        shape, source = _options(Mixing, MixingShape, options), _mixture(mixture)
+        shape = _options(Mixing, MixingShape, options)
+        source = _mixture(mixture)
         _warn_of_equal_experts(source)
         logits = _logits(source, lam, shape)
         super().__init__(source, source, logits, mixture.device, mixture.dtype)
@@ -160,27 +167,35 @@ def merge(
     the experts, their shares and the base's tensor (docs/extending.md).
     base: the dense model, only for methods that need it.
     """
-    given = function = _function(options, "method")
-    method, source = _options(merge, MergeMethod, options), _mixture(mixture)
-    if method.function and not function:
+    given = _take_function(options, "method")
+    method = _options(merge, MergeMethod, options)
+    source = _mixture(mixture)
+    function = given
+    method_name = method.method
+    if given is not None:
+        method_name = _name_of(given)
+    elif method.function is not None:
         function = method.function.load(MERGE)
-    if bool(function) != (base is not None):
-        need = "give the dense model as base, too" if base is None else "leave out base"
-        raise UserError(f"merge: method = {method.method}: {need}")
+    if function is not None and base is None:
+        raise UserError(f"merge: method = {method_name}: give the dense model as base, too")
+    if function is None and base is not None:
+        raise UserError(f"merge: method = {method_name}: leave out base")
     _warn_of_equal_experts(source)
-    shares = {"merge.coefficients": coefficients}
     if coefficients is None:
         lam = LAMBDA if lam is None else lam
-        shares = {"merge.lam": lam}
+        weighting = {"merge.lam": lam}
         coefficients = _logits(source, lam, MixingShape()).coefficients()
-    elif lam is not None:
+    elif lam is None:
+        weighting = {"merge.coefficients": coefficients}
+        _check_coefficients(coefficients, source)
+    else:
         raise UserError(f"merge: lam = {lam}: no effect beside coefficients. Leave out one of them")
-    coefficients = _checked(coefficients, source).detach().to(mixture.device, torch.float32)
-    known = None if base is None else _base(base, source)
-    specs = dense_specs(source, source, coefficients, known, function)
+    coefficients = coefficients.detach().to(mixture.device, torch.float32)
+    base_source = None if base is None else _base(base, source)
+    specs = dense_specs(source, source, coefficients, base_source, function)
     dense = _built(dense_config(source.config), specs, mixture)
-    made = {"merge.method": _shown(given, method.method)} | shares
-    dense.xft_settings = _settings(mixture) | made
+    made_by = {"merge.method": _shown(given, method.method)} | weighting
+    dense.xft_settings = _settings(mixture) | made_by
     return dense
 
 
@@ -188,9 +203,8 @@ def soup(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
     """The mean of dense models' weights (arXiv 2203.05482), computed in fp64 and rounded once."""
     if not isinstance(models, Sequence):
         raise UserError(f"soup: models is a {type(models).__name__}. Give a list of models")
-    numbered = enumerate(models, 1)
-    specs = soup_specs([LoadedModel(model, f"model {number}") for number, model in numbered])
-    mean = _built(copy.deepcopy(models[0].config), specs, models[0])
+    sources = [LoadedModel(model, f"model {number}") for number, model in enumerate(models, 1)]
+    mean = _built(copy.deepcopy(models[0].config), soup_specs(sources), models[0])
     mean.xft_settings = {"soup.models": len(models)}
     return mean
 
@@ -225,9 +239,15 @@ def _origin(model: PreTrainedModel, source: str, base: str | None) -> str:
 
 def _shown(function: Callable | None, value: str) -> str:
     """How a card names a caller's function, or the value of a key: code without its folder."""
-    if function:
-        return getattr(function, "__name__", type(function).__name__)
-    return next((code.shown for code in codes_in(value)), value)
+    if function is not None:
+        return _name_of(function)
+    codes = codes_in(value)
+    return codes[0].shown if codes else value
+
+
+def _name_of(function: Callable) -> str:
+    """The name of a caller's function, or of the class of a callable object."""
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def _text(value: object) -> str:
@@ -261,27 +281,37 @@ def _options(function: Callable, section: type[SectionType], options: dict) -> S
     return validated(section, options, function.__name__)
 
 
-def _function(options: dict[str, object], key: str) -> Callable | None:
-    """The function that a key may have as its value; a name then stands for it in the options."""
-    function = options.get(key)
-    if not callable(function):
-        return None
-    options[key] = "memory.py:function"
-    return function
+def _take_function(options: dict[str, object], key: str) -> Callable | None:
+    """Take a function that is the value of a key out of the options; None if there is none."""
+    if callable(options.get(key)):
+        return options.pop(key)
+    return None
 
 
-def _checked(coefficients: Tensor, source: LoadedModel) -> Tensor:
-    """The coefficients of a mixture's experts. Raises UserError if they cannot be."""
+def _check_effect_of_init(function: Callable, settings: MoeConfig) -> None:
+    """Raise UserError if a function for the start of the experts has no effect."""
+    need = marked(MoeConfig, Needs)["init"]
+    if not need.is_met(dict(settings)):
+        raise UserError(
+            f"upcycle: init = {_name_of(function)}: no effect with {need.key} = "
+            f"{getattr(settings, need.key)}. Leave out init, or set {need} too"
+        )
+
+
+def _check_coefficients(coefficients: Tensor, source: LoadedModel) -> None:
+    """Raise UserError if these cannot be the coefficients of a mixture's experts."""
     layers, projections, routed = alpha_shape("projection", source)
     if not isinstance(coefficients, Tensor):
         fault = f"are a {type(coefficients).__name__}"
     else:
-        shape, sums = list(coefficients.shape), coefficients.double().sum(-1).flatten()
-        fits = shape in ([a, b, 1 + routed] for a in (1, layers) for b in (1, projections))
-        far = (sums - 1).abs()
-        if fits and bool((far < ROUNDING).all()):
-            return coefficients
-        fault = f"have the shape {shape} and a sum of {sums[far.argmax()].item():.6g}"
+        shape = tuple(coefficients.shape)
+        shapes = set(itertools.product((1, layers), (1, projections), [1 + routed]))
+        sums = coefficients.double().sum(-1).flatten()
+        errors = (sums - 1).abs()
+        if shape in shapes and bool((errors < ROUNDING).all()):
+            return
+        farthest = sums[errors.argmax()].item()
+        fault = f"have the shape {list(shape)} and a sum of {farthest:.6g}"
     raise UserError(
         f"merge: coefficients {fault}. They must be a tensor [{layers} or 1, {projections} or 1, "
         f"{1 + routed}] with a sum of 1 in its last axis, such as Mixing.coefficients"
@@ -311,11 +341,14 @@ def _warn_of_equal_experts(source: LoadedModel) -> None:
 def _base(model: PreTrainedModel, source: LoadedModel) -> LoadedModel:
     """The base of a mixture. Raises UserError if the mixture has another one."""
     base = LoadedModel(model, "base")
-    if different := differing(*map(architecture, (base.config, source.config["base_config"]))):
-        names = ", ".join(different[:5])
-        hint = ". Call resize_token_embeddings on both, or on neither" * ("vocab_size" in names)
-        raise UserError(f"base is not what the mixture was made from: {names} differs{hint}")
-    return base
+    different = differing(architecture(base.config), architecture(source.config["base_config"]))
+    if not different:
+        return base
+    names = ", ".join(different[:5])
+    hint = ""
+    if "vocab_size" in names:
+        hint = ". Call resize_token_embeddings on both, or on neither"
+    raise UserError(f"base is not what the mixture was made from: {names} differs{hint}")
 
 
 @torch.no_grad()

@@ -187,7 +187,8 @@ def test_what_cannot_be_done_is_told():
         (lambda dense: xft.upcycle(dense.to(torch.float8_e5m2)), "Load the model without quantis"),
         (lambda dense: xft.merge(dense), "no mixture. Make one of it with xft.upcycle"),
         (lambda dense: xft.Mixing(xft.upcycle(dense), lam=2), "lam = 2: must be a decimal number"),
-        (lambda _: merge(method=max), "function: give the dense model as base, too"),
+        (lambda _: merge(method=max), "method = max: give the dense model as base, too"),
+        (lambda dense: xft.upcycle(dense, init=max, experts="lora"), "init = max: no effect with"),
         (lambda dense: xft.soup([dense]), "a mean needs at least two models"),
     ):
         with pytest.raises(xft.UserError, match=message):

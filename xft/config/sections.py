@@ -239,6 +239,11 @@ class MoeConfig(MixtureConfig):
     file, such as my_init.py:noise: what it makes of that (docs/extending.md). The shared expert is
     always a copy. With a function the mixture does not equal the dense model before training."""
 
+    @property
+    def init_function(self) -> UserCode | None:
+        """A function of the user's; None for copies."""
+        return None if self.init == "copy" else UserCode.of(self.init)
+
 
 class RowsSource(Section):
     """The source of the rows."""
