@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from xft.common import progress as module
-from xft.common.progress import progress
+from xft.common.progress import last_progress, progress
 
 
 def test_a_log_gets_whole_lines_with_the_time_left(capsys, impatient):
@@ -23,6 +23,29 @@ def test_a_log_gets_whole_lines_with_the_time_left(capsys, impatient):
     assert list(counts) == [f"write: {i}/7 B" for i in (0, 3, 4, 5, 7)]
     assert all(re.search(r"\d\d:\d\d elapsed, (\?|\d\d:\d\d) left, ", line) for line in lines)
     assert lines[-1].endswith(", loss=3")
+
+
+TIME = r"(\d+:)?\d\d:\d\d"
+
+
+@pytest.mark.parametrize(
+    ("desc", "options", "expected"),
+    [
+        ("tuning: train", {"total": 40}, rf"it 3 of 40, {TIME}"),
+        ("read 1/2: a: 9/9 b.jsonl", {"unit": "row"}, r"row 3 of \?, \?"),
+        ("hash", {"unit": "B", "unit_scale": True, "total": 3200}, rf"B 3\.00 of 3\.20k, {TIME}"),
+    ],
+)
+def test_the_last_line_of_a_log_is_read_again(capsys, impatient, desc, options, expected):
+    """Also beside other lines, and if the description looks like a count."""
+    assert last_progress("write: 3/7 rows were bad\n") is None
+    with progress(desc=desc, **options) as bar:
+        bar.start_t -= 6
+        bar.set_postfix(loss=0.5, token="7/24", refresh=False)
+        bar.update(3)
+        log = capsys.readouterr().err
+    told = last_progress(f"{log}a line of another kind: 5/6 things, of no use\n")
+    assert re.fullmatch(f"{expected} left, loss=0.5, token=7/24", told)
 
 
 def test_the_last_line_of_a_log_comes_once(capsys, impatient):

@@ -1,11 +1,13 @@
 """Messages and progress of a step. Each line begins with the job's name.
 
-Progress is a bar on a terminal. In a log file it is an occasional line with the time left.
+Progress is a bar on a terminal. In a log file it is an occasional line with the time left, of the
+form LINE_FORMAT, which `last_progress` reads again.
 """
 
 import os
 import re
 import sys
+from string import Formatter
 
 from tqdm import tqdm
 
@@ -17,11 +19,17 @@ SECONDS_BETWEEN_LINES = 10
 LINE_FORMAT = (
     "{desc}: {n_fmt}/{total_fmt} {unit}, {elapsed} elapsed, {remaining} left, {rate_fmt}{postfix}"
 )
-LINE = re.compile(
-    r": (?P<n>\S+)/(?P<total>\S+) (?P<unit>\w+), \S+ elapsed, (?P<left>\S+) left, "
-    r"[^,\n]*(?P<postfix>.*)$",
-    re.MULTILINE,
-)
+# What each field of LINE_FORMAT may be, as a regular expression.
+FIELDS = {
+    "desc": r".*",
+    "n_fmt": r"\S+",
+    "total_fmt": r"\S+",
+    "unit": r"\w+",
+    "elapsed": r"\S+",
+    "remaining": r"\S+",
+    "rate_fmt": r"[^,\n]*",
+    "postfix": r".*",
+}
 
 _job = ""  # set by `cli.running.run` in a process that works for one job
 
@@ -89,13 +97,17 @@ class Bar(tqdm):
 
     def __init__(self, iterable=None, at_once: int = 1, **options):
         self.at_once = at_once
-        self.is_log, self.printed = not sys.stderr.isatty(), -1
-        look: dict[str, object] = {"dynamic_ncols": True}
+        self.is_log = not sys.stderr.isatty()
+        self.printed = -1  # the number of items that the last line tells
+        look = {"delay": SECONDS_BEFORE_FIRST, "miniters": 0, "smoothing": 0}
         if self.is_log:
-            look = dict.fromkeys(("mininterval", "maxinterval"), SECONDS_BETWEEN_LINES)
-            # Without a position tqdm moves the cursor for a second bar.
-            look |= {"file": LineStream(), "bar_format": LINE_FORMAT, "position": 0}
-        look |= {"delay": SECONDS_BEFORE_FIRST, "miniters": 0, "smoothing": 0}
+            look["file"] = LineStream()
+            look["bar_format"] = LINE_FORMAT
+            look["mininterval"] = SECONDS_BETWEEN_LINES
+            look["maxinterval"] = SECONDS_BETWEEN_LINES
+            look["position"] = 0  # without it tqdm moves the cursor for a second bar
+        else:
+            look["dynamic_ncols"] = True
         super().__init__(iterable, **look, **options)
 
     @property
@@ -115,12 +127,27 @@ class Bar(tqdm):
         super().display(*args, **options)
 
 
+def _line_pattern() -> re.Pattern[str]:
+    """The regular expression of a line of LINE_FORMAT, with a group for each of its fields."""
+    parts = []
+    for text, field, _, _ in Formatter().parse(LINE_FORMAT):
+        parts.append(re.escape(text))
+        if field is not None:
+            parts.append(f"(?P<{field}>{FIELDS[field]})")
+    return re.compile("^" + "".join(parts) + "$", re.MULTILINE)
+
+
+LINE = _line_pattern()
+
+
 def last_progress(log: str) -> str | None:
-    """What the last line of progress in a log says; None if there is no such line."""
+    """The last line of progress in a log, in words; None if there is no such line."""
     lines = list(LINE.finditer(log))
     if not lines:
         return None
-    return "{unit} {n} of {total}, {left} left{postfix}".format(**lines[-1].groupdict())
+    return "{unit} {n_fmt} of {total_fmt}, {remaining} left{postfix}".format(
+        **lines[-1].groupdict()
+    )
 
 
 def progress(iterable=None, *, desc: str, **options) -> Bar:
