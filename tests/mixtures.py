@@ -72,7 +72,7 @@ def random_mixture(backbone: str, moe: Mapping = {}, **settings):
 def mixing_of(chain: Chain, **options) -> Mixing:
     """The mixing model of a chain's mixture and coefficients."""
     sources = coefficients.open_sources(chain[chain.mixture], chain["ffn"])
-    start = coefficients.open_mixing(chain[chain.weighted], sources)
+    start = coefficients.open_coefficients(chain[chain.weighted], sources)
     logits = MixingLogits(start.alpha, start.lam)
     return Mixing(sources["moe"].checkpoint, sources["ffn"].checkpoint, logits, **options)
 
@@ -110,11 +110,11 @@ def learned(chain: Chain, out: Path, alpha_of: Callable[[object], object], *flag
     given = {name: chain[name] for name in (chain.mixture, "ffn")}
     start = Chain(out, {"weighted_init": ["--lam", LAMBDA, *flags]}, **given)["weighted_init"]
     sources = coefficients.open_sources(*given.values())
-    start = coefficients.open_mixing(start, sources)
+    start = coefficients.open_coefficients(start, sources)
     inputs = start.artifact.manifest.inputs
     made = create_artifact(out / "learned", "weighted_trained", start.config, inputs)
     with made as draft:
-        coefficients.write_mixing(draft, alpha_of(start), start.config)
+        coefficients.write_coefficients(draft, alpha_of(start), start.config)
     return Chain(out, weighted_trained=out / "learned", **given)
 
 

@@ -19,36 +19,43 @@ def main(argv: list[str] | None = None) -> None:
     step.path("--metrics", "FILE", help_of_metrics, required=False)
     args = step.parse_args(argv)
     method = step.options(MergeMethod)
-    takes_load = method.function and method.function.check(MERGE)
-    needed = {"base": method.function, "metrics": takes_load}
-    if missing := [name for name in needed if needed[name] and getattr(args, name) is None]:
+    code = method.function
+    takes_load = code is not None and "load" in code.check(MERGE)
+    needed = {"base": code is not None, "metrics": takes_load}
+    missing = [name for name in needed if needed[name] and getattr(args, name) is None]
+    if missing:
         raise UserError(f"method = {method.method}: give --{' and --'.join(missing)} too")
 
-    from xft.conversions.coefficients import open_mixing, open_sources
+    from xft.conversions.coefficients import open_coefficients, open_sources
     from xft.conversions.dense_models import dense_specs, open_base
     from xft.reporting.cards import dense_card
     from xft.training.at_end import loads_at_end
 
     sources = open_sources(args.moe, args.ffn, step.full)
-    mixing = open_mixing(args.weighted, sources, step.full)
-    mixture, ffn = sources["moe"], sources["ffn"].checkpoint
-    step.inputs = sources | {"weighted": mixing.artifact}
-    tuning, moe, base = mixture.manifest.parameters, mixture.checkpoint, None
-    kept = {key: tuning[key] for key in ("template", "end_of_turn") if key in tuning}
-    parameters = mixing.config | kept
+    coefficients = open_coefficients(args.weighted, sources, step.full)
+    step.inputs = sources | {"weighted": coefficients.artifact}
+    mixture = sources["moe"]
+    moe = mixture.checkpoint
+    ffn = sources["ffn"].checkpoint
+    tuning = mixture.manifest.parameters
+    prompt = {key: tuning[key] for key in ("template", "end_of_turn") if key in tuning}
+    parameters = coefficients.config | prompt
     layers = [layer.index for layer in moe_layers(ffn.names)]
-    function, loads = None, {}
-    if method.function:
-        step.inputs["base"] = open_base(args.base, mixture, step.full)
-        base = step.inputs["base"].checkpoint
-        function = method.function.load(MERGE)
-        step.inputs["function"] = hash_program(method.function.file)
-        parameters["method"] = method.function.shown
+    base = None
+    function = None
+    loads = {}
+    if code is not None:
+        opened_base = open_base(args.base, mixture, step.full)
+        base = opened_base.checkpoint
+        function = code.load(MERGE)
+        step.inputs["base"] = opened_base
+        step.inputs["function"] = hash_program(code.file)
+        parameters["method"] = code.shown
     if takes_load:
         loads = dict(zip(layers, loads_at_end(args.metrics), strict=True))
         step.inputs["metrics"] = hash_file(args.metrics)
-    specs = dense_specs(moe, ffn, mixing.coefficients, base, function, loads)
-    card = dense_card(mixture, mixing, layers, method)
+    specs = dense_specs(moe, ffn, coefficients.tensor, base, function, loads)
+    card = dense_card(mixture, coefficients, layers, method)
     with step.draft(parameters) as draft:
         draft.write_model(specs, moe.config["base_config"], like=mixture.path, card=card)
 

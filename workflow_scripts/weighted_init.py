@@ -17,15 +17,14 @@ def main(argv: list[str] | None = None) -> None:
     shape = step.options(MixingShape)
     lam = check_lambda(args.lam, "--lam")
 
-    from xft.conversions import coefficients
-    from xft.conversions.coefficients import initial_logits
+    from xft.conversions.coefficients import initial_logits, open_sources, write_coefficients
 
-    sources = coefficients.open_sources(args.moe, args.ffn, step.full)
+    sources = open_sources(args.moe, args.ffn, step.full)
     config = {"shared_expert_weight": lam, **shape.model_dump()}
     step.inputs |= sources
     with step.draft(config) as draft:
         alpha = initial_logits(sources["ffn"].checkpoint, shape.granularity)
-        coefficients.write_mixing(draft, alpha, config)
+        write_coefficients(draft, alpha, config)
 
 
 if __name__ == "__main__":

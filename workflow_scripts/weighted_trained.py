@@ -15,22 +15,23 @@ def main(argv: list[str] | None = None) -> None:
     args = step.parse_args(argv)
     request = step.request(MixingTraining)
 
-    from xft.conversions import coefficients
+    from xft.conversions.coefficients import open_coefficients, open_sources, write_coefficients
     from xft.modeling.mixing import Mixing, MixingLogits
 
-    sources = coefficients.open_sources(args.moe, args.ffn, request.full)
-    initial = coefficients.open_mixing(args.weighted, sources, request.full)
+    sources = open_sources(args.moe, args.ffn, request.full)
+    initial = open_coefficients(args.weighted, sources, request.full)
     session = Session(request, args.moe)
     inputs = {"weighted": initial.artifact.id, **session.ids}
     logits = MixingLogits(initial.alpha, initial.lam)
-    moe, ffn = sources["moe"].checkpoint, sources["ffn"].checkpoint
+    moe = sources["moe"].checkpoint
+    ffn = sources["ffn"].checkpoint
     mixing = Mixing(moe, ffn, logits, device(), session.weight_dtype)
     with session.trained(mixing.model, request.parameters, inputs, mixing=mixing) as learned:
         if not learned:
             return
         step.inputs |= sources | inputs
         with step.draft(initial.config | request.parameters) as draft:
-            coefficients.write_mixing(draft, logits.values(), initial.config)
+            write_coefficients(draft, logits.values(), initial.config)
 
 
 if __name__ == "__main__":

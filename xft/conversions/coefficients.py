@@ -23,21 +23,24 @@ def mixing_coefficients(alpha, lam: float):
 
     alpha [..., R]; lam: lambda.
     """
-    share = alpha.new_full((*alpha.shape[:-1], 1), lam, dtype=torch.float32)
-    return torch.cat([share, (1 - share) * alpha.float().softmax(dim=-1)], dim=-1)
+    shared = alpha.new_full((*alpha.shape[:-1], 1), lam, dtype=torch.float32)
+    routed = (1 - shared) * alpha.float().softmax(dim=-1)
+    return torch.cat([shared, routed], dim=-1)
 
 
 def alpha_shape(granularity: str, ffn: TensorSource) -> tuple[int, int, int]:
     """The shape of the mixing logits: R logits per layer, per projection, or for the model."""
     layers = moe_layers(ffn.names)
-    first, count = layers[0], len(layers)
+    first = layers[0]
     if first.low_rank:
         routed = ffn.shape(first.factor(first.form.output, "A"))[0] - 1
     else:
         routed = ffn.shape(first.fused()[0][0])[0]
-    projections = len(first.form.projections)
-    sets = {"layer": (count, 1), "projection": (count, projections), "model": (1, 1)}
-    return *sets[granularity], routed
+    if granularity == "model":
+        return 1, 1, routed
+    if granularity == "layer":
+        return len(layers), 1, routed
+    return len(layers), len(first.form.projections), routed
 
 
 def initial_logits(ffn: TensorSource, granularity: str):
@@ -58,10 +61,10 @@ def open_sources(moe: Path, ffn: Path, full: bool = False) -> dict[str, OpenedAr
 
 
 @dataclass(frozen=True)
-class MixingArtifact:
-    """Opened logits, in fp32, and their config.
+class MixingCoefficients:
+    """The coefficients of an artifact, with the logits that they follow from, in fp32.
 
-    artifact: that holds them.
+    artifact: that holds the logits.
     alpha: [layers or 1, projections or 1, R].
     config: of its files; it holds lambda and the keys of `MixingShape`.
     """
@@ -76,24 +79,24 @@ class MixingArtifact:
         return self.config["shared_expert_weight"]
 
     @property
-    def coefficients(self):
-        """The experts' coefficients, [layers or 1, projections or 1, 1 + R]; lambda first."""
+    def tensor(self):
+        """The coefficients of the experts, [layers or 1, projections or 1, 1 + R]; lambda first."""
         return mixing_coefficients(self.alpha, self.lam)
 
 
-def open_mixing(
+def open_coefficients(
     path: Path, sources: dict[str, OpenedArtifact], full: bool = False
-) -> MixingArtifact:
+) -> MixingCoefficients:
     """Open coefficients. Raises UserError if they belong to other experts."""
     artifact = open_artifact(path, "weighted_init", "weighted_trained", full=full)
     for name, source in sources.items():
         if artifact.manifest.inputs.get(name) != source.id:
             raise UserError(f"{path} belongs to another {name} than {source.path}")
     checkpoint = artifact.checkpoint
-    return MixingArtifact(artifact, checkpoint.get(ALPHA).clone(), checkpoint.config)
+    return MixingCoefficients(artifact, checkpoint.get(ALPHA).clone(), checkpoint.config)
 
 
-def write_mixing(draft: Draft, alpha, config: dict) -> None:
+def write_coefficients(draft: Draft, alpha, config: dict) -> None:
     """Fill an artifact with coefficients. alpha: the logits, in fp32."""
     draft.write_tensors([TensorSpec(ALPHA, "F32", tuple(alpha.shape), lambda: [alpha])])
     write_json(draft.path / "config.json", config)

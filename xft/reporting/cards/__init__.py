@@ -9,7 +9,7 @@ from xft.artifacts.manifest import short
 from xft.checkpoints.layout import model_name
 from xft.common.jinja import templates
 from xft.config.sections import MergeMethod, mixture_settings
-from xft.conversions.coefficients import MixingArtifact
+from xft.conversions.coefficients import MixingCoefficients
 from xft.data.prompt_templates import TEXTS
 
 HUB_KEYS = ("model", "revision", "license")
@@ -53,25 +53,32 @@ def plain_card(
 
 
 def dense_card(
-    moe: OpenedArtifact, mixing: MixingArtifact, layers: list[int], method: MergeMethod
+    moe: OpenedArtifact,
+    coefficients: MixingCoefficients,
+    layers: list[int],
+    method: MergeMethod,
 ) -> str:
     """The card of a merged model: base, experts, lambda, method, and every expert's share.
 
     layers: the numbers of the upcycled layers.
     """
     base = moe.manifest.parameters.get("base", {})
-    known = {"moe": moe.manifest, "mixing": mixing, "method": method}
-    return _card("dense", moe.checkpoint.config, base, rows=[*_shares(mixing, layers)], **known)
+    rows = list(_shares(coefficients, layers))
+    known = {"moe": moe.manifest, "coefficients": coefficients, "method": method, "rows": rows}
+    return _card("dense", moe.checkpoint.config, base, **known)
 
 
-def _shares(mixing: MixingArtifact, layers: list[int]) -> Iterator[tuple[str, list[float]]]:
+def _shares(
+    coefficients: MixingCoefficients, layers: list[int]
+) -> Iterator[tuple[str, list[float]]]:
     """For each set of coefficients its name, lambda and the shares of the routed experts."""
-    lambdas = mixing.coefficients[..., 0]
-    shares = mixing.alpha.softmax(dim=-1)
-    by_layer, by_projection, _ = (size > 1 for size in shares.shape)
-    for row, column in product(*map(range, lambdas.shape)):
-        name = f"layer {layers[row]}" if by_layer else "the model"
-        name += f", projection {column + 1}" if by_projection else ""
+    lambdas = coefficients.tensor[..., 0]
+    shares = coefficients.alpha.softmax(dim=-1)
+    rows, columns = lambdas.shape
+    for row, column in product(range(rows), range(columns)):
+        name = f"layer {layers[row]}" if rows > 1 else "the model"
+        if columns > 1:
+            name += f", projection {column + 1}"
         yield name, [float(lambdas[row, column]), *shares[row, column].tolist()]
 
 
