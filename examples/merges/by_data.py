@@ -1,4 +1,5 @@
-"""Merge a mixture by its tokens: RegMean (arXiv 2212.09849), then a fit of its outputs.
+"""Merge a mixture by its tokens: RegMean (arXiv 2212.09849) for the matrices of the gate and of the
+up projection, then a fit of the down projection to the mixture's outputs.
 
 python examples/merges/by_data.py results/moe_sft results/tokens merged
 
@@ -15,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import xft
 from xft.data.tokenized_rows import open_tokens
 
-ROWS, LEAST = 2000, 1e-6  # LEAST: of the mean square of an input, is added to each
+ROWS = 2000
+LEAST = 1e-6  # of the mean square of an input, is added to each
 
 
 class Fit:
@@ -38,22 +40,19 @@ class Fit:
 def by_data(mixture, batches):
     """The dense model. batches: inputs of the mixture, which it reads twice."""
     dense = xft.merge(mixture)
-    decoders = mixture.get_decoder(), dense.get_decoder()
-    pairs = [(one.mlp, other.mlp) for one, other in zip(*(d.layers for d in decoders), strict=True)]
-    pairs = [(block, mlp) for block, mlp in pairs if hasattr(block, "router")]
+    layers = zip(mixture.get_decoder().layers, dense.get_decoder().layers, strict=True)
+    mlps = [layer.mlp for upcycled, layer in layers if hasattr(upcycled.mlp, "router")]
 
-    fits = [(Fit(), Fit()) for _ in pairs]
-    observe(mixture, batches, [regmean(*fit) for fit in fits])
-    for (_, mlp), (into, out) in zip(pairs, fits, strict=True):
-        gate, up = into.solve().chunk(2)
+    fits = [Fit() for _ in mlps]
+    observe(mixture, batches, [regmean(fit) for fit in fits])
+    for mlp, fit in zip(mlps, fits, strict=True):
+        gate, up = fit.solve().chunk(2)
         mlp.gate_proj.weight.copy_(gate)
         mlp.up_proj.weight.copy_(up)
-        mlp.down_proj.weight.copy_(out.solve())
 
-    fits = [Fit() for _ in pairs]
-    watchers = [outputs(fit, mlp) for fit, (_, mlp) in zip(fits, pairs, strict=True)]
-    observe(mixture, batches, watchers)
-    for fit, (_, mlp) in zip(fits, pairs, strict=True):
+    fits = [Fit() for _ in mlps]
+    observe(mixture, batches, [outputs(fit, mlp) for mlp, fit in zip(mlps, fits, strict=True)])
+    for mlp, fit in zip(mlps, fits, strict=True):
         mlp.down_proj.weight.copy_(fit.solve())
     return dense
 
@@ -75,36 +74,34 @@ def observe(mixture, batches, watchers):
         del block.compute
 
 
-def regmean(into, out):
-    """The fits of a dense MLP's matrices to those of all experts, by the tokens of each."""
+def regmean(fit):
+    """The fit of a dense MLP's gate and up projection to those of all experts, by their tokens."""
 
     def watch(block, tokens, routing, _):
         chosen, weights = routing.spread()
-        for expert, (wide, down) in enumerate(experts_of(block)):
-            x, weight = tokens[chosen[:, expert]], weights[chosen[:, expert], expert, None]
-            y = linear(x, wide)
-            hidden = block.shape.activate([y])
-            into.add(weight * x, weight * y)
-            out.add(weight * hidden, weight * linear(hidden, down))
+        for expert, matrix in enumerate(inputs_of(block)):
+            x = tokens[chosen[:, expert]]
+            weight = weights[chosen[:, expert], expert, None]
+            fit.add(weight * x, weight * linear(x, matrix))
 
     return watch
 
 
 def outputs(fit, mlp):
-    """The fit of the dense MLP's output to the mixture's, given the first."""
+    """The fit of the dense MLP's output to the mixture's, given its gate and up projection."""
 
     def watch(block, tokens, routing, output):
-        fit.add(block.shape.activate([mlp.gate_proj(tokens), mlp.up_proj(tokens)]), output)
+        hidden = block.shape.activate([mlp.gate_proj(tokens), mlp.up_proj(tokens)])
+        fit.add(hidden, output)
 
     return watch
 
 
-def experts_of(block):
-    """The matrices [2I, H] and [H, I] of each expert, the shared one first."""
-    shared, routed = block.shared_expert, block.experts
-    wide = torch.cat([shared.gate_proj.weight, shared.up_proj.weight])
-    yield wide, shared.down_proj.weight
-    yield from zip(routed.gate_up_proj, routed.down_proj, strict=True)
+def inputs_of(block):
+    """Gate and up projection [2I, H] of each expert, the shared one first."""
+    shared = block.shared_expert
+    yield torch.cat([shared.gate_proj.weight, shared.up_proj.weight])
+    yield from block.experts.gate_up_proj
 
 
 if __name__ == "__main__":
