@@ -9,7 +9,10 @@ from xft.common.json_files import read_json_objects
 
 VALIDATION_LOSS = "validation_loss"
 FALLS = -0.03  # a change below which a loss still falls
-FEWEST = {VALIDATION_LOSS: 4, "loss": 40}  # that show a change; losses of single batches vary more
+FEWEST_VALIDATIONS = 4  # that show a change
+FEWEST_BATCHES = 40  # the losses of single batches vary more
+MUCH_NOISE = 0.2  # of the choices
+LAST_STEPS = 10  # of the tuning: one step's statistics are those of one small batch
 
 
 def change_at_end(history: Sequence[Mapping]) -> float | None:
@@ -20,23 +23,28 @@ def change_at_end(history: Sequence[Mapping]) -> float | None:
 
     history: the lines of its metrics.
     """
+    validations = [line[VALIDATION_LOSS] for line in history if VALIDATION_LOSS in line]
+    if len(validations) >= FEWEST_VALIDATIONS:
+        return _change_of_last_quarter(validations)
+    losses = [line["loss"] for line in history if "loss" in line]
     is_first_pass = all(line.get("epoch", 0) <= 1 for line in history)
-    for name, fewest in FEWEST.items():
-        losses = [line[name] for line in history if name in line]
-        if len(losses) >= fewest and (name == VALIDATION_LOSS or is_first_pass):
-            quarter = len(losses) // 4
-            before = mean(losses[-2 * quarter : -quarter])
-            return mean(losses[-quarter:]) / before - 1 if before else 0.0
+    if len(losses) >= FEWEST_BATCHES and is_first_pass:
+        return _change_of_last_quarter(losses)
     return None
+
+
+def _change_of_last_quarter(losses: list[float]) -> float:
+    """The mean of the last quarter, relative to that of the quarter before, minus 1."""
+    quarter = len(losses) // 4
+    before = mean(losses[-2 * quarter : -quarter])
+    if before == 0:
+        return 0.0
+    return mean(losses[-quarter:]) / before - 1
 
 
 def still_falls(change: float | None) -> bool:
     """Whether a loss fell clearly. change: from `change_at_end`."""
     return change is not None and change < FALLS
-
-
-MUCH_NOISE = 0.2  # of the choices
-LAST_STEPS = 10  # of the tuning: one step's statistics are those of one small batch
 
 
 def routing_at_end(metrics: Path) -> dict[str, float] | None:
@@ -50,10 +58,18 @@ def routing_at_end(metrics: Path) -> dict[str, float] | None:
     last = _last_steps(metrics)
     if not last:
         return None
-    entropies = [value for line in last for value in line["entropy"]]
-    excesses = [len(load) * max(load) - 1 for line in last for load in line["load"]]
-    means = {"entropy": entropies, "imbalance": excesses}
-    return {name: round(mean(values), 4) for name, values in means.items()} | {"steps": len(last)}
+    entropies = [entropy for line in last for entropy in line["entropy"]]
+    imbalances = [_imbalance(load) for line in last for load in line["load"]]
+    return {
+        "entropy": round(mean(entropies), 4),
+        "imbalance": round(mean(imbalances), 4),
+        "steps": len(last),
+    }
+
+
+def _imbalance(load: Sequence[float]) -> float:
+    """The largest load above the mean load, relative to that. load: shares, which sum to 1."""
+    return len(load) * max(load) - 1
 
 
 def noise_at_end(metrics: Path) -> str | None:

@@ -7,7 +7,7 @@ packed batch's tokens under a mask. This module never computes pairs from differ
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import count
+from itertools import pairwise
 
 import torch
 import transformers
@@ -69,14 +69,22 @@ def without_repeats(batches: Iterable[dict], rows: int, begin: int, step: int) -
     begin: the place in the epoch of the first batch's first row.
     step: from there to that of the next batch.
     """
-    for place, batch in zip(count(begin, step), batches, strict=False):
-        new, labels = max(rows - place, 0), batch["labels"]
-        if new < len(batch["row"]):
-            if "position_ids" in batch:  # packed
-                labels[:, (batch["position_ids"][0] == 0).nonzero()[new, 0] :] = IGNORED
-            else:
-                labels[new:] = IGNORED
+    place = begin
+    for batch in batches:
+        new_rows = max(rows - place, 0)
+        if new_rows < len(batch["row"]):
+            _ignore_rows_from(new_rows, batch)
         yield batch
+        place += step
+
+
+def _ignore_rows_from(number: int, batch: dict) -> None:
+    """Remove the labels of a batch's rows from this number on."""
+    if "position_ids" in batch:  # packed
+        starts = (batch["position_ids"][0] == 0).nonzero()
+        batch["labels"][:, starts[number, 0] :] = IGNORED
+    else:
+        batch["labels"][number:] = IGNORED
 
 
 class LengthSampler(LengthGroupedSampler):
@@ -131,16 +139,25 @@ def row_masks(
     Other batches (several sequences, padding, a cache) get the mask of "sdpa".
     """
     if batch_size > 1 or q_length != kv_length or attention_mask is not None:
-        shape = {"batch_size": batch_size, "q_length": q_length, "kv_length": kv_length}
-        options |= {"mask_function": mask_function, "attention_mask": attention_mask}
-        return sdpa_mask(**shape, **options, local_size=local_size, device=device)
+        return sdpa_mask(
+            batch_size=batch_size,
+            q_length=q_length,
+            kv_length=kv_length,
+            mask_function=mask_function,
+            attention_mask=attention_mask,
+            local_size=local_size,
+            device=device,
+            **options,
+        )
     index = torch.arange(q_length, device=device)
     zero = torch.zeros((), dtype=torch.long, device=device)
     goes_on = mask_function(zero, zero, index[1:], index[:-1])
-    starts = [0, *(torch.nonzero(~goes_on).flatten() + 1).tolist()]
+    later_starts = (torch.nonzero(~goes_on).flatten() + 1).tolist()
+    bounds = [0, *later_starts, q_length]
     masks = []
-    for start, end in zip(starts, [*starts[1:], q_length], strict=True):
-        mask, row = None, index[start:end]
+    for start, end in pairwise(bounds):
+        row = index[start:end]
+        mask = None
         if local_size is not None and local_size < len(row):
             mask = mask_function(zero, zero, row[:, None], row)[None, None]
         masks.append((len(row), mask))
@@ -158,10 +175,15 @@ def packed_attention(
     """Attention of each row [1, heads, T, size] to itself, [1, T, heads, size] by "sdpa"."""
     if not isinstance(attention_mask, list):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    lengths, masks = zip(*attention_mask, strict=True)
-    parts = (tensor.split(lengths, dim=2) for tensor in (query, key, value))
-    rows = zip(*parts, masks, strict=True)
-    outputs = [sdpa_attention_forward(module, *row, **options)[0] for row in rows]
+    lengths = [length for length, _ in attention_mask]
+    masks = [mask for _, mask in attention_mask]
+    queries = query.split(lengths, dim=2)
+    keys = key.split(lengths, dim=2)
+    values = value.split(lengths, dim=2)
+    outputs = []
+    for row in zip(queries, keys, values, masks, strict=True):
+        output, _ = sdpa_attention_forward(module, *row, **options)
+        outputs.append(output)
     return torch.cat(outputs, dim=1), None
 
 

@@ -41,7 +41,8 @@ def prepare_engine(options: TrainingConfig) -> None:
         _read_by_weights_only_reader()
         warnings.filterwarnings("ignore", ".*is deprecated", FutureWarning, "torch.distributed")
     if options.launch == "fsdp":  # accelerate's backend then takes CPU tensors too
-        os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
+        os.environ["ACCELERATE_USE_FSDP"] = "true"
+        os.environ["FSDP_STATE_DICT_TYPE"] = "FULL_STATE_DICT"
 
 
 def engine_arguments(options: TrainingConfig) -> dict:
@@ -50,7 +51,8 @@ def engine_arguments(options: TrainingConfig) -> dict:
         return {}
     config = read_json(SETTINGS / f"{options.launch}.json")
     if options.launch == "fsdp":
-        return {"fsdp": True, "fsdp_config": config | {"cpu_offload": options.offload_optimizer}}
+        config["cpu_offload"] = options.offload_optimizer
+        return {"fsdp": True, "fsdp_config": config}
     if options.offload_optimizer:
         offload = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
         config["zero_optimization"]["offload_optimizer"] = offload
@@ -73,7 +75,9 @@ class MastersCallback(TrainerCallback):
             }
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        for name, parameter in learned_parameters(model) if self.values else ():
+        if not self.values:
+            return
+        for name, parameter in learned_parameters(model):
             if name in self.values:
                 _set_master(parameter, self.values.pop(name))
 
@@ -84,7 +88,8 @@ def _set_master(parameter: nn.Parameter, value: Tensor) -> None:
 
     value = value.to(parameter.device)
     if hasattr(parameter, "ds_tensor"):  # stage 3: equal parts, the last one padded
-        size, world = parameter.ds_tensor.numel(), torch.distributed.get_world_size()
+        size = parameter.ds_tensor.numel()
+        world = torch.distributed.get_world_size()
         padded = nn.functional.pad(value.flatten(), (0, size * world - value.numel()))
         part = padded.narrow(0, size * torch.distributed.get_rank(), size)
         safe_set_local_fp32_param(parameter, part)
@@ -98,8 +103,11 @@ def by_all_names(module: nn.Module, learned: dict[str, Tensor]) -> dict[str, Ten
     learned: by the names of `learned_parameters`, which names tied parameters once.
     """
     names = {parameter: name for name, parameter in learned_parameters(module)}
-    tied = module.named_parameters(remove_duplicate=False)
-    return {name: learned[names[parameter]] for name, parameter in tied if parameter in names}
+    values = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if parameter in names:
+            values[name] = learned[names[parameter]]
+    return values
 
 
 @torch.no_grad()
@@ -108,24 +116,33 @@ def whole_parameters(module: nn.Module, options: TrainingConfig) -> Iterator[tup
 
     All processes must take them all.
     """
-    whole = Tensor.detach
+    read_whole = Tensor.detach
     if options.launch in ZERO_STAGES:
-        from deepspeed.utils import safe_get_full_fp32_param as whole
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        read_whole = safe_get_full_fp32_param
     if options.launch == "fsdp":
-        from torch.distributed.fsdp import FSDPModule
         from torch.distributed.tensor import DTensor
 
-        for part in module.modules():
-            if isinstance(part, FSDPModule):
-                part.reshard()  # a forward pass without a backward pass left it whole
-        whole = DTensor.full_tensor
+        _reshard(module)
+        read_whole = DTensor.full_tensor
     for name, parameter in learned_parameters(module):
-        yield name, whole(parameter)
+        yield name, read_whole(parameter)
+
+
+def _reshard(module: nn.Module) -> None:
+    """Shard what a forward pass without a backward pass left whole under FSDP."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 def learned_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """The parameters that learn, by name."""
-    return [item for item in module.named_parameters() if item[1].requires_grad]
+    parameters = module.named_parameters()
+    return [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
 
 
 def _read_by_weights_only_reader() -> None:
@@ -163,8 +180,11 @@ def load_extensions(offload: bool) -> None:
 
     Raises UserError if the build fails.
     """
-    names = [] if torch.cuda.is_available() else ["deepspeed_shm_comm"]
-    names += ["cpu_adam"] if offload else []
+    names = []
+    if not torch.cuda.is_available():
+        names.append("deepspeed_shm_comm")
+    if offload:
+        names.append("cpu_adam")
     if not names:
         return
     builds().mkdir(parents=True, exist_ok=True)

@@ -65,12 +65,13 @@ class FiniteCheck(Feature):
         self.rows = rows
 
     def on_loss(self, logs, step):
-        norm = self.mixing.gradient_norm if self.mixing else logs.get("grad_norm", 0.0)
+        norm = logs.get("grad_norm", 0.0) if self.mixing is None else self.mixing.gradient_norm
         if math.isfinite(logs["loss"]) and math.isfinite(norm):
             return
+        rows = ", ".join(str(number) for number in self._all_rows())
         raise Diverged(
             f"step {step}: loss {logs['loss']}, gradient norm {norm}. "
-            f"Rows of the batch, counted from 1: {', '.join(map(str, self._all_rows()))}. "
+            f"Rows of the batch, counted from 1: {rows}. "
             f"Last good checkpoint: {self.checkpoints.newest() or 'none yet'}. Check these rows, "
             f"or lower the learning rate{advice_on_nan()}"
         )
@@ -95,8 +96,9 @@ class RoutingStatistics(Feature):
 
     def metrics(self) -> dict[str, list]:
         """The values of each layer by name, rounded to four digits after the decimal point."""
-        names = self.layers[0] if self.layers else ()
-        return {name: [_rounded(layer[name]) for layer in self.layers] for name in names}
+        if not self.layers:
+            return {}
+        return {name: [_rounded(layer[name]) for layer in self.layers] for name in self.layers[0]}
 
 
 def _rounded(values: Tensor) -> list | float:
@@ -175,7 +177,8 @@ class SaveCallback(TrainerCallback):
         wishes = torch.tensor([self.began >= self.due, bool(self.stop.first)], device=args.device)
         due, stop = over_processes(wishes.int(), "MAX").bool().tolist()
         control.should_save = due or stop
-        control.should_training_stop = self.stopped = stop
+        control.should_training_stop = stop
+        self.stopped = stop
 
     def on_save(self, args, state, control, **kwargs):
         now = time.monotonic()

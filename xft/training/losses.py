@@ -66,7 +66,8 @@ class SplitModel:
 
     def take_states(self) -> Tensor:
         """The hidden states [rows, T, H] of the last forward pass. They are then forgotten."""
-        states, self._states = self._states, None
+        states = self._states
+        self._states = None
         return states
 
     def _keep_states(self, decoder, inputs, output) -> None:
@@ -115,9 +116,11 @@ class LabelledLoss:
         labels [rows, T]; shift_labels: those of the positions that have logits [rows, P, V].
         """
         following = _following(labels)
-        states, parameters = logits, []
+        states = logits
+        parameters = []
         if self.split is not None:
-            states, parameters = self.split.take_states(), self.split.learning()
+            states = self.split.take_states()
+            parameters = self.split.learning()
         places = _places(following)  # a GPU is waited for
         with_logits = places if shift_labels is None else _places(shift_labels)
         states = states.flatten(0, 1).index_select(0, with_logits)
@@ -141,16 +144,19 @@ class LabelledLoss:
         with torch.enable_grad():
             states = states.detach().requires_grad_()
             logits = self._logits(states)
-        gradient, parts, done = torch.empty_like(logits), [], 0
+        gradient = torch.empty_like(logits)
+        parts = []
+        done = 0  # tokens
         for block, wanted in self._blocks(logits.detach(), targets):
             with torch.enable_grad():
                 block = block.detach().requires_grad_()
-                parts.append(_entropies(block, wanted))
-                loss = parts[-1].sum()
+                part = _entropies(block, wanted)
+                loss = part.sum()
+            parts.append(part.detach())
             (gradient[done : done + len(block)],) = torch.autograd.grad(loss, block)
             done += len(block)
-        parts = torch.cat([part.detach() for part in parts])
-        return [parts, *torch.autograd.grad(logits, (states, *parameters), gradient)]
+        gradients = torch.autograd.grad(logits, (states, *parameters), gradient)
+        return [torch.cat(parts), *gradients]
 
     def _logits(self, states: Tensor) -> Tensor:
         return states if self.split is None else self.split.logits(states)
@@ -192,7 +198,9 @@ class _ChunkedSum(torch.autograd.Function):
         if not learns:
             parts = torch.cat([loss.parts_of(*chunk) for chunk in chunks])
             return parts.sum(), parts
-        parts, gradients, sums = [], [], None
+        parts = []
+        gradients = []  # of the chunks' states
+        sums = None  # of the gradients of the parameters
         for chunk in chunks:
             part, gradient, *terms = loss.gradients_of(parameters, *chunk)
             parts.append(part)
@@ -244,8 +252,12 @@ def row_losses(model, loss: LabelledLoss, rows: list[dict], tokenizer) -> dict:
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])
     order = lengths.argsort(descending=True, stable=True)
     ordered = [rows[number] for number in order]
-    given = ordered, lambda some: collate(some).to(model.device), BATCH_ROWS
-    sums = _losses_and_tokens(model, loss, *given)[order.argsort()]
+
+    def make_batch(some: list[dict]) -> dict:
+        return collate(some).to(model.device)
+
+    sums_of_ordered = _losses_and_tokens(model, loss, ordered, make_batch, BATCH_ROWS)
+    sums = sums_of_ordered[order.argsort()]
     total, tokens = sums.sum(dim=0).tolist()
     by_row = [{"loss": lost / count, "tokens": int(count)} for lost, count in sums.tolist()]
     return {"rows": by_row, "loss": total / tokens, **computed_on(model)}

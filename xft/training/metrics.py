@@ -36,7 +36,8 @@ class Throughput:
 
     def count(self, batches: list[dict]) -> None:
         """Count the tokens of the optimiser step that begins. All processes call this."""
-        self._began = self._began or time.perf_counter()
+        if self._began is None:
+            self._began = time.perf_counter()
         counts = over_processes(torch.stack([_counts(batch) for batch in batches]).sum(0))
         self._counts = self._counts.to(counts.device) + counts
 
@@ -82,8 +83,10 @@ class ProgressCallback(TrainerCallback):
         self.shown = {}
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        new = {key: f"{logs[key]:.4f}" for key in LOSSES if key in logs}
-        self.shown |= new | {"tokens": f"{self.throughput.tokens_per_second:.0f}/s"}
+        for key in LOSSES:
+            if key in logs:
+                self.shown[key] = f"{logs[key]:.4f}"
+        self.shown["tokens"] = f"{self.throughput.tokens_per_second:.0f}/s"
         self.bar.set_postfix(self.shown, refresh=False)
         self.bar.update(state.global_step - self.bar.n)
 
@@ -91,8 +94,8 @@ class ProgressCallback(TrainerCallback):
         self.bar.close()
         losses = [f"{name} {self.shown[name]}" for name in LOSSES if name in self.shown]
         say(", ".join([f"step {state.global_step}", *losses, self.throughput.summary()]))
-        took_all_steps = state.global_step >= state.max_steps
-        if took_all_steps and still_falls(change := change_at_end(state.log_history)):
+        change = change_at_end(state.log_history)
+        if state.global_step >= state.max_steps and still_falls(change):
             say(f"the loss still fell in the last quarter, by {-change:.0%}: more steps may help")
 
 
@@ -107,8 +110,9 @@ class MetricsCallback(TrainerCallback):
     def __init__(self, path: Path, extra: Callable[[], dict], checkpoint: Path | None):
         self.path = path
         self.extra = extra
-        before = checkpoint / METRICS_FILE if checkpoint else None
-        text = before.read_text(encoding="utf-8") if before and before.exists() else ""
+        text = ""
+        if checkpoint is not None and (checkpoint / METRICS_FILE).exists():
+            text = (checkpoint / METRICS_FILE).read_text(encoding="utf-8")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
@@ -138,9 +142,12 @@ def tracker_callbacks(
     places = {"TENSORBOARD_LOGGING_DIR": folder / "tensorboard" / run, "WANDB_DIR": folder}
     for name, value in (settings["defaults"] | places).items():
         os.environ.setdefault(name, str(value))
-    os.environ |= settings["always"] | {"WANDB_NAME": run, "WANDB_RUN_ID": training}
+    os.environ.update(settings["always"])
+    os.environ["WANDB_NAME"] = run
+    os.environ["WANDB_RUN_ID"] = training
     folder.mkdir(parents=True, exist_ok=True)
-    return [StatisticsCallback(statistics), *(INTEGRATION_TO_CALLBACK[name] for name in trackers)]
+    of_trackers = [INTEGRATION_TO_CALLBACK[name] for name in trackers]
+    return [StatisticsCallback(statistics), *of_trackers]
 
 
 class StatisticsCallback(TrainerCallback):
@@ -157,10 +164,17 @@ class StatisticsCallback(TrainerCallback):
 def curves(statistics: dict) -> dict[str, float]:
     """The numbers in nested lists, each named by its list and its index in it."""
     numbers = {}
-    waiting = [(name, value) for name, value in statistics.items() if name not in PER_EXPERT]
-    for name, value in waiting:
-        if isinstance(value, list):
-            waiting += [(f"{name}/{index}", item) for index, item in enumerate(value)]
-        else:
-            numbers[name] = value
+    for name, value in statistics.items():
+        if name not in PER_EXPERT:
+            numbers.update(_numbers_in(name, value))
+    return numbers
+
+
+def _numbers_in(name: str, value: list | float) -> dict[str, float]:
+    """The numbers in a list of numbers or lists, or a number itself, by name."""
+    if not isinstance(value, list):
+        return {name: value}
+    numbers = {}
+    for index, item in enumerate(value):
+        numbers.update(_numbers_in(f"{name}/{index}", item))
     return numbers

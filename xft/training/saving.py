@@ -68,7 +68,8 @@ class SavingTrainer(Trainer):
         return {name: value.cpu() for name, value in whole if self.args.process_index == 0}
 
     def _save_checkpoint(self, model, trial):
-        step, training = self.state.global_step, self.training
+        step = self.state.global_step
+        training = self.training
         folder = training.checkpoints.folder / f"checkpoint-{step}"
         with self._writing(f"the checkpoint of step {step}", folder):
             super()._save_checkpoint(model, trial)
@@ -118,9 +119,11 @@ class SavingTrainer(Trainer):
 
     def _stateful(self, folder: Path) -> list[tuple[Path, TrainerCallback]]:
         """The average and the user's callbacks that have a state, with its file in a checkpoint."""
-        numbered = enumerate([self.average, *self.training.callbacks])
-        stateful = [(n, callback) for n, callback in numbered if hasattr(callback, "state_dict")]
-        return [(folder / f"callback-{n}.safetensors", callback) for n, callback in stateful]
+        stateful = []
+        for number, callback in enumerate([self.average, *self.training.callbacks]):
+            if hasattr(callback, "state_dict"):
+                stateful.append((folder / f"callback-{number}.safetensors", callback))
+        return stateful
 
     @torch.no_grad()
     def _set_learned(self, learned: dict[str, torch.Tensor]) -> None:
@@ -164,7 +167,7 @@ class Checkpoints:
             self._restore_best()
             yield
             shutil.rmtree(self.folder)
-            (self.root / OWNER).unlink()
+            (self.root / OWNER).unlink()  # under its lock: see `claims.lock`
         with suppress(OSError):  # it may hold checkpoints of other trainings
             self.root.rmdir()
 
@@ -194,14 +197,15 @@ class Checkpoints:
         """Report the checkpoints of other trainings. Their empty folders are removed."""
         folders = {path for path in self.root.iterdir() if path.is_dir()}
         for folder in sorted(folders - {self.folder}):
-            if sizes := [path.stat().st_size for path in folder.rglob("*") if path.is_file()]:
-                say(
-                    f"{folder} holds checkpoints of a training with other settings, "
-                    f"{sum(sizes) / 1e6:,.1f} MB. It continues if its settings come back. Delete "
-                    "the folder if you do not need it any more"
-                )
-            else:
+            sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+            if not sizes:
                 shutil.rmtree(folder)
+                continue
+            say(
+                f"{folder} holds checkpoints of a training with other settings, "
+                f"{sum(sizes) / 1e6:,.1f} MB. It continues if its settings come back. Delete "
+                "the folder if you do not need it any more"
+            )
 
     def _drop_damaged(self) -> None:
         """Remove damaged checkpoints, from the newest on, down to the first complete one."""

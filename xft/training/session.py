@@ -93,7 +93,8 @@ class Session:
         import torch
         from transformers import logging, set_seed
 
-        run, precision = self.request.run, self.request.options.precision
+        run = self.request.run
+        precision = self.request.options.precision
         torch.set_num_threads(run.threads)
         set_seed(run.seed)
         logging.disable_progress_bar()
@@ -117,11 +118,14 @@ class Session:
             text = summary([request.data], report)
         for number, code in enumerate(codes_in(request.options.callbacks), 1):
             self.ids[f"callback {number}"] = hash_program(code.file)
-        self.examples, self.validation = tokens.training, tokens.validation
-        if fault := request.options.fault_of_validation(len(self.validation)):
+        self.examples = tokens.training
+        self.validation = tokens.validation
+        fault = request.options.fault_of_validation(len(self.validation))
+        if fault:
             raise UserError(fault)
         text = f"{text}; global batch {request.options.global_batch}"
-        if (ratio := request.flops_ratio) is not None:
+        ratio = request.flops_ratio
+        if ratio is not None:
             options = request.options.with_steps_times(ratio, len(self.examples))
             self.request = replace(request, options=options)
             text += f"; equal FLOPs: {ratio:.4g} times the optimiser steps, {options.max_steps}"
@@ -156,10 +160,8 @@ class Session:
         known = {"parameters": parameters, "inputs": inputs, "packages": packages}
         seconds = 60 * request.options.save_minutes
         checkpoints = Checkpoints(request.out, json_sha256(known), seconds)
-        with (
-            StopRequest() as stop,
-            checkpoints.claimed() if is_main_process() else nullcontext(),
-        ):
+        claim = checkpoints.claimed() if is_main_process() else nullcontext()
+        with StopRequest() as stop, claim:
             training = Training(
                 model=model,
                 examples=self.examples,
@@ -201,8 +203,9 @@ class Session:
             return None
         from xft.training.metrics import tracker_callbacks
 
-        step, name = request.step, request.out.name
-        training = job_name() or (step if name == step else f"{step}/{name}")
+        step = request.step
+        name_by_hand = step if request.out.name == step else f"{step}/{request.out.name}"
+        training = job_name() or name_by_hand
         return partial(tracker_callbacks, request.run.report_to, request.tracker_dir, training)
 
 
@@ -228,7 +231,8 @@ def on_this_machine(options: TrainingConfig, step: str) -> TrainingConfig:
     """
     import torch
 
-    if fault := fault_of_devices(options, torch.cuda.device_count()):
+    fault = fault_of_devices(options, torch.cuda.device_count())
+    if fault:
         raise UserError(fault)
     if options.launch != "single" and "RANK" not in os.environ:
         command = torchrun(options.processes, options.nodes)
@@ -251,10 +255,10 @@ def made_callback(code: UserCode):
     from transformers import TrainerCallback
 
     with errors_of([code]):
-        made = code.load(CALLBACK)()
-    if not isinstance(made, TrainerCallback):
+        callback = code.load(CALLBACK)()
+    if not isinstance(callback, TrainerCallback):
         raise UserError(f"{code.file}: {code.name} is no transformers.TrainerCallback")
-    return made
+    return callback
 
 
 def leave_group() -> None:

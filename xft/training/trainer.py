@@ -74,7 +74,7 @@ def train(training: Training) -> dict[str, torch.Tensor]:
         trainer.add_callback(engines.MastersCallback(training.model, training.options))
     saving = features.SaveCallback(training.checkpoints.seconds, training.stop)
     trainer.add_callback(saving)
-    trainer.train(resume_from_checkpoint=newest and str(newest))
+    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     if saving.stopped and not trainer.ending.stopped_early:
         step = trainer.state.global_step
         say_once(f"stopped. Run the same command again to continue from step {step}")
@@ -90,9 +90,12 @@ class ResumingTrainer(SavingTrainer):
     """
 
     def __init__(self, training: Training):
-        options, model, mixing = training.options, training.model, training.mixing
+        options = training.options
+        model = training.model
+        mixing = training.mixing
         steps = options.steps(len(training.examples), options.global_batch)
-        if fault := options.fault_of_steps(steps):
+        fault = options.fault_of_steps(steps)
+        if fault:
             raise UserError(fault)
         validation = list(training.validation)
         engines.prepare_engine(options)
@@ -121,9 +124,10 @@ class ResumingTrainer(SavingTrainer):
         self.learned = model if mixing is None else mixing.logits
         self.loss = LabelledLoss(model, whole_head=options.launch != "zero3")
         self.throughput = metrics.Throughput()
-        check = features.FiniteCheck(self.accelerator, training.checkpoints, mixing)
-        of_user = (own for own in training.callbacks if isinstance(own, features.Feature))
-        self.features = [check, *of_user]
+        self.features = [features.FiniteCheck(self.accelerator, training.checkpoints, mixing)]
+        for callback in training.callbacks:
+            if isinstance(callback, features.Feature):
+                self.features.append(callback)
         self.ending = features.ValidationCallback(options, self.keep_as_best)
         self.add_callback(self.ending)
         self.average = None
@@ -141,18 +145,22 @@ class ResumingTrainer(SavingTrainer):
         """Report progress and metrics. Only the main process does so."""
         if not is_main_process():
             return
-        training, statistics = self.training, self.training.mixing
+        training = self.training
         self.add_callback(metrics.ProgressCallback(self.throughput))
         if self.options.batching == "packed":
             say(f"packed rows, with attention by {self.model.config._attn_implementation}")
         if newest is not None:
             say(f"continuing from step {step_of(newest)}")
-        if statistics is None and (training.metrics_file or training.tracking):
+        if training.metrics_file is None and training.tracking is None:
+            return
+        statistics = training.mixing
+        if statistics is None:
             statistics = features.RoutingStatistics(self.accelerator)
             self.features.append(statistics)
         if training.metrics_file is not None:
-            writing = training.metrics_file, statistics.metrics, newest
-            self.add_callback(metrics.MetricsCallback(*writing))
+            self.add_callback(
+                metrics.MetricsCallback(training.metrics_file, statistics.metrics, newest)
+            )
         if training.tracking is not None:
             for callback in training.tracking(training.checkpoints.folder.name, statistics.metrics):
                 self.add_callback(callback)
@@ -161,17 +169,18 @@ class ResumingTrainer(SavingTrainer):
         if self.options.batching != "by_length":
             return super()._get_train_sampler(train_dataset)
         rows = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        seed, epoch = self.args.data_seed, lambda: int(self.state.epoch)
-        return LengthSampler(self.train_dataset.lengths, rows, seed, epoch)
+        lengths = self.train_dataset.lengths
+        return LengthSampler(lengths, rows, self.args.data_seed, lambda: int(self.state.epoch))
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The batches of an optimiser step, without repeated rows, and their trained tokens."""
-        size, rows = self.args.train_batch_size, len(self.train_dataset)
-        of_all = size * self.args.world_size  # rows of a batch of all processes
-        of_step = of_all * self.args.gradient_accumulation_steps
-        step_of_epoch = self.state.global_step % math.ceil(rows / of_step)
-        begin = step_of_epoch * of_step + self.args.process_index * size
-        batches = without_repeats(epoch_iterator, rows, begin, of_all)
+        size = self.args.train_batch_size
+        rows = len(self.train_dataset)
+        rows_of_batch = size * self.args.world_size  # of all processes
+        rows_of_step = rows_of_batch * self.args.gradient_accumulation_steps
+        step_of_epoch = self.state.global_step % math.ceil(rows / rows_of_step)
+        begin = step_of_epoch * rows_of_step + self.args.process_index * size
+        batches = without_repeats(epoch_iterator, rows, begin, rows_of_batch)
         batches, tokens = super().get_batch_samples(batches, num_batches, device)
         self.throughput.count(batches)
         numbers = [batch.pop("row") for batch in batches]
@@ -203,13 +212,13 @@ class ResumingTrainer(SavingTrainer):
 
     def evaluate(self, *_, **__):
         """Log the loss on the validation rows, and tell the callbacks."""
-        step, losses = self.state.global_step, self.training.losses
-        measured = self.model, self.loss, self.eval_dataset
+        step = self.state.global_step
+        losses = self.training.losses
         if losses is not None and step == self.state.max_steps:
-            loss = losses.measure(*measured)
+            loss = losses.measure(self.model, self.loss, self.eval_dataset)
         else:
-            make, size = self.data_collator, self.args.per_device_train_batch_size
-            loss = validation_loss(*measured, lambda rows: self._prepare_inputs(make(rows)), size)
+            size = self.args.per_device_train_batch_size
+            loss = validation_loss(self.model, self.loss, self.eval_dataset, self._make_batch, size)
         if not math.isfinite(loss):
             raise features.Diverged(f"step {step}: validation loss {loss}. Lower the learning rate")
         logs = {VALIDATION_LOSS: loss}
@@ -217,20 +226,25 @@ class ResumingTrainer(SavingTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
 
+    def _make_batch(self, rows: list[dict]) -> dict:
+        """The model's inputs, on its device, from some rows."""
+        return self._prepare_inputs(self.data_collator(rows))
+
 
 def training_arguments(
     options: TrainingConfig, seed: int, folder: str, steps: int, validates: bool
 ) -> TrainingArguments:
-    """Keys of the same name are handed on as they are. None means the default, if not said here.
+    """The arguments of transformers' Trainer for the options of a training.
 
-    By default no weight decays, and nothing is reported.
+    Keys of the same name are handed on as they are. None means the default, if not said here. By
+    default no weight decays, and nothing is reported.
 
     folder: of the checkpoints.
     steps: that the optimiser takes.
     validates: whether there are validation rows.
     """
-    known = {field.name for field in fields(TrainingArguments)}
-    same = options.model_dump(include=known - {"max_grad_norm", "eval_steps"}, exclude_none=True)
+    names = {field.name for field in fields(TrainingArguments)}
+    same = options.model_dump(include=names - {"max_grad_norm", "eval_steps"}, exclude_none=True)
     if options.lr_scheduler_type == "warmup_stable_decay":
         decay = max(round(DECAY_SHARE * steps), 1)
         same["lr_scheduler_kwargs"] = {"num_decay_steps": decay, "decay_type": "linear"}

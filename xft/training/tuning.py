@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from xft.artifacts.artifact import OpenedArtifact, create_artifact, write_json
+from xft.artifacts.artifact import Draft, OpenedArtifact, create_artifact, write_json
 from xft.artifacts.manifest import as_json
 from xft.checkpoints.model_files import check_rank, torch_dtype
 from xft.checkpoints.reader import Checkpoint
@@ -49,11 +49,13 @@ class Adapters:
         Only in the main process, which keeps the frozen weights, and only once: they become the
         merged ones in place. The product is computed in fp32, and rounded to the weight's dtype.
         """
-        others, merged = dict(learned), {}
+        others = dict(learned)
+        merged = {}
         for name, weight in self._frozen.items():
-            factors = (others.pop(f"{name}.lora_{letter}.default.weight") for letter in "AB")
-            reduce, expand = (factor.to(weight.device).float() for factor in factors)
-            merged[f"{name}.weight"] = weight.add_((self._scale * (expand @ reduce)).to(weight))
+            a = others.pop(f"{name}.lora_A.default.weight").to(weight.device).float()
+            b = others.pop(f"{name}.lora_B.default.weight").to(weight.device).float()
+            product = self._scale * (b @ a)
+            merged[f"{name}.weight"] = weight.add_(product.to(weight))
         return others | merged
 
 
@@ -77,7 +79,7 @@ def tune(
     request = session.request
     model = load_whole(AutoModelForCausalLM, source.path, dtype=session.weight_dtype)
     adapters = adapt(model) if adapt else None
-    checkpoint, kind = source.checkpoint, request.step
+    checkpoint = source.checkpoint
     template = make_template(request.tokens.template, session.tokenizer)
     settings = tuned_generation_config(source.path, checkpoint.config, session.tokenizer, template)
     parameters = request.parameters | session.datasets | {"base": base}
@@ -90,7 +92,7 @@ def tune(
             return
         if adapters is not None:
             learned = adapters.merged(learned)
-        with create_artifact(request.out, kind, parameters, inputs) as draft:
+        with create_artifact(request.out, request.step, parameters, inputs) as draft:
             state = revert_weight_conversion(model, learned)
             specs = trained_specs(checkpoint, state, model.base_model_prefix)
             card = make_card(checkpoint.config, parameters, session.ids["data"])
@@ -98,21 +100,35 @@ def tune(
             if settings is not None:
                 write_json(draft.path / GENERATION_CONFIG, settings)
             if request.losses and losses and losses.content:
-                tokens, threads = session.ids.get("tokens"), request.run.threads
-                weights = {name: file["sha256"] for name, file in draft.known_files.items()}
-                of = {"tokens": tokens, "threads": threads, "weights": weights}
-                write_whole(request.losses, as_json({"of": of, "losses": losses.content}))
+                _write_losses(session, losses, draft)
 
 
 def _artifact_losses(session: Session, checkpoint: Checkpoint) -> ArtifactLosses | None:
-    """None if the artifact is not the model after the last step, or the training does not compute
+    """Measures the losses of the artifact of a training.
+
+    None if the artifact is not the model after the last step, or if the training does not compute
     as step validation_loss does.
     """
-    options, dtypes = session.request.options, {checkpoint.dtype(name) for name in checkpoint.names}
-    computes = options.launch, options.precision, options.keep, device()
-    if computes != ("single", "fp32", "last", "cpu") or len(dtypes) > 1:
+    options = session.request.options
+    if options.keep != "last":
         return None
-    return ArtifactLosses(torch_dtype(*dtypes), session.tokenizer)
+    if options.launch != "single" or options.precision != "fp32" or device() != "cpu":
+        return None
+    dtypes = {checkpoint.dtype(name) for name in checkpoint.names}
+    if len(dtypes) > 1:
+        return None
+    return ArtifactLosses(torch_dtype(dtypes.pop()), session.tokenizer)
+
+
+def _write_losses(session: Session, losses: ArtifactLosses, draft: Draft) -> None:
+    """Write the losses of an artifact, and what they were measured with, for validation_loss."""
+    request = session.request
+    measured_with = {
+        "tokens": session.ids.get("tokens"),
+        "threads": request.run.threads,
+        "weights": {name: file["sha256"] for name, file in draft.known_files.items()},
+    }
+    write_whole(request.losses, as_json({"of": measured_with, "losses": losses.content}))
 
 
 def adapt_all(model: PreTrainedModel, rank: int, alpha: float) -> Adapters:
@@ -127,9 +143,10 @@ def adapt_mixture(model: PreTrainedModel) -> Adapters | None:
     nothing else, all other weights but the base's MLPs, or low-rank products of the linear layers
     outside the MLPs. Raises UserError as `Adapters` does.
     """
-    config, adapters = model.config, None
+    config = model.config
     if config.experts != "lora":
         return None
+    adapters = None
     if config.train_rest == "lora":
         mlps = [layer.mlp for layer in model.get_decoder().layers]
         adapters = Adapters(model, _linear_layers(model, mlps), config.rank, config.lora_alpha)
@@ -139,7 +156,9 @@ def adapt_mixture(model: PreTrainedModel) -> Adapters | None:
 
 def _linear_layers(model: PreTrainedModel, without: Iterable[nn.Module]) -> dict[str, nn.Linear]:
     """The linear layers by name, apart from the output embeddings and those within `without`."""
-    excluded = {model.get_output_embeddings(), *(m for part in without for m in part.modules())}
+    excluded = {model.get_output_embeddings()}
+    for part in without:
+        excluded.update(part.modules())
     return {
         name: module
         for name, module in model.named_modules()
