@@ -30,15 +30,16 @@ class LoadedModel(TensorSource):
                 "out of its wrapper; an adapter of PEFT becomes part of it by merge_and_unload()"
             )
         held = model.state_dict()
-        if fault := fault_of_state(model, held):
+        fault = fault_of_state(model, held)
+        if fault is not None:
             raise UserError(f"{name} {fault}")
         self.config = model.config.to_dict()
         self.config.pop("_name_or_path", None)
-        tied = dict(model.named_parameters(remove_duplicate=False)).keys()
-        tied -= dict(model.named_parameters()).keys()
+        all_names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        tied = all_names - {name for name, _ in model.named_parameters()}
         state = {name: value for name, value in held.items() if name not in tied}
         self._tensors = revert_weight_conversion(model, state)
-        self.tensors = {n: self._info(n, tensor) for n, tensor in self._tensors.items()}
+        self.tensors = {name: self._info(name, value) for name, value in self._tensors.items()}
 
     def get(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -57,19 +58,28 @@ def fault_of_state(model: PreTrainedModel, held: dict) -> str | None:
     is_quantised = getattr(model.config, "quantization_config", None) is not None
     if is_quantised or not all(isinstance(value, Tensor) for value in held.values()):
         return "is quantised. Load it without quantisation"
-    if inside := next((name for name in held if ".base_layer." in name), None):
+    adapted = [name.partition(".base_layer.")[0] for name in held if ".base_layer." in name]
+    if adapted:
         return (
-            f"holds adapters of PEFT, such as that around {inside.partition('.base_layer.')[0]}. "
+            f"holds adapters of PEFT, such as that around {adapted[0]}. "
             "They become part of it by merge_and_unload() of the PEFT model"
         )
     with torch.device("meta"):
         whole = type(model)(copy.deepcopy(model.config)).state_dict()
-    shapes = [{(name, value.shape) for name, value in state.items()} for state in (held, whole)]
-    if different := sorted(name for name, _ in shapes[0] ^ shapes[1]):
+    different = sorted(name for name, _ in _shapes(held) ^ _shapes(whole))
+    if different:
         return (
             f"is not as its config says: {different[0]} is missing, new or of another shape. Give "
             "a whole model; torch.nn.utils.prune.remove makes pruned weights final"
         )
-    if unset := next((name for name, value in held.items() if value.is_meta), None):
-        return f"has no values for {unset}: it is offloaded, or on the device meta. Load it whole"
+    unset = [name for name, value in held.items() if value.is_meta]
+    if unset:
+        return (
+            f"has no values for {unset[0]}: it is offloaded, or on the device meta. Load it whole"
+        )
     return None
+
+
+def _shapes(state: dict[str, Tensor]) -> set[tuple[str, torch.Size]]:
+    """The name and the shape of each tensor."""
+    return {(name, value.shape) for name, value in state.items()}

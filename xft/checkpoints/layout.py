@@ -17,7 +17,7 @@ a projection, r for the rank.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from xft.checkpoints.reader import TensorTable
 from xft.common.errors import UserError
@@ -106,13 +106,28 @@ class FfnLayer:
 
     def fused(self, part: str = "weight") -> list[tuple[str, tuple[str, ...]]]:
         """The fused tensors of the routed experts, each with the projections that it holds."""
-        held = {"gate_up_proj" if self.form.gated else "up_proj": self.form.inputs}
-        held |= {"down_proj": (self.form.output,)}
+        first = "gate_up_proj" if self.form.gated else "up_proj"
         end = "_bias" if part == "bias" else ""
-        return [(f"{self.prefix}.experts.{name}{end}", inside) for name, inside in held.items()]
+        return [
+            (f"{self.prefix}.experts.{first}{end}", self.form.inputs),
+            (f"{self.prefix}.experts.down_proj{end}", (self.form.output,)),
+        ]
 
     def router(self, part: str) -> str:
         return f"{self.prefix}.router.{part}.weight"
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """The tensors that the MLP of one layer holds, in a dense model or a mixture.
+
+    prefix, index: as in `FfnLayer`.
+    held: the names behind the prefix.
+    """
+
+    prefix: str
+    index: int
+    held: set[str] = field(default_factory=set)
 
 
 def dense_layers(names: Iterable[str], config: dict) -> list[FfnLayer]:
@@ -130,13 +145,14 @@ def dense_layers(names: Iterable[str], config: dict) -> list[FfnLayer]:
     if any(".experts." in name for name in names):
         raise UserError(f"{model} is a mixture of experts already; only dense models are upcycled")
     expected = config.get("num_hidden_layers")
-    present = {int(match[1]) for name in names if (match := LAYER.search(name))}
+    matches = [LAYER.search(name) for name in names]
+    present = {int(match[1]) for match in matches if match is not None}
     if present and len(present) != expected:
         raise UserError(
             f"{model}: its config.json says num_hidden_layers = {expected!r:.40}, but the weights "
             f"hold {len(present)} layers. One of the two belongs to another model"
         )
-    layers = [_dense_layer(*place, held, model) for place, held in _by_layer(names).items()]
+    layers = [_dense_layer(mlp, model) for mlp in _mlps(names)]
     if not layers or len(layers) != expected:
         number = f"{len(layers)} of {expected}" if layers else "none of its"
         raise UserError(
@@ -152,11 +168,10 @@ def moe_layers(names: Iterable[str]) -> list[FfnLayer]:
     FFN weights of LoRA experts do not say whether the MLP has biases; `parts` is then without
     them. Raises UserError if there are no such layers, or if full experts lack a shared one.
     """
-    layers = _by_layer(names).items()
-    upcycled = [item for item in layers if "experts.down_proj" in item[1] or _factored(item[1])]
+    upcycled = [mlp for mlp in _mlps(names) if _holds_experts(mlp)]
     if not upcycled:
         raise UserError("no layer holds experts: not an upcycled model")
-    return [_moe_layer(*place, held) for place, held in upcycled]
+    return [_moe_layer(mlp) for mlp in upcycled]
 
 
 def no_shared_expert(index: int) -> str:
@@ -170,50 +185,69 @@ def outside(names: Iterable[str], layers: list[FfnLayer]) -> list[str]:
     return [name for name in names if not name.startswith(prefixes)]
 
 
-def _dense_layer(prefix: str, index: int, held: set[str], model: str) -> FfnLayer:
-    linear = _linear_layers(held)
+def _mlps(names: Iterable[str]) -> list[Mlp]:
+    """The MLPs of a model with these tensors, first layer first."""
+    mlps: dict[str, Mlp] = {}
+    for name in names:
+        match = MLP_TENSOR.fullmatch(name)
+        if match is None:
+            continue
+        prefix = match["prefix"]
+        if prefix not in mlps:
+            mlps[prefix] = Mlp(prefix, int(match["index"]))
+        mlps[prefix].held.add(match["rest"])
+    return sorted(mlps.values(), key=lambda mlp: mlp.index)
+
+
+def _dense_layer(mlp: Mlp, model: str) -> FfnLayer:
+    """The layer of a dense model. Raises UserError if the form of its MLP cannot be upcycled."""
+    linear = _linear_layers(mlp.held)
     form = find_form(linear)
-    complete = form and len(held) == sum(map(len, linear.values()))
-    if complete and len(set(linear.values())) == 1:
-        return FfnLayer(prefix, index, form, linear[form.output])
+    holds_nothing_else = len(mlp.held) == sum(len(parts) for parts in linear.values())
+    has_equal_parts = len(set(linear.values())) == 1
+    if form is not None and holds_nothing_else and has_equal_parts:
+        return FfnLayer(mlp.prefix, mlp.index, form, linear[form.output])
     raise UserError(
-        f"{model}: the MLP of layer {index} holds {', '.join(sorted(held))}. It can be upcycled if "
-        f"it holds the weights, and perhaps all biases, of one of these: {forms()}"
+        f"{model}: the MLP of layer {mlp.index} holds {', '.join(sorted(mlp.held))}. It can be "
+        "upcycled if it holds the weights, and perhaps all biases, of one of these: "
+        f"{forms()}"
     )
 
 
-def _moe_layer(prefix: str, index: int, held: set[str]) -> FfnLayer:
-    if factored := _factored(held):
-        form, parts = find_form(factored), _linear_layers(held, "dense")
-        return FfnLayer(prefix, index, form, parts.get(form.output, ("weight",)), low_rank=True)
-    shared = _linear_layers(held, "shared_expert")
+def _holds_experts(mlp: Mlp) -> bool:
+    return "experts.down_proj" in mlp.held or bool(_factored(mlp.held))
+
+
+def _moe_layer(mlp: Mlp) -> FfnLayer:
+    """The layer of an MLP with experts. Raises UserError if full experts lack a shared one."""
+    factored = _factored(mlp.held)
+    if factored:
+        form = find_form(factored)
+        base_parts = _linear_layers(mlp.held, "dense")
+        parts = base_parts.get(form.output, ("weight",))
+        return FfnLayer(mlp.prefix, mlp.index, form, parts, low_rank=True)
+    shared = _linear_layers(mlp.held, "shared_expert")
     form = find_form(shared)
     if form is None:
-        raise UserError(no_shared_expert(index))
-    return FfnLayer(prefix, index, form, shared[form.output])
+        raise UserError(no_shared_expert(mlp.index))
+    return FfnLayer(mlp.prefix, mlp.index, form, shared[form.output])
 
 
 def _factored(held: set[str]) -> set[str]:
     """The projections that have factors of LoRA experts."""
-    return {match["projection"] for name in held if (match := FACTOR.fullmatch(name))}
+    matches = [FACTOR.fullmatch(name) for name in held]
+    return {match["projection"] for match in matches if match is not None}
 
 
 def _linear_layers(held: Iterable[str], module: str = "") -> dict[str, tuple[str, ...]]:
     """The parts, weight and bias, of each linear layer in a module of the MLP, by its name."""
-    parts: dict[str, set[str]] = {}
+    layers: dict[str, set[str]] = {}
     for name in held:
         place, _, part = name.rpartition(".")
         owner, _, layer = place.rpartition(".")
         if part in PARTS and owner == module:
-            parts.setdefault(layer, set()).add(part)
-    return {layer: tuple(sorted(held, key=PARTS.index)) for layer, held in parts.items()}
-
-
-def _by_layer(names: Iterable[str]) -> dict[tuple[str, int], set[str]]:
-    layers: dict[tuple[str, int], set[str]] = {}
-    for match in filter(None, map(MLP_TENSOR.fullmatch, names)):
-        layers.setdefault((match["prefix"], int(match["index"])), set()).add(match["rest"])
-    return dict(sorted(layers.items(), key=lambda item: item[0][1]))
+            layers.setdefault(layer, set()).add(part)
+    return {layer: tuple(sorted(parts, key=PARTS.index)) for layer, parts in layers.items()}
 
 
 def forms() -> str:
@@ -237,8 +271,10 @@ def ffn_names(moe: TensorTable) -> list[str]:
 
 def _expert_names(moe: TensorTable, layer: FfnLayer) -> list[str]:
     if not layer.low_rank:
-        shared = [layer.shared(projection, part) for projection, part in layer.tensors]
-        return [*shared, *(name for part in layer.parts for name, _ in layer.fused(part))]
+        names = [layer.shared(projection, part) for projection, part in layer.tensors]
+        for part in layer.parts:
+            names += [name for name, _ in layer.fused(part)]
+        return names
     experts = moe.shape(layer.factor(layer.form.output, "A"))[0]
     if moe.shape(layer.router("input"))[0] == experts:  # the router chooses among all
         raise UserError(no_shared_expert(layer.index))

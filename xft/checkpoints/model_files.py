@@ -90,7 +90,8 @@ def open_safetensors(path: Path, framework: str):
 def _header_length(path: Path) -> int:
     """The length of the header in bytes. Raises UserError if it cannot be right."""
     with open_regular(path) as file:
-        size, prefix = os.fstat(file.fileno()).st_size, file.read(PREFIX_BYTES)
+        size = os.fstat(file.fileno()).st_size
+        prefix = file.read(PREFIX_BYTES)
     length = int.from_bytes(prefix, "little")
     if length <= min(MAX_HEADER_BYTES, size - PREFIX_BYTES):
         return length
@@ -136,7 +137,7 @@ def weight_files(folder: Path) -> list[str]:
         return [SINGLE_FILE]
     weight_map = read_json(folder / INDEX_FILE).get("weight_map")
     files = weight_map.values() if isinstance(weight_map, dict) else []
-    return sorted(set(filter(is_file_name, files)))
+    return sorted({file for file in files if is_file_name(file)})
 
 
 def is_file_name(value: object) -> bool:
@@ -181,9 +182,12 @@ def window(config: dict) -> int | None:
 
     None if no key states it, or if scaled positions or a sliding window allow longer texts.
     """
-    stated = [value for key in WINDOW_KEYS if type(value := config.get(key)) is int]
     is_sliding = config.get("sliding_window") and config.get("use_sliding_window", True)
-    return None if is_sliding or _is_scaled(config) else max(stated, default=None)
+    if is_sliding or _is_scaled(config):
+        return None
+    values = [config.get(key) for key in WINDOW_KEYS]
+    stated = [value for value in values if type(value) is int]
+    return max(stated, default=None)
 
 
 def _is_scaled(config: dict) -> bool:
@@ -208,9 +212,12 @@ def check_rank(key: str, rank: int, sizes: Mapping[str, int]) -> None:
 
 def check_vocabulary(folder: Path) -> None:
     """Raise UserError if the tokenizer of a model folder has a token that the model lacks."""
-    size, highest = embedding_size(folder), highest_token(folder)
-    if size is not None and highest is not None and highest[1] >= size:
-        token, number = highest
+    size = embedding_size(folder)
+    highest = highest_token(folder)
+    if size is None or highest is None:
+        return
+    token, number = highest
+    if number >= size:
         raise UserError(
             f"{folder}: the token {token!r:.80} has the id {number}, but the embedding has {size} "
             f"rows, for ids up to {size - 1}. Use the model's own tokenizer, where EOS can pad: "
@@ -224,11 +231,12 @@ def embedding_size(folder: Path) -> int | None:
 
     None if neither states it. Raises UserError if a file is damaged.
     """
-    files = [folder / name for name in weight_files(folder) if (folder / name).is_file()]
-    tensors = (item for file in files for item in read_tensors(file).items())
-    for name, tensor in tensors:
-        if name.endswith(EMBEDDINGS) and tensor.shape:
-            return tensor.shape[0]
+    for file in weight_files(folder):
+        if not (folder / file).is_file():
+            continue
+        for name, tensor in read_tensors(folder / file).items():
+            if name.endswith(EMBEDDINGS) and tensor.shape:
+                return tensor.shape[0]
     config = folder / "config.json"
     stated = read_model_config(config).get("vocab_size") if config.is_file() else None
     return stated if type(stated) is int else None
@@ -261,10 +269,17 @@ def highest_token(folder: Path) -> tuple[str, int] | None:
 
 
 def _media_tokens(settings: dict) -> list[str]:
-    extra = [settings.get("extra_special_tokens"), settings.get("model_specific_special_tokens")]
-    named = [settings, *(tokens for tokens in extra if isinstance(tokens, dict))]
-    values = [v for tokens in named for key, v in tokens.items() if MEDIA_TOKENS.fullmatch(key)]
-    return [v.get("content") if isinstance(v, dict) else str(v) for v in values]
+    """The tokens for images, sound and video that a tokenizer's config names."""
+    groups = [settings]
+    for key in ("extra_special_tokens", "model_specific_special_tokens"):
+        if isinstance(settings.get(key), dict):
+            groups.append(settings[key])
+    tokens = []
+    for group in groups:
+        for key, value in group.items():
+            if MEDIA_TOKENS.fullmatch(key):
+                tokens.append(value.get("content") if isinstance(value, dict) else str(value))
+    return tokens
 
 
 def fact_of_card(folder: Path | str, key: str) -> str | None:
@@ -272,5 +287,7 @@ def fact_of_card(folder: Path | str, key: str) -> str | None:
     file = Path(folder) / "README.md"
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
     front = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
-    stated = re.search(rf"^{key}: *([\w./-]+)$", front[1], re.MULTILINE) if front else None
-    return stated and stated[1]
+    if front is None:
+        return None
+    stated = re.search(rf"^{key}: *([\w./-]+)$", front[1], re.MULTILINE)
+    return None if stated is None else stated[1]

@@ -98,7 +98,8 @@ class CheckpointHeaders(TensorTable):
 
     def _locate(self) -> dict[str, str]:
         """The file of each tensor. Reads, and so checks, the headers of all `tensors`."""
-        index_file, single_file = self.folder / INDEX_FILE, self.folder / SINGLE_FILE
+        index_file = self.folder / INDEX_FILE
+        single_file = self.folder / SINGLE_FILE
         if os.path.lexists(index_file):
             return self._check_index(read_json(index_file))
         if not self.folder.is_dir():
@@ -109,10 +110,13 @@ class CheckpointHeaders(TensorTable):
         return dict.fromkeys(self.tensors, SINGLE_FILE)
 
     def _check_index(self, index: dict) -> dict[str, str]:
-        index_file, weight_map = self.folder / INDEX_FILE, index.get("weight_map")
+        """The file of each tensor, by an index. Raises UserError if the shards do not fit it."""
+        index_file = self.folder / INDEX_FILE
+        weight_map = index.get("weight_map")
         if not weight_map or not isinstance(weight_map, dict):
             raise UserError(f"{index_file} has no weight_map")
-        stated = {}
+        is_selection = (index.get("metadata") or {}).get(SELECTION)
+        stated = {}  # the names of each file's tensors
         for name, file in weight_map.items():
             if not model_files.is_file_name(file):
                 raise UserError(f"{index_file} names {file!r:.80}, which is not inside its folder")
@@ -120,14 +124,15 @@ class CheckpointHeaders(TensorTable):
         for file, names in sorted(stated.items()):
             path = self.folder / file
             held = model_files.read_tensors(path)
-            if lost := names - held.keys():
+            lost = names - held.keys()
+            if lost:
                 raise UserError(f"{path} lacks {min(lost)}, which the index puts there")
-            is_selection = (index.get("metadata") or {}).get(SELECTION)
-            if (foreign := held.keys() - names) and not is_selection:
+            foreign = held.keys() - names
+            if foreign and not is_selection:
                 name = min(foreign)
                 place = weight_map.get(name, "no file")
                 raise UserError(f"{path} holds {name}, which {index_file} puts in {place}")
-            self.tensors |= {name: held[name] for name in names}
+            self.tensors.update({name: held[name] for name in names})
         return weight_map
 
 

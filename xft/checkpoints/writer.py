@@ -59,10 +59,12 @@ def write_checkpoint(
 
     Returns size and SHA-256 of each safetensors file, by file name.
     """
-    shards, total = _split(specs, max_shard_bytes), sum(spec.nbytes for spec in specs)
-    files, count = {SINGLE_FILE: specs}, len(shards)
+    shards = _split(specs, max_shard_bytes)
+    total = sum(spec.nbytes for spec in specs)
+    files = {SINGLE_FILE: specs}
+    count = len(shards)
     if count > 1:
-        names = [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+        names = [f"model-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
         files = dict(zip(names, shards, strict=True))
         places = {spec.name: name for name, shard in files.items() for spec in shard}
         _write_index(folder, places, {"total_size": total})
@@ -71,7 +73,9 @@ def write_checkpoint(
 
 
 def _split(specs: list[TensorSpec], max_shard_bytes: int) -> list[list[TensorSpec]]:
-    shards, size = [[]], 0
+    """The tensors of each shard. A tensor that is larger than a shard may be has its own."""
+    shards = [[]]
+    size = 0  # of the last shard
     for spec in specs:
         if shards[-1] and size + spec.nbytes > max_shard_bytes:
             shards.append([])
@@ -104,7 +108,8 @@ def _write_file(path: Path, specs: list[TensorSpec], bar) -> dict:
     """Write a file, and hash and sync it in other threads meanwhile."""
     digest = hashlib.sha256()
     with path.open("wb") as file, ThreadPoolExecutor(2) as threads:
-        hashed = synced = threads.submit(int)
+        hashed = threads.submit(int)  # both have nothing to do yet
+        synced = threads.submit(int)
         for piece in chain(_header(specs), _tensor_bytes(specs, bar)):
             hashed.result()
             hashed = threads.submit(digest.update, piece)
@@ -122,7 +127,8 @@ def _write_file(path: Path, specs: list[TensorSpec], bar) -> dict:
 
 def _header(specs: list[TensorSpec]) -> Iterable[bytes]:
     """The safetensors header: its length, then JSON padded with spaces to a multiple of 8 bytes."""
-    entries, offset = {"__metadata__": {"format": "pt"}}, 0
+    entries = {"__metadata__": {"format": "pt"}}
+    offset = 0
     for spec in specs:
         ends = [offset, offset + spec.nbytes]
         entries[spec.name] = {"dtype": spec.dtype, "shape": spec.shape, "data_offsets": ends}
@@ -172,10 +178,12 @@ def trained_specs(before: TensorSource, state: dict, prefix: str) -> list[Tensor
     Other tensors of the checkpoint, such as frozen weights and the rotary frequencies of older
     models, are copied unchanged.
     """
-    learned = {name.removeprefix(f"{prefix}."): value for name, value in state.items()} | state
-    return [
-        computed_spec(name, *before.tensors[name], learned[name].cpu)
-        if name in learned
-        else copy_spec(before, name)
-        for name in before.names
-    ]
+    without_prefix = {name.removeprefix(f"{prefix}."): value for name, value in state.items()}
+    learned = without_prefix | state
+    specs = []
+    for name in before.names:
+        if name in learned:
+            specs.append(computed_spec(name, *before.tensors[name], learned[name].cpu))
+        else:
+            specs.append(copy_spec(before, name))
+    return specs
