@@ -6,6 +6,7 @@ The merge is XFT's, or a function of the user's. The mean is a model soup (arXiv
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,54 +47,75 @@ def dense_specs(
 
     Raises UserError if the base lacks a tensor, or has it in another shape.
     """
-    specs, every = [], getattr(getattr(function, "func", function), "every_tensor", False)
-    one = torch.ones(1, device=coefficients.device)
+    specs = []
     for new_name, name in unmerged(moe).items():
-        if every and moe.is_float(name):
-            target = new_name, *moe.tensors[name]
-            held = partial(lambda name: [moe.get_finite(name)], name)
+        if _takes_every_tensor(function) and moe.is_float(name):
+            held = partial(_held_once, moe, name)
+            one = torch.ones(1, device=coefficients.device)
+            target = Target(new_name, *moe.tensors[name])
             specs.append(_function_spec(function, target, held, one, base))
         else:
             specs.append(copy_spec(moe, name, new_name))
     for tensor in merged_tensors(moe, ffn, coefficients.shape):
-        target = tensor.name, tensor.dtype, tensor.shape
-        shares = tensor.coefficients_of(coefficients)
+        target = Target(tensor.name, tensor.dtype, tensor.shape)
+        weights = tensor.coefficients_of(coefficients)
         if function is None:
-            specs.append(computed_spec(*target, partial(tensor.merged, shares)))
-        else:
-            load = {"load": loads[tensor.layer.index].clone()} if loads else {}
-            merges = partial(function, **load)
-            specs.append(_function_spec(merges, target, tensor.experts, shares, base))
+            specs.append(computed_spec(*target, partial(tensor.merged, weights)))
+            continue
+        merge = function
+        if loads:
+            merge = partial(function, load=loads[tensor.layer.index].clone())
+        specs.append(_function_spec(merge, target, tensor.experts, weights, base))
     return specs
+
+
+class Target(NamedTuple):
+    """A tensor of the merged model. dtype: in safetensors' spelling."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def _takes_every_tensor(function: Callable | None) -> bool:
+    """Whether a function also merges the tensors that the mixture holds once."""
+    without_arguments = getattr(function, "func", function)  # of a `functools.partial`
+    return getattr(without_arguments, "every_tensor", False)
+
+
+def _held_once(moe: TensorSource, name: str) -> list[Tensor]:
+    """A tensor that the mixture holds once, as the list of its experts."""
+    return [moe.get_finite(name)]
 
 
 def _function_spec(
     function: Callable,
-    target: tuple,
+    target: Target,
     experts: Callable[[], Iterable[Tensor]],
     coefficients: Tensor,
     base: TensorSource,
 ) -> TensorSpec:
     """A tensor by a function. Raises UserError if it fails, or returns something else.
 
-    target: the name, dtype and shape of the tensor. coefficients: its own, [experts].
-    The function gets copies, so it may change them.
+    coefficients: of this tensor, [experts]. The function gets copies, so it may change them.
     """
-    name, dtype, shape = target
-    start, place = name_in_base(base, name, shape), f"merge.method: {name}"
+    start = name_in_base(base, target.name, target.shape)
+    place = f"merge.method: {target.name}"
+
+    def copied(tensor: Tensor) -> Tensor:
+        return tensor.to(device=coefficients.device, dtype=torch.float32, copy=True)
 
     def compute() -> Tensor:
-        copied = partial(Tensor.to, device=coefficients.device, dtype=torch.float32, copy=True)
-        given = [*map(copied, experts())], copied(coefficients), copied(base.get(start))
-        merged = called(function, place, *given)
-        if not isinstance(merged, Tensor) or tuple(merged.shape) != shape:
-            found = list(getattr(merged, "shape", [])) or type(merged).__name__
-            raise UserError(f"{place}: it returned {found}, not a tensor of {list(shape)}")
+        tensors = [copied(expert) for expert in experts()]
+        merged = called(function, place, tensors, copied(coefficients), copied(base.get(start)))
+        if not isinstance(merged, Tensor) or tuple(merged.shape) != target.shape:
+            form = list(merged.shape) if isinstance(merged, Tensor) else type(merged).__name__
+            raise UserError(f"{place}: it returned {form}, not a tensor of {list(target.shape)}")
         if not merged.isfinite().all():
             raise UserError(f"{place}: it returned values that are not finite")
         return merged.float()
 
-    return computed_spec(name, dtype, shape, compute)
+    return computed_spec(*target, compute)
 
 
 def soup_specs(models: list[TensorSource]) -> list[TensorSpec]:
@@ -107,15 +129,21 @@ def soup_specs(models: list[TensorSource]) -> list[TensorSpec]:
         raise UserError("a mean needs at least two models. Name another one")
     first, *others = models
     for other in others:
-        if fault := _config_fault(first.config, other.config) or _tensor_fault(first, other):
+        fault = _config_fault(first.config, other.config)
+        if fault is None:
+            fault = _tensor_fault(first, other)
+        if fault is not None:
             raise UserError(
                 f"{first.folder} and {other.folder} have no mean: {fault}. Give models that were "
                 "made from the same base"
             )
-    return [
-        _mean_spec(models, name) if first.is_float(name) else copy_spec(first, name)
-        for name in first.names
-    ]
+    specs = []
+    for name in first.names:
+        if first.is_float(name):
+            specs.append(_mean_spec(models, name))
+        else:
+            specs.append(copy_spec(first, name))
+    return specs
 
 
 def _mean_spec(models: list[TensorSource], name: str) -> TensorSpec:
@@ -129,18 +157,23 @@ def _mean_spec(models: list[TensorSource], name: str) -> TensorSpec:
 
 
 def _config_fault(first: dict, other: dict) -> str | None:
+    """What differs in the configs of two models; None if nothing does that matters."""
     keys = sorted((first.keys() | other.keys()) - IDLE_KEYS - {"torch_dtype"})
     differing = [key for key in keys if first.get(key, ...) != other.get(key, ...)]
     return f"config.json differs in {', '.join(differing)}" if differing else None
 
 
 def _tensor_fault(first: TensorSource, other: TensorSource) -> str | None:
-    if different := set(first.names) ^ set(other.names):
+    """What differs in the tensors of two models, apart from floating-point values."""
+    different = set(first.names) ^ set(other.names)
+    if different:
         return f"only one of them has the tensor {min(different)}"
     for name in first.names:
-        kinds = [f"{model.dtype(name)} {list(model.shape(name))}" for model in (first, other)]
-        if kinds[0] != kinds[1]:
-            return f"{name} is {' and '.join(kinds)}"
+        kind, other_kind = (
+            f"{model.dtype(name)} {list(model.shape(name))}" for model in (first, other)
+        )
+        if kind != other_kind:
+            return f"{name} is {kind} and {other_kind}"
         if not first.is_float(name) and not torch.equal(first.get(name), other.get(name)):
             return f"{name} of type {first.dtype(name)} has other values"
     return None

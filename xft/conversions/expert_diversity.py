@@ -13,6 +13,9 @@ The values of the whole model are those of the vectors over all upcycled layers.
 
 import math
 
+import torch
+
+from xft.checkpoints.layout import FfnLayer
 from xft.checkpoints.reader import TensorSource
 from xft.common.progress import progress
 from xft.conversions.coefficients import alpha_shape
@@ -29,39 +32,53 @@ def diversity(ffn: TensorSource, base: TensorSource) -> dict:
     """
     shape = alpha_shape("model", ffn)
     tensors = merged_tensors(base, ffn, shape)
-    names = [name_in_base(base, t.name, t.shape) for t in tensors]
-    layers = dict.fromkeys((tensor.layer.index for tensor in tensors), 0)
+    names = [name_in_base(base, tensor.name, tensor.shape) for tensor in tensors]
+    sums_of: dict[FfnLayer, torch.Tensor] = {}  # of the tensors' `squares`, [3], by layer
     for tensor, name in zip(progress(tensors, desc="measure", unit="tensor"), names, strict=True):
-        layers[tensor.layer.index] += tensor.squares(base.get(name))
-    for layer in {tensor.layer for tensor in tensors if tensor.layer.low_rank}:
-        names = [layer.dense(projection, "bias") for projection in layer.form.projections]
-        biases = [base.get(name) for name in names if name in base]
-        layers[layer.index][2] += sum(map(squared_norm, biases))
-    total = map(math.fsum, zip(*layers.values(), strict=True))
-    return _values(*total) | {
+        squares = tensor.squares(base.get(name))
+        layer = tensor.layer
+        sums_of[layer] = sums_of[layer] + squares if layer in sums_of else squares
+    for layer, sums in sums_of.items():
+        if layer.low_rank:
+            sums[2] += _squares_of_biases(layer, base)
+    total = [math.fsum(sums[number] for sums in sums_of.values()) for number in range(3)]
+    return {
+        **_values(*total),
         "experts": 1 + shape[-1],
-        "layers": [{"layer": index} | _values(*sums) for index, sums in layers.items()],
+        "layers": [{"layer": layer.index, **_values(*sums)} for layer, sums in sums_of.items()],
     }
+
+
+def _squares_of_biases(layer: FfnLayer, base: TensorSource) -> torch.Tensor | float:
+    """The sum of the squares of the base's biases in a layer, which no LoRA expert changes."""
+    names = [layer.dense(projection, "bias") for projection in layer.form.projections]
+    return sum(squared_norm(base.get(name)) for name in names if name in base)
 
 
 def are_alike(mixture: TensorSource) -> bool:
     """Whether each layer has several routed experts, which are all equal: they did not learn."""
     config = mixture.config
-    first = int(config.get("experts") == "lora" and config["shared_expert"])
+    holds_shared = config.get("experts") == "lora" and config["shared_expert"]
+    first = 1 if holds_shared else 0  # routed expert in a tensor
     for name in mixture.names:
-        if ".mlp.experts." in name:
-            experts = mixture.get(name)[first:]
-            if len(experts) < 2:
-                return False
-            differ = not all(expert.equal(experts[0]) for expert in experts[1:])
-            if differ and mixture.get(name.replace("lora_A", "lora_B"))[first:].any():
-                return False  # any A is the same beside a B of zeros
+        if ".mlp.experts." not in name:
+            continue
+        experts = mixture.get(name)[first:]
+        if len(experts) < 2:
+            return False
+        differ = not all(expert.equal(experts[0]) for expert in experts[1:])
+        if differ and mixture.get(name.replace("lora_A", "lora_B"))[first:].any():
+            return False  # any A is the same beside a B of zeros
     return True
 
 
 def _values(apart: float, moved: float, size: float) -> dict[str, float | None]:
-    ratios = {"spread": (apart, moved), "deviation": (apart, size), "shift": (moved, size)}
-    return {name: _root_ratio(*ratio) for name, ratio in ratios.items()}
+    """spread, deviation and shift, from the sums of the tensors' `squares`."""
+    return {
+        "spread": _root_ratio(apart, moved),
+        "deviation": _root_ratio(apart, size),
+        "shift": _root_ratio(moved, size),
+    }
 
 
 def _root_ratio(numerator: float, denominator: float) -> float | None:

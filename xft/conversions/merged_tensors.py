@@ -114,8 +114,10 @@ class LowRankTensor(MergedTensor):
 
         The sum is one product, of the c_i B_i side by side and the A_i one below the other.
         """
-        held = self.weight, self._factor("A"), self._factor("B")
-        weight, a, b = (tensor.to(coefficients.device).float() for tensor in held)
+        device = coefficients.device
+        weight = self.weight.to(device).float()
+        a = self._factor("A").to(device).float()
+        b = self._factor("B").to(device).float()
         left = (b * coefficients.view(-1, 1, 1)).transpose(0, 1).flatten(1)  # [N, E r]
         return weight.addmm(left, a.flatten(0, 1), alpha=self.scale)
 
@@ -126,7 +128,8 @@ class LowRankTensor(MergedTensor):
         one, so that a common term has no effect on a logit.
         """
         gradient = gradient.float()
-        a, b = (self._factor(letter)[first:].to(gradient.device).float() for letter in ("A", "B"))
+        a = self._factor("A")[first:].to(gradient.device).float()
+        b = self._factor("B")[first:].to(gradient.device).float()
         through_a = (gradient @ a.flatten(0, 1).T).unflatten(1, a.shape[:2]).transpose(0, 1)
         return self.scale * (through_a * b).sum((1, 2), dtype=torch.float64)
 
@@ -135,9 +138,11 @@ class LowRankTensor(MergedTensor):
 
         <B_i A_i, B_j A_j> is the sum of the values of B_i^T B_j times those of A_i A_j^T.
         """
-        a, b = self._factor("A").double(), self._factor("B").double()
+        a = self._factor("A").double()
+        b = self._factor("B").double()
         sizes = a.shape[:2]
-        rows, columns = a.flatten(0, 1), b.transpose(0, 1).flatten(1)
+        rows = a.flatten(0, 1)
+        columns = b.transpose(0, 1).flatten(1)
         products = (rows @ rows.T) * (columns.T @ columns)  # [E r, E r]
         products = products.unflatten(0, sizes).unflatten(2, sizes).sum((1, 3))
         moved = self.weight.float() - base.float()  # zero, unless B is not W
@@ -159,15 +164,17 @@ def merged_tensors(source: TensorSource, ffn: TensorSource, shape: tuple[int, ..
     tensors = []
     for number, layer in enumerate(moe_layers(ffn.names)):
         for projection, part in layer.merged:
-            numbers = number, layer.form.projections.index(projection)
-            place = tuple(min(n, length - 1) for n, length in zip(numbers, shape, strict=False))
+            column = layer.form.projections.index(projection)
+            place = min(number, shape[0] - 1), min(column, shape[1] - 1)
             if layer.low_rank:
-                kind, holder, weight_name = LowRankTensor, source, layer.frozen(projection, part)
-                if weight_name not in source:  # it is the base
-                    weight_name = layer.dense(projection, part)
+                name = layer.frozen(projection, part)
+                if name not in source:  # it is the base
+                    name = layer.dense(projection, part)
+                tensor = LowRankTensor(layer, projection, part, place, ffn, source, name)
             else:
-                kind, holder, weight_name = FullTensor, ffn, layer.shared(projection, part)
-            tensors.append(kind(layer, projection, part, place, ffn, holder, weight_name))
+                name = layer.shared(projection, part)
+                tensor = FullTensor(layer, projection, part, place, ffn, ffn, name)
+            tensors.append(tensor)
     return tensors
 
 
@@ -226,9 +233,9 @@ def unmerged(moe: TensorSource) -> dict[str, str]:
     the base's, and so are not merged.
     """
     layers = moe_layers(moe.names)
-    return {name: name for name in outside(moe.names, layers)} | {
-        layer.dense(*tensor): layer.frozen(*tensor)
-        for layer in layers
-        for tensor in layer.tensors
-        if tensor not in layer.merged
-    }
+    names = {name: name for name in outside(moe.names, layers)}
+    for layer in layers:
+        for tensor in layer.tensors:
+            if tensor not in layer.merged:
+                names[layer.dense(*tensor)] = layer.frozen(*tensor)
+    return names

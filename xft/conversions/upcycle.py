@@ -7,6 +7,7 @@ B_i A_i: B_i is zero, and A_i is uniform between +-1/sqrt(K) for K inputs, as in
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 from xft.checkpoints.layout import FfnLayer, dense_layers, outside
@@ -32,14 +33,15 @@ def upcycle(
     Raises UserError if a layer cannot be upcycled in this way.
     """
     layers = chosen_layers(base, moe.upcycled_layers)
-    expert_specs = partial(_expert_specs, init=init)
     if moe.experts == "lora":
         names = [layer.dense(name) for layer in layers for name in layer.form.projections]
         check_rank("rank", moe.rank, {name: min(base.shape(name)) for name in names})
-        expert_specs = low_rank_specs
     specs = [copy_spec(base, name) for name in outside(base.names, layers)]
     for layer in layers:
-        specs += expert_specs(base, layer, moe, seed)
+        if moe.experts == "lora":
+            specs += low_rank_specs(base, layer, moe, seed)
+        else:
+            specs += _expert_specs(base, layer, moe, seed, init)
         specs += _router_specs(base, layer, moe, seed)
     return specs
 
@@ -53,9 +55,10 @@ def chosen_layers(base: TensorSource, indices: list[int] | None) -> list[FfnLaye
         layers = dense_layers(base.names, base.config)
     if indices is None:
         return layers
-    if beyond := [index for index in indices if index >= len(layers)]:
+    beyond = [str(index) for index in indices if index >= len(layers)]
+    if beyond:
         raise UserError(
-            f"upcycled_layers names {', '.join(map(str, beyond))}: "
+            f"upcycled_layers names {', '.join(beyond)}: "
             f"{base.folder} has layers 0 to {len(layers) - 1}"
         )
     return [layer for layer in layers if layer.index in indices]
@@ -67,11 +70,16 @@ def upcycled_config(base_config: dict, moe: MixtureConfig, dtype: str) -> dict:
     EOS stands beside it too, for transformers, which ends texts there if the model has no
     generation config.
     """
-    ends = {key: base_config[key] for key in base_config.keys() & {"eos_token_id"}}
-    architectures = [f"Xft{name}" for name in base_config.get("architectures") or []]
-    own = {"architectures": architectures, "model_type": "xft", "dtype": dtype}
-    settings = moe.model_dump(include=set(keys(MixtureConfig)))
-    return {"base_config": base_config} | ends | own | settings
+    config = {
+        "base_config": base_config,
+        "architectures": [f"Xft{name}" for name in base_config.get("architectures") or []],
+        "model_type": "xft",
+        "dtype": dtype,
+        **moe.model_dump(include=set(keys(MixtureConfig))),
+    }
+    if "eos_token_id" in base_config:
+        config["eos_token_id"] = base_config["eos_token_id"]
+    return config
 
 
 def weights_dtype(base: TensorSource) -> str:
@@ -92,6 +100,7 @@ def weights_dtype(base: TensorSource) -> str:
 def _expert_specs(
     base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int, init: Callable | None
 ) -> Iterable[TensorSpec]:
+    """The shared expert, if there is one, and the routed experts of a layer."""
     routed = moe.num_routed_experts
     if moe.shared_expert:
         for tensor in layer.tensors:
@@ -99,60 +108,96 @@ def _expert_specs(
     for part in layer.parts:
         for (name, projections), roles in zip(layer.fused(part), _roles(layer), strict=True):
             dense = [layer.dense(projection, part) for projection in projections]
+            dtype = base.dtype(dense[0])
             outputs = sum(base.shape(held)[0] for held in dense)
-            dtype, chunks = base.dtype(dense[0]), partial(_copies, base, dense * routed)
-            if init and part == "weight":
-                chunks = partial(_made_by, init, base, layer, moe, seed, roles, dtype)
-            yield TensorSpec(name, dtype, (routed, outputs, *base.shape(dense[0])[1:]), chunks)
+            shape = (routed, outputs, *base.shape(dense[0])[1:])
+            if init is not None and part == "weight":
+                experts = _MadeExperts(init, base, layer, moe, seed)
+                chunks = partial(experts.matrices, roles, torch_dtype(dtype))
+            else:
+                chunks = partial(_copies, base, dense * routed)
+            yield TensorSpec(name, dtype, shape, chunks)
 
 
 def _copies(base: TensorSource, names: Iterable[str]) -> Iterator:
     """The tensors of the base of these names, one at a time."""
-    return map(base.get_finite, names)
+    for name in names:
+        yield base.get_finite(name)
 
 
 def _roles(layer: FfnLayer) -> list[tuple[str, ...]]:
     """The names of a layer's matrices for a function of the user's, fused as they are stored."""
-    return [("gate", "up") if layer.form.gated else ("up",), ("down",)]
+    inputs = ("gate", "up") if layer.form.gated else ("up",)
+    return [inputs, ("down",)]
 
 
-def _made_by(init, base, layer, moe, seed, inside, dtype) -> Iterator:
-    """The matrices `inside` of each routed expert, of this dtype, by a function of the user's.
+@dataclass(frozen=True)
+class _MadeExperts:
+    """The routed experts of a layer, by a function of the user's, `init`.
 
     An expert's draws depend on the seed, the layer and the expert, and on nothing else.
     """
-    import torch
 
-    for expert in range(int(moe.shared_expert), moe.num_experts):
-        weights = {}
-        for (_, projections), roles in zip(layer.fused(), _roles(layer), strict=True):
-            dense = [base.get_finite(layer.dense(projection)).cpu() for projection in projections]
-            parts = torch.cat(dense).float().chunk(len(roles))
-            weights |= {role: part.clone() for role, part in zip(roles, parts, strict=True)}
-        shapes = {role: part.shape for role, part in weights.items()}
-        place = f"{layer.prefix}.expert.{expert}"
-        made = called(init, f"moe.init: {place}", weights, seeded_generator(seed, place))
-        if not isinstance(made, dict) or shapes != {n: part.shape for n, part in made.items()}:
+    init: Callable
+    base: TensorSource
+    layer: FfnLayer
+    moe: MoeConfig
+    seed: int
+
+    def matrices(self, roles: tuple[str, ...], dtype) -> Iterator:
+        """The matrices of these roles of each routed expert, one at a time, in this dtype."""
+        for expert in range(int(self.moe.shared_expert), self.moe.num_experts):
+            weights = self._weights(expert)
+            for role in roles:
+                yield weights[role].to(dtype)
+
+    def _weights(self, expert: int) -> dict:
+        """The matrices of an expert by role. Raises UserError if the function gives others."""
+        place = f"{self.layer.prefix}.expert.{expert}"
+        weights = self._mlp()
+        shapes = _shapes(weights)
+        generator = seeded_generator(self.seed, place)
+        made = called(self.init, f"moe.init: {place}", weights, generator)
+        if not isinstance(made, dict) or _shapes(made) != shapes:
             raise UserError(f"moe.init: {place}: it must return tensors as it gets them, by name")
-        if not all(part.isfinite().all() for part in made.values()):
+        if not all(matrix.isfinite().all() for matrix in made.values()):
             raise UserError(f"moe.init: {place}: it returned values that are not finite")
-        yield from (made[role].to(torch_dtype(dtype)) for role in inside)
+        return made
+
+    def _mlp(self) -> dict:
+        """Copies of the matrices of the base's MLP by role, in fp32 on the CPU."""
+        import torch
+
+        weights = {}
+        for (_, projections), roles in zip(self.layer.fused(), _roles(self.layer), strict=True):
+            names = [self.layer.dense(projection) for projection in projections]
+            fused = torch.cat([self.base.get_finite(name).cpu() for name in names]).float()
+            for role, matrix in zip(roles, fused.chunk(len(roles)), strict=True):
+                weights[role] = matrix.clone()
+        return weights
+
+
+def _shapes(matrices: dict) -> dict:
+    return {role: matrix.shape for role, matrix in matrices.items()}
 
 
 def _router_specs(
     base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int
 ) -> Iterable[TensorSpec]:
+    """The router of a layer. Its noise weights are zero."""
     routed = moe.num_routed_experts
     first = layer.dense(layer.form.inputs[0])
-    hidden, dtype = base.shape(first)[1], base.dtype(first)
+    hidden = base.shape(first)[1]
+    dtype = base.dtype(first)
     std = base.config.get("initializer_range") or DEFAULT_INITIALIZER_RANGE
-    parts = {"input": (routed, hidden, std)}
+    shapes = {"input": (routed, hidden)}
     if moe.router == "mlp":
-        parts["output"] = routed, routed, std
+        shapes["output"] = (routed, routed)
     if moe.router_noise:
-        parts["noise"] = routed, hidden, 0
-    for part, (*shape, scale) in parts.items():
-        name, shape = layer.router(part), tuple(shape)
+        shapes["noise"] = (routed, hidden)
+    for part, shape in shapes.items():
+        name = layer.router(part)
+        scale = 0 if part == "noise" else std
         yield computed_spec(name, dtype, shape, partial(_drawn, name, shape, scale, seed))
 
 
@@ -173,18 +218,22 @@ def low_rank_specs(
         yield copy_spec(base, layer.dense(*tensor), layer.frozen(*tensor))
     for projection in layer.form.projections:
         weight = layer.dense(projection)
-        dtype, (outputs, inputs) = base.dtype(weight), base.shape(weight)
-        name, shape = layer.factor(projection, "A"), (moe.num_experts, moe.rank, inputs)
-        yield computed_spec(name, dtype, shape, partial(_drawn_factor, name, shape, seed))
-        name, shape = layer.factor(projection, "B"), (moe.num_experts, outputs, moe.rank)
-        yield computed_spec(name, dtype, shape, partial(_zeros, shape))
+        dtype = base.dtype(weight)
+        outputs, inputs = base.shape(weight)
+        a = layer.factor(projection, "A")
+        shape = (moe.num_experts, moe.rank, inputs)
+        yield computed_spec(a, dtype, shape, partial(_drawn_factor, a, shape, seed))
+        b = layer.factor(projection, "B")
+        shape = (moe.num_experts, outputs, moe.rank)
+        yield computed_spec(b, dtype, shape, partial(_zeros, shape))
 
 
 def _drawn_factor(name: str, shape: tuple[int, ...], seed: int):
     """The factor A of all experts, in fp32."""
     import torch
 
-    bound, drawn = 1 / math.sqrt(shape[-1]), torch.empty(shape)
+    bound = 1 / math.sqrt(shape[-1])
+    drawn = torch.empty(shape)
     for expert, values in enumerate(drawn):
         values.uniform_(-bound, bound, generator=seeded_generator(seed, f"{name}.{expert}"))
     return drawn
