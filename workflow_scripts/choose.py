@@ -35,9 +35,11 @@ def main(argv: list[str] | None = None) -> None:
             link.unlink(missing_ok=True)
             link.symlink_to(os.path.relpath(candidate.model, folder))
     content = described(settings, best)
-    numbered = enumerate(candidates, 1)
-    inputs = {f"loss {n}": hash_file(c.loss) for n, c in numbered if c.loss.is_file()}
-    CHOICE.write(args.out, content, inputs=step.ids | inputs)
+    inputs = dict(step.ids)
+    for number, candidate in enumerate(candidates, 1):
+        if candidate.loss.is_file():
+            inputs[f"loss {number}"] = hash_file(candidate.loss)
+    CHOICE.write(args.out, content, inputs=inputs)
     say(in_words(content))
 
 

@@ -18,7 +18,8 @@ def main(argv: list[str] | None = None) -> None:
     step.output("--out", "FILE", "The problems: .jsonl, or .parquet for sets of MultiPL-E.")
     args = step.parse_args(argv)
     chosen = NAMED_SETS[args.dataset]
-    if args.out.suffix != (suffix := Path(chosen.file).suffix):
+    suffix = Path(chosen.file).suffix
+    if args.out.suffix != suffix:
         raise UserError(f"--out {args.out}: the name of the file of {chosen} must end in {suffix}")
     fetch(chosen, args.out)
 

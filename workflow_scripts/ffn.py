@@ -18,7 +18,8 @@ def main(argv: list[str] | None = None) -> None:
     from xft.checkpoints.layout import FACTOR_SETTINGS, ffn_names
 
     moe = step.open("moe", args.moe, "moe", "moe_sft")
-    names, config = ffn_names(moe.checkpoint), moe.checkpoint.config
+    config = moe.checkpoint.config
+    names = ffn_names(moe.checkpoint)
     with step.draft() as draft:
         draft.link_tensors(moe, names)
         if config.get("experts") == "lora":

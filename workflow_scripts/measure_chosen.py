@@ -21,15 +21,16 @@ def main(argv: list[str] | None = None) -> None:
     step.output("--out", "FILE", "The result, JSON. It has the name of the one that is taken.")
     args = step.parse_args(argv)
     content = CHOICE.read(args.choice)
-    number, settings = content["chosen"]["number"], len(content["settings"])
+    settings = len(content["settings"])
     if settings != len(args.results):
         raise UserError(
             f"--results names {len(args.results)} files, but {args.choice} is about {settings} "
             "settings. Name a file for each, in the same order"
         )
-    source = args.results[number]
+    source = args.results[content["chosen"]["number"]]
     manifest = read_manifest(manifest_path(source))
-    if faults := find_faults(source, manifest):
+    faults = find_faults(source, manifest)
+    if faults:
         raise UserError(f"{source} does not fit its manifest: {'; '.join(faults)}. Make it again")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for name in manifest.files:

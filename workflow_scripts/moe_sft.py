@@ -26,9 +26,10 @@ def main(argv: list[str] | None = None) -> None:
 
     known = moe.manifest.parameters
     make_card = partial(mixture_card, start=known)
-    session, base = Session(request, moe.path), known.get("base", {})
-    tune(session, moe, step.ids, base, make_card, adapt=adapt_mixture)
-    if request.metrics and (advice := noise_at_end(request.metrics)):
+    session = Session(request, moe.path)
+    tune(session, moe, step.ids, known.get("base", {}), make_card, adapt=adapt_mixture)
+    advice = noise_at_end(request.metrics) if request.metrics else None
+    if advice is not None:
         say_once(advice)
 
 

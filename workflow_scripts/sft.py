@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     from xft.reporting.cards import origin, plain_card
     from xft.training.tuning import adapt_all, tune
 
-    options, adapt = request.options, None
+    options = request.options
+    adapt = None
     if options.lora_rank is not None:
         adapt = partial(adapt_all, rank=options.lora_rank, alpha=options.lora_alpha)
     session = Session(request, base.path)

@@ -21,14 +21,16 @@ def main(argv: list[str] | None = None) -> None:
     from xft.conversions.dense_models import soup_specs
     from xft.reporting.cards import plain_card
 
-    paths = enumerate(args.models, 1)
-    models = [step.open(f"model {number}", path, *KINDS) for number, path in paths]
+    models = []
+    for number, path in enumerate(args.models, 1):
+        models.append(step.open(f"model {number}", path, *KINDS))
     specs = soup_specs([model.checkpoint for model in models])
     known = _common_parameters(models)
     parameters = {key: known[key] for key in ("base", "template", "end_of_turn") if key in known}
-    config, ids = models[0].checkpoint.config, [model.id for model in models]
+    config = models[0].checkpoint.config
+    ids = [short(model.id) for model in models]
     with step.draft(parameters) as draft:
-        card = plain_card("soup", config, known, ids=list(map(short, ids)))
+        card = plain_card("soup", config, known, ids=ids)
         draft.write_model(specs, config, like=models[0].path, card=card)
 
 
@@ -40,7 +42,11 @@ def _common_parameters(models: list[OpenedArtifact]) -> dict:
             "--models: they were tuned with different templates, so no prompt fits their mean. "
             "Give models that were tuned with the same data.template"
         )
-    return {key: value for key, value in first.items() if all(o.get(key) == value for o in others)}
+    common = {}
+    for key, value in first.items():
+        if all(other.get(key) == value for other in others):
+            common[key] = value
+    return common
 
 
 if __name__ == "__main__":

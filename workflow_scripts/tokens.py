@@ -44,8 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.report:
         args.report.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.report, report | {"problems": problems})
-    known = report["data_sha256"], datasets_of(args.data)
-    write_tokens(args.out, tokens, options, args.model, *known)
+    datasets = datasets_of(args.data)
+    write_tokens(args.out, tokens, options, args.model, report["data_sha256"], datasets)
     say(summary(args.data, report))
 
 

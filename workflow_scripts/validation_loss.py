@@ -66,9 +66,12 @@ def _measured(file: Path | None, model: OpenedArtifact, given: dict) -> dict | N
     """The losses that a training measured, if it was this model's, and all else is the same."""
     if file is None or not file.is_file():
         return None
-    measured, files = read_json(file), model.manifest.files
+    measured = read_json(file)
+    files = model.manifest.files
     weights = {name: files[name]["sha256"] for name in files if name.endswith(SAFETENSORS)}
-    return measured["losses"] if measured.get("of") == given | {"weights": weights} else None
+    if measured.get("of") != given | {"weights": weights}:
+        return None
+    return measured["losses"]
 
 
 def _measure(model: OpenedArtifact, tokens: OpenedArtifact, threads: int, split: str) -> dict:

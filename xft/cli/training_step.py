@@ -47,7 +47,9 @@ class TrainingStep(Step):
         Raises UserError if a value is wrong, a package that an option needs is not installed, a GPU
         is missing, or torchrun has not started the step.
         """
-        args, run, options = self.args, self.options(RunConfig), self.options(training)
+        args = self.args
+        run = self.options(RunConfig)
+        options = self.options(training)
         for choice in (*options.choices, *run.report_to):
             require(choice)
         claim_gpus(run.gpus)

@@ -14,8 +14,10 @@ def counted(number: int, noun: str, ending: str = "s") -> str:
 
 def listed(lines: Sequence[str], most: int = 10) -> str:
     """The first lines, and how many more there are."""
-    more = [f"... and {len(lines) - most} more"] if len(lines) > most else []
-    return "\n".join([*lines[:most], *more])
+    shown = list(lines[:most])
+    if len(lines) > most:
+        shown.append(f"... and {len(lines) - most} more")
+    return "\n".join(shown)
 
 
 class UserError(Exception):
@@ -55,6 +57,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def described(error, most: int = 3) -> str:
     """The first faults in a pydantic ValidationError, each with its place."""
-    faults = error.errors(include_url=False)[:most]
-    words = [[".".join(map(str, fault["loc"])), fault["msg"]] for fault in faults]
-    return "; ".join(": ".join(filter(None, pair)) for pair in words)
+    faults = []
+    for fault in error.errors(include_url=False)[:most]:
+        place = ".".join(str(part) for part in fault["loc"])
+        faults.append(f"{place}: {fault['msg']}" if place else fault["msg"])
+    return "; ".join(faults)

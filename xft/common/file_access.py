@@ -80,7 +80,8 @@ def check_own(path: Path, folder: Path) -> None:
     files of a model in the hub's cache are links: snapshots/<commit>/x -> ../../blobs/<hash>.
     """
     open_regular(path).close()
-    target, home = path.resolve(), folder.resolve()
+    target = path.resolve()
+    home = folder.resolve()
     is_cached = home.match("models--*/snapshots/*") and target.parent == home.parents[1] / "blobs"
     if not (is_cached or target.is_relative_to(home)):
         raise UserError(

@@ -92,8 +92,10 @@ def note_peaks() -> None:
 
 def noted_peaks(folder: Path) -> dict[str, float]:
     """What the processes of a job noted there: each value at most. Empty without a GPU."""
-    noted = [json.loads(file.read_text()) for file in folder.glob("*.json")]
-    return {key: max(peaks[key] for peaks in noted) for key in noted[0]} if noted else {}
+    of_processes = [json.loads(file.read_text()) for file in folder.glob("*.json")]
+    if not of_processes:
+        return {}
+    return {key: max(peaks[key] for peaks in of_processes) for key in of_processes[0]}
 
 
 def advice_on_nan() -> str:
@@ -115,7 +117,8 @@ def take_gpus(count: int) -> None:
     gpus = _visible_gpus()
     if not 0 < count <= len(gpus):
         return
-    if not (taken := _take(gpus, count)):
+    taken = _take(gpus, count)
+    if not taken:
         say(f"waiting for {count} of {len(gpus)} GPUs: other steps have taken them")
     while not taken:
         time.sleep(SECONDS_BETWEEN_TRIES)
@@ -160,7 +163,10 @@ def _take(gpus: dict[str, str], count: int) -> dict[str, socket.socket]:
     """`count` GPUs by their names in `gpus`, taken now; empty if fewer are free."""
     taken = {}
     for name, identity in gpus.items():
-        if len(taken) < count and (held := _socket(identity)):
+        if len(taken) == count:
+            break
+        held = _socket(identity)
+        if held is not None:
             taken[name] = held
     if len(taken) == count:
         return taken

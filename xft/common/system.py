@@ -20,7 +20,8 @@ from typing import NoReturn, TypeVar
 from xft.common.progress import progress
 
 # Parameters of glibc's mallopt, and their values in bytes.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
 LARGE = 32 * 2**20
 MEMORY = resource.RLIMIT_AS
 PR_SET_PDEATHSIG = 1
@@ -30,7 +31,8 @@ AHEAD = 32  # chunks for each process that are in memory
 Item, Result = TypeVar("Item"), TypeVar("Result")
 _work: Callable  # in a process of `spread`
 SECONDS_TO_STOP = 3600  # for a checkpoint after SIGTERM; clusters have shorter limits
-FIRST_PORT, PORTS = 12000, 20000  # below the ports that systems give to clients
+FIRST_PORT = 12000
+PORTS = 20000  # their number; all are below the ports that systems give to clients
 # In the shell of a Slurm task. MASTER_ADDR and MASTER_PORT go first.
 NODES = "${SLURM_STEP_NODELIST:?is not set: several nodes need srun}"
 FIRST_NODE = f'${{MASTER_ADDR:-$(scontrol show hostnames "{NODES}" | head -n 1)}}'
@@ -61,7 +63,8 @@ def limited(seconds: float, size: int) -> Iterator[None]:
     Only for the main thread. A signal ends the process after twice the time: Python raises no error
     within one long operation.
     """
-    limits, handler = resource.getrlimit(MEMORY), signal.signal(signal.SIGPROF, _stop)
+    limits = resource.getrlimit(MEMORY)
+    handler = signal.signal(signal.SIGPROF, _stop)
     try:
         try:
             signal.setitimer(signal.ITIMER_VIRTUAL, 2 * seconds)  # its signal ends the process

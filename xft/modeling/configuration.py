@@ -18,8 +18,15 @@ from xft.config.sections import MixtureConfig
 MODEL_TYPE = "xft"
 MOE_SETTINGS = keys(MixtureConfig)
 # What differs from the base's config although nobody changed it.
-OF_MIXTURES = {"_name_or_path", "architectures", "base_config", "dtype", "model_type"}
-OF_MIXTURES |= {"transformers_version", *MOE_SETTINGS}
+OF_MIXTURES = {
+    "_name_or_path",
+    "architectures",
+    "base_config",
+    "dtype",
+    "model_type",
+    "transformers_version",
+    *MOE_SETTINGS,
+}
 
 
 class XftConfig(PreTrainedConfig):
@@ -79,8 +86,8 @@ class UpcycledConfig:
         changed = {key: everything[key] for key in names if everything[key] != base.get(key, ...)}
         if changed:
             everything["base_config"] = base | changed
-        kept = ("architectures", "base_config", "dtype", "eos_token_id", "model_type")
-        kept += MOE_SETTINGS
+        of_all = ("architectures", "base_config", "dtype", "eos_token_id", "model_type")
+        kept = (*of_all, *MOE_SETTINGS)
         return {key: everything[key] for key in kept if key in everything}
 
     def to_diff_dict(self) -> dict:

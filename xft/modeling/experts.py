@@ -70,7 +70,8 @@ class Experts(nn.Module):
         self.has_gate = shape.form.gated
         self.has_bias = shape.bias
         self.up_name = "gate_up_proj" if self.has_gate else "up_proj"
-        hidden, intermediate = shape.hidden_size, shape.intermediate_size
+        hidden = shape.hidden_size
+        intermediate = shape.intermediate_size
         width = 2 * intermediate if self.has_gate else intermediate
         sizes = {self.up_name: (width, hidden), "down_proj": (hidden, intermediate)}
         for name, size in sizes.items():
@@ -198,7 +199,8 @@ class ExpertLinear(Function):
     @once_differentiable
     def backward(ctx, *gradients):
         weight, *pieces = ctx.saved_tensors
-        weight_gradient, piece_gradients = None, [None] * len(pieces)
+        weight_gradient = None
+        piece_gradients = [None] * len(pieces)
         if ctx.needs_input_grad[0]:
             weight_gradient = torch.empty_like(weight)
             for g, x, out in zip(gradients, pieces, weight_gradient, strict=True):
@@ -235,9 +237,11 @@ def read_mlp(mlp: nn.Module | None) -> MlpShape:
     Raises UserError unless it computes down(act(gate(x)) * up(x)), or down(act(up(x))) if its form
     has no gate. The names of its linear layers give its form; a trial run tests its computation.
     """
-    linear = {name: m for name, m in getattr(mlp, "_modules", {}).items() if type(m) is nn.Linear}
+    modules = getattr(mlp, "_modules", {})
+    linear = {name: module for name, module in modules.items() if type(module) is nn.Linear}
     form = find_form(linear)
-    act_fn = next((getattr(mlp, name) for name in ACTIVATION_NAMES if hasattr(mlp, name)), None)
+    activations = [getattr(mlp, name) for name in ACTIVATION_NAMES if hasattr(mlp, name)]
+    act_fn = activations[0] if activations else None
     biases = {layer.bias is not None for layer in linear.values()}
     if form is None or act_fn is None or len(biases) > 1:
         raise UserError(
@@ -259,14 +263,18 @@ def _computes_as_described(mlp: nn.Module, shape: MlpShape) -> bool:
     """Whether the MLP's own forward, in training mode and with small random projections, computes
     what an expert of this shape does.
     """
-    form, hidden, intermediate = shape.form, 4, 6
+    form = shape.form
+    hidden = 4
+    intermediate = 6
     generator = torch.Generator("cpu").manual_seed(0)
 
     def random(*size: int) -> Tensor:
         return torch.randn(size, generator=generator, device="cpu", dtype=torch.float32)
 
     trial = copy.copy(mlp)
-    trial._modules = {k: m for k, m in mlp._modules.items() if k not in form.projections}
+    trial._modules = {
+        name: module for name, module in mlp._modules.items() if name not in form.projections
+    }
     trial.training = True
     into = 2 * intermediate if form.gated else intermediate
     weights = dict(zip(form.inputs, random(into, hidden).chunk(len(form.inputs)), strict=True))

@@ -138,15 +138,18 @@ class LowRankBlock(RoutedBlock):
         self.dense = mlp
         self.experts = nn.ModuleDict()
         for name in self.shape.form.projections:
-            sizes = getattr(mlp, name).in_features, getattr(mlp, name).out_features
-            self.experts[name] = Factors(config.num_experts, config.rank, *sizes)
+            linear = getattr(mlp, name)
+            self.experts[name] = Factors(
+                config.num_experts, config.rank, linear.in_features, linear.out_features
+            )
         self.scale = config.lora_alpha / config.rank
 
     def compute(self, tokens: Tensor, routing: Routing) -> Tensor:
         """The weighted sum of the chosen experts' outputs, for tokens [T, H]: [T, H]."""
         chosen, weights = routing.spread()
         form = self.shape.form
-        output, last = getattr(self.dense, form.output), self.experts[form.output]
+        output = getattr(self.dense, form.output)
+        last = self.experts[form.output]
         factors = [self.experts[name] for name in form.inputs]
         operands = Operands(
             weights=weights,
@@ -243,14 +246,17 @@ class WeightedHidden(Function):
     def forward(ctx, activate, chosen, *tensors):
         ctx.save_for_backward(*tensors)
         operands = Operands.of(tensors)
-        weights, down = operands.weights, operands.down
-        ctx.activate, ctx.blocks = activate, list(_blocks(chosen, down))
+        weights = operands.weights
+        down = operands.down
+        ctx.activate = activate
+        ctx.blocks = list(_blocks(chosen, down))
         wide = torch.promote_types(weights.dtype, down.dtype)
         total = down.new_zeros(len(weights), down.shape[2], dtype=wide)
         reduced = down.new_zeros(*weights.shape, down.shape[1])
         for expert, rows in ctx.blocks:
             part = operands.part(expert, rows)
-            hidden, weight = activate(part), part.weights[:, None]
+            hidden = activate(part)
+            weight = part.weights[:, None]
             total.index_add_(0, rows, hidden * weight.to(wide))
             reduced[rows, expert] = torch.mm(hidden, part.down.t()).mul_(weight)
         return total.to(down.dtype), reduced
@@ -261,9 +267,13 @@ class WeightedHidden(Function):
         operands = Operands.of(ctx.saved_tensors)
         gradients = Operands.of([torch.zeros_like(tensor) for tensor in operands.flat])
         for expert, rows in ctx.blocks:
-            upstream = of_total.index_select(0, rows), of_reduced[rows, expert]
-            part = operands.part(expert, rows)
-            gradients.add(expert, rows, _part_gradients(ctx.activate, part, *upstream))
+            part_gradients = _part_gradients(
+                ctx.activate,
+                operands.part(expert, rows),
+                of_total.index_select(0, rows),
+                of_reduced[rows, expert],
+            )
+            gradients.add(expert, rows, part_gradients)
         return None, None, *gradients.flat
 
 
@@ -277,7 +287,9 @@ def _part_gradients(
     part = Operands.of([tensor.detach().requires_grad_() for tensor in part.flat])
     with torch.enable_grad():
         hidden = activate(part)
-    value, weight, down = hidden.detach(), part.weights.detach()[:, None], part.down.detach()
+    value = hidden.detach()
+    weight = part.weights.detach()[:, None]
+    down = part.down.detach()
     of_weighted = of_total.addmm_(of_reduced, down)
     of_weight = torch.linalg.vecdot(of_weighted, value).to(weight.dtype)
     of_down = torch.mm((of_reduced * weight).to(value.dtype).t(), value)
@@ -292,5 +304,7 @@ def _blocks(chosen: Tensor, like: Tensor) -> Iterator[tuple[int, Tensor]]:
     size = max(limit // (like.shape[-1] * like.element_size()), 1)
     by_expert = chosen.t().nonzero()[:, 1].split(chosen.sum(0).tolist())
     for expert, tokens in enumerate(by_expert):
-        if len(tokens):
-            yield from ((expert, rows) for rows in tokens.split(size))
+        if len(tokens) == 0:
+            continue
+        for rows in tokens.split(size):
+            yield expert, rows

@@ -31,20 +31,26 @@ def kind_of_tuned(folder: Path, base: Checkpoint) -> str:
     model = Checkpoint(folder)
     for name in model.names:
         model.get_finite(name)
-    stated, theirs = (" and ".join(map(str, stated_ends(place))) for place in (folder, base.folder))
-    if stated != theirs:
+    ends = _stated_ends_in_words(folder)
+    ends_of_base = _stated_ends_in_words(base.folder)
+    if ends != ends_of_base:
         say(
-            f"WARNING: eos_token_id in config.json and {GENERATION_CONFIG} is {stated}, in the "
-            f"base's {theirs}. Evaluations end texts at the tokens of {GENERATION_CONFIG}: correct "
-            "them if the tuning had others"
+            f"WARNING: eos_token_id in config.json and {GENERATION_CONFIG} is {ends}, in the "
+            f"base's {ends_of_base}. Evaluations end texts at the tokens of {GENERATION_CONFIG}: "
+            "correct them if the tuning had others"
         )
-    if changed := _changed(model, base):
+    changed = _changed(model, base)
+    if changed:
         say(f"{len(changed)} weights that should be the base's differ: {', '.join(changed[:3])}")
     if "base_config" not in model.config:
         return "sft"
     if are_alike(model):
         say("all routed experts are equal: they did not learn (docs/trainers.md)")
     return "moe_sft"
+
+
+def _stated_ends_in_words(folder: Path) -> str:
+    return " and ".join(str(end) for end in stated_ends(folder))
 
 
 def architecture(config: dict) -> dict:
@@ -64,7 +70,8 @@ def check_made_of(folder: Path, base: Path) -> None:
 
     The architecture and the tokenizer must be the base's, and the weights those of its config.json.
     """
-    if different := differing(_described(folder), _described(base)):
+    different = differing(_described(folder), _described(base))
+    if different:
         raise UserError(
             f"{folder} was not made of {base}: {', '.join(different)} differs. Name its own base. "
             "Or if tokens were added, as for padding, save the model again after "
@@ -88,11 +95,18 @@ def _changed(model: Checkpoint, base: Checkpoint) -> list[str]:
 
     They are compared in the model's dtype.
     """
-    kept = {name.replace(".mlp.", ".mlp.dense."): name for name in base.names if ".mlp." in name}
+    names_in_base = {
+        name.replace(".mlp.", ".mlp.dense."): name for name in base.names if ".mlp." in name
+    }
     if mixture_settings(model.config).get("train_rest") == "frozen":  # with LoRA experts alone
-        kept |= {name: name for name in base.names}
-    pairs = ((name, model.get(name), base.get(kept[name])) for name in kept if name in model)
-    return [name for name, held, of_base in pairs if not held.equal(of_base.to(held.dtype))]
+        names_in_base |= {name: name for name in base.names}
+    changed = []
+    for name, name_in_base in names_in_base.items():
+        if name in model:
+            held = model.get(name)
+            if not held.equal(base.get(name_in_base).to(held.dtype)):
+                changed.append(name)
+    return changed
 
 
 def prepare(trainer):

@@ -104,8 +104,10 @@ class Router(nn.Module):
         routed = config.num_routed_experts
         self.input = nn.Linear(hidden_size, routed, bias=False)
         self.output = nn.Linear(routed, routed, bias=False) if config.router == "mlp" else None
-        noise = NoiseProjection(hidden_size, routed, bias=False) if config.router_noise else None
-        self.noise, self.noise_factor = noise, 1.0  # a training may lower the factor
+        self.noise = None
+        if config.router_noise:
+            self.noise = NoiseProjection(hidden_size, routed, bias=False)
+        self.noise_factor = 1.0  # a training may lower it
 
     def forward(self, hidden_states: Tensor) -> Routing:
         """Route hidden states [T, H]."""
@@ -123,8 +125,10 @@ class Router(nn.Module):
 
     def logits(self, hidden_states: Tensor) -> Tensor:
         """Clean router logits r [T, R], fp32."""
-        hidden = self.input(hidden_states)
-        return (hidden if self.output is None else self.output(torch.tanh(hidden))).float()
+        logits = self.input(hidden_states)
+        if self.output is not None:
+            logits = self.output(torch.tanh(logits))
+        return logits.float()
 
     def sample_noise(self, like: Tensor) -> Tensor:
         """Standard normal draws of the shape of `like`."""
@@ -170,7 +174,8 @@ def smooth_load(clean: Tensor, noisy: Tensor, scale: Tensor, k: int) -> Tensor:
     if k >= routed:
         return clean.new_full((routed,), float(tokens))
     largest = noisy.topk(k + 1, dim=-1).values
-    threshold_if_chosen, threshold_if_not = largest[:, k:], largest[:, k - 1 : k]
+    threshold_if_chosen = largest[:, k:]
+    threshold_if_not = largest[:, k - 1 : k]
     is_chosen = noisy > threshold_if_chosen
     threshold = torch.where(is_chosen, threshold_if_chosen, threshold_if_not)
     return torch.special.ndtr((clean - threshold) / scale).sum(dim=0)

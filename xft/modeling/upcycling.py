@@ -65,13 +65,16 @@ def _forward_over(base: type[nn.Module]):
 
     @functools.wraps(base.forward)
     def forward(self, input_ids=None, attention_mask=None, **kwargs):
-        with_balance = kwargs.pop("output_router_logits", False) or kwargs.get("labels") is not None
-        self.in_forward, balance = True, None
+        asks_for_routers = kwargs.pop("output_router_logits", False)
+        kwargs["return_dict"] = True
+        self.in_forward = True
         try:
-            output = base.forward(self, input_ids, attention_mask, **kwargs | {"return_dict": True})
+            output = base.forward(self, input_ids, attention_mask, **kwargs)
         finally:
-            routings, self.in_forward = self.take_routings(), False
-        if with_balance:
+            routings = self.take_routings()
+            self.in_forward = False
+        balance = None
+        if asks_for_routers or kwargs.get("labels") is not None:
             balance = self.balance_loss(routings)
             self.check_gradient(routings[0])
         elif self.training and torch.is_grad_enabled():
@@ -79,9 +82,12 @@ def _forward_over(base: type[nn.Module]):
         loss = output.loss
         if loss is not None and self.training:
             loss = loss + balance * token_share(kwargs["labels"], kwargs.get("num_items_in_batch"))
-        logits = tuple(routing.logits for routing in routings)
-        of_routers = {"aux_loss": balance, "router_logits": logits, "routing": tuple(routings)}
-        return XftOutput(**{**output, "loss": loss, **of_routers})
+        values = {**output}
+        values["loss"] = loss
+        values["aux_loss"] = balance
+        values["router_logits"] = tuple(routing.logits for routing in routings)
+        values["routing"] = tuple(routings)
+        return XftOutput(**values)
 
     return forward
 
@@ -113,10 +119,14 @@ class UpcycledModel:
         config._experts_implementation = "eager"  # the backbone, built first, knows no experts
         super().__init__(config)
         config._experts_implementation = self.get_correct_experts_implementation(requested)
-        self.token_mask, self.in_forward = TokenMask(), False
+        self.token_mask = TokenMask()
+        self.in_forward = False
         block_class = LowRankBlock if config.experts == "lora" else MoeBlock
-        layers, chosen = self.get_decoder().layers, config.upcycled_layers
-        for index in range(len(layers)) if chosen is None else chosen:
+        layers = self.get_decoder().layers
+        indices = config.upcycled_layers
+        if indices is None:
+            indices = range(len(layers))
+        for index in indices:
             layers[index].mlp = block_class(config, layers[index].mlp, self.token_mask)
         # Others call the backbone alone: trainers with a fused head, and probes of hidden states.
         self.get_decoder().register_forward_pre_hook(self._before_backbone, with_kwargs=True)
