@@ -52,9 +52,9 @@ def main(argv: list[str] | None = None) -> None:
                 f"{args.model}: the loss is {loss}. Its training diverged{advice_on_nan()}"
             )
         losses = losses | DIVERGED
-    identity = model.known_manifest and model.id
-    description = {"model": {"path": str(args.model), "id": identity}, **given, **losses}
-    ids = {"model": identity, "tokens": tokens.id}
+    model_id = model.known_manifest and model.id
+    description = {"model": {"path": str(args.model), "id": model_id}, **given, **losses}
+    ids = {"model": model_id, "tokens": tokens.id}
     if args.metrics and args.metrics.is_file():
         description["change_at_end"] = change_at_end([*read_json_objects(args.metrics, "metrics")])
         ids["metrics"] = hash_file(args.metrics)

@@ -236,7 +236,7 @@ ODD_MESSAGES = [
 
 
 def test_odd_messages_lose_their_own_problem_only(make, bubblewrap):
-    """Also where what was expected is large, so that a digest is taken of what was returned."""
+    """Also where what was expected is large, so that what was returned is hashed."""
     rows = [problem("add", "+", f"Task/{number}") for number in range(2)]
     rows[0]["canonical_solution"] = "    return [a + b] * 100000\n"
     code = "import os\nos.write(3, b'''{0}\\n''')\nos.write(4, b'''{0}\\n''')"

@@ -10,7 +10,7 @@ from interpreter import python
 from xft.common.errors import UserError
 from xft.evaluation import judges
 from xft.evaluation.judges import Judges, Outcome, Returned, Rules, read_returned, write_trial
-from xft.evaluation.plain_data import digest, dumps, encode
+from xft.evaluation.plain_data import dumps, encode, value_hash
 from xft.evaluation.scoring import FAILED
 
 MANY = 16_000
@@ -47,7 +47,7 @@ def outcome(opened: Judges, answer, expected: dict) -> Outcome | None:
 def test_an_answer_costs_little_or_its_own_trial(name, bubblewrap, monkeypatch):
     monkeypatch.setattr(judges, "SECONDS", 1)
     answer, right, wanted = ANSWERS[name]
-    expected = {"value": right} if right else {"digest": digest([1] * 10**5).sha256}
+    expected = {"value": right} if right else {"digest": value_hash([1] * 10**5).sha256}
     with Judges(confined=True) as opened:
         assert outcome(opened, answer, expected) == wanted
         assert outcome(opened, 7, {"value": 7}) == RIGHT

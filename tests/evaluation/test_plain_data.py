@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xft.evaluation.judges import Returned, Rules
-from xft.evaluation.plain_data import decode, digest, dumps, encode, is_large
+from xft.evaluation.plain_data import decode, dumps, encode, is_large, value_hash
 
 numbers = [st.integers(), st.floats(allow_nan=False), st.complex_numbers(allow_nan=False)]
 numbers += [st.fractions(), st.decimals(allow_nan=False)]
@@ -49,7 +49,7 @@ def test_a_value_comes_back_with_its_types(value):
 
 @given(values, values)
 def test_digests_are_equal_where_values_are(first, second):
-    assert (digest(first) == digest(second)) == (first == second)
+    assert (value_hash(first) == value_hash(second)) == (first == second)
 
 
 Point = namedtuple("Point", "x y")
@@ -73,10 +73,10 @@ UNEQUAL = [
 def test_digests_tell_what_is_equal():
     for first, second in EQUAL:
         assert first == second
-        assert digest(first) == digest(second), first
+        assert value_hash(first) == value_hash(second), first
     for first, second in UNEQUAL:
         assert first != second
-        assert digest(first) != digest(second), first
+        assert value_hash(first) != value_hash(second), first
 
 
 class Liar(int):
@@ -128,7 +128,7 @@ def test_other_objects_are_refused():
 
 
 def test_a_large_value_is_not_nothing():
-    large = Returned(digest("x" * 10**5))
+    large = Returned(value_hash("x" * 10**5))
     for name in MBPP_OUTPUT_NOT_NONE_TASKS:
         judge = Rules("Mbpp/737", name, 0)
         assert not judge.accepts(["x"], large, Returned(None))

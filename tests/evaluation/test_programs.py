@@ -129,7 +129,7 @@ def test_canonical_solutions_that_do_not_pass_are_told(make, bubblewrap, capsys)
 
 
 def test_a_missing_toolchain_is_told_with_its_packages(make, bubblewrap, monkeypatch):
-    monkeypatch.setattr(languages, "find_program", lambda name: None)
+    monkeypatch.setattr(languages, "find_executable", lambda name: None)
     with pytest.raises(UserError, match=r"not found on PATH; nothing was run.*apt install golang"):
         open_scorer(make(DOUBLE | {"language": "go"}), bubblewrap, 1)
     monkeypatch.setenv("CLASSPATH", "")
@@ -173,7 +173,7 @@ def test_a_language_of_a_version_manager_runs(statuses, monkeypatch, tmp_path):
         script.write_text(text)
         script.chmod(0o755)
     monkeypatch.setenv("PATH", str(shim.parent), prepend=":")
-    monkeypatch.setattr(languages, "find_program", languages.find_program.__wrapped__)
+    monkeypatch.setattr(languages, "find_executable", languages.find_executable.__wrapped__)
     row = {"task_id": "T/1", "language": "py", "prompt": "", "tests": "assert x", "stop_tokens": []}
     assert statuses([row], ["x = 1"]) == ["passed"]
 
@@ -182,7 +182,7 @@ def test_a_run_and_a_plan_tell_what_is_missing_before(place, monkeypatch, capsys
     """Of the problems that a job will judge, and on this machine."""
     rows = [DOUBLE | {"name": name, "language": name} for name in ("go", "lua")]
     write_problems(Path("programs.jsonl"), rows)
-    monkeypatch.setattr(languages, "find_program", lambda name: None)
+    monkeypatch.setattr(languages, "find_executable", lambda name: None)
     monkeypatch.setattr(Translation, "ask", lambda chosen: None)  # the hub has it
     datasets = {"datasets": ["problems.jsonl", "programs.jsonl", "multipl-e/mbpp-rb"]}
     datasets["max_new_tokens"] = 8

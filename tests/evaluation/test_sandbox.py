@@ -33,8 +33,8 @@ def inside(bubblewrap):
     def run(code: str, mounts: list[str] = ()) -> str:
         asked = caller("", "", "[]", USUAL, 0, True)
         view = replace(asked.view, mounts=(*asked.view.mounts, *mounts))
-        command = [*asked.command[:-2], "-c", CODE + code]
-        ended = run_job(replace(asked, command=command, view=view), bubblewrap)
+        words = [*asked.words[:-2], "-c", CODE + code]
+        ended = run_job(replace(asked, words=words, view=view), bubblewrap)
         return (ended.printed or ended.output.strip().splitlines()[-1]).decode().strip()
 
     return run

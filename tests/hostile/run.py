@@ -25,7 +25,7 @@ from problem_files import problem, right_solutions, write_problems
 from xft.common.system import usable_cpus
 from xft.evaluation import call_scoring
 from xft.evaluation.forms import load_problems
-from xft.evaluation.languages import commands, find_language, find_program, find_toolchains
+from xft.evaluation.languages import commands, find_executable, find_language, find_toolchains
 from xft.evaluation.program_scoring import open_toolchain
 from xft.evaluation.sandbox import run
 from xft.evaluation.scorers import find_bubblewrap
@@ -57,14 +57,14 @@ def run_programs(sandbox) -> dict[str, str]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         for name, code in programs().items():
             language = find_language(name.partition(".")[2])
-            if find_program(language.version.split()[0]) is None:
+            if find_executable(language.version.split()[0]) is None:
                 continue
             code = code.replace("PORT", str(server.getsockname()[1]))
             code = code.replace("PROJECT", str(FOLDER.parents[1]))
             (found,) = find_toolchains([(language.name, "")]).values()
             toolchain = open_toolchain(language, found, sandbox)
             file, *steps = commands(language, code)
-            statuses[name] = run(toolchain.program(*steps, 60, file, code), sandbox).status
+            statuses[name] = run(toolchain.command(*steps, 60, file, code), sandbox).status
     return statuses
 
 

@@ -51,20 +51,20 @@ class Tokens:
     held_out: np.ndarray
 
     @property
-    def training(self) -> "Examples":
-        return Examples(self, np.flatnonzero(self.held_out == 0))
+    def training(self) -> "RowSubset":
+        return RowSubset(self, np.flatnonzero(self.held_out == 0))
 
     @property
-    def validation(self) -> "Examples":
-        return Examples(self, np.flatnonzero(self.held_out == VALIDATION))
+    def validation(self) -> "RowSubset":
+        return RowSubset(self, np.flatnonzero(self.held_out == VALIDATION))
 
     @property
-    def choice(self) -> "Examples":
+    def choice(self) -> "RowSubset":
         """The rows by which settings are chosen."""
-        return Examples(self, np.flatnonzero(self.held_out == CHOICE))
+        return RowSubset(self, np.flatnonzero(self.held_out == CHOICE))
 
 
-class Examples(Sequence):
+class RowSubset(Sequence):
     """Some rows of `tokens` as a torch dataset. Each item is {"input_ids", "labels", "row"}.
 
     labels: the ids of responses, and IGNORED for all others.

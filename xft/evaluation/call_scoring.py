@@ -168,7 +168,7 @@ class CallScorer:
 def _most_bytes(expected: str) -> int:
     """More than the answers of a right program take. expected: a line of the ground truth.
 
-    Where a large value is expected as a digest, an equal one may still be small enough to be sent.
+    Where the hash of a large value is expected, an equal one may still be small enough to be sent.
     """
     return LONGEST_SPELLING * len(expected) + MAX_LINE_BYTES * (8 + expected.count('"digest"'))
 
@@ -248,7 +248,7 @@ def _returned(tests: ProblemTests, ended: box.Ended, place: str) -> dict[str, li
 
 def caller(
     code: str, entry_point: str, encoded: str, limits: box.Limits, hash_seed: int, confined: bool
-) -> box.Program:
+) -> box.Command:
     """What calls a program's function. Its output is the driver's.
 
     encoded: the argument lists of each of `TEST_SETS`, as the driver gets them.
@@ -265,7 +265,7 @@ def caller(
     mounts = (*mounts, *box.bind(DRIVER_FILES), *box.bind(filter(os.path.exists, COMPILED)))
     view = box.View(mounts, covered, box.CLEAN_ENVIRONMENT | variables, starts_processes=False)
     command = [*python, "-P", "-B", str(DRIVER), REQUEST]
-    return box.Program(command, view, limits, REQUEST, f"{dumps(program)}\n{encoded}\n")
+    return box.Command(command, view, limits, REQUEST, f"{dumps(program)}\n{encoded}\n")
 
 
 def _interpreter() -> str:

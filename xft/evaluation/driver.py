@@ -15,11 +15,11 @@ import sys
 
 sys.path.insert(0, os.path.dirname(__file__))  # noqa: PTH120 (pathlib loads slowly)
 from confinement import end_with_parent, forbid_system_calls, limit_resources
-from plain_data import decode, digest, dumps, encode, is_large
+from plain_data import decode, dumps, encode, is_large, value_hash
 
 sys.path.pop(0)
 
-MAX_VALUE_BYTES = 2**16  # of a larger value only a digest is sent
+MAX_VALUE_BYTES = 2**16  # of a larger value only its hash is sent
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def described(value) -> str:
         message = dumps({"value": encode(value)})
         if len(message) <= MAX_VALUE_BYTES:
             return message
-    return dumps({"digest": digest(value).sha256})
+    return dumps({"digest": value_hash(value).sha256})
 
 
 def tell(channel: int, message: str) -> None:

@@ -10,7 +10,7 @@ from xft.config.sections import dataset_name
 from xft.data.prompt_templates import COMPLETION, Template
 from xft.evaluation import problems
 from xft.evaluation.languages import CODES, find_language
-from xft.evaluation.problems import DataSet, Problem, Program
+from xft.evaluation.problems import DataSet, Problem, ProgramProblem
 from xft.evaluation.prompts import FENCE, TaskPrompt, ends_of_code, instructed, with_code
 from xft.hub.named_sets import NAMED_SETS, RELEASED, NamedSet, unpacked_sha256
 
@@ -54,16 +54,16 @@ class ProgramForm:
     """
 
     name = "programs"
-    parse = staticmethod(partial(problems.validated_row, Program))
+    parse = staticmethod(partial(problems.validated_row, ProgramProblem))
 
-    def prompt(self, problem: Program, template: Template) -> TaskPrompt:
+    def prompt(self, problem: ProgramProblem, template: Template) -> TaskPrompt:
         stops = tuple(problem.stop_tokens)
         if template == COMPLETION:
             code = problem.prompt
             return TaskPrompt(problem.task_id, code, code, (*stops, FENCE), template)
         return instructed(problem, template, find_language(problem.language).fence, stops)
 
-    def texts(self, problem: Program) -> dict[str, str]:
+    def texts(self, problem: ProgramProblem) -> dict[str, str]:
         solution = problem.canonical_solution
         return {"prompt": problem.prompt} | ({"solution": solution} if solution else {})
 

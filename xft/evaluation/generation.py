@@ -99,7 +99,7 @@ def generate(
 
 
 @dataclass
-class Draft:
+class EncodedPrompt:
     """An unfinished sequence.
 
     number: of its prompt.
@@ -119,12 +119,12 @@ class Draft:
         return self.prompt_ids[:-1] if self.first_ids else self.prompt_ids
 
 
-Written = tuple[Draft, list[int]]  # with its new tokens
+Written = tuple[EncodedPrompt, list[int]]  # with its new tokens
 
 
 def make_rows(
     config, tokenizer, prompts: Sequence[TaskPrompt], max_new_tokens: int, token_healing: bool
-) -> list[Draft]:
+) -> list[EncodedPrompt]:
     """A row for each prompt, in order.
 
     Raises UserError if a prompt plus `max_new_tokens` does not fit into its window.
@@ -137,13 +137,13 @@ def make_rows(
     for number, prompt in enumerate(prompts):
         ids = prompt.encode(tokenizer)
         first_ids = replacements(ids[-1]) if token_healing and len(ids) > 1 else []
-        rows.append(Draft(number, ids, prompt.stops, first_ids))
+        rows.append(EncodedPrompt(number, ids, prompt.stops, first_ids))
     lengths = {prompts[row.number].task_id: len(row.prompt_ids) for row in rows}
     check_fit(lengths, window, max_new_tokens)
     return rows
 
 
-def write_rows(model, tokenizer, rows: list[Draft], how: Writing) -> Iterator[Written]:
+def write_rows(model, tokenizer, rows: list[EncodedPrompt], how: Writing) -> Iterator[Written]:
     """Each row with its new token ids, as soon as it is done."""
     from transformers import GenerationConfig
 
@@ -163,7 +163,7 @@ def write_rows(model, tokenizer, rows: list[Draft], how: Writing) -> Iterator[Wr
 
 
 def _write_batch(
-    model, tokenizer, rows: list[Draft], how: Writing, draws: "_Draws | None"
+    model, tokenizer, rows: list[EncodedPrompt], how: Writing, draws: "_Draws | None"
 ) -> Iterator[Written]:
     """Continue `rows` until all are done. Whenever half of them are done, these leave the batch."""
     batch = _Batch(model, rows)
@@ -191,7 +191,7 @@ class _Batch:
     cache: the keys and values of what is written.
     """
 
-    def __init__(self, model, rows: list[Draft]):
+    def __init__(self, model, rows: list[EncodedPrompt]):
         import torch
 
         kept = [torch.tensor(row.kept_ids, device=model.device, dtype=torch.long) for row in rows]
@@ -271,7 +271,7 @@ class RowWatch:
     lengths: the number of new tokens of each row, None while it runs.
     """
 
-    def __init__(self, tokenizer, prompt_width: int, rows: list[Draft], how: Writing):
+    def __init__(self, tokenizer, prompt_width: int, rows: list[EncodedPrompt], how: Writing):
         self.tokenizer, self.prompt_width = tokenizer, prompt_width
         self.rows, self.how = rows, how
         self.lengths: list[int | None] = [None] * len(rows)
@@ -296,7 +296,7 @@ class RowWatch:
             ended = [True] * len(ended)
         return input_ids.new_tensor(ended).bool()
 
-    def _ends(self, row: Draft, tail: list[int], is_all: bool) -> bool:
+    def _ends(self, row: EncodedPrompt, tail: list[int], is_all: bool) -> bool:
         """is_all: whether the tail holds all new tokens. The first may repeat the prompt's end."""
         if tail[-1] in self.how.eos_ids:
             return True
@@ -304,7 +304,9 @@ class RowWatch:
         return any(stop in text for stop in row.stops)
 
 
-def completion_of(tokenizer, row: Draft, new_ids: list[int], eos_ids: list[int]) -> Completion:
+def completion_of(
+    tokenizer, row: EncodedPrompt, new_ids: list[int], eos_ids: list[int]
+) -> Completion:
     """The text of a row's new tokens, and why it ended."""
     text = _text(tokenizer, row, new_ids)
     if any(stop in text for stop in row.stops):
@@ -312,7 +314,7 @@ def completion_of(tokenizer, row: Draft, new_ids: list[int], eos_ids: list[int])
     return Completion(text, "eos" if new_ids[-1] in eos_ids else "length")
 
 
-def _text(tokenizer, row: Draft, new_ids: list[int]) -> str:
+def _text(tokenizer, row: EncodedPrompt, new_ids: list[int]) -> str:
     """What the new tokens add to the whole prompt."""
     # A continuation that is decoded alone can lose its leading blank, and thus its indentation.
     whole = _decode(tokenizer, row.kept_ids + new_ids)

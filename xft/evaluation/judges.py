@@ -28,7 +28,7 @@ from typing import BinaryIO
 
 from xft.common.errors import UserError
 from xft.evaluation.confinement import end_with_parent, forbid_system_calls, limit_resources
-from xft.evaluation.plain_data import Digest, decode, digest, dumps
+from xft.evaluation.plain_data import ValueHash, decode, dumps, value_hash
 from xft.evaluation.scoring import ERROR, FAILED, PASSED, REFUSED, TEST_SETS, Stop, Stopped
 
 MAX_LINE_BYTES = 2**17  # of a message
@@ -44,7 +44,7 @@ WITH_ORACLE = {"HumanEval/32", *(f"Mbpp/{number}" for number in OF_MBPP)}
 
 @dataclass(frozen=True)
 class Returned:
-    """The value that a call returned, or the `Digest` of a large value.
+    """The value that a call returned, or the `ValueHash` of a large value.
 
     is_exact_type: False for an instance of a subclass of the value's type.
     """
@@ -55,8 +55,8 @@ class Returned:
     def equals(self, other: "Returned") -> bool:
         """Whether Python's == holds."""
         values = self.value, other.value
-        if any(isinstance(value, Digest) for value in values):
-            first, second = (v if isinstance(v, Digest) else digest(v) for v in values)
+        if any(isinstance(value, ValueHash) for value in values):
+            first, second = (v if isinstance(v, ValueHash) else value_hash(v) for v in values)
             return first == second
         return bool(self.value == other.value)
 
@@ -65,7 +65,7 @@ def read_returned(message: dict) -> Returned:
     """The value in a message of the driver. Raises ValueError if the message holds none."""
     match message:
         case {"digest": str(known)}:
-            return Returned(Digest(known))
+            return Returned(ValueHash(known))
         case {"value": {"like": content}}:
             return Returned(decode(content), is_exact_type=False)
         case {"value": content}:
@@ -126,7 +126,11 @@ def _is_close(returned: Returned, expected: Returned, atol: float) -> bool:
     import numpy as np
 
     value, wanted = returned.value, expected.value
-    if isinstance(wanted, Digest) or not returned.is_exact_type or type(value) is not type(wanted):
+    if (
+        isinstance(wanted, ValueHash)
+        or not returned.is_exact_type
+        or type(value) is not type(wanted)
+    ):
         return False
     if isinstance(wanted, list | tuple) and len(value) != len(wanted):
         return False

@@ -111,8 +111,8 @@ def class_path(programs: str) -> list[Path]:
 
 
 @cache
-def find_program(name: str) -> Path | None:
-    """A program on PATH: the file behind its links, if that has the same name."""
+def find_executable(name: str) -> Path | None:
+    """An executable on PATH: the file behind its links, if that has the same name."""
     found = shutil.which(name)
     if found is None:
         return None
@@ -140,12 +140,12 @@ def _behind_shim(program: Path) -> str | None:
 class Parts(NamedTuple):
     """What programs of a language need of this machine.
 
-    programs: compilers and runtimes.
+    executables: compilers and runtimes.
     jars: for Java.
     library: a command that loads what the tests load; empty if they load nothing.
     """
 
-    programs: tuple[Path, ...]
+    executables: tuple[Path, ...]
     jars: tuple[Path, ...]
     library: str
 
@@ -163,7 +163,7 @@ def find_toolchains(programs: Iterable[tuple[str, str]]) -> dict[str, Parts]:
         text = "".join(of_language)
         with collecting_errors(faults):
             jars = tuple(class_path(text)) if name == "java" else ()
-            found = tuple(_find_programs(find_language(name)))
+            found = tuple(_find_executables(find_language(name)))
             toolchains[name] = Parts(found, jars, _find_library(name, text))
     if faults:
         raise UserError("\n".join(faults))
@@ -183,14 +183,14 @@ def _find_library(language: str, text: str) -> str:
     return command
 
 
-def _find_programs(language: Language) -> list[Path]:
-    """The programs of a language. Raises UserError if one is missing."""
+def _find_executables(language: Language) -> list[Path]:
+    """The executables of a language. Raises UserError if one is missing."""
     words = [command.split()[0] for command in (language.compile, language.run) if command]
-    programs = {word: find_program(word) for word in words if not word.startswith("./")}
-    if missing := [word for word, program in programs.items() if program is None]:
+    executables = {word: find_executable(word) for word in words if not word.startswith("./")}
+    if missing := [word for word, file in executables.items() if file is None]:
         raise UserError(
             f"{' and '.join(missing)} for problems in {language.name} not found on PATH; nothing "
             f"was run. Install it: apt install {language.debian}, or conda install -c conda-forge "
             f"{language.conda}"
         )
-    return list(programs.values())
+    return list(executables.values())

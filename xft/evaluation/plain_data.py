@@ -140,18 +140,18 @@ def is_large(value, limit: int) -> bool:
     return False
 
 
-class Digest(namedtuple("Digest", ["sha256"])):
-    """The digest of a large value. It equals only the digests of equal values."""
+class ValueHash(namedtuple("ValueHash", ["sha256"])):
+    """The hash of a large value. It equals only the hashes of equal values."""
 
 
-def digest(value) -> Digest:
+def value_hash(value) -> ValueHash:
     """A SHA-256 that equal values share (except NaN), for example 1, 1.0 and True."""
     import hashlib  # here, since few programs return a large value
 
     sha256 = hashlib.sha256()
     for piece in _pieces(value):
         sha256.update(_spelled(piece).encode("utf-8", "surrogatepass"))
-    return Digest(sha256.hexdigest())
+    return ValueHash(sha256.hexdigest())
 
 
 def _pieces(value) -> Iterator:

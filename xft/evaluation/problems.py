@@ -68,7 +68,7 @@ def _problem_of(original: str) -> str:
     return f"{found[1].replace('mbpp', 'Mbpp')}/{found[2]}" if found else original
 
 
-class Program(BaseModel):
+class ProgramProblem(BaseModel):
     """A problem whose tests are a program, such as MultiPL-E's.
 
     The program is the prompt, the completion, a newline and the tests. It passes if its tests run
@@ -107,7 +107,7 @@ class Form(Protocol):
 
     name: str
 
-    def parse(self, fields: object) -> Problem | Program:
+    def parse(self, fields: object) -> Problem | ProgramProblem:
         """The problem of a row. Raises UserError as `validated_row`."""
 
     def prompt(self, problem, template):

@@ -20,7 +20,7 @@ from xft.common.progress import say
 from xft.evaluation import languages, scoring
 from xft.evaluation import sandbox as box
 from xft.evaluation.languages import LANGUAGES, Language, Parts, find_toolchains
-from xft.evaluation.problems import DataSet, Program
+from xft.evaluation.problems import DataSet, ProgramProblem
 from xft.evaluation.prompts import is_empty
 from xft.evaluation.sandbox import Ended, run
 from xft.evaluation.scoring import COMPILE_ERROR, FAILED, NO_CODE, PASSED, TIMED_OUT
@@ -61,7 +61,7 @@ class Toolchain:
     @property
     def environment(self) -> dict[str, str]:
         """All variables that a program has."""
-        folders = [str(program.parent) for program in self.parts.programs]
+        folders = [str(program.parent) for program in self.parts.executables]
         path = ":".join([*folders, box.CLEAN_ENVIRONMENT["PATH"]])
         jars = ":".join([*map(str, self.parts.jars), "."])
         of_go = {"GOCACHE": str(self.cache)} if self.cache else {}
@@ -71,13 +71,13 @@ class Toolchain:
     def folders(self) -> list[Path]:
         """What the programs need beside the system. Of the user's own folders, only programs."""
         needed = [*self.parts.jars, *filter(None, [self.cache])]
-        for program in self.parts.programs:
+        for program in self.parts.executables:
             folder = program.parent.parent if program.parent.name == "bin" else program.parent
             is_wide = Path.home().is_relative_to(folder) or folder == Path.home() / ".local"
             needed.append(program if is_wide else folder)
         return [path for path in dict.fromkeys(needed) if not path.is_relative_to("/usr")]
 
-    def program(self, compile: str, run: str, seconds: float, *file: str) -> box.Program:
+    def command(self, compile: str, run: str, seconds: float, *file: str) -> box.Command:
         """What runs two commands in turn, within `seconds`. file: its name and its text."""
         limits = box.Limits(seconds)
         script = SCRIPT.format(
@@ -87,14 +87,14 @@ class Toolchain:
             run=run,
         )
         view = box.View(*_mounts(self), self.environment, starts_processes=True)
-        return box.Program(["/bin/sh", "-c", script], view, limits, *file)
+        return box.Command(["/bin/sh", "-c", script], view, limits, *file)
 
 
 def open_toolchain(language: Language, parts: Parts, sandbox: str | None) -> Toolchain:
     """The toolchain of a language, which was started in the sandbox. Raises UserError."""
-    cache = compiled_packages(parts.programs[0]) if language.name == "go" else None
+    cache = compiled_packages(parts.executables[0]) if language.name == "go" else None
     toolchain = Toolchain(language, parts, cache)
-    asked = toolchain.program(parts.library, f"{language.version} >&2", PROBE_SECONDS)
+    asked = toolchain.command(parts.library, f"{language.version} >&2", PROBE_SECONDS)
     ended = run(asked, sandbox)
     said = ended.output.decode(errors="replace").strip()
     if ended.status != PASSED:
@@ -190,7 +190,7 @@ class ProgramScorer:
         return {}
 
     def score(
-        self, expected: dict[str, str], solutions: Sequence[tuple[Program, str]]
+        self, expected: dict[str, str], solutions: Sequence[tuple[ProgramProblem, str]]
     ) -> list[scoring.Statuses]:
         """The statuses of each solution, in order. Both sets of tests are the problem's one.
 
@@ -211,7 +211,7 @@ class ProgramScorer:
             chain, word = self.toolchains[given[0]], secrets.token_hex()
             text = with_word(chain.language, given[1], word)
             file, *commands = languages.commands(chain.language, text)
-            ended = run(chain.program(*commands, SECONDS, file, text), self.sandbox, stop)
+            ended = run(chain.command(*commands, SECONDS, file, text), self.sandbox, stop)
             if ended.status == PASSED and word.encode() not in ended.printed:
                 ended = Ended(FAILED, STOPPED)
             return ended, ended.status == TIMED_OUT

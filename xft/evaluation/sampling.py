@@ -97,19 +97,19 @@ def sample(
     verify_all: the model is hashed whole.
     """
     manifest = check_artifact(model_folder, *MODEL_KINDS, full=verify_all)
-    identity = manifest and manifest.id
+    model_id = manifest and manifest.id
     load, write = BACKENDS[generation.backend]
     threads = None if generation.backend == "vllm" else run.threads
     model, tokenizer = load(model_folder, threads, generation.precision)
     used = {"prompt": prompts[0].template.identity, "threads": threads}
     used["seed"] = run.seed if generation.temperature else None
     origin = {
-        "model": {"path": str(model_folder), "id": identity},
+        "model": {"path": str(model_folder), "id": model_id},
         "settings": generation.model_dump() | used | computed_on(model),
         "versions": package_versions("torch", "transformers", *installed(generation.backend)),
     }
     requests = list(product(prompts, range(generation.samples)))
-    journal = Journal(journal_path(result), origin | _content(model_folder, identity, prompts))
+    journal = Journal(journal_path(result), origin | _content(model_folder, model_id, prompts))
     write_all = partial(generate, model, tokenizer, write=write)
     completions = _complete(write_all, requests, generation, run.seed, journal)
     samples = [
@@ -154,10 +154,10 @@ def _seed(seed: int, prompt: TaskPrompt, number: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
 
 
-def _content(model_folder: Path, identity: str | None, prompts: Sequence[TaskPrompt]) -> dict:
+def _content(model_folder: Path, model_id: str | None, prompts: Sequence[TaskPrompt]) -> dict:
     """Values that determine the completions and are not in the samples' origin."""
     content = {"prompts": [prompt.sha256 for prompt in prompts]}
-    if identity is None:  # a folder without a manifest
+    if model_id is None:  # a folder without a manifest
         stats = [path.stat() for path in sorted(model_folder.iterdir()) if path.is_file()]
         content["files"] = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
     return content

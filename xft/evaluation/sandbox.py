@@ -114,13 +114,16 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Program:
+class Command:
     """A command to run in a folder that holds a file.
 
     It writes `READY` to its standard error when it starts, and then its output.
+
+    words: the executable and its arguments.
+    file, text: the name and the content of the file.
     """
 
-    command: list[str]
+    words: list[str]
     view: View
     limits: Limits
     file: str = "nothing"
@@ -148,60 +151,60 @@ class NotStarted(Exception):
     """The sandbox did not reach the program. The text is the system's message."""
 
 
-def run(program: Program, sandbox: str | None, stop: scoring.Stop | None = None) -> Ended:
-    """Run a program. sandbox: the program bubblewrap; None means with the user's rights.
+def run(command: Command, sandbox: str | None, stop: scoring.Stop | None = None) -> Ended:
+    """Run a command. sandbox: the program bubblewrap; None means with the user's rights.
 
     Raises Stopped once `stop` is readable, and UserError if the program does not start.
     """
     for _ in range(STARTS):
         try:
-            return attempt(program, sandbox, stop)
+            return attempt(command, sandbox, stop)
         except NotStarted as error:
             reason = error
-    is_root = program.view.starts_processes and os.geteuid() == 0
+    is_root = command.view.starts_processes and os.geteuid() == 0
     raise UserError(
         f"a program does not start on this machine, tried {STARTS} times: {reason}. Free memory "
         f"and processes, and run the same command again{NOT_AS_ROOT if is_root else ''}"
     )
 
 
-def attempt(program: Program, sandbox: str | None, stop: scoring.Stop | None = None) -> Ended:
-    """Run a program as `run`. Raises NotStarted if the program does not start."""
+def attempt(command: Command, sandbox: str | None, stop: scoring.Stop | None = None) -> Ended:
+    """Run a command as `run`. Raises NotStarted if the program does not start."""
     with ExitStack() as stack:
-        command, given, info, folder = program.command, [], None, "/"
+        words, given, info, folder = command.words, [], None, "/"
         if sandbox:
             info, tell = os.pipe()
-            given = [tell, _in_memory(program_filter()), _in_memory(program.text.encode())]
+            given = [tell, _in_memory(program_filter()), _in_memory(command.text.encode())]
             for descriptor in (info, *given):
                 stack.callback(os.close, descriptor)
-            command = [sandbox, *_walls(program, *given), *command]
+            words = [sandbox, *_walls(command, *given), *words]
         else:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
-            Path(folder, program.file).write_text(program.text)
+            Path(folder, command.file).write_text(command.text)
         # Pipes, and no device, whose mode a program could change.
         options = dict.fromkeys(("stdin", "stdout", "stderr"), PIPE)
-        options |= {"env": program.view.environment, "cwd": folder, "start_new_session": True}
-        child = stack.enter_context(Popen(command, pass_fds=given, **options))
+        options |= {"env": command.view.environment, "cwd": folder, "start_new_session": True}
+        child = stack.enter_context(Popen(words, pass_fds=given, **options))
         child.stdin.close()
         for pipe in (child.stdout, child.stderr):
             os.fchmod(pipe.fileno(), 0o666)  # /dev/stderr is opened by another user
         try:
-            return _watch(child, info, program, stop)
+            return _watch(child, info, command, stop)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
 
 
-def _watch(child: Popen, info: int | None, program: Program, stop: scoring.Stop | None) -> Ended:
+def _watch(child: Popen, info: int | None, command: Command, stop: scoring.Stop | None) -> Ended:
     """Wait for a program, and see that it stays within its limits.
 
     info: where bubblewrap says which process it started.
     """
     output, root = _output(child, stop), None
     first = _first(output)
-    if info is not None and program.view.starts_processes:
+    if info is not None and command.view.starts_processes:
         root = Path(f"/proc/{json.loads(os.read(info, CHUNK_BYTES))['child-pid']}/root")
-    running = _Running(program.limits, root)
+    running = _Running(command.limits, root)
     for said, printed in chain([first], output):
         running.take(said, printed)
         if status := running.exceeded():
@@ -305,12 +308,12 @@ def _in_memory(content: bytes) -> int:
     return descriptor
 
 
-def _walls(program: Program, info: int, calls: int, text: int) -> list[str]:
+def _walls(command: Command, info: int, calls: int, text: int) -> list[str]:
     """The arguments of bubblewrap, without the program.
 
     info, calls, text: descriptors of where it tells its process, of the filter, and of the text.
     """
-    view, isolation, user = program.view, AS_USER, []
+    view, isolation, user = command.view, AS_USER, []
     if view.starts_processes and os.geteuid() == 0:
         number = random.choice(USERS)
         isolation, user = AS_ROOT, [*DROP_ROOT, f"--reuid={number}", f"--regid={number}", "--"]
@@ -321,7 +324,7 @@ def _walls(program: Program, info: int, calls: int, text: int) -> list[str]:
     return [
         *(*ISOLATION, *isolation, "--info-fd", str(info), "--seccomp", str(calls)),
         *("--size", str(FOLDER_BYTES), "--perms", "1777", "--tmpfs", FOLDER),
-        *("--file", str(text), f"{FOLDER}/{program.file}", *own, *view.mounts, *cover(["/dev"])),
+        *("--file", str(text), f"{FOLDER}/{command.file}", *own, *view.mounts, *cover(["/dev"])),
         *(word for words in (*devices, *streams) for word in words),
         *(word for place in sealed for word in ("--remount-ro", place)),
         *("--chdir", FOLDER, "--", *user),

@@ -14,7 +14,7 @@ from xft.checkpoints.reader import CheckpointHeaders
 from xft.common.errors import UserError
 from xft.common.optional import require
 from xft.data.tokenizers import generation_settings, load_tokenizer
-from xft.evaluation.generation import Draft, Sampling, Writing, Written
+from xft.evaluation.generation import EncodedPrompt, Sampling, Writing, Written
 from xft.evaluation.model_loading import computing_dtype
 
 ENVIRONMENT = {
@@ -65,7 +65,7 @@ def load_model(folder: Path, threads: int | None, precision: str = "auto"):
     return model, tokenizer
 
 
-def write_rows(model, tokenizer, rows: list[Draft], how: Writing) -> Iterator[Written]:
+def write_rows(model, tokenizer, rows: list[EncodedPrompt], how: Writing) -> Iterator[Written]:
     """Each row with its new token ids, as soon as it is done, as from `generation.write_rows`.
 
     The next sequence starts as soon as one is done. A prompt stays as it is if too many tokens
@@ -112,7 +112,7 @@ def _start(model, longest: int, batch_size: int):
         )
 
 
-def _first_tokens(engine, rows: list[Draft], sampling: Sampling | None) -> list[list[int]]:
+def _first_tokens(engine, rows: list[EncodedPrompt], sampling: Sampling | None) -> list[list[int]]:
     """The first new token of each row, in a list. The list is empty if it may be any token."""
     for row in (row for row in rows if row.first_ids):
         draws = _draws(sampling, row.number)
@@ -131,7 +131,7 @@ def _draws(sampling: Sampling | None, number: int) -> dict:
     return {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": seed}
 
 
-def _request(engine, row: Draft, token_ids: list[int], **parameters) -> None:
+def _request(engine, row: EncodedPrompt, token_ids: list[int], **parameters) -> None:
     """Queue the token ids of a row. The engine reports it once, when it is done."""
     from vllm import SamplingParams
     from vllm.inputs import tokens_input
