@@ -23,16 +23,19 @@ def write_evaluation(
 
     about: more of what the result says of the data set.
     """
+    of_set = {"name": dataset, "file": "f", "sha256": "0", "problems": count, "extra_tests": True}
+    row = {"sample": 0, "failed_call": None, "finish": "eos"}
     result = {
         "format": 2,
         "model": {"path": model, "id": None},
-        "dataset": {"name": dataset, "file": "f", "sha256": "0", "problems": count} | dict(about),
-        "settings": settings,
+        "dataset": of_set | dict(about),
+        "settings": {"backend": "transformers"} | settings,
         "versions": {"torch": "2.0"},
         "passed": {"base": base, "plus": plus},
         "pass@1": {"base": base / count, "plus": plus / count},
         "problems": [
-            {"task_id": f"{families[i % len(families)]}/{i}", "sample": 0, "failed_call": None}
+            row
+            | {"task_id": f"{families[i % len(families)]}/{i}"}
             | {"base": STATUSES[i < base], "plus": STATUSES[i < plus]}
             for i in range(count)
         ],

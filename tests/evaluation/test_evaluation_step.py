@@ -254,9 +254,10 @@ def test_the_outcome_of_each_answer_is_told(copy, capsys):
     assert told.endswith(f"\nsums: 11 samples: {line}\n6 of 11 answers end with an error\n")
 
 
-def test_rows_without_a_finish_and_advice_on_most_answers():
+def test_other_statuses_count_as_failed_and_advice_on_most_answers():
     statuses = ("timed out", "too costly to judge", "refused by the sandbox", "error")
-    result = {"dataset": {"name": "d"}, "problems": [{"plus": status} for status in statuses]}
+    rows = [{"plus": status, "finish": "eos"} for status in statuses]
+    result = {"dataset": {"name": "d"}, "problems": rows}
     assert [*endings(result)] == ["d: 4 samples: 2 failed, 1 timed out, 1 error"]
     for outcome, words in ADVICE.items():
         counts = dict.fromkeys(OUTCOMES, 0) | {outcome: 4}

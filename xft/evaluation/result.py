@@ -184,11 +184,8 @@ def _passed(statuses: Sequence[Statuses], tests: str) -> list[bool]:
 
 
 def tests_of(result: dict) -> dict[str, str]:
-    """The sets of tests that have different scores, with their names: one alone needs none.
-
-    Earlier results do not say whether there are extra tests.
-    """
-    return TEST_NAMES if result["dataset"].get("extra_tests", True) else {"plus": ""}
+    """The sets of tests that have different scores, with their names: one alone needs none."""
+    return TEST_NAMES if result["dataset"]["extra_tests"] else {"plus": ""}
 
 
 def solved_shares(result: dict, tests: str) -> list[float]:
@@ -214,10 +211,10 @@ def outcomes(result: dict) -> dict[str, int]:
 def _outcome(row: dict) -> str:
     """A sample's status, or CUT_OFF. Refused and too costly samples have FAILED.
 
-    row: of a result. Without `finish` it is not cut off.
+    row: of a result.
     """
     status = row["plus"]
-    if row.get("finish") == "length" and status not in (PASSED, NO_CODE):
+    if row["finish"] == "length" and status not in (PASSED, NO_CODE):
         return CUT_OFF
     return status if status in OUTCOMES else scoring.FAILED
 
@@ -292,7 +289,7 @@ def backends_note(results: Mapping[str, dict]) -> Iterator[str]:
     """
     models: dict[str, list[str]] = {}
     for model, result in results.items():
-        backend = result["settings"].get("backend", "transformers")
+        backend = result["settings"]["backend"]
         models.setdefault(backend, []).append(model)
     if len(models) > 1:
         parts = [f"with {backend}: {', '.join(names)}" for backend, names in models.items()]
