@@ -38,6 +38,7 @@ DRIVER_FILES = [DRIVER, *map(DRIVER.with_name, BESIDE_DRIVER)]
 # Without their bytecode each program would compile them.
 COMPILED = [cache_from_source(file) for file in DRIVER_FILES if file.suffix == ".py"]
 PACKAGES = ("numpy", "numpy.libs")  # for solutions to import, with the libraries of the wheel
+SYSTEM = (Path("/usr/lib"), Path("/usr/lib64"))  # the system's libraries
 REQUEST = "request"
 USUAL = box.Limits(seconds=120.0, silence=10.0, memory=8 * 2**30)  # correct ones need over 4 GiB
 KIND = "ground_truth"
@@ -54,7 +55,10 @@ REPEATABLE = (
 
 
 class ProblemTests:
-    """The calls of a problem: a list of argument lists for each of `TEST_SETS`, and as JSON.
+    """The calls of a problem.
+
+    sets: for each of `TEST_SETS` a list of argument lists.
+    encoded: the sets as JSON, as the driver gets them.
 
     Raises UserError if the task id is one of MBPP's, and the calls are not of its form.
     """
@@ -63,23 +67,33 @@ class ProblemTests:
         self.problem = problem
         self.sets = [problem.base_input, problem.plus_input]
         if problem.is_mbpp:
-            from evalplus.data.mbpp import mbpp_deserialize_inputs
-
-            name = problem.task_id
-            try:
-                self.sets = [mbpp_deserialize_inputs(name, calls) for calls in self.sets]
-            except (LookupError, TypeError, ValueError) as error:
-                raise UserError(
-                    f"EvalPlus turns some arguments of {name} into tuples, sets or numbers, and "
-                    f"those in base_input and plus_input are of another form: {error}. Give a "
-                    "problem of your own a task_id that does not begin with Mbpp/"
-                ) from None
-        self.encoded = dumps([[[*map(encode, call)] for call in calls] for calls in self.sets])
+            self.sets = [_mbpp_calls(problem.task_id, calls) for calls in self.sets]
+        self.encoded = dumps([_encode_calls(calls) for calls in self.sets])
 
     def failed_call(self, outcome: Outcome) -> list | None:
         """The arguments of the first call that is not right, if there is one."""
-        calls = [*self.sets, []][outcome.passed_sets]
+        if outcome.passed_sets == len(self.sets):
+            return None
+        calls = self.sets[outcome.passed_sets]
         return calls[outcome.call] if outcome.call < len(calls) else None
+
+
+def _mbpp_calls(task_id: str, calls: list[list]) -> list[list]:
+    """The calls of one of MBPP's problems, with the types that EvalPlus gives their arguments."""
+    from evalplus.data.mbpp import mbpp_deserialize_inputs
+
+    try:
+        return mbpp_deserialize_inputs(task_id, calls)
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"EvalPlus turns some arguments of {task_id} into tuples, sets or numbers, and those "
+            f"in base_input and plus_input are of another form: {error}. Give a problem of your "
+            "own a task_id that does not begin with Mbpp/"
+        ) from None
+
+
+def _encode_calls(calls: list[list]) -> list[list]:
+    return [[encode(argument) for argument in call] for call in calls]
 
 
 class CallScorer:
@@ -90,11 +104,11 @@ class CallScorer:
     """
 
     def __init__(self, data_set: DataSet, sandbox: str | None, workers: int):
-        self.data_set, self.sandbox, self.workers = data_set, sandbox, workers
+        self.data_set = data_set
+        self.sandbox = sandbox
+        self.workers = workers
         self.versions = {}
-        bound = f"{USUAL.memory // 2**30} GiB of address space for each process"
-        of_all = ", and seccomp refuses memory outside of it" if sandbox else ""
-        self.memory_bound = f"{bound}{of_all}" if sys.platform == "linux" else "none"
+        self.memory_bound = _memory_bound(confined=sandbox is not None)
 
     def expected(self) -> dict[str, str]:
         """What the calls of each problem must return, by its task id, as a line of JSON.
@@ -103,28 +117,49 @@ class CallScorer:
         order of sets. Raises UserError for one that raises or does not end, and for those that do
         not pass. Of EvalPlus's releases, it only tells which do not pass.
         """
-        known = self.data_set
+        problems = self.data_set.problems
 
         def compute(problem: Problem, stop: scoring.Stop) -> tuple[str, str | None]:
-            place, tests = f"line {known.lines[problem.task_id]}", ProblemTests(problem)
-            ended = self._run(tests, problem.canonical_program, REFERENCE, stop)
-            line = dumps(_returned(tests, ended, f"{known.file}, {place}"))
-            limits = replace(REFERENCE, output=_most_bytes(line))
-            ended = self._run(tests, problem.canonical_program, limits, stop, OTHER_HASH_SEED)
-            fault = _fault(tests, line, _outcome(tests, line, ended, judges, stop))
-            return line, fault and f"{place}, {problem.task_id}: {fault}"
+            return self._expected_of(problem, judges, stop)
 
-        about = {"workers": self.workers, "desc": "ground truth", "unit": "problem"}
         with Judges(confined=self.sandbox is not None) as judges:
-            results = scoring.work_on(known.problems, compute, **about)
-        if faults := [fault for _, fault in results if fault]:
-            solutions = counted(len(faults), "canonical solution")
-            message = f"{solutions} of {known.file} would fail as a model's:\n{listed(faults)}"
-            if known.sha256 not in {release.sha256 for release in RELEASED.values()}:
-                raise UserError(f"{message}\n{REPEATABLE}")
-            say(message)
-        lines = [line for line, _ in results]
-        return {p.task_id: line for p, line in zip(known.problems, lines, strict=True)}
+            results = scoring.work_on(
+                problems, compute, workers=self.workers, desc="ground truth", unit="problem"
+            )
+        faults = [fault for _, fault in results if fault is not None]
+        if faults:
+            self._report(faults)
+        return {problem.task_id: line for problem, (line, _) in zip(problems, results, strict=True)}
+
+    def _expected_of(
+        self, problem: Problem, judges: Judges, stop: scoring.Stop
+    ) -> tuple[str, str | None]:
+        """What the calls of a problem must return, and why its canonical solution would fail.
+
+        The latter is None if it passes.
+        """
+        place = f"line {self.data_set.lines[problem.task_id]}"
+        tests = ProblemTests(problem)
+        program = problem.canonical_program
+        first = self._run(tests, program, REFERENCE, stop)
+        line = dumps(_returned(tests, first, f"{self.data_set.file}, {place}"))
+
+        limits = replace(REFERENCE, output=_most_bytes(line))
+        second = self._run(tests, program, limits, stop, OTHER_HASH_SEED)
+        outcome = _outcome(tests, line, second, judges, stop)
+        fault = _fault(tests, line, outcome)
+        if fault is None:
+            return line, None
+        return line, f"{place}, {problem.task_id}: {fault}"
+
+    def _report(self, faults: list[str]) -> None:
+        """Raise UserError for canonical solutions that do not pass. Of releases, only tell it."""
+        solutions = counted(len(faults), "canonical solution")
+        message = f"{solutions} of {self.data_set.file} would fail as a model's:\n{listed(faults)}"
+        released = {release.sha256 for release in RELEASED.values()}
+        if self.data_set.sha256 not in released:
+            raise UserError(f"{message}\n{REPEATABLE}")
+        say(message)
 
     def score(
         self, expected: dict[str, str], solutions: Sequence[tuple[Problem, str]]
@@ -140,10 +175,13 @@ class CallScorer:
             problem, code = solution
             if is_empty(problem, code):
                 return scoring.Statuses(NO_CODE, NO_CODE), False
-            tests, line = ProblemTests(problem), expected[problem.task_id]
+            tests = ProblemTests(problem)
+            line = expected[problem.task_id]
             limits = self._limits_here(tests, stop) if is_again else USUAL
-            ended = self._run(tests, code, replace(limits, output=_most_bytes(line)), stop)
-            outcome, is_late = _outcome(tests, line, ended, judges, stop), ended.status == TIMED_OUT
+            limits = replace(limits, output=_most_bytes(line))
+            ended = self._run(tests, code, limits, stop)
+            outcome = _outcome(tests, line, ended, judges, stop)
+            is_late = ended.status == TIMED_OUT
             return _statuses(tests, outcome, TIMED_OUT if is_late else ERROR), is_late
 
         with Judges(confined=self.sandbox is not None) as judges:
@@ -153,9 +191,10 @@ class CallScorer:
         self, tests: ProblemTests, code: str, limits: box.Limits, stop: scoring.Stop, seed: int = 0
     ) -> box.Ended:
         """Run a program on the calls."""
-        name, confined = tests.problem.entry_point, self.sandbox is not None
-        asked = caller(code, name, tests.encoded, limits, seed, confined)
-        return box.run(asked, self.sandbox, stop)
+        name = tests.problem.entry_point
+        confined = self.sandbox is not None
+        command = caller(code, name, tests.encoded, limits, seed, confined)
+        return box.run(command, self.sandbox, stop)
 
     def _limits_here(self, tests: ProblemTests, stop: scoring.Stop) -> box.Limits:
         """Limits from the time that the canonical solution takes now."""
@@ -165,12 +204,23 @@ class CallScorer:
         return replace(USUAL, seconds=seconds, silence=silence)
 
 
+def _memory_bound(confined: bool) -> str:
+    """How a program's memory is bounded, in words for the result."""
+    if sys.platform != "linux":
+        return "none"
+    bound = f"{USUAL.memory // 2**30} GiB of address space for each process"
+    if confined:
+        return f"{bound}, and seccomp refuses memory outside of it"
+    return bound
+
+
 def _most_bytes(expected: str) -> int:
     """More than the answers of a right program take. expected: a line of the ground truth.
 
     Where the hash of a large value is expected, an equal one may still be small enough to be sent.
     """
-    return LONGEST_SPELLING * len(expected) + MAX_LINE_BYTES * (8 + expected.count('"digest"'))
+    hashed = expected.count('"digest"')
+    return LONGEST_SPELLING * len(expected) + MAX_LINE_BYTES * (8 + hashed)
 
 
 def _outcome(
@@ -184,8 +234,9 @@ def _outcome(
         return None
     problem = tests.problem
     with TemporaryFile() as trial:
-        name, atol = problem.entry_point, problem.atol
-        write_trial(trial, problem.task_id, name, atol, tests.encoded, expected)
+        write_trial(
+            trial, problem.task_id, problem.entry_point, problem.atol, tests.encoded, expected
+        )
         trial.write(ended.output)
         return judges.outcome(trial, stop)
 
@@ -197,9 +248,11 @@ def _statuses(tests: ProblemTests, outcome: Outcome | None, end: str) -> scoring
     """
     if outcome is None:
         return scoring.Statuses(TOO_COSTLY, TOO_COSTLY)
-    statuses = [PASSED] * outcome.passed_sets + [outcome.status or end] * len(TEST_SETS)
+    not_passed = end if outcome.status is None else outcome.status
+    base = PASSED if outcome.passed_sets > 0 else not_passed
+    plus = PASSED if outcome.passed_sets == len(TEST_SETS) else not_passed
     failed = tests.failed_call(outcome)
-    return scoring.Statuses(statuses[0], statuses[1], None if failed is None else shown(failed))
+    return scoring.Statuses(base, plus, None if failed is None else shown(failed))
 
 
 def _fault(tests: ProblemTests, line: str, outcome: Outcome | None) -> str | None:
@@ -207,12 +260,13 @@ def _fault(tests: ProblemTests, line: str, outcome: Outcome | None) -> str | Non
 
     line: what it returned before.
     """
-    if outcome and outcome.passed_sets == len(TEST_SETS):
+    if outcome is not None and outcome.passed_sets == len(TEST_SETS):
         return None
-    failed = outcome and tests.failed_call(outcome)
+    failed = None if outcome is None else tests.failed_call(outcome)
     if failed is None:
         return "in a second run it returns too much to be judged, or not all"
-    message = json.loads(line)[TEST_SETS[outcome.passed_sets]][outcome.call]
+    returned = json.loads(line)[TEST_SETS[outcome.passed_sets]]
+    message = returned[outcome.call]
     value = shown(message["value"], 200) if "value" in message else "of more than 64 KiB"
     return f"the value {value} does not pass in a second run; arguments: {shown(failed, 200)}"
 
@@ -223,49 +277,80 @@ def _returned(tests: ProblemTests, ended: box.Ended, place: str) -> dict[str, li
     place: the problem's, in words. Raises UserError if messages are missing.
     """
     base, plus = tests.sets
-    calls, returned = [*base, *plus], []
-    fault = "ends its process"
-    if ended.status == TIMED_OUT:
-        fault = (
+    calls = [*base, *plus]
+    returned, exception = _read_output(ended.output, len(base))
+    if len(returned) < len(calls):
+        raise UserError(
+            f"{place}: the canonical solution of {tests.problem.task_id} "
+            f"{_why_incomplete(ended.status, exception)}; arguments: {shown(calls[len(returned)])}"
+        )
+    base_name, plus_name = TEST_SETS
+    return {base_name: returned[: len(base)], plus_name: returned[len(base) :]}
+
+
+def _read_output(output: bytes, base_calls: int) -> tuple[list[dict], str | None]:
+    """The driver's messages with values, and the name of the exception that ended them, if any.
+
+    base_calls: the number of calls of the first set. If its process ends before all of them, the
+    messages of the next set are left out.
+    """
+    returned = []
+    for line in output.split(b"\n")[:-1]:
+        message = json.loads(line)
+        if "raised" in message:
+            return returned, message["raised"]
+        if "set" not in message:
+            returned.append(message)
+        elif len(returned) < base_calls:
+            break
+    return returned, None
+
+
+def _why_incomplete(status: str, exception: str | None) -> str:
+    """Why messages of the canonical solution are missing, in words that follow its name."""
+    if exception is not None:
+        return f"raises {exception}"
+    if status == TIMED_OUT:
+        return (
             f"does not end within its limits, {REFERENCE.silence:g} s for a call and "
             f"{REFERENCE.seconds:g} s for all calls"
         )
-    for message in map(json.loads, ended.output.split(b"\n")[:-1]):
-        if "raised" in message:
-            fault = f"raises {message['raised']}"
-            break
-        if "set" not in message:
-            returned.append(message)
-        elif len(returned) < len(base):
-            break
-    if len(returned) < len(calls):
-        raise UserError(
-            f"{place}: the canonical solution of {tests.problem.task_id} {fault}; arguments: "
-            f"{shown(calls[len(returned)])}"
-        )
-    return dict(zip(TEST_SETS, (returned[: len(base)], returned[len(base) :]), strict=True))
+    return "ends its process"
 
 
 def caller(
     code: str, entry_point: str, encoded: str, limits: box.Limits, hash_seed: int, confined: bool
 ) -> box.Command:
-    """What calls a program's function. Its output is the driver's.
+    """The command that calls a program's function. Its output is the driver's.
 
     encoded: the argument lists of each of `TEST_SETS`, as the driver gets them.
     hash_seed: the order of a set of texts depends on it.
     """
-    program = {"code": code, "entry_point": entry_point, "memory": limits.memory}
-    # The interpreter in the sandbox does not search the folders of packages.
-    folders = dict.fromkeys(str(path.parent) for path in _packages()) if confined else ()
-    program |= {"packages": [*folders], "confined": confined}
-    python = [_interpreter(), "-S", "-X", "utf8"] if confined else [sys.executable, "-s"]
+    if confined:
+        python = [_interpreter(), "-S", "-X", "utf8"]
+        mounts, covered = _python()
+        # The interpreter in the sandbox does not search the folders of packages.
+        folders = sorted({str(path.parent) for path in _packages()})
+    else:
+        python = [sys.executable, "-s"]
+        mounts, covered = (), ()
+        folders = []
+    program = {
+        "code": code,
+        "entry_point": entry_point,
+        "memory": limits.memory,
+        "packages": folders,
+        "confined": confined,
+    }
     # numpy starts no threads.
     variables = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": str(hash_seed)}
-    mounts, covered = _python() if confined else ((), ())
-    mounts = (*mounts, *box.bind(DRIVER_FILES), *box.bind(filter(os.path.exists, COMPILED)))
-    view = box.View(mounts, covered, box.CLEAN_ENVIRONMENT | variables, starts_processes=False)
-    command = [*python, "-P", "-B", str(DRIVER), REQUEST]
-    return box.Command(command, view, limits, REQUEST, f"{dumps(program)}\n{encoded}\n")
+    environment = box.CLEAN_ENVIRONMENT | variables
+    compiled = [file for file in COMPILED if Path(file).exists()]
+    mounts = (*mounts, *box.bind(DRIVER_FILES), *box.bind(compiled))
+    view = box.View(mounts, covered, environment, starts_processes=False)
+    words = [*python, "-P", "-B", str(DRIVER), REQUEST]
+    text = f"{dumps(program)}\n{encoded}\n"
+    return box.Command(words, view, limits, REQUEST, text)
 
 
 def _interpreter() -> str:
@@ -277,22 +362,46 @@ def _python() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The mounts of Python's libraries, its standard library and `PACKAGES`, and the folders that
     are covered: other packages and this project.
     """
-    base = Path(sys.base_prefix)
-    system = [Path("/usr/lib"), Path("/usr/lib64")]
-    libraries = dict.fromkeys(filter(Path.is_dir, (*system, base / "lib", base / "lib64")))
-    compiled = Path(sysconfig.get_config_var("DESTSHARED"))
-    standard = list(dict.fromkeys([sysconfig.get_path("stdlib"), str(compiled.parent)]))
-    covered = [p for p in (Path(sys.prefix), box.PROJECT) if any(map(p.is_relative_to, libraries))]
-    for folder in libraries:
-        covered += filter(Path.is_dir, folder.glob("py*" if folder in system else "*"))
+    libraries = _libraries()
+    standard = _standard_library()
+    covered = _beside_libraries(libraries)
     packages = [place for folder in standard for place in Path(folder).glob("*-packages")]
-    mounts = (
-        *(*box.bind(libraries), *box.links("/lib", "/lib64")),
-        *("--ro-bind-try", *["/etc/ld.so.cache"] * 2),
-        *(*box.cover(covered), *box.bind([_interpreter(), *standard])),
-        *(*box.cover(packages), *box.bind(_packages())),
-    )
-    return mounts, tuple(str(p) for p in (*covered, *packages) if str(p) not in standard)
+    mounts = [
+        *box.bind(libraries),
+        *box.links("/lib", "/lib64"),
+        *("--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"),
+        *box.cover(covered),
+        *box.bind([_interpreter(), *standard]),
+        *box.cover(packages),
+        *box.bind(_packages()),
+    ]
+    sealed = [str(path) for path in (*covered, *packages) if str(path) not in standard]
+    return tuple(mounts), tuple(sealed)
+
+
+def _libraries() -> list[Path]:
+    """The folders of the system's libraries, and of those of this Python."""
+    base = Path(sys.base_prefix)
+    folders = dict.fromkeys([*SYSTEM, base / "lib", base / "lib64"])
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def _standard_library() -> list[str]:
+    """The folders of Python's standard library. Compiled modules may have a folder of their own."""
+    compiled = Path(sysconfig.get_config_var("DESTSHARED")).parent
+    return list(dict.fromkeys([sysconfig.get_path("stdlib"), str(compiled)]))
+
+
+def _beside_libraries(libraries: list[Path]) -> list[Path]:
+    """The folders in `libraries` that no solution needs: packages, environments, this project."""
+    folders = []
+    for folder in (Path(sys.prefix), box.PROJECT):
+        if any(folder.is_relative_to(library) for library in libraries):
+            folders.append(folder)
+    for library in libraries:
+        pattern = "py*" if library in SYSTEM else "*"
+        folders += [path for path in library.glob(pattern) if path.is_dir()]
+    return folders
 
 
 def _packages() -> list[Path]:
@@ -307,8 +416,10 @@ def _packages() -> list[Path]:
 def shown(value, limit: int = 500) -> str:
     """A value as text. Long texts are cut in the middle."""
     text = repr(value)
+    if len(text) <= limit:
+        return text
     half = limit // 2
-    return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
+    return f"{text[:half]} ... {text[-half:]}"
 
 
 def write(folder: Path, truth: dict[str, str]) -> None:
@@ -319,5 +430,6 @@ def write(folder: Path, truth: dict[str, str]) -> None:
 
 def read(folder: Path) -> dict[str, str]:
     """Read an artifact's file, as `write` made it."""
-    rows = map(json.loads, (folder / EXPECTED_FILE).read_text(encoding="utf-8").splitlines())
+    lines = (folder / EXPECTED_FILE).read_text(encoding="utf-8").splitlines()
+    rows = (json.loads(line) for line in lines)
     return {row["task_id"]: dumps(row["sets"]) for row in rows}

@@ -16,7 +16,8 @@ from xft.common.errors import UserError, collecting_errors
 # Options for a JVM, which otherwise sizes itself by the machine. They are {small} below, and
 # {javac} for the compiler.
 SMALL = "-Xmx1g -XX:+UseSerialGC -XX:-UsePerfData -XX:ActiveProcessorCount=2"
-JAVAC = " ".join(f"-J{option}" for option in f"{SMALL} -XX:TieredStopAtLevel=1".split())
+JAVAC_OPTIONS = f"{SMALL} -XX:TieredStopAtLevel=1"
+JAVAC = " ".join(f"-J{option}" for option in JAVAC_OPTIONS.split())
 FILE = Path(__file__).with_name("languages.toml")
 
 
@@ -42,7 +43,7 @@ ROWS = [Language(name, **row) for name, row in tomllib.loads(FILE.read_text()).i
 LANGUAGES = {language.name: language for language in ROWS}
 CODES = {language.fence: language.name for language in reversed(ROWS)}  # such as js of javascript
 GO_TESTS = LANGUAGES.pop("go_test.go")
-# What a Java program is outside of its texts and comments.
+# Texts and comments of a Java program, and what is looked for in the rest.
 JAVA_TEXTS = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', re.DOTALL)
 JAVA_PARTS = re.compile(r"[{}]|\b(?:class|enum|record|interface)\s+(\w+)|\bvoid\s+main\s*\(")
 JAVA_PUBLIC = re.compile(r"\bpublic\s+(?:\w+\s+){0,3}(?:class|enum|record|interface)\s+(\w+)")
@@ -70,10 +71,16 @@ def find_language(name: str) -> Language:
 
 def commands(language: Language, program: str) -> tuple[str, str, str]:
     """The name of a program's file, and the commands that compile and run it."""
-    public, main = JAVA_PUBLIC.search(JAVA_TEXTS.sub(" ", program)), main_class(program)
-    words = {"main": main, "file": public[1] if public else main, "small": SMALL, "javac": JAVAC}
-    language = as_built(language, program)
-    return tuple(text.format(**words) for text in (language.file, language.compile, language.run))
+    main = main_class(program)
+    public = JAVA_PUBLIC.search(_without_texts(program))
+    file = public[1] if public else main
+    words = {"main": main, "file": file, "small": SMALL, "javac": JAVAC}
+    built = as_built(language, program)
+    return (
+        built.file.format(**words),
+        built.compile.format(**words),
+        built.run.format(**words),
+    )
 
 
 def as_built(language: Language, program: str) -> Language:
@@ -83,15 +90,26 @@ def as_built(language: Language, program: str) -> Language:
 
 def main_class(program: str) -> str:
     """The outermost Java class that holds the last `main`: the tests', not an answer's own."""
-    main, name, depth = "Main", "Main", 0
-    for part in JAVA_PARTS.finditer(JAVA_TEXTS.sub(" ", program)):
-        if part[1]:
-            name = name if depth else part[1]
-        elif part[0] in "{}":
-            depth += 1 if part[0] == "{" else -1
+    with_main = "Main"
+    outermost = "Main"
+    depth = 0
+    for part in JAVA_PARTS.finditer(_without_texts(program)):
+        declared = part[1]
+        if declared:
+            if depth == 0:
+                outermost = declared
+        elif part[0] == "{":
+            depth += 1
+        elif part[0] == "}":
+            depth -= 1
         else:
-            main = name
-    return main
+            with_main = outermost
+    return with_main
+
+
+def _without_texts(program: str) -> str:
+    """A Java program without its texts and comments."""
+    return JAVA_TEXTS.sub(" ", program)
 
 
 def class_path(programs: str) -> list[Path]:
@@ -99,8 +117,10 @@ def class_path(programs: str) -> list[Path]:
 
     Raises UserError if the programs need javatuples and it is not on this machine.
     """
-    jars = [Path(name) for name in os.environ.get("CLASSPATH", "").split(":") if name]
-    jars = [jar.absolute() for jar in jars if jar.is_file()] or sorted(JARS.glob("javatuples*.jar"))
+    named = [Path(name) for name in os.environ.get("CLASSPATH", "").split(":") if name]
+    jars = [jar.absolute() for jar in named if jar.is_file()]
+    if not jars:
+        jars = sorted(JARS.glob("javatuples*.jar"))
     if JAVATUPLES in programs and not any("javatuples" in jar.name for jar in jars):
         raise UserError(
             f"these Java problems import {JAVATUPLES}, which is not on this machine; nothing was "
@@ -113,17 +133,17 @@ def class_path(programs: str) -> list[Path]:
 @cache
 def find_executable(name: str) -> Path | None:
     """An executable on PATH: the file behind its links, if that has the same name."""
-    found = shutil.which(name)
-    if found is None:
+    on_path = shutil.which(name)
+    if on_path is None:
         return None
-    found = _behind_shim(Path(found)) or found
-    real = Path(found).resolve()
+    program = _behind_shim(Path(on_path)) or on_path
+    real = Path(program).resolve()
     if real.name == "rustup":  # it stands for the programs of a toolchain
-        words = [found, "--print", "sysroot"]
+        words = [program, "--print", "sysroot"]
         root = subprocess.run(words, capture_output=True, text=True).stdout.strip()
         return Path(root, "bin", name)
-    same = real.with_name(name)
-    return same if same.exists() else Path(found).absolute()
+    of_same_name = real.with_name(name)
+    return of_same_name if of_same_name.exists() else Path(program).absolute()
 
 
 def _behind_shim(program: Path) -> str | None:
@@ -138,7 +158,7 @@ def _behind_shim(program: Path) -> str | None:
 
 
 class Parts(NamedTuple):
-    """What programs of a language need of this machine.
+    """The parts of this machine that programs of a language need.
 
     executables: compilers and runtimes.
     jars: for Java.
@@ -151,20 +171,22 @@ class Parts(NamedTuple):
 
 
 def find_toolchains(programs: Iterable[tuple[str, str]]) -> dict[str, Parts]:
-    """What this machine has for programs, by their language.
+    """The parts that programs need, by their language.
 
     programs: language and text. Raises UserError for all that is missing on this machine.
     """
     texts: dict[str, list[str]] = {}
     for name, text in programs:
         texts.setdefault(name, []).append(text)
-    toolchains, faults = {}, []
+    toolchains = {}
+    faults = []
     for name, of_language in texts.items():
         text = "".join(of_language)
         with collecting_errors(faults):
             jars = tuple(class_path(text)) if name == "java" else ()
-            found = tuple(_find_executables(find_language(name)))
-            toolchains[name] = Parts(found, jars, _find_library(name, text))
+            executables = tuple(_find_executables(find_language(name)))
+            library = _find_library(name, text)
+            toolchains[name] = Parts(executables, jars, library)
     if faults:
         raise UserError("\n".join(faults))
     return toolchains
@@ -175,7 +197,8 @@ def _find_library(language: str, text: str) -> str:
     word, command, package = LIBRARIES.get(language, ("", "", ""))
     if not word or word not in text:
         return ""
-    if subprocess.run(command.split(), stdin=subprocess.DEVNULL, capture_output=True).returncode:
+    done = subprocess.run(command.split(), stdin=subprocess.DEVNULL, capture_output=True)
+    if done.returncode:
         raise UserError(
             f"{word} for problems in {language} not found: {command} fails; nothing was run. "
             f"Install it beside the language: apt install {package}"
@@ -185,9 +208,10 @@ def _find_library(language: str, text: str) -> str:
 
 def _find_executables(language: Language) -> list[Path]:
     """The executables of a language. Raises UserError if one is missing."""
-    words = [command.split()[0] for command in (language.compile, language.run) if command]
-    executables = {word: find_executable(word) for word in words if not word.startswith("./")}
-    if missing := [word for word, file in executables.items() if file is None]:
+    names = [command.split()[0] for command in (language.compile, language.run) if command]
+    executables = {name: find_executable(name) for name in names if not name.startswith("./")}
+    missing = [name for name, file in executables.items() if file is None]
+    if missing:
         raise UserError(
             f"{' and '.join(missing)} for problems in {language.name} not found on PATH; nothing "
             f"was run. Install it: apt install {language.debian}, or conda install -c conda-forge "

@@ -61,41 +61,59 @@ class Toolchain:
     @property
     def environment(self) -> dict[str, str]:
         """All variables that a program has."""
-        folders = [str(program.parent) for program in self.parts.executables]
-        path = ":".join([*folders, box.CLEAN_ENVIRONMENT["PATH"]])
-        jars = ":".join([*map(str, self.parts.jars), "."])
-        of_go = {"GOCACHE": str(self.cache)} if self.cache else {}
-        return box.CLEAN_ENVIRONMENT | of_go | {"PATH": path, "CLASSPATH": jars}
+        folders = [str(file.parent) for file in self.parts.executables]
+        jars = [str(jar) for jar in self.parts.jars]
+        variables = {
+            "PATH": ":".join([*folders, box.CLEAN_ENVIRONMENT["PATH"]]),
+            "CLASSPATH": ":".join([*jars, "."]),
+        }
+        if self.cache:
+            variables["GOCACHE"] = str(self.cache)
+        return box.CLEAN_ENVIRONMENT | variables
 
     @property
     def folders(self) -> list[Path]:
-        """What the programs need beside the system. Of the user's own folders, only programs."""
-        needed = [*self.parts.jars, *filter(None, [self.cache])]
-        for program in self.parts.executables:
-            folder = program.parent.parent if program.parent.name == "bin" else program.parent
+        """The files and folders that the programs need beside the system.
+
+        Of the user's own folders, these are only the executables.
+        """
+        needed = [*self.parts.jars]
+        if self.cache:
+            needed.append(self.cache)
+        for file in self.parts.executables:
+            folder = file.parent.parent if file.parent.name == "bin" else file.parent
             is_wide = Path.home().is_relative_to(folder) or folder == Path.home() / ".local"
-            needed.append(program if is_wide else folder)
+            needed.append(file if is_wide else folder)
         return [path for path in dict.fromkeys(needed) if not path.is_relative_to("/usr")]
 
-    def command(self, compile: str, run: str, seconds: float, *file: str) -> box.Command:
-        """What runs two commands in turn, within `seconds`. file: its name and its text."""
+    def command(
+        self, compile: str, run: str, seconds: float, file: str = "nothing", text: str = ""
+    ) -> box.Command:
+        """The command that runs two commands in turn.
+
+        compile: "" if nothing is compiled.
+        seconds: for both.
+        file, text: the name and the text of the program's file.
+        """
         limits = box.Limits(seconds)
+        compile_line = f"{compile} >&2 || exit {box.NOT_COMPILED}\n" if compile else ""
         script = SCRIPT.format(
             processor_seconds=2 * int(seconds),
             kilobytes=limits.memory // 2**10,
-            compile=f"{compile} >&2 || exit {box.NOT_COMPILED}\n" if compile else "",
+            compile=compile_line,
             run=run,
         )
-        view = box.View(*_mounts(self), self.environment, starts_processes=True)
-        return box.Command(["/bin/sh", "-c", script], view, limits, *file)
+        mounts, covered = _mounts(self)
+        view = box.View(mounts, covered, self.environment, starts_processes=True)
+        return box.Command(["/bin/sh", "-c", script], view, limits, file, text)
 
 
 def open_toolchain(language: Language, parts: Parts, sandbox: str | None) -> Toolchain:
     """The toolchain of a language, which was started in the sandbox. Raises UserError."""
     cache = compiled_packages(parts.executables[0]) if language.name == "go" else None
     toolchain = Toolchain(language, parts, cache)
-    asked = toolchain.command(parts.library, f"{language.version} >&2", PROBE_SECONDS)
-    ended = run(asked, sandbox)
+    probe = toolchain.command(parts.library, f"{language.version} >&2", PROBE_SECONDS)
+    ended = run(probe, sandbox)
     said = ended.output.decode(errors="replace").strip()
     if ended.status != PASSED:
         command = parts.library if ended.status == COMPILE_ERROR else language.version
@@ -125,35 +143,67 @@ def compiled_packages(go: Path) -> Path:
 
 @cache
 def _mounts(toolchain: Toolchain) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a language needs of the system, and which folder of it is covered: this project."""
+    """The mounts that a language needs, and which folder of them is covered: this project."""
     shown = [Path("/usr"), *toolchain.folders]
-    hidden = [box.PROJECT] if any(map(box.PROJECT.is_relative_to, shown)) else []
-    names = filter(None, [*SETTINGS, toolchain.language.settings])
-    settings = [path for name in names for path in Path("/etc").glob(name)]
-    parents = dict.fromkeys(p for path in (*shown, *settings) for p in reversed(path.parents))
-    mounts = (
-        *(word for path in parents for word in ("--dir", str(path))),
-        *(*box.bind(shown), *box.links(*SYSTEM), *box.bind(settings), *box.cover(hidden)),
-    )
-    return mounts, tuple(map(str, hidden))
+    settings = _settings(toolchain.language)
+    is_project_shown = any(box.PROJECT.is_relative_to(folder) for folder in shown)
+    hidden = [box.PROJECT] if is_project_shown else []
+    folders = []
+    for parent in _parents([*shown, *settings]):
+        folders += ["--dir", str(parent)]
+    mounts = [
+        *folders,
+        *box.bind(shown),
+        *box.links(*SYSTEM),
+        *box.bind(settings),
+        *box.cover(hidden),
+    ]
+    return tuple(mounts), tuple(str(folder) for folder in hidden)
+
+
+def _settings(language: Language) -> list[Path]:
+    """The files and folders below /etc that programs of a language read."""
+    patterns = [*SETTINGS]
+    if language.settings:
+        patterns.append(language.settings)
+    return [path for pattern in patterns for path in Path("/etc").glob(pattern)]
+
+
+def _parents(paths: Iterable[Path]) -> list[Path]:
+    """The folders that hold paths, each once, and each behind those that hold it."""
+    parents = []
+    for path in paths:
+        parents += reversed(path.parents)
+    return list(dict.fromkeys(parents))
 
 
 def with_word(language: Language, program: str, word: str) -> str:
     """The program that prints a word of letters and digits at its end, if its last test ran."""
-    built, half = languages.as_built(language, program), len(word) // 2
+    built = languages.as_built(language, program)
+    half = len(word) // 2
     words = {"MAIN": languages.main_class(program), "LEFT": word[:half], "RIGHT": word[half:]}
-    start, end = built.start, built.end
-    for name, text in words.items():
-        start, end = start.replace(name, text), end.replace(name, text)
+    in_main = built.start
+    at_end = built.end
     if built.in_main:
-        start, end = end, ""
+        in_main = built.end
+        at_end = ""
+    for name, text in words.items():
+        in_main = in_main.replace(name, text)
+        at_end = at_end.replace(name, text)
     if language.name == "go":
         program = GO_PACKAGE.sub(r'\g<0>; import xft_os "os"', program, count=1)
     elif language.name == "lua":
         program = LUA_EXIT.sub(r"local xft_status = \1", program)
-    mains = [found.end() for found in START_OF_MAIN.finditer(program)] if start else []
-    place = mains[-1] if mains else len(program)
-    return f"{program[:place]}\n{start}{program[place:]}\n{end}"
+    place = _start_of_main(program) if in_main else len(program)
+    return f"{program[:place]}\n{in_main}{program[place:]}\n{at_end}"
+
+
+def _start_of_main(program: str) -> int:
+    """The place behind the brace that begins the last `main`; the end if there is none."""
+    place = len(program)
+    for main in START_OF_MAIN.finditer(program):
+        place = main.end()
+    return place
 
 
 class ProgramScorer:
@@ -164,12 +214,16 @@ class ProgramScorer:
     """
 
     def __init__(self, data_set: DataSet, sandbox: str | None, workers: int):
-        self.data_set, self.sandbox, self.workers = data_set, sandbox, workers
-        parts = find_toolchains((p.language, p.prompt + p.tests) for p in data_set.problems)
-        chains = [open_toolchain(LANGUAGES[name], known, sandbox) for name, known in parts.items()]
-        self.toolchains = {chain.language.name: chain for chain in chains}
+        self.data_set = data_set
+        self.sandbox = sandbox
+        self.workers = workers
+        programs = [(p.language, p.prompt + p.tests) for p in data_set.problems]
+        self.toolchains = {
+            name: open_toolchain(LANGUAGES[name], parts, sandbox)
+            for name, parts in find_toolchains(programs).items()
+        }
         self.versions = {name: chain.version for name, chain in self.toolchains.items()}
-        of_all = ", and of all of a program" if sandbox else ""
+        of_all = "" if sandbox is None else ", and of all of a program"
         memory = box.Limits(SECONDS).memory // 2**30
         self.memory_bound = f"{memory} GiB of data of each process{of_all}"
 
@@ -178,12 +232,13 @@ class ProgramScorer:
         known = [p for p in self.data_set.problems if p.canonical_solution is not None]
         programs = [(p.language, p.program(p.canonical_program)) for p in known]
         ends = self._ends(programs)
-        faults = [
-            f"line {self.data_set.lines[problem.task_id]}, {problem.task_id}: {ended.status}: "
-            f"{_reason(ended.output.decode(errors='replace'))}"
-            for problem, ended in zip(known, map(ends.get, programs), strict=True)
-            if ended.status != PASSED
-        ]
+        faults = []
+        for problem, program in zip(known, programs, strict=True):
+            ended = ends[program]
+            if ended.status != PASSED:
+                place = f"line {self.data_set.lines[problem.task_id]}, {problem.task_id}"
+                reason = _reason(ended.output.decode(errors="replace"))
+                faults.append(f"{place}: {ended.status}: {reason}")
         if faults:
             solutions = counted(len(faults), "canonical solution")
             say(f"{solutions} of {self.data_set.file} would fail:\n{listed(faults)}")
@@ -200,28 +255,34 @@ class ProgramScorer:
             None if is_empty(problem, code) else (problem.language, problem.program(code))
             for problem, code in solutions
         ]
-        ends = self._ends(filter(None, programs))
+        ends = self._ends(program for program in programs if program is not None)
         statuses = [ends[program].status if program else NO_CODE for program in programs]
         return [scoring.Statuses(status, status) for status in statuses]
 
     def _ends(self, programs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Ended]:
         """How each program ends. programs: language and text."""
 
-        def judge(given: tuple[str, str], is_again: bool, stop: scoring.Stop) -> tuple[Ended, bool]:
-            chain, word = self.toolchains[given[0]], secrets.token_hex()
-            text = with_word(chain.language, given[1], word)
-            file, *commands = languages.commands(chain.language, text)
-            ended = run(chain.command(*commands, SECONDS, file, text), self.sandbox, stop)
+        def judge(
+            program: tuple[str, str], is_again: bool, stop: scoring.Stop
+        ) -> tuple[Ended, bool]:
+            language, text = program
+            chain = self.toolchains[language]
+            word = secrets.token_hex()
+            text = with_word(chain.language, text, word)
+            file, compile, run_program = languages.commands(chain.language, text)
+            command = chain.command(compile, run_program, SECONDS, file, text)
+            ended = run(command, self.sandbox, stop)
             if ended.status == PASSED and word.encode() not in ended.printed:
                 ended = Ended(FAILED, STOPPED)
             return ended, ended.status == TIMED_OUT
 
-        todo = list(dict.fromkeys(programs))
-        ends = scoring.score(todo, judge, workers=self.workers, unit="program")
-        return dict(zip(todo, ends, strict=True))
+        different = list(dict.fromkeys(programs))
+        ends = scoring.score(different, judge, workers=self.workers, unit="program")
+        return dict(zip(different, ends, strict=True))
 
 
 def _reason(text: str) -> str:
     """The first line of a program's output that speaks of an error, or else the last line."""
     lines = text.strip().splitlines() or [""]
-    return next((line for line in lines if "rror" in line), lines[-1])[:MOST_TEXT]
+    reason = next((line for line in lines if "rror" in line), lines[-1])
+    return reason[:MOST_TEXT]

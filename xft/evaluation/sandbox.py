@@ -16,7 +16,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -35,13 +35,14 @@ CLEAN_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
 
 @dataclass(frozen=True)
 class View:
-    """What a program has of this machine.
+    """The part of this machine that a program sees.
 
     mounts: words for bubblewrap.
     covered: folders among them that are empty, and stay so.
-    environment: all its variables.
-    starts_processes: whether it may. Then it has a `/proc` of its own processes, can write to its
-        folder, and is another user if root runs it. Else it must limit itself (`confinement`).
+    environment: all variables of the program.
+    starts_processes: whether the program may start processes. Then it has a `/proc` of its own
+        processes, can write to its folder, and is another user if root runs it. Else it must limit
+        itself (`confinement`).
     """
 
     mounts: tuple[str, ...]
@@ -51,6 +52,7 @@ class View:
 
 
 def bind(paths: Iterable) -> list[str]:
+    """Mount files and folders, read-only."""
     return [word for path in paths for word in ("--ro-bind", str(path), str(path))]
 
 
@@ -72,11 +74,15 @@ FOLDER = "/tmp"  # of a program, in memory
 FOLDER_BYTES = 2**29
 MOST_FILES = 20_000  # in it
 MOST_PROCESSES = 128
-MOST_PRINTED, KEPT_BYTES = 2**26, 2**10  # of standard output, and of its end
-STARTS, START_SECONDS = 3, 60.0  # attempts to start a sandbox, and the time of each
+MOST_PRINTED = 2**26  # bytes of standard output
+KEPT_BYTES = 2**10  # of the end of standard output
+STARTS = 3  # attempts to start a sandbox
+START_SECONDS = 60.0  # of each attempt
 HOLDS = re.compile(r"^Vm(?:RSS|Swap|PTE):\s+(\d+) kB", re.MULTILINE)  # PTE: page tables
-UNREAD = 2  # what waits in a socket at most, by its buffer: a last message may be as large as it
-LOOK_EACH, END_EACH = 0.05, 0.005  # seconds, at what a program uses, and whether it has ended
+# A socket holds at most this many times its buffer: the last message may be as large as the buffer.
+UNREAD = 2
+LOOK_EACH = 0.05  # seconds between two looks at what a program uses
+END_EACH = 0.005  # seconds between two looks at whether a program has ended
 CHUNK_BYTES = 2**16
 NOT_COMPILED = 97  # a command's status if the compiler fails
 READY = b"ready\n"
@@ -91,18 +97,28 @@ AS_ROOT = shlex.split("""
 DROP_ROOT = shlex.split("setpriv --clear-groups --bounding-set=-all --inh-caps=-all --no-new-privs")
 NOT_AS_ROOT = ". Root needs CAP_SYS_ADMIN and the program setpriv for it: else be an ordinary user"
 USERS = range(61_184, 65_520)  # that nobody has: systemd's for a while
-# Their zero is full's, which reads the same, and cannot be mapped.
-DEVICES = {path: path for path in ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")}
-DEVICES["/dev/zero"] = "/dev/full"  # it reads the same, and cannot be mapped
-STREAMS = {"/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1"}
-STREAMS |= {"/dev/stderr": "/proc/self/fd/2", "/dev/fd": "/proc/self/fd"}
+# The devices and links in a program's /dev, and what they stand for.
+DEVICES = {
+    "/dev/null": "/dev/null",
+    "/dev/full": "/dev/full",
+    "/dev/random": "/dev/random",
+    "/dev/urandom": "/dev/urandom",
+    "/dev/zero": "/dev/full",  # it reads the same, and cannot be mapped
+}
+STREAMS = {
+    "/dev/stdin": "/proc/self/fd/0",
+    "/dev/stdout": "/proc/self/fd/1",
+    "/dev/stderr": "/proc/self/fd/2",
+    "/dev/fd": "/proc/self/fd",
+}
 
 
 @dataclass(frozen=True)
 class Limits:
     """The limits of a program.
 
-    seconds, silence: on the clock, in all and without output.
+    seconds: on the clock, in all.
+    silence: seconds on the clock without output.
     memory: bytes of data of a process, and of all together.
     output: bytes on its standard error.
     """
@@ -126,8 +142,8 @@ class Command:
     words: list[str]
     view: View
     limits: Limits
-    file: str = "nothing"
-    text: str = ""
+    file: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -137,7 +153,8 @@ class Ended:
     status: PASSED if it ended with status 0, FAILED, COMPILE_ERROR, TIMED_OUT or TOO_COSTLY.
     output: what it wrote to its standard error.
     printed: the last 1,024 bytes that it wrote to its standard output.
-    seconds, silence: how long it ran, and at most without output.
+    seconds: how long it ran.
+    silence: the longest time without output, in seconds.
     """
 
     status: str
@@ -162,37 +179,77 @@ def run(command: Command, sandbox: str | None, stop: scoring.Stop | None = None)
         except NotStarted as error:
             reason = error
     is_root = command.view.starts_processes and os.geteuid() == 0
+    hint = NOT_AS_ROOT if is_root else ""
     raise UserError(
         f"a program does not start on this machine, tried {STARTS} times: {reason}. Free memory "
-        f"and processes, and run the same command again{NOT_AS_ROOT if is_root else ''}"
+        f"and processes, and run the same command again{hint}"
     )
+
+
+@dataclass(frozen=True)
+class _Start:
+    """How a command is started.
+
+    words: the executable and its arguments. In the sandbox these are bubblewrap's.
+    folder: where it starts.
+    descriptors: those that it inherits.
+    info: where bubblewrap says which process it started; None without a sandbox.
+    """
+
+    words: list[str]
+    folder: str
+    descriptors: tuple[int, ...] = ()
+    info: int | None = None
 
 
 def attempt(command: Command, sandbox: str | None, stop: scoring.Stop | None = None) -> Ended:
     """Run a command as `run`. Raises NotStarted if the program does not start."""
-    with ExitStack() as stack:
-        words, given, info, folder = command.words, [], None, "/"
-        if sandbox:
-            info, tell = os.pipe()
-            given = [tell, _in_memory(program_filter()), _in_memory(command.text.encode())]
-            for descriptor in (info, *given):
-                stack.callback(os.close, descriptor)
-            words = [sandbox, *_walls(command, *given), *words]
-        else:
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            Path(folder, command.file).write_text(command.text)
-        # Pipes, and no device, whose mode a program could change.
-        options = dict.fromkeys(("stdin", "stdout", "stderr"), PIPE)
-        options |= {"env": command.view.environment, "cwd": folder, "start_new_session": True}
-        child = stack.enter_context(Popen(words, pass_fds=given, **options))
+    prepared = _without_walls(command) if sandbox is None else _within_walls(command, sandbox)
+    with prepared as start, _started(start, command.view.environment) as child:
         child.stdin.close()
         for pipe in (child.stdout, child.stderr):
             os.fchmod(pipe.fileno(), 0o666)  # /dev/stderr is opened by another user
         try:
-            return _watch(child, info, command, stop)
+            return _watch(child, start.info, command, stop)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
+
+
+@contextmanager
+def _without_walls(command: Command) -> Iterator[_Start]:
+    """Start a command in a temporary folder of this machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, command.file).write_text(command.text)
+        yield _Start(command.words, folder)
+
+
+@contextmanager
+def _within_walls(command: Command, sandbox: str) -> Iterator[_Start]:
+    """Start a command by bubblewrap, with descriptors that are open in the context."""
+    info, tell = os.pipe()
+    calls = _in_memory(program_filter())
+    text = _in_memory(command.text.encode())
+    try:
+        words = [sandbox, *_walls(command, tell, calls, text), *command.words]
+        yield _Start(words, "/", (tell, calls, text), info)
+    finally:
+        for descriptor in (info, tell, calls, text):
+            os.close(descriptor)
+
+
+def _started(start: _Start, environment: dict[str, str]) -> Popen:
+    """The process of a command. It has pipes, and no device, whose mode a program could change."""
+    return Popen(
+        start.words,
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        env=environment,
+        cwd=start.folder,
+        pass_fds=start.descriptors,
+        start_new_session=True,
+    )
 
 
 def _watch(child: Popen, info: int | None, command: Command, stop: scoring.Stop | None) -> Ended:
@@ -200,38 +257,56 @@ def _watch(child: Popen, info: int | None, command: Command, stop: scoring.Stop 
 
     info: where bubblewrap says which process it started.
     """
-    output, root = _output(child, stop), None
+    output = _output(child, stop)
     first = _first(output)
+    root = None
     if info is not None and command.view.starts_processes:
-        root = Path(f"/proc/{json.loads(os.read(info, CHUNK_BYTES))['child-pid']}/root")
+        told = json.loads(os.read(info, CHUNK_BYTES))
+        root = Path(f"/proc/{told['child-pid']}/root")
     running = _Running(command.limits, root)
     for said, printed in chain([first], output):
         running.take(said, printed)
         if status := running.exceeded():
             return running.ended(status)
-    return running.ended({0: PASSED, NOT_COMPILED: COMPILE_ERROR}.get(child.returncode, FAILED))
+    statuses = {0: PASSED, NOT_COMPILED: COMPILE_ERROR}
+    return running.ended(statuses.get(child.returncode, FAILED))
 
 
 class _Running:
-    """What a program did since it began. root: of its processes, if it may start some."""
+    """A program's output and times since it began.
+
+    root: the root folder that its processes see, if it may start some.
+    said: all of standard error.
+    printed: the end of standard output.
+    silence: the longest time without a word on standard error, in seconds.
+    """
 
     def __init__(self, limits: Limits, root: Path | None):
-        self.limits, self.root = limits, root
-        self.began = self.last_said = self.next_look = time.monotonic()
-        self.said, self.printed, self.printed_bytes, self.silence = bytearray(), b"", 0, 0.0
+        now = time.monotonic()
+        self.limits = limits
+        self.root = root
+        self.began = now
+        self.last_said = now
+        self.next_look = now
+        self.said = bytearray()
+        self.printed = b""
+        self.printed_bytes = 0
+        self.silence = 0.0
 
     def take(self, said: bytes, printed: bytes) -> None:
         """Note what came from standard error, and from standard output."""
         now = time.monotonic()
         self.silence = max(self.silence, now - self.last_said)
-        self.last_said = now if said else self.last_said
+        if said:
+            self.last_said = now
         self.said += said
         self.printed = (self.printed + printed)[-KEPT_BYTES:]
         self.printed_bytes += len(printed)
 
     def exceeded(self) -> str | None:
         """The status for a limit that the program exceeds."""
-        now, limits = time.monotonic(), self.limits
+        now = time.monotonic()
+        limits = self.limits
         if now - self.began > limits.seconds or self.silence > limits.silence:
             return TIMED_OUT
         if len(self.said) > limits.output or self.printed_bytes > MOST_PRINTED:
@@ -248,7 +323,8 @@ class _Running:
 
 def _first(output: Iterator[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
     """The first output, behind `READY`. Raises NotStarted if that does not come in time."""
-    said, ends = b"", time.monotonic() + START_SECONDS
+    said = b""
+    ends = time.monotonic() + START_SECONDS
     for chunk, out in output:
         said += chunk
         if READY in said:
@@ -265,7 +341,8 @@ def _output(child: Popen, stop: scoring.Stop | None) -> Iterator[tuple[bytes, by
     Both are b"" if nothing comes for `LOOK_EACH` seconds.
     """
     watched = [stop] if stop else []
-    streams = open_streams = [child.stderr.fileno(), child.stdout.fileno()]
+    streams = [child.stderr.fileno(), child.stdout.fileno()]
+    open_streams = streams
     while child.poll() is None or open_streams:
         wait = LOOK_EACH if open_streams else END_EACH
         readable = select.select([*watched, *open_streams], [], [], wait)[0]
@@ -278,18 +355,28 @@ def _output(child: Popen, stop: scoring.Stop | None) -> Iterator[tuple[bytes, by
 
 def _uses_too_much(root: Path, most_memory: int) -> bool:
     """Whether the processes that see this as their root exceed a limit together."""
-    kilobytes = processes = 0
+    kilobytes = 0
+    processes = 0
     with suppress(FileNotFoundError, ProcessLookupError, NotADirectoryError):  # they end now
         files = os.statvfs(root / FOLDER[1:])
         if files.f_files - files.f_ffree > MOST_FILES:
             return True
-        for number in filter(str.isdigit, os.listdir(root / "proc")):  # noqa: PTH208
-            processes += 1
-            with suppress(FileNotFoundError, ProcessLookupError):
-                status = (root / "proc" / number / "status").read_text()
-                kilobytes += sum(map(int, HOLDS.findall(status)))
-        kilobytes += _socket_kilobytes() * (root / "proc/1/net/unix").read_text().count("\n")
+        for name in os.listdir(root / "proc"):  # noqa: PTH208
+            if name.isdigit():
+                processes += 1
+                kilobytes += _process_kilobytes(root / "proc" / name)
+        sockets = (root / "proc/1/net/unix").read_text().count("\n")
+        kilobytes += _socket_kilobytes() * sockets
     return processes > MOST_PROCESSES or kilobytes > most_memory // 2**10
+
+
+def _process_kilobytes(folder: Path) -> int:
+    """What a process holds. folder: its folder in /proc."""
+    try:
+        status = (folder / "status").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        return 0
+    return sum(int(kilobytes) for kilobytes in HOLDS.findall(status))
 
 
 @cache
@@ -313,19 +400,41 @@ def _walls(command: Command, info: int, calls: int, text: int) -> list[str]:
 
     info, calls, text: descriptors of where it tells its process, of the filter, and of the text.
     """
-    view, isolation, user = command.view, AS_USER, []
+    view = command.view
+    isolation = AS_USER
+    user = []
     if view.starts_processes and os.geteuid() == 0:
         number = random.choice(USERS)
-        isolation, user = AS_ROOT, [*DROP_ROOT, f"--reuid={number}", f"--regid={number}", "--"]
-    own = ["--proc", "/proc"] if view.starts_processes else []
-    sealed = [*view.covered, "/dev", "/proc" if view.starts_processes else FOLDER, "/"]
-    devices = [("--dev-bind", real, name) for name, real in DEVICES.items()]
-    streams = [("--symlink", real, name) for name, real in STREAMS.items()]
+        isolation = AS_ROOT
+        user = [*DROP_ROOT, f"--reuid={number}", f"--regid={number}", "--"]
+    if view.starts_processes:
+        processes = ["--proc", "/proc"]
+        sealed = [*view.covered, "/dev", "/proc", "/"]
+    else:
+        processes = []
+        sealed = [*view.covered, "/dev", FOLDER, "/"]
     return [
-        *(*ISOLATION, *isolation, "--info-fd", str(info), "--seccomp", str(calls)),
+        *ISOLATION,
+        *isolation,
+        *("--info-fd", str(info)),
+        *("--seccomp", str(calls)),
         *("--size", str(FOLDER_BYTES), "--perms", "1777", "--tmpfs", FOLDER),
-        *("--file", str(text), f"{FOLDER}/{command.file}", *own, *view.mounts, *cover(["/dev"])),
-        *(word for words in (*devices, *streams) for word in words),
+        *("--file", str(text), f"{FOLDER}/{command.file}"),
+        *processes,
+        *view.mounts,
+        *_devices(),
         *(word for place in sealed for word in ("--remount-ro", place)),
-        *("--chdir", FOLDER, "--", *user),
+        *("--chdir", FOLDER),
+        "--",
+        *user,
     ]
+
+
+def _devices() -> list[str]:
+    """Mount /dev with `DEVICES` and `STREAMS`, without room for a file."""
+    words = cover(["/dev"])
+    for name, real in DEVICES.items():
+        words += ["--dev-bind", real, name]
+    for name, real in STREAMS.items():
+        words += ["--symlink", real, name]
+    return words
