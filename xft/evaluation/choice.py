@@ -104,21 +104,19 @@ def read_settings(candidates: Sequence[Candidate], training_rows: int) -> list[S
             "the losses are not of the same rows, so they do not compare: "
             f"{', '.join(map(str, measured))}. Measure all with the same tokens"
         )
-    settings: dict[str, dict[int, Candidate]] = {}
+    by_setting: dict[str, list[Candidate]] = {}
     for candidate in candidates:
-        settings.setdefault(candidate.setting, {})[candidate.seed] = candidate
-    return [
-        Setting(
-            name,
-            {seed: measured[model.loss]["loss"] for seed, model in models.items()},
-            sum(model.rows + model.epochs * training_rows for model in models.values()),
-        )
-        for name, models in settings.items()
-    ]
+        by_setting.setdefault(candidate.setting, []).append(candidate)
+    settings = []
+    for name, models in by_setting.items():
+        losses = {model.seed: measured[model.loss]["loss"] for model in models}
+        cost = sum(model.rows + model.epochs * training_rows for model in models)
+        settings.append(Setting(name, losses, cost))
+    return settings
 
 
 def _measured(file: Path) -> dict:
-    """What a file of a loss says. The loss is None if the training diverged before."""
+    """The content of a file of a loss. The loss is None if the training diverged before."""
     if file.with_name(DIVERGED_FILE).is_file():
         return {"loss": None}
     return LOSS_RESULT.read(file)
@@ -129,8 +127,12 @@ def choose(settings: Sequence[Setting]) -> int:
 
     Of equal ones it is the cheapest, and then the first. Raises UserError if all diverged.
     """
-    numbers = range(len(settings))
-    best = min(numbers, key=lambda n: (settings[n].loss, settings[n].cost, n))
+
+    def order(number: int) -> tuple[float, float, int]:
+        setting = settings[number]
+        return setting.loss, setting.cost, number
+
+    best = min(range(len(settings)), key=order)
     if settings[best].diverged:
         names = "; ".join(setting.name for setting in settings)
         raise UserError(
@@ -148,15 +150,15 @@ def described(settings: Sequence[Setting], best: int) -> dict:
     settings: of all the setting, the mean loss (None if it diverged), the losses by seed, the cost
     and the seeds with which it diverged.
     """
-    others = [setting.loss for n, setting in enumerate(settings) if n != best]
-    following = min(others, default=inf)
     chosen = settings[best]
+    other_losses = [setting.loss for number, setting in enumerate(settings) if number != best]
+    next_loss = min(other_losses, default=inf)
     return {
         "chosen": {
             "number": best,
             "setting": chosen.name,
             "loss": chosen.loss,
-            "margin": None if following == inf else following - chosen.loss,
+            "margin": None if next_loss == inf else next_loss - chosen.loss,
         },
         "settings": [
             {
@@ -173,10 +175,12 @@ def described(settings: Sequence[Setting], best: int) -> dict:
 
 def in_words(content: dict) -> str:
     """The choice in one line. content: of chosen.json."""
-    chosen, settings = content["chosen"], content["settings"]
+    chosen = content["chosen"]
+    settings = content["settings"]
     text = f"{chosen['setting']}, of {counted(len(settings), 'setting')}: loss {chosen['loss']:.4f}"
     if chosen["margin"] is not None:
         text += f", {chosen['margin']:.4f} below the next"
-    if diverged := [setting["setting"] for setting in settings if setting["diverged"]]:
+    diverged = [setting["setting"] for setting in settings if setting["diverged"]]
+    if diverged:
         text += f"; diverged and left out: {'; '.join(diverged)}"
     return text

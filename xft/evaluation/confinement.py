@@ -19,13 +19,30 @@ import sys
 from functools import cache
 
 OPEN_FILES = 64
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 1, 38, 22, 2
-ALLOW, FAIL_WITH = 0x7FFF0000, 0x00050000
-LOAD_WORD, AND, JUMP_EQUAL, JUMP_GREATER, JUMP_BITS, RETURN = 0x20, 0x54, 0x15, 0x25, 0x45, 0x06
-NUMBER_OFFSET, ARCHITECTURE_OFFSET, ARGUMENTS_OFFSET = 0, 4, 16  # of struct seccomp_data
+# Of prctl.
+PR_SET_PDEATHSIG = 1
+PR_SET_NO_NEW_PRIVS = 38
+PR_SET_SECCOMP = 22
+SECCOMP_MODE_FILTER = 2
+# Answers of a filter.
+ALLOW = 0x7FFF0000
+FAIL_WITH = 0x00050000
+# Codes of a filter's instructions.
+LOAD_WORD = 0x20
+AND = 0x54
+JUMP_EQUAL = 0x15
+JUMP_GREATER = 0x25
+JUMP_BITS = 0x45
+RETURN = 0x06
+# Of struct seccomp_data.
+NUMBER_OFFSET = 0
+ARCHITECTURE_OFFSET = 4
+ARGUMENTS_OFFSET = 16
 X32_BIT = 0x40000000  # a second set of numbers, only on x86_64
-# "Unknown" calls (ENOSYS): the C library then uses an older call.
-CLONE3, NEWEST = 435, 440
+# Calls that are answered as unknown (ENOSYS): clone3, and all that are newer than this number. The
+# C library then uses an older call.
+CLONE3 = 435
+NEWEST = 440
 # For each: its audit number, and its place among the numbers of a call.
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 CALLS_FILE = os.path.join(os.path.dirname(__file__), "system_calls.json")  # noqa: PTH118, PTH120
@@ -33,7 +50,9 @@ CALLS_FILE = os.path.join(os.path.dirname(__file__), "system_calls.json")  # noq
 # for `program_filter`, is what no program of any language needs: the kernel's rarer parts, other
 # processes, keys, namespaces, the network, and memory that no process shows.
 with open(CALLS_FILE) as file:  # noqa: PTH123 (pathlib loads slowly)
-    ALLOWED, REFUSED = json.load(file).values()
+    CALLS = json.load(file)
+ALLOWED = CALLS["allowed"]
+REFUSED = CALLS["refused"]
 NAMESPACES = 0x7E020000  # the flags of clone
 SHARED_ANONYMOUS = 0x21  # flags of mmap. Such memory can stay where no process shows it
 ALL = 0xFFFFFFFF
@@ -44,9 +63,9 @@ MMAP = ((9, 222), (3, SHARED_ANONYMOUS, (SHARED_ANONYMOUS,), True))
 # datagram socket also holds messages of many that are closed.
 CONNECTED = (0, ALL, (1,), False), (1, SOCKET_KIND, (1, 5), False)
 SOCKETPAIR = ((53, 199), *CONNECTED)
-# Calls with their numbers and conditions. Each is the position of one argument, the bits of it that
-# are compared, with what, and whether the call is refused if they are equal to one of these. If
-# not, it is refused for all others.
+# Calls that are refused in part: their numbers, and then conditions. A condition has four parts:
+# the position of an argument, the bits of it that are compared, with which values, and whether the
+# call is refused for these values (True) or for all others (False).
 BY_ARGUMENT = {
     "clone": ((56, 220), (0, NAMESPACES, (0,), False)),
     "fcntl": ((72, 25), (1, ALL, (1031,), True)),  # widen a pipe
@@ -55,7 +74,7 @@ BY_ARGUMENT = {
     "socket": ((41, 198), *CONNECTED),
     "socketpair": SOCKETPAIR,
 }
-# The same for what is otherwise refused.
+# The same for `forbid_system_calls`, where all calls are refused that are neither here nor allowed.
 IN_PART = {
     "ioctl": ((16, 29), (1, ALL, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451), False)),  # kinds
     "fcntl": ((72, 25), (1, ALL, (0, 1, 2, 3, 4, 1030), False)),  # copies, flags of descriptors
@@ -91,10 +110,13 @@ def forbid_system_calls() -> None:
     program = ctypes.create_string_buffer(instructions)
     header = struct.pack("@HP", len(instructions) // len(REFUSE), ctypes.addressof(program))
     libc = ctypes.CDLL(None, use_errno=True)
-    calls = (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, header, 0, 0)
-    if any(libc.prctl(*arguments) for arguments in calls):  # it ends at the first that fails
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    for arguments in (
+        (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+        (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, header, 0, 0),
+    ):
+        if libc.prctl(*arguments) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
 
 
 def load_number(architecture: int) -> list[bytes]:
@@ -118,16 +140,20 @@ def program_filter() -> bytes:
 def _filter(table: dict, answer: bytes, by_argument: dict[str, tuple], otherwise: bytes) -> bytes:
     """The instructions of a filter, each a struct sock_filter.
 
-    table: ALLOWED or REFUSED. answer: to its calls.
+    table: ALLOWED or REFUSED.
+    answer: the instruction that answers its calls.
     by_argument: calls that are refused in part, as in `BY_ARGUMENT`.
+    otherwise: the instruction that answers all other calls.
     """
     architecture, column = ARCHITECTURES[os.uname().machine]
     parts = load_number(architecture)
     for numbers in table.values():
         if numbers[column] is not None:
-            parts += unless(JUMP_EQUAL, numbers[column]), answer
+            parts += [unless(JUMP_EQUAL, numbers[column]), answer]
     for numbers, *conditions in by_argument.values():
-        checks = [part for condition in conditions for part in _check(*condition)]
+        checks = []
+        for condition in conditions:
+            checks += _check(*condition)
         to_next_call = len(checks) + 1
         parts.append(instruction(JUMP_EQUAL, numbers[column], if_false=to_next_call))
         parts += [*checks, PERMIT]
@@ -138,7 +164,9 @@ def _check(position: int, bits: int, values: tuple[int, ...], is_refused: bool) 
     """The instructions that refuse a call by one argument, and otherwise go on behind them."""
     parts = [instruction(LOAD_WORD, ARGUMENTS_OFFSET + 8 * position), instruction(AND, bits)]
     if is_refused:
-        return parts + [part for value in values for part in (unless(JUMP_EQUAL, value), REFUSE)]
+        for value in values:
+            parts += [unless(JUMP_EQUAL, value), REFUSE]
+        return parts
     behind_refusal = len(values)
     for place, value in enumerate(values):
         parts.append(instruction(JUMP_EQUAL, value, if_true=behind_refusal - place))
@@ -151,6 +179,7 @@ def unless(test: int, constant: int, skip_if: bool = False) -> bytes:
 
 
 def instruction(code: int, constant: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    """A struct sock_filter. if_true, if_false: how many instructions a jump skips."""
     return struct.pack("=HBBI", code, if_true, if_false, constant)
 
 

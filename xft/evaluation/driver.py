@@ -25,7 +25,8 @@ MAX_VALUE_BYTES = 2**16  # of a larger value only its hash is sent
 def main() -> None:
     end_with_parent()
     with open(sys.argv[1], encoding="utf-8") as file:  # noqa: PTH123
-        program, sets = map(json.loads, file)
+        program = json.loads(file.readline())
+        sets = json.loads(file.readline())
     sys.path += program["packages"]
     limit_resources(program["memory"])
     channel = os.dup(2)
@@ -68,6 +69,7 @@ def described(value) -> str:
 
 
 def tell(channel: int, message: str) -> None:
+    """Write a line, also where the kernel takes only a part of it at a time."""
     line = memoryview((message + "\n").encode())
     while line:
         line = line[os.write(channel, line) :]

@@ -1,7 +1,6 @@
-"""The forms of problems, and what reads files of them: named sets and the user's own."""
+"""The forms of problems, and how files of problems are read: named sets and the user's own."""
 
 import ast
-from functools import partial
 from pathlib import Path
 
 from xft.common.errors import UserError, did_you_mean, errors_at
@@ -28,7 +27,9 @@ class CallForm:
     """
 
     name = "calls"
-    parse = staticmethod(problems.parse_calls)
+
+    def parse(self, fields: object) -> Problem:
+        return problems.parse_calls(fields)
 
     def prompt(self, problem: Problem, template: Template) -> TaskPrompt:
         if template == COMPLETION:
@@ -38,13 +39,17 @@ class CallForm:
             return instructed(problem, template, "python")
         request, assertion = problems.split_mbpp(problem)
         request = f"{request} Your code should satisfy the following assertion:"
-        instruction, start = with_code(request, "python", assertion), f"{FENCE}python"
+        instruction = with_code(request, "python", assertion)
         stops = ends_of_code(template)
+        start = f"{FENCE}python"
         return TaskPrompt(problem.task_id, instruction, "", stops, template, start)
 
     def texts(self, problem: Problem) -> dict[str, str]:
-        is_mbpp = problem.is_mbpp
-        text = problems.split_mbpp(problem)[0].removesuffix(".") if is_mbpp else _docstring(problem)
+        if problem.is_mbpp:
+            request, _ = problems.split_mbpp(problem)
+            text = request.removesuffix(".")
+        else:
+            text = _docstring(problem)
         return {"docstring": text, "solution": problem.canonical_solution}
 
 
@@ -54,21 +59,27 @@ class ProgramForm:
     """
 
     name = "programs"
-    parse = staticmethod(partial(problems.validated_row, ProgramProblem))
+
+    def parse(self, fields: object) -> ProgramProblem:
+        return problems.validated_row(ProgramProblem, fields)
 
     def prompt(self, problem: ProgramProblem, template: Template) -> TaskPrompt:
         stops = tuple(problem.stop_tokens)
         if template == COMPLETION:
             code = problem.prompt
             return TaskPrompt(problem.task_id, code, code, (*stops, FENCE), template)
-        return instructed(problem, template, find_language(problem.language).fence, stops)
+        fence = find_language(problem.language).fence
+        return instructed(problem, template, fence, stops)
 
     def texts(self, problem: ProgramProblem) -> dict[str, str]:
-        solution = problem.canonical_solution
-        return {"prompt": problem.prompt} | ({"solution": solution} if solution else {})
+        texts = {"prompt": problem.prompt}
+        if problem.canonical_solution:
+            texts["solution"] = problem.canonical_solution
+        return texts
 
 
-CALLS, PROGRAMS = CallForm(), ProgramForm()
+CALLS = CallForm()
+PROGRAMS = ProgramForm()
 
 
 def load_problems(name_or_file: str) -> DataSet:
@@ -86,25 +97,29 @@ def load_problems(name_or_file: str) -> DataSet:
     is_program = isinstance(rows[0][1], dict) and "tests" in rows[0][1]
     form = PROGRAMS if is_program else CALLS
     parsed = []
+    lines = {}
+    repeated = set()
     for number, fields in rows:
         with errors_at(f"{file}, line {number}"):
-            parsed.append(form.parse(fields))
-    task_ids = [problem.task_id for problem in parsed]
-    lines = {name: number for name, (number, _) in zip(task_ids, rows, strict=True)}
-    if repeated := {task_id for task_id in task_ids if task_ids.count(task_id) > 1}:
+            problem = form.parse(fields)
+        if problem.task_id in lines:
+            repeated.add(problem.task_id)
+        parsed.append(problem)
+        lines[problem.task_id] = number
+    if repeated:
         raise UserError(f"{file} holds a task_id more than once: {', '.join(sorted(repeated))}")
     return DataSet(dataset_name(name_or_file), form, file, sha256, tuple(parsed), lines)
 
 
 def _locate_named(chosen: NamedSet) -> Path:
-    found = chosen.find()
-    if found is None:
+    file = chosen.find()
+    if file is None:
         raise UserError(
             f"the data set {chosen.name} ({chosen}) is not on this machine. Fetch it with "
             f"python -m workflow_scripts.fetch_problems --dataset {chosen.name} "
             f"--out {chosen.file} and name that file. {chosen.advice}"
         )
-    return found
+    return file
 
 
 def _locate_file(name: str) -> Path:
@@ -122,8 +137,9 @@ def _locate_file(name: str) -> Path:
 def hint_of_set(name: str) -> str:
     """The end of a message about an unknown set: a known one, if that was probably meant."""
     source, _, language = Path(name.lower()).name.rpartition("-")
-    meant = f"multipl-e/{source}-{CODES.get(language, language)}"
-    return did_you_mean(meant if meant in NAMED_SETS else name, NAMED_SETS)
+    translated = f"multipl-e/{source}-{CODES.get(language, language)}"
+    meant = translated if translated in NAMED_SETS else name
+    return did_you_mean(meant, NAMED_SETS)
 
 
 def _docstring(problem: Problem) -> str:
@@ -133,8 +149,8 @@ def _docstring(problem: Problem) -> str:
     except SyntaxError:
         return problem.prompt
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name == problem.entry_point:
-            first = node.body[0]
-            if ast.get_docstring(node) is not None:
-                return ast.get_source_segment(problem.prompt, first).lstrip("rRuU").strip("\"'")
+        is_function = isinstance(node, ast.FunctionDef) and node.name == problem.entry_point
+        if is_function and ast.get_docstring(node) is not None:
+            source = ast.get_source_segment(problem.prompt, node.body[0])
+            return source.lstrip("rRuU").strip("\"'")
     return problem.prompt

@@ -147,19 +147,27 @@ def write_rows(model, tokenizer, rows: list[EncodedPrompt], how: Writing) -> Ite
     """Each row with its new token ids, as soon as it is done."""
     from transformers import GenerationConfig
 
-    pad = tokenizer.pad_token_id
     model.generation_config = GenerationConfig(
         max_new_tokens=how.max_new_tokens,
         do_sample=False,
         eos_token_id=how.eos_ids or None,
-        pad_token_id=pad if pad is not None else (how.eos_ids or [0])[0],
+        pad_token_id=_padding_id(tokenizer, how.eos_ids),
     )
     # Longest first: padding stays small, and too little memory shows at once.
     rows = sorted(rows, key=lambda row: -len(row.prompt_ids))
     for start in range(0, len(rows), how.batch_size):
         batch = rows[start : start + how.batch_size]
-        draws = how.sampling and _Draws(how.sampling, [row.number for row in batch])
+        draws = None
+        if how.sampling is not None:
+            draws = _Draws(how.sampling, [row.number for row in batch])
         yield from _write_batch(model, tokenizer, batch, how, draws)
+
+
+def _padding_id(tokenizer, eos_ids: list[int]) -> int:
+    """The id of padding. A tokenizer without such a token has any other one in its place."""
+    if tokenizer.pad_token_id is not None:
+        return tokenizer.pad_token_id
+    return eos_ids[0] if eos_ids else 0
 
 
 def _write_batch(
@@ -168,8 +176,13 @@ def _write_batch(
     """Continue `rows` until all are done. Whenever half of them are done, these leave the batch."""
     batch = _Batch(model, rows)
     width = batch.ids.shape[1]
-    restrict = partial(restrict_first, width, [row.first_ids for row in rows])
-    processors = [partial(_refuse_nan, model.name_or_path), restrict, *filter(None, [draws])]
+    first_ids = [row.first_ids for row in rows]
+    processors = [
+        partial(_refuse_nan, model.name_or_path),
+        partial(restrict_first, width, first_ids),
+    ]
+    if draws is not None:
+        processors.append(draws)
     while batch.rows:
         watch = RowWatch(tokenizer, width, batch.rows, how)
         is_full = batch.write(width + how.max_new_tokens, watch, processors)
@@ -180,7 +193,7 @@ def _write_batch(
             else:
                 yield row, batch.ids[place, width:].tolist()[:length]
         batch.keep(left)
-        if draws:
+        if draws is not None:
             draws.keep(left)
 
 
@@ -195,13 +208,19 @@ class _Batch:
         import torch
 
         kept = [torch.tensor(row.kept_ids, device=model.device, dtype=torch.long) for row in rows]
-        stack = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
-        self.model, self.rows, self.cache = model, rows, None
-        self.ids = stack(kept, padding_value=model.generation_config.pad_token_id)
-        self.mask = stack([torch.ones_like(row) for row in kept])
+        ones = [torch.ones_like(ids) for ids in kept]
+        pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
+        self.model = model
+        self.rows = rows
+        self.ids = pad(kept, padding_value=model.generation_config.pad_token_id)
+        self.mask = pad(ones)
+        self.cache = None
 
     def write(self, most: int, watch: "RowWatch", processors: list) -> bool:
-        """Write until `watch` ends all rows, or until the batch is `most` wide: whether it is."""
+        """Write until `watch` ends all rows, or until the batch is `most` wide.
+
+        Returns whether it is `most` wide.
+        """
         import torch
 
         with torch.inference_mode():
@@ -215,7 +234,8 @@ class _Batch:
                 return_dict_in_generate=True,
             )
         added = output.sequences.shape[1] - self.ids.shape[1]
-        self.ids, self.cache = output.sequences, output.cache
+        self.ids = output.sequences
+        self.cache = output.cache
         self.mask = torch.nn.functional.pad(self.mask, (0, added), value=1)
         return self.ids.shape[1] == most
 
@@ -224,7 +244,8 @@ class _Batch:
         self.rows = [self.rows[place] for place in places]
         if places:
             chosen = self.ids.new_tensor(places)
-            self.ids, self.mask = self.ids[chosen], self.mask[chosen]
+            self.ids = self.ids[chosen]
+            self.mask = self.mask[chosen]
             self.cache.batch_select_indices(chosen)
 
 
@@ -239,7 +260,10 @@ def _refuse_nan(place: str, input_ids, scores):
 
 
 class _Draws:
-    """A logits processor: afterwards the largest score is a random draw (Gumbel-max trick)."""
+    """A logits processor: afterwards the largest score is a random draw (Gumbel-max trick).
+
+    chosen: the numbers of the prompts whose rows are drawn.
+    """
 
     def __init__(self, sampling: Sampling, chosen: list[int]):
         import torch
@@ -247,15 +271,17 @@ class _Draws:
 
         self.temperature = sampling.temperature
         self.warper = TopPLogitsWarper(sampling.top_p)
-        self.generators = [torch.Generator().manual_seed(sampling.seeds[i]) for i in chosen]
+        seeds = [sampling.seeds[number] for number in chosen]
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids, scores):
         """scores [rows, vocabulary]."""
         import torch
 
         scores = self.warper(input_ids, scores.float() / self.temperature)
-        uniform = [torch.rand(scores.shape[1], generator=g) for g in self.generators]
-        uniform = torch.stack(uniform).clamp_min(torch.finfo(torch.float32).tiny)
+        size = scores.shape[1]
+        of_rows = [torch.rand(size, generator=generator) for generator in self.generators]
+        uniform = torch.stack(of_rows).clamp_min(torch.finfo(torch.float32).tiny)
         return scores - (-uniform.log()).log().to(scores.device)
 
     def keep(self, rows: list[int]) -> None:
@@ -272,8 +298,10 @@ class RowWatch:
     """
 
     def __init__(self, tokenizer, prompt_width: int, rows: list[EncodedPrompt], how: Writing):
-        self.tokenizer, self.prompt_width = tokenizer, prompt_width
-        self.rows, self.how = rows, how
+        self.tokenizer = tokenizer
+        self.prompt_width = prompt_width
+        self.rows = rows
+        self.how = how
         self.lengths: list[int | None] = [None] * len(rows)
         # A token is at least one byte long, so a stop sequence that ends in the newest token
         # begins at most this many tokens back.

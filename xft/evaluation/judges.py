@@ -54,11 +54,13 @@ class Returned:
 
     def equals(self, other: "Returned") -> bool:
         """Whether Python's == holds."""
-        values = self.value, other.value
-        if any(isinstance(value, ValueHash) for value in values):
-            first, second = (v if isinstance(v, ValueHash) else value_hash(v) for v in values)
-            return first == second
+        if isinstance(self.value, ValueHash) or isinstance(other.value, ValueHash):
+            return _hash_of(self.value) == _hash_of(other.value)
         return bool(self.value == other.value)
+
+
+def _hash_of(value: object) -> ValueHash:
+    return value if isinstance(value, ValueHash) else value_hash(value)
 
 
 def read_returned(message: dict) -> Returned:
@@ -100,37 +102,40 @@ class Rules:
             self.atol = FLOAT_ATOL
         return is_right or (self.atol != 0 and _is_close(returned, expected, self.atol))
 
-    def _is_equal(self, arguments, returned: Returned, expected: Returned) -> bool:
+    def _is_equal(self, arguments: list, returned: Returned, expected: Returned) -> bool:
+        """Whether `returned` is right without a tolerance, or by the problem's oracle."""
+        if self.oracle is None:
+            return returned.equals(expected)
         from evalplus.eval import _special_oracle as oracles
 
         value = returned.value
-        match self.oracle:
-            case "are_equivalent":
+        if self.oracle == "are_equivalent":
+            return True
+        if self.oracle == "sum_div" and value == 0:
+            return True
+        if self.oracle == "surface_Area":
+            is_near = abs(value - oracles._surface_Area(*arguments)) <= self.atol
+            return is_near or returned.equals(expected)
+        if self.oracle == "digit_distance_nums":
+            distance = oracles._digit_distance_nums(*arguments)
+            if value == distance:
                 return True
-            case "sum_div" if value == 0:
-                return True
-            case "surface_Area":
-                near = abs(value - oracles._surface_Area(*arguments)) <= self.atol
-                return near or returned.equals(expected)
-            case "digit_distance_nums" if value == oracles._digit_distance_nums(*arguments):
-                return True
-            case name if name in oracles.MBPP_OUTPUT_SET_EQ_TASKS:
-                return set(value) == set(expected.value)
-            case name if name in oracles.MBPP_OUTPUT_NOT_NONE_TASKS:
-                truth = value if isinstance(value, bool) else value is not None
-                return truth == (expected.value is not None)
+        if self.oracle in oracles.MBPP_OUTPUT_SET_EQ_TASKS:
+            return set(value) == set(expected.value)
+        if self.oracle in oracles.MBPP_OUTPUT_NOT_NONE_TASKS:
+            truth = value if isinstance(value, bool) else value is not None
+            return truth == (expected.value is not None)
         return returned.equals(expected)
 
 
 def _is_close(returned: Returned, expected: Returned, atol: float) -> bool:
     import numpy as np
 
-    value, wanted = returned.value, expected.value
-    if (
-        isinstance(wanted, ValueHash)
-        or not returned.is_exact_type
-        or type(value) is not type(wanted)
-    ):
+    value = returned.value
+    wanted = expected.value
+    if isinstance(wanted, ValueHash) or not returned.is_exact_type:
+        return False
+    if type(value) is not type(wanted):
         return False
     if isinstance(wanted, list | tuple) and len(value) != len(wanted):
         return False
@@ -181,12 +186,15 @@ def judge(file: BinaryIO) -> Outcome:
 
     It ends at the first message that is wrong or passes the last set.
     """
-    problem, sets, expected = (json.loads(file.readline()) for _ in range(3))
+    problem = json.loads(file.readline())
+    sets = json.loads(file.readline())
+    expected = json.loads(file.readline())
     for passed, (name, calls) in enumerate(zip(TEST_SETS, decode(sets), strict=True)):
-        right = [read_returned(message) for message in expected[name]]
-        call, status = _judge_set(file, Rules(**problem), list(zip(calls, right, strict=True)))
+        values = [read_returned(message) for message in expected[name]]
+        pairs = list(zip(calls, values, strict=True))
+        right, status = _judge_set(file, Rules(**problem), pairs)
         if status != PASSED:
-            return Outcome(passed, call, status)
+            return Outcome(passed, right, status)
     return Outcome(len(TEST_SETS), 0, None)
 
 
@@ -195,7 +203,7 @@ def _judge_set(
 ) -> tuple[int, str | None]:
     """The number of right calls of a set, and PASSED or the status of an `Outcome`.
 
-    calls: the arguments of each, and what it returns.
+    calls: the arguments of each, and what it must return.
     """
     number = 0
     for line in lines:
@@ -220,8 +228,12 @@ def _judge_set(
 
 
 PROJECT = str(Path(__file__).parents[2])
-SERVE = "import sys; sys.path.insert(0, sys.argv[1]); from xft.evaluation import judges as j; "
-SERVE += "j.serve(*map(int, sys.argv[2:]))"
+SERVE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from xft.evaluation import judges
+judges.serve(*map(int, sys.argv[2:]))
+"""
 MEMORY_BYTES = 2 * 2**30  # of address space, for one trial
 SECONDS = 30  # of processor time, for one trial; EvalPlus's problems need less than 0.1
 PATIENCE = 4  # seconds on the clock for each second of processor time
@@ -245,11 +257,13 @@ class Judges:
 
     def __enter__(self) -> "Judges":
         self._control, theirs = socket.socketpair()
-        limits = map(str, (int(self._confined), MEMORY_BYTES, SECONDS))
-        command = [sys.executable, "-P", "-B", "-W", "ignore", "-c", SERVE, PROJECT, *limits]
-        options = {"env": os.environ | ENVIRONMENT, "start_new_session": True}
+        python = [sys.executable, "-P", "-B", "-W", "ignore", "-c", SERVE]
+        limits = [str(int(self._confined)), str(MEMORY_BYTES), str(SECONDS)]
+        environment = os.environ | ENVIRONMENT
         with theirs:
-            self._server = subprocess.Popen(command, stdin=theirs, **options)
+            self._server = subprocess.Popen(
+                [*python, PROJECT, *limits], stdin=theirs, env=environment, start_new_session=True
+            )
         return self
 
     def __exit__(self, *_) -> None:
@@ -258,19 +272,20 @@ class Judges:
         self._server.wait()
 
     def outcome(self, trial: BinaryIO, stop: Stop) -> Outcome | None:
-        """Judge a file of `trial`, from its beginning; None if that takes more than the limits.
+        """Judge a file of `write_trial`, from its beginning. None: it takes more than the limits.
 
         Raises Stopped once `stop` is readable, and UserError if the server has ended.
         """
         trial.seek(0)
-        reader, writer = map(os.fdopen, os.pipe(), "rw")
-        with reader:
+        from_server, to_us = os.pipe()
+        with os.fdopen(from_server) as reader:
             try:
-                with writer:
+                with os.fdopen(to_us, "w") as writer:
                     socket.send_fds(self._control, [b"\n"], [trial.fileno(), writer.fileno()])
             except ConnectionError:
                 raise UserError(ENDED) from None
-            if stop in select.select([reader, stop], [], [])[0]:
+            readable, _, _ = select.select([reader, stop], [], [])
+            if stop in readable:
                 raise Stopped
             reply = os.read(reader.fileno(), REPLY_BYTES)
         if not reply and self._server.poll() is not None:
@@ -281,7 +296,9 @@ class Judges:
 def serve(confined: int, memory: int, seconds: int) -> None:
     """Judge what comes on standard input, a socket, until it is closed.
 
-    Each byte on it brings two descriptors: a file of `trial`, and a pipe for the outcome as JSON.
+    Each byte on it brings two descriptors: a file of `write_trial`, and a pipe for the outcome as
+    JSON.
+
     confined, memory, seconds: as for `limit`.
     """
     import evalplus.eval  # noqa: F401 (judging needs it, and a trial's process can import nothing)
@@ -321,4 +338,5 @@ def limit(confined: int, memory: int, seconds: int) -> None:
 def answer(trial: int, channel: int) -> None:
     """Judge a trial, and write its outcome."""
     with os.fdopen(trial, "rb") as file:
-        os.write(channel, json.dumps(astuple(judge(file))).encode())
+        outcome = judge(file)
+    os.write(channel, json.dumps(astuple(outcome)).encode())

@@ -55,13 +55,16 @@ def encode(value) -> object:
 
 
 def _encode_other(value) -> dict:
+    """A value that is none of plain data's own types, as `encode`."""
     if _is_numpy(value) and value.size == 1 and value.dtype.char in NUMPY_KINDS:
-        kind, item = value.dtype.char, value.item()
+        kind = value.dtype.char
+        item = value.item()
         content = str(item) if kind in LONG_DOUBLES else encode(item)
         return {"numpy": [kind, value.ndim, content]}
     for base in BUILT_IN:
         if isinstance(value, base):
-            return {"like": encode(str.__str__(value) if base is str else base(value))}
+            plain = str.__str__(value) if base is str else base(value)
+            return {"like": encode(plain)}
     if isinstance(value, type({}.keys()) | type({}.items())):
         return {"like": encode(set(value))}
     if isinstance(value, Iterable):
@@ -132,7 +135,8 @@ def is_large(value, limit: int) -> bool:
     """Whether a text, or nested lists and tuples, have more than `limit` items."""
     if isinstance(value, str | bytes):
         return len(value) > limit
-    items, count = [value], 0
+    items = [value]
+    count = 0
     while items := list(chain.from_iterable(item for item in items if type(item) in SEQUENCES)):
         count += len(items)
         if count > limit:
@@ -198,8 +202,10 @@ def _is_own_spelling(items: list | tuple) -> bool:
     It checks one level of nesting at a time, at the speed of C.
     """
     level = [items]
-    while (kinds := set(map(type, level))) and kinds <= SEQUENCES:
+    kinds = {type(items)}
+    while kinds and kinds <= SEQUENCES:
         level = list(chain.from_iterable(level))
+        kinds = set(map(type, level))
     return kinds <= SCALARS
 
 

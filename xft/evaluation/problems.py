@@ -64,8 +64,11 @@ class Problem(BaseModel):
 
 def _problem_of(original: str) -> str:
     """The task id of HumanEval or MBPP that MultiPL-E translated, if there is one."""
-    found = ORIGINAL.search(original)
-    return f"{found[1].replace('mbpp', 'Mbpp')}/{found[2]}" if found else original
+    match = ORIGINAL.search(original)
+    if match is None:
+        return original
+    source = match[1].replace("mbpp", "Mbpp")
+    return f"{source}/{match[2]}"
 
 
 class ProgramProblem(BaseModel):
@@ -100,7 +103,7 @@ class ProgramProblem(BaseModel):
 
 
 class Form(Protocol):
-    """What is done with the problems of one form. `scorers` has what runs and judges solutions.
+    """How problems of a form are read and asked. `scorers` opens what runs and judges solutions.
 
     name: in results.
     """
@@ -114,7 +117,7 @@ class Form(Protocol):
         """The text that a model continues."""
 
     def texts(self, problem) -> dict[str, str]:
-        """What no training row may hold, by kind."""
+        """The texts that no training row may hold, by kind."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +148,8 @@ class DataSet:
         kept = tuple(problem for problem in self.problems if problem.task_id not in task_ids)
         if not kept:
             raise UserError(f"{self.file}: evaluation.exclude and too_long leave no problem")
-        gone = tuple(p.task_id for p in self.problems if p.task_id in task_ids)
-        return replace(self, problems=kept, left_out=self.left_out + gone)
+        left_out = tuple(p.task_id for p in self.problems if p.task_id in task_ids)
+        return replace(self, problems=kept, left_out=self.left_out + left_out)
 
 
 def split_mbpp(problem: Problem) -> tuple[str, str]:
@@ -160,7 +163,10 @@ def split_mbpp(problem: Problem) -> tuple[str, str]:
     if text.count('"""') < 2 or not keyword:
         raise UserError(f"{problem.task_id}: the prompt is not a docstring with an assertion")
     request = request.strip()
-    return request if request.endswith(".") else request + ".", (keyword + rest).strip()
+    if not request.endswith("."):
+        request += "."
+    assertion = (keyword + rest).strip()
+    return request, assertion
 
 
 def validated_row(kind: type[Kind], fields: object) -> Kind:
@@ -183,9 +189,10 @@ def validated_row(kind: type[Kind], fields: object) -> Kind:
 def parse_calls(fields: object) -> Problem:
     """The problem of a row in EvalPlus's form, as `validated_row`."""
     if isinstance(fields, dict) and "test" in fields and "base_input" not in fields:
-        language = CODES.get(str(fields.get("task_id")).partition("/")[0].lower(), "py")
-        known = "humaneval" if language == "py" else f"multipl-e/humaneval-{language}"
-        raise UserError(ORIGINAL_FORM.format(language, known))
+        prefix, _, _ = str(fields.get("task_id")).partition("/")
+        language = CODES.get(prefix.lower(), "py")
+        named_set = "humaneval" if language == "py" else f"multipl-e/humaneval-{language}"
+        raise UserError(ORIGINAL_FORM.format(language, named_set))
     try:
         problem = validated_row(Problem, fields)
     except UserError as error:
@@ -199,7 +206,8 @@ def parse_calls(fields: object) -> Problem:
 
 def _check_entry_point(problem: Problem) -> None:
     """Raise UserError unless the canonical program defines the entry point."""
-    name, program = problem.entry_point, problem.canonical_program
+    name = problem.entry_point
+    program = problem.canonical_program
     try:
         with warnings.catch_warnings(action="ignore"):  # about invalid escapes
             symbols = symtable.symtable(program, "the program", "exec")
@@ -209,6 +217,10 @@ def _check_entry_point(problem: Problem) -> None:
         raise UserError(
             f"prompt and canonical_solution are not valid Python: {reason}{line}"
         ) from None
-    defined = {s.get_name() for s in symbols.get_symbols() if s.is_assigned() or s.is_imported()}
+    defined = {
+        symbol.get_name()
+        for symbol in symbols.get_symbols()
+        if symbol.is_assigned() or symbol.is_imported()
+    }
     if name not in defined and "import *" not in program:
         raise UserError(f"prompt and canonical_solution define no {name}, which entry_point names")

@@ -47,7 +47,9 @@ class TaskPrompt:
 
 def cut(text: str, stops: tuple[str, ...]) -> str:
     """`text` up to the first occurrence of any of `stops`."""
-    return text[: min((i for stop in stops if (i := text.find(stop)) >= 0), default=len(text))]
+    places = [text.find(stop) for stop in stops]
+    end = min((place for place in places if place >= 0), default=len(text))
+    return text[:end]
 
 
 def is_empty(problem, code: str) -> bool:
@@ -89,17 +91,20 @@ def instructed(
     code = problem.prompt.strip()
     instruction = with_code("Write a solution to the following problem:", language, code)
     start = f"{FENCE}{language}\n{code}"
-    stops = *ends_of_code(template), *stops
+    stops = (*ends_of_code(template), *stops)
     return TaskPrompt(problem.task_id, instruction, code, stops, template, start)
 
 
 def ends_of_code(template: Template) -> tuple[str]:
-    """A response ends at the first fence, as in the published evaluation.
+    """The texts before which the code in a response ends.
 
-    No evaluation with chats is published. There it ends at the first fence at the start of a line,
-    as in EvalPlus, because docstrings and strings may hold other fences.
+    It ends at the first fence, as in the published evaluation. No evaluation with chats is
+    published. There it ends at the first fence at the start of a line, as in EvalPlus, because
+    docstrings and strings may hold other fences.
     """
-    return ("\n" + FENCE if isinstance(template, ChatTemplate) else FENCE,)
+    if isinstance(template, ChatTemplate):
+        return ("\n" + FENCE,)
+    return (FENCE,)
 
 
 def with_code(request: str, language: str, code: str) -> str:

@@ -66,7 +66,8 @@ def samples_path(result: Path) -> Path:
 
 def write_samples(path: Path, samples: Sequence[Sample]) -> None:
     """Write the rows whole or not at all."""
-    write_whole(path, "".join(json.dumps(s.model_dump(), sort_keys=True) + "\n" for s in samples))
+    lines = [json.dumps(sample.model_dump(), sort_keys=True) + "\n" for sample in samples]
+    write_whole(path, "".join(lines))
 
 
 def journal_path(result: Path) -> Path:
@@ -80,10 +81,12 @@ def read_samples(path: Path, prompts: Sequence[TaskPrompt], count: int) -> list[
     Raises UserError if the file is missing or broken, or was made for other prompts.
     """
     samples = [_sample(value, f"{path}, line {n}") for n, value in read_json_lines(path)]
-    wanted = [(p.task_id, number, p.sha256) for p in prompts for number in range(count)]
+    wanted = [
+        (prompt.task_id, number, prompt.sha256) for prompt in prompts for number in range(count)
+    ]
     given = [(sample.task_id, sample.number, sample.prompt_sha256) for sample in samples]
-    for line, (identity, expected) in enumerate(zip_longest(given, wanted), 1):
-        if identity != expected:
+    for line, (generation, expected) in enumerate(zip_longest(given, wanted), 1):
+        if generation != expected:
             raise UserError(
                 f"{path}, line {line}: these are not {count} generations for each of the "
                 f"{len(prompts)} problems. Were they made with another data set, prompt, limit or "
@@ -139,30 +142,48 @@ def build_result(
     origin = samples[0].origin.model_dump()
     here = {"python": platform.python_version()} | package_versions("evalplus", "numpy")
     units = {problem.task_id: problem.unit for problem in data_set.problems}
-    passed = {tests: sum(_passed(statuses, tests)) for tests in TEST_SETS}
     return {
         "model": origin["model"],
-        "dataset": {
-            "name": data_set.name,
-            "file": data_set.file.name,
-            "sha256": data_set.sha256,
-            "form": data_set.form.name,
-            "extra_tests": any(problem.has_extra_tests for problem in data_set.problems),
-            "problems": len(data_set.problems),
-            "problems_in_file": len(data_set.lines),
-        }
-        | ({"left_out": data_set.left_out} if data_set.left_out else {}),
+        "dataset": _dataset_content(data_set),
         "settings": origin["settings"] | settings,
         "versions": origin["versions"] | here | versions,
         **_pass_at_k(samples, statuses),
-        "passed": passed,
+        "passed": {tests: sum(_passed(statuses, tests)) for tests in TEST_SETS},
         "problems": [
-            sample.model_dump(include={"task_id", "prompt_sha256", "finish"})
-            | {"sample": sample.number, **vars(status)}
-            | ({"unit": units[sample.task_id]} if units[sample.task_id] else {})
+            _sample_content(sample, status, units[sample.task_id])
             for sample, status in zip(samples, statuses, strict=True)
         ],
     }
+
+
+def _dataset_content(data_set: DataSet) -> dict:
+    """The data set in a result."""
+    content = {
+        "name": data_set.name,
+        "file": data_set.file.name,
+        "sha256": data_set.sha256,
+        "form": data_set.form.name,
+        "extra_tests": any(problem.has_extra_tests for problem in data_set.problems),
+        "problems": len(data_set.problems),
+        "problems_in_file": len(data_set.lines),
+    }
+    if data_set.left_out:
+        content["left_out"] = data_set.left_out
+    return content
+
+
+def _sample_content(sample: Sample, status: Statuses, unit: str | None) -> dict:
+    """A sample in a result, without its texts. unit: of the sample's problem."""
+    content = {
+        "task_id": sample.task_id,
+        "prompt_sha256": sample.prompt_sha256,
+        "finish": sample.finish,
+        "sample": sample.number,
+        **vars(status),
+    }
+    if unit:
+        content["unit"] = unit
+    return content
 
 
 def _pass_at_k(samples: Sequence[Sample], statuses: Sequence[Statuses]) -> dict[str, dict]:
@@ -171,12 +192,15 @@ def _pass_at_k(samples: Sequence[Sample], statuses: Sequence[Statuses]) -> dict[
     from evalplus.eval import estimate_pass_at_k
 
     count = samples[-1].number + 1
-    passed = {t: np.reshape(_passed(statuses, t), (-1, count)).sum(axis=1) for t in TEST_SETS}
-    return {
-        f"pass@{k}": {t: float(estimate_pass_at_k(count, passed[t], k).mean()) for t in TEST_SETS}
-        for k in SAMPLES_OF
-        if k <= count
-    }
+    scores = {f"pass@{k}": {} for k in SAMPLES_OF if k <= count}
+    for tests in TEST_SETS:
+        by_problem = np.reshape(_passed(statuses, tests), (-1, count))
+        passed = by_problem.sum(axis=1)
+        for k in SAMPLES_OF:
+            if k <= count:
+                shares = estimate_pass_at_k(count, passed, k)
+                scores[f"pass@{k}"][tests] = float(shares.mean())
+    return scores
 
 
 def _passed(statuses: Sequence[Statuses], tests: str) -> list[bool]:
@@ -197,9 +221,9 @@ def solved_shares(result: dict, tests: str) -> list[float]:
 
 
 def units_of(result: dict) -> list[str]:
-    """The name of each problem of a result, or what it has in common with others."""
+    """The name of each problem of a result, or its unit: a problem that it shares with others."""
     units = {row["task_id"]: row.get("unit", row["task_id"]) for row in result["problems"]}
-    return [*units.values()]
+    return list(units.values())
 
 
 def outcomes(result: dict) -> dict[str, int]:
@@ -232,12 +256,13 @@ def advice(outcomes: dict[str, int]) -> str:
 
 
 def in_words(result: dict) -> Iterator[str]:
-    """What the reader must know of a result: the scores, the outcomes and remarks."""
-    parts, count = [], len(result["problems"])
+    """The lines about a result for the reader: the scores, the outcomes and remarks."""
+    parts = []
+    count = len(result["problems"])
     for tests, name in tests_of(result).items():
         shares = ", ".join(f"{key} {result[key][tests]:.1%}" for key in measures(result))
         scores = f"{shares}, {result['passed'][tests]} of {count} pass"
-        parts.append(": ".join(filter(None, [name, scores])))
+        parts.append(f"{name}: {scores}" if name else scores)
     yield "; ".join(parts)
     yield from endings(result)
     yield from caveats([result])
@@ -246,11 +271,21 @@ def in_words(result: dict) -> Iterator[str]:
 def endings(result: dict) -> Iterator[str]:
     """How many samples have which outcome, and advice if there is any, for the reader."""
     counts = outcomes(result)
-    words = {scoring.ERROR: ("error", "s"), CUT_OFF: ("cut off at max_new_tokens", "")}
-    parts = [counted(n, *words.get(name, (name, ""))) for name, n in counts.items() if n]
+    parts = [_counted_outcome(outcome, count) for outcome, count in counts.items() if count]
     samples = counted(sum(counts.values()), "sample")
     yield f"{result['dataset']['name']}: {samples}: {', '.join(parts)}"
-    yield from filter(None, [advice(counts)])
+    hint = advice(counts)
+    if hint:
+        yield hint
+
+
+def _counted_outcome(outcome: str, count: int) -> str:
+    """An outcome with its number, such as "2 errors"."""
+    if outcome == scoring.ERROR:
+        return counted(count, outcome)
+    if outcome == CUT_OFF:
+        outcome = "cut off at max_new_tokens"
+    return f"{count:,} {outcome}"
 
 
 def measures(result: dict) -> list[str]:
@@ -260,26 +295,31 @@ def measures(result: dict) -> list[str]:
 
 def left_out(results: Iterable[dict]) -> dict[str, list[str]]:
     """The problems that the configuration leaves out, by data set."""
-    sets = {result["dataset"]["name"]: result["dataset"].get("left_out") for result in results}
-    return {name: gone for name, gone in sets.items() if gone}
+    by_set = {result["dataset"]["name"]: result["dataset"].get("left_out") for result in results}
+    return {name: task_ids for name, task_ids in by_set.items() if task_ids}
 
 
 def caveats(results: Iterable[dict]) -> Iterator[str]:
     """Remarks that a reader of the scores must know, one sentence each."""
     results = list(results)
-    for name, gone in left_out(results).items():
-        named = ", ".join(gone[:NAMED]) + (", ..." if len(gone) > NAMED else "")
-        problems = counted(len(gone), "problem")
+    for name, task_ids in left_out(results).items():
+        named = ", ".join(task_ids[:NAMED])
+        if len(task_ids) > NAMED:
+            named += ", ..."
+        problems = counted(len(task_ids), "problem")
         yield one_line(f"Left out of {name}, as excluded or too long: {problems} ({named}).")
-    count = sum(
-        any(row["task_id"] == FAILED_BY_EVALPLUS and row["base"] == PASSED for row in rows)
-        for rows in (result["problems"] for result in results)
-    )
+    count = sum(_passes_what_evalplus_fails(result) for result in results)
     if count:
         yield (
             f"EvalPlus itself fails every solution of {FAILED_BY_EVALPLUS}. {count} of these "
             "results count it as passed."
         )
+
+
+def _passes_what_evalplus_fails(result: dict) -> bool:
+    return any(
+        row["task_id"] == FAILED_BY_EVALPLUS and row["base"] == PASSED for row in result["problems"]
+    )
 
 
 def backends_note(results: Mapping[str, dict]) -> Iterator[str]:

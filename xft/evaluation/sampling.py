@@ -29,10 +29,10 @@ BACKENDS = {
 
 
 class Journal:
-    """The completions of a run, each written to the disk as soon as it is complete. The first line
-    of the file identifies the run.
+    """The completions of a run, each written to the disk as soon as it is complete.
 
-    The file of another run is replaced. Raises UserError if another process writes the same file.
+    The first line of the file identifies the run. The file of another run is replaced. Raises
+    UserError if another process writes the same file.
 
     run: JSON values that determine the completions.
     finished: the completions by number.
@@ -53,14 +53,14 @@ class Journal:
         """The completions by number. Text after the last complete line is removed."""
         self._file.seek(0)
         first, *lines = self._file.read().split("\n")
-        finished, sound = {}, [json.dumps(run, sort_keys=True)]
-        if first == sound[0]:
-            for line in lines[:-1]:  # an incomplete line has no end
-                number, *fields = json.loads(line)
-                finished[number] = Completion(*fields)
-                sound.append(line)
+        head = json.dumps(run, sort_keys=True)
+        complete = lines[:-1] if first == head else []  # an incomplete line has no end
+        finished = {}
+        for line in complete:
+            number, text, finish = json.loads(line)
+            finished[number] = Completion(text, finish)
         self._file.truncate(0)
-        self._write("\n".join(sound))
+        self._write("\n".join([head, *complete]))
         return finished
 
     def add(self, number: int, completion: Completion) -> None:
@@ -97,12 +97,15 @@ def sample(
     verify_all: the model is hashed whole.
     """
     manifest = check_artifact(model_folder, *MODEL_KINDS, full=verify_all)
-    model_id = manifest and manifest.id
+    model_id = None if manifest is None else manifest.id
     load, write = BACKENDS[generation.backend]
     threads = None if generation.backend == "vllm" else run.threads
     model, tokenizer = load(model_folder, threads, generation.precision)
-    used = {"prompt": prompts[0].template.identity, "threads": threads}
-    used["seed"] = run.seed if generation.temperature else None
+    used = {
+        "prompt": prompts[0].template.identity,
+        "threads": threads,
+        "seed": run.seed if generation.temperature else None,
+    }
     origin = {
         "model": {"path": str(model_folder), "id": model_id},
         "settings": generation.model_dump() | used | computed_on(model),
@@ -155,9 +158,12 @@ def _seed(seed: int, prompt: TaskPrompt, number: int) -> int:
 
 
 def _content(model_folder: Path, model_id: str | None, prompts: Sequence[TaskPrompt]) -> dict:
-    """Values that determine the completions and are not in the samples' origin."""
+    """Values that determine the completions and are not in the samples' origin.
+
+    model_id: None for a folder without a manifest.
+    """
     content = {"prompts": [prompt.sha256 for prompt in prompts]}
-    if model_id is None:  # a folder without a manifest
+    if model_id is None:
         stats = [path.stat() for path in sorted(model_folder.iterdir()) if path.is_file()]
         content["files"] = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
     return content

@@ -1,4 +1,4 @@
-"""What is said of solutions, and the threads that wait for their programs and end together."""
+"""The statuses of solutions, and the threads that wait for their programs and end together."""
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -10,13 +10,19 @@ from typing import TypeVar
 
 from xft.common.progress import progress
 
-PASSED, FAILED, ERROR, REFUSED = "passed", "failed", "error", "refused by the sandbox"
-TIMED_OUT, NO_CODE = "timed out", "empty"
-TOO_COSTLY, COMPILE_ERROR = "too costly to judge", "compile error"
+PASSED = "passed"
+FAILED = "failed"
+ERROR = "error"
+REFUSED = "refused by the sandbox"
+TIMED_OUT = "timed out"
+NO_CODE = "empty"
+TOO_COSTLY = "too costly to judge"
+COMPILE_ERROR = "compile error"
 CUT_OFF = "cut off"
 OUTCOMES = (PASSED, FAILED, TIMED_OUT, ERROR, COMPILE_ERROR, NO_CODE, CUT_OFF)  # in results
 TEST_SETS = ("base", "plus")  # a solution is judged on both, in this order
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Stop = socket.socket  # work must end once it is readable
 SIGNAL_SECONDS = 0.5  # at most, until a signal that came just before a wait is handled
 
@@ -70,17 +76,25 @@ def score(
     workers: int,
     unit: str,
 ) -> list[Result]:
-    """What `judge` says of each item, in order. It also says whether the item took too long.
+    """The result of `judge` for each item, in order.
 
-    Such an item is judged again at the end, with no other at the same time, whatever came out: a
-    program must not learn from this which answers are right. `judge` is told whether it is again.
+    An item that took too long is judged again at the end, with no other at the same time, whatever
+    the result was: a program must not learn from this which answers are right.
+
+    judge: gives an item's result, and whether the item took too long. Its second argument is
+    whether the item is judged again.
     """
-    shown = {"desc": "score", "unit": unit}
-    judged = work_on(items, lambda item, stop: judge(item, False, stop), workers=workers, **shown)
+
+    def judge_first(item: Item, stop: Stop) -> tuple[Result, bool]:
+        return judge(item, False, stop)
+
+    def judge_again(item: Item, stop: Stop) -> tuple[Result, bool]:
+        return judge(item, True, stop)
+
+    judged = work_on(items, judge_first, workers=workers, desc="score", unit=unit)
     late = [place for place, (_, is_late) in enumerate(judged) if is_late]
-    shown["desc"] = "score again, alone"
     again = [items[place] for place in late]
-    results = work_on(again, lambda item, stop: judge(item, True, stop), workers=1, **shown)
+    results = work_on(again, judge_again, workers=1, desc="score again, alone", unit=unit)
     for place, result in zip(late, results, strict=True):
         judged[place] = result
     return [result for result, _ in judged]

@@ -29,7 +29,7 @@ MOST_ALLOWED = 1024
 def load_model(folder: Path, threads: int | None, precision: str = "auto"):
     """The model and the tokenizer of a folder, for `write_rows`.
 
-    `write_rows` loads the weights, because vLLM needs the length of the sequences. The model is its
+    `write_rows` loads the weights, because vLLM needs the length of the sequences. The model has
     name_or_path, transformers' config and generation_config, and torch's device and dtype of the
     weights. Raises UserError if vLLM is not installed, if the folder is missing or broken, or if it
     is a mixture, which vLLM cannot load.
@@ -60,8 +60,13 @@ def load_model(folder: Path, threads: int | None, precision: str = "auto"):
     device = torch.device(current_platform.device_type)
     stored = config.dtype or torch_dtype(checkpoint.dtype(checkpoint.names[0]))
     dtype = computing_dtype(precision, stored, on_gpu=device.type != "cpu")
-    configs = {"config": config, "generation_config": generation}
-    model = SimpleNamespace(name_or_path=str(folder), device=device, dtype=dtype, **configs)
+    model = SimpleNamespace(
+        name_or_path=str(folder),
+        config=config,
+        generation_config=generation,
+        device=device,
+        dtype=dtype,
+    )
     return model, tokenizer
 
 
@@ -114,7 +119,8 @@ def _start(model, longest: int, batch_size: int):
 
 def _first_tokens(engine, rows: list[EncodedPrompt], sampling: Sampling | None) -> list[list[int]]:
     """The first new token of each row, in a list. The list is empty if it may be any token."""
-    for row in (row for row in rows if row.first_ids):
+    restricted = [row for row in rows if row.first_ids]
+    for row in restricted:
         draws = _draws(sampling, row.number)
         if sampling is not None:
             draws["seed"] ^= 1  # the tokens after it have the row's own seed
@@ -138,8 +144,10 @@ def _request(engine, row: EncodedPrompt, token_ids: list[int], **parameters) -> 
     from vllm.sampling_params import RequestOutputKind
 
     # Only the model's end tokens end a text, not the tokenizer's if they differ.
-    parameters |= {"ignore_eos": True, "output_kind": RequestOutputKind.FINAL_ONLY}
-    engine.add_request(str(row.number), tokens_input(token_ids), SamplingParams(**parameters))
+    settings = SamplingParams(
+        ignore_eos=True, output_kind=RequestOutputKind.FINAL_ONLY, **parameters
+    )
+    engine.add_request(str(row.number), tokens_input(token_ids), settings)
 
 
 def _finished(engine) -> Iterator[tuple[int, list[int]]]:
