@@ -130,3 +130,11 @@ def test_a_new_file_in_a_folder_of_data_is_code_that_was_edited(copied, tmp_path
     assert Code(hashes).edited("moe_sft") == []
     (tmp_path / "xft/training/settings/new.json").write_text("{}")
     assert Code(hashes).edited("moe_sft") == ["xft/training/settings/new.json"]
+
+
+@pytest.mark.parametrize("name", [".#new.json", ".new.json.swp"])
+def test_a_hidden_file_of_an_editor_is_no_code(copied, tmp_path, name):
+    before = Code().hashes("moe_sft")
+    folder = tmp_path / "xft/training/settings"
+    (folder / name).write_text("{}")
+    assert Code().hashes("moe_sft") == before

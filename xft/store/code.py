@@ -55,7 +55,8 @@ class Code:
         while waiting:
             name = waiting.pop()
             if (ROOT / name).is_dir():  # its files are not those of the time of the cache
-                waiting += [_name(file) for file in (ROOT / name).glob("*.*") if file.is_file()]
+                visible = (ROOT / name).glob("[!.]*.*")  # an editor's are hidden
+                waiting += [_name(file) for file in visible if file.is_file()]
             elif name not in known:
                 known[name], used = self._read(name)
                 waiting += used
