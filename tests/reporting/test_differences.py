@@ -17,6 +17,7 @@ from xft.reporting.statistics import (
     findable,
     interval,
     measure,
+    quantiles,
     seeds_needed,
     wilson,
 )
@@ -256,6 +257,18 @@ def test_the_interval_of_several_samples_is_a_bootstrap_over_the_problems():
     # Where all problems are alike nothing is known of others, and the interval has a width.
     assert interval([0.5] * 4, range(4)) == wilson(2, 4)
     assert interval([1.0] * 8, [*range(4)] * 2) == wilson(4, 4)
+
+
+def test_intervals_of_a_set_of_problems_have_the_same_resamples_as_their_differences():
+    """Though they are drawn once. Other problems have other resamples, and so another interval."""
+    rng = np.random.default_rng(5)
+    names = [f"problem {number}" for number in range(70)]
+    for shares in rng.random((3, 140)).tolist():
+        (measured,) = measure([{None: shares}], None, [*names, *names], names)
+        ours = interval(shares, [*names, *names])
+        assert ours == quantiles(measured.means)
+        others = [name.upper() for name in names]
+        assert interval(shares, [*others, *others]) != ours
 
 
 def test_holm():

@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 from damage import change_json
 from evaluations import write_table
+from pandas.testing import assert_frame_equal
 from report_folders import Runs
 
 from workflow_scripts import summary
 from xft.artifacts.manifest import CONTAMINATION, hash_file, manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.common.file_access import write_whole
-from xft.reporting.comparisons import pairs
+from xft.evaluation.scoring import TEST_SETS
+from xft.reporting.comparisons import comparison_table, pairs
 from xft.reporting.page.folder import Folder
 from xft.reporting.page.parts import find_parts
-from xft.reporting.run_table import NamedModel, read_runs, results_of
+from xft.reporting.run_table import LOSS_TESTS, NamedModel, read_runs, results_of
+from xft.reporting.summaries import Summary
 
 
 @pytest.fixture
@@ -258,6 +261,22 @@ def test_losses_are_compared_row_by_row(runs):
     assert (row["dataset"], row["problems"]) == ("validation rows", "9")
     assert re.search(r"^\| dense 0.75 \| moe_sft \| 9 +\| -0.1000 ", text, re.MULTILINE)
     assert [row["validation loss"] for row in rows[1:]] == ["0.9000"] * 2
+
+
+@pytest.mark.parametrize("has_extra", [False, True])
+def test_both_sets_of_tests_are_compared_also_if_they_say_the_same(runs, has_extra):
+    """With the numbers of a table for which each set of tests was compared."""
+    add_seeds(runs)
+    if has_extra:
+        file = runs.root / runs.rows[-1]["eval"]
+        problems = json.loads(file.read_text())["problems"]
+        problems[0]["plus"] = "failed"
+        change_json(file, problems=problems)
+    runs.summarise()
+    summary = Summary(read_runs(runs.root / "runs.csv"))
+    scores = [of.values(tests) for tests in TEST_SETS for of in summary.evaluations]
+    losses = [of.values(LOSS_TESTS) for of in summary.losses]
+    assert_frame_equal(summary.comparisons, comparison_table([*scores, *losses]))
 
 
 def test_a_significant_difference_is_not_shown_as_zero(runs):

@@ -5,7 +5,7 @@ says in sentences and tables which ones differ significantly.
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from io import StringIO
-from math import floor, inf, isinf, isnan, log2
+from math import floor, inf, isinf, isnan, log2, nan
 from pathlib import Path
 from statistics import NormalDist
 
@@ -82,8 +82,7 @@ def comparison_table(values: Sequence[Values], choose: Callable | None = None):
     sizes = by_question["first"].transform("size")
     smallest, seeds = {}, {}
     for row in table.loc[overall.index].itertuples():
-        _, measures = compared[row.Index]
-        variances = find_variances(measures)
+        _, variances = compared[row.Index]
         size = sizes[row.Index]
         smallest[row.Index] = _findable(row, variances, size)
         is_open = row.tests == SCORES.tests and not row.significant
@@ -94,10 +93,22 @@ def comparison_table(values: Sequence[Values], choose: Callable | None = None):
     return table[[*COLUMNS, OVERALL]]
 
 
+def with_base_tests(table):
+    """The table with a row for the original tests before those for all tests, which say the same.
+
+    table: see `comparison_table`. It has no rows for the original tests.
+    """
+    import pandas as pd
+
+    of_all_tests = table[table["tests"] == SCORES.tests]
+    of_base_tests = of_all_tests.assign(tests="base", seeds_needed=nan)
+    return pd.concat([of_base_tests, table], ignore_index=True)
+
+
 def _compared_pairs(
     values: Sequence[Values], tests: str, choose: Callable
-) -> Iterator[tuple[tuple, Sequence[tuple[Measured, Measured]]]]:
-    """For each pair and data set the first cells of its row, and the measures of its sets of units.
+) -> Iterator[tuple[tuple, Variances]]:
+    """For each pair and data set the first cells of its row, and what its variance consists of.
 
     values: by these tests. choose: see `comparison_table`.
     """
@@ -110,9 +121,10 @@ def _compared_pairs(
         names = [*sets]
         for name, measures in sets.items():
             is_overall = name == names[-1]
-            difference = astuple(compare(measures, most))
+            variances = find_variances(measures)
+            difference = astuple(compare(measures, most, variances))
             row = first.label, second.label, name, tests, question, *difference, is_overall
-            yield row, measures
+            yield row, variances
 
 
 def _measured_by_set(values: Sequence[Values]) -> dict[str, list[dict[NamedModel, Measured]]]:

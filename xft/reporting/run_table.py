@@ -146,7 +146,7 @@ class NamedModel:
             return self.variant
         return f"{name} ({self.variant})" if self.variant else name
 
-    @property
+    @cached_property
     def method(self) -> str:
         """The label without values of the sweep: models of a method differ in these alone."""
         return replace(self, settings=()).label

@@ -7,10 +7,12 @@ units are random effects.
 import hashlib
 import math
 from bisect import bisect_left
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, cached_property, lru_cache
 from math import inf, nan
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +23,20 @@ RESAMPLES = 19_999  # p-values from 1e-4 on; smaller ones by a normal distributi
 DIGITS = 12  # of a difference: rounding errors would hide that it is 0, or round a text of it up
 MOST_NUMBERS = 4_000_000  # in memory at a time
 MOST_SEEDS = 100  # that are proposed
+KEPT_DRAWS = 4  # sets of problems whose resamples are kept
+KEPT_UNITS = 16  # groups of sets of units whose `Units` are kept
+
+
+@dataclass(frozen=True, eq=False)  # equal to itself alone, so that it is a key of caches
+class UnitSet:
+    """The units that models were measured on.
+
+    names: of the units. Units with the same name are drawn together.
+    shares: [units], the units' parts of a mean, with sum 1.
+    """
+
+    names: tuple[Hashable, ...]
+    shares: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -29,16 +45,19 @@ class Measured:
 
     seeds: in order.
     values: [seeds, units].
-    names: of the units. Units with the same name are drawn together.
-    shares: [units], the units' parts of a mean, with sum 1.
+    units: what they were measured on.
     means: [RESAMPLES], the mean over each resample of the units; None with several seeds.
     """
 
     seeds: tuple[int | None, ...]
     values: np.ndarray
-    names: tuple[Hashable, ...]
-    shares: np.ndarray
+    units: UnitSet
     means: np.ndarray | None
+
+    @cached_property
+    def by_unit(self) -> np.ndarray:
+        """The mean over the seeds, [units]."""
+        return self.values.mean(axis=0)
 
 
 def measure(
@@ -69,29 +88,54 @@ def measure(
     means = {}
     if single:
         stacked = np.concatenate([values[number] for number in single]).T
-        resampled = _resampled(stacked, weights, names, tuple(drawn_from or names))
+        drawn_from = tuple(drawn_from or names)
+        resampled = _resampled(stacked, weights, names, drawn_from, _draw(drawn_from))
         means = dict(zip(single, resampled.T, strict=True))
-    shares = weights / weights.sum()
+    units = UnitSet(names, weights / weights.sum())
     return [
-        Measured(tuple(order), values[number], names, shares, means.get(number))
+        Measured(tuple(order), values[number], units, means.get(number))
         for number, order in enumerate(orders)
     ]
 
 
-def _resampled(values: np.ndarray, weights: np.ndarray, names: tuple, drawn_from: tuple):
-    """The weighted means of values [units, models] over resamples, [RESAMPLES, models]."""
+def _resampled(
+    values: np.ndarray,
+    weights: np.ndarray,
+    names: tuple,
+    drawn_from: tuple,
+    draws: Iterable[np.ndarray],
+) -> np.ndarray:
+    """The weighted means of values [units, models] over resamples, [RESAMPLES, models].
+
+    draws: see `_draw`.
+    """
     places = {name: place for place, name in enumerate(drawn_from)}
-    columns, count = [places[name] for name in names], len(places)
-    rng = np.random.default_rng([*hashlib.sha256(repr(drawn_from).encode()).digest()])
+    columns = [places[name] for name in names]
     blocks = []
-    while missing := RESAMPLES - sum(map(len, blocks)):
-        size = min(missing, max(1, MOST_NUMBERS // count))
-        drawn = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-        counts = counts[:, columns] * weights
+    for drawn in draws:
+        counts = drawn[:, columns] * weights
         counts[counts.sum(axis=1) == 0] = weights  # no unit of a small set was drawn
         blocks.append(counts @ values / counts.sum(axis=1, keepdims=True))
     return np.concatenate(blocks)
+
+
+def _draw(names: tuple) -> Iterator[np.ndarray]:
+    """How often each resample has each name, [resamples, names], in blocks of `MOST_NUMBERS`."""
+    count = len(set(names))
+    rng = np.random.default_rng([*hashlib.sha256(repr(names).encode()).digest()])
+    missing = RESAMPLES
+    while missing:
+        size = min(missing, max(1, MOST_NUMBERS // count))
+        missing -= size
+        drawn = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
+        yield counts.astype(np.min_scalar_type(count))  # to take less memory
+
+
+@lru_cache(KEPT_DRAWS)
+def _kept_draws(names: tuple) -> tuple[np.ndarray, ...]:
+    """The blocks of `_draw`, for all models and sets of tests of a set of problems."""
+    return tuple(_draw(names))
 
 
 def quantiles(drawn: np.ndarray) -> tuple[float, float]:
@@ -127,8 +171,16 @@ def interval(shares: Sequence[float], names: Sequence[Hashable]) -> tuple[float,
     is_single = len(units) == len(shares)
     if (is_single and set(shares) <= {0.0, 1.0}) or len(set(shares)) == 1:
         return wilson(sum(shares) * len(units) / len(shares), len(units))
-    (measured,) = measure([{None: shares}], None, names, units)
-    return quantiles(measured.means)
+    return _bootstrap_interval(tuple(shares), tuple(names))
+
+
+@cache
+def _bootstrap_interval(shares: tuple[float, ...], names: tuple) -> tuple[float, float]:
+    """See `interval`. Several tables and charts show the same one."""
+    units = tuple(dict.fromkeys(names))
+    values = np.array([shares], dtype=float).T
+    weights = np.ones(len(shares))
+    return quantiles(_resampled(values, weights, names, units, _kept_draws(units)))
 
 
 def mean_interval(values: Sequence[float], weights: Sequence[float]) -> dict[str, float]:
@@ -175,21 +227,22 @@ class Difference:
 class Units:
     """The units of several sets. Units with the same name are one draw.
 
-    sets: the names and the shares of the units of each set. A set counts by its number of units.
+    sets: a set counts by its number of units.
     weights: for each set [units], of the units in the mean over all sets.
     """
 
-    def __init__(self, sets: Sequence[tuple[Sequence, np.ndarray]]):
-        sizes = np.array([len(names) for names, _ in sets])
+    def __init__(self, sets: Sequence[UnitSet]):
+        sizes = np.array([len(of_set.names) for of_set in sets])
         places: dict = {}
         self.places = [
-            np.array([places.setdefault(name, len(places)) for name in names]) for names, _ in sets
+            np.array([places.setdefault(name, len(places)) for name in of_set.names])
+            for of_set in sets
         ]
         self.names = len(places)
         self.weights = [
-            size / sizes.sum() * shares for size, (_, shares) in zip(sizes, sets, strict=True)
+            size / sizes.sum() * of_set.shares for size, of_set in zip(sizes, sets, strict=True)
         ]
-        draws = np.array([len(set(names)) for names, _ in sets])
+        draws = np.array([len(set(of_set.names)) for of_set in sets])
         self.scales = np.sqrt(draws / np.maximum(draws - 1, 1))
         self.freedom = min((draws - 1).sum(), self.names - 1)
 
@@ -267,15 +320,25 @@ def find_variances(pairs: Sequence[tuple[Measured, Measured]]) -> Variances:
 
 
 def _units(pairs: Sequence[tuple[Measured, Measured]]) -> Units:
-    return Units([(measured.names, measured.shares) for measured, _ in pairs])
+    return _units_of(tuple(measured.units for measured, _ in pairs))
+
+
+@lru_cache(KEPT_UNITS)
+def _units_of(sets: tuple[UnitSet, ...]) -> Units:
+    """The units of several sets, for all pairs of models that were measured on them."""
+    return Units(sets)
 
 
 def _by_unit(pairs: Sequence[tuple[Measured, Measured]]) -> list[np.ndarray]:
     """The difference on each unit, a mean over the seeds: [units] for each set."""
-    return [second.values.mean(axis=0) - first.values.mean(axis=0) for first, second in pairs]
+    return [second.by_unit - first.by_unit for first, second in pairs]
 
 
-def compare(pairs: Sequence[tuple[Measured, Measured]], most: float = inf) -> Difference:
+def compare(
+    pairs: Sequence[tuple[Measured, Measured]],
+    most: float = inf,
+    variances: Variances | None = None,
+) -> Difference:
     """Compare two models.
 
     With one seed of each model: a paired bootstrap over the units, with sets of units as strata.
@@ -287,11 +350,12 @@ def compare(pairs: Sequence[tuple[Measured, Measured]], most: float = inf) -> Di
 
     pairs: their measures on each set of units, with the same seeds.
     most: the largest difference.
+    variances: of these pairs, if they are known.
     """
     first, second = pairs[0]
     units, by_unit = _units(pairs), _by_unit(pairs)
     difference = round(float(units.mean(by_unit)), DIGITS)
-    variances = find_variances(pairs)
+    variances = variances or find_variances(pairs)
     if first.means is not None and second.means is not None:
         drawn = sum(
             weights.sum() * (b.means - a.means)
@@ -360,7 +424,6 @@ def findable(variances: Variances, pairs: int) -> float:
     from scipy.optimize import brentq
     from scipy.special import chdtri, ndtr, stdtrit
 
-    rng = np.random.default_rng(0)
     of_seeds, residuals = variances.counts - 1, variances.residuals
     medians = chdtri(of_seeds, 0.5) / of_seeds
     between = _between(replace(variances, seeds=variances.seeds / medians))
@@ -369,15 +432,13 @@ def findable(variances: Variances, pairs: int) -> float:
     if error == 0 or math.isnan(error):
         return error
 
-    def drawn(expected: np.ndarray, freedom: np.ndarray) -> np.ndarray:
-        return expected * rng.chisquare(freedom, (DRAWS, len(freedom))) / freedom
-
     freedom = variances.freedom
+    drawn = _chi_squares(freedom, tuple(of_seeds.tolist()))
     seen = Variances(
-        drawn(np.array([units]), np.array([freedom]))[:, 0],
+        units * drawn.units / freedom,
         freedom,
-        drawn(between + residuals, of_seeds),
-        drawn(residuals, freedom * of_seeds),
+        (between + residuals) * drawn.seeds / of_seeds,
+        residuals * drawn.residuals / (freedom * of_seeds),
         variances.counts,
     )
     errors, freedoms = _error_and_freedom(seen)
@@ -387,6 +448,31 @@ def findable(variances: Variances, pairs: int) -> float:
         return POWER - float(ndtr((difference - limits) / error).mean())
 
     return brentq(missed, 0.0, limits.max() + 10 * error, rtol=1e-6)
+
+
+class _ChiSquares(NamedTuple):
+    """`DRAWS` numbers for each mean square, before they are scaled: see `Variances`.
+
+    units: [DRAWS]. seeds, residuals: [DRAWS, sources].
+    """
+
+    units: np.ndarray
+    seeds: np.ndarray
+    residuals: np.ndarray
+
+
+@lru_cache(MOST_SEEDS)
+def _chi_squares(freedom: int, of_seeds: tuple[float, ...]) -> _ChiSquares:
+    """Draws from chi-square distributions. They are the same for all pairs with as many seeds.
+
+    freedom, of_seeds: the degrees of freedom of the units, and of the seeds of each source.
+    """
+    rng = np.random.default_rng(0)
+    shape = DRAWS, len(of_seeds)
+    units = rng.chisquare(freedom, DRAWS)
+    seeds = rng.chisquare(of_seeds, shape)
+    residuals = rng.chisquare(freedom * np.array(of_seeds), shape)
+    return _ChiSquares(units, seeds, residuals)
 
 
 def seeds_needed(variances: Variances, pairs: int, difference: float) -> float:

@@ -13,7 +13,6 @@ import numpy as np
 from xft.common.foreign_text import one_line, printable, without_markup
 from xft.common.jinja import templates
 from xft.evaluation.result import TEST_NAMES, backends_note, caveats, tests_of
-from xft.evaluation.scoring import TEST_SETS
 from xft.reporting.chosen import chosen_lines
 from xft.reporting.comparisons import (
     COLUMNS,
@@ -23,6 +22,7 @@ from xft.reporting.comparisons import (
     quantities,
     sentences,
     shown,
+    with_base_tests,
 )
 from xft.reporting.conclusions import Conclusions
 from xft.reporting.names import model_text
@@ -41,7 +41,9 @@ from xft.reporting.swept import (
     NOT_ASKED_BY_SWEEP,
     Grid,
     Line,
+    SweptFigures,
     best_lines,
+    find_figures,
     find_grids,
     find_lines,
     find_tables,
@@ -85,8 +87,13 @@ class Summary:
     @cached_property
     def comparisons(self):
         """See `comparison_table`."""
-        values = [result.values(tests) for result in self.evaluations for tests in TEST_SETS]
-        return comparison_table([*values, *(result.values(LOSS_TESTS) for result in self.losses)])
+        base = [result.values("base") for result in self.evaluations]
+        plus = [result.values("plus") for result in self.evaluations]
+        losses = [result.values(LOSS_TESTS) for result in self.losses]
+        if [of.values for of in base] == [of.values for of in plus]:
+            # No problem has extra tests, or they find no further fault.
+            return with_base_tests(comparison_table([*plus, *losses]))
+        return comparison_table([*base, *plus, *losses])
 
     @property
     def comparisons_table(self):
@@ -115,14 +122,19 @@ class Summary:
         return [*chosen_lines(self.results["choose"])]
 
     @cached_property
+    def swept_figures(self) -> list[SweptFigures]:
+        """The figures of the models by quantity, for lines and grids."""
+        return [*find_figures(self.evaluations, self.losses)]
+
+    @cached_property
     def swept(self) -> list[Line]:
         """What was measured with each value of the swept keys, for each method."""
-        return find_lines(self.evaluations, self.losses, self.comparisons)
+        return find_lines(self.swept_figures, self.swept_keys, self.comparisons)
 
     @cached_property
     def grids(self) -> list[Grid]:
         """What was measured with the values of two swept keys, for each method."""
-        return find_grids(self.evaluations, self.losses)
+        return find_grids(self.swept_figures)
 
     @property
     def asked(self) -> list[tuple[str, Sequence[str]]]:

@@ -183,7 +183,7 @@ class Grid:
         return f"{method}: {self.quantity.name} by {name_list(self.names)}"
 
 
-class _Measured:
+class SweptFigures:
     """The figures of a quantity of the models that depend on swept keys, by method.
 
     Models are in the order of the tables. One without a finite figure is left out, and so is a
@@ -191,7 +191,7 @@ class _Measured:
     """
 
     def __init__(self, quantity: Quantity, figures: Mapping[NamedModel, Figure]):
-        self.quantity, self.figures = quantity, figures
+        self.quantity, self.by_model = quantity, figures
         self.level = {s.label: figure for s, figure in figures.items() if not s.settings}
         methods: dict[str, list[NamedModel]] = {}
         for subject, figure in figures.items():
@@ -205,7 +205,7 @@ class _Measured:
 
     def best(self, method: str) -> NamedModel:
         """The first model of a method with the best mean."""
-        return min(self.methods[method], key=lambda s: _rank(self.quantity, self.figures[s]))
+        return min(self.methods[method], key=lambda s: _rank(self.quantity, self.by_model[s]))
 
     def keys(self, method: str) -> list[str]:
         """The swept keys of a method's best model."""
@@ -221,30 +221,31 @@ class _Measured:
         ]
 
 
-def find_lines(evaluations: Sequence[Result], losses: Sequence[Result], table) -> list[Line]:
+def find_lines(all_figures: Iterable[SweptFigures], swept_keys: Sequence[str], table) -> list[Line]:
     """A line for each quantity, swept key and method with several values of it, losses first.
 
+    swept_keys: in order.
     table: see `comparison_table`.
     """
     compared = dict(quantities(table, OF_SWEEP))
     lines = []
-    for measured in _all_measured(evaluations, losses):
-        known = compared.get(measured.quantity)
+    for figures in all_figures:
+        known = compared.get(figures.quantity)
         rows = [] if known is None else [*known.itertuples()]
         of_quantity = [
-            _line(measured, key, method, rows)
-            for method in measured.methods
-            for key in measured.keys(method)
-            if len(measured.beside_best(method, key)) > 1
+            _line(figures, key, method, rows)
+            for method in figures.methods
+            for key in figures.keys(method)
+            if len(figures.beside_best(method, key)) > 1
         ]
-        lines += sorted(of_quantity, key=lambda line: _place(line.key, evaluations))
+        lines += sorted(of_quantity, key=lambda line: swept_keys.index(line.key))
     return lines
 
 
-def _line(measured: _Measured, key: str, method: str, rows: Sequence[tuple]) -> Line:
-    quantity, subjects = measured.quantity, measured.beside_best(method, key)
+def _line(figures: SweptFigures, key: str, method: str, rows: Sequence[tuple]) -> Line:
+    quantity, subjects = figures.quantity, figures.beside_best(method, key)
     points = [
-        Point(_setting(subject, key), subject.label, measured.figures[subject])
+        Point(_setting(subject, key), subject.label, figures.by_model[subject])
         for subject in subjects
     ]
     if all(_is_number(point.setting.value) for point in points):
@@ -252,7 +253,7 @@ def _line(measured: _Measured, key: str, method: str, rows: Sequence[tuple]) -> 
     others = ", ".join(s.words for s in _others(subjects[0], [key]))
     line = Line(quantity, key, points[0].setting.name, method, others, points)
     compared = _against(line.best[0].label, rows)
-    return replace(line, rows=compared, pairs=len(rows), level=measured.level)
+    return replace(line, rows=compared, pairs=len(rows), level=figures.level)
 
 
 def _against(label: str, rows: Sequence[tuple]) -> dict[str, tuple]:
@@ -275,29 +276,29 @@ def _turned(row: tuple) -> tuple:
     )
 
 
-def find_grids(evaluations: Sequence[Result], losses: Sequence[Result]) -> list[Grid]:
+def find_grids(all_figures: Iterable[SweptFigures]) -> list[Grid]:
     """For each quantity and method the values of each two of its swept keys."""
     return [
-        _grid(measured, method, both)
-        for measured in _all_measured(evaluations, losses)
-        for method in measured.methods
-        for both in combinations(measured.keys(method), 2)
+        _grid(figures, method, both)
+        for figures in all_figures
+        for method in figures.methods
+        for both in combinations(figures.keys(method), 2)
     ]
 
 
-def _grid(measured: _Measured, method: str, keys: tuple[str, str]) -> Grid:
-    subjects = measured.beside_best(method, *keys)
-    best = measured.best(method)
+def _grid(figures: SweptFigures, method: str, keys: tuple[str, str]) -> Grid:
+    subjects = figures.beside_best(method, *keys)
+    best = figures.best(method)
     settings = [[_setting(subject, key) for subject in subjects] for key in keys]
     ordered = [_in_order(of_key) for of_key in settings]
     places = zip(*settings, subjects, strict=True)
     return Grid(
-        quantity=measured.quantity,
+        quantity=figures.quantity,
         method=method,
         others=", ".join(setting.words for setting in _others(best, keys)),
         names=tuple(of_key[0].name for of_key in settings),
         texts=tuple([setting.text for setting in of_key] for of_key in ordered),
-        figures={(one.text, two.text): measured.figures[s] for one, two, s in places},
+        figures={(one.text, two.text): figures.by_model[s] for one, two, s in places},
         best=tuple(_setting(best, key).text for key in keys),
     )
 
@@ -334,12 +335,6 @@ def _has_keys(subject: NamedModel, keys: Collection[str]) -> bool:
     return {*keys} <= {setting.key for setting in subject.settings}
 
 
-def _place(key: str, evaluations: Sequence[Result]) -> int:
-    """The place of a key among the swept keys."""
-    settings = (setting for result in evaluations for setting in result.subject.settings)
-    return [*dict.fromkeys(setting.key for setting in settings)].index(key)
-
-
 def _rank(quantity: Quantity, figure: Figure) -> float:
     """A number that is lower for better figures, and the same for those that differ by rounding."""
     return round(-quantity.sign * figure.mean, DIGITS)
@@ -348,15 +343,16 @@ def _rank(quantity: Quantity, figure: Figure) -> float:
 # Figures
 
 
-def _all_measured(evaluations: Sequence[Result], losses: Sequence[Result]) -> Iterator[_Measured]:
+def find_figures(evaluations: Sequence[Result], losses: Sequence[Result]) -> Iterator[SweptFigures]:
+    """The figures of the losses, then those of the scores."""
     of_losses = _by_subject([result.values(LOSS_TESTS) for result in losses])
-    yield _Measured(LOSSES, {subject: loss_figure(of) for subject, of in of_losses.items()})
+    yield SweptFigures(LOSSES, {subject: loss_figure(of) for subject, of in of_losses.items()})
     scores = [result.values(SCORES.tests) for result in evaluations]
     datasets = dict.fromkeys(values.dataset for values in scores)
     live = {values.dataset for values in scores if any(values.values)}
     shown = pooled_sets(datasets, live)
     of_scores = _by_subject([values for values in scores if values.dataset in shown])
-    yield _Measured(SCORES, {subject: score_figure(of) for subject, of in of_scores.items()})
+    yield SweptFigures(SCORES, {subject: score_figure(of) for subject, of in of_scores.items()})
 
 
 def _by_subject(values: Iterable[Values]) -> dict[NamedModel, list[Values]]:

@@ -33,7 +33,7 @@ from xft.reporting.names import without_lambda
 from xft.reporting.run_table import LOSS_TESTS, Result, RunRow, read_runs
 from xft.reporting.statistics import mean_interval
 from xft.reporting.summaries import OWN, Summary
-from xft.reporting.swept import Grid, Line, find_grids, find_lines
+from xft.reporting.swept import Grid, Line, find_lines
 from xft.reporting.verdict import BASE, EvaluatedModel
 from xft.store.job_records import COSTS_FILE, total_cost
 from xft.store.store import in_store
@@ -249,8 +249,8 @@ class Folder:
         with _written_by("summary", file):
             table = read_comparisons(file)
         results.comparisons = table.to_dict("records")
-        results.swept = find_lines(summary.evaluations, summary.losses, table)
-        results.grids = find_grids(summary.evaluations, summary.losses)
+        results.swept = find_lines(summary.swept_figures, summary.swept_keys, table)
+        results.grids = summary.grids
 
     def _read_prompts(self, results: Results, summary: Summary) -> None:
         """Take the prompts of the evaluated problems. No other file of the config is shown."""
