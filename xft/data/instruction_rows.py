@@ -37,7 +37,7 @@ def fault_of_text(value: object) -> str | None:
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side says.
+    """A message of one side.
 
     role: "system", "user" or "assistant".
     """
@@ -134,7 +134,7 @@ class Row:
 AnyRow = Row | Conversation
 
 
-# What `read_rows` asks about each conversation. The answer is the row to use, or a fault.
+# Decides on each conversation that `read_rows` reads: gives the row to use, or a fault.
 Accept = Callable[[Conversation], AnyRow | str]
 
 
@@ -153,9 +153,16 @@ class BadRow:
 
 def describe(bad: list[BadRow]) -> str:
     """The number of bad rows, and their faults, one per line, each with the place of the first."""
-    first, numbers = {row.fault: row.place for row in bad[::-1]}, Counter(row.fault for row in bad)
-    more = {fault: f", and {n - 1} more" if n > 1 else "" for fault, n in numbers.items()}
-    lines = [f"{first[fault]}{more[fault]}: {fault}" for fault in numbers]
+    places: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for row in bad:
+        places.setdefault(row.fault, row.place)
+        counts[row.fault] += 1
+    lines = []
+    for fault, place in places.items():
+        others = counts[fault] - 1
+        more = f", and {others} more" if others else ""
+        lines.append(f"{place}{more}: {fault}")
     return f"{counted(len(bad), 'bad row')}:\n{listed(lines)}"
 
 
@@ -175,9 +182,9 @@ def read_row(
     column = _conversation_column(value, columns)
     if column is None:
         row = _read_instruction(value, number, columns)
-        return row if isinstance(row, str) else _fault_of_size(row) or row
+        return _unless_too_large(row)
     row = read_conversation(value[column], column, number)
-    row = row if isinstance(row, str) else _fault_of_size(row) or row
+    row = _unless_too_large(row)
     if accept and not isinstance(row, str):
         row = accept(row)
     return f"column {column!r}: {row}" if isinstance(row, str) else row
@@ -198,22 +205,28 @@ def _read_instruction(value: dict, number: int, columns: dict[str, str]) -> Row 
 
     In the form of Alpaca, the text that the instruction is about follows it.
     """
-    more = None if INPUT in columns.values() else value.get(INPUT)
-    is_blank = more is None or (isinstance(more, str) and not more.strip())
-    read = columns if is_blank else columns | {"": INPUT}
-    for key, column in read.items():
+    for key, column in columns.items():
         if column not in value:
             names = ", ".join(sorted(value)) or "none"
             return f"no column {column!r} (columns: {names}; set data.{key})"
         if fault := fault_of_text(value[column]):
             return f"column {column!r} {fault}"
-    instruction, response, *texts = (value[column] for column in read.values())
-    return Row("\n\n".join([instruction, *texts]), response, number)
+    instruction, response = (value[column] for column in columns.values())
+    subject = None if INPUT in columns.values() else value.get(INPUT)
+    is_blank = isinstance(subject, str) and not subject.strip()
+    if subject is None or is_blank:
+        return Row(instruction, response, number)
+    if fault := fault_of_text(subject):
+        return f"column {INPUT!r} {fault}"
+    return Row(f"{instruction}\n\n{subject}", response, number)
 
 
-def _fault_of_size(row: AnyRow) -> str | None:
+def _unless_too_large(row: AnyRow | str) -> AnyRow | str:
+    """The row, or the fault of its size. A fault of another kind stays as it is."""
+    if isinstance(row, str):
+        return row
     if len(row.turns) > MOST_TURNS:
         return f"more than {MOST_TURNS:,} turns"
     if sum(len(turn.content) for turn in row.turns) > LONGEST_ROW:
         return f"longer than {LONGEST_ROW:,} characters"
-    return None
+    return row

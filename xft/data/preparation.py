@@ -38,7 +38,7 @@ def prepare(
         raise UserError(no_eos(tokenizer.name_or_path))
     template = make_template(options.template, tokenizer)
     rows, bad = read_files(files, options, template.accept)
-    good = len(rows)
+    number_read = len(rows) + len(bad)
     check_bad(bad, rows, options.bad_rows)
     if bad:
         say(f"left out {describe(bad)}")
@@ -50,34 +50,50 @@ def prepare(
     if not rows:
         raise UserError(f"no row of {named(files)} is left: {_counts(removed)}")
     tokens, cut = tokenize_rows(rows, tokenizer, template, options.max_length)
-    too_long = {*rows.numbers} - {*tokens.numbers.tolist()}
+    too_long = set(rows.numbers) - set(tokens.numbers.tolist())
     removed += [{"row": number, "reason": "prompt fills the window"} for number in too_long]
     tokens = _hold_out(tokens, _without(rows, too_long), options)
-    held_out = {"validation": len(tokens.validation)}
-    if options.choice_rows:
-        held_out["choice"] = len(tokens.choice)
-    return tokens, {
-        "data_sha256": joint_sha256([*map(hash_file, files)]),
-        "rows": good + len(bad),
+
+    report = {
+        "data_sha256": joint_sha256([hash_file(file) for file in files]),
+        "rows": number_read,
         "training": len(tokens.training),
-        **held_out,
-        "cut": cut,
-        "removed": dict(sorted(Counter(entry["reason"] for entry in removed).items())),
-        "removed_rows": [
-            entry | {key: place_of(entry[key], files) for key in ("row", "of") if key in entry}
-            for entry in sorted(removed, key=lambda entry: entry["row"])
-        ],
+        "validation": len(tokens.validation),
     }
+    if options.choice_rows:
+        report["choice"] = len(tokens.choice)
+    report["cut"] = cut
+    return tokens, report | _removed_content(removed, files)
+
+
+def _removed_content(removed: list[dict], files: Sequence[Path]) -> dict:
+    """The rows that were left out, in a report: their numbers by reason, and all in order."""
+    counts = Counter(entry["reason"] for entry in removed)
+    in_order = sorted(removed, key=lambda entry: entry["row"])
+    return {
+        "removed": dict(sorted(counts.items())),
+        "removed_rows": [_placed(entry, files) for entry in in_order],
+    }
+
+
+def _placed(entry: dict, files: Sequence[Path]) -> dict:
+    """An entry of a report with places in files in place of rows' numbers."""
+    places = {key: place_of(entry[key], files) for key in ("row", "of") if key in entry}
+    return entry | places
 
 
 def summary(files: Sequence[Path], report: dict) -> str:
     """A report in one line."""
-    rows = f"{counted(report['rows'], 'row')} of {named(files)}: {report['training']} to train on"
-    number = report["validation"] + report.get("choice", 0)
-    held_out = f", {number} held out" if number else ""
-    cut = f"; cut at max_length: {report['cut']}" if report["cut"] else ""
-    removed = _counts(report["removed_rows"])
-    return rows + held_out + cut + (f"; left out: {removed}" if removed else "")
+    rows = counted(report["rows"], "row")
+    text = f"{rows} of {named(files)}: {report['training']} to train on"
+    held_out = report["validation"] + report.get("choice", 0)
+    if held_out:
+        text += f", {held_out} held out"
+    if report["cut"]:
+        text += f"; cut at max_length: {report['cut']}"
+    if report["removed_rows"]:
+        text += f"; left out: {_counts(report['removed_rows'])}"
+    return text
 
 
 def _filters(deduplicate: str, find_trace: Callable | None) -> Iterator[Callable]:
@@ -131,7 +147,8 @@ def _hold_out(tokens: Tokens, rows: StoredRows, options: TokensConfig) -> Tokens
     rows: those of the tokens.
     """
     count = options.held_out_rows
-    choice, fewer = "", "validation_rows"
+    choice = ""
+    fewer = "validation_rows"
     if options.choice_rows:
         choice = f" and choice_rows = {options.choice_rows}"
         fewer = "validation_rows or choice_rows"
@@ -141,18 +158,23 @@ def _hold_out(tokens: Tokens, rows: StoredRows, options: TokensConfig) -> Tokens
             f"{len(tokens.numbers)} rows are left, and the training needs at least one of them. "
             f"Set fewer {fewer}"
         )
-    texts = enumerate(progress(rows, desc="choose rows to hold out", unit="row"))
-    digests = ((hashlib.sha256(row.text.encode()).digest(), place) for place, row in texts)
-    places = [place for _, place in nsmallest(count, digests)]
+    places = [place for _, place in nsmallest(count, _hashed(rows))]
     held_out = np.zeros_like(tokens.held_out)
     held_out[places[: options.validation_rows]] = VALIDATION
     held_out[places[options.validation_rows :]] = CHOICE
-    if (left := len(rows) - count) < count:
+    left = len(rows) - count
+    if left < count:
         say(
             f"WARNING: {count} of {len(rows)} rows are held out, and the training has only the "
             f"other {left}. If that is not meant, set fewer {fewer}"
         )
     return replace(tokens, held_out=held_out)
+
+
+def _hashed(rows: StoredRows) -> Iterator[tuple[bytes, int]]:
+    """The SHA-256 of each row's text, with the row's place."""
+    for place, row in enumerate(progress(rows, desc="choose rows to hold out", unit="row")):
+        yield hashlib.sha256(row.text.encode()).digest(), place
 
 
 def _counts(removed: list[dict]) -> str:

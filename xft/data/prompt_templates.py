@@ -92,21 +92,25 @@ class TextTemplate:
 
     def encode(self, tokenizer, instructions: list[str]) -> list[list[int]]:
         """Token ids of each prompt. Special tokens in the template's own text stay special."""
-        added, text = tokenizer.added_tokens_decoder.values(), self.head + self.tail
+        added = tokenizer.added_tokens_decoder.values()
+        text = self.head + self.tail
         if any(token.special and token.content in text for token in added):
             # JSON strings are valid Jinja strings, so Jinja runs no command in them.
-            head, tail = (json.dumps(text, ensure_ascii=False) for text in (self.head, self.tail))
+            head = json.dumps(self.head, ensure_ascii=False)
+            tail = json.dumps(self.tail, ensure_ascii=False)
             jinja = f"{{{{ {head} }}}}{{{{ messages[0].content }}}}{{{{ {tail} }}}}"
-            prompts = _encode_chats(tokenizer, jinja, [_chat(text) for text in instructions])
+            chats = [_chat(instruction) for instruction in instructions]
+            prompts = _encode_chats(tokenizer, jinja, chats)
         else:
-            prompts = encode_literally(tokenizer, [self.render(text) for text in instructions])
+            texts = [self.render(instruction) for instruction in instructions]
+            prompts = encode_literally(tokenizer, texts)
         bos = tokenizer.bos_token
         if bos is None or self.head.startswith(bos):
             return prompts
         return [[tokenizer.bos_token_id, *prompt] for prompt in prompts]
 
     def accept(self, conversation: Conversation) -> Row | str:
-        """The conversation as a row, or what keeps it from being one."""
+        """The conversation as a row, or why it is none."""
         if [turn.role for turn in conversation.turns] != ["user", "assistant"]:
             return (
                 "this template takes one turn of the user and the assistant's answer, and nothing "
@@ -174,7 +178,9 @@ class ChatTemplate:
         that a response shares with the text in front of it is in the part. Raises UserError if the
         template ends such a turn with no special token.
         """
-        messages, parts, ids = conversation.messages, [], []
+        messages = conversation.messages
+        parts = []
+        ids = []
         encode = partial(_encode_chats, self.tokenizer, self._jinja)
         for place in conversation.responses:
             (prompt,) = encode([messages[:place]])
@@ -200,8 +206,7 @@ class ChatTemplate:
 
         prompt: the token ids of the text in front.
         """
-        pairs = zip(prompt, whole, strict=False)
-        begin = next((i for i, (first, second) in enumerate(pairs) if first != second), len(prompt))
+        begin = _shared_length(prompt, whole)
         end = len(whole)
         while end > begin and whole[end - 1] not in self._special:
             end -= 1
@@ -231,6 +236,14 @@ class ChatTemplate:
 Template = TextTemplate | ChatTemplate
 
 
+def _shared_length(first: list[int], second: list[int]) -> int:
+    """The number of token ids that both begin with; the length of `first` if `second` ends."""
+    for place, (first_id, second_id) in enumerate(zip(first, second, strict=False)):
+        if first_id != second_id:
+            return place
+    return len(first)
+
+
 def encode_literally(tokenizer, texts: list[str]) -> list[list[int]]:
     """Token ids of texts. Names of special tokens in them are plain text."""
     options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
@@ -252,8 +265,11 @@ def _encode_chats(
         _render(tokenizer, jinja, chat, add_generation_prompt, is_marked=True) for chat in chats
     ]
     options = {"add_special_tokens": False, "sanitize_control_tokens": True, "verbose": False}
-    batches = (texts[start : start + BATCH] for start in range(0, len(texts), BATCH))
-    return [ids for batch in batches for ids in tokenizer(batch, **options)["input_ids"]]
+    token_ids = []
+    for start in range(0, len(texts), BATCH):
+        batch = texts[start : start + BATCH]
+        token_ids += tokenizer(batch, **options)["input_ids"]
+    return token_ids
 
 
 def _render(

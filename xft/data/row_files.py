@@ -50,7 +50,9 @@ def read_rows(
     accept: the template's answer to a conversation; without it, all are good.
     before: is added to the rows' numbers.
     """
-    good, bad, seen = 0, 0, {}
+    good = 0
+    bad = 0
+    seen = {}  # the names of columns, in the order of their appearance
     columns = {key: getattr(options, key) for key in ("instruction_column", "response_column")}
     unit, values = _values(path, columns)
     for number, value in values:
@@ -127,18 +129,14 @@ def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[dict]:
         wanted = dict.fromkeys([*columns.values(), *FORMS, INPUT])
         read = [column for column in wanted if column in names]
         _check_once(path, read, names)
-        if maps := [column for column in read if "map<" in str(schema.field(column).type)]:
+        maps = [column for column in read if "map<" in str(schema.field(column).type)]
+        if maps:
             raise UserError(
                 f"{path} has maps in the column {maps[0]!r}, which are not read. Write objects "
                 "(structs) in their place, or JSON Lines"
             )
-        chunks = [
-            chunk
-            for group in map(metadata.row_group, range(metadata.num_row_groups))
-            for chunk in map(group.column, range(group.num_columns))
-            if any(f"{chunk.path_in_schema}.".startswith(f"{column}.") for column in read)
-        ]
-        sizes = (c.total_uncompressed_size + VALUE_BYTES * c.num_values for c in chunks)
+        chunks = [chunk for chunk in _chunks(metadata) if _is_of(chunk, read)]
+        sizes = [chunk.total_uncompressed_size + VALUE_BYTES * chunk.num_values for chunk in chunks]
         check_size(path, sum(sizes))
         # A text that many rows repeat is in memory once, until the rows' texts are made.
         texts = {chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"}
@@ -152,15 +150,29 @@ def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[dict]:
         raise UserError(f"{path} is not a whole Parquet file: {error}") from None
 
 
+def _chunks(metadata) -> Iterator:
+    """The metadata of each column in each group of rows of a Parquet file."""
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for place in range(group.num_columns):
+            yield group.column(place)
+
+
+def _is_of(chunk, columns: list[str]) -> bool:
+    """Whether values of a Parquet file belong to one of these columns, at any depth."""
+    return any(f"{chunk.path_in_schema}.".startswith(f"{column}.") for column in columns)
+
+
 def _csv_values(path: Path, columns: dict[str, str]) -> Iterator[dict]:
     """The rows. The first line that is not blank names the columns. All values are texts."""
     csv.field_size_limit(MAX_LINE)
     reader = csv.DictReader(_lines(path), strict=True)
     try:
-        while (names := reader.fieldnames) is not None and not "".join(names).strip():
-            reader.fieldnames = None  # blank lines may be in front of the names
-        if names and len(names) == 1 and (mark := re.search("[;\t|]", names[0])):
-            raise UserError(SEPARATED.format(path, mark[0]))
+        names = _column_names(reader)
+        if len(names) == 1:
+            mark = re.search("[;\t|]", names[0])
+            if mark:
+                raise UserError(SEPARATED.format(path, mark[0]))
         if names:
             _check_columns(path, columns, names)
             _check_once(path, names, names)
@@ -173,7 +185,17 @@ def _csv_values(path: Path, columns: dict[str, str]) -> Iterator[dict]:
         raise UserError(f"{path} is not valid CSV: line {line}: {error}") from None
 
 
+def _column_names(reader: csv.DictReader) -> list[str]:
+    """The values of the first line that is not blank. Empty if there is no such line."""
+    names = reader.fieldnames
+    while names is not None and not "".join(names).strip():
+        reader.fieldnames = None  # the next line is then read as names
+        names = reader.fieldnames
+    return names or []
+
+
 def _lines(path: Path) -> Iterator[str]:
+    """The lines of a text file. Raises UserError if one is too long."""
     for number, line in enumerate(read_lines(path, MAX_LINE), 1):
         if line is None:
             raise UserError(f"{path}, line {number}: longer than {MAX_LINE / 2**20:,.0f} MiB")
@@ -206,9 +228,13 @@ def _array_values(path: Path) -> list:
 def _object_or_fault(pairs: list[tuple[str, object]]) -> dict | ValueError:
     """An object, or the fault if it, or an object that is a value of it, holds a key twice."""
     try:
-        return next((value for _, value in pairs if isinstance(value, ValueError)), unique(pairs))
+        parsed = unique(pairs)
     except ValueError as error:
         return error
+    for value in parsed.values():
+        if isinstance(value, ValueError):
+            return value
+    return parsed
 
 
 def _check_columns(path: Path, columns: dict[str, str], names: list[str]) -> None:
@@ -226,7 +252,8 @@ def _check_columns(path: Path, columns: dict[str, str], names: list[str]) -> Non
 
 def _check_once(path: Path, read: list[str], names: list[str]) -> None:
     """Raise UserError if a column that is read is twice among the columns of the file, `names`."""
-    if twice := [column for column in read if names.count(column) > 1]:
+    twice = [column for column in read if names.count(column) > 1]
+    if twice:
         raise UserError(f"{path} has the column {twice[0]!r} twice. Remove one of them")
 
 
@@ -315,11 +342,15 @@ def read_files(
     if `options.limit` is a list of another length.
     """
     limits = options.limits(len(files))
-    rows, bad = StoredRows(), []
+    rows = StoredRows()
+    bad = []
     for place, (file, limit) in enumerate(zip(files, limits, strict=True)):
         of_file = read_rows(file, options, limit, accept, place * FILE_ROWS)
         for row in progress(of_file, desc=f"read {file}", unit="row"):
-            (bad if isinstance(row, BadRow) else rows).append(row)
+            if isinstance(row, BadRow):
+                bad.append(row)
+            else:
+                rows.append(row)
     return rows, bad
 
 

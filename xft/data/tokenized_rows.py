@@ -6,7 +6,6 @@ A training opens the artifact through memory maps.
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -84,7 +83,8 @@ class RowSubset(Sequence):
         return len(self.places)
 
     def __getitem__(self, index: int) -> dict:
-        tokens, place = self.tokens, self.places[index]
+        tokens = self.tokens
+        place = self.places[index]
         begin, end = tokens.offsets[place : place + 2]
         ids = tokens.input_ids[begin:end]
         labels = np.where(tokens.trained[begin:end], ids, IGNORED)
@@ -101,34 +101,52 @@ def tokenize_rows(
     out if the prompt of its first response has that length or more. None is held out. Raises
     UserError if no row is left.
     """
-    input_ids, trained_ids = DiskArray(np.int32), DiskArray(np.uint8)
-    numbers, cut, window = array("q"), 0, slice(max_length)
+    input_ids = DiskArray(np.int32)
+    trained = DiskArray(np.uint8)
+    numbers = array("q")
+    cut = 0
     for batch in _batches(rows):
         encoded = _encode(batch, tokenizer, template, max_length)
         for row, (ids, responses) in zip(batch, encoded, strict=True):
-            trained = np.zeros(len(ids), np.uint8)
-            for begin, end in responses:
-                trained[begin:end] = 1
-            if trained[window].any():
-                cut += len(ids) > max_length
-                input_ids.append(np.array(ids[window], np.int32))
-                trained_ids.append(trained[window])
-                numbers.append(row.number)
+            in_response = _marked(responses, len(ids))[:max_length]
+            if not in_response.any():
+                continue
+            if len(ids) > max_length:
+                cut += 1
+            input_ids.append(np.array(ids[:max_length], np.int32))
+            trained.append(in_response)
+            numbers.append(row.number)
     if not numbers:
         raise UserError(f"no row has a response within max_length = {max_length} tokens")
-    offsets, held_out = np.array(input_ids.offsets), np.zeros(len(numbers), np.uint8)
-    return Tokens(input_ids, trained_ids, offsets, np.array(numbers), held_out), cut
+    tokens = Tokens(
+        input_ids=input_ids,
+        trained=trained,
+        offsets=np.array(input_ids.offsets),
+        numbers=np.array(numbers),
+        held_out=np.zeros(len(numbers), np.uint8),
+    )
+    return tokens, cut
+
+
+def _marked(responses: list[tuple[int, int]], length: int) -> np.ndarray:
+    """uint8 [length], 1 for the tokens of responses."""
+    marks = np.zeros(length, np.uint8)
+    for begin, end in responses:
+        marks[begin:end] = 1
+    return marks
 
 
 def _batches(rows: Sequence[AnyRow]) -> Iterator[list[AnyRow]]:
     """The rows in batches that fit into memory while they are tokenised, with a progress bar."""
-    batch, characters = [], 0
+    batch = []
+    characters = 0
     for row in progress(rows, desc="tokenize", unit="row"):
         length = len(row.text)
         characters += length
         if batch and (len(batch) == BATCH_ROWS or characters > BATCH_CHARACTERS):
             yield batch
-            batch, characters = [], length
+            batch = []
+            characters = length
         batch.append(row)
     if batch:
         yield batch
@@ -144,7 +162,8 @@ def _encode(
     for kind, group in groupby(rows, type):
         alike = list(group)
         if kind is Conversation:
-            yield from (template.encode_conversation(row, max_length) for row in alike)
+            for row in alike:
+                yield template.encode_conversation(row, max_length)
             continue
         prompts = template.encode(tokenizer, [row.instruction for row in alike])
         responses = encode_literally(tokenizer, [row.response for row in alike])
@@ -163,25 +182,34 @@ def write_tokens(
     data_hash: the hash of the files of rows.
     datasets: what `datasets_of` gives for these files.
     """
-    import torch
-
-    specs = [
-        TensorSpec(name, DTYPES[name], (len(array),), partial(map, torch.from_numpy, blocks(array)))
-        for name, array in vars(tokens).items()
-    ]
+    specs = [_spec(name, values) for name, values in vars(tokens).items()]
     parameters = options.stated() | {"tokenizer": tokenizer_identity(model)} | datasets
     with create_artifact(out, KIND, parameters, {"data": data_hash}) as draft:
         draft.write_tensors(specs)
 
 
-def datasets_of(data: Iterable[Path]) -> dict[str, list[str]]:
-    """The data sets on the hub that rows or tokens come from, by their manifests: datasets.
+def _spec(name: str, values: np.ndarray | DiskArray) -> TensorSpec:
+    """A tensor of the artifact. It is read and written in blocks."""
+    import torch
 
-    It is empty for rows from elsewhere.
+    def chunks() -> Iterator[torch.Tensor]:
+        for block in blocks(values):
+            yield torch.from_numpy(block)
+
+    return TensorSpec(name, DTYPES[name], (len(values),), chunks)
+
+
+def datasets_of(data: Iterable[Path]) -> dict[str, list[str]]:
+    """The data sets on the hub that rows or tokens come from, by their manifests.
+
+    They are under the key datasets. It is missing if all rows are from elsewhere.
     """
-    places = filter(Path.is_file, map(manifest_path, data))
-    found = {name for p in places for name in read_manifest(p).parameters.get("datasets", ())}
-    return {"datasets": sorted(found)} if found else {}
+    names = set()
+    for path in data:
+        manifest = manifest_path(path)
+        if manifest.is_file():
+            names.update(read_manifest(manifest).parameters.get("datasets", ()))
+    return {"datasets": sorted(names)} if names else {}
 
 
 def open_tokens(path: Path, model: Path, full: bool = False) -> tuple[Tokens, dict[str, str]]:
@@ -191,9 +219,11 @@ def open_tokens(path: Path, model: Path, full: bool = False) -> tuple[Tokens, di
     tokenizer.
     """
     artifact = _open(path, full)
-    made_with, given = artifact.manifest.parameters["tokenizer"], tokenizer_identity(model)
-    names = sorted(made_with | given)
-    if different := [name for name in names if made_with.get(name) != given.get(name)]:
+    made_with = artifact.manifest.parameters["tokenizer"]
+    given = tokenizer_identity(model)
+    parts = sorted(made_with | given)
+    different = [part for part in parts if made_with.get(part) != given.get(part)]
+    if different:
         raise UserError(
             f"{path} was made with another tokenizer than that of {model}: {', '.join(different)} "
             f"differs. Give {model} the tokenizer that it was tuned with. If that is its own one, "
@@ -229,13 +259,16 @@ def read_training_rows(files: Sequence[Path], tokens: OpenedArtifact) -> StoredR
 
     files: that the tokens were made from, in order.
     """
-    options, checkpoint = read_options(tokens.path), tokens.checkpoint
-    if joint_sha256([*map(hash_file, files)]) != tokens.manifest.inputs["data"]:
+    options = read_options(tokens.path)
+    checkpoint = tokens.checkpoint
+    given = joint_sha256([hash_file(file) for file in files])
+    if given != tokens.manifest.inputs["data"]:
         raise UserError(f"{tokens.path} was not made from {named(files)}. Name the rows' files")
-    numbers = {*checkpoint.get("numbers")[checkpoint.get("held_out") == 0].tolist()}
+    is_trained_on = checkpoint.get("held_out") == 0
+    numbers = set(checkpoint.get("numbers")[is_trained_on].tolist())
 
     def accept(conversation: Conversation) -> Conversation | str:
         return conversation if conversation.number in numbers else "not learned from"
 
     rows, _ = read_files(files, options, accept)
-    return rows.select(numbers.__contains__)
+    return rows.select(lambda number: number in numbers)

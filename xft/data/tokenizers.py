@@ -36,14 +36,18 @@ def load_tokenizer(folder: Path):
 
 
 def tokenizer_identity(folder: Path) -> dict[str, str]:
-    """What the tokenizer of a model folder does with a text: the SHA-256 of each part, by name.
+    """The SHA-256 of each part of a tokenizer that decides what it does with a text, by name.
 
     It is the same after `save_pretrained`, by which trainers write other files. Padding, its token
     and truncation are not in it: trainers set them, and tokens hold no padding. Raises UserError as
     `load_tokenizer`.
     """
     tokenizer = load_tokenizer(folder)
-    special = {n: str(t) for n, t in tokenizer.special_tokens_map.items() if n != "pad_token"}
+    special = {
+        name: str(token)
+        for name, token in tokenizer.special_tokens_map.items()
+        if name != "pad_token"
+    }
     if hasattr(tokenizer, "backend_tokenizer"):
         parts = json.loads(tokenizer.backend_tokenizer.to_str())
         parts = {name: parts[name] for name in parts.keys() - {"version", "padding", "truncation"}}
@@ -150,4 +154,6 @@ def stated_ends(folder: Path) -> list[list[int]]:
 
 
 def _listed(ids: int | list[int] | None) -> list[int]:
-    return ids if isinstance(ids, list) else [] if ids is None else [ids]
+    if ids is None:
+        return []
+    return ids if isinstance(ids, list) else [ids]

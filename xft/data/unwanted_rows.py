@@ -58,12 +58,14 @@ def hash_words(words: list[str]) -> np.ndarray:
 
 def find_exact(rows: Sequence[AnyRow]) -> dict[int, int]:
     """For each row that equals an earlier one except for whitespace: its number and the first's."""
-    first, repeated = {}, {}
+    first_numbers = {}
+    repeated = {}
     for row in progress(rows, desc="find duplicates", unit="row"):
         turns = [(turn.role, squeeze(turn.content)) for turn in row.turns]
         key = blake2b(json.dumps(turns).encode(), digest_size=16).digest()
-        if (number := first.setdefault(key, row.number)) != row.number:
-            repeated[row.number] = number
+        first = first_numbers.setdefault(key, row.number)
+        if first != row.number:
+            repeated[row.number] = first
     return repeated
 
 
@@ -74,49 +76,76 @@ def find_near(rows: Sequence[AnyRow]) -> dict[int, int]:
     a set of size s, one of the s - ceil(4/5 s) + 1 rarest (prefix filtering, Bayardo et al. 2007).
     Only rows that share one of these are compared.
     """
-    sets, rarest = DiskArray(np.uint64), DiskArray(np.int64)
+    sets = DiskArray(np.uint64)
     for ngram_set in spread(_ngram_set, rows, desc="read for near duplicates", unit="row"):
         sets.append(ngram_set)
     values, counts = _shared(sets)
     if not len(values):
         return {}
+    rarest = DiskArray(np.int64)
     sizes = np.zeros(len(values), np.int64)
     for place in progress(range(len(rows)), desc="find rare words", unit="row"):
         rare = _rarest(sets.part(place), values, counts)
         rarest.append(rare)
         sizes[rare] += 1
-    # The rows that stay and hold values[i] among their rarest: holders[begins[i] : ends[i]].
-    begins = np.cumsum(sizes) - sizes
-    ends, holders = begins.copy(), np.empty(sizes.sum(), np.int32)
-    lengths, repeated = np.diff(sets.offsets), {}
+    holders = _Holders(sizes)
+    lengths = np.diff(sets.offsets)
+    repeated = {}
     for place in progress(range(len(rows)), desc="find near duplicates", unit="row"):
-        rare, words = rarest.part(place), sets.part(place)
-        parts = [holders[i:j] for i, j in zip(begins[rare], ends[rare], strict=True)]
-        others, shared = np.unique(np.concatenate([holders[:0], *parts]), return_counts=True)
-        candidates = others[_may_be_near(len(words), lengths[others], shared)].tolist()
-        near = next((other for other in candidates if _are_near(words, sets.part(other))), None)
-        if near is not None:
-            repeated[rows[place].number] = rows[near].number
+        rare = rarest.part(place)
+        ngram_set = sets.part(place)
+        others, shared = np.unique(holders.rows(rare), return_counts=True)
+        candidates = others[_may_be_near(len(ngram_set), lengths[others], shared)].tolist()
+        near = next((row for row in candidates if _are_near(ngram_set, sets.part(row))), None)
+        if near is None:
+            holders.add(place, rare)
         else:
-            holders[ends[rare]] = place
-            ends[rare] += 1
+            repeated[rows[place].number] = rows[near].number
     return repeated
 
 
-def _shared(ngrams: DiskArray) -> tuple[np.ndarray, np.ndarray]:
+class _Holders:
+    """The rows that stay, by the n-grams that are among their rarest.
+
+    sizes: int64 [n-grams], the most rows that may hold each among their rarest.
+    """
+
+    def __init__(self, sizes: np.ndarray):
+        # Those of n-gram i are _rows[_begins[i] : _ends[i]].
+        self._begins = np.cumsum(sizes) - sizes
+        self._ends = self._begins.copy()
+        self._rows = np.empty(sizes.sum(), np.int32)
+
+    def rows(self, ngrams: np.ndarray) -> np.ndarray:
+        """The places of rows, int32, as often as they share one of these n-grams."""
+        parts = [self._rows[:0]]
+        for begin, end in zip(self._begins[ngrams], self._ends[ngrams], strict=True):
+            parts.append(self._rows[begin:end])
+        return np.concatenate(parts)
+
+    def add(self, row: int, ngrams: np.ndarray) -> None:
+        """Add a row that stays. ngrams: the places of its rarest ones."""
+        self._rows[self._ends[ngrams]] = row
+        self._ends[ngrams] += 1
+
+
+def _shared(sets: DiskArray) -> tuple[np.ndarray, np.ndarray]:
     """The n-grams that several rows hold, uint64, sorted, and the numbers of these rows.
 
-    ngrams: of all rows. They are counted in parts, by their size.
+    sets: the n-grams of all rows. They are counted in parts, by their size.
     """
-    parts, counted = 1 + len(ngrams) // COUNTED_AT_ONCE, []
+    parts = 1 + len(sets) // COUNTED_AT_ONCE
     width = 2**64 // parts + 1
+    shared_values = []
+    shared_counts = []
     for low in range(0, 2**64, width):
         high = min(low + width, 2**64) - 1
-        within = [block[(block >= low) & (block <= high)] for block in blocks(ngrams)]
+        within = [block[(block >= low) & (block <= high)] for block in blocks(sets)]
         values, counts = np.unique(np.concatenate(within), return_counts=True)
-        counted.append((values[counts > 1], counts[counts > 1]))
-    values, counts = zip(*counted, strict=True)
-    return np.concatenate(values), np.concatenate(counts)
+        is_shared = counts > 1
+        shared_values.append(values[is_shared])
+        shared_counts.append(counts[is_shared])
+    return np.concatenate(shared_values), np.concatenate(shared_counts)
 
 
 def squeeze(text: str) -> str:
@@ -211,10 +240,17 @@ class Fingerprint:
         longest = max(range(len(inner)), key=lambda place: len(inner[place][0]), default=0)
         first = max(min(longest, len(inner) - ANCHOR), 0)
         anchor = [match[0] for match in inner[first : first + ANCHOR]]
-        searched = int(ngrams(hash_words(anchor), len(anchor)).sum()), len(anchor), longest - first
-        start = inner[longest].start() if inner else 0
-        shared = _ngrams(PLAIN_WORD.findall(text))
-        return cls(problem, kind, shared, *searched, start, len(text), _hash(text))
+        return cls(
+            problem=problem,
+            kind=kind,
+            ngrams=_ngrams(PLAIN_WORD.findall(text)),
+            anchor=int(ngrams(hash_words(anchor), len(anchor)).sum()),
+            size=len(anchor),
+            before=longest - first,
+            start=inner[longest].start() if inner else 0,
+            length=len(text),
+            digest=_hash(text),
+        )
 
 
 def read_shipped(name: str) -> list[Fingerprint]:
@@ -257,14 +293,8 @@ class Detector:
         squeezed = squeeze(text)
         parts = PLAIN_WORD.split(squeezed)  # between the words and the words, in turn
         words = parts[1::2]
-        hashes, ends = hash_words(words), list(accumulate(map(len, parts)))
-        anchors = (
-            (place + self.fingerprints[number].before, number)
-            for size in self.sizes
-            for place, value in enumerate(ngrams(hashes, size).tolist())
-            for number in self.by_anchor.get(value, ())
-        )
-        for place, number in sorted(anchors):
+        ends = list(accumulate(map(len, parts)))
+        for place, number in self._anchors(hash_words(words)):
             known = self.fingerprints[number]
             begin = ends[2 * place] - known.start
             part = squeezed[begin : begin + known.length]
@@ -275,6 +305,18 @@ class Detector:
                 shared = " ".join(words[place : place + WORDS_IN_COMMON])
                 return Trace(known.problem, f"{WORDS_IN_COMMON} words of its {known.kind}", shared)
         return None
+
+    def _anchors(self, hashes: np.ndarray) -> list[tuple[int, int]]:
+        """The places of words where the longest of an anchor stands, with its fingerprint's number.
+
+        They are in order. hashes: of the words, uint64 [words].
+        """
+        anchors = []
+        for size in self.sizes:
+            for place, value in enumerate(ngrams(hashes, size).tolist()):
+                for number in self.by_anchor.get(value, ()):
+                    anchors.append((place + self.fingerprints[number].before, number))
+        return sorted(anchors)
 
 
 def _ngrams(words: list[str]) -> np.ndarray:

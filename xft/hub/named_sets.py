@@ -1,4 +1,4 @@
-"""The problem sets that the configuration can name: what they are, and how they are had.
+"""The problem sets that the configuration can name, and how they are found or fetched.
 
 A set is on this machine, or else fetched from the network.
 """
@@ -111,11 +111,15 @@ class Release:
         have the pinned content. Prints the source. Raises UserError.
         """
         file = self.find()
-        if file is None and self.cached.is_file():
-            say(f"{self.cached} is not {self}, so it is not used")
-        content = read_bytes(file, MAX_BYTES) if file else _download(self)
+        if file is None:
+            if self.cached.is_file():
+                say(f"{self.cached} is not {self}, so it is not used")
+            content = _download(self)
+            say(f"{self} from {self.url}")
+            return content, str(self)
+        content = read_bytes(file, MAX_BYTES)
         if hashlib.sha256(content).hexdigest() == self.sha256:
-            say(f"{self} from {file or self.url}")
+            say(f"{self} from {file}")
             return content, str(self)
         say(f"{file}, set by {self.variable}, is not {self}: scores are for other problems")
         return content, None
@@ -141,7 +145,7 @@ class Release:
 class Translation:
     """HumanEval or MBPP in another language: a set of MultiPL-E 3.3.
 
-    What Release has too means the same.
+    Fields and properties that `Release` has too mean the same.
     """
 
     name: str
@@ -223,9 +227,11 @@ def unused(labels: Iterable[str]) -> list[NamedSet]:
     it is JavaScript.
     """
     used = [BY_LABEL[label] for label in labels if label in BY_LABEL]
+    if not used:
+        return []
     languages = {known.language for known in used if isinstance(known, Translation)} or {"js"}
-    translated = (known for known in TRANSLATED.values() if known.language in languages)
-    return [known for known in (*RELEASED.values(), *translated) if used and known not in used]
+    translated = [known for known in TRANSLATED.values() if known.language in languages]
+    return [known for known in (*RELEASED.values(), *translated) if known not in used]
 
 
 def unpacked_sha256(file: Path) -> str:
@@ -269,7 +275,8 @@ def _get(url: str) -> bytes:
     Raises httpx2.HTTPError.
     """
     with _answer(url) as response:
-        packed = b"".join(islice(response.iter_raw(CHUNK_BYTES), MAX_DOWNLOAD // CHUNK_BYTES))
+        chunks = islice(response.iter_raw(CHUNK_BYTES), MAX_DOWNLOAD // CHUNK_BYTES)
+        packed = b"".join(chunks)
     try:
         return gzip.GzipFile(fileobj=io.BytesIO(packed)).read(MAX_DOWNLOAD)
     except (gzip.BadGzipFile, EOFError, zlib.error):

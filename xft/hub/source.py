@@ -89,7 +89,10 @@ HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 def check_source(model: str, revision: str | None) -> None:
-    """Raise UserError unless `model` is a folder without, or a hub id with a revision."""
+    """Raise UserError unless `model` is a folder, or a hub id with a revision.
+
+    A folder has no revision.
+    """
     if Path(model).is_dir():
         if revision is not None:
             raise UserError(
@@ -153,7 +156,8 @@ def find_local(model: str, revision: str | None, patterns: Iterable[str]) -> Pat
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    patterns, folder = list(patterns), Path(model)
+    patterns = list(patterns)
+    folder = Path(model)
     if not folder.is_dir():
         options = {"allow_patterns": patterns, "local_files_only": True}
         try:
@@ -182,7 +186,8 @@ class DatasetSource:
         return Path(self.file).name if self.file else f"{Path(self.repository).name}.parquet"
 
     def __str__(self) -> str:
-        return f"{self.repository}{f'/{self.file}' if self.file else ''} at {self.revision}"
+        place = f"{self.repository}/{self.file}" if self.file else self.repository
+        return f"{place} at {self.revision}"
 
 
 def dataset_source(source: str | list[str], revision: str | None) -> DatasetSource:
@@ -197,7 +202,9 @@ def dataset_source(source: str | list[str], revision: str | None) -> DatasetSour
             "its files organisation/name/file. Set data.revision to the hash of a commit. Files "
             "on this machine have none: data.revision: null"
         )
-    return DatasetSource("/".join(parts[:2]), parts[2] if len(parts) > 2 else None, revision)
+    repository = "/".join(parts[:2])
+    file = parts[2] if len(parts) > 2 else None
+    return DatasetSource(repository, file, revision)
 
 
 def fetch_dataset(source: DatasetSource, split: str, out: Path) -> None:
@@ -227,7 +234,8 @@ def _check_card(source: DatasetSource, card: Path) -> None:
     if not card.is_file():
         return
     try:
-        texts = list(_texts_of(DatasetCard.load(card).data.to_dict().get("configs")))
+        metadata = DatasetCard.load(card).data.to_dict()
+        texts = list(_texts_of(metadata.get("configs")))
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{source}: its README.md cannot be read: {reason}") from None
@@ -243,8 +251,11 @@ def _texts_of(value: object) -> Iterator[str]:
     """The texts in nested lists and objects, at any depth."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _texts_of(item)
+    elif isinstance(value, list):
+        for item in value:
             yield from _texts_of(item)
 
 
@@ -270,9 +281,11 @@ def check_model(folder: Path, is_base: bool = True) -> list[Path]:
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
         raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)})")
     check_vocabulary(folder)
-    weights = [folder / name for name in checkpoint.files]
-    index = [folder / INDEX_FILE] if (folder / INDEX_FILE).exists() else []
-    return [folder / "config.json", *index, *weights, *companions(folder)]
+    files = [folder / "config.json"]
+    if (folder / INDEX_FILE).exists():
+        files.append(folder / INDEX_FILE)
+    files += [folder / name for name in checkpoint.files]
+    return files + companions(folder)
 
 
 def _check_known(folder: Path, config: dict) -> None:
