@@ -46,8 +46,9 @@ def main(argv: list[str] | None = None) -> None:
 
     data_set = load_problems(args.dataset).without(scoring.exclude).first(scoring.limit)
     if generation.too_long == "skip":
-        for identity in (prompt, read_template(args.other_prompt, PROMPT_NAMES)):
-            data_set = _fitting(data_set, identity, args.model, generation.max_new_tokens)
+        other_prompt = read_template(args.other_prompt, PROMPT_NAMES)
+        data_set = _fitting(data_set, prompt, args.model, generation.max_new_tokens)
+        data_set = _fitting(data_set, other_prompt, args.model, generation.max_new_tokens)
     scorer = open_scorer(data_set, sandbox, usable_cpus())
     truth = _read_ground_truth(step, data_set)
 
@@ -119,10 +120,13 @@ def _prompt(asked: str | None, model_folder: Path) -> str:
 
 def _fitting(data_set: DataSet, prompt: str, model: Path, max_new_tokens: int) -> DataSet:
     """The problems whose prompts by a template leave room for an answer in the model's window."""
-    tokenizer, config = load_tokenizer(model), read_model_config(model / "config.json")
-    room = (window(config.get("base_config", config)) or math.inf) - max_new_tokens
+    tokenizer = load_tokenizer(model)
+    config = read_model_config(model / "config.json")
+    tokens = window(config.get("base_config", config)) or math.inf
+    room = tokens - max_new_tokens
     prompts = task_prompts(data_set, make_template(prompt, tokenizer))
-    return data_set.without([p.task_id for p in prompts if len(p.encode(tokenizer)) > room])
+    too_long = [p.task_id for p in prompts if len(p.encode(tokenizer)) > room]
+    return data_set.without(too_long)
 
 
 def _samples(
@@ -171,7 +175,7 @@ def _write(step: Step, content: dict, data_set: DataSet) -> None:
 
 
 def _show_first(prompt: TaskPrompt, written: result.Sample, statuses: Statuses) -> None:
-    """Let the log show whether prompt and answer are as they should be."""
+    """Show the first prompt and answer in the log: the reader sees whether they are sound."""
     texts = {"prompt": prompt.text, f"answer ({statuses.plus})": written.completion}
     for name, text in texts.items():
         lines = indent(listed(text.splitlines(), SHOWN_LINES), "  | ")  # none looks like a message
@@ -189,7 +193,8 @@ def _read_ground_truth(step: Step, data_set: DataSet) -> dict[str, str] | None:
     artifact = step.open("ground_truth", args.ground_truth, call_scoring.KIND)
     if artifact.manifest.inputs["dataset"] != data_set.sha256:
         raise UserError(f"{args.ground_truth} was made from other problems than {args.dataset}")
-    held, wanted = artifact.manifest.parameters.get("limit"), len(data_set.problems)
+    held = artifact.manifest.parameters.get("limit")
+    wanted = len(data_set.problems)
     if held is not None and held < wanted:
         raise UserError(
             f"{args.ground_truth} holds only the first {held} problems, but {wanted} must be "

@@ -24,18 +24,7 @@ DIVERGED = {"loss": None, "rows": []}  # in place of numbers that JSON does not 
 
 
 def main(argv: list[str] | None = None) -> None:
-    step = Step("validation_loss", __doc__)
-    step.artifact("--model", "The model folder.")
-    step.artifact("--data", "Tokens with validation rows, from step tokens.")
-    step.path("--losses", "FILE", "What the model's training measured, if it is there.", False)
-    step.path("--metrics", "FILE", "The metrics of the training that it comes from.", False)
-    step.add_argument(
-        "--rows",
-        choices=SPLITS,
-        default="validation",
-        help="The rows: data.validation_rows or data.choice_rows. Default: validation.",
-    )
-    step.output("--out", "FILE", "The loss, JSON.")
+    step = _declare()
     args = step.parse_args(argv)
     run = step.options(RunConfig)
     claim_gpus(run.gpus)
@@ -52,14 +41,32 @@ def main(argv: list[str] | None = None) -> None:
                 f"{args.model}: the loss is {loss}. Its training diverged{advice_on_nan()}"
             )
         losses = losses | DIVERGED
-    model_id = model.known_manifest and model.id
+    model_id = None if model.known_manifest is None else model.id
     description = {"model": {"path": str(args.model), "id": model_id}, **given, **losses}
     ids = {"model": model_id, "tokens": tokens.id}
     if args.metrics and args.metrics.is_file():
-        description["change_at_end"] = change_at_end([*read_json_objects(args.metrics, "metrics")])
+        metrics = list(read_json_objects(args.metrics, "metrics"))
+        description["change_at_end"] = change_at_end(metrics)
         ids["metrics"] = hash_file(args.metrics)
     LOSS_RESULT.write(args.out, description, parameters={"threads": run.threads}, inputs=ids)
     say(f"loss {loss:.4f} on {counted(len(losses['rows']), f'{args.rows} row')}")
+
+
+def _declare() -> Step:
+    """The step with its flags."""
+    step = Step("validation_loss", __doc__)
+    step.artifact("--model", "The model folder.")
+    step.artifact("--data", "Tokens with validation rows, from step tokens.")
+    step.path("--losses", "FILE", "What the model's training measured, if it is there.", False)
+    step.path("--metrics", "FILE", "The metrics of the training that it comes from.", False)
+    step.add_argument(
+        "--rows",
+        choices=SPLITS,
+        default="validation",
+        help="The rows: data.validation_rows or data.choice_rows. Default: validation.",
+    )
+    step.output("--out", "FILE", "The loss, JSON.")
+    return step
 
 
 def _measured(file: Path | None, model: OpenedArtifact, given: dict) -> dict | None:
@@ -75,10 +82,12 @@ def _measured(file: Path | None, model: OpenedArtifact, given: dict) -> dict | N
 
 
 def _measure(model: OpenedArtifact, tokens: OpenedArtifact, threads: int, split: str) -> dict:
+    """The losses of rows, measured now. split: of `SPLITS`. Raises UserError without such rows."""
     from xft.data.tokenized_rows import open_tokens
     from xft.training.losses import LabelledLoss, row_losses
 
-    rows = list(getattr(open_tokens(tokens.path, model.path)[0], split))
+    opened, _ = open_tokens(tokens.path, model.path)
+    rows = list(opened.validation if split == "validation" else opened.choice)
     if not rows:
         raise UserError(f"{tokens.path} holds no {split} rows. Set data.{split}_rows")
     loaded, tokenizer = load_model(model.path, threads)
