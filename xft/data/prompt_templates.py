@@ -5,6 +5,7 @@ the identity: a path would not show what the template was.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
@@ -74,7 +75,8 @@ def make_template(identity: str, tokenizer) -> "TextTemplate | ChatTemplate":
     """
     if identity == CHAT:
         return ChatTemplate(tokenizer)
-    return TextTemplate(*TEXTS.get(identity, identity).split(SLOT), identity)
+    head, tail = TEXTS.get(identity, identity).split(SLOT)
+    return TextTemplate(head, tail, identity)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ class TextTemplate:
                 "this template takes one turn of the user and the assistant's answer, and nothing "
                 "else: set data.template: chat"
             )
-        return Row(*(turn.content for turn in conversation.turns), conversation.number)
+        question, answer = conversation.turns
+        return Row(question.content, answer.content, conversation.number)
 
 
 COMPLETION = TextTemplate("", "", "completion")
@@ -154,12 +157,7 @@ class ChatTemplate:
         Raises UserError if the chat template cannot mark turns: the text up to a response, and up
         to its end, must be the beginning of the whole text.
         """
-        messages = conversation.messages
-        texts = (
-            _render(self.tokenizer, self._jinja, messages[:end], end == place)
-            for place in conversation.responses
-            for end in (place, place + 1)
-        )
+        texts = self._growing_texts(conversation)
         try:
             are_growing = all(later.startswith(earlier) for earlier, later in pairwise(texts))
         except TemplateFault as fault:
@@ -167,6 +165,15 @@ class ChatTemplate:
         if not are_growing:
             self._cannot_mark("it writes earlier turns in another way when later ones follow")
         return conversation
+
+    def _growing_texts(self, conversation: Conversation) -> Iterator[str]:
+        """The texts up to each response, and up to its end. Raises as `_render`."""
+        messages = conversation.messages
+        for place in conversation.responses:
+            up_to_response = messages[:place]
+            with_response = messages[: place + 1]
+            yield _render(self.tokenizer, self._jinja, up_to_response)
+            yield _render(self.tokenizer, self._jinja, with_response, add_generation_prompt=False)
 
     def encode_conversation(self, conversation: Conversation, max_length: int) -> Encoded:
         """Token ids up to the end of the last response, and the parts that are responses.
@@ -286,9 +293,10 @@ def _render(
     try:
         with limited(MOST_SECONDS, MOST_MEMORY * 2**20):
             if is_marked:  # by transformers' own function: it would tokenise within the limits too
-                ((chat,), *_) = tokenizer._mark_chat_inputs(
+                marked, *_ = tokenizer._mark_chat_inputs(
                     jinja, [chat], None, None, {}, tokenize=True, assistant_mask=False
                 )
+                (chat,) = marked
             options = {"add_generation_prompt": add_generation_prompt, "tokenize": False}
             text = tokenizer.apply_chat_template(chat, chat_template=jinja, **options)
     except TimeoutError:

@@ -84,7 +84,7 @@ def check_format(name: str) -> None:
 
 
 def _values(path: Path, columns: dict[str, str]) -> tuple[str, Iterator[tuple[int, object]]]:
-    """What is counted, "line" or "row", and the number and the value of each.
+    """The word for a place, "line" or "row", and the number and the value of each.
 
     For a line that is not valid JSON, or an object with a key twice, the error is the value. Raises
     UserError if the file is missing, is no regular file or is in another format.
@@ -244,10 +244,9 @@ def _check_columns(path: Path, columns: dict[str, str], names: list[str]) -> Non
     """
     missing = {key: column for key, column in columns.items() if column not in names}
     if missing and not FORMS.keys() & set(names):
-        raise UserError(
-            f"{path} has no column {' and no column '.join(map(repr, missing.values()))}; its "
-            f"columns are {', '.join(names)}: set {' and '.join(f'data.{key}' for key in missing)}"
-        )
+        lacks = " and ".join(f"no column {column!r}" for column in missing.values())
+        keys = " and ".join(f"data.{key}" for key in missing)
+        raise UserError(f"{path} has {lacks}; its columns are {', '.join(names)}: set {keys}")
 
 
 def _check_once(path: Path, read: list[str], names: list[str]) -> None:
@@ -329,8 +328,10 @@ class StoredRows(Sequence):
         number = self.numbers[place]
         is_row, turns = json.loads(self._texts.part(self._places[place]).tobytes())
         if is_row:
-            return Row(*(content for _, content in turns), number)
-        return Conversation(tuple(instruction_rows.Turn(*turn) for turn in turns), number)
+            instruction, response = (content for _, content in turns)
+            return Row(instruction, response, number)
+        turns = tuple(instruction_rows.Turn(role, content) for role, content in turns)
+        return Conversation(turns, number)
 
 
 def read_files(

@@ -68,8 +68,8 @@ def class_choice(folder: Path) -> dict[str, str]:
 
 def check_eos(folder: Path) -> None:
     """Raise UserError if the tokenizer of a folder surely has no EOS token, by its files."""
-    names = ("tokenizer_config.json", "special_tokens_map.json")
-    settings, named = (read_if_there(folder / name) for name in names)
+    settings = read_if_there(folder / "tokenizer_config.json")
+    named = read_if_there(folder / "special_tokens_map.json")
     is_plain = settings.get("tokenizer_class") in PLAIN_CLASSES
     if is_plain and not settings.get("eos_token") and not named.get("eos_token"):
         raise UserError(no_eos(folder))

@@ -111,7 +111,7 @@ class CallScorer:
         self.memory_bound = _memory_bound(confined=sandbox is not None)
 
     def expected(self) -> dict[str, str]:
-        """What the calls of each problem must return, by its task id, as a line of JSON.
+        """The values that the calls of each problem must return, by its task id, as JSON on a line.
 
         Runs the canonical solutions, and then has each of them judged like a model's, with another
         order of sets. Raises UserError for one that raises or does not end, and for those that do
@@ -134,7 +134,7 @@ class CallScorer:
     def _expected_of(
         self, problem: Problem, judges: Judges, stop: scoring.Stop
     ) -> tuple[str, str | None]:
-        """What the calls of a problem must return, and why its canonical solution would fail.
+        """The values of a problem as in `expected`, and why its canonical solution would fail.
 
         The latter is None if it passes.
         """

@@ -343,7 +343,7 @@ def completion_of(
 
 
 def _text(tokenizer, row: EncodedPrompt, new_ids: list[int]) -> str:
-    """What the new tokens add to the whole prompt."""
+    """The text that the new tokens add to the whole prompt."""
     # A continuation that is decoded alone can lose its leading blank, and thus its indentation.
     whole = _decode(tokenizer, row.kept_ids + new_ids)
     return whole[len(_decode(tokenizer, row.prompt_ids)) :]

@@ -13,7 +13,8 @@ def load_references(names_or_files: list[str]) -> tuple[list[Fingerprint], dict[
 
     Those of humaneval and mbpp come with the package. Raises UserError if a file is wrong.
     """
-    collected, hashes = [], {}
+    collected = []
+    hashes = {}
     for name in names_or_files:
         if chosen := RELEASED.get(name):
             collected += read_shipped(name)

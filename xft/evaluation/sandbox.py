@@ -336,7 +336,7 @@ def _first(output: Iterator[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
 
 
 def _output(child: Popen, stop: scoring.Stop | None) -> Iterator[tuple[bytes, bytes]]:
-    """What comes from standard error and from standard output, until both and the process end.
+    """Pieces of standard error and of standard output, until both and the process end.
 
     Both are b"" if nothing comes for `LOOK_EACH` seconds.
     """
@@ -371,7 +371,7 @@ def _uses_too_much(root: Path, most_memory: int) -> bool:
 
 
 def _process_kilobytes(folder: Path) -> int:
-    """What a process holds. folder: its folder in /proc."""
+    """The memory of a process. folder: its folder in /proc."""
     try:
         status = (folder / "status").read_text()
     except (FileNotFoundError, ProcessLookupError):  # it has ended
@@ -381,7 +381,7 @@ def _process_kilobytes(folder: Path) -> int:
 
 @cache
 def _socket_kilobytes() -> int:
-    """What a socket holds at most, which no process shows. Programs cannot widen its buffer."""
+    """The most memory that a socket holds. No process shows it, and none can widen the buffer."""
     first, second = socket.socketpair()
     with first, second:
         return UNREAD * first.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2**10

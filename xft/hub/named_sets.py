@@ -88,7 +88,7 @@ class Release:
 
     @property
     def identity(self) -> str:
-        """What stands for the content: the SHA-256 of the variable's file, else of the release.
+        """The text that stands for the content: the SHA-256 of the variable's file or the release.
 
         Raises UserError if the variable's file cannot be read.
         """
