@@ -8,10 +8,13 @@ from chains import Chain
 from interpreter import forked
 from mixtures import LAMBDA, learned, plain_gradients, tokens
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from torch.nn.utils.rnn import pad_sequence
+from trainings import random_rows, train_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from xft.checkpoints.in_memory import LoadedModel
 from xft.config.sections import learns
+from xft.config.training import MixingTraining
 from xft.conversions import coefficients
 from xft.conversions.coefficients import mixing_coefficients
 from xft.conversions.merged_tensors import merge
@@ -111,6 +114,48 @@ def test_gradients_are_those_of_the_plain_form(chain, sources, granularity, chec
     # Sums in fp32 were seen to differ from those in fp64 by up to 1.1e-6 of the largest value.
     difference = gradient.view_as(alpha) - alpha_grad
     assert difference.abs().max() <= 1e-5 * alpha_grad.abs().max()
+
+
+def test_steps_of_step_6_are_those_of_a_plain_training(sources, tiny_llama, tmp_path):
+    """By autograd through a merge in each forward pass, with AdamW and the rates written out.
+
+    A step has all rows, in two micro-batches of any order.
+    """
+    rate, steps = 0.2, 3
+    rows = random_rows([9, 21, 14, 12])
+    options = MixingTraining(
+        max_steps=steps,
+        learning_rate=rate,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+    )
+    mixing = mixing_model(sources, torch.zeros(GRANULARITIES["layer"]))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    lines = train_model(mixing.model, rows, tokenizer, tmp_path / "out", options, mixing=mixing)
+
+    batch = {
+        "input_ids": padded(rows, "input_ids", 0),
+        "labels": padded(rows, "labels", -100),
+        "attention_mask": (padded(rows, "input_ids", -1) >= 0).long(),
+    }
+    experts = load_file(sources["ffn"].path / "model.safetensors")
+    alpha = torch.zeros(GRANULARITIES["layer"], dtype=torch.float64)
+    dense = mixing_model(sources, alpha).model
+    mean, square = torch.zeros_like(alpha), torch.zeros_like(alpha)
+    for step in range(steps):
+        loss, gradient = plain_gradients(dense, experts, alpha.clone(), [batch])
+        assert lines[step]["loss"] == pytest.approx(loss, rel=1e-5)
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        unbiased = mean / (1 - 0.9 ** (step + 1))
+        deviation = (square / (1 - 0.999 ** (step + 1))).sqrt()
+        alpha = alpha - rate * (1 - step / steps) * unbiased / (deviation + 1e-8)
+    torch.testing.assert_close(mixing.logits.values().double(), alpha, rtol=1e-3, atol=1e-4)
+
+
+def padded(rows: list[dict], key: str, value: int) -> torch.Tensor:
+    values = [torch.tensor(row[key]) for row in rows]
+    return pad_sequence(values, batch_first=True, padding_value=value)
 
 
 def test_an_optimiser_step_moves_the_logits_and_merges_once(sources, monkeypatch):
