@@ -1,4 +1,4 @@
-"""The whole workflow with `gpus: 1`, in processes of its own, beside the same on the CPU."""
+"""The whole workflow on one GPU and on two, in processes of its own, beside the CPU's."""
 
 import json
 import re
@@ -58,3 +58,29 @@ def check_memory_is_measured(project: Project, call_step) -> None:
     config = project.results / "config.yaml"
     shown = call_step("plan", "--config", config, "--details", cwd=project.folder).stdout
     assert re.search(r"moe_sft before: .* times its estimate", shown)
+
+
+def gpus_taken(project: Project, log: str) -> list[str]:
+    """The GPUs of the jobs whose logs have such names, by their numbers."""
+    logs = [file.read_text() for file in (project.results / "logs").glob(log)]
+    return [re.search(r"GPU (\S+) of this machine", text)[1] for text in logs]
+
+
+def test_two_gpus_train_together(new_project, monkeypatch):
+    """In processes that torchrun starts, each with a GPU. An evaluation has one GPU."""
+    monkeypatch.setenv("EMULATED_GPUS", "2")
+    on_gpu, on_cpu = new_project("gpus"), new_project("cpus")
+    config = CONFIG | {"evaluation": QUICK["evaluation"] | {"models": ["moe_sft", "dense"]}}
+    for section, launch in (("moe_sft", "zero3"), ("mixing", "ddp")):
+        halved = {"launch": launch, "processes": 2, "per_device_train_batch_size": 2}
+        config[section] = QUICK[section] | halved
+    made = on_gpu.run("--resources", "gpu=2", gpus=1, **config)
+    for training in ("moe_sft.log", "weighted_trained/*.log"):
+        assert gpus_taken(on_gpu, training) == ["0,1"]
+    taken = gpus_taken(on_gpu, "eval/**/*.log")
+    assert len(taken) == 2 and set(taken) <= {"0", "1"}
+    log = (on_gpu.results / "logs/moe_sft.log").read_text()
+    assert "device cuda:0 (Emulated GPU), bf16" in log
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert made == on_cpu.run(**config)
+    assert losses(on_gpu) == pytest.approx(losses(on_cpu), rel=BF16)
