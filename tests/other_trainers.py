@@ -19,9 +19,9 @@ ONE_STEP = {
 unbalanced = partial(pytest.warns, UserWarning, match="the balance loss is not part of this loss")
 
 
-def balanced(experts: str = "full"):
-    """A mixture of experts that differ, with a balance loss that is a large part of the loss."""
-    sizes = {"num_experts": 4, "num_experts_per_tok": 3, "experts": experts}
+def balanced(experts: str = "full", per_token: int = 3):
+    """A mixture of 4 experts that differ, with a balance loss that is a large part of the loss."""
+    sizes = {"num_experts": 4, "num_experts_per_tok": per_token, "experts": experts}
     options = {"router_noise": False, "balance_loss_coef": 1.0}
     mixture = xft.upcycle(random_dense("llama"), **sizes, **options).train()
     for block in mixture.moe_blocks:
