@@ -15,6 +15,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreter import forked, python
@@ -195,6 +196,30 @@ def test_the_systems_refusals_are_messages_and_a_bug_keeps_its_stack_trace(monke
             run(error)
     with pytest.raises(SystemExit, match=str(128 + signal.SIGINT)):
         run(KeyboardInterrupt())
+
+
+FULL_GPU = {
+    "allocator": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB."),
+    "cublas": RuntimeError(
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    ),
+    "nccl": RuntimeError(
+        "NCCL error in: ProcessGroupNCCL.cpp:94, unhandled cuda error\n"
+        "ncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\n"
+        "Cuda failure 2 'out of memory'"
+    ),
+}
+
+
+@pytest.mark.parametrize("cause", FULL_GPU)
+def test_a_full_gpu_is_told_whichever_part_of_cuda_notices_it(cause):
+    assert running.full_memory("moe_sft", FULL_GPU[cause]).startswith(
+        "the memory of the GPU is full"
+    )
+    assert (
+        running.full_memory("moe_sft", RuntimeError("CUDA error: unspecified launch failure"))
+        is None
+    )
 
 
 # Outputs that are inputs

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from chains import Chain
 from problem_files import three_problems, write_problems
 
 MIB = 2**20
 STEPS = ["--max-steps", 1, "--per-device-train-batch-size", 4]
-SECTIONS = {"moe_sft": "moe_sft", "weighted_trained": "mixing"}
+SECTIONS = {"moe_sft": "moe_sft", "sft": "sft", "weighted_trained": "mixing"}
 
 
 @pytest.fixture
@@ -25,11 +26,10 @@ def full_gpu() -> Iterator[None]:
     torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def check_told(done, step: str, *advice: str) -> None:
+def check_told(done, step: str, *advice: str, said: str = "Tried to allocate") -> None:
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"{step}: error: the memory of the GPU is full. " in done.stderr
-    assert "Tried to allocate" in done.stderr
-    for words in advice:
+    for words in (said, *advice):
         assert words in done.stderr
 
 
@@ -43,9 +43,46 @@ def test_a_training_names_the_keys_that_save_memory(
     assert not (tmp_path / step).exists()
 
 
-def test_an_evaluation_names_its_batch_size(tiny_llama, tmp_path, call_step, bubblewrap, full_gpu):
+@pytest.fixture
+def measurements(tiny_llama, data, tmp_path) -> dict[str, list]:
+    """The arguments of the steps that measure a model, by step. Each writes a file of its name."""
+    rows = {"tokens": ["--validation-rows", 4]}
+    tokens = Chain(tmp_path, rows, base=tiny_llama, data=data)["tokens"]
     problems = write_problems(tmp_path / "sums.jsonl", three_problems())
-    out = tmp_path / "result.json"
-    words = ["--model", tiny_llama, "--dataset", problems, "--prompt", "completion", "--out", out]
-    check_told(call_step("eval", *words, "--max-new-tokens", 64), "eval", "evaluation.batch_size")
-    assert not out.exists()
+    given = {
+        "validation_loss": ["--data", tokens],
+        "eval": ["--dataset", problems, "--prompt", "completion", "--max-new-tokens", 64],
+    }
+    shared = ["--model", tiny_llama]
+    return {step: [*shared, *words, "--out", tmp_path / step] for step, words in given.items()}
+
+
+ADVICE = {"eval": "Lower evaluation.batch_size", "validation_loss": "gpus: 0 in the config"}
+
+
+@pytest.mark.parametrize("step", ADVICE)
+def test_a_measurement_says_what_to_do(step, measurements, call_step, bubblewrap, full_gpu):
+    check_told(call_step(step, *measurements[step]), step, ADVICE[step])
+    assert not measurements[step][-1].exists()
+
+
+def test_a_card_that_others_have_filled(
+    measurements, chain, tmp_path, run_step, bubblewrap, monkeypatch
+):
+    """CUDA cannot begin there. A training notices it before torch's allocator does."""
+    monkeypatch.setenv("EMULATED_GPU_GIB", "0")
+    tuning = [*chain.words("moe_sft"), *STEPS, "--out", tmp_path / "moe_sft"]
+    for step, words in {"moe_sft": tuning, **measurements}.items():
+        said = "CUDA error: out of memory" if step == "moe_sft" else "CUDA out of memory"
+        check_told(run_step(step, *words), step, "nvidia-smi shows who else uses it", said=said)
+
+
+def test_conversions_take_no_memory_of_it(chain, tmp_path, call_step):
+    """The steps that make a mixture and a dense model read files, whatever the GPU has."""
+    chain["dense"]
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    for step in ("moe", "ffn", "weighted_init", "dense"):
+        done = call_step(step, *chain.words(step), "--out", tmp_path / step)
+        assert done.returncode == 0, done.stderr
+    assert torch.cuda.max_memory_allocated() == before

@@ -39,7 +39,7 @@ from xft.training.features import Feature
 LANGUAGES = {"sh", "text", "json", "snakemake"}
 TROUBLES = ROOT / "docs" / "troubleshooting.md"
 # What no file of this machine need hold: messages of CUDA and of Slurm.
-ELSEWHERE = {"CUDA out of memory", "oom_kill"}
+ELSEWHERE = {"CUDA out of memory", "CUDA error: out of memory", "oom_kill"}
 ELSEWHERE |= {"Signal 9 (SIGKILL) received by PID …", "Signal 7 (SIGBUS) received by PID …"}
 ELSEWHERE |= {"RendezvousConnectionError", "RendezvousTimeoutError"}
 ELSEWHERE |= {"should be a valid list"}  # of pydantic, which is compiled; see test_configuration

@@ -34,6 +34,12 @@ TORCHRUN = re.compile(
     re.MULTILINE,
 )
 
+# What CUDA says of a full GPU where torch's allocator is not asked: at its start, cuBLAS, and NCCL.
+FULL = re.compile(
+    r"CUDA error: (?:out of memory|CUBLAS_STATUS_ALLOC_FAILED)"
+    r"|Cuda failure (?:\d+ )?'out of memory'"
+)
+
 
 def run(step: str, main: Callable[[list[str] | None], None]) -> None:
     """Run a step's main. A user's mistake ends in one message and exit status 1."""
@@ -65,11 +71,16 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
 
 
 def full_memory(step: str, error: Exception) -> str | None:
-    """The message for torch's error that a GPU has no memory left; None for other errors."""
+    """The message for an error that a GPU has no memory left; None for other errors."""
     torch = sys.modules.get("torch")
-    if torch is None or not isinstance(error, torch.OutOfMemoryError):
+    if torch is None:
         return None
-    said = str(error).partition(" If reserved but unallocated memory")[0]
+    if isinstance(error, torch.OutOfMemoryError):
+        said = str(error).partition(" If reserved but unallocated memory")[0]
+    elif found := FULL.search(str(error)):
+        said = found[0]
+    else:
+        return None
     if section := TRAINING_SECTIONS.get(step):
         advice = (
             f"Lower {section}.per_device_train_batch_size and raise "
@@ -78,9 +89,15 @@ def full_memory(step: str, error: Exception) -> str | None:
             "`xft plan --config FILE --details` prints the changes that make it fit"
         )
     elif step == "eval":
-        advice = "Lower evaluation.batch_size. What is written so far is kept"
+        advice = (
+            "Lower evaluation.batch_size. If the weights alone do not fit, take a GPU with more "
+            "memory or set evaluation.precision: bf16. What is written so far is kept"
+        )
     else:
-        advice = "Take a GPU with more memory"
+        advice = (
+            "Take a GPU with more memory, or compute on the CPU: gpus: 0 in the config, and "
+            "CUDA_VISIBLE_DEVICES= before the command"
+        )
     return f"the memory of the GPU is full. {advice}. nvidia-smi shows who else uses it. ({said})"
 
 

@@ -106,10 +106,11 @@ cudaError_t cudaGetDevice(int *number) {
     return cudaSuccess;
 }
 
+// CUDA begins on a device here, and needs some of its memory.
 cudaError_t cudaSetDevice(int number) {
     if (number < 0 || number >= device_count()) return cudaErrorInvalidDevice;
     device = number;
-    return cudaSuccess;
+    return device_bytes() ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int number) {
