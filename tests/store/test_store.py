@@ -163,10 +163,9 @@ def test_what_was_whole_when_its_parent_was_killed_is_not_made_again():
     write_whole(partial(entry) / "result.txt", "whole")
     (partial(entry) / "result.txt.manifest.json").touch()
     (partial(entry) / ".result.txt.training" / "checkpoint-1").mkdir(parents=True)
-    (partial(entry) / "owner").write_text("process 7")  # older versions wrote it
     assert run(entry) == 0
     assert (entry / "result.txt").read_text() == "whole"
-    assert not list(entry.glob(".*")) and not (entry / "owner").exists()
+    assert not list(entry.glob(".*"))
 
 
 def test_an_orphan_keeps_its_entry_to_itself():

@@ -153,8 +153,11 @@ def finish(entry: Path, recipe: Recipe) -> None:
     If the entry has been made in the meantime, the unfinished one is removed.
     """
     folder = partial(entry)
-    for path in (folder / OWNER, *folder.glob(".*")):  # OWNER: of an older version
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for path in folder.glob(".*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     write_json(folder / ENTRY_FILE, _describe(folder, recipe))
     sync(folder)
     try:
