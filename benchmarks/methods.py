@@ -11,7 +11,7 @@ import argparse
 from itertools import product
 from pathlib import Path
 
-from xft.reporting.comparisons import LOSSES, SCORES, comparison_table, shown
+from xft.reporting.comparisons import LOSSES, SCORES, comparison_table, difference_rows
 from xft.reporting.run_table import LOSS_TESTS, read_runs
 from xft.reporting.summaries import Summary, to_markdown
 
@@ -39,7 +39,7 @@ def main() -> None:
     table = comparison_table(values, pairs)
     for quantity in (LOSSES, SCORES):
         rows = table[table["tests"] == quantity.tests]
-        print(f"\n{quantity.name}\n\n{to_markdown(list(shown(quantity, rows)))}")
+        print(f"\n{quantity.name}\n\n{to_markdown(list(difference_rows(quantity, rows)))}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from evaluations import write_evaluation
 from report_folders import Runs
 
 from xft.common.errors import UserError
-from xft.reporting.comparisons import OF_VARIANTS, quantities, shown
+from xft.reporting.comparisons import OF_VARIANTS, difference_rows, quantities
 from xft.reporting.names import model_text
 from xft.reporting.run_table import read_runs
 from xft.reporting.summaries import Summary
@@ -111,7 +111,7 @@ def test_models_are_compared_with_a_control_as_variants_are(tmp_path, capsys):
     (figures, *_), *_ = [reasons for _, reasons in answer_lines(summary.answers)]
     assert f"  - {figures.removeprefix('moe_sft: ')}\n" in verdict
     assert [*rows] == [("late", "plain"), ("idle", "plain")]
-    of_report = next(shown(*next(quantities(summary.comparisons, OF_VARIANTS))))
+    of_report = next(difference_rows(*next(quantities(summary.comparisons, OF_VARIANTS))))
     same = ("seeds", "difference", "95% interval", "p", "significant")
     of_late = rows["late", "plain"]
     assert {key: of_late[key] for key in same} == {key: of_report[key] for key in same}

@@ -413,7 +413,7 @@ def significance(quantity: Quantity, rows) -> list[str]:
     ]
 
 
-def shown(quantity: Quantity, rows) -> Iterator[dict]:
+def difference_rows(quantity: Quantity, rows) -> Iterator[dict]:
     """Rows of the table as texts by heading. The second model of a row comes first."""
     has_seeds = (rows[["seeds_first", "seeds_second"]] > 1).any(axis=None)
     for row, words in zip(rows.itertuples(), significance(quantity, rows), strict=True):
@@ -432,15 +432,15 @@ def p_text(p_value: float) -> str:
     return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
 
 
-def in_words(row: tuple, pairs: int) -> str:
+def comparison_sentence(row: tuple, pairs: int) -> str:
     """A comparison of scores in words.
 
     row: of the table, as a named tuple. pairs: the number of comparisons.
     """
-    return f"{row.second} against {row.first}: {difference_in_words(SCORES, row, pairs)}."
+    return f"{row.second} against {row.first}: {difference_text(SCORES, row, pairs)}."
 
 
-def difference_in_words(quantity: Quantity, row: tuple, pairs: int) -> str:
+def difference_text(quantity: Quantity, row: tuple, pairs: int) -> str:
     """The difference of a comparison in words.
 
     row: of the table, as a named tuple. pairs: the number of comparisons.
@@ -466,7 +466,7 @@ def more_evidence(row: tuple, pairs: int) -> tuple[float, str]:
     """
     size = open_difference(row)
     needed = problems_needed(row.problems, row.error, pairs, size)
-    of_seeds, of_problems = _seeds_in_words(row), ""
+    of_seeds, of_problems = _seeds_text(row), ""
     if needed > row.problems:
         times = needed / row.problems
         of_problems = (
@@ -484,7 +484,7 @@ def more_evidence(row: tuple, pairs: int) -> tuple[float, str]:
     )
 
 
-def _seeds_in_words(row: tuple) -> str:
+def _seeds_text(row: tuple) -> str:
     """How many seeds would find `open_difference`. Empty if that is not known, or too many."""
     seeds = max(row.seeds_first, row.seeds_second)
     if isnan(row.seeds_needed) or isinf(row.seeds_needed) or row.seeds_needed <= seeds:

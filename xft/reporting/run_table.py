@@ -283,7 +283,7 @@ def _subject(
     own_names = dict.fromkeys(by_variant[name].own_variant for name in names)
     own_names = sorted(own_names, key=lambda name: name != "")
     is_of_all = {*own_names} == {row.own_variant for row in by_variant.values()}
-    variant = "" if is_of_all else _in_words(own_names)
+    variant = "" if is_of_all else _variants_text(own_names)
     swept = [by_variant[name].settings for name in names]
     values = {key: _only(of_run.get(key) for of_run in swept) for key in known}
     settings = tuple(known[key][value] for key, value in values.items() if value is not None)
@@ -292,7 +292,7 @@ def _subject(
 
 def _with_first_values(subject: NamedModel) -> NamedModel:
     """A subject that is named by its first run, as another one has the same values of the sweep."""
-    return replace(subject, variant=_in_words(subject.variants), settings=())
+    return replace(subject, variant=_variants_text(subject.variants), settings=())
 
 
 def known_settings(rows: Iterable[RunRow]) -> dict[str, dict[str, SweptValue]]:
@@ -368,7 +368,7 @@ def linked(lists: Iterable[Iterable[Hashable]]) -> dict[Hashable, dict[Hashable,
     return groups
 
 
-def _in_words(variants: Sequence[str]) -> str:
+def _variants_text(variants: Sequence[str]) -> str:
     first, *others = variants
     count = f" and {counted(len(others), 'other')}" if others else ""
     return first and first + count

@@ -19,9 +19,9 @@ from xft.reporting.comparisons import (
     OF_MODELS,
     OF_VARIANTS,
     comparison_table,
+    difference_rows,
     quantities,
     sentences,
-    shown,
     with_base_tests,
 )
 from xft.reporting.conclusions import Conclusions
@@ -210,7 +210,7 @@ class Summary:
         text = template.render(
             summary=self,
             table=to_markdown,
-            shown=shown,
+            difference_rows=difference_rows,
             swept=find_tables(self.swept),
             differences=[
                 compared

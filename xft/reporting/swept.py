@@ -18,7 +18,7 @@ from xft.reporting.comparisons import (
     OF_SWEEP,
     SCORES,
     Quantity,
-    difference_in_words,
+    difference_text,
     pooled_sets,
     quantities,
 )
@@ -480,7 +480,7 @@ def _figures(line: Line) -> str:
     parts = [f"{best.figure.text(line.quantity)}{unit} with {best.text}"]
     for point in line.others_ranked[:NEXT]:
         if row := line.rows.get(point.label):
-            words = difference_in_words(line.quantity, row, line.pairs)
+            words = difference_text(line.quantity, row, line.pairs)
             parts.append(f"with {point.text} {words}")
         else:
             parts.append(f"{point.text} cannot be compared")

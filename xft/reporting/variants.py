@@ -15,7 +15,7 @@ from xft.reporting.comparisons import (
     OF_VARIANTS,
     SCORES,
     Quantity,
-    difference_in_words,
+    difference_text,
     more_evidence,
     quantities,
 )
@@ -167,7 +167,7 @@ def _is_same(row: tuple) -> bool:
 def _figures(quantity: Quantity, row: tuple, pairs: int) -> str:
     if _is_same(row):
         return f"the same {quantity.name} on all {counted(row.problems, quantity.measured_on)}"
-    return difference_in_words(quantity, row, pairs)
+    return difference_text(quantity, row, pairs)
 
 
 def _finding(rows: Mapping[Quantity, tuple]) -> str:

@@ -21,7 +21,7 @@ from xft.reporting.comparisons import (
     OF_MODELS,
     POOLED,
     SCORES,
-    in_words,
+    comparison_sentence,
     more_evidence,
     overall_rows,
     pooled_sets,
@@ -196,7 +196,7 @@ class _Case:
         more: sentences about this case.
         """
         models = self.models.values()
-        needed, reasons = 0.0, [*(in_words(row, self.pairs) for row in rows), *more]
+        needed, reasons = 0.0, [*(comparison_sentence(row, self.pairs) for row in rows), *more]
         if unsolved := self.sets.keys() - self.live:
             reasons.append(
                 f"All models solve 0 problems of {name_list(sorted(unsolved))}. The figures over "
@@ -294,7 +294,7 @@ def _all_below(case: _Case) -> Verdict:
     row, worst, models = case.over_base[best.label], [], best.label
     if others:
         models = _all_of(len(case.tuned), "fine-tuned models")
-        worst = [f"The worst: {in_words(case.over_base[others[-1].label], case.pairs)}"]
+        worst = [f"The worst: {comparison_sentence(case.over_base[others[-1].label], case.pairs)}"]
     decision = f"Do not fine-tune like this: base solves more problems than {models}."
     more = [*_more_steps([best])] or [_of_losses(case.models[row.first], best, row.significant)]
     return case.verdict(decision, row, more=[*worst, *more])

@@ -354,7 +354,7 @@ def _text(lines: str, models: Sequence[Sequence[Values]], rows, has_extra: bool)
         about = {"model": model[0].subject.label, "problems": len(model[0].values)}
         seeds = {"seeds": len(model)} if has_seeds else {}
         scores.append(about | seeds | {f"pass@1, {tests}": _score_text(model)})
-    differences = list(comparisons.shown(SCORES, rows))
+    differences = list(comparisons.difference_rows(SCORES, rows))
     corrected = comparisons.holm(rows["p_value"])
     for text, row, p_value in zip(differences, rows.itertuples(), corrected, strict=True):
         text["p, Holm"] = comparisons.p_text(p_value).removeprefix("= ")
@@ -386,6 +386,6 @@ def _verdict(rows, models: Sequence[Sequence[Values]]) -> Iterator[str]:
     else:
         yield f"Take {best}: it solves significantly more problems than {name_list(others)}."
     nearest = [*of_best, *is_open][-1]
-    yield comparisons.in_words(nearest, len(rows))
+    yield comparisons.comparison_sentence(nearest, len(rows))
     yield from filter(None, [is_open and comparisons.more_evidence(nearest, len(rows))[1]])
     yield from comparisons.sentences(SCORES, rows)

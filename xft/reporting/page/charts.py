@@ -38,7 +38,7 @@ def drawn(name: str, rows: Sequence[dict], note: str = "", **words: object) -> d
     if len(places) == 1:
         values = "; ".join(meta["words"].format(**row) for row in rows)
         return {"note": f"{meta['title']}: {values}. {note}"}
-    values = [{key: _shown(value) for key, value in row.items()} for row in rows]
+    values = [{key: _number_or_gap(value) for key, value in row.items()} for row in rows]
     height = max(ROW * len({value.get(row) for value in values}), SEED * len(places))
     look = json.loads(_file("look")) | {"height": height, "data": {"values": values}}
     return {"note": note, "chart": look | spec}
@@ -121,7 +121,7 @@ def _shape(rows: Iterable[Mapping]) -> dict[str, object]:
     return {"field": "seed", "type": "nominal", "title": "seed", "scale": {"domain": seeds}}
 
 
-def _shown(value: object) -> object:
+def _number_or_gap(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
