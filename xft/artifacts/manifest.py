@@ -111,7 +111,7 @@ def as_manifest(content: dict, place: Path | str) -> Manifest:
 
 
 def _fault_of_form(content: dict) -> str | None:
-    """What is wrong with the content of a manifest file, without its id; None if nothing is."""
+    """The first fault of the content of a manifest file, without its id; None without a fault."""
     names = sorted(TYPES.keys() | content.keys())
     if wrong := [name for name in names if type(content.get(name)) is not TYPES.get(name)]:
         return f"{wrong[0]:.80}: it is unknown, missing or of another type"

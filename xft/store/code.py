@@ -63,7 +63,7 @@ class Code:
         return dict(sorted(known.items()))
 
     def _read(self, name: str) -> list:
-        """What `read_module` gives for a file, once for all steps."""
+        """The result of `read_module` for a file, which is read once for all steps."""
         if name not in self._known:
             hashed = self.file_hashes.of(ROOT / name, read_module)
             if not all((ROOT / place).exists() for place in hashed[1]):  # a module is a package now
@@ -121,25 +121,24 @@ def _used(path: Path, tree: ast.Module) -> list[Path]:
     """The files of this project that a module imports or names, the packages that hold them, and
     the folders of data that it names.
     """
-    files = []
+    used = []
     for node in ast.walk(tree):
         match node:
             case ast.Import():
-                names = [alias.name for alias in node.names]
+                for alias in node.names:
+                    used += _module_files(alias.name)
             case ast.ImportFrom(level=0):
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                for alias in node.names:
+                    used += _module_files(f"{node.module}.{alias.name}")
             case ast.Constant(value=str(value)) if NAME.fullmatch(value):
                 place = path.with_name(value)
                 is_data = place.is_dir() and not (place / "__init__.py").exists()
-                files += [place] if place.is_file() or is_data else []
-                continue
-            case _:
-                continue
-        files += [file for name in names for file in _files(name)]
-    return files
+                if place.is_file() or is_data:
+                    used.append(place)
+    return used
 
 
-def _files(name: str) -> list[Path]:
+def _module_files(name: str) -> list[Path]:
     """The file of a dotted module of this project, and the files of the packages that hold it."""
     parts = name.split(".")
     if parts[0] not in (STEPS_FOLDER, LIBRARY):

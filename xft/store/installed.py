@@ -36,15 +36,16 @@ class Installed:
 
     @classmethod
     def now(cls, code: Code, steps: Iterable[str]) -> "Installed":
-        """What is installed, as far as it decides about the results of these steps."""
+        """The installed code and packages that decide about the results of these steps."""
         of_steps = {step: code.hashes(step) for step in {*steps}}
         cache = code.file_hashes.file
-        return cls(of_steps, _package_versions(), hashes=cache and str(cache.absolute()))
+        hashes = str(cache.absolute()) if cache else None
+        return cls(of_steps, _package_versions(), hashes=hashes)
 
     def fault(self, step: str) -> str:
-        """What of a step's code or of the packages has changed since then; empty if nothing has."""
+        """A change of a step's code or of the packages since then, in words; empty without one."""
         known = self.code.get(step, {})
-        cache = FileHashCache(self.hashes and Path(self.hashes))
+        cache = FileHashCache(Path(self.hashes) if self.hashes else None)
         now = Code(cache).hashes(step) if known else {}
         for file in sorted(known.keys() | now.keys()):
             if known.get(file) != now.get(file):
@@ -60,7 +61,7 @@ class Installed:
 
 
 def installed_at_start() -> Installed:
-    """What the plan says of the code and the packages. Raises UserError."""
+    """The code and the packages that the plan states. Raises UserError."""
     with reading(plan_file()) as plan:
         return Installed(**plan["installed"])
 

@@ -1,4 +1,4 @@
-"""What a run keeps of its jobs: the plan, which the main process writes, and their costs.
+"""The records of a run's jobs: the plan, which the main process writes, and their costs.
 
 Jobs on other machines, and the command that puts artifacts into the store, read the plan. An entry
 keeps the costs of the attempts that made it.
@@ -158,12 +158,14 @@ class Costs:
 
     def _write(self, seconds: float, cpu: float | None = None, memory: float | None = None) -> None:
         values = {"seconds": seconds, "processor_seconds": cpu, "memory_gib": memory}
-        self.content["attempts"][-1] = {n: v and round(v, 3) for n, v in values.items()}
+        self.content["attempts"][-1] = {
+            name: None if value is None else round(value, 3) for name, value in values.items()
+        }
         write_whole(self.file, json.dumps(self.content, indent=2) + "\n")
 
 
 def total_cost(file: Path) -> dict:
-    """What a job cost in all its attempts, by its file of `Costs`.
+    """The costs of a job over all its attempts, by its file of `Costs`.
 
     parts: the number of attempts. seconds. GiB: memory, of the largest process, at most; expected,
     of the same; asked, for a node; gpu_allocated, gpu_reserved, by torch on a GPU, at most;

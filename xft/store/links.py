@@ -60,14 +60,18 @@ def check_free(names: Iterable[str]) -> None:
 
 def fault_of(path: Path) -> str | None:
     """Why no link can be made at a path; None if it is free or holds such a link."""
-    taken = path if os.path.lexists(path) and not _is_link(path) else None
-    above = (folder for folder in path.parents if os.path.lexists(folder) and not folder.is_dir())
-    if found := taken or next(above, None):
-        return (
-            f"{found} is where the workflow makes a link, but the workflow did not make it. Move "
-            "it away, or choose another results_dir"
-        )
-    return None
+    taken = []
+    if os.path.lexists(path) and not _is_link(path):
+        taken.append(path)
+    for folder in path.parents:
+        if os.path.lexists(folder) and not folder.is_dir():
+            taken.append(folder)
+    if not taken:
+        return None
+    return (
+        f"{taken[0]} is where the workflow makes a link, but the workflow did not make it. Move "
+        "it away, or choose another results_dir"
+    )
 
 
 def _is_link(path: Path) -> bool:
@@ -103,11 +107,17 @@ def wanted_digests(store: Store, but: Path | None = None) -> set[str]:
     """
     wanted: set[str] = set()
     for results, plan in results_folders(store).items():
-        if results != but:
-            wanted |= jobs_of(plan).keys() if plan else _shown(results, store)
-    bases = (base for base in store.root.glob("base/*") if base.name in wanted)
-    models = (os.path.realpath(file) for base in bases for file in base.glob("artifact/*"))
-    return wanted.union(*map(ENTRY.findall, models))
+        if results == but:
+            continue
+        if plan:
+            wanted |= jobs_of(plan).keys()
+        else:
+            wanted |= _linked_digests(results, store)
+    bases = [base for base in store.root.glob("base/*") if base.name in wanted]
+    for base in bases:
+        for file in base.glob("artifact/*"):
+            wanted.update(ENTRY.findall(os.path.realpath(file)))
+    return wanted
 
 
 def results_folders(store: Store) -> dict[Path, Path | None]:
@@ -115,20 +125,25 @@ def results_folders(store: Store) -> dict[Path, Path | None]:
 
     None for one that was renamed: it stands beside the place of a plan, and no plan names it.
     """
-    newest, parents = {}, set()
+    newest: dict[Path, Path] = {}
+    parents: set[Path] = set()
     for plan in sorted(store.root.glob(f"{PLANS}/*.json"), key=lambda file: file.stat().st_mtime):
         with reading(plan) as content:
             # The store and its results may have been moved together, or the store alone.
             moved = store.root.resolve() / content.get("from_store", content["results"])
             places = [moved, Path(content["results"])]
-        there = [place.resolve() for place in places if place.is_dir()][:1]
-        newest |= dict.fromkeys(there, plan)
-        parents |= {place.resolve().parent for place in there or places}
+        there = [place.resolve() for place in places if place.is_dir()]
+        if there:
+            newest[there[0]] = plan
+            parents.add(there[0].parent)
+        else:
+            parents.update(place.resolve().parent for place in places)
     beside = {file.parent for parent in parents for file in parent.glob(f"*/{CONFIG_FILE}")}
-    return dict.fromkeys(filter(is_results_folder, beside)) | newest
+    renamed = {folder: None for folder in beside if is_results_folder(folder)}
+    return renamed | newest
 
 
-def _shown(results: Path, store: Store) -> set[str]:
+def _linked_digests(results: Path, store: Store) -> set[str]:
     """The digests in the links of a results folder, also of all jobs of a plan among them."""
     digests = {name for link in links_in(results) for name in ENTRY.findall(f"/{link.readlink()}")}
     plans = (store.root / PLANS / f"{digest}.json" for digest in digests)

@@ -75,7 +75,7 @@ def _link(theirs: Path, ours: Path, name: str) -> None:
 
 
 class Offer:
-    """What the buckets among some stores hold of some artifacts.
+    """The artifacts that the buckets among some stores hold.
 
     buckets: of each that one of them holds. A bucket that fails with it is taken out.
     """
@@ -99,14 +99,22 @@ class Offer:
 
     def files(self, nodes: Iterable) -> dict[object, dict]:
         """The files of artifacts, as in `Manifest.files`. What is damaged is told."""
-        stated = self._of_each("read", nodes, lambda b, n, _: b.files_of(place_of(n.entry)))
+
+        def read(source, node, _) -> dict:
+            return source.files_of(place_of(node.entry))
+
+        stated = self._of_each("read", nodes, read)
         return {node: files for node, files in stated.items() if files}
 
     def fetch(self, nodes: Iterable) -> None:
         """Fetch artifacts into the store. What is damaged is told, and not fetched."""
         files = self.files(nodes)
         size = sum(map(size_of, files.values()))
-        self._of_each("fetch", files, lambda b, n, report: b.fetch(n.entry, files[n], report), size)
+
+        def fetch(source, node, report: Callable) -> None:
+            source.fetch(node.entry, files[node], report)
+
+        self._of_each("fetch", files, fetch, size)
         taken = Counter(self.buckets[node][0].url for node in files if is_whole(node.entry))
         for url, number in taken.items():
             say(f"{counted(number, 'artifact')} taken from {url}")
@@ -118,10 +126,14 @@ class Offer:
         """
         files = self.files(node for node in nodes if node in self and not is_whole(node.entry))
         parts = {node: reads(node.step, stated) for node, stated in files.items()}
-        self._of_each("fetch parts", parts, lambda b, n, _: b.fetch_part(n.entry, parts[n]))
+
+        def fetch(source, node, _) -> None:
+            source.fetch_part(node.entry, parts[node])
+
+        self._of_each("fetch parts", parts, fetch)
 
     def _of_each(self, desc: str, nodes: Iterable, work: Callable, size: int | None = None) -> dict:
-        """What work with a bucket and an artifact gives; None where it fails, which is told.
+        """The results of work with a bucket and an artifact; None where it fails, which is told.
 
         desc, size and what work also gets: see `_results`.
         """
@@ -145,7 +157,7 @@ class Offer:
 
 
 def _results(desc: str, items: Collection, work: Callable, size: int | None = None) -> list:
-    """What work with each item gives, in order. Work also gets a function that reports bytes.
+    """The results of work with each item, in order. Work also gets a function to report bytes.
 
     desc: of the progress. size: of all items, in bytes. Without it, the progress counts the items.
     """
@@ -204,11 +216,17 @@ def unpublished(url: str, nodes: Iterable, looks: bool = False) -> dict[object, 
     shared = [node for node in nodes if is_shared(node) and is_whole(node.entry)]
     places = bucket(url).held(node.step for node in shared)
     sizes = bucket(url).sizes() if looks else {}
-    asked = (node for node in shared if looks or place_of(node.entry) not in places)
-    files = {n: {} if all_faults(n.entry, full=False) else describe(n.entry) for n in asked}
-    contents = {n: {(f["sha256"], f["size"]) for f in files[n].values()} or {None} for n in files}
-    lacking = (n for n in files if place_of(n.entry) not in places or contents[n] - sizes.items())
-    return {node: size_of(files[node]) for node in lacking}
+    lacking = {}
+    for node in shared:
+        is_there = place_of(node.entry) in places
+        if is_there and not looks:
+            continue
+        is_damaged = bool(all_faults(node.entry, full=False))
+        files = {} if is_damaged else describe(node.entry)
+        contents = {(file["sha256"], file["size"]) for file in files.values()}
+        if is_damaged or not is_there or not contents <= sizes.items():
+            lacking[node] = size_of(files)
+    return lacking
 
 
 def push(url: str, sizes: Mapping[object, int]) -> None:

@@ -71,7 +71,7 @@ class _Watch(Callback):
         self.name, self.stated, self.report, self.told = name, size, report, 0
 
     def call(self, *_, **__) -> None:
-        """What an update of `value` calls."""
+        """Called by each update of `value`."""
         if max(self.value, self.size or 0) > self.stated:
             raise UserError(f"{self.name} has more bytes than its entry states")
         self.report(self.value - self.told)
@@ -250,8 +250,8 @@ class Bucket:
         return self.server.now()
 
     def leftovers(self) -> dict[str, tuple[int, float]]:
-        """What no entry names, such as what killed uploads left, with its bytes and its time by the
-        clock of the server.
+        """The files that no entry names, such as those of killed uploads, each with its bytes and
+        its time by the clock of the server.
 
         Raises UserError if the manifest of an entry is damaged: it may name more. Raises Away.
         """
@@ -271,7 +271,10 @@ class Bucket:
 def describe(entry: Path) -> dict[str, dict]:
     """All files of a folder that holds an entry, as ENTRY_FILE and the manifests state them."""
     hashes = read_json(entry / ENTRY_FILE)["files"] | {ENTRY_FILE: hash_file(entry / ENTRY_FILE)}
-    files = {n: {"size": (entry / n).stat().st_size, "sha256": h} for n, h in hashes.items()}
+    files = {
+        name: {"size": (entry / name).stat().st_size, "sha256": digest}
+        for name, digest in hashes.items()
+    }
     for file in entry.glob(f"*{MANIFEST_SUFFIX}"):
         artifact = file.with_name(file.name.removesuffix(MANIFEST_SUFFIX))
         if artifact.is_dir():

@@ -83,7 +83,7 @@ class Server:
         return "/".join([self._root, *parts])
 
     def ask(self, work: Callable, name: str | None = None):
-        """What work with the file system gives.
+        """The result of work with the file system.
 
         name: of what is read, in messages. Raises UserError if it is missing. Raises Away if the
         server cannot be used, or does not answer, and from then on.
@@ -152,11 +152,11 @@ class Server:
         """
         folder = self.named(*parts)
         if self.scheme in FILE_SYSTEMS:
-            found = self.ask(lambda fs: _walk(fs, folder))
+            files = self.ask(lambda fs: _walk(fs, folder))
         else:
-            found = self.ask(lambda fs: fs.find(folder, detail=True))
+            files = self.ask(lambda fs: fs.find(folder, detail=True))
         return {
-            name.removeprefix(self._root).strip("/"): item["size"] for name, item in found.items()
+            name.removeprefix(self._root).strip("/"): item["size"] for name, item in files.items()
         }
 
     def size_of(self, name: str) -> int | None:
@@ -204,10 +204,15 @@ class Server:
 
 
 def _walk(fs, folder: str) -> dict[str, dict]:
-    """What `find` gives. But `find` passes over folders that cannot be read."""
-    found = {}
+    """The files below a folder, by name, as `find` of the file system gives them.
+
+    `find` itself passes over folders that cannot be read. This raises.
+    """
+    files = {}
     with suppress(FileNotFoundError):
         for item in fs.ls(folder, detail=True):
-            is_folder = item["type"] == "directory"
-            found |= _walk(fs, item["name"]) if is_folder else {item["name"]: item}
-    return found
+            if item["type"] == "directory":
+                files |= _walk(fs, item["name"])
+            else:
+                files[item["name"]] = item
+    return files

@@ -30,7 +30,7 @@ ENTRY = re.compile(rf"/\w+/({DIGEST.pattern})(?=[/.]|$)")  # in the path of an e
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a step makes its artifact from.
+    """All that a step makes its artifact from.
 
     version: of the step's code, as `Code.version_of` gives it. options: values that are not the
     defaults, by their key in the configuration, such as "moe.num_experts". inputs: for each name
@@ -98,12 +98,12 @@ class Store:
 
         names: of what the entries hold.
         """
-        busy = [
-            f"{name} is still being made by {process}, from an earlier run: "
-            f"{self.log(entry.parent.name, entry.name)}"
-            for entry, name in names.items()
-            if (process := worker(entry))
-        ]
+        busy = []
+        for entry, name in names.items():
+            process = worker(entry)
+            if process:
+                log = self.log(entry.parent.name, entry.name)
+                busy.append(f"{name} is still being made by {process}, from an earlier run: {log}")
         if busy:
             lines = [*busy, "Wait until this has ended, or stop it. Nothing was changed."]
             raise UserError("\n".join(lines))
@@ -169,8 +169,8 @@ def finish(entry: Path, recipe: Recipe) -> None:
 
 
 def _describe(entry: Path, recipe: Recipe) -> dict[str, object]:
-    """What ENTRY_FILE states: the recipe, and the SHA-256 of each other file right in the entry, by
-    name. Some of them are in no manifest.
+    """The content of ENTRY_FILE: the recipe, and the SHA-256 of each other file right in the entry,
+    by name. Some of them are in no manifest.
     """
     files = (path for path in entry.glob("[!.]*") if path.is_file() and path.name != ENTRY_FILE)
     return {"recipe": asdict(recipe), "files": {file.name: hash_file(file) for file in files}}
@@ -229,19 +229,24 @@ def remove(entry: Path) -> None:
             aside = entry.with_name(f".{entry.name}.removed")
             entry.rename(aside)
             shutil.rmtree(aside)
-        logs = () if is_fetched else log_of(whole).parent.glob(f"{whole.name}.*")
-        for file in logs:
+        if is_fetched:
+            return
+        for file in log_of(whole).parent.glob(f"{whole.name}.*"):
             if file != owner(whole):
                 file.unlink()
 
 
 def lost_inputs(entries: Iterable[Path]) -> dict[str, dict[Path, str]]:
-    """What entries were made from and no store holds any more.
+    """The inputs of entries that no store holds any more.
 
     For each digest: the entries that were made from it, each with the input's name. An entry that
     links to another store may have its inputs in both.
     """
-    digests = cache(lambda store: {kept.name for kept in Store(store).entries() if is_whole(kept)})
+
+    @cache
+    def digests(store: Path) -> set[str]:
+        return {kept.name for kept in Store(store).entries() if is_whole(kept)}
+
     lost: dict[str, dict[Path, str]] = {}
     for entry in filter(is_whole, entries):
         stores = {path.parents[1] for path in (entry.absolute(), entry.resolve())}
