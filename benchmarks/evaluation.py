@@ -108,18 +108,15 @@ def ours(
 def table(solutions: dict[str, list[str]], seconds: dict[str, float]) -> str:
     """Markdown: problems per second, their ratio, and how many solutions differ between ways."""
     count = len(solutions["ours"])
-    rows = (
-        (
-            name,
-            f"{count / seconds[name]:.3f}",
-            f"{seconds['published'] / seconds[name]:.2f}",
-            *(
-                str(sum(a != b for a, b in zip(own, other, strict=True)))
-                for other in solutions.values()
-            ),
-        )
-        for name, own in solutions.items()
-    )
+    rows = []
+    for name, of_way in solutions.items():
+        speed = f"{count / seconds[name]:.3f}"
+        ratio = f"{seconds['published'] / seconds[name]:.2f}"
+        unlike = []
+        for other in solutions.values():
+            differs = [a != b for a, b in zip(of_way, other, strict=True)]
+            unlike.append(str(sum(differs)))
+        rows.append((name, speed, ratio, *unlike))
     head = ("", "problems/s", "speed", *(f"unlike {name}" for name in solutions))
     return markdown_table(head, rows)
 

@@ -52,18 +52,18 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=3, help="In a process. Default: 3.")
     parser.add_argument("--repeats", type=int, default=3, help="Processes. Default: 3.")
     args = parser.parse_args()
-    found = {way: [] for way in WAYS}
+    measurements = {way: [] for way in WAYS}
     for _ in range(args.repeats):
         for way, variables in WAYS.items():
             os.environ |= variables  # a process reads them when it starts
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                found[way].append(pool.apply(measure, [args.passes]))
+                measurements[way].append(pool.apply(measure, [args.passes]))
             for name in variables:
                 del os.environ[name]
-    first = statistics.median(seconds for seconds, _, _ in found["given back"])
+    first = statistics.median(seconds for seconds, _, _ in measurements["given back"])
     rows = []
-    for way, measured in found.items():
-        seconds, faults, peak = map(statistics.median, zip(*measured, strict=True))
+    for way, of_way in measurements.items():
+        seconds, faults, peak = (statistics.median(of_all) for of_all in zip(*of_way, strict=True))
         rows.append(
             (way, f"{seconds:.2f}", f"{seconds / first:.2f}", f"{faults:,.0f}", f"{peak:.2f}")
         )

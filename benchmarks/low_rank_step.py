@@ -77,9 +77,10 @@ def report(cases: dict[str, Callable], sizes: tuple, precision: str, repeats: in
             if number:
                 passed = time.perf_counter() - wall, time.process_time() - process
                 times[way].append(passed)
-    medians = {
-        way: [statistics.median(each) for each in zip(*t, strict=True)] for way, t in times.items()
-    }
+    medians = {}
+    for way, passed in times.items():
+        walls, processes = zip(*passed, strict=True)
+        medians[way] = statistics.median(walls), statistics.median(processes)
     rows = []
     for way, (wall, process) in medians.items():
         ratio = process / medians["low rank"][1]

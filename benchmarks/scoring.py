@@ -109,18 +109,18 @@ def passed_by(name: str, folder: Path) -> str:
 def table(runs: dict, passed: dict[str, str]) -> str:
     """Markdown: median seconds, their ratio to EvalPlus's, peak memory and passed problems."""
     medians = {
-        name: statistics.median(run.seconds for run in found) for name, found in runs.items()
+        name: statistics.median(run.seconds for run in of_way) for name, of_way in runs.items()
     }
     rows = (
         (
             name,
             f"{medians[name]:.1f}",
             f"{medians[name] / medians['EvalPlus']:.2f}",
-            f"{max(run.peak for run in found) / 1e9:.2f}",
-            f"{max(run.family for run in found) / 1e9:.2f}",
+            f"{max(run.peak for run in of_way) / 1e9:.2f}",
+            f"{max(run.family for run in of_way) / 1e9:.2f}",
             passed[name],
         )
-        for name, found in runs.items()
+        for name, of_way in runs.items()
     )
     return markdown_table(
         ("", "median s", "of EvalPlus's", "peak GB", "all processes GB", "passed"), rows

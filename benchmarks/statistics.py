@@ -24,7 +24,7 @@ they find in 80% of the cases, and the share in which a variant that is so much 
 
 import argparse
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -109,9 +109,15 @@ def table_of_choices(args: argparse.Namespace) -> str:
     rows = []
     for seeds, shift in itertools.product((2, 3, 5), (0.0, 0.002, 0.01)):
         losses, scores = zip(*chosen_experiments(seeds, shift, args), strict=True)
-        shares = [np.mean([d.p_value < 0.05 for d in found]) for found in (losses, scores)]
-        rows.append([str(seeds), f"{shift:g}", *(f"{share:.1%}" for share in shares)])
+        rejected = [rejected_share(differences) for differences in (losses, scores)]
+        rows.append([str(seeds), f"{shift:g}", *rejected])
     return markdown_table(["seeds", "shift", "loss, rejected at 5%", "pass@1"], rows)
+
+
+def rejected_share(differences: Iterable[Difference]) -> str:
+    """The share of differences with a p-value below 5%."""
+    is_rejected = [difference.p_value < 0.05 for difference in differences]
+    return f"{np.mean(is_rejected):.1%}"
 
 
 def chosen_experiments(
@@ -135,10 +141,13 @@ def chosen_experiments(
         difficulty = rng.beta(ALPHA, BETA, SCORED)
         logits = np.log(difficulty / (1 - difficulty)) - of_best[..., None] / SLOPE
         solved = (rng.random((2, seeds, SCORED)) < 1 / (1 + np.exp(-logits))).astype(float)
-        yield tuple(
-            compare([tuple(measure([dict(enumerate(values)) for values in of_methods]))], most=most)
-            for of_methods, most in ((losses, np.inf), (solved, 1))
-        )
+        yield _compared(losses), _compared(solved, most=1)
+
+
+def _compared(values: np.ndarray, most: float = np.inf) -> Difference:
+    """The comparison of two methods. values: [2, seeds, units]. most: see `compare`."""
+    first, second = measure([dict(enumerate(of_method)) for of_method in values])
+    return compare([(first, second)], most=most)
 
 
 def of_variants(count: int) -> str:
@@ -197,7 +206,8 @@ def _of_models(values: np.ndarray) -> Iterator[list[tuple[Measured, Measured]]]:
     values: [experiments, models, seeds, units].
     """
     models = values.shape[1]
-    measured = measure([dict(enumerate(one)) for models in values for one in models])
+    flat = values.reshape(-1, *values.shape[2:])  # [experiments x models, seeds, units]
+    measured = measure([dict(enumerate(of_model)) for of_model in flat])
     for start in range(0, len(measured), models):
         control, *variants = measured[start : start + models]
         yield [(control, variant) for variant in variants]
@@ -205,17 +215,18 @@ def _of_models(values: np.ndarray) -> Iterator[list[tuple[Measured, Measured]]]:
 
 def _better(pairs: list[tuple[Measured, Measured]], sign: int) -> list[bool]:
     """Which variants are called better, after Holm's correction. sign: of a better difference."""
-    found = [compare([pair]) for pair in pairs]
-    is_significant = significant([difference.p_value for difference in found])
+    differences = [compare([pair]) for pair in pairs]
+    is_significant = significant([difference.p_value for difference in differences])
     return [
         is_found and sign * difference.difference > 0
-        for is_found, difference in zip(is_significant, found, strict=True)
+        for is_found, difference in zip(is_significant, differences, strict=True)
     ]
 
 
 def covered(differences: list[Difference], truth: float) -> float:
     """The share of the intervals that contain the true difference."""
-    return float(np.mean([found.low <= truth <= found.high for found in differences]))
+    is_covered = [difference.low <= truth <= difference.high for difference in differences]
+    return float(np.mean(is_covered))
 
 
 if __name__ == "__main__":
