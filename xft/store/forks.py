@@ -35,10 +35,22 @@ from pathlib import Path
 SOCKET = "XFT_FORKS"
 TORCH = ("numpy", "torch")
 MODELS = (*TORCH, "transformers.modeling_utils", "transformers.models.auto.modeling_auto")
-# What a step needs. A step that needs less than torch is a new process.
-IMPORTS = dict.fromkeys(["dense", "diversity", "ffn", "soup", "weighted_init"], TORCH)
-IMPORTS |= dict.fromkeys(["moe", "tokens", "eval", "validation_loss"], MODELS)
-IMPORTS |= dict.fromkeys(["moe_sft", "sft", "weighted_trained"], (*MODELS, "transformers.trainer"))
+TRAINER = (*MODELS, "transformers.trainer")
+# What each step imports. A step that imports no torch is a new process.
+IMPORTS = {
+    "dense": TORCH,
+    "diversity": TORCH,
+    "ffn": TORCH,
+    "soup": TORCH,
+    "weighted_init": TORCH,
+    "eval": MODELS,
+    "moe": MODELS,
+    "tokens": MODELS,
+    "validation_loss": MODELS,
+    "moe_sft": TRAINER,
+    "sft": TRAINER,
+    "weighted_trained": TRAINER,
+}
 # Variables that may differ between the server and a job: no import above depends on them.
 FREE = re.compile(
     r"XFT_\w+|\w+_THREADS|PATH|_|SHLVL|(OLD)?PWD|TE?MP(DIR)?|CUDA_(VISIBLE_DEVICES|DEVICE_ORDER)"
@@ -52,27 +64,40 @@ PATIENCE = 60
 CLIENT_PATIENCE = 5  # seconds that the server and a keeper wait for what a job sends
 BEGIN = b"begin"  # a job that no longer waits does not send it, and runs as a new process
 SIGNALS = {signal.SIGINT, signal.SIGTERM}  # the jobs', and not those of the server and keepers
-PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
+STDIN = 0  # the server's, which ends with the run
+# Options of prctl.
+PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
 
 
 def start_server(environment: dict[str, str]) -> subprocess.Popen | None:
     """Start the server, and name its socket in the environment. None if it cannot be had.
 
-    environment: of all jobs. The server has one thread, so that its imports start none. The socket
-    has no name in the file system, so that none is left. Only processes of the same user reach it,
-    through this one.
+    The socket has no name in the file system, so that none is left. Only processes of the same user
+    reach it, through this one.
+
+    environment: of all jobs. The server has one thread, so that its imports start none.
     """
     if SOCKET in os.environ or sys.platform != "linux":
         return None
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with suppress(OSError), listener, tempfile.TemporaryDirectory() as folder:
-        listener.bind(f"{folder}/socket")
-        listener.listen(64)
-        os.environ[SOCKET] = f"/proc/{os.getpid()}/fd/{os.open(f'{folder}/socket', os.O_PATH)}"
-        command = [sys.executable, "-P", __file__, str(listener.fileno())]
-        options = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
-        options |= {"stdin": subprocess.PIPE, "env": environment | {"OMP_NUM_THREADS": "1"}}
-        return subprocess.Popen(command, pass_fds=[listener.fileno()], **options)
+    try:
+        with listener, tempfile.TemporaryDirectory() as folder:
+            place = f"{folder}/socket"
+            listener.bind(place)
+            listener.listen(64)
+            os.environ[SOCKET] = f"/proc/{os.getpid()}/fd/{os.open(place, os.O_PATH)}"
+            number = listener.fileno()
+            return subprocess.Popen(
+                [sys.executable, "-P", __file__, str(number)],
+                pass_fds=[number],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=environment | {"OMP_NUM_THREADS": "1"},
+            )
+    except OSError:
+        return None
 
 
 class NewProcess(subprocess.Popen):
@@ -88,14 +113,21 @@ class NewProcess(subprocess.Popen):
 class Fork(AbstractContextManager):
     """A job as a fork, with what is needed of a `NewProcess`.
 
-    used: empty if its keeper was killed, which ends the job.
+    keeper: the connection to its keeper.
+    pid: its number.
+    returncode: its exit status; None until `wait` has seen its end.
+    used: as of a `NewProcess`, then; empty if its keeper was killed, which ends the job.
     """
 
     def __init__(self, keeper: socket.socket):
-        """Raises TimeoutError if the server is silent, and ValueError if it refuses the job."""
-        self.keeper, self.pid = keeper, int(keeper.recv(MOST))
+        """Let it begin. Raises TimeoutError if the server is silent, and ValueError if it refuses
+        the job.
+        """
+        self.keeper = keeper
+        self.pid = int(keeper.recv(MOST))
         self.keeper.send(BEGIN)
-        self.returncode = self.used = None
+        self.returncode: int | None = None
+        self.used: list | None = None
 
     def __exit__(self, *_) -> None:
         self.wait()
@@ -104,40 +136,87 @@ class Fork(AbstractContextManager):
         """Wait for its end. Returns the exit status. Raises TimeoutError."""
         if self.returncode is None:
             self.keeper.settimeout(timeout)
-            answer = self.keeper.recv(MOST) or f"[{-signal.SIGKILL}]"
-            self.returncode, *self.used = json.loads(answer)
+            answer = self.keeper.recv(MOST)
+            if answer:
+                self.returncode, *self.used = json.loads(answer)
+            else:
+                self.returncode = -signal.SIGKILL
+                self.used = []
         return self.returncode
 
 
-def start(command: list[str], environment: dict[str, str], log: int, lock: int):
+def start(
+    command: list[str], environment: dict[str, str], log: int, lock: int
+) -> Fork | NewProcess:
     """Start a command as a `Fork` if it can be one, and else as a `NewProcess`.
 
-    log, lock: open files that it writes into, and inherits.
+    command: a program, and its arguments.
+    environment: all its variables.
+    log: the open file that it writes into.
+    lock: an open file that it inherits.
     """
-    match command:
-        case ["python", "-m", module, *_] if (step := module.rpartition(".")[2]) in IMPORTS:
-            with suppress(OSError, ValueError):
-                keeper = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                keeper.settimeout(PATIENCE)
-                keeper.connect(os.environ.get(SOCKET, ""))
-                keeper.send(step.encode())
-                request = [inherited(), environment, str(Path.cwd()), command[2:]]
-                socket.send_fds(keeper, [json.dumps(request).encode()], [0, log, log, lock])
-                return Fork(keeper)
+    step = step_of(command)
+    if step in IMPORTS:
+        try:
+            return ask_for_fork(step, command[2:], environment, log, lock)
+        except (OSError, ValueError):  # there is no server, or it is silent, or it refuses
+            pass
     return NewProcess(command, env=environment, pass_fds=[lock], stdout=log, stderr=log)
 
 
+def step_of(command: list[str]) -> str | None:
+    """The step that a command `python -m PACKAGE.STEP ...` runs; None of another command."""
+    if len(command) < 3 or command[:2] != ["python", "-m"]:
+        return None
+    return command[2].rpartition(".")[2]
+
+
+def ask_for_fork(
+    step: str, words: list[str], environment: dict[str, str], log: int, lock: int
+) -> Fork:
+    """Ask the server for a fork. Raises OSError and ValueError if there is none.
+
+    words: the module and its arguments.
+    """
+    keeper = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        keeper.settimeout(PATIENCE)
+        keeper.connect(os.environ.get(SOCKET, ""))
+        keeper.send(step.encode())
+        request = json.dumps([inherited(), environment, str(Path.cwd()), words])
+        socket.send_fds(keeper, [request.encode()], [0, log, log, lock])
+        return Fork(keeper)
+    except (OSError, ValueError):
+        keeper.close()  # left to Python, its warning of an open socket would swallow a signal
+        raise
+
+
 def inherited() -> list:
-    """What a process has from its parent, beside files and environment."""
-    text = "".join(Path("/proc/self", name).read_text() for name in ("status", "limits", "cgroup"))
+    """What this process has from its parent, beside files and environment.
+
+    The process group, the niceness, and the lines of /proc for rights, limits and control groups.
+    """
+    files = [Path("/proc/self", name) for name in ("status", "limits", "cgroup")]
+    text = "".join(file.read_text() for file in files)
     return [os.getpgrp(), os.nice(0), *INHERITED.findall(text)]
 
 
+def main() -> None:
+    """Be the server. Each fork of it comes out of `serve`, and each job out of `keep`."""
+    client = serve(socket.socket(fileno=int(sys.argv[1])))
+    if client is not None:
+        environment, folder, words = keep(client)
+        run(environment, folder, words)
+
+
 def serve(listener: socket.socket) -> socket.socket | None:
-    """Fork for each client, until stdin ends. Returns the client in a fork."""
+    """Fork for each client, until stdin ends. Returns the client in a fork, and None at the end."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    while 0 not in select.select([listener, 0], [], [])[0]:
-        client = listener.accept()[0]
+    while True:
+        readable, _, _ = select.select([listener, STDIN], [], [])
+        if STDIN in readable:
+            return None
+        client, _ = listener.accept()
         client.settimeout(CLIENT_PATIENCE)
         try:
             step = client.recv(MOST).decode()
@@ -152,67 +231,100 @@ def serve(listener: socket.socket) -> socket.socket | None:
             return client
         client.close()
         os.waitpid(-1, os.WNOHANG)  # a keeper that has ended
-    return None
 
 
 def keep(client: socket.socket) -> tuple[dict[str, str], str, list[str]]:
-    """Return in a fork what it is to run. This process waits for it, tells the client, and ends.
+    """Fork once more, for the job. Returns the arguments of `run` in that fork.
 
-    It ends at once if a new process would have anything otherwise than the fork.
+    This process is the keeper: it waits for the job, tells the client how it ended, and ends. It
+    ends at once if the job must be a new process.
     """
     content, files, _, _ = socket.recv_fds(client, MOST, 8)
-    state, environment, *rest = json.loads(content)
-    others = environment.items() - os.environ.items()
-    if state != inherited() or not all(FREE.fullmatch(name) for name, _ in others):
+    state, environment, folder, words = json.loads(content)
+    if must_be_new(state, environment):
         os._exit(1)
-    if len({value for name, value in environment.items() if name.endswith(THREADS)}) != 1:
-        os._exit(1)  # a library would have other threads than `run` gives to all
-    if sys.modules["torch"].cuda._is_in_bad_fork():
-        os._exit(1)  # the server has used CUDA, such as by an import of another version
     child = os.fork()
     if child == 0:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        client.send(b"%d" % os.getpid())  # from now on it gets the signals, and not the client
-        if client.recv(MOST) != BEGIN:
-            os._exit(1)
-        client.close()
-        for number, file in enumerate(files[:3]):
-            os.dup2(file, number)
-            os.close(file)
-        return environment, *rest
+        begin(client, files)
+        return environment, folder, words
     for file in files:  # the lock is the fork's
         os.close(file)
+    tell_end(client, child)
+    os._exit(0)
+
+
+def must_be_new(state: list, environment: dict[str, str]) -> bool:
+    """Whether a fork of this process would differ from a new process.
+
+    state: what the job has `inherited`.
+    environment: of the job.
+    """
+    if state != inherited():
+        return True
+    for name, value in environment.items():
+        if os.environ.get(name) != value and not FREE.fullmatch(name):
+            return True
+    threads = {value for name, value in environment.items() if name.endswith(THREADS)}
+    if len(threads) != 1:  # a library would have other threads than `run` gives to all
+        return True
+    # Whether the server has used CUDA, such as by an import of another version.
+    return sys.modules["torch"].cuda._is_in_bad_fork()
+
+
+def begin(client: socket.socket, files: list[int]) -> None:
+    """Make this process a job, with signals and open files of its own. It ends with its keeper.
+
+    It also ends if the client no longer waits for it.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    client.send(b"%d" % os.getpid())  # from now on it gets the signals, and not the client
+    if client.recv(MOST) != BEGIN:
+        os._exit(1)
+    client.close()
+    for number, file in enumerate(files[:3]):
+        os.dup2(file, number)
+        os.close(file)
+
+
+def tell_end(client: socket.socket, child: int) -> None:
+    """Wait for a job, and tell the client how it ended and what it used."""
     _, status, used = os.wait4(child, 0)
     answer = [os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, used.ru_maxrss]
     with suppress(OSError):  # the client may have been killed
         client.send(json.dumps(answer).encode())
-    os._exit(0)
 
 
 def run(environment: dict[str, str], folder: str, words: list[str]) -> None:
-    """Do what `cd folder; python -m WORDS` does in an environment.
-
-    Like a new process, it starts without a seed (Python seeds `random` at each fork by itself), and
-    with the threads that OMP_NUM_THREADS says, also those of numpy's OpenBLAS, which reads the
-    variable only when it is loaded.
-    """
+    """Do what `cd FOLDER; python -m WORDS` does in an environment."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv, sys.path[:0] = words, [folder]
-    ctypes.CDLL(None).prctl(PR_SET_NAME, words[0].rpartition(".")[2].encode())
+    sys.argv = words
+    sys.path.insert(0, folder)
+    step = words[0].rpartition(".")[2]
+    ctypes.CDLL(None).prctl(PR_SET_NAME, step.encode())
     tempfile.tempdir = None  # it may be another one
-    sys.modules["numpy"].random.seed()
-    sys.modules["torch"].seed()
-    threads = int(environment["OMP_NUM_THREADS"])
-    sys.modules["torch"].set_num_threads(threads)
-    blas = ctypes.CDLL(sys.modules["numpy"]._core._multiarray_umath.__file__)
-    if hasattr(blas, SET_BLAS_THREADS):
-        getattr(blas, SET_BLAS_THREADS)(min(threads, len(os.sched_getaffinity(0))))
+    seed()
+    set_threads(int(environment["OMP_NUM_THREADS"]))
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)
 
 
-if __name__ == "__main__" and (client := serve(socket.socket(fileno=int(sys.argv[1])))):
-    run(*keep(client))
+def seed() -> None:
+    """Seed numpy and torch afresh, as in a new process. Python itself does so at each fork."""
+    sys.modules["numpy"].random.seed()
+    sys.modules["torch"].seed()
+
+
+def set_threads(number: int) -> None:
+    """Give torch and numpy their threads. numpy's OpenBLAS reads the variable only at its start."""
+    sys.modules["torch"].set_num_threads(number)
+    blas = ctypes.CDLL(sys.modules["numpy"]._core._multiarray_umath.__file__)
+    if hasattr(blas, SET_BLAS_THREADS):
+        set_blas_threads = getattr(blas, SET_BLAS_THREADS)
+        set_blas_threads(min(number, len(os.sched_getaffinity(0))))
+
+
+if __name__ == "__main__":
+    main()
