@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from xft.config.steps import STEPS
 from xft.store import forks
 
 TORCH = """import os
@@ -53,6 +54,11 @@ def start(**environment: str) -> forks.Fork | forks.NewProcess:
 def is_process(**environment: str) -> bool:
     with start(**environment) as job:
         return isinstance(job, forks.NewProcess)
+
+
+def test_each_step_says_what_it_imports():
+    """Else its jobs would never be forks, and nobody would notice."""
+    assert forks.IMPORTS.keys() == STEPS.keys()
 
 
 def test_a_fork_ends_as_a_process_and_whoever_is_killed(server):

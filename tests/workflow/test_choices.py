@@ -13,7 +13,9 @@ from xft.artifacts.manifest import CHOICE, DIVERGED, DIVERGED_FILE, LOSS_RESULT,
 from xft.common.errors import UserError
 from xft.config.runs import overlaid
 from xft.config.steps import CHOSEN, RESULT
+from xft.dag.choices import NAMES
 from xft.dag.workflow_run import WorkflowRun
+from xft.reporting.run_table import MEASURED
 from xft.store import make as module
 from xft.store.job_records import Job, write_plan
 from xft.store.make import make
@@ -51,6 +53,11 @@ def new(run: WorkflowRun) -> dict[str, list[str]]:
 
 def table(node) -> list[dict]:
     return list(csv.DictReader(StringIO(node.texts["candidates.csv"])))
+
+
+def test_each_result_has_a_name_in_the_folder_of_a_method():
+    """A result that is forgotten here would end the runs with `choose` alone."""
+    assert {*NAMES, "choose"} == {*MEASURED}
 
 
 def test_all_settings_are_trained_and_only_methods_are_evaluated():

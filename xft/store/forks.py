@@ -36,20 +36,30 @@ SOCKET = "XFT_FORKS"
 TORCH = ("numpy", "torch")
 MODELS = (*TORCH, "transformers.modeling_utils", "transformers.models.auto.modeling_auto")
 TRAINER = (*MODELS, "transformers.trainer")
-# What each step imports. A step that imports no torch is a new process.
+NO_TORCH = ()
+# What each step imports that takes long. A step that needs no torch is a new process.
 IMPORTS = {
-    "dense": TORCH,
-    "diversity": TORCH,
-    "ffn": TORCH,
-    "soup": TORCH,
-    "weighted_init": TORCH,
-    "eval": MODELS,
+    "base": NO_TORCH,
     "moe": MODELS,
+    "fetch_data": NO_TORCH,
+    "fetch_problems": NO_TORCH,
     "tokens": MODELS,
-    "validation_loss": MODELS,
     "moe_sft": TRAINER,
     "sft": TRAINER,
+    "soup": TORCH,
+    "ffn": TORCH,
+    "contamination": NO_TORCH,
+    "diversity": TORCH,
+    "weighted_init": TORCH,
     "weighted_trained": TRAINER,
+    "dense": TORCH,
+    "ground_truth": NO_TORCH,
+    "eval": MODELS,
+    "validation_loss": MODELS,
+    "choose": NO_TORCH,
+    "measure_chosen": NO_TORCH,
+    "summary": NO_TORCH,
+    "report": NO_TORCH,
 }
 # Variables that may differ between the server and a job: no import above depends on them.
 FREE = re.compile(
@@ -156,7 +166,7 @@ def start(
     lock: an open file that it inherits.
     """
     step = step_of(command)
-    if step in IMPORTS:
+    if IMPORTS.get(step):
         try:
             return ask_for_fork(step, command[2:], environment, log, lock)
         except (OSError, ValueError):  # there is no server, or it is silent, or it refuses
