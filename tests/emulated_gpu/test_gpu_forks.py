@@ -36,7 +36,8 @@ print(json.dumps(seen), flush=True)
 while os.path.exists("waits"):
     time.sleep(0.05)
 """
-EVALUATED = ("base", "moe_sft")
+EVALUATED = ("base", "sft")
+EVALUATIONS = ("--until", "eval")  # what follows uses no GPU
 CONFIG = {
     "gpus": 1,
     "threads": 1,
@@ -114,7 +115,7 @@ def test_a_run_of_forks_makes_what_a_run_of_processes_makes(
     and the next run goes on.
     """
     expected = new_project("processes")
-    expected.run(**CONFIG)
+    expected.run(*EVALUATIONS, **CONFIG)
     project = new_project("forks")
     project.overlay = project.overlay | CONFIG
     shutil.copy(PAUSE, project.folder)
@@ -123,7 +124,7 @@ def test_a_run_of_forks_makes_what_a_run_of_processes_makes(
     monkeypatch.setenv("PAUSE", str(pause))
     monkeypatch.delenv(forks.SOCKET)
     said = project.folder / "said"
-    running = project.start(said, "--resources", "gpu=2")
+    running = project.start(said, *EVALUATIONS, "--resources", "gpu=2")
     try:
         logs = [project.results / f"logs/eval/{model}/problems.log" for model in EVALUATED]
         assert sorted(cards_of(logs, running)) == ["0", "1"]
@@ -135,7 +136,8 @@ def test_a_run_of_forks_makes_what_a_run_of_processes_makes(
     assert running.wait() == 1
     results = [project.results / f"eval/{model}/problems.json" for model in EVALUATED]
     assert [result.exists() for result in results] == [False, True], said.read_text()
-    assert project.run().count("eval") == 1
+    monkeypatch.setenv(forks.SOCKET, "")
+    assert project.run(*EVALUATIONS) == ["eval"]
     assert artifact_hashes(project) == artifact_hashes(expected)
     assert json.loads(results[0].read_text())["settings"]["device"] == "cuda"
 
