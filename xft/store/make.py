@@ -54,15 +54,25 @@ def make(entry: Path, command: list[str]) -> int:
     job = jobs[entry.name]
     lay(job.logs)
     if not is_whole(entry):
-        _check_unchanged(job)
-        if job.one_of and (status := _make_chosen(entry, jobs)):
+        status = _make_missing(entry, command, jobs)
+        if status:
             return status
-        with claimed(entry) as lock:
-            # A process of an earlier run may have made it meanwhile.
-            if not is_whole(entry) and (status := _make(entry, command, jobs, lock.fileno())):
-                return status
     lay(job.links | job.logs)
     return 0
+
+
+def _make_missing(entry: Path, command: list[str], jobs: Jobs) -> int:
+    """Make an entry that the store lacks. Returns the exit status."""
+    job = jobs[entry.name]
+    _check_unchanged(job)
+    if job.one_of:
+        status = _make_chosen(entry, jobs)
+        if status:
+            return status
+    with claimed(entry) as lock:
+        if is_whole(entry):  # a process of an earlier run has made it meanwhile
+            return 0
+        return _make(entry, command, jobs, lock.fileno())
 
 
 def _make_chosen(entry: Path, jobs: Jobs) -> int:
@@ -72,8 +82,9 @@ def _make_chosen(entry: Path, jobs: Jobs) -> int:
     may be making it, which is waited for.
     """
     job = jobs[entry.name]
-    (choice,) = job.inputs["choice"]
-    digest = job.one_of[read_json(Path(choice, CHOSEN))["chosen"]["number"]]
+    (folder,) = job.inputs["choice"]
+    choice = read_json(Path(folder, CHOSEN))
+    digest = job.one_of[choice["chosen"]["number"]]
     chosen = jobs[digest]
     step = chosen.recipe.step
     place = entry.parents[1] / step / digest
@@ -82,7 +93,8 @@ def _make_chosen(entry: Path, jobs: Jobs) -> int:
     command = ["python", "-m", f"workflow_scripts.{step}", *words, "--out", str(artifact)]
     while worker(place) and not is_whole(place):
         time.sleep(SECONDS_BETWEEN)
-    if status := make(place, command):
+    status = make(place, command)
+    if status:
         shutil.copyfile(log_of(place), log_of(entry))
         return status
     partial(entry).mkdir(parents=True, exist_ok=True)
@@ -97,8 +109,10 @@ def _make(entry: Path, command: list[str], jobs: Jobs, lock: int) -> int:
     artifact = partial(entry) / job.resources["file"]
     partial(entry).mkdir(parents=True, exist_ok=True)
     lay(_view(entry, job, jobs.values()))
-    if not _is_finished(artifact) and (status := _run_or_leave(entry, command, job, lock)):
-        return status
+    if not _is_finished(artifact):
+        status = _run_or_leave(entry, command, job, lock)
+        if status:
+            return status
     try:
         _check_unchanged(job, artifact)
     except UserError:
@@ -106,10 +120,17 @@ def _make(entry: Path, command: list[str], jobs: Jobs, lock: int) -> int:
         raise
     finish(entry, job.recipe)
     _begun.clear()  # a signal ends the upload
-    if job.publish and (fault := others.publish_for_job(job.publish, entry)):
-        with log_of(entry).open("a", encoding="utf-8") as file:  # a run tells it in the end
-            file.write(f"store: not uploaded to {job.publish}: {fault}\n")
+    if job.publish:
+        _upload(entry, job.publish)
     return 0
+
+
+def _upload(entry: Path, url: str) -> None:
+    """Upload an entry to a bucket. A fault stands in the log; a run tells it in the end."""
+    fault = others.publish_for_job(url, entry)
+    if fault:
+        with log_of(entry).open("a", encoding="utf-8") as file:
+            file.write(f"store: not uploaded to {url}: {fault}\n")
 
 
 def _run_or_leave(entry: Path, command: list[str], job: Job, lock: int) -> int:
@@ -119,19 +140,18 @@ def _run_or_leave(entry: Path, command: list[str], job: Job, lock: int) -> int:
     UserError if a model is needed that diverged.
     """
     left = partial(entry) / DIVERGED_FILE
-    if job.recipe.step not in READ_CHOICES:
-        for path in chain(*job.inputs.values()):
-            if (file := Path(path, DIVERGED_FILE)).is_file():
-                cause = DIVERGED.read(file)["cause"]
-                if not job.may_diverge:
-                    with suppress(OSError):  # it holds what an earlier attempt made
-                        partial(entry).rmdir()
-                    raise UserError(
-                        f"{job.name} would be made from a training that diverged: {cause}. To try "
-                        f"it again, delete {path}"
-                    )
-                DIVERGED.write(left, {"cause": cause})
-                return 0
+    source = _diverged_source(job)
+    if source is not None:
+        cause = DIVERGED.read(Path(source, DIVERGED_FILE))["cause"]
+        if job.may_diverge:
+            DIVERGED.write(left, {"cause": cause})
+            return 0
+        with suppress(OSError):  # it holds what an earlier attempt made
+            partial(entry).rmdir()
+        raise UserError(
+            f"{job.name} would be made from a training that diverged: {cause}. To try it again, "
+            f"delete {source}"
+        )
     status = _run(entry, command, job, lock)
     if status and job.may_diverge and manifest_path(left).is_file():
         tell(log_of(entry), f"store: {job.name} diverged: its setting is left out of the choice")
@@ -139,17 +159,32 @@ def _run_or_leave(entry: Path, command: list[str], job: Job, lock: int) -> int:
     return status
 
 
+def _diverged_source(job: Job) -> str | None:
+    """The entry of a training that diverged, from which a job would make its own; None without one.
+
+    None also for steps that know of such entries.
+    """
+    if job.recipe.step in READ_CHOICES:
+        return None
+    for path in chain(*job.inputs.values()):
+        if Path(path, DIVERGED_FILE).is_file():
+            return path
+    return None
+
+
 def _view(entry: Path, job: Job, jobs: Iterable[Job]) -> dict[str, str]:
     """Links to what the inputs of a job hold, by their names in the results folder."""
     if not job.shows:
         return {}
-    entries, folder = {*chain(*job.inputs.values())}, partial(entry) / VIEW
-    return {
-        str(folder / os.path.relpath(name, job.shows)): target
-        for other in jobs
-        for name, target in other.links.items()
-        if os.path.dirname(target) in entries  # noqa: PTH120 (there may be thousands)
-    }
+    entries = {*chain(*job.inputs.values())}
+    folder = partial(entry) / VIEW
+    links = {}
+    for other in jobs:
+        for name, target in other.links.items():
+            if os.path.dirname(target) in entries:  # noqa: PTH120 (there may be thousands)
+                place = folder / os.path.relpath(name, job.shows)
+                links[str(place)] = target
+    return links
 
 
 def _check_unchanged(job: Job, artifact: Path | None = None) -> None:
@@ -163,7 +198,8 @@ def _check_unchanged(job: Job, artifact: Path | None = None) -> None:
         for file, known in job.contents.items()
         if not Path(file).is_file() or content_hash(Path(file)) != known
     ]
-    if fault := installed_at_start().fault(job.recipe.step):
+    fault = installed_at_start().fault(job.recipe.step)
+    if fault:
         faults.append(fault)
     if artifact and job.contents and job.recipe.step == "base":
         added = read_manifest(manifest_path(artifact)).files.keys() - job.recipe.inputs.keys()
@@ -195,9 +231,9 @@ def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
     for name, text in job.texts.items():
         write_whole(partial(entry) / name, text)
     environment = os.environ | {JOB: job.name}
-    costs = Costs(partial(entry), job.resources)
     if not job.resources["online"]:
         environment["HF_HUB_OFFLINE"] = "1"
+    costs = Costs(partial(entry), job.resources)
     log = log_of(entry)
     with tempfile.TemporaryDirectory() as peaks:
         environment[PEAKS] = peaks
@@ -216,10 +252,16 @@ def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
             "store: error: the step was killed by SIGKILL, as when memory runs out. "
             "docs/troubleshooting.md says what to do",
         )
-    nothing_kept = {COSTS_FILE, *(Path(name).parts[0] for name in job.texts)}
-    if status and {path.name for path in partial(entry).iterdir()} <= nothing_kept:
+    if status and not _keeps_work(entry, job):
         shutil.rmtree(partial(entry))
     return status if status >= 0 else 128 - status
+
+
+def _keeps_work(entry: Path, job: Job) -> bool:
+    """Whether an attempt that failed has left something from which the next one goes on."""
+    without_work = {COSTS_FILE, *(Path(name).parts[0] for name in job.texts)}
+    left = {path.name for path in partial(entry).iterdir()}
+    return not left <= without_work
 
 
 def link_declared(log: Path) -> None:
@@ -260,27 +302,41 @@ def tell(log: Path, error: str) -> None:
 
 def _follow(log: Path, ended: Event) -> None:
     """Show whole lines of a log until the command has ended, or up to an error if it is hidden."""
-    rest, is_last = b"", False
+    rest = b""
+    is_last = False
     with log.open("rb") as file, suppress(OSError):  # such as a screen that is closed
         while not is_last:
             is_last = ended.wait(SECONDS_BETWEEN)
             text = rest + file.read()
             end = len(text) if is_last else text.rfind(b"\n") + 1
-            lines, rest = text[:end], text[end:]
+            lines = text[:end]
+            rest = text[end:]
             error = ERROR.search(lines) if HIDE_ERRORS in os.environ else None
-            said = lines[: error.start()] if error else lines
-            text = printable(said.decode(errors="backslashreplace"))
-            sys.stdout.buffer.write(text.encode())
-            sys.stdout.buffer.flush()
             if error:
+                _show(lines[: error.start()])
                 return
+            _show(lines)
+
+
+def _show(lines: bytes) -> None:
+    """Write lines of a log onto the screen."""
+    text = printable(lines.decode(errors="backslashreplace"))
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()
+
+
+def _end_unless_begun(number: int, _frame: object) -> None:
+    """What a signal does: it ends this process, but not while the command runs."""
+    if not _begun.is_set():
+        sys.exit(128 + number)
 
 
 def main() -> None:
     """Run the command of the arguments. While it runs, signals do not end this process."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: _begun.is_set() or sys.exit(128 + number))
-    entry, command = Path(sys.argv[1]), sys.argv[2:]
+        signal.signal(number, _end_unless_begun)
+    entry = Path(sys.argv[1])
+    command = sys.argv[2:]
     try:
         link_declared(log_of(entry))
         sys.exit(make(entry, command))
