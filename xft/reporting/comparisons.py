@@ -108,7 +108,7 @@ def with_base_tests(table):
 def _compared_pairs(
     values: Sequence[Values], tests: str, choose: Callable
 ) -> Iterator[tuple[tuple, Variances]]:
-    """For each pair and data set the first cells of its row, and what its variance consists of.
+    """For each pair and data set the first cells of its row, and the parts of its variance.
 
     values: by these tests. choose: see `comparison_table`.
     """
@@ -268,7 +268,7 @@ def _question(first: NamedModel, second: NamedModel) -> str:
 
 
 def _control(subject: NamedModel, alike: Sequence[NamedModel]) -> NamedModel:
-    """What a model is compared with.
+    """The model that another one is compared with.
 
     alike: the same model of all variants. If its control does not have it, the configuration's own
     values count or, if they do not run, the first variant.
@@ -281,8 +281,10 @@ def _control(subject: NamedModel, alike: Sequence[NamedModel]) -> NamedModel:
 
 
 def _rank(model: str) -> int:
-    """The place of a model in the tables, from the base to the merged models."""
-    return [*MODELS, kind_of(model)].index(kind_of(model))
+    """The place of a model in the tables, from the base to the merged models. Others come last."""
+    kinds = [*MODELS]
+    kind = kind_of(model)
+    return kinds.index(kind) if kind in kinds else len(kinds)
 
 
 def _is_compared(first: str, second: str) -> bool:
@@ -310,7 +312,7 @@ def significant(p_values: Sequence[float]) -> list[bool]:
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is compared, in words.
+    """A quantity that is compared, in words.
 
     tests: of its rows in the table.
     factor, digits: a value is shown times this factor, with so many digits.
@@ -369,7 +371,7 @@ def fewest_problems(pairs: int) -> int:
 
 
 def quantities(table, question: str) -> Iterator[tuple[Quantity, object]]:
-    """What was compared for a question, with the overall row of each pair of models."""
+    """The quantities that were compared for a question, with the overall row of each pair."""
     asked = table[table["question"] == question]
     for quantity in (SCORES, LOSSES):
         rows = overall_rows(asked[asked["tests"] == quantity.tests])
@@ -383,21 +385,24 @@ def sentences(quantity: Quantity, rows) -> Iterator[str]:
     rows: from `quantities`. A true difference as large as half of its interval is found in half of
     the cases.
     """
-    words, pairs = significance(quantity, rows), counted(len(rows), "pair")
-    count, fewest = int(rows["problems"].max()), fewest_problems(len(rows))
+    words = significance(quantity, rows)
+    pairs = counted(len(rows), "pair")
+    count = int(rows["problems"].max())
+    fewest = fewest_problems(len(rows))
     if count < fewest:
         units = f"With {counted(count, quantity.measured_on)} and {pairs} of models"
         yield f"{units}, no difference in {quantity.name} can be significant."
         return
-    differ, small = len(words) - words.count(NOT), words.count(SMALL_YES)
-    negligible = f", {small} negligibly: by less than {NEGLIGIBLE}, 1% of the perplexity"
+    differ = len(words) - words.count(NOT)
+    small = words.count(SMALL_YES)
+    negligible = ""
+    if small:
+        negligible = f", {small} negligibly: by less than {NEGLIGIBLE}, 1% of the perplexity"
     verb = "differs" if differ == 1 else "differ"
-    yield (
-        f"Of {pairs} of models, {differ} {verb} significantly in {quantity.name}"
-        f"{negligible if small else ''}."
-    )
+    yield f"Of {pairs} of models, {differ} {verb} significantly in {quantity.name}{negligible}."
     if quantity is SCORES:
-        points = 100 * max(fewest / count, float((rows["high"] - rows["low"]).median()) / 2)
+        half_interval = float((rows["high"] - rows["low"]).median()) / 2
+        points = 100 * max(fewest / count, half_interval)
         yield (
             f"With {count} problems, a true difference of {points:.1f} percentage points is "
             "significant in at most half of the cases."
@@ -406,25 +411,33 @@ def sentences(quantity: Quantity, rows) -> Iterator[str]:
 
 def significance(quantity: Quantity, rows) -> list[str]:
     """Whether each difference is significant, in words."""
-    small = (quantity is LOSSES) & (rows["difference"].abs() < NEGLIGIBLE)
-    return [
-        NOT if not significant else SMALL_YES if is_small else "yes"
-        for significant, is_small in zip(rows["significant"], small, strict=True)
-    ]
+    words = []
+    for row in rows.itertuples():
+        if not row.significant:
+            words.append(NOT)
+        elif quantity is LOSSES and abs(row.difference) < NEGLIGIBLE:
+            words.append(SMALL_YES)
+        else:
+            words.append("yes")
+    return words
 
 
 def difference_rows(quantity: Quantity, rows) -> Iterator[dict]:
     """Rows of the table as texts by heading. The second model of a row comes first."""
     has_seeds = (rows[["seeds_first", "seeds_second"]] > 1).any(axis=None)
     for row, words in zip(rows.itertuples(), significance(quantity, rows), strict=True):
-        units = {"rows": row.problems} if quantity is LOSSES else {"dataset": row.dataset}
-        seeds = {"seeds": f"{row.seeds_second}, {row.seeds_first}"} if has_seeds else {}
-        yield {"model": row.second, "against": row.first, **units, **seeds} | {
-            "difference": quantity.number(row.difference, "+"),
-            "95% interval": "-" if isnan(row.low) else quantity.ends(row),
-            "p": p_text(row.p_value).removeprefix("= "),
-            "significant": words,
-        }
+        cells = {"model": row.second, "against": row.first}
+        if quantity is LOSSES:
+            cells["rows"] = row.problems
+        else:
+            cells["dataset"] = row.dataset
+        if has_seeds:
+            cells["seeds"] = f"{row.seeds_second}, {row.seeds_first}"
+        cells["difference"] = quantity.number(row.difference, "+")
+        cells["95% interval"] = "-" if isnan(row.low) else quantity.ends(row)
+        cells["p"] = p_text(row.p_value).removeprefix("= ")
+        cells["significant"] = words
+        yield cells
 
 
 def p_text(p_value: float) -> str:
@@ -447,11 +460,9 @@ def difference_text(quantity: Quantity, row: tuple, pairs: int) -> str:
     """
     among = f" among {pairs} comparisons" if pairs > 1 else ""
     interval = "no interval" if isnan(row.low) else f"95% interval {quantity.ends(row)}"
-    return (
-        f"{quantity.number(row.difference, '+')} {quantity.unit} "
-        f"({interval}; p {p_text(row.p_value)}, {'' if row.significant else 'not '}significant"
-        f"{among})"
-    )
+    finding = "significant" if row.significant else "not significant"
+    difference = f"{quantity.number(row.difference, '+')} {quantity.unit}"
+    return f"{difference} ({interval}; p {p_text(row.p_value)}, {finding}{among})"
 
 
 def open_difference(row: tuple) -> float:
@@ -466,22 +477,26 @@ def more_evidence(row: tuple, pairs: int) -> tuple[float, str]:
     """
     size = open_difference(row)
     needed = problems_needed(row.problems, row.error, pairs, size)
-    of_seeds, of_problems = _seeds_text(row), ""
-    if needed > row.problems:
-        times = needed / row.problems
-        of_problems = (
-            f"{'about' if row.error else 'at least'} {needed:,.0f} problems, "
-            f"{f'{times:,.0f}' if times >= 10 else f'{times:.2g}'} times as many"
-        )
-        if max(row.seeds_first, row.seeds_second) > 1:
-            of_problems += ", if the seeds did not vary"
-    ways = [way for way in (of_seeds, of_problems) if way]
+    has_few = needed > row.problems
+    ways = [_seeds_text(row), _problems_text(row, needed) if has_few else ""]
+    ways = [way for way in ways if way]
     if not ways:
         return 0, ""
-    return needed if of_problems else 0, (
+    return needed if has_few else 0, (
         f"More evidence: {', or '.join(ways)}, would find a true difference of "
         f"{SCORES.number(size)} percentage points in {POWER:.0%} of the cases."
     )
+
+
+def _problems_text(row: tuple, needed: float) -> str:
+    """How many problems would find `open_difference`. needed: more than the row has."""
+    bound = "about" if row.error else "at least"
+    times = needed / row.problems
+    factor = f"{times:,.0f}" if times >= 10 else f"{times:.2g}"
+    text = f"{bound} {needed:,.0f} problems, {factor} times as many"
+    if max(row.seeds_first, row.seeds_second) > 1:
+        text += ", if the seeds did not vary"
+    return text
 
 
 def _seeds_text(row: tuple) -> str:

@@ -1,4 +1,4 @@
-"""What the summary concludes. It is decided once: step summary writes it, and the page reads it."""
+"""The conclusions of the summary. They are drawn once: step summary writes them for the page."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -34,7 +34,7 @@ class Conclusions:
 
 
 def read_conclusions(file: Path) -> Conclusions:
-    """What a summary concluded. Raises UserError if the file is missing or broken."""
+    """Read what step summary wrote. Raises UserError if the file is missing or broken."""
     content = read_json(file)
     try:
         return TypeAdapter(Conclusions).validate_python(content)

@@ -39,13 +39,18 @@ def without_lambda(model: str) -> tuple[str, float | None]:
 
 def key_texts(keys: Collection[str]) -> dict[str, str]:
     """`lr` for `sft.learning_rate`; `sft.lr` if several sections have the key."""
-    parts = {key: key.rpartition(".") for key in keys}
-    ends = {key: SHORT_KEYS.get(end, end) for key, (_, _, end) in parts.items()}
+    sections: dict[str, str] = {}
+    ends: dict[str, str] = {}
+    for key in keys:
+        section, _, end = key.rpartition(".")
+        sections[key] = section
+        ends[key] = SHORT_KEYS.get(end, end)
     count = Counter(ends.values())
-    return {
-        key: f"{parts[key][0]}.{end}" if parts[key][0] and count[end] > 1 else end
-        for key, end in ends.items()
-    }
+    texts = {}
+    for key, end in ends.items():
+        has_section = sections[key] and count[end] > 1
+        texts[key] = f"{sections[key]}.{end}" if has_section else end
+    return texts
 
 
 def value_texts(values: Iterable[object]) -> list[str]:
@@ -73,7 +78,8 @@ def value_text(value: object) -> str:
 
 def number_text(value: float) -> str:
     """A number with at most so many digits, and with an exponent if it is small or large."""
-    number = Decimal(f"{value:.{DIGITS}g}" if isinstance(value, float) else value).normalize()
+    rounded = f"{value:.{DIGITS}g}" if isinstance(value, float) else value
+    number = Decimal(rounded).normalize()
     has_exponent = value and not SMALL <= abs(value) < LARGE
     return format(number, "e" if has_exponent else "f").replace("e+", "e")
 
@@ -85,10 +91,13 @@ def _full_text(value: object) -> str:
 def path_text(name: str) -> str:
     """A name in the results folder: `moe_sft, lr 5e-4, seed 43`."""
     folders, rest = OWN_FOLDERS.match(name).groups()
-    values = dict(part.partition("~")[::2] for part in folders.strip("/").split("/") if part)
-    texts = {key: _path_value_text(text) for key, text in values.items()}
-    keys = key_texts(_different(texts))
-    words = [f"{name} {texts[key]}" for key, name in keys.items()]
+    texts = {}
+    for folder in folders.strip("/").split("/"):
+        if folder:
+            key, _, value = folder.partition("~")
+            texts[key] = _path_value_text(value)
+    short_keys = key_texts(_different(texts))
+    words = [f"{short} {texts[key]}" for key, short in short_keys.items()]
     return ", ".join(filter(None, [model_text(rest), *words]))
 
 

@@ -31,7 +31,7 @@ ROWS, LOSS_TESTS = "validation rows", "loss"  # dataset and tests of losses
 
 
 class RunRow(Section, strict=False):
-    """What was measured of a model in a run, on a set of problems.
+    """The files with the results of a model in a run, on a set of problems.
 
     Runs that share a result name the same file. The columns that are paths have a step's name, and
     hold its file.
@@ -65,7 +65,8 @@ class RunRow(Section, strict=False):
     @property
     def files(self) -> dict[str, Path]:
         """The files by step."""
-        return {step: file for step in MEASURED if (file := getattr(self, step))}
+        files = {step: getattr(self, step) for step in MEASURED}
+        return {step: file for step, file in files.items() if file}
 
     @property
     def settings(self) -> dict[str, str]:
@@ -169,8 +170,8 @@ class Result:
     @property
     def variation(self) -> str:
         """The values of a sweep, variant and seed in words, such as `lr 5e-4, vanilla, seed 43`."""
-        subject, seed = self.subject, "" if self.seed is None else f"seed {self.seed}"
-        return ", ".join(filter(None, (subject.setting, subject.variant, seed)))
+        seed = "" if self.seed is None else f"seed {self.seed}"
+        return ", ".join(filter(None, (self.subject.setting, self.subject.variant, seed)))
 
     @cached_property
     def content(self) -> dict:
@@ -187,11 +188,16 @@ class Result:
     def _score(self, tests: str) -> dict[str, float]:
         from xft.reporting.statistics import interval
 
-        content, values = self.content, self.values(tests)
+        content = self.content
+        values = self.values(tests)
         low, high = interval(values.values, values.units[1:])
         first, *others = measures(content)
-        score = {first: 100 * content[first][tests], "low": 100 * low, "high": 100 * high}
-        score["passed"] = content["passed"][tests]
+        score = {
+            first: 100 * content[first][tests],
+            "low": 100 * low,
+            "high": 100 * high,
+            "passed": content["passed"][tests],
+        }
         return score | {name: 100 * content[name][tests] for name in others}
 
     def values(self, tests: str) -> "Values":
@@ -199,15 +205,21 @@ class Result:
 
         tests: a set of them, or `LOSS_TESTS`.
         """
-        content, units, weights = self.content, (), None
         if tests == LOSS_TESTS:
-            weights = tuple(row["tokens"] for row in content["rows"])
-            rows, known = [row["loss"] for row in content["rows"]], content.get("tokens")
-            units = known, *((known, *row) for row in enumerate(weights))
-            return Values(self.subject, self.seed, ROWS, tests, units, rows, weights)
-        units = content["dataset"]["sha256"], *units_of(content)
-        shares = solved_shares(content, tests)
+            return self._losses()
+        units = self.content["dataset"]["sha256"], *units_of(self.content)
+        shares = solved_shares(self.content, tests)
         return Values(self.subject, self.seed, self.row.dataset, tests, units, shares)
+
+    def _losses(self) -> "Values":
+        """The losses of the rows. The id of the tokens, a row's number and its length name it."""
+        rows = self.content["rows"]
+        losses = [row["loss"] for row in rows]
+        weights = tuple(row["tokens"] for row in rows)
+        tokens = self.content.get("tokens")
+        names = [(tokens, number, length) for number, length in enumerate(weights)]
+        units = tokens, *names
+        return Values(self.subject, self.seed, ROWS, LOSS_TESTS, units, losses, weights)
 
 
 @dataclass(frozen=True)
@@ -256,14 +268,16 @@ def _subjects(
     """
     by_variant = {row.variant: row for row in rows}
     known = known_settings(by_variant.values())
-    groups = {tuple(group): None for group in alike.values()}
-    found = [(group, _subject(group, by_variant, known)) for group in groups]
-    count = Counter(subject.label for _, subject in found)
-    return {
-        name: subject if count[subject.label] == 1 else _with_first_values(subject)
-        for group, subject in found
-        for name in group
-    }
+    groups = dict.fromkeys(tuple(group) for group in alike.values())
+    of_groups = {group: _subject(group, by_variant, known) for group in groups}
+    count = Counter(subject.label for subject in of_groups.values())
+    subjects = {}
+    for group, subject in of_groups.items():
+        if count[subject.label] > 1:
+            subject = _with_first_values(subject)
+        for name in group:
+            subjects[name] = subject
+    return subjects
 
 
 def _subject(
@@ -278,7 +292,7 @@ def _subject(
     by_variant: a row of each variant of the table.
     known: see `known_settings`.
     """
-    alike = sorted(alike, key=lambda about: about[1] != "")
+    alike = sorted(alike, key=lambda name: name[1] != "")  # [model, variant]
     names = tuple(dict.fromkeys(variant for _, variant in alike))
     own_names = dict.fromkeys(by_variant[name].own_variant for name in names)
     own_names = sorted(own_names, key=lambda name: name != "")
@@ -305,12 +319,15 @@ def known_settings(rows: Iterable[RunRow]) -> dict[str, dict[str, SweptValue]]:
         for key, value in row.settings.items():
             values.setdefault(key, {})[value] = None
     values = {key: of_key for key, of_key in values.items() if len(of_key) > 1}
-    names, known = key_texts(values), {}
+    names = key_texts(values)
+    known: dict[str, dict[str, SweptValue]] = {}
     for key, of_key in values.items():
-        texts = map(one_line, value_texts(map(json.loads, of_key)))
         name = one_line(names[key])
-        pairs = zip(of_key, texts, strict=True)
-        known[key] = {value: SweptValue(key, value, name, text) for value, text in pairs}
+        texts = value_texts(json.loads(value) for value in of_key)
+        known[key] = {
+            value: SweptValue(key, value, name, one_line(text))
+            for value, text in zip(of_key, texts, strict=True)
+        }
     return known
 
 
@@ -340,7 +357,8 @@ def variant_texts(rows: Sequence[RunRow]) -> dict[str, str]:
     for row in rows:
         swept = [known[key][value].words for key, value in row.settings.items() if key in known]
         words = [row.own_variant or row.own_name, *swept]
-        if text := ", ".join(filter(None, words)):
+        text = ", ".join(filter(None, words))
+        if text:
             texts[row.variant] = text
     return texts
 
@@ -358,20 +376,23 @@ def _only(values: Iterable) -> object:
 
 def linked(lists: Iterable[Iterable[Hashable]]) -> dict[Hashable, dict[Hashable, None]]:
     """For each item, all items that share a list with it, directly or indirectly, in order."""
-    groups = {}
+    groups: dict[Hashable, dict[Hashable, None]] = {}
     for items in lists:
-        group = {}
+        group: dict[Hashable, None] = {}
         for item in items:
             if item not in group:
-                group |= groups.get(item, {item: None})
-        groups |= dict.fromkeys(group, group)
+                group.update(groups.get(item, {item: None}))
+        for item in group:
+            groups[item] = group
     return groups
 
 
 def _variants_text(variants: Sequence[str]) -> str:
+    """The first variant, and how many others there are; empty for the configuration's own."""
     first, *others = variants
-    count = f" and {counted(len(others), 'other')}" if others else ""
-    return first and first + count
+    if not first or not others:
+        return first
+    return f"{first} and {counted(len(others), 'other')}"
 
 
 def write_runs(rows: Iterable[RunRow]) -> str:

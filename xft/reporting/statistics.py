@@ -196,7 +196,8 @@ def mean_interval(values: Sequence[float], weights: Sequence[float]) -> dict[str
 
 def wilson(passed: float, count: int) -> tuple[float, float]:
     """The Wilson 95% interval of a share."""
-    share, z2 = passed / count, NormalDist().inv_cdf(1 - LEVEL / 2) ** 2
+    share = passed / count
+    z2 = NormalDist().inv_cdf(1 - LEVEL / 2) ** 2
     middle = share + z2 / (2 * count)
     half = math.sqrt(z2 / count * (share * (1 - share) + z2 / (4 * count)))
     low, high = ((middle + side) / (1 + z2 / count) for side in (-half, half))
@@ -280,7 +281,7 @@ class Units:
 
 @dataclass(frozen=True)
 class Variances:
-    """What the variance of a difference consists of.
+    """The parts of the variance of a difference.
 
     units: of the mean over the units, for these seeds.
     freedom: its degrees of freedom.
@@ -308,15 +309,19 @@ def find_variances(pairs: Sequence[tuple[Measured, Measured]]) -> Variances:
         sources = [[second.values - first.values for first, second in pairs]]
     else:
         sources = [[first.values for first, _ in pairs], [second.values for _, second in pairs]]
-    seeds, residuals, counts = [], [], []
-    for source in (source for source in sources if len(source[0]) > 1):
+    seeds: list[float] = []
+    residuals: list[float] = []
+    counts: list[float] = []
+    for source in sources:
         count = len(source[0])
+        if count == 1:
+            continue
         rest = [values - values.mean(axis=0) for values in source]
         seeds.append(float(units.mean(source).var(ddof=1)) / count)
         residuals.append(units.variance(rest) / (count * (count - 1)))
-        counts.append(count)
-    parts = (np.array(part, dtype=float) for part in (seeds, residuals, counts))
-    return Variances(of_units, max(int(units.freedom), 1), *parts)
+        counts.append(float(count))
+    freedom = max(int(units.freedom), 1)
+    return Variances(of_units, freedom, np.array(seeds), np.array(residuals), np.array(counts))
 
 
 def _units(pairs: Sequence[tuple[Measured, Measured]]) -> Units:
@@ -353,7 +358,8 @@ def compare(
     variances: of these pairs, if they are known.
     """
     first, second = pairs[0]
-    units, by_unit = _units(pairs), _by_unit(pairs)
+    units = _units(pairs)
+    by_unit = _by_unit(pairs)
     difference = round(float(units.mean(by_unit)), DIGITS)
     variances = variances or find_variances(pairs)
     if first.means is not None and second.means is not None:
@@ -361,15 +367,24 @@ def compare(
             weights.sum() * (b.means - a.means)
             for weights, (a, b) in zip(units.weights, pairs, strict=True)
         )
-        p_value, ends = tail(drawn, difference), quantiles(drawn)
+        p_value = tail(drawn, difference)
+        ends = quantiles(drawn)
     else:
         p_value, ends = _by_random_effects(variances, difference)
     low, high = np.clip(np.round(ends, DIGITS), -most, most).tolist()
     if low == high or not units.freedom:
         low = high = nan
     p_value = min(1.0, max(p_value, 2.0 ** (1 - units.differing(by_unit))))
-    counts = sum(map(len, by_unit)), len(first.seeds), len(second.seeds)
-    return Difference(*counts, difference, low, high, p_value, variances.units**0.5)
+    return Difference(
+        problems=sum(len(of_set) for of_set in by_unit),
+        seeds_first=len(first.seeds),
+        seeds_second=len(second.seeds),
+        difference=difference,
+        low=low,
+        high=high,
+        p_value=p_value,
+        error=variances.units**0.5,
+    )
 
 
 def _by_random_effects(
@@ -409,7 +424,7 @@ def _error_and_freedom(variances: Variances) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _between(variances: Variances) -> np.ndarray:
-    """What the seeds add to the variance beside the residual, [..., sources]."""
+    """The part of the variance that the seeds add to the residual, [..., sources]."""
     return np.maximum(variances.seeds - variances.residuals, 0)
 
 
@@ -493,7 +508,7 @@ def seeds_needed(variances: Variances, pairs: int, difference: float) -> float:
 
 
 def _with_seeds(variances: Variances, number: int) -> Variances:
-    """What the variance consists of with another number of seeds, if each seed varies as here."""
+    """The parts of the variance with another number of seeds, if each seed varies as here."""
     ratios = variances.counts / number
     of_problems = max(variances.units - variances.residuals.sum(), 0)
     residuals = ratios * variances.residuals

@@ -1,4 +1,4 @@
-"""What the results of a table of runs say, read once: the data of summary, page and exports.
+"""The data of summary, page and exports: the results that a table of runs names, read once.
 
 Each part is computed when it is first asked for. The summary's files are tables of these parts.
 """
@@ -128,12 +128,12 @@ class Summary:
 
     @cached_property
     def swept(self) -> list[Line]:
-        """What was measured with each value of the swept keys, for each method."""
+        """The figures of each value of the swept keys, for each method."""
         return find_lines(self.swept_figures, self.swept_keys, self.comparisons)
 
     @cached_property
     def grids(self) -> list[Grid]:
-        """What was measured with the values of two swept keys, for each method."""
+        """The figures of the values of each two swept keys, for each method."""
         return find_grids(self.swept_figures)
 
     @property
@@ -143,7 +143,7 @@ class Summary:
 
     @property
     def not_asked(self) -> str:
-        """What comes before the verdict if it was not asked for; else empty."""
+        """The words before the verdict if it was not asked for; else empty."""
         if self.answers:
             return NOT_ASKED
         return NOT_ASKED_BY_SWEEP if self.swept else ""
@@ -156,7 +156,7 @@ class Summary:
 
     @property
     def conclusions(self) -> Conclusions:
-        """What the page reads."""
+        """All sentences of the summary, which the page reads."""
         answers = [(conclusion, [*reasons]) for conclusion, reasons in self.asked]
         return Conclusions(self.verdict, self.not_asked, answers, self.statistics, self.chosen)
 
@@ -178,19 +178,26 @@ class Summary:
         return list(dict.fromkeys(setting.key for setting in settings))
 
     def _row(self, result: Result, varied: bool) -> dict:
-        row, content = {"model": result.row.model}, result.content
+        """A row of `table`. varied: whether it has a variant and a seed."""
+        content = result.content
+        row = {"model": result.row.model}
         if varied:
             row["variant"] = result.subject.variant
             row["seed"] = "" if result.seed is None else result.seed
-        row |= dict.fromkeys(self.swept_keys, "")
-        row |= {setting.key: _value_cell(setting) for setting in result.subject.settings}
-        row |= {"dataset": result.row.dataset, "problems": content["dataset"]["problems"]}
+        values = {setting.key: _value_cell(setting) for setting in result.subject.settings}
+        for key in self.swept_keys:
+            row[key] = values.get(key, "")
+        row["dataset"] = result.row.dataset
+        row["problems"] = content["dataset"]["problems"]
         for tests, score in result.scores.items():
-            row |= {f"{name} {tests}": value for name, value in score.items()}
+            for name, value in score.items():
+                row[f"{name} {tests}"] = value
         if self.losses:
             loss = self.loss(result.row)
             row[LOSS_COLUMN] = "" if loss is None else f"{loss:.4f}"
-        return row | {"model folder": content["model"]["path"], "eval file": str(result.file)}
+        row["model folder"] = content["model"]["path"]
+        row["eval file"] = str(result.file)
+        return row
 
     def text(self, chosen_by: str | None = None) -> str:
         """All of it as Markdown.
@@ -202,10 +209,6 @@ class Summary:
         chosen_by = chosen_by or ("validation" if self.losses else "benchmark")
         mixtures = {result.variation or OWN: result.content for result in self.results["diversity"]}
         by_label = {result.subject.label: result.content for result in self.evaluations}
-        learned: dict[tuple[str, Path], dict[str, None]] = {}
-        for result in self.evaluations:
-            if file := result.row.contamination:
-                learned.setdefault((result.row.dataset, file), {})[result.subject.label] = None
         template = templates(__package__).get_template("summary.md.jinja")
         text = template.render(
             summary=self,
@@ -213,9 +216,8 @@ class Summary:
             difference_rows=difference_rows,
             swept=find_tables(self.swept),
             differences=[
-                compared
-                for question in (OF_VARIANTS, OF_MODELS)
-                for compared in quantities(self.comparisons, question)
+                *quantities(self.comparisons, OF_VARIANTS),
+                *quantities(self.comparisons, OF_MODELS),
             ],
             scores=list(self._score_rows(has_extra)),
             outcomes=[{"model": model.label} | model.outcomes for model in self.candidates],
@@ -227,11 +229,20 @@ class Summary:
             spreads=[{"mixture": name} | _spreads(mixtures[name]) for name in mixtures],
             near_zero=f"{NEAR_ZERO:.0%}",
             equal=list(_nearly_equal(mixtures)),
-            learned=learned,
+            learned=self._learned_rows(),
             counts={result.file: result.content for result in self.results["contamination"]},
             remarks=[*caveats(contents), *backends_note(by_label)],
         )
         return without_markup(text)
+
+    def _learned_rows(self) -> dict[tuple[str, Path], list[str]]:
+        """The models by the data set and the file with the contamination of what they learned."""
+        models: dict[tuple[str, Path], dict[str, None]] = {}
+        for result in self.evaluations:
+            file = result.row.contamination
+            if file:
+                models.setdefault((result.row.dataset, file), {})[result.subject.label] = None
+        return {key: [*labels] for key, labels in models.items()}
 
     def _score_rows(self, has_extra: bool) -> Iterator[dict]:
         """The rows of the table of scores, with one for all seeds of a model on a data set."""
@@ -250,8 +261,9 @@ class Summary:
                 heading = ", ".join(filter(None, ["pass@1", name]))
                 row[heading] = self._score_text(group, tests) if is_known else NO_TESTS
             if self.losses:
-                losses = {r.row.validation_loss: self.loss(r.row) for r in group}.values()
-                row[LOSS_COLUMN] = _mean_text([x for x in losses if x is not None])
+                by_file = {result.row.validation_loss: self.loss(result.row) for result in group}
+                losses = [loss for loss in by_file.values() if loss is not None]
+                row[LOSS_COLUMN] = _mean_text(losses)
             yield row
 
     def _score_text(self, group: Sequence[Result], tests: str) -> str:
@@ -262,8 +274,9 @@ class Summary:
         """
         scores = [result.scores[tests] for result in group]
         if not self.has_seeds:
-            ((share, low, high, passed, *_),) = (score.values() for score in scores)
-            return f"{share:.1f} % ({low:.1f} to {high:.1f}; {passed})"
+            score = scores[0]
+            ends = f"{score['low']:.1f} to {score['high']:.1f}"
+            return f"{score['pass@1']:.1f} % ({ends}; {score['passed']})"
         values = [result.values(tests) for result in group]
         shares = [share for of_seed in values for share in of_seed.values]
         names = [name for of_seed in values for name in of_seed.units[1:]]
@@ -280,26 +293,38 @@ class Summary:
         """
         step = CHOICES[chosen_by]
         results = {result.file: result for result in self.results[step]}
-        groups: dict[Path, dict[str, RunRow]] = {}
-        for row in self.rows:
-            if step in row.files and row.diversity and row.model.startswith("dense/"):
-                merges = groups.setdefault(row.diversity, {})
-                first = next(iter(merges.values()), row)
-                if chosen_by == "validation" or row.dataset == first.dataset:
-                    model = results[row.files[step]].content["model"]
-                    merges.setdefault(model["id"] or model["path"], row)
 
         def rank(row: RunRow) -> tuple[float, float]:
             score = results[row.files[step]].content.get("pass@1", {"plus": 0.0})["plus"]
             loss = self.loss(row)
             return -score, inf if loss is None else loss
 
-        for merges in (group.values() for group in groups.values() if len(group) > 1):
+        for merges in self._merges(step, results):
+            if len(merges) == 1:
+                continue
             best = min(merges, key=rank)
-            loss, variation = self.loss(best), results[best.files[step]].variation
-            words = [variation, "" if loss is None else f"loss {loss:.4f}"]
+            loss = self.loss(best)
+            words = [results[best.files[step]].variation]
+            if loss is not None:
+                words.append(f"loss {loss:.4f}")
             known = "".join(f" ({word})" for word in words if word)
             yield f"{model_text(best.model)}{known}, of {len(merges)}"
+
+    def _merges(self, step: str, results: Mapping[Path, Result]) -> list[list[RunRow]]:
+        """A row of each merge, by mixture. See `_best_merges`.
+
+        results: of the step, by file.
+        """
+        mixtures: dict[Path, dict[str, RunRow]] = {}
+        for row in self.rows:
+            if step not in row.files or not row.diversity or not row.model.startswith("dense/"):
+                continue
+            merges = mixtures.setdefault(row.diversity, {})
+            first = next(iter(merges.values()), row)
+            if step == CHOICES["validation"] or row.dataset == first.dataset:
+                model = results[row.files[step]].content["model"]
+                merges.setdefault(model["id"] or model["path"], row)
+        return [[*merges.values()] for merges in mixtures.values()]
 
 
 def head(text: str) -> str:
@@ -314,19 +339,26 @@ def head(text: str) -> str:
     lines = "\n\n".join(dict.fromkeys([blocks[0], *not_asked, table])).splitlines()
     if len(lines) > MOST_LINES:  # without what explains the sentences
         lines = [line for line in lines if not line.startswith("  - ")]
-    if (more := len(lines) - MOST_LINES) > 0:
-        lines[MOST_LINES - 1 :] = [f"... and {more + 1} more lines in summary.md"]
+    if len(lines) > MOST_LINES:
+        kept = lines[: MOST_LINES - 1]
+        left_out = len(lines) - len(kept)
+        lines = [*kept, f"... and {left_out} more lines in summary.md"]
     return "\n".join(lines)
 
 
 def to_markdown(rows: Sequence[Mapping[str, object]]) -> str:
     """A Markdown table of rows by heading, with aligned columns. A cell may be missing."""
     heads = list(dict.fromkeys(name for row in rows for name in row))
-    texts = [heads, *([_cell(row.get(name, "")) for name in heads] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    texts.insert(1, ["-" * width for width in widths])
-    lines = (" | ".join(map(str.ljust, cells, widths)) for cells in texts)
-    return "".join(f"| {line} |\n" for line in lines)
+    lines = [heads]
+    for row in rows:
+        lines.append([_cell(row.get(name, "")) for name in heads])
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    text = ""
+    for cells in lines:
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        text += f"| {' | '.join(padded)} |\n"
+    return text
 
 
 def _cell(value: object) -> str:
@@ -365,10 +397,16 @@ def _spreads(content: dict) -> dict[str, str]:
     router's entropy and imbalance if the file has them.
     """
     of_layers = [row["spread"] for row in content["layers"] if row["spread"] is not None]
-    spreads = {"spread": content["spread"], "smallest of a layer": min(of_layers, default=None)}
-    spreads["largest of a layer"] = max(of_layers, default=None)
+    spreads = {
+        "spread": content["spread"],
+        "smallest of a layer": min(of_layers, default=None),
+        "largest of a layer": max(of_layers, default=None),
+    }
+    cells = {}
+    for name, spread in spreads.items():
+        cells[name] = "" if spread is None else f"{100 * spread:.1f} %"
     routing = content.get("routing") or {}
-    router = {f"router's {key}": routing.get(key) for key in ("entropy", "imbalance")}
-    return {
-        key: "" if value is None else f"{100 * value:.1f} %" for key, value in spreads.items()
-    } | {key: f"{value:.3f}" for key, value in router.items() if value is not None}
+    for key in ("entropy", "imbalance"):
+        if routing.get(key) is not None:
+            cells[f"router's {key}"] = f"{routing[key]:.3f}"
+    return cells

@@ -143,7 +143,7 @@ class Line:
         """
         if not self.has_numbers or len(self.best) > 1:
             return ""
-        (best,) = self.best
+        best = self.best[0]
         least, most = _limits(self.key)
         if best is self.points[0] and best.setting.value > least:
             return "lowest"
@@ -184,18 +184,23 @@ class Grid:
 
 
 class SweptFigures:
-    """The figures of a quantity of the models that depend on swept keys, by method.
+    """The figures of a quantity of all models.
 
-    Models are in the order of the tables. One without a finite figure is left out, and so is a
-    method whose models were measured on different units.
+    by_model: the figures, in the order of the tables.
+    level: those of the models that depend on no swept key, by label.
+    methods: the other models by method. One without a finite figure is left out, and so is a method
+        whose models were measured on different units.
     """
 
     def __init__(self, quantity: Quantity, figures: Mapping[NamedModel, Figure]):
-        self.quantity, self.by_model = quantity, figures
-        self.level = {s.label: figure for s, figure in figures.items() if not s.settings}
+        self.quantity = quantity
+        self.by_model = figures
+        self.level: dict[str, Figure] = {}
         methods: dict[str, list[NamedModel]] = {}
         for subject, figure in figures.items():
-            if subject.settings and isfinite(figure.mean):
+            if not subject.settings:
+                self.level[subject.label] = figure
+            elif isfinite(figure.mean):
                 methods.setdefault(subject.method, []).append(subject)
         self.methods = {
             method: subjects
@@ -243,24 +248,26 @@ def find_lines(all_figures: Iterable[SweptFigures], swept_keys: Sequence[str], t
 
 
 def _line(figures: SweptFigures, key: str, method: str, rows: Sequence[tuple]) -> Line:
-    quantity, subjects = figures.quantity, figures.beside_best(method, key)
+    subjects = figures.beside_best(method, key)
     points = [
         Point(_setting(subject, key), subject.label, figures.by_model[subject])
         for subject in subjects
     ]
     if all(_is_number(point.setting.value) for point in points):
         points.sort(key=lambda point: point.setting.value)
-    others = ", ".join(s.words for s in _others(subjects[0], [key]))
-    line = Line(quantity, key, points[0].setting.name, method, others, points)
+    others = ", ".join(setting.words for setting in _others(subjects[0], [key]))
+    line = Line(figures.quantity, key, points[0].setting.name, method, others, points)
     compared = _against(line.best[0].label, rows)
     return replace(line, rows=compared, pairs=len(rows), level=figures.level)
 
 
 def _against(label: str, rows: Sequence[tuple]) -> dict[str, tuple]:
     """The comparisons with a model, which comes first, by the label of the other model."""
-    found = {row.second: row for row in rows if row.first == label}
-    turned = (_turned(row) for row in rows if row.second == label)
-    return found | {row.second: row for row in turned}
+    compared = {row.second: row for row in rows if row.first == label}
+    for row in rows:
+        if row.second == label:
+            compared[row.first] = _turned(row)
+    return compared
 
 
 def _turned(row: tuple) -> tuple:
@@ -278,29 +285,37 @@ def _turned(row: tuple) -> tuple:
 
 def find_grids(all_figures: Iterable[SweptFigures]) -> list[Grid]:
     """For each quantity and method the values of each two of its swept keys."""
-    return [
-        _grid(figures, method, both)
-        for figures in all_figures
-        for method in figures.methods
-        for both in combinations(figures.keys(method), 2)
-    ]
+    grids = []
+    for figures in all_figures:
+        for method in figures.methods:
+            for keys_of_grid in combinations(figures.keys(method), 2):
+                grids.append(_grid(figures, method, keys_of_grid))
+    return grids
 
 
 def _grid(figures: SweptFigures, method: str, keys: tuple[str, str]) -> Grid:
     subjects = figures.beside_best(method, *keys)
     best = figures.best(method)
-    settings = [[_setting(subject, key) for subject in subjects] for key in keys]
-    ordered = [_in_order(of_key) for of_key in settings]
-    places = zip(*settings, subjects, strict=True)
+    names = []
+    texts = []
+    for key in keys:
+        settings = [_setting(subject, key) for subject in subjects]
+        names.append(settings[0].name)
+        texts.append([setting.text for setting in _in_order(settings)])
     return Grid(
         quantity=figures.quantity,
         method=method,
         others=", ".join(setting.words for setting in _others(best, keys)),
-        names=tuple(of_key[0].name for of_key in settings),
-        texts=tuple([setting.text for setting in of_key] for of_key in ordered),
-        figures={(one.text, two.text): figures.by_model[s] for one, two, s in places},
-        best=tuple(_setting(best, key).text for key in keys),
+        names=tuple(names),
+        texts=tuple(texts),
+        figures={_texts(subject, keys): figures.by_model[subject] for subject in subjects},
+        best=_texts(best, keys),
     )
+
+
+def _texts(subject: NamedModel, keys: Iterable[str]) -> tuple[str, ...]:
+    """The values of a model for these keys."""
+    return tuple(_setting(subject, key).text for key in keys)
 
 
 def _in_order(settings: Iterable[SweptValue]) -> list[SweptValue]:
@@ -346,13 +361,15 @@ def _rank(quantity: Quantity, figure: Figure) -> float:
 def find_figures(evaluations: Sequence[Result], losses: Sequence[Result]) -> Iterator[SweptFigures]:
     """The figures of the losses, then those of the scores."""
     of_losses = _by_subject([result.values(LOSS_TESTS) for result in losses])
-    yield SweptFigures(LOSSES, {subject: loss_figure(of) for subject, of in of_losses.items()})
+    loss_figures = {subject: loss_figure(values) for subject, values in of_losses.items()}
+    yield SweptFigures(LOSSES, loss_figures)
     scores = [result.values(SCORES.tests) for result in evaluations]
     datasets = dict.fromkeys(values.dataset for values in scores)
     live = {values.dataset for values in scores if any(values.values)}
-    shown = pooled_sets(datasets, live)
-    of_scores = _by_subject([values for values in scores if values.dataset in shown])
-    yield SweptFigures(SCORES, {subject: score_figure(of) for subject, of in of_scores.items()})
+    pooled = pooled_sets(datasets, live)
+    of_scores = _by_subject([values for values in scores if values.dataset in pooled])
+    score_figures = {subject: score_figure(values) for subject, values in of_scores.items()}
+    yield SweptFigures(SCORES, score_figures)
 
 
 def _by_subject(values: Iterable[Values]) -> dict[NamedModel, list[Values]]:
@@ -370,10 +387,13 @@ def loss_figure(values: Sequence[Values]) -> Figure:
     first = values[0]
     if any(of_seed.units != first.units for of_seed in values):
         return Figure(nan, nan, nan, {})
-    by_seed = {of.seed: float(np.average(of.values, weights=of.weights)) for of in values}
+    by_seed = {
+        of_seed.seed: float(np.average(of_seed.values, weights=of_seed.weights))
+        for of_seed in values
+    }
     of_rows = np.mean([of_seed.values for of_seed in values], axis=0)
-    found = mean_interval(of_rows, first.weights)
-    return Figure(found["value"], found["low"], found["high"], by_seed, first.units)
+    loss = mean_interval(of_rows, first.weights)
+    return Figure(loss["value"], loss["low"], loss["high"], by_seed, first.units)
 
 
 def score_figure(values: Sequence[Values]) -> Figure:
@@ -428,21 +448,26 @@ def _reasons(group: Sequence[Line], others: Sequence[Line]) -> Iterator[str]:
         yield _figures(line)
     for alike in _alike(others):
         yield conclusion(alike)
-    for line in (line for line in group if line.lacking):
-        lacking = name_list(line.lacking)
-        yield f"{line.title}: not all seeds have {lacking}, so its mean is over fewer seeds."
+    for line in group:
+        if line.lacking:
+            lacking = name_list(line.lacking)
+            yield f"{line.title}: not all seeds have {lacking}, so its mean is over fewer seeds."
     if all(len(point.figure.by_seed) == 1 for line in group for point in line.points):
         yield ONE_SEED
 
 
 def conclusion(lines: Sequence[Line]) -> str:
-    """What lines of which one says the same as the others say of their key."""
-    line, names = lines[0], _titles(lines)
+    """A sentence about the best value. lines: of one key, which all say the same."""
+    line = lines[0]
+    names = _titles(lines)
     best, worse, is_open, edge = _said(line)
     if len(best) == len(line.points):
         return f"Of `{line.key}`, all values have the same {line.quantity.name} for {names}."
-    has, equally = ("have", " equally") if len(best) > 1 else ("has", "")
-    parts = [f"Of `{line.key}`, {name_list(best)} {has} the {_measure(line)} for {names}{equally}"]
+    subject = f"Of `{line.key}`, {name_list(best)}"
+    if len(best) > 1:
+        parts = [f"{subject} have the {_extreme(line)} for {names} equally"]
+    else:
+        parts = [f"{subject} has the {_extreme(line)} for {names}"]
     if worse:
         parts.append(f"{name_list(worse)} {'are' if len(worse) > 1 else 'is'} significantly worse")
     if is_open:
@@ -455,21 +480,24 @@ def conclusion(lines: Sequence[Line]) -> str:
 
 def _titles(lines: Sequence[Line]) -> str:
     """The methods, with the values of other keys: `sft and moe_sft (with steps 90)`."""
-    others = list(dict.fromkeys(line.others for line in lines))
-    of_others = {
-        other: name_list([line.method for line in lines if line.others == other])
-        for other in others
-    }
-    return name_list([f"{names} (with {o})" if o else names for o, names in of_others.items()])
+    by_others: dict[str, list[str]] = {}
+    for line in lines:
+        by_others.setdefault(line.others, []).append(line.method)
+    titles = []
+    for others, methods in by_others.items():
+        names = name_list(methods)
+        titles.append(f"{names} (with {others})" if others else names)
+    return name_list(titles)
 
 
 def _said(line: Line) -> tuple:
-    """What the conclusion about a line depends on."""
+    """The findings that the conclusion about a line states: the same ones make one sentence."""
     best = tuple(point.text for point in line.best)
     return best, tuple(line.worse), tuple(line.open), line.edge
 
 
-def _measure(line: Line) -> str:
+def _extreme(line: Line) -> str:
+    """`lowest validation loss`, or `highest pass@1`."""
     return f"{'lowest' if line.quantity.sign < 0 else 'highest'} {line.quantity.name}"
 
 
@@ -479,7 +507,8 @@ def _figures(line: Line) -> str:
     unit = " %" if line.quantity is SCORES else ""
     parts = [f"{best.figure.text(line.quantity)}{unit} with {best.text}"]
     for point in line.others_ranked[:NEXT]:
-        if row := line.rows.get(point.label):
+        row = line.rows.get(point.label)
+        if row:
             words = difference_text(line.quantity, row, line.pairs)
             parts.append(f"with {point.text} {words}")
         else:
@@ -529,11 +558,12 @@ def _table(lines: Sequence[Line]) -> Table:
     unit = ", %" if first.quantity is SCORES else ""
     settings = _in_order(point.setting for line in lines for point in line.points)
     cells = {line.method: _cells(line) for line in lines}
-    rows = [
-        {first.name: setting.text}
-        | {method: of_line.get(setting.text, "") for method, of_line in cells.items()}
-        for setting in settings
-    ]
+    rows = []
+    for setting in settings:
+        row = {first.name: setting.text}
+        for method, of_line in cells.items():
+            row[method] = of_line.get(setting.text, "")
+        rows.append(row)
     return Table(f"{first.quantity.name}{unit} over {first.key}", rows, lines)
 
 
@@ -541,6 +571,10 @@ def _cells(line: Line) -> dict[str, str]:
     """The figure of each value, and whether it is the best or significantly worse."""
     texts = {}
     for point in line.points:
-        mark = BEST if point in line.best else WORSE if line.is_worse(point) else ""
-        texts[point.text] = ", ".join(filter(None, [point.figure.text(line.quantity), mark]))
+        text = point.figure.text(line.quantity)
+        if point in line.best:
+            text += f", {BEST}"
+        elif line.is_worse(point):
+            text += f", {WORSE}"
+        texts[point.text] = text
     return texts

@@ -90,11 +90,12 @@ def find_answers(
         pairs[quantity] = len(compared)
         for row in compared.itertuples():
             first, second = subjects[row.first], subjects[row.second]
-            for about in _asked(first, second, controls):
-                rows.setdefault(about, {}).setdefault(second.model, {})[quantity] = row
+            for question in _asked(first, second, controls):
+                rows.setdefault(question, {}).setdefault(second.model, {})[quantity] = row
     order = [*controls]
-    abouts = sorted(rows, key=lambda about: order.index(about[0]))
-    answers = [_answer(*about, rows[about], pairs, plan) for about in abouts]
+    answers = []
+    for variant, control in sorted(rows, key=lambda question: order.index(question[0])):
+        answers.append(_answer(variant, control, rows[variant, control], pairs, plan))
     answered = {variant for variant, _ in rows}
     answers += _unanswered(controls, answered, subjects)
     return [_named(answer, names) for answer in answers]
@@ -132,8 +133,8 @@ def _unanswered(
     for variant, control in controls.items():
         if variant in answered or control == variant or control not in controls:
             continue
-        own = [subject for subject in subjects.values() if variant in subject.variants]
-        is_shared = all(control in subject.variants for subject in own)
+        with_variant = [subject for subject in subjects.values() if variant in subject.variants]
+        is_shared = all(control in subject.variants for subject in with_variant)
         reason = NOTHING_NEW if is_shared else NOT_COMPARED
         yield Answer(variant, control, {}, unknown=reason)
 
@@ -145,7 +146,8 @@ def _answer(
     pairs: Mapping[Quantity, int],
     plan: str,
 ) -> Answer:
-    findings, reasons = {}, []
+    findings: dict[str, str] = {}
+    reasons: list[str] = []
     rows = [row for of_model in models.values() for row in of_model.values()]
     for kind, of_model in models.items():
         model = model_text(kind)
@@ -171,24 +173,32 @@ def _figures(quantity: Quantity, row: tuple, pairs: int) -> str:
 
 
 def _finding(rows: Mapping[Quantity, tuple]) -> str:
-    """What the differences of a model say."""
-    if all(map(_is_same, rows.values())):
+    """The finding about a model, in words. rows: its comparisons."""
+    if all(_is_same(row) for row in rows.values()):
         return SAME
-    better, worse = [], []
+    better = []
+    worse = []
     for quantity, row in rows.items():
-        if row.significant:
-            is_negligible = quantity is LOSSES and abs(row.difference) < NEGLIGIBLE
-            name = f"{quantity.name}, negligibly" if is_negligible else quantity.name
-            found = better if quantity.sign * row.difference > 0 else worse
-            found.append(name)
-    parts = [f"better in {name_list(better)}"] if better else []
-    parts += [f"worse in {name_list(worse)}"] if worse else []
+        if not row.significant:
+            continue
+        is_negligible = quantity is LOSSES and abs(row.difference) < NEGLIGIBLE
+        name = f"{quantity.name}, negligibly" if is_negligible else quantity.name
+        if quantity.sign * row.difference > 0:
+            better.append(name)
+        else:
+            worse.append(name)
+    parts = []
+    if better:
+        parts.append(f"better in {name_list(better)}")
+    if worse:
+        parts.append(f"worse in {name_list(worse)}")
     return ", but ".join(parts) or NO_DIFFERENCE
 
 
 def _could_find(rows: Mapping[Quantity, tuple]) -> str:
     """How small a true difference this run finds, if a difference is not significant."""
-    sizes, impossible = [], []
+    sizes = []
+    impossible = []
     for quantity, row in rows.items():
         if row.significant or isnan(row.low):
             continue
@@ -196,14 +206,19 @@ def _could_find(rows: Mapping[Quantity, tuple]) -> str:
             impossible.append(quantity.name)
         else:
             sizes.append(f"{quantity.number(row.findable)} {quantity.unit}")
-    found, names = " and ".join(sizes), name_list(impossible)
-    text = f" This run finds true differences of about {found} in {POWER:.0%} of the cases."
-    few = f" It has too few seeds or {SCORES.measured_on}s to find a difference in {names}."
-    return (text if sizes else "") + (few if impossible else "")
+    text = ""
+    if sizes:
+        least = " and ".join(sizes)
+        text += f" This run finds true differences of about {least} in {POWER:.0%} of the cases."
+    if impossible:
+        units = f"{SCORES.measured_on}s"
+        names = name_list(impossible)
+        text += f" It has too few seeds or {units} to find a difference in {names}."
+    return text
 
 
 def _evidence(models: Mapping[str, Mapping[Quantity, tuple]], pairs: int) -> Iterator[str]:
-    """What more evidence about the least certain score needs."""
+    """The sentence on more evidence about the least certain score, if there is one."""
     rows = [of_model[SCORES] for of_model in models.values() if SCORES in of_model]
     is_open = [row for row in rows if not row.significant and not _is_same(row)]
     if is_open:
@@ -221,10 +236,12 @@ def answer_lines(
     Of many variants, one sentence for each kind of model and finding, which names some variants.
     What was found comes first.
     """
-    of_each = [(answer.conclusion, answer.reasons) for answer in answers]
-    lines = of_each if len(answers) <= MOST_ANSWERS else list(_of_many(answers))
-    found = [answer for answer in answers if answer.findings]
-    if found and all(answer.has_one_seed for answer in found):
+    if len(answers) <= MOST_ANSWERS:
+        lines = [(answer.conclusion, answer.reasons) for answer in answers]
+    else:
+        lines = list(_of_many(answers))
+    compared = [answer for answer in answers if answer.findings]
+    if compared and all(answer.has_one_seed for answer in compared):
         (conclusion, reasons), *others = lines
         return [(conclusion, [*reasons, one_seed]), *others]
     return lines
@@ -234,15 +251,14 @@ def _of_many(answers: Sequence[Answer]) -> Iterator[tuple[str, Sequence[str]]]:
     variants: dict[tuple[str, str], list[str]] = {}
     for answer in answers:
         for model, finding in answer.findings.items():
-            variants.setdefault((f"{model} against its control", finding), []).append(
-                answer.variant
-            )
+            question = f"{model} against its control"
+            variants.setdefault((question, finding), []).append(answer.variant)
         if answer.unknown:
             variants.setdefault(("Not known", answer.unknown), []).append(answer.variant)
-    open_ones = (NO_DIFFERENCE, SAME, NOTHING_NEW, NOT_COMPARED)
-    order = sorted(variants, key=lambda about: about[1] in open_ones)
-    for about, finding in order:
-        names = variants[about, finding]
+    open_findings = (NO_DIFFERENCE, SAME, NOTHING_NEW, NOT_COMPARED)
+    for question, finding in sorted(variants, key=lambda both: both[1] in open_findings):
+        names = variants[question, finding]
         others = len(names) - NAMED
-        shown = names if others <= 0 else [*names[:NAMED], f"{others} others"]
-        yield f"{about}: {finding} for {name_list(shown)}.", ()
+        if others > 0:
+            names = [*names[:NAMED], f"{others} others"]
+        yield f"{question}: {finding} for {name_list(names)}.", ()

@@ -119,14 +119,19 @@ def find_candidates(
         groups.setdefault(result.subject, []).append(result)
     for subject, results in groups.items():
         counts = [outcomes(result.content) for result in results]
-        counts = {name: sum(count[name] for count in counts) for name in OUTCOMES}
         files = {result.row.validation_loss for result in results} & losses.keys()
-        loss = mean(losses[file]["loss"] for file in files) if files else inf
-        changes = [change for f in files if (change := losses[f].get("change_at_end")) is not None]
-        seeds = len({result.seed for result in results})
-        gone = sum(map(len, left_out(result.content for result in results).values()))
-        change = mean(changes) if changes else None
-        yield EvaluatedModel(subject, counts, loss, seeds, change, _by_set(results), gone)
+        changes = [losses[file].get("change_at_end") for file in files]
+        changes = [change for change in changes if change is not None]
+        lacking = left_out(result.content for result in results)
+        yield EvaluatedModel(
+            subject=subject,
+            outcomes={name: sum(count[name] for count in counts) for name in OUTCOMES},
+            loss=mean(losses[file]["loss"] for file in files) if files else inf,
+            seeds=len({result.seed for result in results}),
+            change=mean(changes) if changes else None,
+            by_set=_by_set(results),
+            left_out=sum(len(problems) for problems in lacking.values()),
+        )
 
 
 def _by_set(evaluations: Sequence[Result]) -> dict[str, tuple[int, int]]:
@@ -151,12 +156,13 @@ def known_sets(evaluations: Sequence[Result]) -> dict[str, int]:
 
 
 def name_list(names: Sequence[str]) -> str:
+    """The names as words: `a, b and c`. Empty without names."""
     *others, last = names or [""]
     return f"{', '.join(others)} and {last}" if others else last
 
 
 class _Case:
-    """What the decision depends on: ranked models, and comparisons with base and with sft.
+    """The facts that the decision rests on: ranked models, comparisons with base and with sft.
 
     table: see `comparison_table`.
     candidates: in the order of the tables.
@@ -167,8 +173,10 @@ class _Case:
         is_asked = (table["tests"] == SCORES.tests) & (table["question"] == OF_MODELS)
         self.rows = table[is_asked]
         rows = overall_rows(self.rows)
-        self.pairs, self.problems = len(rows), int(rows["problems"].max()) if len(rows) else 0
-        self.sets, self.models = sets, {model.label: model for model in candidates}
+        self.pairs = len(rows)
+        self.problems = int(rows["problems"].max()) if len(rows) else 0
+        self.sets = sets
+        self.models = {model.label: model for model in candidates}
         self.live = set().union(*(model.solves for model in candidates))
         self.over_base = self._over(rows, BASE)
         self.over_plain = self._over(rows, PLAIN)
@@ -196,14 +204,17 @@ class _Case:
         more: sentences about this case.
         """
         models = self.models.values()
-        needed, reasons = 0.0, [*(comparison_sentence(row, self.pairs) for row in rows), *more]
+        needed = 0.0
+        reasons = [comparison_sentence(row, self.pairs) for row in rows]
+        reasons += more
         if unsolved := self.sets.keys() - self.live:
             reasons.append(
                 f"All models solve 0 problems of {name_list(sorted(unsolved))}. The figures over "
                 "all data sets leave that out."
             )
-        if len(self.sets) > 1 and (alone := {row.dataset for row in rows} - {POOLED}):
-            names = name_list(sorted(alone))
+        compared_alone = {row.dataset for row in rows} - {POOLED}
+        if len(self.sets) > 1 and compared_alone:
+            names = name_list(sorted(compared_alone))
             reasons.append(f"Compared on {names} alone: elsewhere the problems or seeds differ.")
         if rows and not rows[-1].significant:
             needed, evidence = more_evidence(rows[-1], self.pairs)
@@ -291,7 +302,9 @@ def _nothing_measured(case: _Case, is_all: bool) -> Verdict:
 
 def _all_below(case: _Case) -> Verdict:
     best, *others = case.tuned
-    row, worst, models = case.over_base[best.label], [], best.label
+    row = case.over_base[best.label]
+    models = best.label
+    worst = []
     if others:
         models = _all_of(len(case.tuned), "fine-tuned models")
         worst = [f"The worst: {comparison_sentence(case.over_base[others[-1].label], case.pairs)}"]
@@ -322,11 +335,13 @@ def _take_plain(case: _Case, label: str) -> Verdict:
 
 
 def _undecided(case: _Case, best: EvaluatedModel) -> Verdict:
-    row, plain = case.over_base[best.label], case.over_plain.get(best.label)
+    row = case.over_base[best.label]
+    plain = case.over_plain.get(best.label)
     if row.difference <= 0 or not row.significant:
-        is_better = f"{best.label} may be better than base"
-        words = "no fine-tuned model solves more problems than base"
-        decision = f"Not decided: {is_better if row.difference > 0 else words}."
+        if row.difference > 0:
+            decision = f"Not decided: {best.label} may be better than base."
+        else:
+            decision = "Not decided: no fine-tuned model solves more problems than base."
         return case.verdict(decision, row, more=[*_more_steps([best])])
     if plain is None:
         return case.verdict(
@@ -362,13 +377,15 @@ def _existing(sets: Mapping[str, int]) -> Iterator[str]:
 
 
 def _more_steps(models: Iterable[EvaluatedModel]) -> Iterator[str]:
-    """What to do about the models whose training ended while its loss still fell."""
-    if names := [model.label for model in models if still_falls(model.change)][:NAMED]:
-        yield f"The loss of {name_list(names)} still fell at the end of training. Next: more steps."
+    """Advice on the models whose training ended while its loss still fell."""
+    names = [model.label for model in models if still_falls(model.change)]
+    if names:
+        named = name_list(names[:NAMED])
+        yield f"The loss of {named} still fell at the end of training. Next: more steps."
 
 
 def _of_losses(base: EvaluatedModel, model: EvaluatedModel, is_far: bool) -> str:
-    """What the losses say of models that solve fewer problems than base, and no longer learned.
+    """Advice on a model that solves fewer problems than base, and no longer learned, by its loss.
 
     is_far: significantly fewer.
     """

@@ -31,15 +31,19 @@ def drawn(name: str, rows: Sequence[dict], note: str = "", **words: object) -> d
     row. words: for the names with $ in it. NaN and infinity become gaps: JSON has none, and a
     browser would draw no chart at all.
     """
-    known = {key: w if isinstance(w, str) else json.dumps(w) for key, w in words.items()}
-    spec = json.loads(Template(_file(name)).substitute(known))
-    meta, row = spec["usermeta"], spec["encoding"]["y"]["field"]
+    texts = {}
+    for key, value in words.items():
+        texts[key] = value if isinstance(value, str) else json.dumps(value)
+    spec = json.loads(Template(_file(name)).substitute(texts))
+    meta = spec["usermeta"]
     places = {tuple(row[key] for key in meta["along"]) for row in rows}
     if len(places) == 1:
         values = "; ".join(meta["words"].format(**row) for row in rows)
         return {"note": f"{meta['title']}: {values}. {note}"}
     values = [{key: _number_or_gap(value) for key, value in row.items()} for row in rows]
-    height = max(ROW * len({value.get(row) for value in values}), SEED * len(places))
+    y_axis = spec["encoding"]["y"]["field"]
+    y_values = {row.get(y_axis) for row in values}
+    height = max(ROW * len(y_values), SEED * len(places))
     look = json.loads(_file("look")) | {"height": height, "data": {"values": values}}
     return {"note": note, "chart": look | spec}
 
@@ -56,14 +60,29 @@ def lines(
         default, ticks are whole numbers.
     """
     line, x, y = keys
-    names = enumerate(dict.fromkeys(row[line] for row in rows))
-    texts = [{"line": name, "text": TEXT.findall(name), "place": place} for place, name in names]
-    words = {"ticks": None, "scale": LINEAR, "line": line, "x": x, "y": y}
-    words |= {"labels": NUMBERS, "count": WHOLE, "shape": _shape(rows)}
-    words |= {key: key if key in rows[0] else y for key in ("low", "high")} | more
-    words |= {"raw": raw if raw and len(texts) <= MOST_RAW else "mean", "texts": texts}
-    words["height"] = max(HEIGHT, TEXT_HEIGHT * sum(len(text["text"]) for text in texts))
-    return drawn("lines", rows, x_title=titles[0], y_title=titles[1], **words)
+    texts = []
+    for place, name in enumerate(dict.fromkeys(row[line] for row in rows)):
+        texts.append({"line": name, "text": TEXT.findall(name), "place": place})
+    by_default = {
+        "ticks": None,
+        "scale": LINEAR,
+        "labels": NUMBERS,
+        "count": WHOLE,
+    }
+    words = {
+        "line": line,
+        "x": x,
+        "y": y,
+        "x_title": titles[0],
+        "y_title": titles[1],
+        "low": "low" if "low" in rows[0] else y,
+        "high": "high" if "high" in rows[0] else y,
+        "shape": _shape(rows),
+        "raw": raw if raw and len(texts) <= MOST_RAW else "mean",
+        "texts": texts,
+        "height": max(HEIGHT, TEXT_HEIGHT * sum(len(text["text"]) for text in texts)),
+    }
+    return drawn("lines", rows, **words, **(by_default | more))
 
 
 def number_axis(values: Iterable[float], texts: Mapping[float, str] | None = None) -> dict:
@@ -78,7 +97,9 @@ def number_axis(values: Iterable[float], texts: Mapping[float, str] | None = Non
     is_log = low > 0 and abs(middle - (low * high) ** 0.5) < abs(middle - (low + high) / 2)
     ticks = values[:: math.ceil(len(values) / MOST_TICKS)]
     axis = {"scale": '"type": "log"' if is_log else LINEAR, "ticks": ticks, "count": len(ticks)}
-    return axis | ({"labels": _labels(texts)} if texts else {})
+    if texts:
+        axis["labels"] = _labels(texts)
+    return axis
 
 
 def name_axis(texts: Sequence[str]) -> dict:
@@ -90,9 +111,8 @@ def name_axis(texts: Sequence[str]) -> dict:
 
 def _labels(texts: Mapping[float, str]) -> str:
     """The expression of the text of a tick, as JSON."""
-    known = [[value, text] for value, text in texts.items()]
-    places = json.dumps([value for value, _ in known])
-    names = json.dumps([text for _, text in known])
+    places = json.dumps([*texts.keys()])
+    names = json.dumps([*texts.values()])
     return json.dumps(f"{names}[indexof({places}, datum.value)]")
 
 
@@ -102,14 +122,18 @@ def paint(charts: Iterable[dict]) -> None:
     The colours of a chart are in the order in which its names come in the rows.
     """
     known: dict[str, str] = {}
-    for chart in (chart for chart in charts if "colour" in chart["usermeta"]):
-        palette, key = chart["config"]["range"]["category"], chart["usermeta"]["colour"]
-        rows, taken = chart["data"]["values"], {}
+    for chart in charts:
+        key = chart["usermeta"].get("colour")
+        if not key:
+            continue
+        palette = chart["config"]["range"]["category"]
+        rows = chart["data"]["values"]
         names = [OF_SEED.sub("", name) for name in dict.fromkeys(row[key] for row in rows)]
+        taken: dict[str, str] = {}
         for name in dict.fromkeys(names):
             first = known.setdefault(name, palette[len(known) % len(palette)])
-            free = (colour for colour in (first, *palette) if colour not in taken.values())
-            taken[name] = next(free, first)
+            free = [colour for colour in (first, *palette) if colour not in taken.values()]
+            taken[name] = free[0] if free else first
         chart["config"]["range"]["category"] = [taken[name] for name in names]
 
 

@@ -50,7 +50,7 @@ MADE = ("kind", "inputs", "parameters")  # what a manifest says of an artifact
 
 @dataclass(frozen=True)
 class Solution:
-    """What a model wrote for a problem.
+    """The answer of a model to a problem.
 
     failed_call: the first call that went wrong, or None.
     """
@@ -82,7 +82,7 @@ class Settings:
 
 @dataclass
 class Results:
-    """What the evaluations of a run say, and what its summary concludes.
+    """The results of a run's evaluations, and the conclusions of its summary.
 
     text: summary.md.
     conclusions: of the summary of a finished run; else None.
@@ -113,7 +113,7 @@ class Results:
 
 @dataclass
 class Trainings:
-    """What the trainings wrote, and how far the experts lie apart.
+    """The curves of the trainings, and how far the experts lie apart.
 
     curves: training, step, loss, smoothed, learning_rate.
     routers: training, step, entropy, noise_changed.
@@ -143,7 +143,7 @@ class Costs:
     flops: dict[ModelKey, int | None] = field(default_factory=dict)
 
     def made_from(self, artifact: str) -> list[Row]:
-        """What made an artifact and all that it depends on."""
+        """The jobs that made an artifact and all that it depends on, as in `made`."""
         chain = [artifact]
         for key in chain:  # it grows
             inputs = self.made[key]["inputs"].values()

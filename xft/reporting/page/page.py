@@ -87,7 +87,7 @@ def _breakable(text: object) -> Markup:
 
 
 def _meanings(runs: Iterable[Folder]) -> dict[str, str]:
-    """What the names of the evaluated models mean."""
+    """The meanings of the evaluated kinds of models, by name."""
     kinds = {model.kind for run in runs for model in run.results.candidates}
     return {kind: meaning for kind, meaning in MODELS.items() if kind in kinds}
 

@@ -1,4 +1,4 @@
-"""What a section of the report is made of, and what its charts have in common."""
+"""The parts of a section of the report, and the axes that its charts have in common."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -83,7 +83,7 @@ def _verdict(front: str, run: Folder) -> Iterator[Part]:
 
 
 def _by_quantity(rows: list[dict]) -> Iterator[tuple[Quantity, str, list[dict]]]:
-    """What was measured, on which data set, and the rows with the values."""
+    """The quantities, each with a data set, or its own name, and the rows with the values."""
     for dataset, of_set in _by_dataset([row for row in rows if row["tests"] == "plus"], "value"):
         yield SCORES, dataset, of_set
     for _, of_set in _grouped([row for row in rows if row["tests"] == LOSS_TESTS], "units"):
@@ -99,7 +99,8 @@ def _scores(rows: list[dict], names: Mapping[str, str]) -> Iterator[Part]:
     names: of the tests, where a data set has two sets of them.
     """
     for quantity, dataset, of_set in _by_quantity(rows):
-        (title, form), note = SHOWN[quantity], ""
+        title, form = SHOWN[quantity]
+        note = ""
         heading = dataset + names.get(dataset, "")
         units = f"{of_set[0]['units']} {quantity.measured_on}s"
         tuned = [row for row in of_set if row["model"] != BASE]
@@ -190,19 +191,20 @@ def _differences(
     ]
     for dataset, rows in _by_dataset(shown, "difference", 0):
         rows.sort(key=lambda row: -abs(row["difference"]))
-        largest = [
-            {"pair": f"{row['second']} vs {row['first']}"}
-            | {key: row[key] for key in ("p_value", "significant")}
-            | {
-                # Without an interval the ends are the difference.
-                key: scale * (row["difference"] if isnan(row[key]) else row[key])
-                for key in ("difference", "low", "high")
-            }
-            for row in shown
-            if row in rows[:MOST_PAIRS]
-        ]
+        largest = rows[:MOST_PAIRS]
+        bars = [_difference_bar(row, scale) for row in shown if row in largest]
         heading = dataset + names.get(dataset, "")
-        yield Part(heading, **drawn("differences", largest, unit=unit))
+        yield Part(heading, **drawn("differences", bars, unit=unit))
+
+
+def _difference_bar(row: Mapping, scale: int) -> dict:
+    """A row of the chart of differences. Without an interval its ends are the difference."""
+    bar = {"pair": f"{row['second']} vs {row['first']}"}
+    for key in ("p_value", "significant"):
+        bar[key] = row[key]
+    for key in ("difference", "low", "high"):
+        bar[key] = scale * (row["difference"] if isnan(row[key]) else row[key])
+    return bar
 
 
 def _trainings(curves: list[dict]) -> Iterator[Part]:
@@ -240,8 +242,8 @@ def _maps(heading: str, cells: list[dict], key: str, value: str) -> Iterator[Par
     """A map of layers and experts for each of the first models."""
     maps = [*_grouped(_first_lines(cells, key), key)]
     for name, of_model in maps:
-        is_folded, shown = len(maps) > MOST_MAPS, drawn("map", of_model, value=value)
-        yield Part(f"{heading}: {name}", is_folded=is_folded, **shown)
+        chart = drawn("map", of_model, value=value)
+        yield Part(f"{heading}: {name}", is_folded=len(maps) > MOST_MAPS, **chart)
 
 
 def _problems(front: str, run: Folder) -> Iterator[Part]:
@@ -255,13 +257,25 @@ def _problems(front: str, run: Folder) -> Iterator[Part]:
             for name, written in results.solutions[dataset].items()
         ]
         families = {name: [*rows] for name, rows in groupby(sorted(shown, key=_family), _family)}
-        heads = "model", *(f"{name} of {len(rows)}" for name, rows in families.items())
-        solutions = ([row[2] for row in rows] for rows in families.values())
-        counts = (map(_count_solved, zip(*rows, strict=True)) for rows in solutions)
         has_families = 1 < len(families) <= len(shown) / 2
-        solved = [heads, *zip(models, *counts, strict=True)] if has_families else []
+        solved = _solved_by_family(families, models) if has_families else []
         shown.sort(key=lambda problem: _count_solved(problem[2]) in (0, len(models)))
         yield Part(front + dataset, problems=shown, models=models, solved=solved)
+
+
+def _solved_by_family(families: Mapping[str, list[tuple]], models: list[str]) -> list[tuple]:
+    """A table of the number of problems that each model solves, by family.
+
+    families: the problems of each, as in `Part.problems`.
+    """
+    heads = "model", *(f"{name} of {len(problems)}" for name, problems in families.items())
+    table = [heads]
+    for place, model in enumerate(models):
+        counts = []
+        for problems in families.values():
+            counts.append(_count_solved(solutions[place] for _, _, solutions in problems))
+        table.append((model, *counts))
+    return table
 
 
 def _chosen_models(problems: Iterable[dict[str, Solution]]) -> list[str]:

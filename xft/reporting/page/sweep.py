@@ -32,19 +32,25 @@ def _chart(table: Table) -> dict[str, object]:
     first = table.lines[0]
     shown = table.lines[: max(1, MOST - len(first.level))]
     texts = [row[first.name] for row in table.rows]
-    settings = {p.setting.text: p.setting.value for line in shown for p in line.points}
     has_numbers = all(line.has_numbers for line in shown)
-    places = settings if has_numbers else {text: place for place, text in enumerate(texts)}
-    points = [
-        row
-        for line in shown
-        for point in line.points
-        for row in _rows(line.quantity, line.method, places[point.text], point.figure)
-    ]
-    level, notes = [], [table.note]
+    places: dict[str, float] = {}
+    if has_numbers:
+        for line in shown:
+            for point in line.points:
+                places[point.text] = point.setting.value
+    else:
+        places = {text: place for place, text in enumerate(texts)}
+    points = []
+    for line in shown:
+        for point in line.points:
+            points += _rows(line.quantity, line.method, places[point.text], point.figure)
+    level = []
+    notes = [table.note]
     for label, figure in first.level.items():
-        ends = [places[texts[0]], places[texts[-1]]]
-        rows = [row for x in ends for row in _rows(first.quantity, label, x, figure)]
+        rows = [
+            *_rows(first.quantity, label, places[texts[0]], figure),
+            *_rows(first.quantity, label, places[texts[-1]], figure),
+        ]
         if first.quantity is LOSSES and span([*points, *rows]) > FAR * span(points):
             mean = first.quantity.number(figure.mean)
             notes.append(f"Not in the chart, because it is far away: {label} {mean}.")
@@ -60,11 +66,15 @@ def _chart(table: Table) -> dict[str, object]:
 
 def _rows(quantity: Quantity, line: str, x: float, figure: Figure) -> Iterator[dict]:
     """A row for each seed of a model."""
-    about = {"line": line, "x": x}
-    about |= {key: quantity.factor * getattr(figure, key) for key in ("low", "high")}
     for seed, value in figure.by_seed.items():
-        name = "" if seed is None else str(seed)
-        yield about | {"seed": name, "value": quantity.factor * value}
+        yield {
+            "line": line,
+            "x": x,
+            "low": quantity.factor * figure.low,
+            "high": quantity.factor * figure.high,
+            "seed": "" if seed is None else str(seed),
+            "value": quantity.factor * value,
+        }
 
 
 def _grid(grid: Grid) -> dict[str, object]:
