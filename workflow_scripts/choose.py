@@ -13,7 +13,7 @@ from xft.artifacts.manifest import CHOICE, hash_file
 from xft.cli.step import Step, run
 from xft.common.progress import say
 from xft.config.steps import MODELS_OF_CHOICE
-from xft.evaluation.choice import choose, described, in_words, read_candidates, read_settings
+from xft.evaluation.choice import choice_text, choose, described, read_candidates, read_settings
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         if candidate.loss.is_file():
             inputs[f"loss {number}"] = hash_file(candidate.loss)
     CHOICE.write(args.out, content, inputs=inputs)
-    say(in_words(content))
+    say(choice_text(content))
 
 
 if __name__ == "__main__":

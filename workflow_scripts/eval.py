@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
 
     if trained_template(args.model) is None:
         _show_first(prompts[0], samples[0], statuses[0])
-    for line in result.in_words(content):
+    for line in result.result_lines(content):
         say(line)
 
 

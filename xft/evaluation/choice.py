@@ -173,7 +173,7 @@ def described(settings: Sequence[Setting], best: int) -> dict:
     }
 
 
-def in_words(content: dict) -> str:
+def choice_text(content: dict) -> str:
     """The choice in one line. content: of chosen.json."""
     chosen = content["chosen"]
     settings = content["settings"]

@@ -255,7 +255,7 @@ def advice(outcomes: dict[str, int]) -> str:
     return ""
 
 
-def in_words(result: dict) -> Iterator[str]:
+def result_lines(result: dict) -> Iterator[str]:
     """The lines about a result for the reader: the scores, the outcomes and remarks."""
     parts = []
     count = len(result["problems"])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from xft.evaluation.choice import in_words
+from xft.evaluation.choice import choice_text
 from xft.reporting.run_table import Result
 
 INTRODUCTION = (
@@ -16,7 +16,7 @@ def chosen_lines(choices: Iterable[Result]) -> Iterator[str]:
 
     choices: the results of step choose.
     """
-    lines = [f"{choice.subject.label}: {in_words(choice.content)}." for choice in choices]
+    lines = [f"{choice.subject.label}: {choice_text(choice.content)}." for choice in choices]
     if lines:
         yield INTRODUCTION
         yield from lines
