@@ -18,7 +18,9 @@ from xft.common.optional import SCHEMES
 from xft.common.user_code import FORM, UserCode
 
 LARGEST = 1e12  # number: what is estimated from several of them is still finite
-ONE, SEVERAL = "one value", "a list"  # how a fault's place names the form of a `OneOrMore`
+# How a fault's place names the form of a `OneOrMore`.
+ONE = "one value"
+SEVERAL = "a list"
 SECRET = re.compile(r"://([^@]*:[^@]*@|.*[?#])")  # in a URL, or what may be one
 VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)  # as os.path.expandvars finds it
 
@@ -77,8 +79,11 @@ class Section(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **_) -> None:
         """Raise TypeError if a key needs one that this class lacks."""
-        needed = {need.key for need in marked(cls, Needs).values()} | ({cls.instead} - {None})
-        if lacking := needed - cls.model_fields.keys():
+        needed = {need.key for need in marked(cls, Needs).values()}
+        if cls.instead is not None:
+            needed.add(cls.instead)
+        lacking = needed - cls.model_fields.keys()
+        if lacking:
             raise TypeError(f"{cls.__name__} lacks keys that its keys need: {', '.join(lacking)}")
 
     @pydantic.field_validator("*", mode="before")
@@ -97,17 +102,18 @@ class Section(BaseModel):
     @pydantic.model_validator(mode="after")
     def _each_key_has_an_effect(self):
         """A key may have its default without an effect, so that a complete configuration is one."""
-        fields, values = type(self).model_fields, dict(self)
-        idle = without_effect(type(self), values)
-        given = {key: idle[key] for key in idle if values[key] != fields[key].get_default()}
+        fields = type(self).model_fields
+        values = dict(self)
+        needs = without_effect(type(self), values)
+        given = [key for key in needs if values[key] != fields[key].get_default()]
         if not given:
             return self
-        need = next(iter(given.values()))
-        names = [key for key in given if given[key] == need]
+        need = needs[given[0]]
+        names = [key for key in given if needs[key] == need]
+        equations = ", ".join(_equation(name, values[name]) for name in names)
         raise NoEffect(
-            f"{', '.join(_equation(key, values[key]) for key in names)}: no effect with "
-            f"{_equation(need.key, values[need.key])}. Leave out {' and '.join(names)}, or set "
-            f"{need} too"
+            f"{equations}: no effect with {_equation(need.key, values[need.key])}. Leave out "
+            f"{' and '.join(names)}, or set {need} too"
         )
 
 
@@ -116,20 +122,26 @@ class NoEffect(ValueError):
 
 
 def _unique(values: list) -> list:
-    repeated = [value for value in dict.fromkeys(values) if values.count(value) > 1]
+    repeated: list[str] = []
+    for value in values:
+        if values.count(value) > 1 and str(value) not in repeated:
+            repeated.append(str(value))
     if repeated:
-        raise ValueError(f"names {', '.join(map(str, repeated))} more than once")
+        raise ValueError(f"names {', '.join(repeated)} more than once")
     return values
 
 
 def _equation(key: str, value: Any) -> str:
-    return f"{key} = {value if isinstance(value, str) else json.dumps(value)}"
+    """A key with its value, for a message."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"{key} = {text}"
 
 
 def _path(value: str) -> str:
     """A path with the home folder in place of a `~` at its start, and the values of variables."""
     value = os.path.expanduser(os.path.expandvars(value))  # noqa: PTH111
-    if unset := VARIABLE.search(value):
+    unset = VARIABLE.search(value)
+    if unset is not None:
         raise ValueError(
             f"names the variable {unset[1] or unset[2]}, which is not set. Set it with export, or "
             "write the path itself"
@@ -155,7 +167,8 @@ def _url(store: str) -> str:
     return store
 
 
-Item, Mark = TypeVar("Item"), TypeVar("Mark")
+Item = TypeVar("Item")
+Mark = TypeVar("Mark")
 # A list whose items must differ.
 UniqueList = Annotated[
     list[Item], AfterValidator(_unique), Field(json_schema_extra={"uniqueItems": True})
@@ -212,19 +225,25 @@ def limits(section: type[Section], key: str) -> tuple[float, float]:
 
 
 def _flat(schema: dict) -> list[dict]:
+    """A JSON schema, or all in which it is nested."""
     parts = schema.get("anyOf") or schema.get("oneOf")
-    return [form for part in parts for form in _flat(part)] if parts else [schema]
+    if not parts:
+        return [schema]
+    forms = []
+    for part in parts:
+        forms += _flat(part)
+    return forms
 
 
 @cache
 def marked(section: type[Section], kind: type[Mark]) -> dict[str, Mark]:
     """The keys of a section that have a mark of a kind, such as `Needs` or `Names`, with it."""
-    return {
-        key: mark
-        for key, field in section.model_fields.items()
-        for mark in field.metadata
-        if isinstance(mark, kind)
-    }
+    marks = {}
+    for key, field in section.model_fields.items():
+        for mark in field.metadata:
+            if isinstance(mark, kind):
+                marks[key] = mark
+    return marks
 
 
 @cache
@@ -246,8 +265,8 @@ def without_effect(section: type[Section], values: Mapping[str, Any]) -> dict[st
     if section.instead and values.get(section.instead) not in (None, "null"):
         need = Needs(section.instead, "null")
         return {key: need for key in keys(section) if key != section.instead}
-    needs = marked(section, Needs).items()
-    return {key: need for key, need in needs if not need.is_met(values)}
+    needs = marked(section, Needs)
+    return {key: need for key, need in needs.items() if not need.is_met(values)}
 
 
 def as_csv(kind: type[Section], rows: Iterable[Section]) -> str:

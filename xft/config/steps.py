@@ -16,10 +16,17 @@ from xft.config.section import Section, Unrecorded, keys, marked
 from xft.config.sections import RunConfig, WorkflowConfig
 from xft.config.training import MixingTraining, TrainingConfig
 
-ARTIFACT, RESULT = "artifact", "result.json"  # in an entry
+# Files and folders in an entry.
+ARTIFACT = "artifact"
+RESULT = "result.json"
+METRICS = "metrics.jsonl"
+LOSSES = "losses.json"
+GENERATIONS = "result.generations.jsonl"
 MODELS_OF_CHOICE = "models"
-COSTS, FIGURES = "costs", "figures"  # folders in the results folder
-METRICS, LOSSES, GENERATIONS = "metrics.jsonl", "losses.json", "result.generations.jsonl"
+# Folders in the results folder.
+COSTS = "costs"
+FIGURES = "figures"
+# Keys of the top level that say how a model computes.
 COMPUTED = ("threads", "gpus")
 
 
@@ -48,17 +55,21 @@ class StepDeclaration:
     @property
     def fields(self) -> dict[str, FieldInfo]:
         """The keys that are flags, such as "moe.rank"."""
-        return {
-            f"{name}.{key}" if name else key: section.model_fields[key]
-            for name, section, names in self.sections
-            for key in names
-        }
+        fields = {}
+        for name, section, names in self.sections:
+            for key in names:
+                full_key = f"{name}.{key}" if name else key
+                fields[full_key] = section.model_fields[key]
+        return fields
 
     @property
     def recorded(self) -> dict[str, FieldInfo]:
         """Those that decide about the result."""
-        fields = self.fields.items()
-        return {key: field for key, field in fields if Unrecorded not in field.metadata}
+        recorded = {}
+        for key, declared in self.fields.items():
+            if Unrecorded not in declared.metadata:
+                recorded[key] = declared
+        return recorded
 
     @property
     def code_keys(self) -> list[str]:
@@ -75,7 +86,8 @@ class StepDeclaration:
         """The sections of the configuration whose keys are flags of the step: name, class, keys."""
         for name, read in self.reads.items():
             section = sections.SECTIONS[name] if name else RunConfig
-            yield name, section, read if isinstance(read, tuple) else keys(read)
+            names = read if isinstance(read, tuple) else keys(read)
+            yield name, section, names
 
     def idle_keys(self, config: WorkflowConfig) -> set[str]:
         """The keys that have no effect in a configuration."""

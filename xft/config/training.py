@@ -100,9 +100,8 @@ class TrainingConfig(Section):
 
     launch: Literal["single", "ddp", "fsdp", "zero2", "zero3"] = "single"
     """How processes train together. ddp: each has the whole model. fsdp, zero3: weights, gradients
-    and optimiser are sharded. zero2: only gradients and optimiser
-    are sharded. docs/training.md shows which
-    settings can be combined."""
+    and optimiser are sharded. zero2: only gradients and optimiser are sharded. docs/training.md
+    shows which settings can be combined."""
 
     processes: int = Field(1, ge=1)
     """Processes on each node that train together, one for each GPU. On a CPU each process has its
@@ -129,10 +128,12 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _settings_fit(self):
-        if fault := self.fault_of_steps(self.max_steps):
+        fault = self.fault_of_steps(self.max_steps)
+        if fault is not None:
             raise ValueError(fault)
-        if fault := self._fault_of_numbers() or self.fault_of_shards():
-            raise ValueError(f"launch = {self.launch}: {fault}")
+        for fault in (self._fault_of_numbers(), self.fault_of_shards()):
+            if fault is not None:
+                raise ValueError(f"launch = {self.launch}: {fault}")
         return self
 
     def steps(self, rows: int, global_batch: int) -> int:
@@ -169,8 +170,9 @@ class TrainingConfig(Section):
     def fault_of_shards(self) -> str | None:
         """The fault if the launch excludes the optimiser, the offload, the precision or average."""
         if self.launch not in SHARDED:
-            needed = "offload_optimizer needs zero2, zero3 or fsdp. Choose one, or leave it out"
-            return needed if self.offload_optimizer else None
+            if self.offload_optimizer:
+                return "offload_optimizer needs zero2, zero3 or fsdp. Choose one, or leave it out"
+            return None
         if self.optim not in SHARDED_OPTIMIZERS:
             return (
                 f"optim = {self.optim} may fail on shards, or change results. Choose "
@@ -220,12 +222,12 @@ class TuningConfig(TrainingConfig):
     def _average_fits(self):
         if self.ema_decay is None:
             return self
-        given = f"ema_decay = {self.ema_decay}"
-        for other, allowed in (("keep", "last"), ("early_stopping_patience", None)):
-            if (value := getattr(self, other)) != allowed:
+        for key, allowed in (("keep", "last"), ("early_stopping_patience", None)):
+            value = getattr(self, key)
+            if value != allowed:
                 raise ValueError(
-                    f"{given}, {other} = {value}: the average goes up to the last step. Set "
-                    f"{other} to {allowed or 'null'}, or ema_decay to null"
+                    f"ema_decay = {self.ema_decay}, {key} = {value}: the average goes up to the "
+                    f"last step. Set {key} to {allowed or 'null'}, or ema_decay to null"
                 )
         return self
 
@@ -250,8 +252,9 @@ class MixingTraining(TrainingConfig):
 
 def precision_of(options: TrainingConfig, has_bf16: bool) -> str:
     """The precision of a training. has_bf16: whether a GPU can compute in bf16."""
-    automatic = "bf16" if has_bf16 else "fp32"
-    return automatic if options.precision == "auto" else options.precision
+    if options.precision != "auto":
+        return options.precision
+    return "bf16" if has_bf16 else "fp32"
 
 
 def fault_of_devices(options: TrainingConfig, gpus: int) -> str | None:
