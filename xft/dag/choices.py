@@ -34,10 +34,28 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a method. place: of the run among those of its variant and seed."""
+    """One setting of a method.
+
+    place: of the run among those of its variant and seed.
+    """
 
     place: int
     model: Model
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A setting with a seed, which a choice is made from.
+
+    setting: its name.
+    loss: the node of the loss on the rows of the choice.
+    model: the node of the model.
+    """
+
+    setting: str
+    seed: int
+    loss: Node
+    model: Node
 
 
 class Methods:
@@ -50,16 +68,24 @@ class Methods:
 
     def __init__(self, graphs: Sequence[Graph], nodes: Nodes):
         first = graphs[0].run
-        changes = {
-            key: text
-            for key, text in first.changes.items()
-            if all(graph.run.changes.get(key) == text for graph in graphs)
-        }
-        self.graphs, self.nodes, self.of_seeds = graphs, nodes, [self]
-        names = {"control": first.control_variant, "own_name": first.own_name}
-        self.run = Run(first.config, first.variant, changes, **names)
+        shared_changes = {}
+        for key, text in first.changes.items():
+            if all(graph.run.changes.get(key) == text for graph in graphs):
+                shared_changes[key] = text
+        self.graphs = graphs
+        self.nodes = nodes
+        self.of_seeds = [self]
+        self.run = Run(
+            first.config,
+            first.variant,
+            shared_changes,
+            control=first.control_variant,
+            own_name=first.own_name,
+        )
         self.config = first.config
-        self.settings, self.choice = cache(self.settings), cache(self.choice)
+        # They are asked for again and again.
+        self.settings = cache(self.settings)
+        self.choice = cache(self.choice)
 
     @property
     def data_sets(self) -> dict[str, str]:
@@ -74,13 +100,14 @@ class Methods:
 
     def settings(self, kind: str) -> list[Setting]:
         """The settings that give different models, in the order of the configuration."""
-        found: dict[tuple[str, ...], Setting] = {}
+        settings: dict[tuple[str, ...], Setting] = {}  # by the digests of the models of all seeds
         for place, graph in enumerate(self.graphs):
-            for lam in graph.config.merge.lambdas if kind in sections.MERGED else [None]:
+            lambdas = graph.config.merge.lambdas if kind in sections.MERGED else [None]
+            for lam in lambdas:
                 setting = Setting(place, Model(kind, lam))
                 digests = tuple(methods.node_of(setting).digest for methods in self.of_seeds)
-                found.setdefault(digests, setting)
-        return [*found.values()]
+                settings.setdefault(digests, setting)
+        return list(settings.values())
 
     def node_of(self, setting: Setting) -> Node:
         """The model of a setting."""
@@ -88,53 +115,65 @@ class Methods:
 
     def measured(self, model: Model, label: str) -> dict[str, Node]:
         """What is measured of a method on a problem set, by step, and its choice."""
-        settings = self.settings(model.kind)
-        results = [self.graphs[s.place].measured(s.model, label) for s in settings]
+        results = []
+        for setting in self.settings(model.kind):
+            results.append(self.graphs[setting.place].measured(setting.model, label))
         if len(results) == 1:
             return results[0]
-        chosen = {
-            step: self._one_of(NAMES[step].format(label=label), model.kind, candidates)
-            for step in results[0]
-            if (candidates := [of_setting[step] for of_setting in results])
-        }
-        return chosen | {"choose": self.choice(model.kind)}
+        chosen = {}
+        for step in results[0]:
+            name = NAMES[step].format(label=label)
+            chosen[step] = self._one_of(name, model.kind, [result[step] for result in results])
+        chosen["choose"] = self.choice(model.kind)
+        return chosen
 
     def choice(self, kind: str) -> Node:
         """The setting of a method that is evaluated."""
-        settings, tokens = self.settings(kind), self.graphs[0].tokens
-        names = self._names(settings)
-        candidates: list[tuple[str, int, Node, Node]] = []
-        for setting, name in zip(settings, names, strict=True):
+        tried = self._tried(kind)
+        inputs = []
+        for number, candidate in enumerate(tried, 1):
+            recipe_inputs = {f"loss {number}": candidate.loss.digest}
+            inputs.append(made("losses", candidate.loss, flag="", recipe_inputs=recipe_inputs))
+        inputs.append(made("tokens", self.graphs[0].tokens, flag="data"))
+        options = {"candidates": [[candidate.setting, candidate.seed] for candidate in tried]}
+        keys = frozenset().union(*(item.keys for item in inputs)) - {"seed"}
+        node = self._node("choose", options, inputs, keys, CHOSEN)
+        if not node.texts:
+            node.texts = {CANDIDATES_FILE: write_candidates(_rows(node, tried))}
+        self._name(node, f"{kind}.json")
+        return node
+
+    def _tried(self, kind: str) -> list[Tried]:
+        """Each setting of a method with each seed."""
+        settings = self.settings(kind)
+        tried = []
+        for setting, name in zip(settings, self._names(settings), strict=True):
             for methods in self.of_seeds:
                 graph = methods.graphs[setting.place]
                 loss = graph.choice_loss(setting.model)
-                candidates.append((name, graph.config.seed, loss, methods.node_of(setting)))
-        inputs = [
-            made("losses", loss, "", {f"loss {number}": loss.digest})
-            for number, (_, _, loss, _) in enumerate(candidates, 1)
-        ]
-        inputs.append(made("tokens", tokens, "data"))
-        shown = [[name, seed] for name, seed, *_ in candidates]
-        keys = frozenset().union(*(item.keys for item in inputs)) - {"seed"}
-        node = self._node("choose", {"candidates": shown}, inputs, keys, CHOSEN)
-        if not node.texts:
-            node.texts = {CANDIDATES_FILE: write_candidates(_rows(node, candidates))}
-        self._name(node, f"{kind}.json")
-        return node
+                tried.append(Tried(name, graph.config.seed, loss, methods.node_of(setting)))
+        return tried
 
     def _one_of(self, name: str, kind: str, candidates: Sequence[Node]) -> Node:
         """The one of some results that belongs to the chosen setting."""
         if len({*candidates}) == 1:  # it does not depend on the setting
             return candidates[0]
         choice = made("choice", self.choice(kind))
-        recorded = {f"result {n}": result.digest for n, result in enumerate(candidates, 1)}
-        results = [result.place for result in candidates]
         keys = frozenset().union(*(result.keys for result in candidates))
-        of_all = Input("results", recipe_inputs=recorded, flags={"results": results}, keys=keys)
+        results = Input(
+            "results",
+            recipe_inputs={f"result {n}": result.digest for n, result in enumerate(candidates, 1)},
+            flags={"results": [result.place for result in candidates]},
+            keys=keys,
+        )
         # The job may make any of them, and so waits for what each is made from.
-        sources = dict.fromkeys(source for result in candidates for source in result.sources)
-        read = [made("read", source, "", {}) for source in sources]
-        node = self._node("measure_chosen", {}, [choice, of_all, *read], keys, candidates[0].file)
+        sources: dict[Node, None] = {}  # in order, each once
+        for result in candidates:
+            for source in result.sources:
+                sources[source] = None
+        read = [made("read", source, flag="", recipe_inputs={}) for source in sources]
+        inputs = [choice, results, *read]
+        node = self._node("measure_chosen", {}, inputs, keys, candidates[0].file)
         node.one_of = tuple(candidates)
         self._name(node, f"{kind}/{name}")
         return node
@@ -142,16 +181,16 @@ class Methods:
     def _node(
         self, step: str, options: dict, inputs: list[Input], keys: frozenset[str], file: str
     ) -> Node:
-        flags = {key: value for item in inputs for key, value in item.flags.items()}
+        flags = {}
+        for item in inputs:
+            flags |= item.flags
         keys = keys | STEPS[step].keys
         return self.nodes.get(
             step, options, inputs, run=self.run, file=file, flags=flags, keys=keys
         )
 
     def _name(self, node: Node, name: str) -> None:
-        full = f"{self.run.folders(node.keys)}chosen/{name}"
-        if full not in node.names:
-            node.names.append(full)
+        node.add_name(f"{self.run.folders(node.keys)}chosen/{name}")
 
     def _names(self, settings: Iterable[Setting]) -> list[str]:
         """The values in which settings differ, in words, such as `moe_sft.learning_rate=0.001`."""
@@ -162,26 +201,34 @@ class Methods:
             if setting.model.lam is not None:
                 read["merge.lambdas"] = setting.model.lam
             values.append(read)
-        keys = sorted({key for of_setting in values for key in of_setting})
-        texts = {key: [_text(of_setting.get(key)) for of_setting in values] for key in keys}
-        different = [key for key in keys if len({*texts[key]}) > 1]
-        return [
-            ", ".join(f"{SHORT.get(key, key)}={texts[key][n]}" for key in different)
-            for n in range(len(values))
-        ]
+        different = []
+        for key in sorted(set().union(*values)):
+            texts = {_text(of_setting.get(key)) for of_setting in values}
+            if len(texts) > 1:
+                different.append(key)
+        names = []
+        for of_setting in values:
+            parts = [f"{SHORT.get(key, key)}={_text(of_setting.get(key))}" for key in different]
+            names.append(", ".join(parts))
+        return names
 
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _rows(node: Node, candidates: Iterable[tuple[str, int, Node, Node]]) -> Iterator[Candidate]:
+def _rows(choice: Node, tried: Iterable[Tried]) -> Iterator[Candidate]:
     """The candidates of a choice, with paths as seen from its entry."""
-    for setting, seed, loss, model in candidates:
-        rows, epochs = _cost(model)
-        places = {"loss": loss.place, "model": model.place}
-        paths = {name: os.path.relpath(place, node.entry) for name, place in places.items()}
-        yield Candidate(setting=setting, seed=seed, rows=rows, epochs=epochs, **paths)
+    for candidate in tried:
+        rows, epochs = _cost(candidate.model)
+        yield Candidate(
+            setting=candidate.setting,
+            seed=candidate.seed,
+            rows=rows,
+            epochs=epochs,
+            loss=os.path.relpath(candidate.loss.place, choice.entry),
+            model=os.path.relpath(candidate.model.place, choice.entry),
+        )
 
 
 def _cost(model: Node) -> tuple[float, float]:
@@ -189,7 +236,8 @@ def _cost(model: Node) -> tuple[float, float]:
 
     Each counts once for each expert that computes a token.
     """
-    rows = epochs = 0.0
+    rows = 0.0
+    epochs = 0.0
     for node in model.ancestors():
         section = TRAINING_SECTIONS.get(node.step)
         if section is None:
@@ -215,4 +263,4 @@ def methods_of(graphs: Iterable[Graph], nodes: Nodes) -> list[Methods]:
     for (variant, _), of_seed in methods.items():
         of_seed.of_seeds = of_variants.setdefault(variant, [])
         of_seed.of_seeds.append(of_seed)
-    return [*methods.values()]
+    return list(methods.values())

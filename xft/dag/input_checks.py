@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache, partial
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from xft.hub.named_sets import NAMED_SETS
 from xft.hub.source import HUB_ID, check_model, check_source, dataset_source, find_local
 
 PROBLEM_SETS = ("data.decontaminate_against", "evaluation.datasets")  # keys
-LONGEST, LONGEST_NAME = 2_000, 255  # bytes; Linux takes longer paths, as those of results are
+# Bytes of a path and of a name in it. Linux takes longer paths, as those of results are.
+LONGEST = 2_000
+LONGEST_NAME = 255
 
 
 def check_all_files(configs: Iterable[WorkflowConfig]) -> None:
@@ -32,37 +35,50 @@ def check_all_files(configs: Iterable[WorkflowConfig]) -> None:
 
     Snakemake itself does not notice a missing input while the outputs made from it exist.
     """
-    checked, wrong, rows, load, faults = [], [], {}, cache(load_problems), []
+    load = cache(load_problems)
+    faults: list[str] = []
+    faults_of_values: dict[str, list[str]] = {}  # by the values that name files
+    numbers: dict[str, int | None] = {}  # of rows at most, by section data; None if unknown
     for config in configs:
-        tunings = config.moe_sft.model, config.sft.model, config.sft.lora_rank
-        given = config.base, config.moe, tunings, config.data, config.evaluation
-        given += (list(sections.named_code(dict(config))),)
-        found = []
-        if given not in checked:
-            checked.append(given)
-            found = faults_of_files(dict(config), load)
-            wrong += [given] if found else []
+        values = _values_that_name_files(config)
+        if values not in faults_of_values:
+            faults_of_values[values] = faults_of_files(dict(config), load)
+            faults += faults_of_values[values]
         data = config.data.model_dump_json()
-        with collecting_errors(found):
-            if given not in wrong and data not in rows:
-                rows[data] = None
-                rows[data] = check_rows(config.data)
-            if rows.get(data) is not None:
-                check_number_of_rows(config, rows[data])
-        faults += found
+        with collecting_errors(faults):
+            if not faults_of_values[values] and data not in numbers:
+                numbers[data] = None  # also if the rows are wrong
+                numbers[data] = check_rows(config.data)
+            if numbers.get(data) is not None:
+                check_number_of_rows(config, numbers[data])
     if faults:
         raise UserError("\n".join(dict.fromkeys(faults)))
 
 
-def other_faults(found: ExaminedRuns) -> Iterator[str]:
+def _values_that_name_files(config: WorkflowConfig) -> str:
+    """The values of a configuration that `faults_of_files` reads, as text."""
+    values = (
+        config.base,
+        config.moe,
+        (config.moe_sft.model, config.sft.model, config.sft.lora_rank),
+        config.data,
+        config.evaluation,
+        list(sections.named_code(dict(config))),
+    )
+    return repr(values)
+
+
+def other_faults(examined: ExaminedRuns) -> Iterator[str]:
     """The faults of the files that a configuration with other faults names, and of its runs.
 
     What only follows from a wrong value is left out.
     """
-    whole, load = found.whole, cache(load_problems)
-    runs = [dict(run.config) for run in found.runs]
-    for given in [dict(whole.valid), *runs] if whole.valid else []:
-        known = {name: given[name] for name in given if name not in whole.lacking}
+    whole = examined.whole
+    if whole.valid is None:
+        return
+    load = cache(load_problems)
+    for config in [whole.valid, *(run.config for run in examined.runs)]:
+        known = {name: value for name, value in config if name not in whole.lacking}
         for fault in faults_of_files(known, load):
             if not whole.is_about_wrong(fault):
                 yield fault
@@ -109,24 +125,29 @@ def faults_of_code(given: Mapping[str, Any]) -> list[str]:
 
 def _check_named(key: str, path: str, given: Mapping[str, Any], load: Callable) -> None:
     """Raise UserError if a file or folder is not what its key needs."""
-    match key:
-        case "results_dir":
-            _check_results(path)
-        case "base.model":
-            with errors_at("config"):
-                check_source(path, given["base"].revision)
-            if WorkflowConfig.model_fields.keys() <= given.keys():
-                check_base(given)
-        case "moe_sft.model" | "sft.model":
-            with errors_at(f"config: {key}"):
-                check_tuned(Path(path), given.get("moe") if key == "moe_sft.model" else None)
-        case "data.train":
-            _check_rows(given["data"], path)
-        case "data.template" | "evaluation.base_prompt":
-            with errors_at(f"config: {key}"):
-                read_template(path, NAMES if key == "data.template" else PROMPT_NAMES)
-        case key if key in PROBLEM_SETS:
-            _check_problems(key, path, load)
+    if key == "results_dir":
+        _check_results(path)
+    elif key == "base.model":
+        with errors_at("config"):
+            check_source(path, given["base"].revision)
+        if WorkflowConfig.model_fields.keys() <= given.keys():
+            check_base(given)
+    elif key == "moe_sft.model":
+        with errors_at(f"config: {key}"):
+            check_tuned(Path(path), given.get("moe"))
+    elif key == "sft.model":
+        with errors_at(f"config: {key}"):
+            check_tuned(Path(path), None)
+    elif key == "data.train":
+        _check_rows(given["data"], path)
+    elif key == "data.template":
+        with errors_at(f"config: {key}"):
+            read_template(path, NAMES)
+    elif key == "evaluation.base_prompt":
+        with errors_at(f"config: {key}"):
+            read_template(path, PROMPT_NAMES)
+    elif key in PROBLEM_SETS:
+        _check_problems(key, path, load)
 
 
 def _check_path(key: str, path: str) -> None:
@@ -183,7 +204,8 @@ def check_number_of_rows(config: WorkflowConfig, number: int) -> None:
     for name in TRAININGS:
         options = getattr(config, name)
         rows = number - data.held_out_rows
-        if fault := options.fault_of_steps(options.steps(rows, options.global_batch)):
+        fault = options.fault_of_steps(options.steps(rows, options.global_batch))
+        if fault:
             faults.append(f"config: {name}, with at most {number} rows: {fault}")
     if faults:
         raise UserError("\n".join(faults))
@@ -214,46 +236,66 @@ def check_base(given: Mapping[str, Any]) -> None:
     the ranks of low-rank products are checked. given: sections of the config, by name. Nothing is
     fetched: files that are not on this machine are not checked.
     """
-    faults: list[str] = []
-    for check in _checks_of_base(given):
-        with collecting_errors(faults), errors_at("config"):
-            check()
+    base = given["base"]
+    folder = find_local(base.model, base.revision, ["config.json"])
+    config = read_model_config(folder / "config.json") if folder else {}
+    faults = _faults_of_sizes(given, config)
+    folder = find_local(base.model, base.revision, TOKENIZER_PATTERNS)
+    if folder:
+        faults += _faults_of_tokenizer(given, folder)
     if faults:
         raise UserError("\n".join(faults))
 
 
-def _checks_of_base(given: Mapping[str, Any]) -> Iterator[Callable[[], object]]:
-    base, moe, data, evaluation = (given[n] for n in ("base", "moe", "data", "evaluation"))
-    model, revision = base.model, base.revision
-    folder = find_local(model, revision, ["config.json"])
-    config = read_model_config(folder / "config.json") if folder else {}
+def _faults_of_sizes(given: Mapping[str, Any], config: dict) -> list[str]:
+    """The faults of ranks, layers and lengths. config: the base's, empty if it is elsewhere."""
+    model = given["base"].model
+    moe = given["moe"]
+    lora_rank = given["sft"].lora_rank
     stated = [config.get(name) for name in ("hidden_size", "intermediate_size")]
     known = [size for size in stated if isinstance(size, int)]
     sizes = {f"a matrix of {model}": min(known)} if known else {}
+    faults: list[str] = []
     if moe.experts == "lora":
-        yield partial(check_rank, "moe.rank", moe.rank, sizes)
-    if rank := given["sft"].lora_rank:
-        yield partial(check_rank, "sft.lora_rank", rank, sizes)
-    yield partial(_check_layers, moe.upcycled_layers or [], model, config)
+        with _collecting_faults(faults):
+            check_rank("moe.rank", moe.rank, sizes)
+    if lora_rank is not None:
+        with _collecting_faults(faults):
+            check_rank("sft.lora_rank", lora_rank, sizes)
+    with _collecting_faults(faults):
+        _check_layers(moe.upcycled_layers or [], model, config)
     tokens = window(config)
     if tokens is not None:
-        length = partial(_check_length, model=model, window=tokens)
-        yield partial(length, "data.max_length", data.max_length, most=tokens)
-        new = evaluation.max_new_tokens
-        yield partial(length, "evaluation.max_new_tokens", new, most=tokens - 1)
-    folder = find_local(model, revision, TOKENIZER_PATTERNS)
-    if folder:
-        if data.template == CHAT:
-            yield partial(_check_chat, "data.template", model, folder)
-        if evaluation.base_prompt == CHAT:
-            yield partial(_check_chat, "evaluation.base_prompt", model, folder)
-        yield partial(_check_tokenizer, check_vocabulary, folder)
-        yield partial(_check_tokenizer, check_eos, folder)
+        length = given["data"].max_length
+        new_tokens = given["evaluation"].max_new_tokens
+        with _collecting_faults(faults):
+            _check_length("data.max_length", length, model, tokens, most=tokens)
+        with _collecting_faults(faults):
+            _check_length("evaluation.max_new_tokens", new_tokens, model, tokens, most=tokens - 1)
+    return faults
 
 
-def _check_tokenizer(check: Callable[[Path], object], folder: Path) -> None:
-    with errors_at("base.model"):
-        check(folder)
+def _faults_of_tokenizer(given: Mapping[str, Any], folder: Path) -> list[str]:
+    """The faults of chat templates, the vocabulary and the EOS token. folder: of the tokenizer."""
+    model = given["base"].model
+    faults: list[str] = []
+    if given["data"].template == CHAT:
+        with _collecting_faults(faults):
+            _check_chat("data.template", model, folder)
+    if given["evaluation"].base_prompt == CHAT:
+        with _collecting_faults(faults):
+            _check_chat("evaluation.base_prompt", model, folder)
+    for check in (check_vocabulary, check_eos):
+        with _collecting_faults(faults), errors_at("base.model"):
+            check(folder)
+    return faults
+
+
+@contextmanager
+def _collecting_faults(faults: list[str]) -> Iterator[None]:
+    """Add the message of a UserError of the block to others, as one about the configuration."""
+    with collecting_errors(faults), errors_at("config"):
+        yield
 
 
 def check_tuned(folder: Path, moe: MoeConfig | None) -> None:
@@ -266,7 +308,8 @@ def check_tuned(folder: Path, moe: MoeConfig | None) -> None:
         return
     check_model(folder, is_base=False)
     held = sections.mixture_settings(read_model_config(folder / "config.json"))
-    if held != (asked := sections.mixture_settings(dict(moe))):
+    asked = sections.mixture_settings(dict(moe))
+    if held != asked:
         other = json.dumps({key: held[key] for key in held if held[key] != asked.get(key)})
         raise UserError(
             f"{folder} is no mixture by section moe. Its config.json says {other}. Set this in "

@@ -29,10 +29,11 @@ from xft.estimates.rows import Lengths, sample_lengths, stored_lengths
 from xft.store.store import is_whole
 
 MB = 10**6
-MINUTES, MOST_MINUTES = 60, 24 * 60  # limits; the second if the next attempt continues the work
+MINUTES = 60  # the limit
+MOST_MINUTES = 24 * 60  # if the next attempt continues the work
 MARGIN = 1.25  # factor of memory, for the allocator's losses and the pages of mapped files
-# Libraries and two processes of Snakemake; on a GPU also CUDA.
-LIBRARIES, LIBRARIES_ON_GPU = 2 * 10**9, 6 * 10**9
+LIBRARIES = 2 * 10**9  # and two processes of Snakemake
+LIBRARIES_ON_GPU = 6 * 10**9  # with CUDA
 JUDGING = 2 * 10**9  # the programs that an evaluation runs
 DISK_SPEED = 20e6  # bytes a second that a conversion writes to a busy disk
 THREAD_FLOPS = 30e9  # of one CPU thread, in a second
@@ -79,7 +80,7 @@ class Requests:
         if self.models is None:
             return Request(4000, MINUTES)
         table = self.models.mixture
-        largest = FP32 * max(map(table.size, table.names))
+        largest = FP32 * max(table.size(name) for name in table.names)
         minutes = math.ceil(table.nbytes / DISK_SPEED / 60)
         return Request(_mb(LIBRARIES + 4 * largest), max(minutes, MINUTES))
 
@@ -98,8 +99,10 @@ class Requests:
         it is sharded, one process gathers it again to write it. Step 6 reads the experts from
         files in each step.
         """
-        models, job = self.models, jobs.configured_job(self.config, section)
-        processes, memory = job.options.processes, training_memory(models, job)
+        models = self.models
+        job = jobs.configured_job(self.config, section)
+        processes = job.options.processes
+        memory = training_memory(models, job)
         files = models.expert_bytes if job.is_mixing else 0
         if not self.on_gpu:
             return processes * memory.peak + files
@@ -112,9 +115,9 @@ class Requests:
         job = jobs.configured_job(self.config, section)
         hours = self._hours(job)
         if section == "sft":  # sft_flops asks for the same as sft, and takes moe_sft's FLOPs
-            options, length = self.config.sft_flops, self.config.data.max_length
-            of_flops = self._hours(replace(job, options=options))
-            hours = max(hours, of_flops * tuning_ratio(self.models, length, options))
+            options = self.config.sft_flops
+            ratio = tuning_ratio(self.models, self.config.data.max_length, options)
+            hours = max(hours, ratio * self._hours(replace(job, options=options)))
         return _limit(min(3600 * hours, 60 * MOST_MINUTES))
 
     def _hours(self, job: TrainingJob) -> float:
@@ -124,8 +127,11 @@ class Requests:
 
     @property
     def _processor(self) -> Processor:
-        speed = THREAD_FLOPS * self.config.threads
-        processor = GPUS["a10"] if self.on_gpu else Processor(speed, speed)
+        if self.on_gpu:
+            processor = GPUS["a10"]
+        else:
+            speed = THREAD_FLOPS * self.config.threads
+            processor = Processor(bf16=speed, fp32=speed)
         return processor.reached(jobs.DEFAULT_UTILISATION)
 
     def evaluation(self, is_mixture: bool) -> Request:
@@ -148,8 +154,11 @@ def _rows_at_most(data: DataConfig) -> int | None:
     files = [Path(file) for file in data.files]
     if not all(file.is_file() for file in files):
         return None
-    numbers = [math.ceil(file.stat().st_size / ROW_BYTES) for file in files]
-    return sum(map(min, numbers, (n or math.inf for n in data.limits(len(files)))))
+    total = 0
+    for file, limit in zip(files, data.limits(len(files)), strict=True):
+        number = math.ceil(file.stat().st_size / ROW_BYTES)
+        total += number if limit is None else min(number, limit)
+    return total
 
 
 def _mb(nbytes: float) -> int:
@@ -164,28 +173,44 @@ def _limit(seconds: float) -> int:
 def resources(node: Node) -> dict[str, object]:
     """The resources of an artifact's job, in its first attempt.
 
-    mem_mb, minutes, threads, gpu. expected_gib, expected_gpu_gib: memory of the largest process on
-    a CPU or a GPU, for trainings that are to run, if the rows are known. continues: whether a later
-    attempt goes on, or begins again. start: the program that starts the step. online: whether it
-    may use the network.
+    mem_mb, minutes, threads, gpu: what it asks for.
+    expected_gib, expected_gpu_gib: memory of the largest process on a CPU or a GPU, for trainings
+    that are to run, if the rows are known.
+    continues: whether a later attempt goes on, or begins again.
+    start: the program that starts the step.
+    file: of the artifact in its entry.
+    online: whether it may use the network.
+    priority, environment: of an evaluation.
     """
     if node.one_of:  # it makes one of these
-        largest = max(map(resources, node.one_of), key=lambda asks: asks["mem_mb"])
+        candidates = [resources(result) for result in node.one_of]
+        largest = max(candidates, key=lambda asks: asks["mem_mb"])
         return {"priority": 0, "environment": "evaluation"} | largest
-    config, step, job = node.config, STEPS[node.step], STEP_JOBS[node.step]
-    asked = _request(node)
-    asks = {"mem_mb": asked.mem_mb, "minutes": asked.minutes, "threads": 1, "gpu": 0}
-    asks |= {"continues": job.continues, "start": "python", "file": node.file}
-    asks["online"] = job.online
-    if step.section:
-        options = getattr(config, step.section)
+    config = node.config
+    section = STEPS[node.step].section
+    job = STEP_JOBS[node.step]
+    request = _request(node)
+    asks = {
+        "mem_mb": request.mem_mb,
+        "minutes": request.minutes,
+        "threads": 1,
+        "gpu": 0,
+        "continues": job.continues,
+        "start": "python",
+        "file": node.file,
+        "online": job.online,
+    }
+    if section:
+        options = getattr(config, section)
         asks["threads"] = config.threads * options.processes
         asks["gpu"] = config.gpus * options.world_size
         asks["start"] = _start(config, options)
-        asks["expected_gpu_gib" if config.gpus else "expected_gib"] = _expected(node, step.section)
+        asks["expected_gpu_gib" if config.gpus else "expected_gib"] = _expected(node, section)
     elif job.generates:
-        asks |= {"threads": config.threads, "gpu": config.gpus}
-        asks["priority"] = 2 * (Path(node.source("model").name).name == "base")
+        is_of_base = Path(node.source("model").name).name == "base"
+        asks["threads"] = config.threads
+        asks["gpu"] = config.gpus
+        asks["priority"] = 2 if is_of_base else 0
         asks["environment"] = node.recipe.options.get("evaluation.backend", "evaluation")
     elif job.threads:
         asks["threads"] = config.threads
@@ -199,28 +224,37 @@ def memory(asked: dict, attempt: int) -> int:
 
 def minutes(asked: dict, attempt: int) -> int:
     """The time limit in an attempt: as many times longer, unless the job goes on where it was."""
-    return asked["minutes"] * (1 if asked["continues"] else attempt)
+    if asked["continues"]:
+        return asked["minutes"]
+    return asked["minutes"] * attempt
 
 
 def _request(node: Node) -> Request:
     job = STEP_JOBS[node.step]
     if job.cost:
         return job.cost
-    asked = requests(node)
     if job.generates:
-        request = asked.evaluation(of_mixture(node))
+        request = requests(node).evaluation(of_mixture(node))
         return replace(request, minutes=job.minutes or request.minutes)
     section = STEPS[node.step].section
-    return asked.training(section) if section else asked.conversion()
+    if section:
+        return requests(node).training(section)
+    return requests(node).conversion()
 
 
 def _expected(node: Node, section: str) -> float | None:
-    asked = requests(node)
-    if asked.models is None or is_whole(node.entry):
+    """The memory in GiB of a training's process with rows as they are.
+
+    None if it is not to run, or if the base or the rows are unknown.
+    """
+    models = requests(node).models
+    if models is None or is_whole(node.entry):
         return None
     lengths = row_lengths(node.source("tokens"))
+    if lengths is None:
+        return None
     job = jobs.configured_job(node.config, section).with_rows(lengths)
-    return lengths and round(training_memory(asked.models, job).peak / GIB, 3)
+    return round(training_memory(models, job).peak / GIB, 3)
 
 
 @cache

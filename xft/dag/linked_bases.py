@@ -34,7 +34,8 @@ def _lost(base: Node) -> Iterator[tuple[Path, Path | None]]:
     Nothing is changed in the stores of others.
     """
     for name, stated in read_manifest(manifest_path(base.place)).files.items():
-        file, source = base.place / name, Path(_model(base), name)
+        file = base.place / name
+        source = Path(_model(base), name)
         if not file.exists():
             is_known = not base.entry.is_symlink() and _has_content(source, stated)
             yield file, source if is_known else None

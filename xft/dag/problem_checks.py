@@ -18,7 +18,8 @@ from xft.hub.named_sets import NAMED_SETS, RELEASED, TRANSLATED, check_available
 from xft.hub.source import find_local
 from xft.store.store import is_whole
 
-TOKENIZER, CONFIG = "tokenizer.json", "config.json"
+TOKENIZER = "tokenizer.json"
+CONFIG = "config.json"
 JUDGES = ("ground_truth", "eval")  # steps that run programs
 
 
@@ -27,23 +28,30 @@ def check_problems(nodes: Iterable[Node]) -> None:
 
     Problems and a base that are not on this machine are not checked. Nothing is fetched.
     """
-    faults, excluded, known = [], set(), set()
+    faults: list[str] = []
+    excluded: set[str] = set()
+    known: set[str] = set()
     sizes = cache(partial(_sizes, cache(load_problems)))
     evaluations = {node: _file(node) for node in nodes if node.step == "eval"}
     for node, file in evaluations.items():
-        options, base = node.config.evaluation, node.config.base
+        options = node.config.evaluation
+        base = node.config.base
         excluded.update(options.exclude)
-        if file:
-            lengths, most = sizes(file, node.flags["prompt"], base.model, base.revision)
-            known |= lengths.keys()
+        if not file:
+            continue
+        lengths, most = sizes(file, node.flags["prompt"], base.model, base.revision)
+        known.update(lengths)
+        if options.too_long == "stop":
             kept = [task_id for task_id in lengths if task_id not in options.exclude]
-            kept = {task_id: lengths[task_id] for task_id in kept[: options.limit]}
-            if options.too_long == "stop":
-                with collecting_errors(faults), errors_at(f"config: evaluation on {file}"):
-                    check_fit(kept, most, options.max_new_tokens)
+            kept_lengths = {task_id: lengths[task_id] for task_id in kept[: options.limit]}
+            with collecting_errors(faults), errors_at(f"config: evaluation on {file}"):
+                check_fit(kept_lengths, most, options.max_new_tokens)
     if all(evaluations.values()):
-        at = "config: evaluation.exclude: no problem has the task_id"
-        faults += [f"{at} {name}{did_you_mean(name, known)}" for name in sorted(excluded - known)]
+        for name in sorted(excluded - known):
+            faults.append(
+                f"config: evaluation.exclude: no problem has the task_id {name}"
+                f"{did_you_mean(name, known)}"
+            )
     if faults:
         raise UserError("\n".join(dict.fromkeys(faults)))
 
@@ -67,20 +75,23 @@ def _sizes(
     """
     from tokenizers import Tokenizer
 
+    problems = load(file)
     identity = SLOT if prompt == CHAT else read_template(prompt, PROMPT_NAMES)
-    prompts = task_prompts(load(file), make_template(identity, None))
+    texts = task_prompts(problems, make_template(identity, None))
     folder = find_local(model, revision, [TOKENIZER])
     if not folder or not (folder / CONFIG).is_file():
-        return {each.task_id: 0 for each in prompts}, inf
-    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-    tokenizer.no_padding()
-    encode = partial(tokenizer.encode, add_special_tokens=False)
-    lengths = {each.task_id: len(encode(each.text)) for each in prompts}
+        return {text.task_id: 0 for text in texts}, inf
+    most = window(read_model_config(folder / CONFIG)) or inf
     if prompt == CHAT and Path(model).is_dir():
         loaded = load_tokenizer(folder)
-        prompts = task_prompts(load(file), make_template(CHAT, loaded))
-        lengths = {each.task_id: len(each.encode(loaded)) for each in prompts}
-    return lengths, window(read_model_config(folder / CONFIG)) or inf
+        texts = task_prompts(problems, make_template(CHAT, loaded))
+        return {text.task_id: len(text.encode(loaded)) for text in texts}, most
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    tokenizer.no_padding()
+    lengths = {}
+    for text in texts:
+        lengths[text.task_id] = len(tokenizer.encode(text.text, add_special_tokens=False))
+    return lengths, most
 
 
 def missing_sets(nodes: Iterable[Node]) -> list[str]:
@@ -111,19 +122,23 @@ def missing_toolchains(nodes: Iterable[Node]) -> list[str]:
 
     Files that are not on this machine are left out: the job tells what they need.
     """
-    sets = {
-        (name, node.config.evaluation.limit): None
-        for node in with_results(nodes)
-        if node.step in JUDGES and not is_whole(node.entry)
-        for item in node.inputs
-        if item.name == "problems"
-        for name in ([item.node.flags["dataset"]] if item.node else item.paths)
-    }
-    faults = []
+    sets: dict[tuple[str, int | None], None] = {}  # with the limit, in order, each once
+    for node in with_results(nodes):
+        if node.step in JUDGES and not is_whole(node.entry):
+            sets[_problem_set(node), node.config.evaluation.limit] = None
+    faults: list[str] = []
     for name, limit in sets:
         with collecting_errors(faults):
             find_toolchains(_programs(name, limit))
     return list(dict.fromkeys("\n".join(faults).splitlines()))
+
+
+def _problem_set(node: Node) -> str:
+    """The problems that a job judges: a name or a file."""
+    (problems,) = (item for item in node.inputs if item.name == "problems")
+    if problems.node is not None:
+        return problems.node.flags["dataset"]
+    return problems.paths[0]
 
 
 def _programs(name: str, limit: int | None) -> Iterator[tuple[str, str]]:
@@ -134,4 +149,5 @@ def _programs(name: str, limit: int | None) -> Iterator[tuple[str, str]]:
     elif name not in RELEASED and Path(name).exists():
         data_set = load_problems(name).first(limit)
         if data_set.form is PROGRAMS:
-            yield from ((p.language, p.prompt + p.tests) for p in data_set.problems)
+            for problem in data_set.problems:
+                yield problem.language, problem.prompt + problem.tests

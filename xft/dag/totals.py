@@ -1,7 +1,7 @@
 """The jobs, the hours and the disk space of all runs of a configuration."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,8 +26,10 @@ Hours = tuple[float | None, float | None]  # expected and at most; None: unknown
 class Totals:
     """The jobs of all runs. What runs share counts once.
 
-    runs: their number. hours: of each job, expected and at most, by rule; None where they are
-    unknown, 0 for jobs of minutes. space: bytes on the disk, by rule.
+    runs: their number.
+    hours: of each job, expected and at most, by rule; None where they are unknown, 0 for jobs of
+    minutes.
+    space: bytes on the disk, by rule.
     """
 
     runs: int
@@ -90,8 +92,13 @@ def totals(experiment: Experiment, estimate_of: FindEstimate, is_measured: bool)
 
 def _sums(pairs: Iterable[Hours]) -> Hours:
     """The sums of the first and of the second numbers; None where one is unknown."""
-    columns = zip(*pairs, strict=True)
-    return tuple(None if None in column else sum(column) for column in columns)
+    pairs = list(pairs)
+    return _sum([expected for expected, _ in pairs]), _sum([most for _, most in pairs])
+
+
+def _sum(hours: Sequence[float | None]) -> float | None:
+    """The sum; None if one is unknown."""
+    return None if None in hours else sum(hours)
 
 
 def _hours(node: Node, estimate: Estimate, expected: bool) -> float | None:

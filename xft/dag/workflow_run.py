@@ -44,25 +44,29 @@ OR_OTHER_RESULTS = "Or name another results_dir"
 class WorkflowRun:
     """What a configuration wants, and how a run gets it.
 
-    config: the configuration. configs: those of its runs.
+    config: the configuration.
+    runs: of the configuration; configs: theirs.
     stores: from which it takes artifacts.
-    only_results: whether it fetches nothing to make others (`take_only_results_of`).
+    only_results: whether it fetches nothing to make others.
     begun: whether it has locked the store.
     began: the time of this, in seconds since 1970; before it, that of the object's creation.
     """
 
-    def __init__(self, values: dict, begins: bool = False):
-        """values: as read. begins: whether `begin` follows, which is told at once if it cannot.
+    def __init__(self, values: dict, begins: bool = False, only_results_of: str | None = None):
+        """values: as read.
+        begins: whether `begin` follows, which is told at once if it cannot.
+        only_results_of: a bucket. The run takes results from there alone, and nothing to make
+        others.
 
         Raises UserError if the values, or a file that they name, are wrong, or if another run has
         the store or the results of a run that begins.
         """
-        found = examine_runs(values)
-        if found.faults:
-            faults = [*found.faults, *input_checks.other_faults(found)]
+        examined = examine_runs(values)
+        if examined.faults:
+            faults = [*examined.faults, *input_checks.other_faults(examined)]
             raise UserError("\n".join(dict.fromkeys(faults)))
-        self.config = found.whole.valid
-        self.runs = found.runs
+        self.config = examined.whole.valid
+        self.runs = examined.runs
         if begins:
             check_unoccupied(Path(self.config.store), OR_ANOTHER_STORE)
             check_unoccupied(Path(self.config.results_dir), OR_OTHER_RESULTS)
@@ -73,8 +77,8 @@ class WorkflowRun:
         self.experiment = Experiment(self.config, self.runs, contents)
         self.store = self.experiment.store
         self.results = self.experiment.results
-        self.stores = self.config.stores
-        self.only_results = False
+        self.stores = self.config.stores if only_results_of is None else [only_results_of]
+        self.only_results = only_results_of is not None
         self._taken: set[Node] = set()  # targets that other stores were asked for
         self.begun = False
         self.began = time.time()
@@ -103,9 +107,11 @@ class WorkflowRun:
         waiting = list(targets)
         while waiting:
             node = waiting.pop()
-            if node not in needed and not is_whole(node.entry):
-                needed.add(node)
-                waiting += () if node in held else node.sources
+            if node in needed or is_whole(node.entry):
+                continue
+            needed.add(node)
+            if node not in held:
+                waiting += node.sources
         return [node for node in self.experiment.known if node in needed]
 
     @property
@@ -113,16 +119,23 @@ class WorkflowRun:
         """Whether merged models stay after their evaluation: if the configuration says so, or if
         another results folder has one of them.
         """
+        if self.config.merge.keep == "all":
+            return True
         merges = [node for node in self.experiment.known if node.step == "dense"]
         whole = {node.digest for node in merges if is_whole(node.entry)}
-        theirs = wanted_digests(self.store, but=self.results.resolve()) if whole else ()
-        return self.config.merge.keep == "all" or not whole.isdisjoint(theirs)
+        if not whole:
+            return False
+        theirs = wanted_digests(self.store, but=self.results.resolve())
+        return not whole.isdisjoint(theirs)
 
     def require_packages(self) -> None:
         """Raise UserError with the packages that jobs need and that are not installed."""
+        choices: dict[str, None] = {}  # in order, each once
+        for node in with_results(self.to_make):
+            for choice in _choices(node):
+                choices[choice] = None
         faults: list[str] = []
-        nodes = with_results(self.to_make)
-        for choice in dict.fromkeys(choice for node in nodes for choice in _choices(node)):
+        for choice in choices:
             with collecting_errors(faults):
                 require(choice)
         if faults:
@@ -135,7 +148,8 @@ class WorkflowRun:
         faults: list[str] = []
         of_templates: list[str] = []
         for node in self.to_make:
-            base, data = node.config.base, node.config.data
+            base = node.config.base
+            data = node.config.data
             is_here = Path(base.model).is_dir() and not data.revision
             if node.step == "tokens" and data.template == CHAT and is_here:
                 with collecting_errors(of_templates):
@@ -155,7 +169,10 @@ class WorkflowRun:
         a node of an artifact, or a link to nothing, where it should hold the artifact.
         """
         self.store.check()
-        others.check([*self.config.stores, *filter(None, [self.config.publish])])
+        stores = list(self.config.stores)
+        if self.config.publish is not None:
+            stores.append(self.config.publish)
+        others.check(stores)
         for node in self.missing:
             self._check_absent(node)
         for base in self._linked_bases():
@@ -167,7 +184,9 @@ class WorkflowRun:
                     f"config: {key}: {path} overlaps results_dir = {self.results}. Move it, or "
                     "name another results_dir"
                 )
-        links = [name for job in self.jobs.values() for name in (job.links | job.logs)]
+        links: list[str] = []
+        for job in self.jobs.values():
+            links += job.links | job.logs
         check_free(links)
         for written in (self.results / CONFIG_FILE, self.results / RUNS_TABLE):
             if written.exists() and not is_results_folder(self.results):
@@ -196,12 +215,12 @@ class WorkflowRun:
 
     def user_files(self) -> list[tuple[str, Path]]:
         """The files and folders that the configuration names, with their keys."""
-        paths = dict.fromkeys(
-            (key, Path(path))
-            for config in (self.config, *self.configs)
-            for key, path in named_paths(dict(config))
-        )
-        return [(key, path) for key, path in paths if path.exists()]
+        files: dict[tuple[str, Path], None] = {}  # in order, each once
+        for config in (self.config, *self.configs):
+            for key, name in named_paths(dict(config)):
+                if Path(name).exists():
+                    files[key, Path(name)] = None
+        return list(files)
 
     def begin(self, targets: Collection[Node] | None = None) -> None:
         """Lock store and results, take what other stores have of the targets, write the jobs.
@@ -220,13 +239,12 @@ class WorkflowRun:
         elif new:
             self._take(new)
 
-    def take_only_results_of(self, url: str) -> None:
-        """Let the run take results from this bucket alone, and nothing to make others.
+    def follow_other(self) -> None:
+        """Let `began` tell when another process's run of these results began.
 
-        Call it before `begin`.
+        A run writes the configuration as it begins.
         """
-        self.stores = [url]
-        self.only_results = True
+        self.began = (self.results / CONFIG_FILE).stat().st_mtime
 
     def _begin_with(self, targets: set[Node]) -> None:
         """Begin the run. The order matters: what is written says what the store holds by then."""
@@ -271,17 +289,19 @@ class WorkflowRun:
         """Link what folders among the other stores hold. Fetch what buckets hold and the targets
         need, and what the page reads of the rest, if it is made here.
         """
-        missing = [*self.missing, *self._results_to_take(self.missing)]
-        others.take(self.stores, missing)
-        report, offer = self.experiment.report, self.offer()
+        missing = self.missing
+        others.take(self.stores, missing + self._results_to_take(missing))
+        offer = self.offer()
         while wanted := self.offered(targets, offer):
             offer.fetch(wanted)
         needed = {*self.needed(targets)}
+        report = self.experiment.report
         if report in needed:
             made = set() if self.only_results else needed
-            offer.fetch_parts(
-                [n for n in report.ancestors() if not n.is_temporary and n not in made], page_reads
-            )
+            shown = [
+                node for node in report.ancestors() if not node.is_temporary and node not in made
+            ]
+            offer.fetch_parts(shown, page_reads)
 
     def offer(self) -> others.Offer:
         """What buckets among the other stores hold of what is missing here."""
@@ -298,7 +318,10 @@ class WorkflowRun:
         results = {*self.experiment.ends, *self.experiment.shown, *targets}
         needed = self.needed(targets, offer)
         needed += self._results_to_take(needed)
-        return [n for n in needed if n in offer and (n in results or not self.only_results)]
+        offered = [node for node in needed if node in offer]
+        if self.only_results:
+            return [node for node in offered if node in results]
+        return offered
 
     def _results_to_take(self, needed: Collection[Node]) -> list[Node]:
         """The results that the store lacks, and from which a choice may take what is needed."""
@@ -331,8 +354,9 @@ class WorkflowRun:
         for node in self.experiment.known:
             is_here = is_whole(node.entry)
             for name, place in self.jobs[node.digest].links.items():
+                is_of_artifact = Path(place).name.startswith(ARTIFACT)
                 # What is fetched of an entry in part is no artifact.
-                if Path(place).exists() and (is_here or not Path(place).name.startswith(ARTIFACT)):
+                if Path(place).exists() and (is_here or not is_of_artifact):
                     links[name] = place
         return links
 
@@ -370,7 +394,8 @@ def earlier_tables(results: Path, config: WorkflowConfig) -> tuple[str, str]:
 
     Both are empty if it shows none.
     """
-    file, changed = results / "summary.md", []
+    file = results / "summary.md"
+    changed = []
     if not file.is_file():
         return "", ""
     with suppress(UserError):  # of another version

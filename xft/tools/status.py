@@ -46,18 +46,26 @@ def main(argv: list[str] | None = None) -> None:
     for phase in Phase:
         shown = [(begun.node.name, begun.text) for begun in begun_jobs if begun.phase is phase]
         if shown:
-            more = [(f"and {len(shown) - MOST_LINES} more", "")] if len(shown) > MOST_LINES else []
-            _show(f"{phase.value}: {len(shown)}", shown[:MOST_LINES] + more)
-    if memory := [*_gpu_memory(wanted)]:
+            lines = shown[:MOST_LINES]
+            if len(shown) > MOST_LINES:
+                lines.append((f"and {len(shown) - MOST_LINES} more", ""))
+            _show(f"{phase.value}: {len(shown)}", lines)
+    memory = list(_gpu_memory(wanted))
+    if memory:
         _show("memory on the GPU, GiB, at most", memory[:MOST_LINES])
-    if gone := [node for node in run.missing if node not in jobs and not node.is_temporary]:
+    gone = [node for node in run.missing if node not in jobs and not node.is_temporary]
+    if gone:
         _show(f"no longer in the store, and not needed: {len(gone)}", _listed(gone))
     _show(f"next run: {len(jobs) or 'nothing to do'}", _listed(jobs))
     print(_advice(run, begun_jobs, start))
 
 
-def configured_run(args: argparse.Namespace) -> tuple[WorkflowRun, str]:
+def configured_run(
+    args: argparse.Namespace, only_results_of: str | None = None
+) -> tuple[WorkflowRun, str]:
     """What the configuration wants, and how its run is started.
+
+    only_results_of: as for `WorkflowRun`.
 
     A folder that was renamed within its parent folder has its new name as results_dir. Raises
     UserError if the configuration is wrong, or of another folder.
@@ -84,14 +92,14 @@ def configured_run(args: argparse.Namespace) -> tuple[WorkflowRun, str]:
         values["results_dir"] = str(args.results)
         start += f" with --config results_dir={shlex.quote(str(args.results))}"
     with naming(where):
-        return WorkflowRun(values), start
+        return WorkflowRun(values, only_results_of=only_results_of), start
 
 
 def _advice(run: WorkflowRun, begun_jobs: list[BegunJob], start: str) -> str:
     """How to go on. start: how a run is started."""
     user = occupant(run.store.root)
     if user and occupant(run.results):
-        run.began = (run.results / CONFIG_FILE).stat().st_mtime  # which a run writes as it begins
+        run.follow_other()
         left = time_left(run, [str(node.entry) for node in run.experiment.wanted])
         return f"Snakemake is running ({user}){left}. `next run` lists what is still to do."
     if not run.to_make:
@@ -113,21 +121,24 @@ def _gpu_memory(nodes: Iterable[Node]) -> Iterator[tuple[str, str]]:
     """The jobs that ran on a GPU, each with what torch took there, and what the plan expected."""
     for node in nodes:
         cost = cost_of(node.entry) if is_whole(node.entry) else None
-        if cost and cost["gpu_reserved"] is not None:
-            expected = cost["gpu_expected"]
-            text = f"{cost['gpu_allocated']:.1f} allocated, {cost['gpu_reserved']:.1f} reserved"
-            yield node.name, text + (f", {expected:.1f} expected" if expected else "")
+        if cost is None or cost["gpu_reserved"] is None:
+            continue
+        text = f"{cost['gpu_allocated']:.1f} allocated, {cost['gpu_reserved']:.1f} reserved"
+        if cost["gpu_expected"]:
+            text += f", {cost['gpu_expected']:.1f} expected"
+        yield node.name, text
 
 
 def _listed(nodes: list[Node]) -> list[tuple[str, str]]:
     """Artifacts with their entries; many are counted by rule."""
     if len(nodes) > MOST_LINES:
-        return [(rule, str(count)) for rule, count in Counter(node.step for node in nodes).items()]
+        by_rule = Counter(node.step for node in nodes)
+        return [(rule, str(count)) for rule, count in by_rule.items()]
     return [(node.name, str(node.entry)) for node in nodes]
 
 
 def _show(title: str, pairs: list[tuple[str, str]]) -> None:
-    """Print a title, and indented lines whose second nodes begin in the same column."""
+    """Print a title, and indented lines whose second parts begin in the same column."""
     print(title)
     width = max((len(first) for first, _ in pairs), default=0)
     margin = "\n" + " " * (width + 4)
