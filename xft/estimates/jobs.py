@@ -25,10 +25,13 @@ READS = 2  # of all experts in a step of the mixing: for the merge, and for the 
 
 @dataclass(frozen=True)
 class Processor:
-    """bf16, fp32: FLOPs a second, dense, without sparsity and TF32; 0 if they are unknown.
-    bandwidth: of its memory, bytes a second. memory: in GiB; None if it is unknown. layer_seconds:
-    the least time of a decoder layer, in which transformers starts its kernels; assumed. A CPU has
-    none.
+    """A CPU or a GPU.
+
+    bf16, fp32: FLOPs a second, dense, without sparsity and TF32; 0 if they are unknown.
+    bandwidth: of its memory, bytes a second.
+    memory: in GiB; None if it is unknown.
+    layer_seconds: the least time of a decoder layer, in which transformers starts its kernels;
+    assumed. A CPU has none.
     """
 
     bf16: float
@@ -52,19 +55,28 @@ CPU = Processor(0, 0, memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PA
 
 def this_gpu() -> tuple[str, Processor] | None:
     """The GPU of this machine by its key in GPUS, or else by its own name; None without one."""
-    memory, name = find_gpu() or (None, "")
+    found = find_gpu()
+    if found is None:
+        return None
+    memory, name = found
     words = name.lower().replace("rtx ", "rtx").replace("-", " ").split()
-    name = next((word for word in words if word in GPUS), name)
-    return memory and (name, replace(GPUS.get(name, GPUS["a10"].reached(0)), memory=memory))
+    known = [word for word in words if word in GPUS]
+    if known:
+        return known[0], replace(GPUS[known[0]], memory=memory)
+    of_unknown_speed = GPUS["a10"].reached(0)
+    return name, replace(of_unknown_speed, memory=memory)
 
 
 @dataclass(frozen=True)
 class TrainingJob:
     """How a training runs.
 
-    section: of the configuration. options: the section's values.
-    length: of the window, in tokens. processes: on all nodes. on_gpu: false for a CPU. expected:
-    the batches of rows as they are; None if every row fills the window.
+    section: of the configuration.
+    options: the section's values.
+    length: of the window, in tokens.
+    processes: on all nodes.
+    on_gpu: false for a CPU.
+    expected: the batches of rows as they are; None if every row fills the window.
     """
 
     section: str
@@ -88,9 +100,11 @@ class TrainingJob:
     @property
     def batches(self) -> Batches:
         """What a process computes at a time."""
+        if self.expected is not None:
+            return self.expected
         size = self.options.per_device_train_batch_size
-        whole = Batches(size * self.length, self.length, self.length, self.length)
-        return self.expected or whole
+        length = self.length
+        return Batches(largest=size * length, longest=length, row=length, context=length)
 
     @property
     def is_mixing(self) -> bool:
@@ -151,8 +165,8 @@ def configured_job(config: WorkflowConfig, section: str, on_gpu: bool | None = N
     """The job for a section of the configuration. on_gpu: None if as configured."""
     options = getattr(config, section)
     on_gpu = config.gpus > 0 if on_gpu is None else on_gpu
-    length, launch = config.data.max_length, options.launch
-    return TrainingJob(section, options, length, launch, options.world_size, on_gpu)
+    length = config.data.max_length
+    return TrainingJob(section, options, length, options.launch, options.world_size, on_gpu)
 
 
 @dataclass(frozen=True)
@@ -180,14 +194,16 @@ class Work:
 
 def training_work(models: Models, job: TrainingJob, rows: int | None) -> Work | None:
     """The work of a training, in all processes; None if the number of rows counts and is None."""
-    options, batch = job.options, job.global_batch
+    options = job.options
+    batch = job.global_batch
     if rows is None and not options.max_steps:
         return None
     steps = options.steps(rows or 0, batch)
     rows = steps * batch if options.max_steps else round(rows * options.num_train_epochs)
     read_bytes = READS * models.expert_bytes if job.is_mixing else 0
     trained = models.trained(job.options)
-    tokens, context = round(rows * job.batches.row), round(job.batches.context)
+    tokens = round(rows * job.batches.row)
+    context = round(job.batches.context)
     of_token = training_flops(models, trained, context, options.activation_checkpointing)
     return Work(steps, tokens, tokens * of_token, read_bytes)
 

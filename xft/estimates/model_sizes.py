@@ -88,8 +88,11 @@ class ModelTable(TensorTable):
     def parameters(self) -> dict[str, int]:
         """The number of values of each parameter of the model in memory, by name."""
         left_out = (*BUFFERS, *HEADS) if self.is_tied else BUFFERS
-        names = (name for name in self.names if not name.endswith(left_out))
-        return {name: self.size(name) for name in filter(self.is_float, names)}
+        sizes = {}
+        for name in self.names:
+            if self.is_float(name) and not name.endswith(left_out):
+                sizes[name] = self.size(name)
+        return sizes
 
     @property
     def embedding(self) -> int:
@@ -137,7 +140,8 @@ def compute_table(config_file: Path) -> ModelTable:
     config = model_files.read_model_config(config_file)
     check_sizes(config, config_file)
     stated = config.get("dtype") or config.get("torch_dtype")
-    dtype = next((short for short, name in FLOAT_NAMES.items() if name == stated), "F32")
+    spellings = {name: spelling for spelling, name in FLOAT_NAMES.items()}
+    dtype = spellings.get(stated, "F32")
     parameters = _build(config, config_file).named_parameters()
     tensors = {name: TensorInfo(dtype, tuple(values.shape)) for name, values in parameters}
     return ModelTable(tensors, config, str(config_file))
@@ -174,7 +178,8 @@ def _build(config: dict, config_file: Path):
 class Trained:
     """Numbers of parameters of a model that is trained.
 
-    active: those that compute a token. whole: whether embedding and output layer learn too.
+    active: those that compute a token.
+    whole: whether embedding and output layer learn too.
     """
 
     total: int
@@ -210,8 +215,8 @@ class Models:
     @property
     def ffn(self) -> int:
         """The number of parameters of the base's MLPs that become mixtures."""
-        names = (layer.dense(*tensor) for layer in self.upcycled for tensor in layer.tensors)
-        return sum(map(self.base.size, names))
+        names = [layer.dense(*tensor) for layer in self.upcycled for tensor in layer.tensors]
+        return sum(self.base.size(name) for name in names)
 
     @property
     def head(self) -> int:
@@ -258,31 +263,36 @@ class Models:
 
     def _factors_outside(self, mlps: list[FfnLayer], rank: int) -> int:
         """The same for all linear layers that belong to none of these MLPs."""
-        names = [name for name in outside(self.base.parameters, mlps) if ".layers." in name]
-        return self._factors((name for name in names if len(self.base.shape(name)) == 2), rank)
+        matrices = []
+        for name in outside(self.base.parameters, mlps):
+            if ".layers." in name and len(self.base.shape(name)) == 2:
+                matrices.append(name)
+        return self._factors(matrices, rank)
 
     def trained(self, options: TrainingConfig) -> Trained:
         """What a training with these options trains."""
         dense = self.dense_total
-        match options.trains:
-            case "mixture":
-                return self._trained_mixture
-            case "shares":
-                return Trained(dense, self.ffn, dense, whole=False)
-        if rank := getattr(options, "lora_rank", None):
+        if options.trains == "mixture":
+            return self._trained_mixture
+        if options.trains == "shares":
+            return Trained(dense, self.ffn, dense, whole=False)
+        rank = getattr(options, "lora_rank", None)
+        if rank is not None:
             learned = self._factors_outside([], rank)
             return Trained(dense + learned, learned, dense + learned, whole=False)
         return Trained(dense, dense, dense, whole=True)
 
     @cached_property
     def _trained_mixture(self) -> Trained:
-        total, active = self.moe_total, self.moe_active
+        total = self.moe_total
+        active = self.moe_active
         if not self.is_low_rank:
             return Trained(total, total, active, whole=True)
         if self.moe.train_rest == "full":
             return Trained(total, total - self.ffn, active, whole=True)
-        is_added = self.moe.train_rest == "lora"
-        added = self._factors_outside(self.layers, self.moe.rank) if is_added else 0
+        added = 0
+        if self.moe.train_rest == "lora":
+            added = self._factors_outside(self.layers, self.moe.rank)
         learned = total - self.dense_total + added
         return Trained(total + added, learned, active + added, whole=False)
 
@@ -326,8 +336,9 @@ def tuning_ratio(models: Models, length: int, sft: SftTraining) -> float:
     length: of a row.
     sft: the options of the base's tuning.
     """
-    mixture, base = models.trained(MoeSftTraining()), models.trained(sft)
-    return training_flops(models, mixture, length) / training_flops(models, base, length)
+    of_mixture = training_flops(models, models.trained(MoeSftTraining()), length)
+    of_base = training_flops(models, models.trained(sft), length)
+    return of_mixture / of_base
 
 
 def _attention(models: Models, length: int) -> int:

@@ -34,8 +34,9 @@ WIDTH = 110
 class MeasuredMemory:
     """What a training before took of a GPU, in the process with most. In bytes.
 
-    allocated, reserved: by torch. libraries: what CUDA itself takes besides, assumed. estimate: of
-    reserved and libraries, for the rows of that training.
+    allocated, reserved: by torch.
+    libraries: what CUDA itself takes besides, assumed.
+    estimate: of reserved and libraries, for the rows of that training.
     """
 
     allocated: int
@@ -53,8 +54,12 @@ class MeasuredMemory:
 class Estimate:
     """The figures of an estimate for a complete configuration.
 
-    gpu: its type; None for a CPU. processor: with the FLOPs that a process reaches. processes:
-    that train together; as configured if None. trainings: their sections. lengths: of the rows.
+    rows: their number; None if it is unknown.
+    gpu: its type; None for a CPU.
+    processor: with the FLOPs that a process reaches.
+    processes: that train together; as configured if None.
+    trainings: their sections.
+    lengths: of the rows; None if they are unknown.
     speeds: FLOPs a second that a process reached in trainings before, by section.
     memories: what such trainings took of a GPU, by section.
 
@@ -101,10 +106,15 @@ class Estimate:
 
     def training_hours(self, section: str, expected: bool = False) -> float | None:
         """Hours of a training, for one lambda; None if they are unknown."""
-        work, job = self.work(section, expected), self.job(section)
-        if work and section in self.speeds:
+        work = self.work(section, expected)
+        job = self.job(section)
+        if work is None:
+            return None
+        if section in self.speeds:
             return work.flops / (job.processes * self.speeds[section]) / 3600
-        return work.hours(job, self.processor) if work and self.processor.bf16 else None
+        if self.processor.bf16 == 0:
+            return None
+        return work.hours(job, self.processor)
 
     def evaluation_hours(self, is_mixture: bool, datasets: Sequence[str] = ()) -> float | None:
         """Hours at most of a model, on one processor; None if they are unknown.
@@ -131,13 +141,16 @@ def summary(estimate: Estimate, disk: str) -> list[str]:
         f"disk {disk} at most",
     ]
     for section in estimate.trainings:
-        job, hours = estimate.job(section), estimate.training_hours(section)
+        job = estimate.job(section)
+        hours = estimate.training_hours(section)
         place = f"{job.processes} x {estimate.gpu}" if estimate.gpu else "the CPU"
         line = f"{section} on {place}: {job.launch}, {memory_text(estimate.peak(section))}"
         if hours is not None:
             is_limit = section != MIXTURE or not models.is_low_rank
             line += f", {'about' if is_limit else 'at least'} {duration(hours)} hours"
-        lines.append(line + (", for each lambda" if job.is_mixing else ""))
+        if job.is_mixing:
+            line += ", for each lambda"
+        lines.append(line)
     return lines
 
 
@@ -157,7 +170,8 @@ def _work(estimate: Estimate) -> list[str]:
         cells = [str(estimate.job(section).global_batch), f"{work.steps:,}" if work else "?"]
         for kind in kinds:
             work = estimate.work(section, kind)
-            cells += [f"{work.tokens:,}", f"{work.flops:.2e}"] if work else "??"
+            cells.append(f"{work.tokens:,}" if work else "?")
+            cells.append(f"{work.flops:.2e}" if work else "?")
             cells.append(duration(estimate.training_hours(section, kind)))
         rows.append((section, *cells))
     empty = [""] * (len(rows[0]) - 2)
@@ -185,34 +199,50 @@ def _work(estimate: Estimate) -> list[str]:
 
 
 def _memory(estimate: Estimate) -> list[str]:
+    """Rows of the trainings, and of the mixture's tuning with each launch."""
     tuning = estimate.job(MIXTURE)
-    named = {
-        f"{name}, {estimate.job(name).launch}": estimate.job(name) for name in estimate.trainings
-    }
-    if MIXTURE in estimate.trainings:
-        named = {f"{MIXTURE}, {launch}": _launched(tuning, launch) for launch in LAUNCHES} | named
-    allowed = {name: job for name, job in named.items() if not job.fault}
+    jobs_of_rows = _jobs_with_launches(estimate)
+    allowed = {name: job for name, job in jobs_of_rows.items() if job.fault is None}
     memories = {name: training_memory(estimate.models, job) for name, job in allowed.items()}
-    shown = [name for name in COLUMNS if any(getattr(m, name) for m in memories.values())]
-    rows = [("", *shown)] + [
-        (name, *(memory_text(getattr(memory, column)) for column in shown))
-        for name, memory in memories.items()
-    ]
+    columns = []
+    for column in COLUMNS:
+        if any(getattr(memory, column) for memory in memories.values()):
+            columns.append(column)
+    head = ["", *columns]
     if estimate.lengths:
-        peaks = (
-            training_memory(estimate.models, j.with_rows(estimate.lengths))
-            for j in allowed.values()
-        )
-        last = ["expected", *(memory_text(memory.peak) for memory in peaks)]
-        rows = [(*row, cell) for row, cell in zip(rows, last, strict=True)]
-    return [
+        head.append("expected")
+    rows = [tuple(head)]
+    for name, memory in memories.items():
+        cells = [name, *(memory_text(getattr(memory, column)) for column in columns)]
+        if estimate.lengths:
+            expected = training_memory(estimate.models, allowed[name].with_rows(estimate.lengths))
+            cells.append(memory_text(expected.peak))
+        rows.append(tuple(cells))
+    lines = [
         f"Memory of a process at most ({MIXTURE}: {tuning.precision}, {tuning.options.optim}, "
         f"{counted(tuning.processes, 'process', 'es')})",
         *table(rows),
         "  the peaks also have the libraries; the columns have their maxima at different times",
-        *(f"  {name}: {job.fault}" for name, job in named.items() if job.fault),
-        *(_measured_line(section, estimate.memories[section]) for section in estimate.memories),
     ]
+    for name, job in jobs_of_rows.items():
+        if job.fault is not None:
+            lines.append(f"  {name}: {job.fault}")
+    for section, measured in estimate.memories.items():
+        lines.append(_measured_line(section, measured))
+    return lines
+
+
+def _jobs_with_launches(estimate: Estimate) -> dict[str, TrainingJob]:
+    """The trainings by their names and launches; the mixture's tuning first, with each launch."""
+    named = {}
+    if MIXTURE in estimate.trainings:
+        tuning = estimate.job(MIXTURE)
+        for launch in LAUNCHES:
+            named[f"{MIXTURE}, {launch}"] = _launched(tuning, launch)
+    for section in estimate.trainings:
+        job = estimate.job(section)
+        named[f"{section}, {job.launch}"] = job
+    return named
 
 
 def _measured_line(section: str, measured: MeasuredMemory) -> str:
@@ -225,7 +255,9 @@ def _measured_line(section: str, measured: MeasuredMemory) -> str:
 
 
 def _launched(job: TrainingJob, launch: str) -> TrainingJob:
-    return replace(job, launch=launch, processes=1 if launch == "single" else job.processes)
+    """The training with another launch."""
+    processes = 1 if launch == "single" else job.processes
+    return replace(job, launch=launch, processes=processes)
 
 
 def memory_text(nbytes: float) -> str:
@@ -258,39 +290,49 @@ def time_text(expected: float | None, most: float | None) -> str:
     if expected is None or most is None:
         return "?"
     if most < 2:
-        few, many = (f"{max(60 * hours, 1):,.0f}" for hours in (expected, most))
+        few = f"{max(60 * expected, 1):,.0f}"
+        many = f"{max(60 * most, 1):,.0f}"
         unit = "minute" if few == "1" else "minutes"
     else:
-        few, many, unit = duration(expected), duration(most), "hours"
-    return f"{few} {unit}" + (f", at most {many}" if many != few else "")
+        few = duration(expected)
+        many = duration(most)
+        unit = "hours"
+    if many == few:
+        return f"{few} {unit}"
+    return f"{few} {unit}, at most {many}"
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Lines with aligned columns: the first left, the others right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(["", first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]).rstrip()
-        for first, *others in rows
-    ]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = ["", first.ljust(widths[0])]
+        for cell, width in zip(others, widths[1:], strict=True):
+            cells.append(cell.rjust(width))
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def advice(estimate: Estimate) -> Iterator[str]:
     """Which trainings fit the device, and changes with which the others do."""
     device = f"an {estimate.gpu}" if estimate.gpu else "this machine"
-    large = [section for section in estimate.trainings if not fits(estimate, section)]
-    small = ", ".join(section for section in estimate.trainings if section not in large)
+    small = [section for section in estimate.trainings if fits(estimate, section)]
+    large = [section for section in estimate.trainings if section not in small]
     yield (
         f"Fit: {device} has {estimate.processor.memory:.1f} GiB; keep {GAPS:.0%} of it free."
-        f" It fits: {small or 'none'}. Too large: {', '.join(large) or 'none'}"
+        f" It fits: {', '.join(small) or 'none'}. Too large: {', '.join(large) or 'none'}"
     )
-    if tight := [s for s in estimate.trainings if s not in large and not fits(estimate, s, ERROR)]:
+    tight = [section for section in small if not fits(estimate, section, ERROR)]
+    if tight:
         yield f"  {', '.join(tight)}: not if the peak is {ERROR:.0%} above its estimate"
     for section in large:
-        fitting = [*ways(estimate, section)]
+        fitting = list(ways(estimate, section))
         # The fastest first; LoRA experts, whose hours are a lower limit, last.
         fitting.sort(key=lambda way: ("moe" in way[0], way[1].training_hours(section) or 0))
         yield f"  {section} fits with {EACH if fitting else NO_CHANGE}"
-        yield from (_described(section, *way) for way in fitting)
+        for changes, changed in fitting:
+            yield _described(section, changes, changed)
 
 
 def fits(estimate: Estimate, section: str, error: float = 0, expected: bool = False) -> bool:
@@ -328,9 +370,11 @@ def fit_line(estimate: Estimate) -> str:
         estimate.trainings,
         key=lambda section: _together(estimate, section) * estimate.peak(section),
     )
-    expected, most = (memory_text(estimate.peak(largest, kind)) for kind in (True, False))
-    count = f"{_together(estimate, largest)} x " if _together(estimate, largest) > 1 else ""
-    needs = f"{count}{expected}" + (f", at most {most}" if estimate.lengths else " at most")
+    expected = memory_text(estimate.peak(largest, expected=True))
+    most = memory_text(estimate.peak(largest))
+    number = _together(estimate, largest)
+    needs = f"{number} x {expected}" if number > 1 else expected
+    needs += f", at most {most}" if estimate.lengths else " at most"
     return f"Fits {device}: {answer}. {largest} needs {needs}"
 
 
@@ -339,7 +383,8 @@ def ways(estimate: Estimate, section: str) -> Iterator[tuple[dict, Estimate]]:
 
     Each needs all of its kinds of changes. The global batch stays the same.
     """
-    values, sufficient = values_to_change(estimate.config), []
+    values = values_to_change(estimate.config)
+    sufficient: list[set[str]] = []
     for chosen in product((False, True), repeat=len(KINDS)):  # without the slowest ones first
         kinds = set(compress(KINDS, chosen))
         if any(fewer <= kinds for fewer in sufficient):
@@ -354,24 +399,36 @@ def ways(estimate: Estimate, section: str) -> Iterator[tuple[dict, Estimate]]:
 
 def _changes(estimate: Estimate, section: str, kinds: set[str]) -> Iterator[dict]:
     """Changed keys of all these kinds, the fastest first."""
-    job, options = estimate.job(section), dict(getattr(estimate.config, section))
-    others = {"moe": {"experts": "lora"}} if "LoRA experts" in kinds else {}
-    keys = {"precision": "bf16_pure", "optim": "adafactor"} if "pure bf16" in kinds else {}
-    keys |= {"activation_checkpointing": True} if "checkpointing" in kinds else {}
-    counts, launches = (job.processes,), (job.launch,)
+    job = estimate.job(section)
+    options = dict(getattr(estimate.config, section))
+    keys = {}  # of the section
+    others = {}
+    counts = (job.processes,)
+    launches = (job.launch,)
+    if "LoRA experts" in kinds:
+        others["moe"] = {"experts": "lora"}
+    if "pure bf16" in kinds:
+        keys["precision"] = "bf16_pure"
+        keys["optim"] = "adafactor"
+    if "checkpointing" in kinds:
+        keys["activation_checkpointing"] = True
     if "shards" in kinds:
-        others |= {} if estimate.config.gpus else {"gpus": 1}
-        counts = PROCESSES if job.processes == 1 else counts
         launches = SHARDING if estimate.gpu else ()
+        if estimate.config.gpus == 0:
+            others["gpus"] = 1
+        if job.processes == 1:
+            counts = PROCESSES
     for count, launch in product(counts, launches):
-        keys |= {"launch": launch, "processes": count // options["nodes"]}
+        keys["launch"] = launch
+        keys["processes"] = count // options["nodes"]
         most = options["per_device_train_batch_size"]
-        sizes = [n for n in range(most, 0, -1) if job.global_batch % (n * count) == 0]
+        sizes = [size for size in range(most, 0, -1) if job.global_batch % (size * count) == 0]
         for size in sizes[1:] if "fewer rows" in kinds else sizes[:1]:
             keys["per_device_train_batch_size"] = size
             keys["gradient_accumulation_steps"] = job.global_batch // (size * count)
             new = {key: value for key, value in keys.items() if value != options[key]}
-            yield ({section: new} if new else {}) | others
+            changes = {section: new} if new else {}
+            yield changes | others
 
 
 def _changed(estimate: Estimate, values: dict, changes: dict) -> Estimate | None:

@@ -57,7 +57,8 @@ class Lengths:
 
         count: its forward passes in one process, if it is known.
         """
-        size, tokens = options.per_device_train_batch_size, np.sort(self.tokens)
+        size = options.per_device_train_batch_size
+        tokens = np.sort(self.tokens)
         passes = slice(min(count or MOST_BATCHES, MOST_BATCHES))
         drawn = np.random.default_rng(0).choice(tokens, (MOST_BATCHES, size))
         if options.batching == "packed":
@@ -81,16 +82,27 @@ def count_rows(data: DataConfig, stated: int | None) -> int | None:
 
     Raises UserError if rows on this machine cannot be read.
     """
-    files = [Path(file) for file in data.files]
-    if data.revision:
-        source = dataset_source(data.train, data.revision)
-        files = [source.file and cached_rows(source.repository, source.revision, source.file)]
-    if stated or not all(file and file.exists() for file in files):
+    if stated:
         return stated
+    files = _files_here(data)
+    if not files:
+        return None
     rows, bad = _read(files, data)
     if not rows:
         raise UserError(f"{named(files)}: none of {len(bad)} rows can be used")
     return len(rows)
+
+
+def _files_here(data: DataConfig) -> list[Path]:
+    """The files of rows, also of the hub's cache; empty if one is not on this machine."""
+    files = [Path(file) for file in data.files]
+    if data.revision:
+        source = dataset_source(data.train, data.revision)
+        if not source.file:
+            return []
+        cached = cached_rows(source.repository, source.revision, source.file)
+        files = [] if cached is None else [cached]
+    return files if all(file.exists() for file in files) else []
 
 
 def check_rows(data: DataConfig) -> int | None:
@@ -99,16 +111,21 @@ def check_rows(data: DataConfig) -> int | None:
     None if they are larger or elsewhere. Raises UserError if a row is bad, as the step does. The
     step alone reads large arrays.
     """
-    files = [Path(file) for file in ([] if data.revision else data.files)]
+    if data.revision:
+        return None
+    files = [Path(file) for file in data.files]
     sizes = {file: file.stat().st_size for file in files}
-    is_counted = 0 < sum(sizes.values()) <= MOST_COUNTED
-    singly = ([f] for f in files if not is_array(f) or sizes[f] <= LARGEST_ARRAY)
-    read = data if is_counted else data.model_copy(update={"limit": 1})
     with errors_at("config: data.train"):
-        for part in [files] if is_counted else singly:
-            rows, bad = _read(part, read)
+        if 0 < sum(sizes.values()) <= MOST_COUNTED:
+            rows, bad = _read(files, data)
             check_bad(bad, rows, data.bad_rows)
-    return len(rows) if is_counted else None
+            return len(rows)
+        first = data.model_copy(update={"limit": 1})
+        for file in files:
+            if not is_array(file) or sizes[file] <= LARGEST_ARRAY:
+                rows, bad = _read([file], first)
+                check_bad(bad, rows, data.bad_rows)
+    return None
 
 
 def sample_lengths(data: DataConfig, base: Path) -> Lengths | None:
@@ -116,16 +133,20 @@ def sample_lengths(data: DataConfig, base: Path) -> Lengths | None:
 
     None if the rows or a tokenizer.json are elsewhere, or if no row can be used.
     """
-    files, tokenizer = [Path(file) for file in data.files], base / "tokenizer.json"
+    files = [Path(file) for file in data.files]
+    tokenizer = base / "tokenizer.json"
     if data.revision or not all(file.is_file() for file in [*files, tokenizer]):
         return None
 
     from tokenizers import Tokenizer
 
-    is_whole = sum(file.stat().st_size for file in files) <= MOST_COUNTED
-    few = [min(number or READ_ROWS, READ_ROWS) for number in data.limits(len(files))]
-    rows, _ = _read(files, data if is_whole else data.model_copy(update={"limit": few}))
-    number = max(len(rows) - data.held_out_rows, 0) if is_whole else None
+    number = None
+    if sum(file.stat().st_size for file in files) <= MOST_COUNTED:
+        rows, _ = _read(files, data)
+        number = max(len(rows) - data.held_out_rows, 0)
+    else:
+        few = [min(limit or READ_ROWS, READ_ROWS) for limit in data.limits(len(files))]
+        rows, _ = _read(files, data.model_copy(update={"limit": few}))
     if not rows:
         return None
     chosen = [rows[place] for place in spread(len(rows))]
@@ -133,28 +154,38 @@ def sample_lengths(data: DataConfig, base: Path) -> Lengths | None:
         encode = Tokenizer.from_file(str(tokenizer)).encode_batch
     except Exception:  # tokenizers raises no class of its own; the step says what is wrong
         return None
-    texts, added = zip(*(_text(row, data.template) for row in chosen), strict=True)
+    texts = [_text(row, data.template) for row in chosen]
+    added = [_special_tokens(row, data.template) for row in chosen]
     lengths = [len(encoded.ids) for encoded in encode(texts, add_special_tokens=False)]
     return Lengths(np.minimum(np.add(lengths, added), data.max_length), number)
 
 
-def _text(row: AnyRow, template: str) -> tuple[str, int]:
-    """The text of a row with its template, and the number of special tokens besides."""
+def _text(row: AnyRow, template: str) -> str:
+    """The text of a row with its template, without special tokens."""
     if isinstance(row, Conversation) or template == CHAT:
-        return row.text, TURN * len(row.turns)
+        return row.text
     prompt = make_template(read_template(template), tokenizer=None).render(row.instruction)
-    return prompt + row.response, 1  # EOS
+    return prompt + row.response
+
+
+def _special_tokens(row: AnyRow, template: str) -> int:
+    """The number of special tokens of a row."""
+    if isinstance(row, Conversation) or template == CHAT:
+        return TURN * len(row.turns)
+    return 1  # EOS
 
 
 def stored_lengths(tokens: Path) -> Lengths:
     """The lengths of the training rows of an artifact of tokens."""
     headers = CheckpointHeaders(tokens)
-    offsets, held_out = (
-        open_safetensors(tokens / headers.file(name), "numpy").get_tensor(name)
-        for name in ("offsets", "held_out")
-    )
-    lengths = np.diff(offsets)[held_out == 0]
+    held_out = _stored(headers, "held_out")
+    lengths = np.diff(_stored(headers, "offsets"))[held_out == 0]
     return Lengths(lengths[spread(len(lengths))], len(lengths))
+
+
+def _stored(headers: CheckpointHeaders, name: str) -> np.ndarray:
+    """A tensor of a folder, without torch."""
+    return open_safetensors(headers.folder / headers.file(name), "numpy").get_tensor(name)
 
 
 def _read(files: list[Path], data: DataConfig) -> tuple[StoredRows, list[BadRow]]:

@@ -6,7 +6,7 @@ docs/statistics.md explains the figures.
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, takewhile
+from itertools import combinations
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -72,14 +72,13 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("there is nothing to compare. Name the files of two or more models")
     control = None if args.control is None else find_control(args.control, models)
     values, has_extra = read_values(models, args.tests, control)
-    by_model = {}
+    seeds_of: dict[NamedModel, list[Values]] = {}
     for of_seed in values:
-        by_model.setdefault(of_seed.subject, []).append(of_seed)
+        seeds_of.setdefault(of_seed.subject, []).append(of_seed)
     if control is None:
-        ordered = sorted(by_model.values(), key=_score)
-        print(compared(ordered, has_extra))
+        print(compared(sorted(seeds_of.values(), key=_score), has_extra))
     else:
-        print(answered([*by_model.values()], has_extra))
+        print(answered(list(seeds_of.values()), has_extra))
 
 
 def find_models(files: Sequence[Path], pattern: str | None) -> dict[Path, tuple[str, int | None]]:
@@ -92,6 +91,33 @@ def find_models(files: Sequence[Path], pattern: str | None) -> dict[Path, tuple[
     """
     if pattern is None:
         return {file: (label, None) for file, label in zip(files, labels(files), strict=True)}
+    form = _form_of_names(pattern)
+    models: dict[Path, tuple[str, int]] = {}
+    files_of: dict[tuple[str, int], Path] = {}  # by model
+    for file in files:
+        fits = form.fullmatch(file.as_posix())
+        if fits is None:
+            raise UserError(
+                f"{file} does not fit --seeds {pattern}. {SEED} stands for a number, and {NAME} "
+                "for a name without /"
+            )
+        model = one_line(fits["name"]), int(fits["seed"])
+        if model in files_of:
+            raise UserError(
+                f"{files_of[model]} and {file} are both seed {model[1]} of {model[0]}. Let {NAME} "
+                f"in --seeds {pattern} stand for the part in which their models differ"
+            )
+        models[file] = model
+        files_of[model] = file
+    _check_paired(files_of)
+    return models
+
+
+def _form_of_names(pattern: str) -> re.Pattern[str]:
+    """The form of the files that fit --seeds, with the groups name and seed.
+
+    Raises UserError if the pattern lacks a part.
+    """
     parts = re.split(f"({re.escape(NAME)}|{re.escape(SEED)})", pattern)
     if sorted(parts[1::2]) != [NAME, SEED]:
         raise UserError(
@@ -99,25 +125,10 @@ def find_models(files: Sequence[Path], pattern: str | None) -> dict[Path, tuple[
             f"'{NAME}_s{SEED}_eval_results.json'"
         )
     groups = {NAME: "(?P<name>[^/]+?)", SEED: "(?P<seed>[0-9]+)"}
-    form = re.compile("(.*/)?" + "".join(groups.get(part) or re.escape(part) for part in parts))
-    models: dict[Path, tuple[str, int]] = {}
-    of_models: dict[tuple[str, int], Path] = {}
-    for file in files:
-        fits = form.fullmatch(file.as_posix())
-        if not fits:
-            raise UserError(
-                f"{file} does not fit --seeds {pattern}. {SEED} stands for a number, and {NAME} "
-                "for a name without /"
-            )
-        model = one_line(fits["name"]), int(fits["seed"])
-        if model in of_models:
-            raise UserError(
-                f"{of_models[model]} and {file} are both seed {model[1]} of {model[0]}. Let {NAME} "
-                f"in --seeds {pattern} stand for the part in which their models differ"
-            )
-        models[file], of_models[model] = model, file
-    _check_paired(of_models)
-    return models
+    form = "(.*/)?"
+    for part in parts:
+        form += groups[part] if part in groups else re.escape(part)
+    return re.compile(form)
 
 
 def _check_paired(models: Collection[tuple[str, int]]) -> None:
@@ -182,58 +193,70 @@ def read_evaluation(file: Path, tests: str = SCORES.tests) -> Evaluation:
     if ".jsonl" in file.suffixes:
         raise UserError(f"{file} holds samples, not their evaluation. {_where_evaluated(file)}")
     content = read_json(file)
-    is_evalplus = "eval" in content
-    if not is_evalplus:
+    if "eval" in content:
+        read, writer = _of_evalplus, "evalplus.evaluate"
+    else:
+        read, writer = _of_step, f"step {RESULT.step}"
         content = RESULT.read(file)
-    writer = "evalplus.evaluate" if is_evalplus else f"step {RESULT.step}"
     try:
-        found = (_of_evalplus if is_evalplus else _of_step)(content, tests)
-        for name in (found.dataset, *found.shares, *found.units):
+        evaluation = read(content, tests)
+        for name in (evaluation.dataset, *evaluation.shares, *evaluation.units):
             name.encode()
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file} is not what {writer} writes: {error!r:.200}") from None
-    if not found.shares:
+    if not evaluation.shares:
         raise UserError(f"{file} has no problems")
-    return found
+    return evaluation
 
 
 def _where_evaluated(samples: Path) -> str:
     """A sentence on where the evaluation of samples is."""
     if samples.name.endswith(GENERATIONS):
         result = samples.with_name(samples.name.removesuffix(GENERATIONS) + ".json")
-    else:
-        # EvalPlus's own rule.
-        result = samples.with_name(samples.name.replace(".jsonl", "_eval_results.json"))
-        if not result.is_file():
-            return f"`evalplus.evaluate --samples {samples}` writes it to {result}: name this file"
-    return f"Name {result}"
+        return f"Name {result}"
+    # EvalPlus's own rule.
+    result = samples.with_name(samples.name.replace(".jsonl", "_eval_results.json"))
+    if result.is_file():
+        return f"Name {result}"
+    return f"`evalplus.evaluate --samples {samples}` writes it to {result}: name this file"
 
 
 def _of_step(content: dict, tests: str) -> Evaluation:
     names = dict.fromkeys(row["task_id"] for row in content["problems"])
     shares = dict(zip(names, solved_shares(content, tests), strict=True))
     has_extra = tests == SCORES.tests and len(tests_of(content)) > 1
-    about = content["dataset"]
-    versions = {"sha256": about["sha256"]}
-    return Evaluation(about["name"], shares, units_of(content), has_extra, versions)
+    dataset = content["dataset"]
+    versions = {"sha256": dataset["sha256"]}
+    return Evaluation(dataset["name"], shares, units_of(content), has_extra, versions)
 
 
 def _of_evalplus(content: dict, tests: str) -> Evaluation:
-    # EvalPlus writes the problems in the order in which they were done.
-    by_name = sorted(content["eval"].items(), key=lambda item: (len(item[0]), item[0]))
-    if unsolved := [name for name, rows in by_name if not rows]:
-        raise ValueError(f"no samples of {unsolved[0]}")
     is_plus = tests == SCORES.tests
-    has_extra = is_plus and all(row["plus_status"] for _, rows in by_name for row in rows)
-    shares = {name: mean(_is_solved(row, is_plus) for row in rows) for name, rows in by_name}
+    has_extra = is_plus
+    shares = {}
+    # EvalPlus writes the problems in the order in which they were done.
+    for name in sorted(content["eval"], key=_length_and_name):
+        rows = content["eval"][name]
+        if not rows:
+            raise ValueError(f"no samples of {name}")
+        if is_plus and not all(row["plus_status"] for row in rows):
+            has_extra = False
+        shares[name] = mean(_is_solved(row, is_plus) for row in rows)
     dataset = next(iter(shares), "").partition("/")[0]
-    return Evaluation(dataset, shares, [*shares], has_extra, {"hash": content["hash"]})
+    return Evaluation(dataset, shares, list(shares), has_extra, {"hash": content["hash"]})
+
+
+def _length_and_name(name: str) -> tuple[int, str]:
+    """Sorts the names of problems by their numbers: A/9 comes before A/10."""
+    return len(name), name
 
 
 def _is_solved(row: dict, is_plus: bool) -> bool:
-    """is_plus: whether the extra tests count, if there are any."""
-    by_extra = row["plus_status"] if is_plus else None
-    return row["base_status"] == PASS == (by_extra or PASS)
+    """Whether a sample passes. is_plus: whether the extra tests count, if there are any."""
+    if row["base_status"] != PASS:
+        return False
+    has_extra = is_plus and bool(row["plus_status"])
+    return not has_extra or row["plus_status"] == PASS
 
 
 def read_values(
@@ -249,37 +272,50 @@ def read_values(
 
     Raises UserError if a file is of no known form, or if the problems or tests of two files differ.
     """
-    files = [*models]
-    first, *others = (read_evaluation(file, tests) for file in files)
-    versions: dict[str, tuple[Path, object]] = {}
+    evaluations = {file: read_evaluation(file, tests) for file in models}
+    first_file, first = next(iter(evaluations.items()))
+    for file, evaluation in evaluations.items():
+        _check_comparable(first_file, first, file, evaluation)
+    _check_versions(evaluations)
     values = []
-    for file, found in zip(files, (first, *others), strict=True):
-        _check_comparable(files[0], first, file, found)
-        for kind, version in found.versions.items():
-            other, known = versions.setdefault(kind, (file, version))
-            if known != version:
-                raise UserError(
-                    f"{other} and {file} are about other versions of the problems or tests ({kind} "
-                    f"{known!r:.80} and {version!r:.80}). {SAME}"
-                )
-        in_order = [found.shares[task] for task in first.shares]
-        units = (first.dataset, *first.units)
+    for file, evaluation in evaluations.items():
         name, seed = models[file]
         subject = NamedModel(name) if control is None else NamedModel("", (name,), name, control)
-        values.append(Values(subject, seed, first.dataset, SCORES.tests, units, in_order))
+        shares = [evaluation.shares[problem] for problem in first.shares]
+        units = (first.dataset, *first.units)
+        values.append(Values(subject, seed, first.dataset, SCORES.tests, units, shares))
     return values, first.has_extra
 
 
-def _check_comparable(first: Path, one: Evaluation, second: Path, two: Evaluation) -> None:
+def _check_versions(evaluations: Mapping[Path, Evaluation]) -> None:
+    """Raise UserError if two files are about different versions of the problems or tests."""
+    known: dict[str, tuple[Path, object]] = {}  # by the kind of hash
+    for file, evaluation in evaluations.items():
+        for kind, version in evaluation.versions.items():
+            other_file, other_version = known.setdefault(kind, (file, version))
+            if other_version != version:
+                raise UserError(
+                    f"{other_file} and {file} are about other versions of the problems or tests "
+                    f"({kind} {other_version!r:.80} and {version!r:.80}). {SAME}"
+                )
+
+
+def _check_comparable(
+    first: Path, of_first: Evaluation, second: Path, of_second: Evaluation
+) -> None:
     """Raise UserError if two files are about different problems or tests."""
-    if one.shares.keys() != two.shares.keys():
-        pairs = ((first, one.shares.keys() - two.shares), (second, two.shares.keys() - one.shares))
-        parts = [f"only {file} has {_some(names)}" for file, names in pairs if names]
+    only_first = of_first.shares.keys() - of_second.shares.keys()
+    only_second = of_second.shares.keys() - of_first.shares.keys()
+    if only_first or only_second:
+        parts = []
+        for file, names in ((first, only_first), (second, only_second)):
+            if names:
+                parts.append(f"only {file} has {_some(names)}")
         raise UserError(
             f"{first} and {second} are about different problems: {'; '.join(parts)}. {SAME}"
         )
-    if one.has_extra != two.has_extra:
-        with_extra, without = (first, second) if one.has_extra else (second, first)
+    if of_first.has_extra != of_second.has_extra:
+        with_extra, without = (first, second) if of_first.has_extra else (second, first)
         raise UserError(
             f"{first} and {second} are about different tests: {with_extra} has results of the "
             f"extra tests, and {without} has none. Evaluate both with them, or compare by the "
@@ -289,7 +325,7 @@ def _check_comparable(first: Path, one: Evaluation, second: Path, two: Evaluatio
 
 def _some(names: Collection[str]) -> str:
     """The first of some problems, with their number."""
-    ordered = sorted(names, key=lambda name: (len(name), name))
+    ordered = sorted(names, key=_length_and_name)
     more = ", ..." if len(ordered) > MOST_NAMED else ""
     named = one_line(", ".join(ordered[:MOST_NAMED]))
     return f"{counted(len(ordered), 'problem')} ({named}{more})"
@@ -300,14 +336,20 @@ def labels(files: Sequence[Path]) -> list[str]:
     paths = [file.absolute().parts for file in files]
     start = _shared(paths)
     end = _shared([path[start:][::-1] for path in paths])
-    middles = ["/".join(path[start : len(path) - end]) for path in paths]
-    return [one_line(name) for name in (middles if all(middles) else map(str, files))]
+    names = ["/".join(path[start : len(path) - end]) for path in paths]
+    if not all(names):
+        names = [str(file) for file in files]
+    return [one_line(name) for name in names]
 
 
 def _shared(paths: Sequence[tuple[str, ...]]) -> int:
-    """How many parts all paths have in common at the start."""
-    same = (len(set(parts)) == 1 for parts in zip(*paths, strict=False))
-    return sum(takewhile(bool, same))
+    """The number of parts that all paths have in common at the start."""
+    number = 0
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        number += 1
+    return number
 
 
 def compared(models: Sequence[Sequence[Values]], has_extra: bool) -> str:
@@ -351,26 +393,36 @@ def _text(lines: str, models: Sequence[Sequence[Values]], rows, has_extra: bool)
     has_seeds = any(len(model) > 1 for model in models)
     scores = []
     for model in reversed(models):
-        about = {"model": model[0].subject.label, "problems": len(model[0].values)}
-        seeds = {"seeds": len(model)} if has_seeds else {}
-        scores.append(about | seeds | {f"pass@1, {tests}": _score_text(model)})
+        row = {"model": model[0].subject.label, "problems": len(model[0].values)}
+        if has_seeds:
+            row["seeds"] = len(model)
+        row[f"pass@1, {tests}"] = _score_text(model)
+        scores.append(row)
     differences = list(comparisons.difference_rows(SCORES, rows))
     corrected = comparisons.holm(rows["p_value"])
     for text, row, p_value in zip(differences, rows.itertuples(), corrected, strict=True):
         text["p, Holm"] = comparisons.p_text(p_value).removeprefix("= ")
         if not has_seeds:
             text["problems needed"] = f"{comparisons.more_evidence(row, len(rows))[0]:,.0f}"
-    about = [f"pass@1 is by {tests}.", *([BY_ORIGINAL] if has_extra else [])]
-    tables = [to_markdown(scores), to_markdown(differences)]
-    method = "random effects of problems and seeds" if has_seeds else "a paired bootstrap"
-    explanation = EXPLANATION.format(method=method) + ("" if has_seeds else NEEDED)
-    return without_markup("\n".join([lines, *tables]) + f"{' '.join(about)}\n{explanation}")
+    by_which_tests = f"pass@1 is by {tests}."
+    if has_extra:
+        by_which_tests += f" {BY_ORIGINAL}"
+    if has_seeds:
+        explanation = EXPLANATION.format(method="random effects of problems and seeds")
+    else:
+        explanation = EXPLANATION.format(method="a paired bootstrap") + NEEDED
+    tables = "\n".join([lines, to_markdown(scores), to_markdown(differences)])
+    return without_markup(f"{tables}{by_which_tests}\n{explanation}")
 
 
 def _score_text(model: Sequence[Values]) -> str:
     """pass@1, its interval over the problems for these seeds, and the deviation of the seeds."""
-    shares = [share for of_seed in model for share in of_seed.values]
-    low, high = interval(shares, [name for of_seed in model for name in of_seed.units[1:]])
+    shares = []
+    units = []
+    for of_seed in model:
+        shares += of_seed.values
+        units += of_seed.units[1:]
+    low, high = interval(shares, units)
     of_seeds = [mean(of_seed.values) for of_seed in model]
     deviation = f"; seeds ± {stdev(of_seeds):.1%}" if len(of_seeds) > 1 else ""
     return f"{_score(model):.1%} ({low:.1%} to {high:.1%}{deviation})"
@@ -380,12 +432,16 @@ def _verdict(rows, models: Sequence[Sequence[Values]]) -> Iterator[str]:
     """Which model is the best one, and how sure that is."""
     *others, best = (model[0].subject.label for model in models)
     of_best = [row for row in rows.itertuples() if row.second == best]
-    if is_open := [row for row in of_best if not row.significant]:
-        names = name_list([row.first for row in is_open])
+    undecided = [row for row in of_best if not row.significant]
+    if undecided:
+        nearest = undecided[-1]
+        names = name_list([row.first for row in undecided])
         yield f"Not decided: {best} does not solve significantly more problems than {names}."
+        yield comparisons.comparison_sentence(nearest, len(rows))
+        advice = comparisons.more_evidence(nearest, len(rows))[1]
+        if advice:
+            yield advice
     else:
         yield f"Take {best}: it solves significantly more problems than {name_list(others)}."
-    nearest = [*of_best, *is_open][-1]
-    yield comparisons.comparison_sentence(nearest, len(rows))
-    yield from filter(None, [is_open and comparisons.more_evidence(nearest, len(rows))[1]])
+        yield comparisons.comparison_sentence(of_best[-1], len(rows))
     yield from comparisons.sentences(SCORES, rows)

@@ -24,7 +24,8 @@ from xft.reporting.run_table import read_runs, results_of
 from xft.reporting.statistics import interval
 
 KEYS = ("task_id", "solution")  # of EvalPlus
-CARD, OUR_TAG = "README.md", "xft"
+CARD = "README.md"
+OUR_TAG = "xft"
 ROWS = "- instructions: "  # how a card's line on the rows begins
 TRAIN = "data.train"
 
@@ -56,8 +57,7 @@ def read_evaluations(results: Path) -> Iterator[Evaluation]:
         if not file.name.endswith(MANIFEST_SUFFIX) and is_own(results, samples):
             place = file.parent.relative_to(results)
             model = Path(*(part for part in place.parts if part != "eval"))
-            content, rows = RESULT.read(file), read_json_objects(samples)
-            yield Evaluation(results, str(model), content, rows)
+            yield Evaluation(results, str(model), RESULT.read(file), read_json_objects(samples))
 
 
 def missing_evaluations(results: Path) -> Iterator[str]:
@@ -78,7 +78,7 @@ def evalplus(evaluations: Sequence[Evaluation], out: Path) -> Iterator[Path]:
     for evaluation in evaluations:
         if evaluation.content["dataset"].get("form", "calls") == "calls":
             file = out / evaluation.model / evaluation.dataset / "samples.jsonl"
-            rows = ({key: row[key] for key in KEYS} for row in evaluation.samples)
+            rows = [{key: sample[key] for key in KEYS} for sample in evaluation.samples]
             write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
             yield file
 
@@ -92,29 +92,36 @@ def model_card(evaluations: Sequence[Evaluation], out: Path) -> Iterator[Path]:
     """
     from huggingface_hub import ModelCard
 
-    for model, results in {item.model: item.results for item in evaluations}.items():
-        given, written = results / model / CARD, out / model / CARD
-        card = ModelCard(given.read_text(encoding="utf-8")) if given.is_file() else None
-        if card and OUR_TAG in (card.data.tags or ()):
-            of_model = (item for item in evaluations if item.model == model)
-            card.data.model_name = model
-            card.data.eval_results = [value for item in of_model for value in _values(item)]
-            rows = ", ".join(_rows_of(results, model))
-            card.text = card.text.replace(ROWS, f"{ROWS}{rows}; ", 1)
-            write_whole(written, str(card))
-            yield written
+    by_model: dict[str, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        by_model.setdefault(evaluation.model, []).append(evaluation)
+    for model, of_model in by_model.items():
+        results = of_model[-1].results
+        given = results / model / CARD
+        if not given.is_file():
+            continue
+        card = ModelCard(given.read_text(encoding="utf-8"))
+        if OUR_TAG not in (card.data.tags or ()):
+            continue
+        card.data.model_name = model
+        card.data.eval_results = []
+        for evaluation in of_model:
+            card.data.eval_results += _values(evaluation)
+        rows = ", ".join(_rows_of(results, model))
+        card.text = card.text.replace(ROWS, f"{ROWS}{rows}; ", 1)
+        written = out / model / CARD
+        write_whole(written, str(card))
+        yield written
 
 
 def _rows_of(results: Path, model: str) -> Sequence[str]:
     """The sets or files of rows of a model's run, as the configuration names them."""
     config = recorded_config(results)
-    trains = {
-        f"{TRAIN}~{run.changes[TRAIN]}": run.config.data.files
-        for run in find_runs(values_to_change(config))
-        if TRAIN in run.changes
-    }
     parts = Path(model).parts
-    return next((train for part, train in trains.items() if part in parts), config.data.files)
+    for run in find_runs(values_to_change(config)):
+        if TRAIN in run.changes and f"{TRAIN}~{run.changes[TRAIN]}" in parts:
+            return run.config.data.files
+    return config.data.files
 
 
 def _values(evaluation: Evaluation) -> Iterator:
@@ -122,15 +129,16 @@ def _values(evaluation: Evaluation) -> Iterator:
     from huggingface_hub import EvalResult
 
     named = BY_LABEL.get(evaluation.dataset)
-    known = (named.hub_id, named.title) if named else (evaluation.dataset, evaluation.dataset)
+    hub_id = named.hub_id if named else evaluation.dataset
+    title = named.title if named else evaluation.dataset
     content = evaluation.content
     for measure, (tests, tests_name) in product(measures(content), tests_of(content).items()):
-        name = ", ".join(filter(None, [measure, tests_name]))
+        name = f"{measure}, {tests_name}" if tests_name else measure
         if measure == "pass@1":
             low, high = interval(solved_shares(content, tests), units_of(content))
             name += f", 95% interval {low:.3f} to {high:.3f}"
         score = round(content[measure][tests], 4)
-        yield EvalResult("text-generation", *known, measure, score, metric_name=name)
+        yield EvalResult("text-generation", hub_id, title, measure, score, metric_name=name)
 
 
 FORMS = {"evalplus": evalplus, "model-card": model_card}
@@ -148,4 +156,5 @@ def main(argv: list[str] | None = None) -> None:
         print(f"Not finished, and left out: {missing}", file=sys.stderr)
     if not files:
         raise UserError(f"{args.results} has no finished evaluation that --to {args.to} takes")
-    print("\n".join(map(str, files)))
+    for file in files:
+        print(file)

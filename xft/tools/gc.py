@@ -85,16 +85,18 @@ def _answer(question: str) -> str:
 
 def _collect(store: Store, keep_days: float, agrees: Callable[[str], bool]) -> None:
     """Remove what nobody wants, if the user agrees."""
-    now, served = time.time(), results_folders(store)
-    if not served:
+    now = time.time()
+    if not results_folders(store):
         raise UserError(
             f"no results folder that {store.root} served is there, or beside its place under "
             "another name. Where one was moved elsewhere, run the workflow once into it"
         )
-    plans = store.root.glob(f"{PLANS}/*.json")
-    names = {digest: job.name for plan in plans for digest, job in jobs_of(plan).items()}
-    parts = [entry for entry in store.entries() if entry.suffix == PARTIAL]
-    store.check_idle({p.with_suffix(""): names.get(p.stem, p.parent.name) for p in parts})
+    names = _names_by_digest(store)
+    unfinished = {}
+    for entry in store.entries():
+        if entry.suffix == PARTIAL:
+            unfinished[entry.with_suffix("")] = names.get(entry.stem, entry.parent.name)
+    store.check_idle(unfinished)
     oldest = now - keep_days * SECONDS_PER_DAY
     unwanted = [entry for entry in find_unwanted(store) if entry.lstat().st_mtime <= oldest]
     sizes = {entry: disk_bytes([entry]) for entry in unwanted}
@@ -111,6 +113,15 @@ def _collect(store: Store, keep_days: float, agrees: Callable[[str], bool]) -> N
         print(f"Removed: {total}")
 
 
+def _names_by_digest(store: Store) -> dict[str, str]:
+    """The names of what the plans of a store make."""
+    names = {}
+    for plan in store.root.glob(f"{PLANS}/*.json"):
+        for digest, job in jobs_of(plan).items():
+            names[digest] = job.name
+    return names
+
+
 def _forget_plans(store: Store) -> None:
     """Remove plans that no job reads any more."""
     served = results_folders(store)
@@ -125,10 +136,10 @@ def _collect_leftovers(url: str, keep_days: float, agrees: Callable[[str], bool]
     """Remove from a bucket, if the user agrees, what killed uploads left."""
     check_url(url)
     bucket = others.bucket(url)
-    found = bucket.leftovers()
-    now = bucket.now() if found else 0  # the clock here may be wrong
+    leftovers = bucket.leftovers()
+    now = bucket.now() if leftovers else 0  # the clock here may be wrong
     oldest = now - keep_days * SECONDS_PER_DAY
-    sizes = {name: size for name, (size, when) in found.items() if when <= oldest}
+    sizes = {name: size for name, (size, when) in leftovers.items() if when <= oldest}
     total = disk_text(sum(sizes.values()))
     for name, size in sizes.items():
         print(f"{url}/{name}  {disk_text(size)}")

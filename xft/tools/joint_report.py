@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     _check_replaceable(args.out)
 
-    write_whole(args.out, build_page([*map(Folder, args.folders)]))
+    write_whole(args.out, build_page([Folder(folder) for folder in args.folders]))
     print(f"{args.out}: open it in a browser")
 
 

@@ -49,32 +49,44 @@ MEASURED = "Default: what jobs in the store reached, if this machine is planned 
 def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     values, where = read_overlaid(args.config)
-    runs, config = find_runs(values, where), complete(values, where)
+    runs = find_runs(values, where)
+    config = complete(values, where)
     experiment = find_experiment(config, runs)
     with naming(where):
         _check_names(experiment)
-        estimate_of, is_here = planner(args, experiment), _is_this_machine(args, config)
-        estimate, jobs = estimate_of(config), totals(experiment, estimate_of, is_here)
+        estimate_of = planner(args, experiment)
+        is_here = _is_this_machine(args, config)
+        estimate = estimate_of(config)
+        jobs = totals(experiment, estimate_of, is_here)
         check_problems(with_results(experiment.wanted))
         if estimate.rows:
             check_number_of_rows(config, estimate.rows)
     print("\n".join(answer(estimate, jobs, args.config)))
-    nodes = [node for node in experiment.wanted if is_here and not node.is_temporary]
-    if finished := sum(is_whole(node.entry) for node in nodes):
-        print(f"Finished: {finished} of {len(nodes)} jobs. They count as long as they took")
-    faults = missing_toolchains(experiment.wanted) + missing_sets(nodes) if is_here else []
-    for fault in faults:
-        print(f"Missing here: {fault}")
+    if is_here:
+        _tell_of_this_machine(experiment)
     if args.details:
         print("\n" + report(estimate, jobs.disk), *advice(estimate), "", *jobs.lines(), sep="\n")
     else:
         print(f"Everything else: xft plan {shlex.join(argv or sys.argv[1:])} --details")
 
 
+def _tell_of_this_machine(experiment: Experiment) -> None:
+    """Print how many jobs are finished here, and what is missing."""
+    kept = [node for node in experiment.wanted if not node.is_temporary]
+    finished = sum(is_whole(node.entry) for node in kept)
+    if finished:
+        print(f"Finished: {finished} of {len(kept)} jobs. They count as long as they took")
+    for fault in missing_toolchains(experiment.wanted) + missing_sets(kept):
+        print(f"Missing here: {fault}")
+
+
 def _check_names(experiment: Experiment) -> None:
     """Raise UserError if a problem set or code of the user's can be nowhere."""
-    sections = [dict(graph.config) for graph in experiment.graphs]
-    faults = [f for some in sections for f in (*faults_of_sets(some), *faults_of_code(some))]
+    faults = []
+    for graph in experiment.graphs:
+        sections = dict(graph.config)
+        faults += faults_of_sets(sections)
+        faults += faults_of_code(sections)
     if faults:
         raise UserError("\n".join(dict.fromkeys(faults)))
 
@@ -82,7 +94,10 @@ def _check_names(experiment: Experiment) -> None:
 def answer(estimate: Estimate, jobs: Totals, files: list[Path]) -> list[str]:
     """The plan in four lines. jobs: the totals. files: of the configuration."""
     time = f"{time_text(*jobs.all_hours)}, for all jobs one after the other"
-    slowest = jobs.slowest and f"{jobs.slowest[0]}, {time_text(*jobs.slowest[1])}"
+    slowest = "?"
+    if jobs.slowest is not None:
+        rule, hours = jobs.slowest
+        slowest = f"{rule}, {time_text(*hours)}"
     if None in jobs.all_hours:
         needed = "the number of problems, which are elsewhere"
         if estimate.rows is None:
@@ -90,8 +105,12 @@ def answer(estimate: Estimate, jobs: Totals, files: list[Path]) -> list[str]:
         if not estimate.processor.bf16:
             needed = f"the speed of the device. To measure it: {speed_command(estimate, files)}"
         time = f"? It depends on {needed}"
-    lines = [f"Time: {time}", f"Slowest job: {slowest or '?'}", f"Disk: {jobs.disk} at most"]
-    return [fit_line(estimate), *lines]
+    return [
+        fit_line(estimate),
+        f"Time: {time}",
+        f"Slowest job: {slowest}",
+        f"Disk: {jobs.disk} at most",
+    ]
 
 
 def speed_command(estimate: Estimate, files: list[Path]) -> str:
@@ -157,8 +176,11 @@ def planner(args: argparse.Namespace, experiment: Experiment) -> FindEstimate:
     trainings = tuple(name for rule, name in TRAINING_SECTIONS.items() if rule in rules)
 
     def once(make, section: Section, *given):
+        """What a function gives for a section, computed once unless it is empty."""
         key = repr(section)
-        return known.get(key) or known.setdefault(key, make(section, *given))
+        if not known.get(key):
+            known[key] = make(section, *given)
+        return known[key]
 
     def make(config: WorkflowConfig) -> Estimate:
         models = Models(once(find_table, config.base, args.model_config), config.moe)
@@ -175,9 +197,9 @@ def planner(args: argparse.Namespace, experiment: Experiment) -> FindEstimate:
 
     def measured(config: WorkflowConfig) -> Estimate:
         estimate = estimate_of(config)
-        processor = (
-            replace(estimate.processor, bf16=speed, fp32=speed) if speed else estimate.processor
-        )
+        processor = estimate.processor
+        if speed is not None:
+            processor = replace(processor, bf16=speed, fp32=speed)
         return replace(estimate, processor=processor, speeds=reached, memories=memories)
 
     return measured
@@ -200,42 +222,54 @@ def _measured(
         if section is None or "match_flops" in node.flags:
             continue
         for recipe, cost in recipes(node.entry.parent):
-            options, hours = _options(recipe, node, section), cost["seconds"] / 3600
-            if options and hours > longest.get(section, (0, 0))[0]:
-                config = node.config.model_copy(update={section: options})
-                estimate = replace(estimate_of(node.config), config=config, processes=None)
-                if work := estimate.work(section, expected=True):
-                    seconds = 3600 * hours * estimate.job(section).processes
-                    longest[section] = hours, work.flops / seconds
-                    memories |= _measured_memory(estimate, section, cost)
-    ordered = sorted(longest.items(), key=lambda found: -found[1][0])
-    return {name: speed for name, (_, speed) in ordered}, memories
+            options = _options(recipe, node, section)
+            hours = cost["seconds"] / 3600
+            if options is None or hours <= longest.get(section, (0, 0))[0]:
+                continue
+            config = node.config.model_copy(update={section: options})
+            estimate = replace(estimate_of(node.config), config=config, processes=None)
+            work = estimate.work(section, expected=True)
+            if work is not None:
+                seconds = 3600 * hours * estimate.job(section).processes
+                longest[section] = hours, work.flops / seconds
+                memory = _measured_memory(estimate, section, cost)
+                if memory is not None:
+                    memories[section] = memory
+    ordered = sorted(longest, key=lambda section: -longest[section][0])
+    return {section: longest[section][1] for section in ordered}, memories
 
 
-def _measured_memory(estimate: Estimate, section: str, cost: dict) -> dict[str, MeasuredMemory]:
-    """By section, what a training took of a GPU; empty if it had none. plan: of that training."""
+def _measured_memory(estimate: Estimate, section: str, cost: dict) -> MeasuredMemory | None:
+    """What a training took of a GPU; None if it had none. estimate: of that training."""
     if cost["gpu_reserved"] is None or not estimate.gpu:
-        return {}
-    allocated, reserved = (round(GIB * cost[f"gpu_{kind}"]) for kind in ("allocated", "reserved"))
-    libraries = library_bytes(estimate.models, estimate.job(section))
-    estimate = estimate.peak(section, expected=True)
-    return {section: MeasuredMemory(allocated, reserved, libraries, estimate)}
+        return None
+    return MeasuredMemory(
+        allocated=round(GIB * cost["gpu_allocated"]),
+        reserved=round(GIB * cost["gpu_reserved"]),
+        libraries=library_bytes(estimate.models, estimate.job(section)),
+        estimate=estimate.peak(section, expected=True),
+    )
 
 
 def _recipes(folder: Path) -> Iterator[tuple[Recipe, dict]]:
     """The recipes of a step's entries whose cost is known, each with the cost."""
-    for entry in filter(is_whole, folder.glob("*")):
-        if cost := cost_of(entry):
+    for entry in folder.glob("*"):
+        cost = cost_of(entry) if is_whole(entry) else None
+        if cost is not None:
             yield Recipe(**read_json(entry / ENTRY_FILE)["recipe"]), cost
 
 
 def _options(recipe: Recipe, node: Node, section: str) -> TrainingConfig | None:
     """The options of a training in the store; None if its inputs or threads are not a node's."""
-    threads = (recipe_of.options.get("threads") for recipe_of in (recipe, node.recipe))
-    if recipe.inputs != node.recipe.inputs or next(threads) != next(threads):
+    if recipe.inputs != node.recipe.inputs:
         return None
-    start, known = f"{section}.", recipe.options.items()
-    options = {key.removeprefix(start): v for key, v in known if key.startswith(start)}
+    if recipe.options.get("threads") != node.recipe.options.get("threads"):
+        return None
+    start = f"{section}."
+    options = {}
+    for key, value in recipe.options.items():
+        if key.startswith(start):
+            options[key.removeprefix(start)] = value
     with suppress(ValueError):
         return type(getattr(node.config, section))(**options)
     return None
@@ -253,8 +287,13 @@ def _device(args, config: WorkflowConfig, gpu_here) -> tuple[str | None, Process
 
     gpu_here: the same for the GPU of this machine.
     """
-    name = args.gpu or (DEFAULT_GPU if args.gpus or config.gpus else None)
-    name, processor = gpu_here or (name, GPUS.get(name, CPU))
+    if gpu_here is not None:
+        name, processor = gpu_here
+    elif args.gpu or args.gpus or config.gpus:
+        name = args.gpu or DEFAULT_GPU
+        processor = GPUS[name]
+    else:
+        name, processor = None, CPU
     if args.flops:
         return name, replace(processor, bf16=args.flops, fp32=args.flops)
     return name, processor.reached(args.mfu)

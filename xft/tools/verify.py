@@ -7,7 +7,6 @@ and its store no longer holds is told, but is no fault: each artifact is complet
 """
 
 import sys
-from itertools import chain
 from pathlib import Path
 
 from xft.artifacts.artifact import OpenedArtifact
@@ -23,18 +22,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.path("paths", "PATH", paths, nargs="+")
     parser.add_argument("--full", action="store_true", help="Compare the hashes of all files.")
     args = parser.parse_args(argv)
-    faults, opened = [], {}
-    for path in chain.from_iterable(map(_find_places, args.paths)):
-        artifacts = _find_artifacts(path)
-        faults += [] if artifacts else [f"{path}: no manifest beside it and none below it"]
+    faults: list[str] = []
+    opened: dict[Path, OpenedArtifact] = {}
+    places_to_check = [place for path in args.paths for place in _find_places(path)]
+    for place in places_to_check:
+        artifacts = _find_artifacts(place)
+        if not artifacts:
+            faults.append(f"{place}: no manifest beside it and none below it")
         for artifact in artifacts:
             with collecting_errors(faults):
                 manifest = read_manifest(manifest_path(artifact))
                 opened[artifact] = OpenedArtifact(artifact, manifest)
     if args.full:  # what entries of a store hold beside their artifacts
-        for entry in filter(is_whole, sorted({artifact.parent for artifact in opened})):
-            with collecting_errors(faults):
-                faults += entry_faults(entry)
+        for entry in sorted({artifact.parent for artifact in opened}):
+            if is_whole(entry):
+                with collecting_errors(faults):
+                    faults += entry_faults(entry)
     places = {artifact.id: place for place, artifact in opened.items()}
     for artifact in opened.values():
         faults += _check(artifact, places, args.full)
@@ -49,8 +52,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def _find_places(path: Path) -> list[Path]:
     """The finished entries of a store, also links to other stores. If it is no store, the path."""
-    is_store = (path / MARK).is_file()
-    entries = [entry for entry in Store(path).entries() if not entry.suffix] if is_store else []
+    if not (path / MARK).is_file():
+        return [path]
+    entries = [entry for entry in Store(path).entries() if not entry.suffix]
     return entries or [path]
 
 
@@ -67,7 +71,8 @@ def _check(artifact: OpenedArtifact, places: dict[str, Path], full: bool) -> lis
 
     places: artifacts by their ids.
     """
-    path, manifest = artifact.path, artifact.manifest
+    path = artifact.path
+    manifest = artifact.manifest
     if not path.exists():
         return [f"{path} is missing, but its manifest is there"]
     faults = find_faults(path, manifest, full)

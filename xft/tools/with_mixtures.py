@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     program = shutil.which(words[0], path=f"{here}{os.pathsep}{os.environ.get('PATH', '')}")
     if program is None:
         raise UserError(f"{words[0]!r} is no program in {here} or on PATH. Name another one")
-    path = os.environ.get("PYTHONPATH")
-    places = [str(Path(__file__).with_name("at_start")), *filter(None, [path])]
+    places = [str(Path(__file__).with_name("at_start"))]
+    if os.environ.get("PYTHONPATH"):
+        places.append(os.environ["PYTHONPATH"])
     os.execve(program, words, os.environ | {"PYTHONPATH": os.pathsep.join(places)})

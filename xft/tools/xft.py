@@ -7,10 +7,20 @@ from importlib.metadata import distributions
 
 from xft.cli import running
 
-NAMES = "plan status report compare export push pull gc verify with-mixtures"
-# A step has a module `report`, and no two files have the same name.
-MODULES = {"report": "joint_report", "with-mixtures": "with_mixtures"}
-TOOLS = {n: import_module(f"xft.tools.{MODULES.get(n, n)}") for n in NAMES.split()}
+# The modules of the tools. A step has a module `report`, and no two files have the same name.
+MODULES = {
+    "plan": "plan",
+    "status": "status",
+    "report": "joint_report",
+    "compare": "compare",
+    "export": "export",
+    "push": "push",
+    "pull": "pull",
+    "gc": "gc",
+    "verify": "verify",
+    "with-mixtures": "with_mixtures",
+}
+TOOLS = {name: import_module(f"xft.tools.{module}") for name, module in MODULES.items()}
 
 
 def main() -> None:
@@ -24,7 +34,8 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("tool", choices=TOOLS, metavar="TOOL", help="One of the tools below.")
-    version = next((found.version for found in distributions(name="xft-pipeline")), "from sources")
+    versions = [installed.version for installed in distributions(name="xft-pipeline")]
+    version = versions[0] if versions else "from sources"
     parser.add_argument("--version", action="version", version=f"xft {version}")
     name = parser.parse_args(sys.argv[1:2] or ["--help"]).tool
     running.run(name, lambda _: TOOLS[name].main(sys.argv[2:]))
