@@ -11,19 +11,21 @@ from xft.store.make import HIDE_ERRORS
 from xft.store.store import DIGEST
 
 RUN = SnakemakeRun(workflow, config)
-CONFIG, JOBS = RUN.config, RUN.jobs
-STORE, RESULTS = CONFIG.store, CONFIG.results_dir
+CONFIG = RUN.config
+JOBS = RUN.jobs
+STORE = CONFIG.store
+RESULTS = CONFIG.results_dir
 
 # Steps import xft from ROOT, and nothing from the user's own site-packages. Without conda
 # they run in the environment of snakemake.
-PYTHON_PATH = "" if RUN.deployment else Path(sys.executable).parent
+VARIABLES = [f"PYTHONPATH={shlex.quote(str(ROOT))}", "PYTHONNOUSERSITE=1"]
+if not RUN.deployment:
+    PYTHON_PATH = Path(sys.executable).parent
+    VARIABLES.append(f'PATH={shlex.quote(str(PYTHON_PATH))}:"$PATH"')
 # `onerror` shows errors where it is called: neither for a job on a cluster nor for a module.
-shell.prefix(
-    "set -euo pipefail; "
-    f"export PYTHONPATH={shlex.quote(str(ROOT))} PYTHONNOUSERSITE=1 "
-    + (f'PATH={shlex.quote(str(PYTHON_PATH))}:"$PATH" ' if PYTHON_PATH else "")
-    + (f"{HIDE_ERRORS}=1; " if RUN.is_alone else "; ")
-)
+if RUN.is_alone:
+    VARIABLES.append(f"{HIDE_ERRORS}=1")
+shell.prefix(f"set -euo pipefail; export {' '.join(VARIABLES)}; ")
 
 
 wildcard_constraints:
@@ -81,7 +83,9 @@ def resource(name):
     return lambda wildcards: JOBS[wildcards.digest].resources[name]
 
 
-threads_of, start, priority_of = map(resource, ("threads", "start", "priority"))
+threads_of = resource("threads")
+start = resource("start")
+priority_of = resource("priority")
 RESOURCES = {
     "mem_mb": asked(memory),
     "runtime": asked(minutes),

@@ -17,14 +17,17 @@ def installed_steps(version, source):
 
     version: of the rules. source: their folder in a repository.
     """
-    found = next((d.version for d in metadata.distributions(name=DISTRIBUTION)), "none")
-    if found != version:
+    versions = [
+        installed.version for installed in metadata.distributions(name=DISTRIBUTION)
+    ]
+    present = versions[0] if versions else "none"
+    if present != version:
         repository = "<repository>@<tag>"
         if hasattr(source, "repo"):  # from github() or gitlab()
             repository = f"https://{source.host}/{source.repo}@{source.ref}"
         sys.exit(
             f"the rules come from a repository, and need their steps: {DISTRIBUTION} {version} in "
-            f"the environment of snakemake, which has {found}. Run there: "
+            f"the environment of snakemake, which has {present}. Run there: "
             f'pip install "{DISTRIBUTION}[workflow] @ git+{repository}"'
         )
     folder = Path(".snakemake/xft-steps").absolute()

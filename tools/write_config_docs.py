@@ -58,16 +58,17 @@ def _shared() -> str:
     for group in SHARED:
         owners = [name for name, section in SECTIONS.items() if issubclass(section, group)]
         note = f" Only in {', '.join(owners)}." if len(owners) < len(TRAININGS) else ""
-        keys = (key for key in group.model_fields if _is_own(group, key))
-        rows += [_key(group, key, note=note) for key in keys]
+        for key in group.model_fields:
+            if _is_own(group, key):
+                rows.append(_key(group, key, note=note))
     return _table(rows, *HEAD)
 
 
 def _is_own(section: type[Section], key: str) -> bool:
     """Whether a section's key is not as a class of `SHARED` above it has it."""
     above = [group for group in SHARED if issubclass(section, group) and group is not section]
-    shared = (group.model_fields.get(key) for group in above)
-    return all(repr(field) != repr(section.model_fields[key]) for field in shared)
+    field = repr(section.model_fields[key])
+    return all(repr(group.model_fields.get(key)) != field for group in above)
 
 
 def commands() -> str:
@@ -77,9 +78,11 @@ def commands() -> str:
         help_text = io.StringIO()
         with suppress(SystemExit), redirect_stdout(help_text):
             tool.main(["--help"])
-        found = [(f"**`xft {name}`**", tool.__doc__)]
-        found += [(f"`{flag}`", text) for flag, text in ARGUMENT.findall(help_text.getvalue())]
-        rows += [f"| {left} | {_linked(' '.join(text.split()))} |" for left, text in found]
+        meanings = [(f"**`xft {name}`**", tool.__doc__)]
+        for flag, text in ARGUMENT.findall(help_text.getvalue()):
+            meanings.append((f"`{flag}`", text))
+        for command, text in meanings:
+            rows.append(f"| {command} | {_linked(' '.join(text.split()))} |")
     introduction = REFERENCE.read_text(encoding="utf-8").partition(COMMANDS)[0]
     return "\n".join([introduction + COMMANDS, _table(rows, "command, its arguments", "meaning")])
 
@@ -102,8 +105,11 @@ def _table(rows: list[str], *head: str) -> str:
 def _key(section: type[Section], name: str, place: str = "", note: str = "") -> str:
     """A row of a table. note: what follows the meaning."""
     field = section.model_fields[name]
-    found = schemas(section, name)
-    value = ", ".join(filter(None, (" or ".join(map(_type, found)), _limits(found[0]))))
+    forms = schemas(section, name)
+    value = " or ".join(_type(form) for form in forms)
+    limits = _limits(forms[0])
+    if limits:
+        value += f", {limits}"
     default = "required" if field.is_required() else f"`{_yaml(field.get_default())}`"
     key = f"{place}.{name}".removeprefix(".")
     readers = ", ".join(step for step, declared in STEPS.items() if key in declared.keys)
@@ -120,9 +126,11 @@ def _linked(text: str) -> str:
 
 def _type(schema: dict) -> str:
     kind = schema.get("items", {}).get("type")
+    if kind is None:
+        return schema["type"]
     if isinstance(kind, list):  # of lambdas
         return f"{schema['type']} of numbers from 0 to 1"
-    return f"{schema['type']} of {kind}s" if kind else schema["type"]
+    return f"{schema['type']} of {kind}s"
 
 
 def _limits(schema: dict) -> str:

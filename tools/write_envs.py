@@ -25,11 +25,15 @@ dependencies:
 
 def requirements() -> list[str]:
     """All requirements of the groups and of the extras, and torch."""
-    project, groups = PROJECT["project"], PROJECT["dependency-groups"].values()
-    extras = project["optional-dependencies"]
-    named = [line for group in groups for line in group if isinstance(line, str)]
-    named += [line for line in project["dependencies"] if line.startswith("torch")]
-    return named + [pin for extra in extras if extra != "all" for pin in extras[extra]]
+    project = PROJECT["project"]
+    lines = []
+    for group in PROJECT["dependency-groups"].values():
+        lines += [line for line in group if isinstance(line, str)]
+    lines += [line for line in project["dependencies"] if line.startswith("torch")]
+    for extra, pins_of_extra in project["optional-dependencies"].items():
+        if extra != "all":
+            lines += pins_of_extra
+    return lines
 
 
 def pins() -> dict[str, str]:
@@ -39,18 +43,24 @@ def pins() -> dict[str, str]:
 
 def locked(packages: list[str]) -> set[str]:
     """The requirements of these packages, and of all that they need, in the lock."""
-    lines, needed = defaultdict(set), defaultdict(set)
+    lines = defaultdict(set)  # the requirements of each package
+    needs = defaultdict(set)  # the packages that each one needs
     for line in LOCK.read_text().splitlines():
         if "==" in line:
             name = line.partition("==")[0]
             lines[name].add(line.rstrip(" \\"))
-        elif by := re.fullmatch(r"    #(?: via|  ) ([\w.-]+)", line):
-            needed[by[1]].add(name)
-    found, new = set(), {package.replace("_", "-") for package in packages}
-    while new:
-        found |= new
-        new = set().union(*(needed[name] for name in new)) - found
-    return set().union(*(lines[name] for name in found))
+            continue
+        needed_by = re.fullmatch(r"    #(?: via|  ) ([\w.-]+)", line)
+        if needed_by is not None:
+            needs[needed_by[1]].add(name)
+    names = set()
+    waiting = [package.replace("_", "-") for package in packages]
+    while waiting:
+        name = waiting.pop()
+        if name not in names:
+            names.add(name)
+            waiting += needs[name]
+    return set().union(*(lines[name] for name in names))
 
 
 def environment(packages: list[str]) -> str:

@@ -20,14 +20,16 @@ def content(files: list[str]) -> str:
         problems = load_problems(file)
         if problems.sha256 != chosen.sha256:
             raise SystemExit(f"{file} is not {chosen}")
-        lines = ",\n".join(map(_line, fingerprints(problems)))
+        lines = ",\n".join(_line(fingerprint) for fingerprint in fingerprints(problems))
         sets.append(f'"{chosen.name}": [\n{lines}\n]')
     return "{" + ",\n".join(sets) + "}\n"
 
 
-def _line(own: Fingerprint) -> str:
-    encoded = b64encode(own.ngrams.astype("<u8").tobytes()).decode()
-    return json.dumps(list((vars(own) | {"ngrams": encoded}).values()))
+def _line(fingerprint: Fingerprint) -> str:
+    """The values of a fingerprint, in their order."""
+    values = dict(vars(fingerprint))
+    values["ngrams"] = b64encode(fingerprint.ngrams.astype("<u8").tobytes()).decode()
+    return json.dumps(list(values.values()))
 
 
 if __name__ == "__main__":

@@ -16,31 +16,40 @@ from xft.store.code import VERSIONS, Code
 
 def contents(stated: dict, raised: list[str] = ()) -> dict:
     """The content of the file, from its present one. raised: steps that get the next version."""
-    code, steps, modules = Code(), {}, {}
+    code = Code()
+    steps = {}
+    modules = {}
     for step, declared in STEPS.items():
-        modules |= code.hashes(step)
-        fields = sorted(declared.recorded.items())
-        defaults = {key: field.get_default() for key, field in fields if not field.is_required()}
+        modules.update(code.hashes(step))
+        defaults = {}
+        for key, field in sorted(declared.recorded.items()):
+            if not field.is_required():
+                defaults[key] = field.get_default()
         before = stated["steps"].get(step, {"version": 1, "defaults": defaults})
         known = before["defaults"]
         changed = any(defaults[key] != known[key] for key in defaults.keys() & known.keys())
-        version = before["version"] + (changed or step in raised)
+        version = before["version"]
+        if changed or step in raised:
+            version += 1
         steps[step] = {"version": version, "defaults": defaults}
     return {"steps": steps, "modules": dict(sorted(modules.items()))}
 
 
 def changes(stated: dict, new: dict) -> list[str]:
-    """What whoever accepts a new content of the file must know, as lines."""
-    code, lines, edited = Code(), [], set()
+    """The lines that whoever accepts a new content of the file must read."""
+    code = Code()
+    lines = []
+    edited = set()
     for name in sorted(dict(stated["modules"].items() ^ new["modules"].items())):
         users = [step for step in STEPS if name in code.hashes(step)]
-        edited |= {*users}
+        edited.update(users)
         lines.append(f"{name} has changed. It belongs to: {_listed(users)}")
-    versions = {step: about["version"] for step, about in stated["steps"].items()}
+    versions = {step: known["version"] for step, known in stated["steps"].items()}
     raised = [step for step in STEPS if new["steps"][step]["version"] > versions.get(step, 0)]
     if raised:
         lines.append(f"They have a new version, so they run again: {_listed(raised)}")
-    if kept := [step for step in STEPS if step in edited and step not in raised]:
+    kept = [step for step in STEPS if step in edited and step not in raised]
+    if kept:
         lines.append(
             f"Their results are taken as unchanged, and stay: {_listed(kept)}. For those whose "
             "results change: python -m tools.write_versions STEP..."
@@ -49,12 +58,15 @@ def changes(stated: dict, new: dict) -> list[str]:
 
 
 def _listed(steps: list[str]) -> str:
-    return "all steps" if len(steps) == len(STEPS) else ", ".join(steps) or "no step any more"
+    if len(steps) == len(STEPS):
+        return "all steps"
+    return ", ".join(steps) or "no step any more"
 
 
 def main(raised: list[str]) -> None:
     """Raises SystemExit if there is no such step."""
-    if unknown := [step for step in raised if step not in STEPS]:
+    unknown = [step for step in raised if step not in STEPS]
+    if unknown:
         sys.exit(f"{unknown[0]} is no step. The steps: {', '.join(STEPS)}")
     stated = json.loads(VERSIONS.read_text())
     new = contents(stated, raised)
