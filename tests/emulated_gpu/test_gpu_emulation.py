@@ -77,6 +77,14 @@ def test_the_allocator_has_the_memory_of_the_card():
         torch.empty(most, dtype=torch.uint8, device=GPU)
 
 
+def test_pinned_memory_of_the_host_is_known():
+    """FSDP asks for it: what is not pinned is copied, and its optimiser would step on the copy."""
+    plain = torch.arange(3.0)
+    pinned = plain.pin_memory()
+    assert pinned.is_pinned() and not plain.is_pinned()
+    assert pinned.to(GPU, non_blocking=True).tolist() == plain.tolist()
+
+
 def test_an_unknown_call_is_named():
     code = "import torch; torch.cuda.graph(torch.cuda.CUDAGraph()).__enter__()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -78,6 +78,13 @@ def test_eight_gpus_learn_what_the_cpu_learns(launch, inputs, on_cpu, together):
     assert_same(together("moe_sft", inputs, launch, "fp32", 8, 1), on_cpu, tolerance=1e-5)
 
 
+@pytest.mark.parametrize("launch", ["fsdp", "zero2", "zero3"])
+def test_the_optimizer_may_be_in_the_hosts_memory(launch, inputs, on_cpu, together):
+    """Pinned, and with DeepSpeed's Adam for CPUs, which rounds differently."""
+    found = together("moe_sft", [*inputs, "--offload-optimizer"], launch, "fp32", 2, 1)
+    assert_same(found, on_cpu, tolerance=1e-5 if launch == "fsdp" else 1e-4)
+
+
 def test_a_mixing(tiny_llama, rows, tmp_path, together):
     """With gradients that are clipped."""
     varied_mixture(tiny_llama, tmp_path)

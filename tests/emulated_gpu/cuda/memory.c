@@ -8,12 +8,12 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { MOST_DEVICES = 64, PAGE = 4096 };
+enum { MOST_DEVICES = 64, PAGE = 4096, HOST = -1 };
 
 typedef struct {
     char *start;
     size_t bytes;
-    int device;
+    int device;  // or HOST, for pinned memory
 } Block;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -31,6 +31,15 @@ static int find(const void *address) {
     return -1;
 }
 
+// Note a block. The lock is held.
+static void note(void *start, size_t bytes, int device) {
+    if (number_of_blocks == room_for_blocks) {
+        room_for_blocks = 2 * room_for_blocks + 64;
+        blocks = realloc(blocks, room_for_blocks * sizeof *blocks);
+    }
+    blocks[number_of_blocks++] = (Block){start, bytes, device};
+}
+
 // Reserve a block on the current device, and note it. NULL if it has no room. The lock is held.
 static void *reserve(size_t bytes) {
     int device = current_device();
@@ -39,11 +48,7 @@ static void *reserve(size_t bytes) {
     int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, kind, -1, 0);
     if (start == MAP_FAILED) return NULL;
-    if (number_of_blocks == room_for_blocks) {
-        room_for_blocks = 2 * room_for_blocks + 64;
-        blocks = realloc(blocks, room_for_blocks * sizeof *blocks);
-    }
-    blocks[number_of_blocks++] = (Block){start, bytes, device};
+    note(start, bytes, device);
     used[device] += bytes;
     return start;
 }
@@ -82,9 +87,11 @@ cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *known, const 
     pthread_mutex_lock(&lock);
     int number = find(address);
     if (number >= 0) {
-        known->type = cudaMemoryTypeDevice;
-        known->device = blocks[number].device;
+        int is_host = blocks[number].device == HOST;
+        known->type = is_host ? cudaMemoryTypeHost : cudaMemoryTypeDevice;
+        known->device = is_host ? 0 : blocks[number].device;
         known->devicePointer = (void *)address;
+        known->hostPointer = is_host ? (void *)address : NULL;
     }
     pthread_mutex_unlock(&lock);
     return cudaSuccess;
@@ -93,10 +100,18 @@ cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *known, const 
 // Pinned memory of the host
 
 cudaError_t cudaHostAlloc(void **address, size_t bytes, unsigned flags) {
-    return posix_memalign(address, PAGE, bytes) ? cudaErrorMemoryAllocation : cudaSuccess;
+    if (posix_memalign(address, PAGE, bytes)) return cudaErrorMemoryAllocation;
+    pthread_mutex_lock(&lock);
+    note(*address, bytes, HOST);
+    pthread_mutex_unlock(&lock);
+    return cudaSuccess;
 }
 
 cudaError_t cudaFreeHost(void *address) {
+    pthread_mutex_lock(&lock);
+    int number = find(address);
+    if (number >= 0) blocks[number] = blocks[--number_of_blocks];
+    pthread_mutex_unlock(&lock);
     free(address);
     return cudaSuccess;
 }
