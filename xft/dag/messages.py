@@ -22,7 +22,7 @@ from xft.dag.problem_checks import missing_sets
 from xft.dag.totals import disk_space, hours_of
 from xft.dag.workflow_run import WorkflowRun
 from xft.estimates.planning import disk_text, time_text
-from xft.hub.named_sets import BY_LABEL, unused
+from xft.hub.named_sets import BY_LABEL, NamedSet, unused
 from xft.store import others
 from xft.store.job_records import COSTS_FILE
 from xft.store.links import find_unwanted
@@ -63,7 +63,8 @@ def warnings(run: WorkflowRun, to_make: list[Node]) -> Iterator[str]:
             f"{len(held)} of these {len(to_make)} artifacts lie in the stores of others: a run "
             "takes them from there if their bytes are intact"
         )
-    if edited := _edited_code(run, to_make):
+    edited = _edited_code(run, to_make)
+    if edited:
         yield edited
     yield from _odd_values(run)
     for name in _idle_sections(run, to_make):
@@ -71,7 +72,8 @@ def warnings(run: WorkflowRun, to_make: list[Node]) -> Iterator[str]:
             f"WARNING: {name}: this section has no effect, because no model in evaluation.models "
             "needs it. Add such a model, or leave the section out"
         )
-    if full := warn_of_full_disk(run, to_make):
+    full = warn_of_full_disk(run, to_make)
+    if full:
         yield full
     if not run.begun:  # the start of the jobs ends a run for this
         for fault in missing_sets(node for node in to_make if node not in held):
@@ -80,15 +82,23 @@ def warnings(run: WorkflowRun, to_make: list[Node]) -> Iterator[str]:
 
 def _edited_code(run: WorkflowRun, to_make: list[Node]) -> str | None:
     """A line that names the steps whose code was edited. None if no code was edited."""
-    steps = dict.fromkeys(node.step for node in to_make)
-    edited = {step: modules for step in steps if (modules := run.experiment.code.edited(step))}
+    edited: dict[str, list[str]] = {}
+    for step in _unique(node.step for node in to_make):
+        modules = run.experiment.code.edited(step)
+        if modules:
+            edited[step] = modules
     if not edited:
         return None
-    modules = dict.fromkeys(module for modules in edited.values() for module in modules)
+    names = _unique(name for modules in edited.values() for name in modules)
     return (
         f"Edited code makes these steps run again: {', '.join(edited)}. The modules: "
-        f"{', '.join(modules)}. If results stay the same: python -m tools.write_versions"
+        f"{', '.join(names)}. If results stay the same: python -m tools.write_versions"
     )
+
+
+def _unique(texts: Iterable[str]) -> list[str]:
+    """Some texts in order, each once."""
+    return list(dict.fromkeys(texts))
 
 
 def _odd_values(run: WorkflowRun) -> list[str]:
@@ -96,9 +106,10 @@ def _odd_values(run: WorkflowRun) -> list[str]:
     lines = []
     for config in run.configs:
         for key, value in chosen_values(config).items():
-            if reason := _odd(key, value, config):
+            reason = _odd(key, value, config)
+            if reason:
                 lines.append(f"WARNING: {key} = {value}: {reason}")
-    return list(dict.fromkeys(lines))
+    return _unique(lines)
 
 
 def names_line(run: WorkflowRun) -> str:
@@ -117,11 +128,13 @@ def warn_of_full_disk(run: WorkflowRun, to_make: Iterable[Node]) -> str | None:
 
     None also while the size of the base is unknown.
     """
-    models = {node: requests(node).models for node in to_make if node.step in MODEL_KINDS[1:]}
+    made = [node for node in to_make if node.step in MODEL_KINDS[1:]]
+    models = {node: requests(node).models for node in made}
     if None in models.values():
         return None
     store = run.store.root
-    needed, free = disk_space(models).total(), shutil.disk_usage(nearest_folder(store)).free
+    needed = disk_space(models).total()
+    free = shutil.disk_usage(nearest_folder(store)).free
     if needed <= free:
         return None
     return (
@@ -132,11 +145,20 @@ def warn_of_full_disk(run: WorkflowRun, to_make: Iterable[Node]) -> str | None:
 
 def _idle_sections(run: WorkflowRun, to_make: list[Node]) -> list[str]:
     """The sections with values of the user's on which no wanted artifact depends."""
-    read = {key for node in (*run.experiment.wanted, *to_make) for key in node.keys}
-    chosen = {key for config in run.configs for key in chosen_values(config)}
-    read |= {"moe" for config in run.configs if config.moe_sft.model}  # compared with that model
-    idle = {key.partition(".")[0] for key in chosen} - {key.partition(".")[0] for key in read}
-    return [name for name in ("moe", *TRAININGS, "merge") if name in idle]
+    read: set[str] = set()
+    for node in (*run.experiment.wanted, *to_make):
+        read.update(map(_section_of, node.keys))
+    stated: set[str] = set()
+    for config in run.configs:
+        stated.update(map(_section_of, chosen_values(config)))
+        if config.moe_sft.model:
+            read.add("moe")  # compared with that model
+    return [name for name in ("moe", *TRAININGS, "merge") if name in stated - read]
+
+
+def _section_of(key: str) -> str:
+    """The section of a key, such as "moe" of "moe.rank"."""
+    return key.partition(".")[0]
 
 
 def _odd(key: str, value: object, config: WorkflowConfig) -> str | None:
@@ -161,25 +183,28 @@ def failures(run: WorkflowRun) -> Iterator[str]:
     """
     alike: dict[str, list[BegunJob]] = {}
     lasting: list[str] = []
-    first_steps: dict[str, None] = {}
+    first_steps: list[str] = []
     for begun in _begun_jobs_of_run(run):
         alike.setdefault(begun.message, []).append(begun)
         if begun.phase is not Phase.FAILED:
             continue
         steps = [step for cause, step in FIRST.items() if cause.search(begun.message)]
-        first_steps |= dict.fromkeys(steps)
+        first_steps += steps
         if not steps and not PASSING.search(begun.message):
             lasting.append(begun.node.name)
     for first, *rest in alike.values():
-        more = f"\nThe same: {', '.join(other.node.name for other in rest)}" if rest else ""
-        yield f"\n{first.node.name} {first.phase.value}: {first.text}{more}"
+        line = f"\n{first.node.name} {first.phase.value}: {first.text}"
+        if rest:
+            names = ", ".join(other.node.name for other in rest)
+            line += f"\nThe same: {names}"
+        yield line
     if lasting:
         yield (
             f"The same command would fail again: first correct the cause of {', '.join(lasting)}. "
             "Finished results are kept."
         )
     elif first_steps:
-        yield f"First {', and '.join(first_steps)}. The same command then goes on."
+        yield f"First {', and '.join(_unique(first_steps))}. The same command then goes on."
     else:
         yield "To go on: run the same command again."
 
@@ -194,27 +219,38 @@ def _begun_jobs_of_run(run: WorkflowRun) -> Iterator[BegunJob]:
 
 def pace_line(run: WorkflowRun) -> str:
     """How long the problem sets that the summary suggests would take; empty if that is unknown."""
-    wanted = run.experiment.wanted
-    evaluations = [node for node in wanted if (node.one_of or (node,))[0].step == "eval"]
-    named = {node: BY_LABEL.get(Path(node.name).stem) for node in evaluations}
-    hours = [hours_of(node.entry) for node, chosen in named.items() if chosen]
-    used = {*named.values()} - {None}
-    more = sum(chosen.problems for chosen in unused(chosen.label for chosen in used))
+    used: set[NamedSet] = set()
+    hours: list[float | None] = []
+    for node in run.experiment.wanted:
+        problems = BY_LABEL.get(Path(node.name).stem) if _is_evaluation(node) else None
+        if problems is not None:
+            used.add(problems)
+            hours.append(hours_of(node.entry))
+    more = sum(problems.problems for problems in unused([problems.label for problems in used]))
     if not more or None in hours:
         return ""
-    total = sum(hours) * more / sum(chosen.problems for chosen in used)
+    total = sum(hours) * more / sum(problems.problems for problems in used)
     return f"Those {more} problems would take about {time_text(total, total)} at this run's pace."
+
+
+def _is_evaluation(node: Node) -> bool:
+    """Whether a node is the result of an evaluation, or takes one of several."""
+    if node.one_of:
+        return node.one_of[0].step == "eval"
+    return node.step == "eval"
 
 
 def store_line(run: WorkflowRun) -> str:
     """How much the store holds, and how much of it no configuration wants."""
-    held = disk_bytes(run.store.entries())
+    root = run.store.root
+    line = f"{root} holds {disk_text(disk_bytes(run.store.entries()))}"
     try:
-        unwanted, gc = disk_bytes(find_unwanted(run.store)), f"xft gc {quote(str(run.store.root))}"
-        advice = f", {disk_text(unwanted)} of it for no configuration: {gc}" if unwanted else ""
+        unwanted = disk_bytes(find_unwanted(run.store))
     except UserError as error:
-        advice = f". {error}"
-    return f"{run.store.root} holds {disk_text(held)}{advice}"
+        return f"{line}. {error}"
+    if not unwanted:
+        return line
+    return f"{line}, {disk_text(unwanted)} of it for no configuration: xft gc {quote(str(root))}"
 
 
 def unpublished_line(run: WorkflowRun) -> str:
@@ -222,48 +258,68 @@ def unpublished_line(run: WorkflowRun) -> str:
 
     The bucket may not answer.
     """
-    fault, url = "", run.config.publish
+    url = run.config.publish
+    if not url:
+        return ""
     try:
-        if url and (lacking := others.unpublished(url, run.experiment.wanted)):
-            fault = f"{counted(len(lacking), 'artifact')} not in {url}. The logs say why"
+        lacking = others.unpublished(url, run.experiment.wanted)
+        if not lacking:
+            return ""
+        fault = f"{counted(len(lacking), 'artifact')} not in {url}. The logs say why"
     except UserError as error:
         fault = str(error)
-    command = f"xft push {quote(str(run.results))} {quote(url or '')}"
-    return fault and f"WARNING: {fault}. To upload: {command}"
+    command = f"xft push {quote(str(run.results))} {quote(url)}"
+    return f"WARNING: {fault}. To upload: {command}"
 
 
 def time_left(run: WorkflowRun, outputs: Iterable[str]) -> str:
-    """The time that the jobs of a run still take, in words. outputs: of its jobs, made or not.
+    """The time that the jobs of a run still take, in words.
 
     A job takes what the newest one of its rule took. Empty while this is unknown of a training or
     an evaluation, or of all. "more than" if it is unknown of some. What the jobs of this run have
     taken, compared with the time since it began, shows how many run at once: at least one.
+
+    outputs: of its jobs, made or not.
     """
-    left, unknown, taken = 0.0, False, 0.0
-    for entry in (Path(output) for output in outputs if ENTRY.search(f"/{output}")):
-        so_far = _seconds(entry if is_whole(entry) else partial(entry), run.began)
+    left = 0.0
+    taken = 0.0
+    is_unknown = False
+    for entry in [Path(output) for output in outputs if ENTRY.search(f"/{output}")]:
+        is_made = is_whole(entry)
+        so_far = _seconds(entry if is_made else partial(entry), run.began)
         taken += so_far
-        if not is_whole(entry):
-            others = entry.parent.glob(f"{'?' * DIGITS}/{COSTS_FILE}")
-            newest = max(others, key=lambda file: file.stat().st_mtime, default=None)
-            if newest is None and entry.parent.name in LONG:
-                return ""
-            unknown |= newest is None
-            left += max(_seconds(newest.parent) - so_far, 0) if newest else 0
+        if is_made:
+            continue
+        newest = _newest_costs(entry.parent)
+        if newest is not None:
+            left += max(_seconds(newest.parent) - so_far, 0)
+        elif entry.parent.name in LONG:
+            return ""
+        else:
+            is_unknown = True
     if not taken:
         return ""
     seconds = left * min((time.time() - run.began) / taken, 1)
     tens = round(seconds, -1)
-    if unknown and not tens:
+    if is_unknown and not tens:
         return ""
-    return f", {'more than' if unknown else 'about'} {_in_one_unit(max(tens, 10))} left"
+    how = "more than" if is_unknown else "about"
+    return f", {how} {_in_one_unit(max(tens, 10))} left"
+
+
+def _newest_costs(folder: Path) -> Path | None:
+    """The file with the costs of the newest entry of a step; None if no entry has one."""
+    files = folder.glob(f"{'?' * DIGITS}/{COSTS_FILE}")
+    return max(files, key=lambda file: file.stat().st_mtime, default=None)
 
 
 def _in_one_unit(seconds: float) -> str:
     """A time in hours from 2 h on, in minutes from 60 s on, else in seconds."""
     if seconds >= 7200:
         return f"{seconds / 3600:,.1f} h"
-    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+    if seconds >= 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds:.0f} s"
 
 
 def _seconds(folder: Path, since: float = 0) -> float:

@@ -1,6 +1,10 @@
 """What the screen shows of a run: a line for a job that begins, one for the share that is done.
 
 Snakemake's log file in .snakemake/log keeps what the screen leaves out.
+
+This changes the handler that Snakemake has made. A logger plugin of Snakemake's would need a
+package and an option of each run. It would exclude the user's plugins that write to the screen,
+and would work in another thread, which does not notice a Ctrl-C.
 """
 
 import logging
@@ -9,7 +13,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TextIO
 
@@ -40,7 +44,9 @@ def name_nodes(stream: TextIO, jobs: Jobs) -> None:
     def label(match: re.Match) -> str:
         rule, between, digest = match.groups()
         name = jobs[digest].name.replace('"', r"\"")
-        return name if name == rule else f"{rule}{between}{name}"
+        if name == rule:
+            return name
+        return f"{rule}{between}{name}"
 
     stream.write = lambda text: write(NODE.sub(label, text))
 
@@ -65,14 +71,27 @@ def end_at_once(*_) -> None:
 
 
 class _Screen(logging.Formatter):
-    """Leaves out messages, and shortens what another formatter writes of the others."""
+    """Leaves out messages, and shortens what another formatter writes of the others.
+
+    time: the form of a message's time, for `TIME`; empty in a dry run.
+    counts: the line with the number of jobs, once it was shown.
+    total: the number of jobs.
+    names: of the results of the jobs that have begun, by Snakemake's numbers of jobs.
+    is_interrupted: whether a Ctrl-C was told.
+    has_failed: whether a job has failed.
+    """
 
     def __init__(self, formatter: logging.Formatter, workflow, time_left: Callable[[], str]):
         super().__init__()
-        self.formatter, self.workflow, self.time_left = formatter, workflow, time_left
+        self.formatter = formatter
+        self.workflow = workflow
+        self.time_left = time_left
         self.time = "" if workflow.output_settings.dryrun else r"[\2] "
-        self.counts, self.total, self.names = "", 0, {}
-        self.is_interrupted = self.has_failed = False
+        self.counts = ""
+        self.total = 0
+        self.names: dict[int, str] = {}
+        self.is_interrupted = False
+        self.has_failed = False
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a message is shown: events of jobs, results of commands, and errors.
@@ -123,8 +142,11 @@ class _Screen(logging.Formatter):
         """The number of jobs of each rule, once. A dry run sends it twice."""
         jobs = ", ".join(f"{rule} {n}" for rule, n in stats.items() if rule != "total")
         self.total = stats["total"]
-        before, self.counts = self.counts, f"Jobs: {self.total} ({jobs})"
-        return "" if before == self.counts else self.counts
+        counts = f"Jobs: {self.total} ({jobs})"
+        if counts == self.counts:
+            return ""
+        self.counts = counts
+        return counts
 
     def _progress(self, record: logging.LogRecord) -> str:
         """The share of the jobs that is done, and the time left."""
@@ -155,10 +177,20 @@ class _Screen(logging.Formatter):
         if self.is_interrupted:
             return ""
         name = self.names.get(record.jobid, record.rule_name)
-        texts = [Path(log).read_text(errors="replace") for log in record.log if Path(log).is_file()]
-        said = record.rule_msg or next(filter(None, map(failure, texts)), "")
-        cause = f": {one_line(said.splitlines()[0])}" if said else ""
+        message = record.rule_msg or _message_of(record.log)
+        cause = f": {one_line(message.splitlines()[0])}" if message else ""
         return f"{time.strftime('[%H:%M:%S]')} {name} failed{cause} (log: {', '.join(record.log)})"
+
+
+def _message_of(logs: Iterable[str]) -> str:
+    """The first error message in some logs; empty if there is none."""
+    for log in logs:
+        file = Path(log)
+        if file.is_file():
+            message = failure(file.read_text(errors="replace"))
+            if message:
+                return message
+    return ""
 
 
 def _with(record: logging.LogRecord, **values: object) -> logging.LogRecord:

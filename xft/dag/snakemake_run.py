@@ -9,9 +9,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 from xft.cli.running import ENVIRONMENT
@@ -47,8 +47,13 @@ from xft.store.forks import start_server
 from xft.store.job_records import read_plan
 from xft.store.store import is_whole
 
-warn = cache(partial(print, file=sys.stderr))  # a line, once
 WITHOUT_SETS = "No job has begun. What needs no such set is made by --until, as --until dense"
+
+
+@cache
+def warn(line: str) -> None:
+    """Print a line, once."""
+    print(line, file=sys.stderr)
 
 
 @contextmanager
@@ -73,20 +78,22 @@ def ended_by_interrupt() -> Iterator[None]:
 
 
 class SnakemakeRun:
-    """A workflow of Snakemake's, with what its configuration asks for.
+    """A run of the workflow as Snakemake sees it. The rules ask it for their jobs.
 
+    workflow: Snakemake's.
     config: the complete configuration.
     jobs: by the digest of what they make. The processes of jobs read them from the store.
-    run: None in the processes of jobs.
+    run: what the configuration wants; None in the processes of jobs.
     is_alone: whether this is the main process, and no other workflow includes this one.
     """
 
     def __init__(self, workflow, values: dict):
         """values: the configuration as Snakemake read it."""
-        self.workflow, self.run = workflow, None
+        self.workflow = workflow
+        self.run: WorkflowRun | None = None
         self.is_alone = workflow.is_main_process and workflow.modifier.is_main_snakefile()
         self.deployment = workflow.deployment_settings.deployment_method
-        self.show_results = cache(self.show_results)
+        self._has_shown = False
         shorten(workflow, self._time_left)
         with exit_on_error():
             check_storage(workflow.storage_settings)
@@ -100,20 +107,26 @@ class SnakemakeRun:
     def _place(self) -> str:
         """What messages call the configuration: its file, if all values come from this one."""
         files = self.workflow.configfiles
-        is_all = self.is_alone and len(files) == 1 and not self.workflow.config_settings.config
-        return os.path.relpath(files[0]) if is_all else "config"
+        has_settings = bool(self.workflow.config_settings.config)
+        if self.is_alone and len(files) == 1 and not has_settings:
+            return os.path.relpath(files[0])
+        return "config"
 
     def _checked_run(self, values: dict) -> WorkflowRun:
+        """The run. Raises UserError with all faults of the configuration and of its files."""
         for file in self.workflow.configfiles:
             read_config(Path(file))  # two equal keys are refused
         begins = runs_jobs(sys.argv) and not self.workflow.output_settings.dryrun
         run = WorkflowRun(values, begins)
         check_options(sys.argv, run)
-        checks = [] if self.deployment else [run.require_packages, run.check_models]
         faults: list[str] = []
-        for check in (*checks, partial(run.check, self.workflow.configfiles)):
+        if not self.deployment:
             with collecting_errors(faults):
-                check()
+                run.require_packages()
+            with collecting_errors(faults):
+                run.check_models()
+        with collecting_errors(faults):
+            run.check(self.workflow.configfiles)
         if faults:
             raise UserError("\n".join(faults))
         return run
@@ -150,8 +163,7 @@ class SnakemakeRun:
             if not self.run.begun:
                 self.begin([node])
             if is_whole(node.entry):
-                there = {name: filter(os.path.exists, job.inputs[name]) for name in job.inputs}
-                return {name: [*paths] for name, paths in there.items()}
+                return {name: _existing(paths) for name, paths in job.inputs.items()}
         return job.inputs
 
     def targets(self) -> list[str]:
@@ -160,21 +172,25 @@ class SnakemakeRun:
         self._announce(ends)
         if self.run.begun and not self.run.to_make:
             self.show_results()
-        if self.workflow.dryrun and not self.run.to_make and (line := names_line(self.run)):
-            print(line)
+        if self.workflow.dryrun and not self.run.to_make:
+            line = names_line(self.run)
+            if line:
+                print(line)
         return [str(node.entry) for node in ends]
 
     def named(self, name: str) -> str:
         """The entry of the artifact with a name in the results folder."""
-        known, results = self.run.experiment.by_name, self.run.results
+        known = self.run.experiment.by_name
+        results = self.run.results
         if name not in known:
+            names = "".join(f"\n  {results}/{other}" for other in known)
             sys.exit(
-                f"{results}/{name} is no result of this configuration"
-                f"{did_you_mean(name, known)}\nIts results:"
-                + "".join(f"\n  {results}/{other}" for other in known)
+                f"{results}/{name} is no result of this configuration{did_you_mean(name, known)}\n"
+                f"Its results:{names}"
             )
-        node, link = known[name], results / name
+        node = known[name]
         self._announce([node])
+        link = results / name
         if self.workflow.dryrun and link.is_symlink() and link.resolve() != node.place.resolve():
             # Snakemake takes the link, which a run would replace, for the result.
             jobs = "\n  ".join(job.name for job in self.run.needed([node])) or "nothing"
@@ -214,13 +230,15 @@ class SnakemakeRun:
         """The time that the run still takes, in words."""
         if self.run is None:
             return ""
-        return time_left(self.run, [file for job in self._jobs() for file in job.output])
+        outputs = [file for job in self._jobs() for file in job.output]
+        return time_left(self.run, outputs)
 
-    def _jobs(self) -> Iterator:
+    def _jobs(self) -> list:
         """Snakemake's jobs that are to run."""
         graph = self.workflow.dag
         # With --until, the graph also holds jobs that the targets do not need.
-        return filter(graph.needrun, graph.bfs(graph.dependencies, *graph.targetjobs))
+        reached = graph.bfs(graph.dependencies, *graph.targetjobs)
+        return [job for job in reached if graph.needrun(job)]
 
     def start(self, root: Path) -> None:
         """Say what begins. End the run if a job would find problems nowhere, or if this machine
@@ -228,7 +246,7 @@ class SnakemakeRun:
 
         Jobs here are forks. root: of the steps.
         """
-        jobs = [*self._jobs()]
+        jobs = self._jobs()
         digests = {getattr(job.wildcards, "digest", None) for job in jobs}
         nodes = [node for node in self.run.to_make if node.digest in digests]
         is_local = self.workflow.local_exec and not self.deployment
@@ -247,14 +265,20 @@ class SnakemakeRun:
 
     def show_results(self) -> None:
         """Print the verdict and the scores of a finished configuration, once."""
+        if self._has_shown:
+            return
+        self._has_shown = True
         results = self.run.results
         summary = (results / "summary.md").read_text()
         print(head(summary))
-        if HOURS_HINT in summary and (line := pace_line(self.run)):
-            print(f"\n{line}")
+        if HOURS_HINT in summary:
+            line = pace_line(self.run)
+            if line:
+                print(f"\n{line}")
         print(f"Charts and solutions, for a browser: {results}/report.html", flush=True)
 
     def succeed(self) -> None:
+        """Show the results, if all are made, and what the store holds."""
         self.run.lay_names()
         if not self.run.to_make:
             self.show_results()
@@ -270,5 +294,11 @@ class SnakemakeRun:
         logging.disable()  # Snakemake only adds that a job failed
 
     def _tell_unpublished(self) -> None:
-        if line := unpublished_line(self.run):
+        line = unpublished_line(self.run)
+        if line:
             print(line, file=sys.stderr)
+
+
+def _existing(paths: Iterable[str]) -> list[str]:
+    """Those of some paths that lead to something."""
+    return [path for path in paths if Path(path).exists()]
