@@ -81,7 +81,8 @@ def full_memory(step: str, error: Exception) -> str | None:
         said = found[0]
     else:
         return None
-    if section := TRAINING_SECTIONS.get(step):
+    section = TRAINING_SECTIONS.get(step)
+    if section is not None:
         advice = (
             f"Lower {section}.per_device_train_batch_size and raise "
             f"{section}.gradient_accumulation_steps by the same factor, or set {section}.precision:"
@@ -110,7 +111,9 @@ def failure(log: str) -> str | None:
     """The error message at the end of a step's log; None if there is no such message."""
     log = without_torchrun(log)
     message = re.search(r"^\w+: error: (.*)", log, re.MULTILINE | re.DOTALL)
-    return message and message[1].rstrip()
+    if message is None:
+        return None
+    return message[1].rstrip()
 
 
 def check_config_files() -> None:
@@ -121,10 +124,11 @@ def check_config_files() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     parser.add_argument("--configfile", "--configfiles", nargs="+", default=[])
     parser.add_argument("--config", "-C", nargs="*", default=[])
-    given = parser.parse_known_args()[0]
+    given, _ = parser.parse_known_args()
+    files = [Path(word) for word in given.configfile]
     try:
-        for file in map(Path, given.configfile):
-            if file != Path(given.configfile[0]) and (file.is_dir() or not file.exists()):
+        for file in files:
+            if file != files[0] and (file.is_dir() or not file.exists()):
                 raise UserError(
                     f"--configfile: there is no file {file}. All words after --configfile are "
                     "files. Write the names of results before it"
@@ -137,6 +141,7 @@ def check_config_files() -> None:
 
 
 def _check_setting(word: str) -> None:
+    """Raise UserError if a word after --config is no KEY=VALUE."""
     name, equals, value = word.partition("=")
     if not equals:
         raise UserError(

@@ -39,10 +39,13 @@ class StepParser(argparse.ArgumentParser):
         """Parse the arguments. Raises UserError as `check_apart` does, or if --out exists."""
         parsed = super().parse_args(args, namespace)
         given = vars(parsed)
-        for name in filter(given.get, self.writes):
+        for name, is_shared in self.writes.items():
+            place = given[name]
+            if place is None:
+                continue
             # A new file in a shared folder has a name of its own.
-            written = given[name] / name if self.writes[name] else given[name]
-            check_apart(f"{_flag(name)} {given[name]}", written, self._sources(given))
+            written = place / name if is_shared else place
+            check_apart(f"{_flag(name)} {place}", written, self._sources(given))
         out = given.get("out")
         if out is not None and out.is_dir():
             artifact.check_no_artifact(out)
@@ -57,25 +60,51 @@ class StepParser(argparse.ArgumentParser):
                 if path.is_file() or (path.is_dir() and not is_shared):
                     yield name, path
 
-    def path(self, name: str, kind: str, meaning: str, required: bool = True, **more) -> None:
-        """Add an argument for a path that is read, as `_add_path` says."""
-        self.reads |= self._add_path(name, kind, meaning, required, **more)
+    def path(
+        self,
+        name: str,
+        kind: str,
+        meaning: str,
+        required: bool = True,
+        shared: bool = False,
+        **settings,
+    ) -> None:
+        """Add an argument for a path that is read, as `_add_path` says.
 
-    def output(self, flag: str, kind: str, meaning: str, required: bool = True, **more) -> None:
-        """Add a flag for a path that is written, as `_add_path` says."""
-        self.writes |= self._add_path(flag, kind, meaning, required, **more)
+        shared: whether a folder there may hold inputs and outputs.
+        """
+        key = self._add_path(name, kind, meaning, required, settings)
+        self.reads[key] = shared
 
-    def _add_path(self, name, kind, meaning, required, shared=False, **settings):
-        """Add an argument for a path. Returns whether a folder there is shared, by its key.
+    def output(
+        self,
+        flag: str,
+        kind: str,
+        meaning: str,
+        required: bool = True,
+        shared: bool = False,
+        **settings,
+    ) -> None:
+        """Add a flag for a path that is written, as `_add_path` says.
+
+        shared: whether a folder there may hold inputs and outputs.
+        """
+        key = self._add_path(flag, kind, meaning, required, settings)
+        self.writes[key] = shared
+
+    def _add_path(
+        self, name: str, kind: str, meaning: str, required: bool, settings: dict[str, object]
+    ) -> str:
+        """Add an argument for a path. Returns its key among the parsed arguments.
 
         name: of the flag, or of an argument without one.
         kind: DIR or FILE.
-        shared: for a folder that may hold inputs and outputs.
-        settings: of `add_argument`.
+        settings: further ones of `add_argument`.
         """
-        settings |= {"required": required} if name.startswith("-") else {}
         settings |= {"type": Path, "metavar": kind, "help": meaning}
-        return {self.add_argument(name, **settings).dest: shared}
+        if name.startswith("-"):
+            settings["required"] = required
+        return self.add_argument(name, **settings).dest
 
     def artifact(self, flag: str, meaning: str, required: bool = True, **settings) -> None:
         """Add a flag for the folder of an input, and --verify: how thoroughly it is checked."""
@@ -92,8 +121,8 @@ class StepParser(argparse.ArgumentParser):
 
     def name_or_file(self, flag: str, meaning: str, **settings) -> None:
         """Add a flag for a name or a file. A folder with the name is not meant."""
-        settings |= {"metavar": "NAME_OR_FILE", "help": meaning}
-        self.reads[self.add_argument(flag, **settings).dest] = True
+        added = self.add_argument(flag, metavar="NAME_OR_FILE", help=meaning, **settings)
+        self.reads[added.dest] = True
 
     def dataset(self) -> None:
         """Add --dataset: a set of evaluation problems."""
@@ -133,22 +162,26 @@ def check_apart(output: str, written: Path, read: Iterable[tuple[str, Path]]) ->
 
 
 def _add_option(group, section: type[Section], name: str) -> dict:
-    """Add the flag of a key. Returns the JSON schema of its values."""
+    """Add the flag of a key. Returns the JSON schema of its value, or of each one of a list."""
     field = section.model_fields[name]
     forms = schemas(section, name)
     schema = next((form for form in forms if form["type"] == "array"), forms[0])
     required = field.is_required()
     default = None if required else field.get_default()
-    text = meaning(section, name) + ("" if default in (None, []) else f" Default: {default}.")
+    text = meaning(section, name)
+    if default not in (None, []):
+        text += f" Default: {default}."
     settings = {"help": text.replace("%", "%%"), "required": required, "default": default}
     if schema["type"] == "boolean":
         settings["action"] = argparse.BooleanOptionalAction
     else:
         if schema["type"] == "array":
-            settings["nargs"], schema = "+", schema["items"]
-        kind, choices = schema["type"], schema.get("enum")
-        settings |= {"type": TYPES[kind], "choices": choices}
-        settings["metavar"] = None if choices else kind.upper()
+            settings["nargs"] = "+"
+            schema = schema["items"]
+        choices = schema.get("enum")
+        settings["type"] = TYPES[schema["type"]]
+        settings["choices"] = choices
+        settings["metavar"] = None if choices else schema["type"].upper()
     group.add_argument(_flag(name), **settings)
     return schema
 
@@ -164,10 +197,13 @@ def to_flags(values: dict) -> str:
     """
     words = []
     for name, value in values.items():
-        if isinstance(value, bool):
-            words.append(_flag(name) if value else "--no-" + _flag(name).removeprefix("--"))
+        if value is True:
+            words.append(_flag(name))
+        elif value is False:
+            words.append("--no-" + _flag(name).removeprefix("--"))
         elif isinstance(value, list):
-            words += [_flag(name), *map(str, value)] if value else []
+            if value:
+                words += [_flag(name), *map(str, value)]
         elif value is not None:
             words.append(f"{_flag(name)}={value}")
     return shlex.join(words)
@@ -180,7 +216,7 @@ class Step(StepParser):
 
     args: the parsed flags.
     inputs: what the artifact is made from, by the names in its manifest: artifacts, or hashes of
-    files.
+        files.
     """
 
     def __init__(self, name: str, description: str):

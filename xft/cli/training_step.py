@@ -74,7 +74,10 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
     """Run a step's main, also as one of the processes of a training."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent()
-    running.run(step, main if is_main_process() else partial(_after_first, main))
+    if is_main_process():
+        running.run(step, main)
+    else:
+        running.run(step, partial(_after_first, main))
     if "RANK" in os.environ:
         end_process()
 
