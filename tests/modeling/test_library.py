@@ -3,6 +3,7 @@ And the memory of trainings and conversions.
 """
 
 import copy
+from concurrent.futures import Future, ThreadPoolExecutor
 from inspect import signature
 from itertools import chain
 from operator import mul
@@ -21,6 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
 import xft
+from xft.checkpoints import writer
 
 SIZES = {"num_experts": 4, "num_experts_per_tok": 3}
 EQUAL = torch.full((2, 1, 4), 0.25)
@@ -252,7 +254,20 @@ def test_activation_checkpointing_needs_less_memory(upcycled):
     assert less - 3 * logits < 0.2 * (plain - 3 * logits)
 
 
-def test_conversions_hold_a_layer_at_most_and_mixing_no_expert(tmp_path):
+class AtOnce(ThreadPoolExecutor):
+    """Does at once what it would do in other threads.
+
+    The profiler sees no thread that frees memory, such as the last user of a piece of a file.
+    """
+
+    def submit(self, function, *arguments) -> Future:
+        done = Future()
+        done.set_result(function(*arguments))
+        return done
+
+
+def test_conversions_hold_a_layer_at_most_and_mixing_no_expert(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "ThreadPoolExecutor", AtOnce)
     layers = 40
     sizes = {"num_hidden_layers": layers, "hidden_size": 128, "intermediate_size": 256}
     base = save_base("llama", tmp_path / "base", torch.bfloat16, **sizes)
@@ -260,7 +275,7 @@ def test_conversions_hold_a_layer_at_most_and_mixing_no_expert(tmp_path):
     chain = Chain(tmp_path, {"moe": [], "weighted_init": ["--lam", "0.5"]}, base=base)
     for step in ("moe", "ffn", "weighted_init", "dense"):
         peak = peak_memory(lambda step=step: chain[step], tmp_path)
-        assert peak < dense_ffn / 2, step  # a layer of the mixture, and what threads still hold
+        assert peak < dense_ffn / 10, step  # less than a layer of the mixture and its merge
 
     def mix() -> None:
         mixing = mixing_of(chain)
