@@ -41,7 +41,7 @@ from xft.estimates.jobs import (
     generation_seconds,
     training_work,
 )
-from xft.estimates.memory_and_disk import RUNTIME, activation_bytes, training_memory
+from xft.estimates.memory_and_disk import CUDA, RUNTIME, activation_bytes, training_memory
 from xft.estimates.model_sizes import Models, compute_table, read_table, tuning_ratio
 from xft.estimates.planning import Estimate, advice, fits, summary, time_text, ways
 from xft.estimates.rows import Lengths, count_problems
@@ -324,17 +324,17 @@ def test_memory_that_was_measured_on_a_gpu_counts(finished_copy, monkeypatch, ca
 
     write_peaks(2.5, 3.0)
     found = planned().peak("moe_sft", True)
-    measured = 3 * 2**30 + RUNTIME
+    measured = 3 * 2**30 + CUDA
     assert found == pytest.approx(computed_larger * measured / computed)
     write_config(config)
     assert planned().peak("moe_sft", True) == measured
     assert planned().peak("moe_sft") == pytest.approx(measured / computed * highest)
     assert planned().peak("mixing") == planned("--gpu", "h100").peak("mixing")
     plan.main([*MINE, "--details"])
-    told = "moe_sft before: 2.5 GiB allocated and 3.0 GiB reserved by torch, 4.0 GiB with the"
+    told = "moe_sft before: 2.5 GiB allocated and 3.0 GiB reserved by torch, 3.9 GiB with the"
     assert told in capsys.readouterr().out
     write_peaks(0, 0)
-    assert planned().peak("moe_sft", True) == RUNTIME < computed
+    assert planned().peak("moe_sft", True) == CUDA < computed
     assert planned().peak("moe_sft") == highest
 
 
@@ -426,6 +426,27 @@ def test_both_gradients_of_a_tied_head_are_there_with_their_sum(tmp_path):
     assert added[0] == 2 * 4 * 10**5 * 32 > added[1]
 
 
+def test_half_of_the_activations_is_no_room_for_adafactors_update(tmp_path):
+    """As torch's allocator shows. The update's tensors are as large as the embedding."""
+    config = DEEPSEEK | {"vocab_size": 10**6}
+    sft = job("sft", precision="bf16_pure", optim="adafactor", activation_checkpointing=True)
+    memory = training_memory(models_of(tmp_path, config), sft)
+    update = 4 * 4 * 10**6 * 2048
+    state = memory.weights + memory.gradients
+    assert memory.peak == state + memory.activations // 2 + update + RUNTIME
+
+
+def test_the_first_two_gradients_of_a_head_in_bf16_are_beside_their_sum(tmp_path):
+    """A sum in fp32 does not fit where the logits of the chunk were."""
+    few = {"length": 1, "per_device_train_batch_size": 1, "precision": "bf16_pure"}
+    config = small_config("llama", vocab_size=10**5).to_dict()
+    sizes = []
+    for width in (32, 64):
+        models = models_of(tmp_path, config | {"hidden_size": width})
+        sizes.append(activation_bytes(models, job("sft", **few))[0])
+    assert sizes[1] - sizes[0] == pytest.approx((4 + 2 + 2) * 10**5 * 32, rel=0.01)
+
+
 def test_checkpointing_keeps_autocasts_copies_of_all_but_the_routed_experts(deepseek):
     """Autocast frees its copies at the end of the forward pass, and copies no slices."""
     options = {"precision": "bf16", "activation_checkpointing": True}
@@ -467,10 +488,10 @@ def test_changes_make_a_model_of_1_5b_fit(tmp_path, sections, gpu, told, absent)
     assert hours == sorted(hours) and bool(hours) == (gpu is not None)
     for changes, stated in found:  # the user lays them over the configuration
         made = plan_of(overlaid(sections, changes))
-        assert made.peak("moe_sft") == stated.peak("moe_sft") < 0.95 * processor.memory * 2**30
+        assert made.peak("moe_sft") == stated.peak("moe_sft") < 0.93 * processor.memory * 2**30
         assert made.job("moe_sft").global_batch == 8
         told = next((line for line in advice(made) if "25% above its estimate" in line), "")
-        is_tight = 1.25 * made.peak("moe_sft") > 0.95 * processor.memory * 2**30
+        is_tight = 1.25 * made.peak("moe_sft") > 0.93 * processor.memory * 2**30
         assert ("moe_sft" in told) == is_tight
 
 

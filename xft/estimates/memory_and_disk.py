@@ -24,17 +24,23 @@ from dataclasses import dataclass
 
 from xft.config.sections import MIXTURES, MODEL_KINDS
 from xft.config.training import BLOCK_LOGITS, CHUNK_TOKENS, KEPT, SHARDED
-from xft.estimates.jobs import BF16, FP32, GIB, TrainingJob
+from xft.estimates.jobs import BF16, FP32, TrainingJob
 from xft.estimates.model_sizes import Models
 
-# CUDA's context, cuBLAS's workspaces and kernels; with several GPUs as much again, for the buffers
-# of NCCL and of the buckets. Assumed, not measured.
-RUNTIME = GIB
+# CUDA's context and kernels. Assumed, not measured.
+CUDA = 960 * 2**20
+# torch's workspaces for cuBLAS: 32 MiB for each of two threads, on GPUs of compute capability 9.
+WORKSPACES = 64 * 2**20
+# With several GPUs as much again, for the buffers of NCCL and of the buckets.
+RUNTIME = CUDA + WORKSPACES
 # A process on a CPU: imports (390 MiB with Python 3.11, 520 with 3.13), the losses of malloc,
 # oneDNN's kernels.
 RUNTIME_ON_CPU = 576 * 2**20
 TOKEN_BYTES = 1_300  # of a tokenizer, for each token; measured with 262,144 tokens
 LAST_STATES = 4  # input, inner value and output of the last norm, and the states of labelled tokens
+# The share of the activations' memory that is in pieces during an update. With it, trainings with
+# Adafactor ran on the smallest cards that the plan gives them (benchmarks/gpu_memory.py).
+PIECES = 0.5
 ZERO3_GROUP = 10**9  # parameters that ZeRO-3 updates at a time (its default sub_group_size)
 
 
@@ -61,7 +67,8 @@ def training_memory(models: Models, job: TrainingJob) -> Memory:
     """The memory of a training.
 
     The peak is at the start of the backward pass, in its last layer, at its end, where the two
-    gradients of a tied head are added, or in the update.
+    gradients of a tied head are added, or in the update. On a GPU some memory of the activations is
+    then in pieces between the gradients, too small for the update's temporary tensors.
     """
     trained, weight = models.trained(job.options), job.weight_bytes
     learned = trained.learned
@@ -76,15 +83,23 @@ def training_memory(models: Models, job: TrainingJob) -> Memory:
     first = copies + activations + gradients * (job.options.gradient_accumulation_steps > 1)
     layer += weight * _largest(models, job, learned)
     head = 2 * weight * _learned_head(models, job) * models.base.is_tied
-    last = gradients + max(layer, head, _update_bytes(models, job, learned))
+    update = _update_bytes(models, job, learned)
+    if update and job.on_gpu and not (job.is_mixing or job.zero):
+        update += round(PIECES * activations)
+    last = gradients + max(layer, head, update)
     peak = weights + optimizer - host + always + max(first, last) + library_bytes(models, job)
     return Memory(weights, gradients, optimizer - host, always + copies, activations, host, peak)
+
+
+def bytes_beside_torch(job: TrainingJob) -> int:
+    """Bytes of a GPU that a process takes besides those that torch counts as its own. Assumed."""
+    return RUNTIME * min(job.processes, 2) - WORKSPACES
 
 
 def library_bytes(models: Models, job: TrainingJob) -> int:
     """Bytes that the libraries of a process take."""
     if job.on_gpu:
-        return RUNTIME * min(job.processes, 2)
+        return bytes_beside_torch(job) + WORKSPACES
     return RUNTIME_ON_CPU + TOKEN_BYTES * models.base.config["vocab_size"]
 
 
@@ -199,7 +214,9 @@ def _logit_bytes(models: Models, job: TrainingJob) -> int:
     A chunk has logits and their gradient. A block of them has in fp32 the logits, their softmax and
     its gradient, which is then rounded. The head's gradient of a chunk is added to the sum, in
     fp32. Autocast computes it in bf16 first, and has a copy of a frozen head for each product.
-    zero3 computes the logits of all tokens at once.
+    Where the weights are in bf16, the first chunk's gradient is there beside the sum, too. The
+    chunk's logits are free by then, but in pieces that are too small for the sum. zero3 computes
+    the logits of all tokens at once.
     """
     vocabulary, product = models.base.config["vocab_size"], job.product_bytes
     chunk = min(job.tokens, CHUNK_TOKENS) * vocabulary
@@ -210,10 +227,10 @@ def _logit_bytes(models: Models, job: TrainingJob) -> int:
     head = _learned_head(models, job)
     if not head:
         return logits + block + (BF16 * models.head if job.autocast else 0)
-    total = FP32 * head
-    term = (BF16 + FP32 if job.autocast else product) * head
-    first_sum = total + 2 * product * head  # the first two terms, and the sum
-    return max(logits + total + max(block, term), first_sum)
+    term = FP32 * head  # as much as two in bf16
+    if job.autocast:
+        term += BF16 * head
+    return logits + FP32 * head + max(block, term)
 
 
 def _learned_head(models: Models, job: TrainingJob) -> int:

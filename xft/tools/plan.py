@@ -34,7 +34,7 @@ from xft.dag.problem_checks import check_problems, missing_sets, missing_toolcha
 from xft.dag.totals import FindEstimate, Totals, cost_of, totals
 from xft.dag.workflow_run import HASHES_FILE
 from xft.estimates.jobs import CPU, DEFAULT_UTILISATION, GIB, GPUS, Processor, this_gpu
-from xft.estimates.memory_and_disk import library_bytes
+from xft.estimates.memory_and_disk import bytes_beside_torch
 from xft.estimates.model_sizes import Models, find_table
 from xft.estimates.planning import Estimate, MeasuredMemory, advice, fit_line, report, time_text
 from xft.estimates.rows import count_rows
@@ -246,7 +246,7 @@ def _measured_memory(estimate: Estimate, section: str, cost: dict) -> MeasuredMe
     return MeasuredMemory(
         allocated=round(GIB * cost["gpu_allocated"]),
         reserved=round(GIB * cost["gpu_reserved"]),
-        libraries=library_bytes(estimate.models, estimate.job(section)),
+        libraries=bytes_beside_torch(estimate.job(section)),
         estimate=estimate.peak(section, expected=True),
     )
 
