@@ -256,8 +256,11 @@ def file_hashes():
 @pytest.fixture
 def place(tmp_path, tiny_llama, monkeypatch) -> Path:
     """A working folder with a model, rows and problems of the user's."""
-    from working_folder import write_inputs
+    from working_folder import HashesOfCode, write_inputs
 
+    from xft.dag import workflow_run
+
+    monkeypatch.setattr(workflow_run, "FileHashCache", HashesOfCode)
     monkeypatch.chdir(tmp_path)
     write_inputs(tiny_llama)
     return tmp_path

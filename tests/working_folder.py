@@ -2,13 +2,17 @@
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 from problem_files import problem, write_problems
 
 from xft.artifacts.artifact import ENTRY_FILE
 from xft.config.runs import overlaid
+from xft.config.steps import STEPS
 from xft.dag.workflow_run import WorkflowRun
+from xft.store.code import Code
+from xft.store.file_hashes import FileHashCache
 
 ROW = {"instruction": "Add.", "response": "a + b"}
 CONFIG = {
@@ -17,6 +21,23 @@ CONFIG = {
     "evaluation": {"models": ["base", "moe_sft", "dense"], "datasets": ["problems.jsonl"]}
     | {"max_new_tokens": 16},
 }
+
+
+class HashesOfCode(FileHashCache):
+    """The cache of a store that a run has used: it holds the hashes of the code of all steps."""
+
+    def __init__(self, file: Path | None = None):
+        super().__init__(file)
+        self._values = _of_code() | self._values
+
+
+@cache
+def _of_code() -> dict[str, list]:
+    hashes = FileHashCache()
+    code = Code(hashes)
+    for step in STEPS:
+        code.hashes(step)
+    return hashes._values
 
 
 def write_inputs(model: Path) -> None:
