@@ -254,13 +254,19 @@ def file_hashes():
 
 
 @pytest.fixture
-def place(tmp_path, tiny_llama, monkeypatch) -> Path:
+def hashed_code(monkeypatch) -> None:
+    """Runs and plans find the hashes of the steps' code in their stores, as after a first run."""
+    from working_folder import HashesOfCode
+
+    for module in ("xft.dag.workflow_run", "xft.tools.plan"):
+        monkeypatch.setattr(f"{module}.FileHashCache", HashesOfCode)
+
+
+@pytest.fixture
+def place(tmp_path, tiny_llama, monkeypatch, hashed_code) -> Path:
     """A working folder with a model, rows and problems of the user's."""
-    from working_folder import HashesOfCode, write_inputs
+    from working_folder import write_inputs
 
-    from xft.dag import workflow_run
-
-    monkeypatch.setattr(workflow_run, "FileHashCache", HashesOfCode)
     monkeypatch.chdir(tmp_path)
     write_inputs(tiny_llama)
     return tmp_path

@@ -499,7 +499,7 @@ def test_changes_make_a_model_of_1_5b_fit(tmp_path, sections, gpu, told, absent)
 
 
 @pytest.fixture
-def project(tmp_path, tiny_llama, monkeypatch):
+def project(tmp_path, tiny_llama, monkeypatch, hashed_code):
     """A working folder with a configuration of the tiny model, on a machine without a GPU."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -19,7 +19,7 @@ OVER = re.compile(r"--configfile (recipes/.+)")  # of the command in a file's he
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch) -> None:
+def place(tmp_path, monkeypatch, hashed_code) -> None:
     """A working folder with the embedded model, rows, and code that keys name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("xft.dag.input_checks.load_problems", READ_ONCE)
