@@ -1,23 +1,27 @@
 """Compares the memory that `xft plan` expects on a GPU with torch's peaks on the emulated GPU.
 
 Each recipe is measured at its real size: a base of its shape whose weights are holes in sparse
-files, two optimiser steps of each training, in its own process. torch's allocator is real, values
-of large tensors are not computed (tests/emulated_gpu/README.md, EMULATED_GPU_MOST_BYTES). `make
-test-gpu` builds the emulation.
+files, two optimiser steps of each training, and one batch of an evaluation, in their own processes.
+torch's allocator is real, values of large tensors are not computed (tests/emulated_gpu/README.md,
+EMULATED_GPU_MOST_BYTES). `make test-gpu` builds the emulation.
 
-There are two kinds of rows. Full: each fills the window, but in padded batches one of each batch is
-half as long. Varied: their lengths are log-normal, with a median of 350 tokens and a deviation of
-0.6 of the logarithm, cut at the window. An optimiser step has two forward passes, or one if the
-recipe has one. The plan is for the same number of passes.
+There are two kinds of rows for a training. Full: each fills the window, but in padded batches one
+of each batch is half as long. Varied: their lengths are log-normal, with a median of 350 tokens and
+a deviation of 0.6 of the logarithm, cut at the window. An optimiser step has two forward passes, or
+one if the recipe has one. The plan is for the same number of passes.
 
 The card is the smallest that each training fits by the plan: with the highest figure, and the part
 that the plan keeps free for gaps between tensors. So a training that runs through confirms that
 figure. torch reserves more where there is room, and gives it back where there is none.
 
-What CUDA itself takes is not emulated. The plan assumes 1 GiB for it, which is added to the peaks.
-Several processes cannot run there: a training of several is measured as one alone, with --single.
+The prompts of an evaluation have as many tokens as the plan assumes. Its solutions have 8, because
+each token takes seconds there. The plan is for as many.
+
+What CUDA itself takes is not emulated. What the plan assumes for it is added to the peaks. The
+peaks of several processes are those of the one with most.
 
 Usage: python -m benchmarks.gpu_memory [RECIPE ...] [--rows full varied] [--trainings ...]
+    [--evaluations base moe] [--single]
 """
 
 import argparse
@@ -32,6 +36,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -42,13 +47,15 @@ from xft.artifacts.artifact import companions, create_artifact, write_json
 from xft.checkpoints.model_files import DTYPE_BYTES, FLOAT_NAMES, SINGLE_FILE
 from xft.cli.step import to_flags
 from xft.common.gpus import PEAKS, noted_peaks
+from xft.common.system import torchrun
 from xft.config.reading import complete, values_to_change
 from xft.config.runs import overlaid, read_overlaid
 from xft.config.sections import WorkflowConfig
 from xft.config.steps import STEPS, TRAINING_SECTIONS
 from xft.conversions.upcycle import upcycled_config
-from xft.estimates.jobs import GIB, configured_job
-from xft.estimates.memory_and_disk import library_bytes, training_memory
+from xft.estimates.generation_memory import generation_memory
+from xft.estimates.jobs import GIB, PROMPT_TOKENS, configured_job
+from xft.estimates.memory_and_disk import CUDA, bytes_beside_torch, training_memory
 from xft.estimates.model_sizes import Models, ModelTable, compute_table
 from xft.estimates.planning import GAPS
 from xft.estimates.rows import Lengths, sample_lengths
@@ -66,6 +73,7 @@ ENVIRONMENT = {
 CAPABILITIES = {"h100": "9.0", "rtx4090": "8.9"}
 DEFAULT_GPU = "h100"
 ONE_GPU = (
+    "deepseek-coder-1.3b",
     "deepseek-coder-1.3b-lora",
     "deepseek-coder-6.7b-lora",
     "deepseek-coder-6.7b-lora-24gb",
@@ -77,6 +85,8 @@ ONE_GPU = (
 )
 STEPS_OF = {section: step for step, section in TRAINING_SECTIONS.items()}
 INPUTS = {"moe_sft": ("moe",), "sft": ("base",), "mixing": ("weighted", "moe", "ffn")}
+EVALUATED = ("base", "moe")
+NEW_TOKENS = 8  # of a solution
 PASSES = 2  # of an optimiser step, at most
 OPTIMISER_STEPS = 2
 LAMBDA = 0.75
@@ -160,43 +170,87 @@ class Case:
             job = job.with_rows(self.lengths(rows))
         return training_memory(self.models, job).peak
 
-    def room(self, section: str) -> float:
-        """GiB that torch has on the smallest card that a training fits by the plan."""
-        job = configured_job(self.config, section, on_gpu=True)
-        card = training_memory(self.models, job).peak / (1 - GAPS)
-        return (card - library_bytes(self.models, job)) / GIB
+    def trained(self, section: str, kind: str) -> list[float]:
+        """GiB of a training: allocated, reserved and planned, with what CUDA takes.
 
-    def measured(self, section: str, rows: Path, room: float) -> dict[str, float]:
-        """torch's peaks in a training, in GiB. Raises CalledProcessError if it does not fit.
-
-        room: the memory of the device, in GiB.
+        Raises CalledProcessError if it does not fit the smallest card.
         """
-        step = STEPS_OF[section]
-        values = STEPS[step].values(self.config).items()
-        flags = {key.rpartition(".")[2]: value for key, value in values}
+        job = configured_job(self.config, section, on_gpu=True)
+        rows = self.write_rows(section, kind)
+        flags = self._flags(STEPS_OF[section])
         flags |= {name: self.folder / name for name in INPUTS[section]}
         flags |= {"data": rows, "max_length": self.config.data.max_length, **DATA}
+        most = training_memory(self.models, job).peak
+        beside = bytes_beside_torch(job)
+        peaks = self._run(STEPS_OF[section], flags, smallest_card(most) - beside, job.processes)
+        return [(peak + beside) / GIB for peak in peaks] + [self.planned(section, rows, kind) / GIB]
+
+    def evaluated(self, model: str) -> list[float]:
+        """The same of a batch of an evaluation of the base or the mixture."""
+        options = self.config.evaluation
+        flags = self._flags("eval") | {"model": self.folder / model, "prompt": "completion"}
+        flags["dataset"] = self._write_problems(options.batch_size)
+        planned = generation_memory(self.models, model == "moe", options)
+        peaks = self._run("eval", flags, smallest_card(planned) - CUDA)
+        return [(peak + CUDA) / GIB for peak in peaks] + [planned / GIB]
+
+    def _flags(self, step: str) -> dict[str, object]:
+        """The flags of a step that follow from the configuration."""
+        values = STEPS[step].values(self.config).items()
+        return {key.rpartition(".")[2]: value for key, value in values}
+
+    def _write_problems(self, count: int) -> Path:
+        """Problems that are alike, with prompts of PROMPT_TOKENS."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+        rest = len(tokenizer(PROMPT.format(""))["input_ids"])
+        ids = tokenizer(TEXT * PROMPT_TOKENS, add_special_tokens=False)["input_ids"]
+        text = tokenizer.decode(ids[: PROMPT_TOKENS - rest])
+        problem = PROBLEM | {"prompt": PROMPT.format(text)}
+        lines = [json.dumps(problem | {"task_id": f"Sum/{number}"}) for number in range(count)]
+        file = self.folder / "problems.jsonl"
+        file.write_text("\n".join(lines))
+        return file
+
+    def _run(self, step: str, flags: dict, room: float, processes: int = 1) -> list[float]:
+        """torch's peaks in a step, allocated and reserved, in bytes: of the process with most.
+
+        room: the memory of each device, in bytes.
+        """
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
-            flags |= {"gpus": 0, "out": Path(name, "out")}
-            words = [
-                sys.executable,
-                "-m",
-                f"workflow_scripts.{step}",
-                *shlex.split(to_flags(flags)),
-            ]
-            words = [str(RUN), "python", *words[1:]]
+            out = Path(name, "result.json" if step == "eval" else "out")
+            options = shlex.split(to_flags(flags | {"gpus": 0, "out": out}))
+            start = shlex.split(torchrun(processes, 1)) if processes > 1 else ["python"]
+            words = [str(RUN), *start, "-m", f"workflow_scripts.{step}", *options]
             peaks = Path(name, "peaks")
             peaks.mkdir()
             device = {
+                "EMULATED_GPUS": str(processes),
                 "EMULATED_GPU_CAPABILITY": CAPABILITIES[self.gpu],
-                "EMULATED_GPU_GIB": str(room),
+                "EMULATED_GPU_GIB": str(room / GIB),
             }
             environment = os.environ | ENVIRONMENT | device | {PEAKS: str(peaks)}
             subprocess.run(words, check=True, env=environment, cwd=PROJECT, stdout=sys.stderr)
-            return noted_peaks(peaks)
+            noted = noted_peaks(peaks)
+        return [GIB * noted[f"gpu_{kind}_gib"] for kind in ("allocated", "reserved")]
+
+
+def smallest_card(planned: int) -> float:
+    """Bytes of the smallest card that a job fits by the plan."""
+    return planned / (1 - GAPS)
 
 
 DATA = {"response_column": "response", "deduplicate": "none", "template": "magicoder"}
+PROMPT = 'def add(a, b):\n    """{}"""\n'
+PROBLEM = {
+    "entry_point": "add",
+    "canonical_solution": "    return a + b\n",
+    "contract": "",
+    "base_input": [[2, 2]],
+    "plus_input": [[3, 5]],
+    "atol": 0,
+}
 
 
 def main() -> None:
@@ -208,7 +262,8 @@ def main() -> None:
     parser.add_argument("recipes", nargs="*", help=f"Default: {', '.join(ONE_GPU)}.")
     parser.add_argument("--rows", nargs="+", choices=KINDS, default=KINDS)
     trainings = tuple(INPUTS)
-    parser.add_argument("--trainings", nargs="+", choices=trainings, default=trainings)
+    parser.add_argument("--trainings", nargs="*", choices=trainings, default=trainings)
+    parser.add_argument("--evaluations", nargs="*", choices=EVALUATED, default=EVALUATED)
     parser.add_argument("--single", action="store_true", help="One process in place of several.")
     parser.add_argument("--folder", type=Path, help="For sparse files. Default: /tmp.")
     args = parser.parse_args()
@@ -218,8 +273,10 @@ def main() -> None:
             for row in rows_of(name, Path(folder), args):
                 print(*row, flush=True)
                 table.append(row)
-    head = ("recipe", "training", "rows", "allocated", "reserved", "plan", "plan / allocated")
-    print(markdown_table(head, table))
+    print(markdown_table(HEAD, table))
+
+
+HEAD = ("recipe", "job", "rows", "allocated", "reserved", "plan", "plan / allocated")
 
 
 def rows_of(name: str, folder: Path, args: argparse.Namespace) -> Iterator[tuple[str, ...]]:
@@ -227,17 +284,16 @@ def rows_of(name: str, folder: Path, args: argparse.Namespace) -> Iterator[tuple
     config, gpu = read_recipe(name, args.single)
     case = Case(name, config, gpu, folder)
     case.make_inputs()
-    for section in args.trainings:
-        job = configured_job(config, section, on_gpu=True)
-        for kind in args.rows if job.processes == 1 else ():
-            rows = case.write_rows(section, kind)
-            planned = case.planned(section, rows, kind) / GIB
-            peaks = case.measured(section, rows, case.room(section))
-            libraries = library_bytes(case.models, job) / GIB
-            used = peaks["gpu_allocated_gib"] + libraries
-            reserved = peaks["gpu_reserved_gib"] + libraries
-            sizes = (f"{size:.2f}" for size in (used, reserved, planned))
-            yield name, section, kind, *sizes, f"{planned / used:.2f}"
+    for section, kind in product(args.trainings, args.rows):
+        yield table_line(name, section, kind, case.trained(section, kind))
+    for model in args.evaluations:
+        yield table_line(name, f"eval of {model}", "prompts", case.evaluated(model))
+
+
+def table_line(name: str, job: str, rows: str, sizes: list[float]) -> tuple[str, ...]:
+    """sizes: allocated, reserved and planned."""
+    allocated, _, planned = sizes
+    return name, job, rows, *(f"{size:.2f}" for size in sizes), f"{planned / allocated:.2f}"
 
 
 def read_recipe(name: str, single: bool) -> tuple[WorkflowConfig, str]:
@@ -246,7 +302,7 @@ def read_recipe(name: str, single: bool) -> tuple[WorkflowConfig, str]:
     named = re.search(r"--configfile ((?:recipes/\S+ ?)+)", text)[1].split()
     values, _ = read_overlaid([PROJECT / file for file in named])
     values = values_to_change(complete(values))
-    changes: dict[str, dict] = {}
+    changes: dict[str, dict] = {"evaluation": {"max_new_tokens": NEW_TOKENS, "limit": None}}
     for section in INPUTS:
         options = getattr(complete(values), section)
         passes = min(options.gradient_accumulation_steps, PASSES)

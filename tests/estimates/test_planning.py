@@ -33,6 +33,7 @@ from xft.conversions.upcycle import upcycled_config
 from xft.dag.job_resources import Requests
 from xft.dag.totals import Totals, totals
 from xft.estimates import memory_and_disk
+from xft.estimates.generation_memory import generation_memory
 from xft.estimates.jobs import (
     GPUS,
     Processor,
@@ -447,6 +448,24 @@ def test_the_first_two_gradients_of_a_head_in_bf16_are_beside_their_sum(tmp_path
     assert sizes[1] - sizes[0] == pytest.approx((4 + 2 + 2) * 10**5 * 32, rel=0.01)
 
 
+@pytest.mark.parametrize("is_mixture", [False, True])
+def test_an_evaluation_has_all_prompts_at_once_or_all_solutions(deepseek, is_mixture):
+    """16 prompts of 512 tokens in bf16. Of the six experts that compute a token, five are
+    routed.
+    """
+    table = deepseek.mixture if is_mixture else deepseek.base
+    inner = 5 * (2048 + 5 * 5504) if is_mixture else 3 * 5504
+    prompts, of_token = 16 * 512, 2 * 24 * 2048 * 2  # keys and values in 24 layers
+    logits = 4 * 4 * 16 * 32256
+    for new, largest in (
+        (1, 2 * prompts * (4 * 2048 + inner) + prompts * of_token // 4),
+        (10_000, 16 * 10_000 * of_token),
+    ):
+        options = EvaluationConfig(batch_size=16, max_new_tokens=new)
+        kept = table.nbytes + prompts * of_token + logits + RUNTIME
+        assert generation_memory(deepseek, is_mixture, options) == kept + largest
+
+
 def test_checkpointing_keeps_autocasts_copies_of_all_but_the_routed_experts(deepseek):
     """Autocast frees its copies at the end of the forward pass, and copies no slices."""
     options = {"precision": "bf16", "activation_checkpointing": True}
@@ -544,7 +563,8 @@ def test_plans_and_rules_need_neither_torch_nor_transformers(project):
     )
     text, _, modules = python("-c", code).stdout.partition("MODULES")
     assert {"torch", "transformers", "accelerate"} & set(modules.split()) == set()
-    for part in ("dense ", "Work", "evaluation of base", "Memory", "Disk", "an h100 has 79.6 GiB"):
+    words = "dense ", "Work", "evaluation of base", "Memory", "Disk", "an h100 has 79.6 GiB"
+    for part in (*words, "an evaluation of a mixture needs "):
         assert part in text
     assert max(map(len, text.splitlines())) <= 110
     assert re.search(r"moe_sft, zero3( +[1-9]\d* [KM]iB)+( +2.\d GiB)+\n", text)

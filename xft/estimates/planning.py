@@ -12,6 +12,7 @@ from xft.config.reading import complete, values_to_change
 from xft.config.runs import overlaid
 from xft.config.sections import MIXTURES, TRAINING, WorkflowConfig
 from xft.estimates import jobs
+from xft.estimates.generation_memory import generation_memory
 from xft.estimates.jobs import GIB, JUDGING_SECONDS, LAUNCHES, Processor, TrainingJob, Work
 from xft.estimates.memory_and_disk import training_memory
 from xft.estimates.model_sizes import Models, tuning_ratio
@@ -231,6 +232,7 @@ def _memory(estimate: Estimate) -> list[str]:
             lines.append(f"  {name}: {job.fault}")
     for section, measured in estimate.memories.items():
         lines.append(_measured_line(section, measured))
+    lines.extend(_evaluation_lines(estimate))
     return lines
 
 
@@ -245,6 +247,17 @@ def _jobs_with_launches(estimate: Estimate) -> dict[str, TrainingJob]:
         job = estimate.job(section)
         named[f"{section}, {job.launch}"] = job
     return named
+
+
+def _evaluation_lines(estimate: Estimate) -> Iterator[str]:
+    """The memory of evaluations on a GPU. What vLLM takes is its own choice."""
+    config = estimate.config.evaluation
+    kinds = {name in MIXTURES for name in config.models} if estimate.gpu else set()
+    for is_mixture in sorted(kinds):
+        if is_mixture or config.backend == "transformers":
+            needed = generation_memory(estimate.models, is_mixture, config)
+            kind = "mixture" if is_mixture else "dense model"
+            yield f"  an evaluation of a {kind} needs {memory_text(needed)} at most"
 
 
 def _measured_line(section: str, measured: MeasuredMemory) -> str:
