@@ -98,6 +98,9 @@ def test_what_does_not_fit_is_told_before_the_file_runs(file):
     file.write_text("def mean(tensors")
     with pytest.raises(UserError, match="is not valid Python: '\\(' was never closed"):
         UserCode.of(f"{file}:mean").check(MERGE)
+    file.write_text("def mean(tensors, tensors): ...")  # only the compiler refuses it
+    with pytest.raises(UserError, match="is not valid Python: duplicate argument"):
+        UserCode.of(f"{file}:mean").check(MERGE)
     file.write_text("def mean(tensors, base):\n    pass\n1 / 0")
     with pytest.raises(UserError, match=r"mine.py, line 3: ZeroDivisionError"):
         UserCode.of(f"{file}:mean").load(MERGE)

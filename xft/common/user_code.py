@@ -41,9 +41,11 @@ def parsed(file: Path) -> ast.Module:
     if not file.is_file():
         raise UserError(f"there is no file {file}")
     try:
-        return ast.parse(file.read_bytes(), str(file))
+        tree = ast.parse(file.read_bytes(), str(file))
+        compile(tree, str(file), "exec", dont_inherit=True)  # it refuses more than the parser
     except (SyntaxError, ValueError) as error:
         raise UserError(f"{file} is not valid Python: {error}") from None
+    return tree
 
 
 def program_files(file: Path) -> dict[str, Path]:
