@@ -437,9 +437,14 @@ def _loss_row(result: Result) -> Row:
 
 
 def _score_row(result: Result, tests: str, loss: float | None) -> Row:
-    share, low, high, *_ = result.scores[tests].values()
+    score = result.scores[tests]
     row = _row_of(result, result.row.dataset, tests, result.content["dataset"]["problems"])
-    return row | {"value": share, "low": low, "high": high, "loss": loss}
+    return row | {
+        "value": score["pass@1"],
+        "low": score["low"],
+        "high": score["high"],
+        "loss": loss,
+    }
 
 
 def _router_rows(name: str, lines: Sequence[dict]) -> Iterator[Row]:
