@@ -23,7 +23,8 @@ def write_evaluation(
 
     about: more of what the result says of the data set.
     """
-    of_set = {"name": dataset, "file": "f", "sha256": "0", "problems": count, "extra_tests": True}
+    of_set = {"name": dataset, "file": "f", "sha256": "0", "form": "calls", "problems": count}
+    of_set["extra_tests"] = True
     row = {"sample": 0, "failed_call": None, "finish": "eos"}
     result = {
         "format": 2,

@@ -71,12 +71,12 @@ def missing_evaluations(results: Path) -> Iterator[str]:
 
 
 def evalplus(evaluations: Sequence[Evaluation], out: Path) -> Iterator[Path]:
-    """What `evalplus.evaluate --samples` takes: the solutions of problems in EvalPlus's form.
+    """Write what `evalplus.evaluate --samples` takes: the solutions of problems in EvalPlus's form.
 
     Files `MODEL/DATASET/samples.jsonl`.
     """
     for evaluation in evaluations:
-        if evaluation.content["dataset"].get("form", "calls") == "calls":
+        if evaluation.content["dataset"]["form"] == "calls":
             file = out / evaluation.model / evaluation.dataset / "samples.jsonl"
             rows = [{key: sample[key] for key in KEYS} for sample in evaluation.samples]
             write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
