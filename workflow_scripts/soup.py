@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _common_parameters(models: list[OpenedArtifact]) -> dict:
-    """What the manifests of all models say alike. Raises UserError if their templates differ."""
+    """The parameters that all manifests share. Raises UserError if their templates differ."""
     first, *others = (model.manifest.parameters for model in models)
     if any(other.get("template") != first.get("template") for other in others):
         raise UserError(

@@ -259,7 +259,7 @@ def _text(value: object) -> str:
 
 
 def _settings(model: PreTrainedModel) -> dict[str, object]:
-    """What is known of how a model was made, by the names of arguments of this module."""
+    """The known settings that made a model, by the names of arguments of this module."""
     known = getattr(model, "xft_settings", None)
     if known is not None:
         return known

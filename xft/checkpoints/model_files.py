@@ -1,4 +1,4 @@
-"""What the files of a model folder say: config.json, headers of safetensors, tokenizer, card.
+"""Reads the files of a model folder: config.json, headers of safetensors, tokenizer, card.
 
 Settings in config.json that must not reach transformers are refused.
 
@@ -39,7 +39,7 @@ TORCH_NAMES = FLOAT_NAMES | INTEGER_NAMES | {"BOOL": "bool"}
 
 
 class TensorInfo(NamedTuple):
-    """What a header says of a tensor. dtype: in safetensors' spelling ("F32", "BF16")."""
+    """A tensor by its header. dtype: in safetensors' spelling ("F32", "BF16")."""
 
     dtype: str
     shape: tuple[int, ...]

@@ -17,7 +17,7 @@ SELECTION = "is_selection"
 
 
 class TensorTable:
-    """What is known of tensors without their values: `tensors`, by name."""
+    """Tensors without their values: `tensors`, by name."""
 
     tensors: Mapping[str, TensorInfo]
 
@@ -164,7 +164,7 @@ def check_finite(tensor, name: str, folder: Path | str) -> None:
 
 
 def _instead_of_weights(folder: Path) -> str:
-    """What a folder without safetensors holds, and what to do."""
+    """The content of a folder without safetensors, and what to do."""
     if (folder / ADAPTER_FILE).exists():
         return (
             f"holds a LoRA adapter ({ADAPTER_FILE}), which is no whole model. Load it with peft, "

@@ -91,7 +91,7 @@ def note_peaks() -> None:
 
 
 def noted_peaks(folder: Path) -> dict[str, float]:
-    """What the processes of a job noted there: each value at most. Empty without a GPU."""
+    """The largest of the values that the processes of a job noted there. Empty without a GPU."""
     of_processes = [json.loads(file.read_text()) for file in folder.glob("*.json")]
     if not of_processes:
         return {}

@@ -1,4 +1,4 @@
-"""What identifies a results folder, and a name that jobs ask for. It loads no configuration."""
+"""Identifies a results folder, and a name that jobs ask for. It loads no configuration."""
 
 from pathlib import Path
 

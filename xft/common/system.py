@@ -1,4 +1,4 @@
-"""What a step asks of the operating system for its processes.
+"""Settings of the operating system for the processes of a step.
 
 malloc's settings; limits of time and memory for what others wrote, such as a template; work that is
 spread over processes; the command that starts the processes of a training, and how these end.

@@ -130,7 +130,7 @@ def validated(section: type[SectionType], values: dict, where: str) -> SectionTy
 
 @dataclass(frozen=True)
 class Examined(Generic[SectionType]):
-    """What is right and wrong about the values of a class.
+    """The valid values of a class, and the faults of the others.
 
     values: without the wrong ones; those that are missing have a stand-in.
     valid: these as an object; None if it is not known which value is wrong.

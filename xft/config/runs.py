@@ -65,7 +65,7 @@ class Run:
 
 @dataclass(frozen=True)
 class ExaminedRuns:
-    """What is right and wrong about all runs of a configuration.
+    """The valid runs of a configuration, and the faults of the others.
 
     whole: the configuration itself.
     runs: those that are right, none if `whole` is not known.

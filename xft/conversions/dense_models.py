@@ -157,14 +157,14 @@ def _mean_spec(models: list[TensorSource], name: str) -> TensorSpec:
 
 
 def _config_fault(first: dict, other: dict) -> str | None:
-    """What differs in the configs of two models; None if nothing does that matters."""
+    """The difference between the configs of two models; None if none matters."""
     keys = sorted((first.keys() | other.keys()) - IDLE_KEYS - {"torch_dtype"})
     differing = [key for key in keys if first.get(key, ...) != other.get(key, ...)]
     return f"config.json differs in {', '.join(differing)}" if differing else None
 
 
 def _tensor_fault(first: TensorSource, other: TensorSource) -> str | None:
-    """What differs in the tensors of two models, apart from floating-point values."""
+    """The difference between the tensors of two models, apart from floating-point values."""
     different = set(first.names) ^ set(other.names)
     if different:
         return f"only one of them has the tensor {min(different)}"

@@ -1,4 +1,4 @@
-"""What a configuration wants, and how a run of the workflow gets it.
+"""The artifacts that a configuration wants, and how a run of the workflow gets them.
 
 In the order of reading: `nodes` (an artifact to make, and its recipe), `graph` (what the artifacts
 of one run are made from), `choices` (methods at chosen settings), `experiment` (the artifacts of

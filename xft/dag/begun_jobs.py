@@ -27,7 +27,7 @@ TRACEBACK = re.compile(r"^Traceback \(most recent call last\):", re.MULTILINE)
 
 
 class Phase(Enum):
-    """What became of a job."""
+    """The state of a job."""
 
     RUNNING = "running"
     FAILED = "failed"
@@ -89,7 +89,7 @@ def _place_of_job(node: Node, age: float) -> str | None:
 
 
 def _kept(folder: Path) -> str | None:
-    """What an unfinished entry holds, from which its job goes on; None if that is nothing."""
+    """The part of an unfinished entry from which its job goes on; None if there is none."""
     saved = [path for path in folder.glob(".*/*/checkpoint-*") if manifest_path(path).is_file()]
     if saved:
         newest = max(saved, key=lambda path: path.stat().st_mtime)

@@ -114,7 +114,7 @@ class Methods:
         return self.graphs[setting.place].node_of(setting.model)
 
     def measured(self, model: Model, label: str) -> dict[str, Node]:
-        """What is measured of a method on a problem set, by step, and its choice."""
+        """The measurements of a method on a data set, by step, and its choice."""
         results = []
         for setting in self.settings(model.kind):
             results.append(self.graphs[setting.place].measured(setting.model, label))

@@ -79,7 +79,7 @@ class Experiment:
 
     @cached_property
     def tried(self) -> set[Node]:
-        """What choices are made from. A training that diverges there leaves a setting out."""
+        """The artifacts that choices read. A training that diverges there leaves a setting out."""
         tried: set[Node] = set()
         for node in self.wanted:
             if node.step == "choose":
@@ -136,7 +136,7 @@ class Experiment:
 
     @property
     def ends(self) -> list[Node]:
-        """What a run makes in the end."""
+        """The last artifacts of a run."""
         return [self.summary, self.report]
 
     def _of_all_runs(

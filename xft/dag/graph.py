@@ -122,7 +122,7 @@ class Graph:
         return self._node_of_step(step, inputs, "sft_flops")
 
     def _flops_of_mixture(self) -> Input:
-        """What decides about the FLOPs of the mixture's tuning: its shape and its rows."""
+        """The settings that decide the FLOPs of the mixture's tuning: its shape and its rows."""
         settings = sections.mixture_settings(dict(self.config.moe))
         shape = {key: settings[key] for key in sections.SHAPE_KEYS if key in settings}
         keys = [*sections.FLOPS_KEYS, *(f"moe.{key}" for key in shape)]
@@ -146,7 +146,7 @@ class Graph:
         return self._node("soup", inputs)
 
     def node_of(self, model: Model) -> Node:
-        """What makes a model: the method or property above that has its name."""
+        """The method or property above that makes a model: it has the name of the model."""
         member = getattr(self, model.kind)
         if model.lam is None:
             return member
@@ -223,7 +223,7 @@ class Graph:
             yield made("problems", self.fetch_problems(name), flag="", recipe_inputs={})
 
     def _tokenizer(self) -> dict[str, str]:
-        """What stands for the base's tokenizer in a recipe."""
+        """The text that stands for the base's tokenizer in a recipe."""
         place = Path(self.config.base.model)
         paths = {path for pattern in TOKENIZER_PATTERNS for path in place.glob(pattern)}
         files = [path for path in paths if path.is_file()]
@@ -335,7 +335,7 @@ class Graph:
         return self._node("diversity", inputs, "diversity.json")
 
     def measured(self, model: Model, label: str) -> dict[str, Node]:
-        """What the configuration asks to measure of a model on a problem set, by step."""
+        """The measurements of a model on a data set that the configuration asks for, by step."""
         results = {"eval": self.evaluation(model, label)}
         if self.config.data.validation_rows:
             results["validation_loss"] = self.validation_loss(model)

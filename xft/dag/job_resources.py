@@ -1,4 +1,4 @@
-"""What the jobs ask a scheduler for, computed from the size of the base.
+"""The resources that jobs ask a scheduler for, computed from the size of the base.
 
 Memory is the host's, on one node. Time is a limit, for trainings and evaluations at most a day: if
 they reach it, they continue in the next attempt. The margins are wide, because a job that asks for

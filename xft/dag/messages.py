@@ -1,4 +1,4 @@
-"""What a run says at its start, on its way and at its end."""
+"""The messages of a run at its start, on its way and at its end."""
 
 import re
 import shutil
@@ -113,7 +113,7 @@ def _odd_values(run: WorkflowRun) -> list[str]:
 
 
 def names_line(run: WorkflowRun) -> str:
-    """What a run does that makes nothing: it lays the names that the results folder lacks."""
+    """The message of a run that makes nothing: it lays the names that the results folder lacks."""
     names = run.names_to_lay()
     if not names:
         return ""
@@ -162,7 +162,7 @@ def _section_of(key: str) -> str:
 
 
 def _odd(key: str, value: object, config: WorkflowConfig) -> str | None:
-    """What is odd about a value, and what is usual; None if nothing is."""
+    """Why a value is odd, and which is usual; None if it is not odd."""
     if key == "moe.num_experts" and value == 2 and config.moe.shared_expert:
         return (
             "one routed expert stands beside the shared one. Its share is always 1, so step 6 "
@@ -176,7 +176,7 @@ def _odd(key: str, value: object, config: WorkflowConfig) -> str | None:
 
 
 def failures(run: WorkflowRun) -> Iterator[str]:
-    """What became of the jobs that failed or were cut off in this run, and what to do.
+    """How the jobs ended that failed or were cut off in this run, and what to do.
 
     Each message is said once. A later run can succeed where a job was cut off, or where its message
     names a passing cause, or one that the user can end without another configuration.
@@ -254,7 +254,7 @@ def store_line(run: WorkflowRun) -> str:
 
 
 def unpublished_line(run: WorkflowRun) -> str:
-    """What is missing in the bucket that gets the artifacts, and what to do; empty if nothing is.
+    """The artifacts that the bucket lacks which gets them, and what to do; empty if it has all.
 
     The bucket may not answer.
     """
@@ -323,7 +323,7 @@ def _in_one_unit(seconds: float) -> str:
 
 
 def _seconds(folder: Path, since: float = 0) -> float:
-    """What the last attempt to make an entry took; 0 if it ended before a time, or is unknown."""
+    """The cost of the last attempt to make an entry; 0 if it ended before a time, or is unknown."""
     file = folder / COSTS_FILE
     with suppress(OSError, LookupError):
         if file.stat().st_mtime >= since:

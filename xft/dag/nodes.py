@@ -54,7 +54,7 @@ class FileContents:
         return {file.relative_to(folder).as_posix(): self.of_file(str(file)) for file in files}
 
     def of_problems(self, name: str) -> str:
-        """What stands for the content of a set of problems, named or a file."""
+        """The text that stands in a recipe for the content of a data set, named or a file."""
         if name in NAMED_SETS:
             return NAMED_SETS[name].identity
         return self.file_hashes.of(Path(name), unpacked_sha256)

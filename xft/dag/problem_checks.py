@@ -95,7 +95,7 @@ def _sizes(
 
 
 def missing_sets(nodes: Iterable[Node]) -> list[str]:
-    """What cannot be fetched of the problem sets that those of the nodes need which are to be made.
+    """The data sets that cannot be fetched, of those that nodes need which are to be made.
 
     A sentence for each. Sets on this machine are not asked for, and nothing is fetched.
     """
@@ -118,7 +118,7 @@ def _fault_of_set(name: str) -> str:
 
 
 def missing_toolchains(nodes: Iterable[Node]) -> list[str]:
-    """What this machine lacks for those of the nodes that are to be made, a sentence for each.
+    """The programs that this machine lacks for nodes that are to be made, a sentence for each.
 
     Files that are not on this machine are left out: the job tells what they need.
     """

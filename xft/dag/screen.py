@@ -1,4 +1,4 @@
-"""What the screen shows of a run: a line for a job that begins, one for the share that is done.
+"""The screen of a run: a line for a job that begins, one for the share that is done.
 
 Snakemake's log file in .snakemake/log keeps what the screen leaves out.
 

@@ -105,7 +105,7 @@ class SnakemakeRun:
         name_nodes(sys.stdout, self.jobs)
 
     def _place(self) -> str:
-        """What messages call the configuration: its file, if all values come from this one."""
+        """The name of the configuration in messages: its file, if all values come from this one."""
         files = self.workflow.configfiles
         has_settings = bool(self.workflow.config_settings.config)
         if self.is_alone and len(files) == 1 and not has_settings:

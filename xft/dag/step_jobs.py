@@ -1,4 +1,4 @@
-"""What the job of each step asks for, and how it runs.
+"""The resources and the environment of the jobs of each step.
 
 Nothing of this changes a result. No step imports this module, so it is not in the hash of a step's
 code: an edit here makes nothing again.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Request:
-    """What a job asks for in its first attempt. mem_mb: 10^6 bytes of memory on one node."""
+    """The request of a job's first attempt. mem_mb: 10^6 bytes of memory on one node."""
 
     mem_mb: int
     minutes: int

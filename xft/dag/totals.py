@@ -138,7 +138,7 @@ def hours_of(entry: Path) -> float | None:
 
 
 def cost_of(entry: Path) -> dict | None:
-    """What an entry's job cost, as `total_cost` gives it; None if nothing says it."""
+    """The cost of an entry's job, as `total_cost` gives it; None if it is unknown."""
     try:
         return total_cost(entry / COSTS_FILE)
     except (UserError, LookupError, TypeError):

@@ -42,7 +42,7 @@ OR_OTHER_RESULTS = "Or name another results_dir"
 
 
 class WorkflowRun:
-    """What a configuration wants, and how a run gets it.
+    """The artifacts that a configuration wants, and how a run gets them.
 
     config: the configuration.
     runs: of the configuration; configs: theirs.
@@ -95,7 +95,7 @@ class WorkflowRun:
 
     @property
     def to_make(self) -> list[Node]:
-        """What a run makes, in order."""
+        """The artifacts that a run makes, in order."""
         return self.needed(self.experiment.ends)
 
     def needed(self, targets: Iterable[Node], held: Container[Node] = ()) -> list[Node]:
@@ -304,7 +304,7 @@ class WorkflowRun:
             offer.fetch_parts(shown, page_reads)
 
     def offer(self) -> others.Offer:
-        """What buckets among the other stores hold of what is missing here."""
+        """The missing artifacts that buckets among the other stores hold."""
         missing = [node for node in self.experiment.known if not is_whole(node.entry)]
         return others.Offer(self.stores, missing)
 
@@ -314,7 +314,7 @@ class WorkflowRun:
         return {node for node in nodes if node in offer or others.find(self.stores, node)}
 
     def offered(self, targets: Collection[Node], offer: others.Offer) -> list[Node]:
-        """What a run that makes the targets fetches."""
+        """The artifacts that a run which makes the targets fetches."""
         results = {*self.experiment.ends, *self.experiment.shown, *targets}
         needed = self.needed(targets, offer)
         needed += self._results_to_take(needed)

@@ -99,7 +99,7 @@ class TrainingJob:
 
     @property
     def batches(self) -> Batches:
-        """What a process computes at a time."""
+        """The batch that a process computes at a time."""
         if self.expected is not None:
             return self.expected
         size = self.options.per_device_train_batch_size

@@ -270,7 +270,7 @@ class Models:
         return self._factors(matrices, rank)
 
     def trained(self, options: TrainingConfig) -> Trained:
-        """What a training with these options trains."""
+        """The parameters that a training with these options trains."""
         dense = self.dense_total
         if options.trains == "mixture":
             return self._trained_mixture

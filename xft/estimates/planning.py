@@ -35,7 +35,7 @@ WIDTH = 110
 
 @dataclass(frozen=True)
 class MeasuredMemory:
-    """What a training before took of a GPU, in the process with most. In bytes.
+    """The memory that an earlier training took of a GPU, in the process with most. In bytes.
 
     allocated, reserved: by torch.
     libraries: what CUDA itself takes besides, assumed.

@@ -27,7 +27,7 @@ TURN = 4  # tokens of a chat template around a turn; assumed
 
 @dataclass(frozen=True)
 class Batches:
-    """What a training computes at a time.
+    """The batch that a training computes at a time.
 
     largest: tokens of the largest forward pass, with padding.
     longest: those of a row in it.

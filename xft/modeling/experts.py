@@ -24,7 +24,7 @@ ACTIVATION_NAMES = ("act_fn", "activation_fn", "act")
 
 @dataclass(frozen=True)
 class MlpShape:
-    """What an expert takes from the MLP.
+    """The properties of the MLP that an expert shares.
 
     form: the names of its projections.
     hidden_size, intermediate_size: of its inputs, and between the projections.

@@ -172,7 +172,7 @@ class LowRankBlock(RoutedBlock):
 
 
 class Operands(NamedTuple):
-    """What all E experts compute with for T tokens; or, as a `part`, one expert for t tokens.
+    """The operands of all E experts for T tokens; or, as a `part`, of one expert for t tokens.
 
     weights: w, [T, E] or [t].
     down: A_d, [E, r, I] or [r, I].
@@ -200,7 +200,7 @@ class Operands(NamedTuple):
         return self.weights, self.down, *self.low, *self.expand, *self.wide
 
     def part(self, expert: int, rows: Tensor) -> "Operands":
-        """What an expert needs for these tokens."""
+        """The operands of an expert for these tokens."""
         return Operands(
             weights=self.weights[rows, expert],
             down=self.down[expert],

@@ -54,7 +54,7 @@ def _stated_ends_in_words(folder: Path) -> str:
 
 
 def architecture(config: dict) -> dict:
-    """What a config.json says of what a model computes, as transformers reads it."""
+    """The settings of a config.json that decide what a model computes, as transformers reads it."""
     settings = AutoConfig.for_model(**config).to_dict()
     return {key: settings[key] for key in settings.keys() - ASIDE}
 

@@ -202,7 +202,7 @@ def ask_for_fork(
 
 
 def inherited() -> list:
-    """What this process has from its parent, beside files and environment.
+    """The properties that this process has from its parent, beside files and environment.
 
     The process group, the niceness, and the lines of /proc for rights, limits and control groups.
     """

@@ -326,7 +326,7 @@ def _show(lines: bytes) -> None:
 
 
 def _end_unless_begun(number: int, _frame: object) -> None:
-    """What a signal does: it ends this process, but not while the command runs."""
+    """End this process at a signal, but not while the command runs."""
     if not _begun.is_set():
         sys.exit(128 + number)
 

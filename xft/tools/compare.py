@@ -167,7 +167,7 @@ def find_control(control: str, models: Mapping[Path, tuple[str, int | None]]) ->
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a file says of a model's answers.
+    """The results of a model's answers in a file.
 
     dataset: its name.
     shares: of samples that solve each problem, by the tests that were asked for.

@@ -75,7 +75,7 @@ def _asker(agreed: bool, only_lists: bool) -> Callable[[str], bool]:
 
 
 def _answer(question: str) -> str:
-    """What the user types; empty if there is no user, or at the end of the input (Ctrl-D)."""
+    """The answer of the user; empty if there is no user, or at the end of the input (Ctrl-D)."""
     try:
         return input(question).strip().lower()
     except EOFError:

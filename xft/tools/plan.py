@@ -124,7 +124,7 @@ def speed_command(estimate: Estimate, files: list[Path]) -> str:
 
 
 def find_experiment(config: WorkflowConfig, runs: list[Run]) -> Experiment:
-    """What a configuration wants. Files that are elsewhere count as unknown."""
+    """The artifacts that a configuration wants. Files that are elsewhere count as unknown."""
     hashes = FileHashCache(Path(config.store, HASHES_FILE))
     try:
         experiment = Experiment(config, runs, FileContents(hashes))
@@ -176,7 +176,7 @@ def planner(args: argparse.Namespace, experiment: Experiment) -> FindEstimate:
     trainings = tuple(name for rule, name in TRAINING_SECTIONS.items() if rule in rules)
 
     def once(make, section: Section, *given):
-        """What a function gives for a section, computed once unless it is empty."""
+        """The value of a function for a section, computed once unless it is empty."""
         key = repr(section)
         if not known.get(key):
             known[key] = make(section, *given)
@@ -240,7 +240,7 @@ def _measured(
 
 
 def _measured_memory(estimate: Estimate, section: str, cost: dict) -> MeasuredMemory | None:
-    """What a training took of a GPU; None if it had none. estimate: of that training."""
+    """The memory that a training took of a GPU; None if it had none. estimate: of that training."""
     if cost["gpu_reserved"] is None or not estimate.gpu:
         return None
     return MeasuredMemory(

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
 def configured_run(
     args: argparse.Namespace, only_results_of: str | None = None
 ) -> tuple[WorkflowRun, str]:
-    """What the configuration wants, and how its run is started.
+    """The run that the configuration wants, and how it is started.
 
     only_results_of: as for `WorkflowRun`.
 

@@ -1,4 +1,4 @@
-"""What a training's metrics say at its end: of its loss, and of the routers of a mixture."""
+"""The remarks at the end of a training: about its loss, and about the routers of a mixture."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -73,7 +73,7 @@ def _imbalance(load: Sequence[float]) -> float:
 
 
 def noise_at_end(metrics: Path) -> str | None:
-    """What the noise did to the choices of the routers, in words, if it decided many of them."""
+    """The noise's effect on the choices of the routers, in words, if it decided many of them."""
     changed = [value for line in _last_steps(metrics) for value in line.get("noise_changed", ())]
     if not changed or mean(changed) < MUCH_NOISE:
         return None

@@ -1,4 +1,4 @@
-"""What a training does besides learning, and what it checks and measures at each step.
+"""The parts of a training besides learning: its checks and measurements at each step.
 
 `Feature` has the hooks that transformers lacks. Callbacks of the Trainer do the rest: the weights'
 average, the times of checkpoints, an early end (`metrics` has those that report).

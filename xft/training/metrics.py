@@ -1,4 +1,4 @@
-"""What a training reports: progress, speed, a file of metrics, and trackers.
+"""The reports of a training: progress, speed, a file of metrics, and trackers.
 
 Trackers get the metrics too, by transformers' own callbacks: TensorBoard and wandb. This module
 sets the environment variables that they read: the place and the name of the run, and that a

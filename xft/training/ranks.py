@@ -1,4 +1,4 @@
-"""What this process is among those of a training, and sums over all of them."""
+"""The place of this process among those of a training, and sums over all of them."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What a training saves: whole or not at all, and no weights but those that learn.
+"""Saves a training: whole or not at all, and no weights but those that learn.
 
 An interrupted training continues from the newest undamaged checkpoint. Its result then has the same
 bytes as without a break.
@@ -63,7 +63,7 @@ class SavingTrainer(Trainer):
         return by_all_names(self.learned, learned) if self.args.process_index == 0 else {}
 
     def _whole_learned(self) -> dict[str, torch.Tensor]:
-        """What has been learned so far, in the CPU's memory of the main process."""
+        """The learned weights so far, in the CPU's memory of the main process."""
         whole = whole_parameters(self.learned, self.options)
         return {name: value.cpu() for name, value in whole if self.args.process_index == 0}
 
