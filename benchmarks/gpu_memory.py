@@ -12,7 +12,7 @@ one if the recipe has one. The plan is for the same number of passes.
 
 The card is the smallest that each training fits by the plan: with the highest figure, and the part
 that the plan keeps free for gaps between tensors. So a training that runs through confirms that
-figure. torch reserves more where there is room, and gives it back where there is none.
+figure. torch reserves more if the card has room, and gives it back if the card is full.
 
 The prompts of an evaluation have as many tokens as the plan assumes. Its solutions have 8, because
 each token takes seconds there. The plan is for as many.

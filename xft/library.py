@@ -282,7 +282,7 @@ def _options(function: Callable, section: type[SectionType], options: dict) -> S
 
 
 def _take_function(options: dict[str, object], key: str) -> Callable | None:
-    """Take a function that is the value of a key out of the options; None if there is none."""
+    """Remove a function from the options and return it. None if the value is no function."""
     if callable(options.get(key)):
         return options.pop(key)
     return None

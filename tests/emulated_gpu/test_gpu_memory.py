@@ -78,7 +78,7 @@ def test_a_card_that_others_have_filled(
 
 
 def test_conversions_take_no_memory_of_it(chain, tmp_path, call_step):
-    """The steps that make a mixture and a dense model read files, whatever the GPU has."""
+    """The steps that make a mixture and a dense model read files. They need no GPU memory."""
     chain["dense"]
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

@@ -23,8 +23,9 @@ def rows(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def inputs(tiny_llama, rows, tmp_path_factory) -> list:
-    """A mixture of experts that differ, all of which compute each token, and rows. It has no noise
-    and no balance loss, which differ in parts of a batch.
+    """A mixture and rows. Its experts differ, and all of them compute each token.
+
+    It has no noise and no balance loss, because these differ in parts of a batch.
     """
     experts = ["--num-experts", 4, "--num-experts-per-tok", 4, "--no-router-noise"]
     experts += ["--balance-loss-coef", 0, "--init", init_example("noise", share=0.5)]

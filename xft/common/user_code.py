@@ -118,7 +118,7 @@ def _check_import(name: str, file: Path, folder: Path) -> None:
 
 
 def _file_of(folder: Path, module: str) -> Path | None:
-    """The file of a module in a folder; None if there is none."""
+    """The file of a module in a folder. None if the folder has no such module."""
     place = folder.joinpath(*module.split("."))
     for file in (place / "__init__.py", Path(f"{place}.py")):
         if file.is_file():
@@ -257,7 +257,7 @@ class UserCode:
         return self._check_arguments(_signature(constructor.args), names)
 
     def _definition(self, kind: str, form: type[ast.AST]) -> ast.AST:
-        """The statement of the file that defines the code. Raises UserError if there is none.
+        """The statement of the file that defines the code. Raises UserError if none does.
 
         form: of the statement. kind: its name in the message.
         """
@@ -299,7 +299,7 @@ def _definitions(body: Iterable[ast.stmt], form: type[ast.AST]) -> dict[str, ast
 
 
 def _signature(arguments: ast.arguments) -> inspect.Signature:
-    """A signature without annotations. Each default is None, whatever the file says."""
+    """A signature without annotations. Each default is replaced by None."""
     positional = [*arguments.posonlyargs, *arguments.args]
     required = len(positional) - len(arguments.defaults)
     parameters = []

@@ -89,7 +89,7 @@ def _place_of_job(node: Node, age: float) -> str | None:
 
 
 def _kept(folder: Path) -> str | None:
-    """The part of an unfinished entry from which its job goes on; None if there is none."""
+    """The part of an unfinished entry that its job continues from. None if it must start again."""
     saved = [path for path in folder.glob(".*/*/checkpoint-*") if manifest_path(path).is_file()]
     if saved:
         newest = max(saved, key=lambda path: path.stat().st_mtime)

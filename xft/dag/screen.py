@@ -183,7 +183,7 @@ class _Screen(logging.Formatter):
 
 
 def _message_of(logs: Iterable[str]) -> str:
-    """The first error message in some logs; empty if there is none."""
+    """The first error message in some logs. Empty if the logs have no error message."""
     for log in logs:
         file = Path(log)
         if file.is_file():

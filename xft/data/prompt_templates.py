@@ -112,7 +112,7 @@ class TextTemplate:
         return [[tokenizer.bos_token_id, *prompt] for prompt in prompts]
 
     def accept(self, conversation: Conversation) -> Row | str:
-        """The conversation as a row, or why it is none."""
+        """The conversation as a row, or the reason why it cannot be a row."""
         if [turn.role for turn in conversation.turns] != ["user", "assistant"]:
             return (
                 "this template takes one turn of the user and the assistant's answer, and nothing "

@@ -55,7 +55,7 @@ def encode(value) -> object:
 
 
 def _encode_other(value) -> dict:
-    """A value that is none of plain data's own types, as `encode`."""
+    """Encode a value of another type than those of plain data, as `encode` does."""
     if _is_numpy(value) and value.size == 1 and value.dtype.char in NUMPY_KINDS:
         kind = value.dtype.char
         item = value.item()

@@ -199,7 +199,7 @@ def with_word(language: Language, program: str, word: str) -> str:
 
 
 def _start_of_main(program: str) -> int:
-    """The place behind the brace that begins the last `main`; the end if there is none."""
+    """The place behind the brace that begins the last `main`. The end if the text has no `main`."""
     place = len(program)
     for main in START_OF_MAIN.finditer(program):
         place = main.end()

@@ -184,7 +184,7 @@ def step_of(command: list[str]) -> str | None:
 def ask_for_fork(
     step: str, words: list[str], environment: dict[str, str], log: int, lock: int
 ) -> Fork:
-    """Ask the server for a fork. Raises OSError and ValueError if there is none.
+    """Ask the server for a fork. Raises OSError or ValueError if the server gives no fork.
 
     words: the module and its arguments.
     """
