@@ -70,25 +70,39 @@ def training_memory(models: Models, job: TrainingJob) -> Memory:
     gradients of a tied head are added, or in the update. On a GPU some memory of the activations is
     then in pieces between the gradients, too small for the update's temporary tensors.
     """
-    trained, weight = models.trained(job.options), job.weight_bytes
-    learned = trained.learned
-    weights = weight * trained.total // (1 if job.launch == "zero2" else job.share)
-    gradients = weight * learned // job.share
-    optimizer = optimizer_bytes(models, job) // job.share
-    host = optimizer if job.options.offload_optimizer and job.launch in SHARDED else 0
-    always = gradients if job.launch == "ddp" and not job.is_mixing else 0
-    always += average_bytes(models, job)
-    activations, layer = activation_bytes(models, job)
+    trained = models.trained(job.options)
+    weight = job.weight_bytes
+    processes_per_copy = 1 if job.launch == "zero2" else job.share
+    weights = weight * trained.total // processes_per_copy
+    gradients = weight * trained.learned // job.share
+    state = optimizer_bytes(models, job) // job.share
+    host = state if job.options.offload_optimizer and job.launch in SHARDED else 0
+    optimizer = state - host
+    buckets = gradients if job.launch == "ddp" and not job.is_mixing else 0
+    always = buckets + average_bytes(models, job)
     copies = _copied_weights(models, job)
-    first = copies + activations + gradients * (job.options.gradient_accumulation_steps > 1)
-    layer += weight * _largest(models, job, learned)
-    head = 2 * weight * _learned_head(models, job) * models.base.is_tied
-    update = _update_bytes(models, job, learned)
+    activations, layer = activation_bytes(models, job)
+
+    backward_begins = copies + activations + _accumulated_bytes(job, gradients)
+    last_layer = gradients + layer + weight * _largest(models, job, trained.learned)
+    tied_head = 2 * weight * _learned_head(models, job) if models.base.is_tied else 0
+    backward_ends = gradients + tied_head
+    update = _update_bytes(models, job, trained.learned)
     if update and job.on_gpu and not (job.is_mixing or job.zero):
         update += round(PIECES * activations)
-    last = gradients + max(layer, head, update)
-    peak = weights + optimizer - host + always + max(first, last) + library_bytes(models, job)
-    return Memory(weights, gradients, optimizer - host, always + copies, activations, host, peak)
+    most = max(backward_begins, last_layer, backward_ends, gradients + update)
+    peak = weights + optimizer + always + most + library_bytes(models, job)
+    return Memory(weights, gradients, optimizer, always + copies, activations, host, peak)
+
+
+def _accumulated_bytes(job: TrainingJob, gradients: int) -> int:
+    """Bytes of gradients at the start of a backward pass, from earlier micro-batches.
+
+    zero2 has the sum, and as much for the gradients of the present micro-batch.
+    """
+    if job.options.gradient_accumulation_steps == 1:
+        return 0
+    return 2 * gradients if job.launch == "zero2" else gradients
 
 
 def bytes_beside_torch(job: TrainingJob) -> int:
@@ -130,7 +144,8 @@ def activation_bytes(models: Models, job: TrainingJob) -> tuple[int, int]:
     nothing is kept. With checkpointing autograd keeps the inputs of all layers, and the activations
     of one. The backward pass of a layer needs gradients of its inner values.
     """
-    hidden, product = models.base.config["hidden_size"], job.product_bytes
+    hidden = models.base.config["hidden_size"]
+    product = job.product_bytes
     residual = FP32 if job.autocast else product
     learns = _learned_rest(models, job)
     around = 2 * hidden * FP32 + _attention_values(models, job, learns) * product
@@ -142,14 +157,16 @@ def activation_bytes(models: Models, job: TrainingJob) -> tuple[int, int]:
     kept, gradients = _mlp_values(models, job)
     upcycled = len(models.upcycled)
     layers = len(models.layers) - (0 if learns else models.upcycled[0].index)
-    logits, dense = _logit_bytes(models, job), _plain_values(models, 1)[0]
-    logits += LAST_STATES * job.tokens * hidden * FP32
+    logits = _logit_bytes(models, job) + LAST_STATES * job.tokens * hidden * FP32
     backward = job.tokens * gradients * product
     layer = job.tokens * (around + kept * product) + backward
     if job.options.activation_checkpointing:
-        return job.tokens * layers * hidden * residual + max(logits, layer), layer
-    values = upcycled * kept + (layers - upcycled) * dense
-    return job.tokens * (layers * around + values * product) + max(logits, backward), layer
+        inputs = job.tokens * layers * hidden * residual
+        return inputs + max(logits, layer), layer
+    of_dense_layer, _ = _plain_values(models, 1)
+    values = upcycled * kept + (layers - upcycled) * of_dense_layer
+    all_layers = job.tokens * (layers * around + values * product)
+    return all_layers + max(logits, backward), layer
 
 
 def _has_padding(job: TrainingJob) -> bool:
@@ -162,7 +179,8 @@ def _attention_values(models: Models, job: TrainingJob, learns: bool) -> int:
     With a mask for padding, keys and values are repeated for all heads of the queries. Packed rows
     have outputs of their own, and the output projection keeps all of them, if it learns.
     """
-    queries, keys = models.base.query_width, models.base.key_width
+    queries = models.base.query_width
+    keys = models.base.key_width
     if _has_padding(job):
         return 4 * queries
     joined = queries if learns and job.options.batching == "packed" else 0
@@ -188,17 +206,21 @@ def _mlp_values(models: Models, job: TrainingJob) -> tuple[int, int]:
     hidden, intermediate, inner = _widths(models)
     if not models.is_low_rank:
         kept, gradients = _plain_values(models, models.moe.num_experts_per_tok)
-        routed = (1 + models.moe.router_noise) * hidden if job.autocast else 0
-        return kept + routed + models.moe.shared_expert * hidden, gradients
+        routers = 2 if models.moe.router_noise else 1
+        routed = routers * hidden if job.autocast else 0
+        shared = hidden if models.moe.shared_expert else 0
+        return kept + routed + shared, gradients
     factors = len(models.layers[0].form.projections) * models.moe.num_experts * models.moe.rank
     kept = 4 * hidden + inner // 2 * intermediate + factors
     return kept, kept + (2 * inner + 2) * intermediate
 
 
 def _plain_values(models: Models, experts: int) -> tuple[int, int]:
-    """The values that whole MLPs keep for the backward pass: inputs, outputs, and inner values."""
+    """Values of a token in whole MLPs: inputs, outputs and inner values, and gradients of them."""
     hidden, intermediate, inner = _widths(models)
-    return experts * (2 * hidden + inner * intermediate), 2 * experts * (hidden + intermediate)
+    kept = experts * (2 * hidden + inner * intermediate)
+    gradients = 2 * experts * (hidden + intermediate)
+    return kept, gradients
 
 
 def _widths(models: Models) -> tuple[int, int, int]:
@@ -218,7 +240,8 @@ def _logit_bytes(models: Models, job: TrainingJob) -> int:
     chunk's logits are free by then, but in pieces that are too small for the sum. zero3 computes
     the logits of all tokens at once.
     """
-    vocabulary, product = models.base.config["vocab_size"], job.product_bytes
+    vocabulary = models.base.config["vocab_size"]
+    product = job.product_bytes
     chunk = min(job.tokens, CHUNK_TOKENS) * vocabulary
     block = (3 * FP32 + product) * min(chunk, BLOCK_LOGITS[job.on_gpu])
     logits = 2 * chunk * product
@@ -226,7 +249,8 @@ def _logit_bytes(models: Models, job: TrainingJob) -> int:
         return logits + block + 4 * job.tokens * vocabulary * product
     head = _learned_head(models, job)
     if not head:
-        return logits + block + (BF16 * models.head if job.autocast else 0)
+        copy = BF16 * models.head if job.autocast else 0
+        return logits + block + copy
     term = FP32 * head  # as much as two in bf16
     if job.autocast:
         term += BF16 * head
@@ -259,24 +283,46 @@ def _cached_weights(models: Models, job: TrainingJob) -> int:
     learned = models.trained(job.options).learned
     if not job.is_of_mixture:
         return learned
-    has_whole = models.moe.shared_expert and not models.is_low_rank
-    return learned - (models.moe.num_experts - has_whole) * models.expert
+    slices = models.moe.num_experts
+    if models.moe.shared_expert and not models.is_low_rank:
+        slices -= 1
+    return learned - slices * models.expert
 
 
 def _update_bytes(models: Models, job: TrainingJob, learned: int) -> int:
     """Bytes of temporary tensors in the optimiser's update.
 
-    ZeRO: the gradients in fp32. adafactor: some of the largest tensor in fp32. adamw_torch on a
-    GPU: the denominators of all parameters. Step 6: a merged matrix in fp32, with products.
+    adafactor: some of the largest tensor in fp32. adamw_torch on a GPU: the denominators of all
+    parameters. Step 6: a merged matrix in fp32, with products.
     """
     shard = learned // job.share
     if job.is_mixing:
         return FP32 * learned // len(models.upcycled)
     if job.zero:
-        return FP32 * (min(shard, ZERO3_GROUP) if job.launch == "zero3" else shard)
+        return _zero_update_bytes(job, shard)
     if job.options.optim == "adafactor":
-        return FP32 * _largest(models, job, learned) * (4 if job.weight_bytes == BF16 else 2)
-    return job.weight_bytes * shard if job.on_gpu and job.options.optim == "adamw_torch" else 0
+        tensors = 4 if job.weight_bytes == BF16 else 2
+        return tensors * FP32 * _largest(models, job, learned)
+    if job.options.optim == "adamw_torch" and job.on_gpu:
+        return job.weight_bytes * shard
+    return 0
+
+
+def _zero_update_bytes(job: TrainingJob, shard: int) -> int:
+    """Bytes of temporary tensors in an update of ZeRO, which converts the gradients to fp32.
+
+    Gradients in bf16 are first copied into a flat tensor: `step` in
+    deepspeed/runtime/zero/stage_1_and_2.py, and `_prepare_fp32_grad_for_sub_group` in stage3.py.
+    With zero2, as much memory as this tensor takes is then free in pieces that are too small for
+    it. A GPU has no such copies if the CPU's memory holds the optimiser's state.
+
+    shard: the number of parameters that the process updates.
+    """
+    copies = 0
+    if job.weight_bytes == BF16 and not job.options.offload_optimizer:
+        copies = 2 if job.launch == "zero2" else 1
+    updated = min(shard, ZERO3_GROUP) if job.launch == "zero3" else shard
+    return (FP32 + copies * BF16) * updated
 
 
 def _largest(models: Models, job: TrainingJob, learned: int) -> int:
@@ -305,7 +351,11 @@ def checkpoint_bytes(models: Models, job: TrainingJob) -> int:
     twice if they are whole, as with zero2.
     """
     trained = models.trained(job.options)
-    frozen = (2 if job.launch == "zero2" else 1) * (trained.total - trained.learned)
-    weights = trained.learned + (frozen if job.launch in SHARDED else 0)
+    frozen = trained.total - trained.learned
+    weights = trained.learned
+    if job.launch == "zero2":
+        weights += 2 * frozen
+    elif job.launch in SHARDED:
+        weights += frozen
     state = optimizer_bytes(models, job) + average_bytes(models, job)
     return (KEPT + 1) * (job.weight_bytes * weights + state)
