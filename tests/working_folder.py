@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -64,4 +65,4 @@ def fill(run: WorkflowRun) -> None:
     run.store.open().close()
     for part in run.experiment.wanted:
         part.place.mkdir(parents=True, exist_ok=True)
-        (part.entry / ENTRY_FILE).write_text("{}")
+        (part.entry / ENTRY_FILE).write_text(json.dumps({"recipe": asdict(part.recipe)}))

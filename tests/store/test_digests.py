@@ -28,7 +28,7 @@ from xft.config.steps import METRICS
 from xft.dag import workflow_run as module
 from xft.dag.graph import Model
 from xft.dag.job_resources import Requests
-from xft.dag.messages import names_line, pace_line, time_left, warn_of_full_disk
+from xft.dag.messages import names_line, pace_line, time_left, warn_of_full_disk, warnings
 from xft.dag.workflow_run import WorkflowRun
 from xft.estimates.jobs import configured_job
 from xft.estimates.memory_and_disk import artifact_bytes, checkpoint_bytes
@@ -551,6 +551,26 @@ def test_tables_stay_with_what_was_changed_until_there_are_new_ones():
     assert shown(gpus=0) == old
     Path("rows.jsonl").write_text(json.dumps(ROW | {"response": "b + a"}))
     assert "Changed since then: a file or the code\n" in shown()
+
+
+def test_a_run_says_why_steps_run_again():
+    def reasons(run: WorkflowRun) -> list[str]:
+        return [line for line in warnings(run, run.to_make) if "again because" in line]
+
+    assert reasons(wants()) == []
+    fill(begin(wants()))
+    begin(wants())
+    assert reasons(wants()) == []
+    changed = {"moe_sft": {"max_steps": 3}, "evaluation": {"max_new_tokens": 7}}
+    told = [
+        "Runs again because of evaluation.max_new_tokens: 16 -> 7: eval",
+        "Runs again because of moe_sft.max_steps: the default -> 3: moe_sft",
+    ]
+    assert reasons(wants(**changed)) == told
+    assert reasons(begin(wants(**changed))) == told  # though it has removed the earlier names
+    begin(wants())
+    Path("rows.jsonl").write_text(json.dumps(ROW | {"response": "b + a"}))
+    assert reasons(wants()) == ["Runs again because of other content of rows.jsonl: tokens"]
 
 
 def test_merged_models_of_another_results_folder_stay():

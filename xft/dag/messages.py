@@ -19,6 +19,7 @@ from xft.dag.begun_jobs import BegunJob, Phase, find_begun_jobs
 from xft.dag.job_resources import requests
 from xft.dag.nodes import Node, with_results
 from xft.dag.problem_checks import missing_sets
+from xft.dag.rerun_reasons import rerun_reasons
 from xft.dag.totals import disk_space, hours_of
 from xft.dag.workflow_run import WorkflowRun
 from xft.estimates.planning import disk_text, time_text
@@ -66,6 +67,8 @@ def warnings(run: WorkflowRun, to_make: list[Node]) -> Iterator[str]:
     edited = _edited_code(run, to_make)
     if edited:
         yield edited
+    tables = run.experiment.ends
+    yield from rerun_reasons(run.earlier_recipes, [node for node in to_make if node not in tables])
     yield from _odd_values(run)
     for name in _idle_sections(run, to_make):
         yield (

@@ -25,6 +25,7 @@ from xft.dag.jobs import find_jobs, page_reads
 from xft.dag.linked_bases import check_links, mend_links
 from xft.dag.nodes import FileContents, Node, with_results
 from xft.dag.problem_checks import check_problems
+from xft.dag.rerun_reasons import find_earlier_recipes
 from xft.dag.runs_table import RUNS_TABLE
 from xft.data.prompt_templates import CHAT
 from xft.store import others
@@ -48,6 +49,8 @@ class WorkflowRun:
     runs: of the configuration; configs: theirs.
     stores: from which it takes artifacts.
     only_results: whether it fetches nothing to make others.
+    earlier_recipes: of what the results folder showed before the run, by the missing artifacts
+        that take its place.
     begun: whether it has locked the store.
     began: the time of this, in seconds since 1970; before it, that of the object's creation.
     """
@@ -79,6 +82,7 @@ class WorkflowRun:
         self.results = self.experiment.results
         self.stores = self.config.stores if only_results_of is None else [only_results_of]
         self.only_results = only_results_of is not None
+        self.earlier_recipes = find_earlier_recipes(self.results, self.experiment.wanted)
         self._taken: set[Node] = set()  # targets that other stores were asked for
         self.begun = False
         self.began = time.time()
