@@ -555,7 +555,7 @@ def test_tables_stay_with_what_was_changed_until_there_are_new_ones():
 
 def test_a_run_says_why_steps_run_again():
     def reasons(run: WorkflowRun) -> list[str]:
-        return [line for line in warnings(run, run.to_make) if "again because" in line]
+        return [line for line in warnings(run, run.to_make) if line.startswith("Runs again: ")]
 
     assert reasons(wants()) == []
     fill(begin(wants()))
@@ -563,14 +563,14 @@ def test_a_run_says_why_steps_run_again():
     assert reasons(wants()) == []
     changed = {"moe_sft": {"max_steps": 3}, "evaluation": {"max_new_tokens": 7}}
     told = [
-        "Runs again because of evaluation.max_new_tokens: 16 -> 7: eval",
-        "Runs again because of moe_sft.max_steps: the default -> 3: moe_sft",
+        "Runs again: eval (evaluation.max_new_tokens: 16 -> 7)",
+        "Runs again: moe_sft (moe_sft.max_steps: the default -> 3)",
     ]
     assert reasons(wants(**changed)) == told
     assert reasons(begin(wants(**changed))) == told  # though it has removed the earlier names
     begin(wants())
     Path("rows.jsonl").write_text(json.dumps(ROW | {"response": "b + a"}))
-    assert reasons(wants()) == ["Runs again because of other content of rows.jsonl: tokens"]
+    assert reasons(wants()) == ["Runs again: tokens (other content of rows.jsonl)"]
 
 
 def test_merged_models_of_another_results_folder_stay():

@@ -51,7 +51,7 @@ def rerun_reasons(earlier: Mapping[Node, Recipe], to_make: Iterable[Node]) -> It
             for difference in _differences(node, earlier[node]):
                 steps_of.setdefault(difference, {})[node.step] = None
     for difference, steps in steps_of.items():
-        yield f"Runs again because of {difference}: {', '.join(steps)}"
+        yield f"Runs again: {', '.join(steps)} ({difference})"
 
 
 def _differences(node: Node, earlier: Recipe) -> Iterator[str]:
