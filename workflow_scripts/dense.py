@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         function = code.load(MERGE)
         step.inputs["base"] = opened_base
         step.inputs["function"] = hash_program(code.file)
-        parameters["method"] = code.shown
+        parameters["method"] = code.label
     if takes_load:
         loads = dict(zip(layers, loads_at_end(args.metrics), strict=True))
         step.inputs["metrics"] = hash_file(args.metrics)

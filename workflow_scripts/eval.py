@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     if not args.rescore:
         claim_gpus(run_options.gpus)
     prompt = _prompt(args.prompt, args.model)
-    say(f"the prompt is {call_scoring.shown(prompt)}")
+    say(f"the prompt is {call_scoring.shortened_repr(prompt)}")
     sandbox = open_sandbox(scoring.sandbox)
 
     data_set = load_problems(args.dataset).without(scoring.exclude).first(scoring.limit)
@@ -113,7 +113,7 @@ def _prompt(asked: str | None, model_folder: Path) -> str:
     if trained is not None and identity != trained:
         raise UserError(
             f"--prompt {asked} is not the template that {model_folder} was tuned with: "
-            f"{call_scoring.shown(trained)}. Leave out --prompt to use that one"
+            f"{call_scoring.shortened_repr(trained)}. Leave out --prompt to use that one"
         )
     return identity
 

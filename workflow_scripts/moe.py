@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     if moe.init_function is not None:
         init = moe.init_function.load(INIT)
         step.inputs["init"] = hash_program(moe.init_function.file)
-        parameters["init"] = moe.init_function.shown
+        parameters["init"] = moe.init_function.label
     specs = upcycle(checkpoint, moe, seed, init)
     with step.draft(parameters) as draft:
         draft.write_model(specs, config, like=base.path, card=mixture_card(config, parameters))

@@ -242,7 +242,7 @@ def _shown(function: Callable | None, value: str) -> str:
     if function is not None:
         return _name_of(function)
     codes = codes_in(value)
-    return codes[0].shown if codes else value
+    return codes[0].label if codes else value
 
 
 def _name_of(function: Callable) -> str:

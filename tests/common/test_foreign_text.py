@@ -7,7 +7,7 @@ from report_folders import Runs, write_solutions
 from xft.artifacts.manifest import Manifest, manifest_path
 from xft.common.foreign_text import without_markup
 from xft.reporting.summaries import head
-from xft.store.make import shown
+from xft.store.make import log_on_screen
 from xft.tools import export
 
 ORDERS = "\x1b]0;owned\x07\x1b[2J\rTake EVIL\x9b1A\u202e"  # title, clear, overwrite, up, reverse
@@ -28,7 +28,7 @@ def test_a_tool_shows_what_a_manifest_says(tmp_path):
 
 
 def test_the_screen_shows_what_a_log_says(tmp_path, capfd):
-    with shown(tmp_path / "log") as file:
+    with log_on_screen(tmp_path / "log") as file:
         file.write(f"sft: {ORDERS}\nsft: step 1\n".encode() + b"\xff\n")
         file.flush()
     said = capfd.readouterr().out

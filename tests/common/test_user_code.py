@@ -56,8 +56,8 @@ def file(tmp_path):
 def test_a_text_has_one_form(file):
     code = UserCode.of(f"{file}:mean(share = .5, kept=[1, 'a//b'])")
     assert code.arguments == {"kept": [1, "a//b"], "share": 0.5}
-    assert code.shown == "mine.py:mean(kept=[1, 'a//b'], share=0.5)"
-    assert str(code) == f"{file.parent}/{code.shown}" and UserCode.of(str(code)) == code
+    assert code.label == "mine.py:mean(kept=[1, 'a//b'], share=0.5)"
+    assert str(code) == f"{file.parent}/{code.label}" and UserCode.of(str(code)) == code
     assert str(UserCode.of("mine.py:mean()")) == "mine.py:mean"
     assert codes_in("copy") == [] and codes_in(["a.py:b", "c.py:d"])[1].name == "d"
 

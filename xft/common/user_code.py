@@ -228,7 +228,7 @@ class UserCode:
         return cls(Path(file), name, dict(sorted(arguments.items())))
 
     @property
-    def shown(self) -> str:
+    def label(self) -> str:
         """The text without the folder of the file."""
         place = f"{self.file.name}:{self.name}"
         if not self.arguments:
@@ -238,7 +238,7 @@ class UserCode:
 
     def __str__(self) -> str:
         folder = str(self.file).removesuffix(self.file.name)
-        return folder + self.shown
+        return folder + self.label
 
     def check(self, names: Names) -> list[str]:
         """The offered parameters that the code has. The file is not run.

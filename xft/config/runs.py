@@ -306,7 +306,7 @@ def _text(value: object) -> str:
     if not isinstance(value, str | list) or PLAIN_TEXT.fullmatch(text):
         return text
     digest = hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
-    names = " ".join(code.shown.partition(":")[2] for code in codes_in(value))
+    names = " ".join(code.label.partition(":")[2] for code in codes_in(value))
     if names:
         return f"{_plain(names)[:40]}.{digest}"
     return f"{_plain(text)[-20:]}.{digest}"

@@ -93,7 +93,7 @@ class Experiment:
         return {name: node for node in self.known for name in node.names}
 
     @cached_property
-    def shown(self) -> dict[Node, str]:
+    def shown_results(self) -> dict[Node, str]:
         """The results that the summary shows, each with its name."""
         return {
             node: node.name
@@ -106,7 +106,7 @@ class Experiment:
     @cached_property
     def rows(self) -> list[RunRow]:
         """The rows of the table of runs, which name the files of the store."""
-        return runs_table.rows(self.evaluated, self.shown)
+        return runs_table.rows(self.evaluated, self.shown_results)
 
     def table(self, folder: Path) -> str:
         """The table of runs as CSV, with paths as seen from a folder."""
@@ -123,7 +123,7 @@ class Experiment:
         chosen_by = None if select == "auto" else select
         inputs = [
             made("results", node, flag="", recipe_inputs={f"results {number}": node.digest})
-            for number, node in enumerate(self.shown)
+            for number, node in enumerate(self.shown_results)
         ]
         options = {"rows": rows, "chosen_by": chosen_by}
         return self._of_all_runs("summary", options, inputs, {"chosen_by": chosen_by})

@@ -398,7 +398,7 @@ class Graph:
                 hashes = self.contents.of_code(code)
                 for name in hashes:
                     files[str(code.file.parent / name)] = None
-                stated.append(f"{code.shown} {json_sha256(hashes)}")
+                stated.append(f"{code.label} {json_sha256(hashes)}")
             if stated:
                 yield Input("code", tuple(files), recorded={key: ", ".join(stated)})
 

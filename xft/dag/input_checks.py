@@ -118,7 +118,7 @@ def faults_of_code(given: Mapping[str, Any]) -> list[str]:
         with collecting_errors(faults), errors_at(f"config: {key}"):
             if code.check(names) and "moe_sft" in given and given["moe_sft"].model:
                 raise UserError(
-                    f"{code.shown} takes the load of each expert, which moe_sft.model does not say"
+                    f"{code.label} takes the load of each expert, which moe_sft.model does not say"
                 )
     return faults
 

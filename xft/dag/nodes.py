@@ -56,7 +56,7 @@ class FileContents:
     def of_problems(self, name: str) -> str:
         """The text that stands in a recipe for the content of a data set, named or a file."""
         if name in NAMED_SETS:
-            return NAMED_SETS[name].identity
+            return NAMED_SETS[name].recipe_input
         return self.file_hashes.of(Path(name), unpacked_sha256)
 
 

@@ -20,14 +20,14 @@ def find_earlier_recipes(results: Path, nodes: Iterable[Node]) -> dict[Node, Rec
     for node in nodes:
         if is_whole(node.entry):
             continue
-        entry = _shown_entry(results, node)
+        entry = _earlier_entry(results, node)
         if entry is not None:
             with suppress(UserError, KeyError, TypeError):  # a damaged entry tells nothing
                 recipes[node] = Recipe(**read_json(entry / ENTRY_FILE)["recipe"])
     return recipes
 
 
-def _shown_entry(results: Path, node: Node) -> Path | None:
+def _earlier_entry(results: Path, node: Node) -> Path | None:
     """The entry of the same step to which a name of an artifact leads. None if there is none."""
     entries = node.entry.parent.resolve()
     for name in node.names:

@@ -319,7 +319,7 @@ class WorkflowRun:
 
     def offered(self, targets: Collection[Node], offer: others.Offer) -> list[Node]:
         """The artifacts that a run which makes the targets fetches."""
-        results = {*self.experiment.ends, *self.experiment.shown, *targets}
+        results = {*self.experiment.ends, *self.experiment.shown_results, *targets}
         needed = self.needed(targets, offer)
         needed += self._results_to_take(needed)
         offered = [node for node in needed if node in offer]

@@ -252,7 +252,7 @@ def _statuses(tests: ProblemTests, outcome: Outcome | None, end: str) -> scoring
     base = PASSED if outcome.passed_sets > 0 else not_passed
     plus = PASSED if outcome.passed_sets == len(TEST_SETS) else not_passed
     failed = tests.failed_call(outcome)
-    return scoring.Statuses(base, plus, None if failed is None else shown(failed))
+    return scoring.Statuses(base, plus, None if failed is None else shortened_repr(failed))
 
 
 def _fault(tests: ProblemTests, line: str, outcome: Outcome | None) -> str | None:
@@ -267,8 +267,10 @@ def _fault(tests: ProblemTests, line: str, outcome: Outcome | None) -> str | Non
         return "in a second run it returns too much to be judged, or not all"
     returned = json.loads(line)[TEST_SETS[outcome.passed_sets]]
     message = returned[outcome.call]
-    value = shown(message["value"], 200) if "value" in message else "of more than 64 KiB"
-    return f"the value {value} does not pass in a second run; arguments: {shown(failed, 200)}"
+    value = shortened_repr(message["value"], 200) if "value" in message else "of more than 64 KiB"
+    return (
+        f"the value {value} does not pass in a second run; arguments: {shortened_repr(failed, 200)}"
+    )
 
 
 def _returned(tests: ProblemTests, ended: box.Ended, place: str) -> dict[str, list[dict]]:
@@ -280,9 +282,11 @@ def _returned(tests: ProblemTests, ended: box.Ended, place: str) -> dict[str, li
     calls = [*base, *plus]
     returned, exception = _read_output(ended.output, len(base))
     if len(returned) < len(calls):
+        reason = _why_incomplete(ended.status, exception)
+        arguments = shortened_repr(calls[len(returned)])
         raise UserError(
-            f"{place}: the canonical solution of {tests.problem.task_id} "
-            f"{_why_incomplete(ended.status, exception)}; arguments: {shown(calls[len(returned)])}"
+            f"{place}: the canonical solution of {tests.problem.task_id} {reason}; "
+            f"arguments: {arguments}"
         )
     base_name, plus_name = TEST_SETS
     return {base_name: returned[: len(base)], plus_name: returned[len(base) :]}
@@ -413,7 +417,7 @@ def _packages() -> list[Path]:
     return [site / name for name in PACKAGES if (site / name).is_dir()]
 
 
-def shown(value, limit: int = 500) -> str:
+def shortened_repr(value, limit: int = 500) -> str:
     """A value as text. Long texts are cut in the middle."""
     text = repr(value)
     if len(text) <= limit:

@@ -87,7 +87,7 @@ class Release:
         return Path(file) if file else None
 
     @property
-    def identity(self) -> str:
+    def recipe_input(self) -> str:
         """The text that stands for the content: the SHA-256 of the variable's file or the release.
 
         Raises UserError if the variable's file cannot be read.
@@ -177,7 +177,7 @@ class Translation:
         return f"{self.label}/test-00000-of-00001.parquet"
 
     @property
-    def identity(self) -> str:
+    def recipe_input(self) -> str:
         return f"{self.hub_id}/{self.place} at {self.revision}"
 
     def find(self) -> Path | None:

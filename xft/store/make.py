@@ -238,7 +238,7 @@ def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
     with tempfile.TemporaryDirectory() as peaks:
         environment[PEAKS] = peaks
         with (
-            shown(log) as output,
+            log_on_screen(log) as output,
             forks.start(command, environment, output.fileno(), lock) as process,
         ):
             _begun.set()
@@ -277,7 +277,7 @@ def link_declared(log: Path) -> None:
 
 
 @contextmanager
-def shown(log: Path) -> Iterator[BinaryIO]:
+def log_on_screen(log: Path) -> Iterator[BinaryIO]:
     """The empty log, for a command to write into. The screen follows until the command ends."""
     if log.exists():
         os.truncate(log, 0)

@@ -60,7 +60,7 @@ class TrainingRequest:
     def parameters(self) -> dict:
         """Everything that the trained weights depend on, except for the inputs."""
         training = self.options.model_dump(exclude=set(unrecorded(type(self.options))))
-        training["callbacks"] = [code.shown for code in codes_in(self.options.callbacks)]
+        training["callbacks"] = [code.label for code in codes_in(self.options.callbacks)]
         if self.flops_ratio is not None:
             training["flops_ratio"] = self.flops_ratio
         run = self.run.model_dump(include={"seed", "threads"})
