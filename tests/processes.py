@@ -21,8 +21,8 @@ def run_for(step: str, words: list[str], count: int = 1) -> None:
     run_together(run_step, count, step, *words)
 
 
-def run_together(body: Callable, count: int, *words: str) -> None:
-    """Call a function in processes that train together. It must end well.
+def run_together(body: Callable, count: int, *words: str, status: int = 0) -> None:
+    """Call a function in processes that train together. All must end with this status.
 
     The processes are forks of the server, which has no threads. The test uses the fixture
     `fork_server`.
@@ -41,7 +41,7 @@ def run_together(body: Callable, count: int, *words: str) -> None:
             processes.append(subprocess.Popen(command, stderr=log, **options))
         ends = {process.wait() for process in processes}
         log.seek(0)
-        assert ends == {0}, log.read()
+        assert ends == {status}, log.read()
 
 
 def run_step(step: str, *words: str) -> None:

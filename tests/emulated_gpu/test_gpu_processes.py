@@ -1,13 +1,17 @@
 """Trainings on several emulated GPUs, a process for each, beside one process on the CPU."""
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 from chains import Chain
 from gpu_and_cpu import BF16, without_gpu
 from mixtures import init_example, low_rank_mixture, varied_mixture
-from processes import run_for
-from trainings import additions, assert_same, learn, lines_of, outputs, write_rows
+from processes import run_for, run_step, run_together
+from trainings import additions, assert_same, identity, learn, lines_of, outputs, write_rows
+from transformers.trainer_callback import DefaultFlowCallback
 
 pytestmark = pytest.mark.usefixtures("fork_server")
 GLOBAL_BATCH = 8
@@ -49,19 +53,63 @@ def on_cpu(inputs, tmp_path_factory) -> Path:
 @pytest.fixture
 def together(tmp_path, monkeypatch):
     """Callable (step, words, launch, precision, GPUs, micro-batches): where processes end that
-    divide the global batch.
+    divide the global batch. is_killed: SIGKILL ends all of them in the third step.
     """
 
-    def train(step, words: list, launch: str, precision: str, gpus: int, batches: int) -> Path:
-        out = tmp_path / precision
+    def train(
+        step: str,
+        words: list,
+        launch: str,
+        precision: str,
+        gpus: int,
+        batches: int,
+        name: str | None = None,
+        is_killed: bool = False,
+    ) -> Path:
+        out = tmp_path / (name or precision)
         monkeypatch.setenv("EMULATED_GPUS", str(gpus))
         flags = ["--launch", launch, "--processes", gpus, "--precision", precision]
         flags += ["--per-device-train-batch-size", GLOBAL_BATCH // gpus // batches]
         flags += ["--gradient-accumulation-steps", batches, *outputs(out)]
-        run_for(step, list(map(str, [*words, *flags])), count=gpus)
+        text = [str(word) for word in [*words, *flags]]
+        if is_killed:
+            run_together(run_until_killed, gpus, step, *text, status=-signal.SIGKILL)
+        else:
+            run_for(step, text, count=gpus)
         return out
 
     return train
+
+
+def run_until_killed(step: str, *words: str) -> None:
+    """Run a step that SIGKILL ends in the third optimiser step, once all processes are there.
+
+    A process whose neighbour is gone would wait for it.
+    """
+    place = Path(words[words.index("--out") + 1]).parent
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            (place / f"rank{os.environ['RANK']}").touch()
+            while len(list(place.glob("rank*"))) < int(os.environ["WORLD_SIZE"]):
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    DefaultFlowCallback.on_step_begin = on_step_begin  # which all processes have
+    run_step(step, *words)
+
+
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_a_training_on_two_gpus_goes_on_after_a_kill(launch, inputs, together):
+    """All of the optimiser's state, in whole or in shards, comes back to the devices."""
+    settings = launch, "bf16", 2, LAUNCHES[launch]
+    whole = together("moe_sft", inputs, *settings, name="whole")
+    words = [*inputs, "--save-minutes", 0]
+    out = together("moe_sft", words, *settings, is_killed=True)
+    assert not out.exists()
+    together("moe_sft", words, *settings)
+    assert identity(out) == identity(whole)
+    assert lines_of(out) == lines_of(whole)
 
 
 @pytest.mark.parametrize("launch", LAUNCHES)
