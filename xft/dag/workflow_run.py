@@ -34,7 +34,7 @@ from xft.store.file_hashes import FileHashCache
 from xft.store.installed import Installed
 from xft.store.job_records import Jobs, write_plan
 from xft.store.links import check_free, lay, take_away, wanted_digests
-from xft.store.store import PLANS, is_whole
+from xft.store.store import PLANS, Recipe, is_whole
 
 HASHES_FILE = ".memory.json"  # in the store
 EARLIER = "These tables are of an earlier configuration. Changed since then: "
@@ -49,8 +49,6 @@ class WorkflowRun:
     runs: of the configuration; configs: theirs.
     stores: from which it takes artifacts.
     only_results: whether it fetches nothing to make others.
-    earlier_recipes: of what the results folder showed before the run, by the missing artifacts
-        that take its place.
     begun: whether it has locked the store.
     began: the time of this, in seconds since 1970; before it, that of the object's creation.
     """
@@ -82,10 +80,16 @@ class WorkflowRun:
         self.results = self.experiment.results
         self.stores = self.config.stores if only_results_of is None else [only_results_of]
         self.only_results = only_results_of is not None
-        self.earlier_recipes = find_earlier_recipes(self.results, self.experiment.wanted)
         self._taken: set[Node] = set()  # targets that other stores were asked for
         self.begun = False
         self.began = time.time()
+
+    @cached_property
+    def earlier_recipes(self) -> dict[Node, Recipe]:
+        """The recipes of what the results folder showed before the run, by the missing artifacts
+        that take its place.
+        """
+        return find_earlier_recipes(self.results, self.experiment.wanted)
 
     @cached_property
     def jobs(self) -> Jobs:
@@ -264,6 +268,7 @@ class WorkflowRun:
             self.experiment.publish = None
         self._write_plan()
         self._write_configuration()
+        _ = self.earlier_recipes  # is read while the results folder has the earlier names
         self.lay_names()
 
     def _lock(self) -> None:
