@@ -16,13 +16,18 @@ from interpreter import ROOT
 CALL = "import sys; from {0.__module__} import {0.__name__}; {0.__name__}(*sys.argv[1:])"
 
 
-def run_for(step: str, words: list[str], count: int = 1) -> None:
-    """Run a step to its end, in `count` processes that train together. It must end well."""
-    run_together(run_step, count, step, *words)
+def run_for(step: str, words: list[str], count: int = 1) -> str:
+    """Run a step to its end, in `count` processes that train together. It must end well.
+
+    Returns what the processes say.
+    """
+    return run_together(run_step, count, step, *words)
 
 
-def run_together(body: Callable, count: int, *words: str, status: int = 0) -> None:
+def run_together(body: Callable, count: int, *words: str, status: int = 0) -> str:
     """Call a function in processes that train together. All must end with this status.
+
+    Returns what the processes say.
 
     The processes are forks of the server, which has no threads. The test uses the fixture
     `fork_server`.
@@ -41,7 +46,9 @@ def run_together(body: Callable, count: int, *words: str, status: int = 0) -> No
             processes.append(subprocess.Popen(command, stderr=log, **options))
         ends = {process.wait() for process in processes}
         log.seek(0)
-        assert ends == {status}, log.read()
+        said = log.read()
+    assert ends == {status}, said
+    return said
 
 
 def run_step(step: str, *words: str) -> None:

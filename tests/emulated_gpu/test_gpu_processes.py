@@ -75,7 +75,7 @@ def together(tmp_path, monkeypatch):
         if is_killed:
             run_together(run_until_killed, gpus, step, *text, status=-signal.SIGKILL)
         else:
-            run_for(step, text, count=gpus)
+            print(run_for(step, text, count=gpus))
         return out
 
     return train
@@ -100,14 +100,16 @@ def run_until_killed(step: str, *words: str) -> None:
 
 
 @pytest.mark.parametrize("launch", LAUNCHES)
-def test_a_training_on_two_gpus_goes_on_after_a_kill(launch, inputs, together):
+def test_a_training_on_two_gpus_goes_on_after_a_kill(launch, inputs, together, capsys):
     """All of the optimiser's state, in whole or in shards, comes back to the devices."""
     settings = launch, "bf16", 2, LAUNCHES[launch]
     whole = together("moe_sft", inputs, *settings, name="whole")
     words = [*inputs, "--save-minutes", 0]
     out = together("moe_sft", words, *settings, is_killed=True)
     assert not out.exists()
+    capsys.readouterr()
     together("moe_sft", words, *settings)
+    assert "continuing from step" in capsys.readouterr().out
     assert identity(out) == identity(whole)
     assert lines_of(out) == lines_of(whole)
 

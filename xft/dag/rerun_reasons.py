@@ -28,7 +28,10 @@ def find_earlier_recipes(results: Path, nodes: Iterable[Node]) -> dict[Node, Rec
 
 
 def _earlier_entry(results: Path, node: Node) -> Path | None:
-    """The entry of the same step to which a name of an artifact leads. None if there is none."""
+    """The entry of the same step that the results folder links under a name of an artifact.
+
+    None if it links no such entry.
+    """
     entries = node.entry.parent.resolve()
     for name in node.names:
         for folder in (results / name).resolve().parents:
