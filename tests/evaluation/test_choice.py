@@ -105,7 +105,14 @@ def test_the_step_links_the_chosen_models_and_tells_of_all_settings(tmp_path, to
     assert (diverged["loss"], diverged["diverged"]) == (None, [7])
     links = {link.name: link.resolve() for link in (tmp_path / "out/models").iterdir()}
     assert links == {f"seed~{seed}": tmp_path / f"rate=2-{seed}/model" for seed in (7, 8)}
-    told = "rate=2, of 3 settings: loss 1.1250, 0.1250 below the next; diverged and left out: rate"
+    told = "rate=2, of 3 settings: loss 1.1250, 0.1250 below the next (lower with 1 of 2 seeds); "
+    assert f"{told}diverged and left out: rate=9" in capsys.readouterr().err
+
+
+def test_the_choice_of_one_seed_says_that_it_is_one(tmp_path, tokens, capsys):
+    candidates = [candidate(tmp_path, "a", 1, 1.5), candidate(tmp_path, "b", 1, 1.25)]
+    run(tmp_path, tokens, candidates)
+    told = "0.2500 below the next (with one seed; another seed may choose otherwise)"
     assert told in capsys.readouterr().err
 
 

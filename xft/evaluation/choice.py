@@ -179,8 +179,24 @@ def choice_text(content: dict) -> str:
     settings = content["settings"]
     text = f"{chosen['setting']}, of {counted(len(settings), 'setting')}: loss {chosen['loss']:.4f}"
     if chosen["margin"] is not None:
-        text += f", {chosen['margin']:.4f} below the next"
+        text += f", {chosen['margin']:.4f} below the next ({_agreement(content)})"
     diverged = [setting["setting"] for setting in settings if setting["diverged"]]
     if diverged:
         text += f"; diverged and left out: {'; '.join(diverged)}"
     return text
+
+
+def _agreement(content: dict) -> str:
+    """With how many seeds the chosen setting has a lower loss than the next one."""
+    best = content["chosen"]["number"]
+    losses = content["settings"][best]["losses"]
+    if len(losses) == 1:
+        return "with one seed; another seed may choose otherwise"
+    others = [
+        setting
+        for number, setting in enumerate(content["settings"])
+        if number != best and not setting["diverged"]
+    ]
+    next_setting = min(others, key=lambda setting: setting["loss"])
+    lower = sum(losses[seed] < next_setting["losses"][seed] for seed in losses)
+    return f"lower with {lower} of {len(losses)} seeds"
