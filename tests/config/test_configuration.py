@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from xft.common.errors import UserError
 from xft.config import sections as keys
-from xft.config.reading import check_lambda, complete, read_config, values_to_change
+from xft.config.reading import changes, check_lambda, complete, read_config, values_to_change
 from xft.config.section import Needs, Section
 
 ROOT = Path(__file__).parents[2]
@@ -237,3 +237,16 @@ def test_a_fault_is_told_with_its_place(tmp_path):
 def test_no_file_is_told(tmp_path, name):
     with pytest.raises(UserError, match="there is no file"):
         read_config(tmp_path / name)
+
+
+def test_of_changed_variants_only_what_differs_is_told():
+    before = {"old": {}, "same": {"seed": 7}, "sft_soft": {"sft": {"learning_rate": 1e-3}}}
+    after = {"new": {}, "same": {"seed": 7}, "sft_soft": {"sft": {"learning_rate": 2e-3}}}
+    old = complete(MINIMAL | {"variants": before})
+    new = complete(MINIMAL | {"variants": after, "seed": 8})
+    assert [*changes(old, new)] == [
+        "variants.old: left out",
+        "variants.sft_soft.sft.learning_rate: 0.001 -> 0.002",
+        "variants.new: added",
+        "seed: 42 -> 8",
+    ]

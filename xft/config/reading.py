@@ -350,11 +350,29 @@ def shown_choices(config: WorkflowConfig) -> dict[str, object]:
 
 
 def changes(old: WorkflowConfig, new: WorkflowConfig) -> Iterator[str]:
-    """The values that a report shows and that differ, each with its key, as `key: old -> new`."""
+    """The values that a report shows and that differ, with their keys, as `key: old -> new`.
+
+    Of a table only the keys that differ are told, such as one of the variants.
+    """
     for key in shown_choices(old) | shown_choices(new):
         before, now = map(attrgetter(key), (old, new))
-        if before != now:
-            yield f"{key}: {before} -> {now}"
+        yield from _differences(key, before, now)
+
+
+def _differences(key: str, before: object, now: object) -> Iterator[str]:
+    """The changes of a value, or of the values in a table."""
+    if before == now:
+        return
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        yield f"{key}: {before} -> {now}"
+        return
+    for name in before | now:
+        if name not in now:
+            yield f"{key}.{name}: left out"
+        elif name not in before:
+            yield f"{key}.{name}: added"
+        else:
+            yield from _differences(f"{key}.{name}", before[name], now[name])
 
 
 def shown_values(config: WorkflowConfig) -> dict:
