@@ -30,12 +30,17 @@ IMPORTED_WITH = dict(os.environ)
 
 
 def start_server(folder: Path, environment: dict[str, str]) -> None:
-    """Start the server, with a socket in a folder. All that this process starts can ask it."""
+    """Start the server, with a socket in a folder. All that this process starts can ask it.
+
+    Raises RuntimeError if the server ends before it listens. Its reason is on the error output.
+    """
     place = folder / "fork_server"
     words = [sys.executable, __file__, str(place), str(os.getpid())]
     options = {"env": environment, "stdout": subprocess.DEVNULL, "start_new_session": True}
-    subprocess.Popen(words, **options)
+    server = subprocess.Popen(words, **options)
     while not place.exists():
+        if server.poll() is not None:
+            raise RuntimeError(f"the fork server ended at its start, with {server.returncode}")
         time.sleep(0.05)
     os.environ |= {"FORK_PYTHON": sys.executable, "FORK_SERVER": str(place)}
 
