@@ -1,6 +1,9 @@
 """Too little memory on a GPU: real errors of torch's allocator, and what the user reads."""
 
 import gc
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +13,18 @@ from problem_files import three_problems, write_problems
 
 MIB = 2**20
 STEPS = ["--max-steps", 1, "--per-device-train-batch-size", 4]
+EXPANDABLE = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+# 120 MiB are asked for, and 40 of the first 100 stay free.
+IN_PIECES = """
+import torch
+
+def tensor(mib):
+    return torch.ones(mib * 2**20, dtype=torch.int8, device="cuda")
+
+tensor(100)
+both = tensor(60), tensor(60)
+assert all(bool(half.all()) for half in both)
+"""
 SECTIONS = {"moe_sft": "moe_sft", "sft": "sft", "weighted_trained": "mixing"}
 
 
@@ -39,7 +54,7 @@ def test_a_training_names_the_keys_that_save_memory(
 ):
     done = call_step(step, *chain.words(step), *STEPS, "--out", tmp_path / step)
     keys = [f"{SECTIONS[step]}.{name}" for name in ("per_device_train_batch_size", "precision")]
-    check_told(done, step, *keys, "xft plan --config FILE --details")
+    check_told(done, step, *keys, "xft plan --config FILE --details", "expandable_segments:True")
     assert not (tmp_path / step).exists()
 
 
@@ -75,6 +90,30 @@ def test_a_card_that_others_have_filled(
     for step, words in {"moe_sft": tuning, **measurements}.items():
         said = "CUDA error: out of memory" if step == "moe_sft" else "CUDA out of memory"
         check_told(run_step(step, *words), step, "nvidia-smi shows who else uses it", said=said)
+
+
+def run_python(*words, **environment) -> subprocess.CompletedProcess:
+    """Python in a new process, as torch reads its settings when it is imported."""
+    environment = os.environ | environment
+    words = [sys.executable, *map(str, words)]
+    return subprocess.run(words, env=environment, capture_output=True, text=True)
+
+
+def test_expandable_segments_use_what_is_free_in_pieces():
+    card = {"EMULATED_GPU_GIB": "0.155"}
+    usual = run_python("-c", IN_PIECES, **card)
+    assert "Tried to allocate 60.00 MiB" in usual.stderr
+    expandable = run_python("-c", IN_PIECES, **card, **EXPANDABLE)
+    assert expandable.returncode == 0, expandable.stderr
+
+
+def test_a_training_with_expandable_segments_ends_in_the_same_bytes(chain, tmp_path):
+    words = ["-m", "workflow_scripts.moe_sft", *chain.words("moe_sft"), *STEPS, "--out"]
+    for name, environment in (("usual", {}), ("expandable", EXPANDABLE)):
+        done = run_python(*words, tmp_path / name, **environment)
+        assert done.returncode == 0, done.stderr
+    usual, expandable = (tmp_path / name / "model.safetensors" for name in ("usual", "expandable"))
+    assert usual.read_bytes() == expandable.read_bytes()
 
 
 def test_conversions_take_no_memory_of_it(chain, tmp_path, call_step):

@@ -76,7 +76,7 @@ def full_memory(step: str, error: Exception) -> str | None:
     if torch is None:
         return None
     if isinstance(error, torch.OutOfMemoryError):
-        said = str(error).partition(" If reserved but unallocated memory")[0]
+        said = str(error).partition("  See documentation")[0]
     elif found := FULL.search(str(error)):
         said = found[0]
     else:

@@ -10,6 +10,8 @@
 
 enum { MOST_DEVICES = 64, PAGE = 4096, HOST = -1 };
 
+static const int RESERVED = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+
 typedef struct {
     char *start;
     size_t bytes;
@@ -45,8 +47,7 @@ static void *reserve(size_t bytes) {
     int device = current_device();
     bytes = (bytes + PAGE - 1) / PAGE * PAGE;
     if (used[device] + bytes > device_bytes()) return NULL;
-    int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-    void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, kind, -1, 0);
+    void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, RESERVED, -1, 0);
     if (start == MAP_FAILED) return NULL;
     note(start, bytes, device);
     used[device] += bytes;
@@ -95,6 +96,79 @@ cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *known, const 
     }
     pthread_mutex_unlock(&lock);
     return cudaSuccess;
+}
+
+// Addresses apart from memory, by CUDA's driver: what torch's expandable segments are made of. A card
+// maps its memory to addresses that a process has reserved.
+
+typedef struct {
+    size_t bytes;
+    int device;
+} Memory;
+
+enum { GRANULARITY = 2 * 1024 * 1024 };
+
+CUresult cuMemGetAllocationGranularity(size_t *bytes, const CUmemAllocationProp *wanted,
+                                       CUmemAllocationGranularity_flags option) {
+    *bytes = GRANULARITY;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuMemAddressReserve(CUdeviceptr *address, size_t bytes, size_t alignment,
+                             CUdeviceptr wanted, unsigned long long flags) {
+    void *start = mmap(NULL, bytes, PROT_NONE, RESERVED, -1, 0);
+    if (start == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
+    pthread_mutex_lock(&lock);
+    note(start, bytes, current_device());
+    pthread_mutex_unlock(&lock);
+    *address = (CUdeviceptr)start;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuMemAddressFree(CUdeviceptr address, size_t bytes) {
+    pthread_mutex_lock(&lock);
+    int number = find((void *)address);
+    if (number >= 0) blocks[number] = blocks[--number_of_blocks];
+    pthread_mutex_unlock(&lock);
+    return munmap((void *)address, bytes) ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+}
+
+CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t bytes,
+                     const CUmemAllocationProp *wanted, unsigned long long flags) {
+    int device = wanted->location.id;
+    pthread_mutex_lock(&lock);
+    int has_room = used[device] + bytes <= device_bytes();
+    if (has_room) used[device] += bytes;
+    pthread_mutex_unlock(&lock);
+    if (!has_room) return CUDA_ERROR_OUT_OF_MEMORY;
+    Memory *memory = malloc(sizeof *memory);
+    *memory = (Memory){bytes, device};
+    *handle = (CUmemGenericAllocationHandle)memory;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuMemRelease(CUmemGenericAllocationHandle handle) {
+    Memory *memory = (Memory *)handle;
+    pthread_mutex_lock(&lock);
+    used[memory->device] -= memory->bytes;
+    pthread_mutex_unlock(&lock);
+    free(memory);
+    return CUDA_SUCCESS;
+}
+
+// Replace what addresses have by zeros that may be read and written, or by nothing.
+static CUresult replace(CUdeviceptr address, size_t bytes, int access) {
+    void *start = mmap((void *)address, bytes, access, RESERVED | MAP_FIXED, -1, 0);
+    return start == MAP_FAILED ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+}
+
+CUresult cuMemMap(CUdeviceptr address, size_t bytes, size_t offset,
+                  CUmemGenericAllocationHandle handle, unsigned long long flags) {
+    return replace(address, bytes, PROT_READ | PROT_WRITE);
+}
+
+CUresult cuMemUnmap(CUdeviceptr address, size_t bytes) {
+    return replace(address, bytes, PROT_NONE);
 }
 
 // Pinned memory of the host
