@@ -107,8 +107,8 @@ def test_more_seeds_are_told_where_they_help(runs):
 
 
 def test_what_is_shared_or_the_same_is_said(runs):
-    """`ties` shares the mixture of the configuration, and is the control. `idle` changes nothing,
-    and `same` nothing that was measured.
+    """`ties` shares the mixture of the configuration, and is the control. `xft` and `again` have
+    the configuration's own values, `idle` changes nothing, and `same` nothing that was measured.
     """
     about = {"losses": [1.0, 1.1]}
     add(runs, {"base": 20, "moe_sft": 40, "dense/lam~0.75": 40}, **about)
@@ -121,6 +121,7 @@ def test_what_is_shared_or_the_same_is_said(runs):
     add(runs, {"moe_sft": 41}, "fewer", **about | {"losses": [0.9], "tokens": "other", "count": 50})
     runs.rows = [row | {"control": "ties"} for row in runs.rows]
     runs.rows[0]["own_name"] = "xft"
+    runs.rows.append(runs.rows[0] | {"own_name": "again"})
     assert [answer.conclusion for answer in summary_of(runs).answers] == [
         "xft against ties: no difference was found (dense 0.75).",
         "same against ties: the same results (moe_sft).",

@@ -349,8 +349,8 @@ def controls_of(rows: Iterable[RunRow]) -> dict[str, str]:
 def variant_texts(rows: Sequence[RunRow]) -> dict[str, str]:
     """The variants in words, with their values of the sweep, such as `late, lr 5e-4`.
 
-    The configuration's own values have the name of a variant that changes nothing. Without such a
-    variant they are left out.
+    The configuration's own values have the name of the first variant that changes nothing. Without
+    such a variant they are left out.
     """
     known = known_settings(rows)
     texts = {}
@@ -359,7 +359,7 @@ def variant_texts(rows: Sequence[RunRow]) -> dict[str, str]:
         words = [row.own_variant or row.own_name, *swept]
         text = ", ".join(filter(None, words))
         if text:
-            texts[row.variant] = text
+            texts.setdefault(row.variant, text)
     return texts
 
 
