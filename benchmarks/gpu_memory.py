@@ -17,6 +17,9 @@ figure. torch reserves more if the card has room, and gives it back if the card 
 The prompts of an evaluation have as many tokens as the plan assumes. Its solutions have 8, because
 each token takes seconds there. The plan is for as many.
 
+A mixture that is larger than the machine's memory is mapped from its sparse file. Linux allows it
+after `sysctl -w vm.overcommit_memory=1`.
+
 What CUDA itself takes is not emulated. What the plan assumes for it is added to the peaks. The
 peaks of several processes are those of the one with most.
 

@@ -313,16 +313,15 @@ def _zero_update_bytes(job: TrainingJob, shard: int) -> int:
 
     Gradients in bf16 are first copied into a flat tensor: `step` in
     deepspeed/runtime/zero/stage_1_and_2.py, and `_prepare_fp32_grad_for_sub_group` in stage3.py.
-    With zero2, as much memory as this tensor takes is then free in pieces that are too small for
-    it. A GPU has no such copies if the CPU's memory holds the optimiser's state.
+    From the second update on, as much memory as this tensor takes is free in pieces that are too
+    small for it. A GPU has no such copies if the CPU's memory holds the optimiser's state.
 
     shard: the number of parameters that the process updates.
     """
-    copies = 0
-    if job.weight_bytes == BF16 and not job.options.offload_optimizer:
-        copies = 2 if job.launch == "zero2" else 1
+    has_copies = job.weight_bytes == BF16 and not job.options.offload_optimizer
+    copy_and_pieces = 2 * BF16 if has_copies else 0
     updated = min(shard, ZERO3_GROUP) if job.launch == "zero3" else shard
-    return (FP32 + copies * BF16) * updated
+    return (FP32 + copy_and_pieces) * updated
 
 
 def _largest(models: Models, job: TrainingJob, learned: int) -> int:
