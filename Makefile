@@ -3,14 +3,16 @@
 
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# uv reads no settings of pip.
+# uv reads no settings of pip. These constraints may name the builds of torch that are at hand.
+PIP_CONSTRAINT ?= $(shell pip config list 2>/dev/null | sed -n "s/^global\.constraint='\(.*\)'$$/\1/p")
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 # Without bytecode each process would compile all that it imports. Many containers set this.
 unexport PYTHONDONTWRITEBYTECODE
 # The versions are those of the lock. uv also compares the hashes. pip, which installs where uv cannot,
 # would then ask for torch's hashes too, but the machine chooses its build. Older ones know no groups.
-install = uv pip install --python .venv/bin/python --constraints requirements.lock $(packages) || { \
+install = uv pip install --python .venv/bin/python --constraints requirements.lock \
+	$(addprefix --constraints ,$(PIP_CONSTRAINT)) $(packages) || { \
 	pip install --quiet "pip>=25.1" && \
 	sed 's/ \\$$//; / --hash/d' requirements.lock | pip install --constraint /dev/stdin $(packages); }
 # A file's tests share costly fixtures, so they stay in one process. Those that last longest are first.

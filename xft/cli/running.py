@@ -45,6 +45,8 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
     """Run a step's main. A user's mistake ends in one message and exit status 1."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # A user's code in a job may load models, too. No digest says which kernels of the hub it took.
+    os.environ["USE_HUB_KERNELS"] = "NO"
     reuse_freed_memory()
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files may not be valid text
     escape_writes(sys.stdout)

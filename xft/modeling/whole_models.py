@@ -17,7 +17,9 @@ from xft.modeling.configuration import XftConfig
 def load_whole(
     model_class: type, folder: Path | None, reads_all: bool = False, **options
 ) -> PreTrainedModel:
-    """`model_class.from_pretrained(folder, **options)`, offline.
+    """`model_class.from_pretrained(folder, **options)`, offline, with torch's own layers.
+
+    transformers 5.25 would replace some by kernels that it fetches from the hub.
 
     reads_all: whether the model must read all weights. Raises UserError if a weight is missing, for
     which transformers would draw random values; if the weights do not fit the config; or if a
@@ -34,6 +36,7 @@ def load_whole(
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # they are in the report
             output_loading_info=True,
+            use_kernels=False,
             **options,
         )
     _check_report(model, report, place, reads_all)
