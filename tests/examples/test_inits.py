@@ -10,7 +10,7 @@ from backbones import save_base
 from chains import Chain
 from mixtures import init_example as example
 from safetensors.torch import load_file, save_file
-from scipy.stats import kstest
+from scipy.stats import kstest, norm
 
 from xft.common.errors import UserError
 from xft.conversions.upcycle import seeded_generator
@@ -94,7 +94,8 @@ def changed_neurons(expert: dict, whole: dict) -> dict:
 
 
 def is_normal(values: torch.Tensor, mean: float = 0.0, std: float = 1.0) -> bool:
-    return kstest(values.flatten().double().numpy(), "norm", (mean, std)).pvalue > 1e-6
+    expected = norm(mean, std).cdf
+    return kstest(values.flatten().double().numpy(), expected).pvalue > 1e-6
 
 
 TYPES = ["llama-biases", "phi3", "starcoder2"]
