@@ -20,7 +20,7 @@ WORKERS = 3
 SPREAD = -p no:randomly --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 GPU = build/emulated_gpu
-TORCH_FOR_CUDA = torch===2.13.0
+TORCH_FOR_CUDA = torch===2.15.0
 WITH_GPU = tests/emulated_gpu/run pytest -p no:randomly tests/emulated_gpu
 
 .PHONY: run test test-quick test-numeric test-ci test-slow test-gpu lint generated lock docs
