@@ -118,6 +118,24 @@ def test_the_verdict_is_that_of_the_summary(page, finished, tmp_path):
     assert re.search(r"stepsmoe_sft \d+, weighted_trained 0.75 \d+data set", page.text)
 
 
+@pytest.mark.parametrize("variant", ["", "late"])
+def test_how_the_merged_model_compares_with_sft_is_said_everywhere(tmp_path, capsys, variant):
+    """Behind the decision, also where the configuration asks something else first."""
+    runs = Runs(tmp_path)
+    runs.add_all({"base": 40, "sft": 60, "dense/lam~0.75": 58})
+    if variant:
+        runs.add("dense/lam~0.75", 59, variant=variant)
+    text, *_ = runs.summarise()
+    screen = capsys.readouterr().out
+    verdict = json.loads((tmp_path / "summary.json").read_text())["verdict"]
+    said = verdict["reasons"][0]
+    assert said.startswith("dense 0.75 (XFT's merged model) against sft: -2.0 percentage points")
+    behind = f"{verdict['decision']}\n- {said}\n"
+    assert behind in text and behind in screen
+    page = write_report(tmp_path)
+    assert f"{verdict['decision']}\n\n{said}" in page.text
+
+
 def test_the_page_shows_what_the_summary_decided_and_decides_nothing_again(tmp_path):
     """Each file says something that follows from no result."""
     write_results(tmp_path, {"base": 2, "sft": 8, "moe_sft": 8})

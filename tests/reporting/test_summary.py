@@ -125,8 +125,10 @@ def test_the_statistics_follow_the_decision(runs):
     runs.add_all({"base": 40, "sft": 43, "dense/lam~0.75": 20}, count=140)
     text, _, compared = runs.summarise()
     decision, statistics, *_ = text.split("\n\n")
-    said = "- Not decided: sft may be better than base.\n- sft against base: +2.1 "
-    assert decision.startswith(said)
+    said, of_merged, of_sft, *_ = decision.splitlines()
+    assert said == "- Not decided: sft may be better than base."
+    assert of_merged.startswith("- dense 0.75 (XFT's merged model) against sft: -16.4 ")
+    assert of_sft.startswith("- sft against base: +2.1 ")
     first, power = statistics.splitlines()
     assert first == "- Of 3 pairs of models, 2 differ significantly in pass@1."
     # What the interval of a usual pair, not of the most similar one, would just exclude from 0.

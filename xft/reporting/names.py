@@ -6,7 +6,7 @@ Such as `dense 0.75, lr 5e-4`. Paths in the results folder keep their own form.
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import PurePosixPath
 
@@ -23,6 +23,12 @@ SHORT_KEYS = {
 }
 SMALL, LARGE = 0.01, 1e6  # numbers beyond these have an exponent
 DIGITS = 6  # of a number that is no integer
+
+
+def name_list(names: Sequence[str]) -> str:
+    """The names as words: `a, b and c`. Empty without names."""
+    *others, last = names or [""]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def model_text(model: str) -> str:

@@ -17,11 +17,11 @@ from xft.common.json_files import read_json
 from xft.evaluation.result import RESULT, TEST_NAMES, solved_shares, tests_of, units_of
 from xft.reporting import comparisons
 from xft.reporting.comparisons import SCORES
+from xft.reporting.names import name_list
 from xft.reporting.run_table import NamedModel, Values
 from xft.reporting.statistics import interval
 from xft.reporting.summaries import to_markdown
 from xft.reporting.variants import answer_lines, find_answers
-from xft.reporting.verdict import name_list
 
 PASS = "pass"  # a status of EvalPlus
 GENERATIONS = ".generations.jsonl"  # the end of the name of a step's samples

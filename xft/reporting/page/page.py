@@ -17,11 +17,10 @@ from xft.common.jinja import templates
 from xft.config.sections import MODELS
 from xft.evaluation.result import TEST_NAMES
 from xft.evaluation.scoring import OUTCOMES
-from xft.reporting.names import path_text
+from xft.reporting.names import name_list, path_text
 from xft.reporting.page.folder import Folder
 from xft.reporting.page.part import MOST
 from xft.reporting.page.parts import find_parts
-from xft.reporting.verdict import name_list
 
 GENERATOR = "xft report"
 LONG = re.compile(r"\S{12,}")
