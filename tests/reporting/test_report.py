@@ -115,7 +115,8 @@ def test_the_verdict_is_that_of_the_summary(page, finished, tmp_path):
         for line in re.findall("^- (.*)", f"{decision}\n{statistics}", re.MULTILINE):
             assert shown.text.replace("`", "").count(line.replace("`", "")) == 2
     assert "basethe given model, not fine-tuned" in page.text
-    assert re.search(r"stepsmoe_sft \d+, weighted_trained 0.75 \d+data set", page.text)
+    trained = r"trainingsmoe_sft, \d+ steps; weighted_trained, lambda 0.75, \d+ steps"
+    assert re.search(trained + 'data set"problems", 4 problems', page.text)
 
 
 @pytest.mark.parametrize("variant", ["", "late"])
@@ -179,7 +180,7 @@ def test_the_shares_beside_a_difference_count_the_same_data_sets(tmp_path):
     runs.summarise()
     page = write_report(tmp_path)
     assert "sft against base: +25.0 percentage points" in page.text
-    assert "pass@1 on a and b, all tests: base 50.0%, sft 75.0%. Seeds: 1." in page.text
+    assert 'pass@1 on "a" and "b", all tests: base 50.0%, sft 75.0%. Seeds: 1.' in page.text
 
 
 def test_a_run_shows_in_its_own_report_what_its_jobs_cost(finished):
@@ -353,7 +354,7 @@ def test_a_page_of_many_scores_and_seeds_shows_the_scores_and_each_training_once
     write_whole(tmp_path / "metrics/sft.jsonl", '{"step": 1, "loss": 1}\n{"step": 2, "loss": 1}\n')
     shutil.copytree(tmp_path / "metrics", tmp_path / "metrics" / "seed~43")
     page = write_report(tmp_path)
-    assert "stepssft 2data set" in page.text
+    assert "trainingssft, 2 stepsdata set" in page.text
     assert "All scores\nmodelseed" in page.text
     assert "of each family" not in page.text
 
@@ -394,7 +395,7 @@ def test_an_unfinished_run_shows_what_there_is_and_names_what_is_missing(finishe
     write_results(tmp_path, {"base": 3, "sft": 3})
     assert "not finished" not in write_report(tmp_path).text
     (tmp_path / "eval" / "sft" / "own.json").unlink()
-    assert re.search("What is missing:\n.*eval of sft, own is", write_report(tmp_path).text)
+    assert re.search('What is missing:\n.*eval of sft on "own" is', write_report(tmp_path).text)
 
 
 def test_a_configuration_of_another_version_is_no_hindrance(tmp_path):

@@ -163,12 +163,14 @@ def test_the_answers_say_why_nothing_was_measured():
 
 
 def test_more_evidence_names_what_exists():
-    limited = "remove evaluation.limit: it leaves out 9 problems of mbpp and 1 problem of own."
+    limited = (
+        'remove evaluation.limit: it leaves out 9 problems of mbpp and 1 problem of "problems".'
+    )
     js = "multipl-e/humaneval-js (161 problems) and multipl-e/mbpp-js (397 problems)"
     rs = "multipl-e/humaneval-rs (156 problems)"
     end = "to evaluation.datasets. xft plan estimates the hours."
     for sets, said in (
-        ({"mbpp": 9, "small": 0, "own": 1}, limited),
+        ({"mbpp": 9, "small": 0, "problems": 1}, limited),
         ({"humaneval": 0}, f"add mbpp (378 problems), {js} {end}"),
         ({"humaneval": 0, "mbpp": 0}, f"add {js} {end}"),
         (dict.fromkeys(["humaneval", "mbpp", "mbpp-rs"], 0), f"add {rs} {end}"),

@@ -11,8 +11,9 @@ from decimal import Decimal
 from pathlib import PurePosixPath
 
 from xft.config.sections import MERGED
+from xft.hub.named_sets import set_in_words
 
-MERGE = re.compile(rf"(?P<kind>{'|'.join(MERGED)}|\w+)/lam~(?P<lam>[\d.]+)")
+MERGE = re.compile(r"(?P<kind>\w+)/lam~(?P<lam>[\d.]+)")
 OWN_FOLDERS = re.compile(r"((?:[^/]*~[^/]*(?:/|$))*)(.*)")  # of a variant and seed, and the rest
 SHORT_KEYS = {
     "learning_rate": "lr",
@@ -31,10 +32,20 @@ def name_list(names: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
+def sets_text(datasets: Sequence[str]) -> str:
+    """Data sets in a sentence: `humaneval and "problems"`."""
+    return name_list([set_in_words(name) for name in datasets])
+
+
 def model_text(model: str) -> str:
-    """`dense 0.75` of the model `dense/lam~0.75`."""
+    """`dense 0.75` of the model `dense/lam~0.75`. Other results of a lambda say what the number is:
+    `weighted_trained, lambda 0.75`.
+    """
     merge = MERGE.fullmatch(model)
-    return f"{merge['kind']} {merge['lam']}" if merge else model
+    if not merge:
+        return model
+    kind, lam = merge["kind"], merge["lam"]
+    return f"{kind} {lam}" if kind in MERGED else f"{kind}, lambda {lam}"
 
 
 def without_lambda(model: str) -> tuple[str, float | None]:

@@ -15,7 +15,7 @@ from xft.common.errors import counted
 from xft.config.sections import UNTUNED, kind_of
 from xft.evaluation.result import advice, left_out, outcomes
 from xft.evaluation.scoring import OUTCOMES, PASSED
-from xft.hub.named_sets import unused
+from xft.hub.named_sets import set_in_words, unused
 from xft.reporting.comparisons import (
     LOSSES,
     OF_MODELS,
@@ -27,7 +27,7 @@ from xft.reporting.comparisons import (
     pooled_sets,
 )
 from xft.reporting.findings import could_find, figures_text, finding_text
-from xft.reporting.names import name_list
+from xft.reporting.names import name_list, sets_text
 from xft.reporting.run_table import NamedModel, Result
 from xft.training.at_end import still_falls
 
@@ -207,12 +207,12 @@ class _Case:
         reasons += more
         if unsolved := self.sets.keys() - self.live:
             reasons.append(
-                f"All models solve 0 problems of {name_list(sorted(unsolved))}. The figures over "
-                "all data sets leave that out."
+                f"All models solve 0 problems of {sets_text(sorted(unsolved))}. The figures "
+                "over all data sets leave that out."
             )
         compared_alone = {row.dataset for row in rows} - {POOLED}
         if len(self.sets) > 1 and compared_alone:
-            names = name_list(sorted(compared_alone))
+            names = sets_text(sorted(compared_alone))
             reasons.append(f"Compared on {names} alone: elsewhere the problems or seeds differ.")
         if rows and not rows[-1].significant:
             needed, evidence = more_evidence(rows[-1], self.pairs)
@@ -391,7 +391,11 @@ def _is_above(rows: Mapping[str, tuple], label: str) -> bool:
 
 def _existing(sets: Mapping[str, int]) -> Iterator[str]:
     """The problems that exist and were not evaluated, of the benchmarks that the run has."""
-    left_out = [f"{counted(count, 'problem')} of {name}" for name, count in sets.items() if count]
+    left_out = [
+        f"{counted(count, 'problem')} of {set_in_words(name)}"
+        for name, count in sets.items()
+        if count
+    ]
     if left_out:
         yield f"Next: remove evaluation.limit: it leaves out {name_list(left_out)}."
     elif more := unused(sets):
