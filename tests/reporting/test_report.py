@@ -137,6 +137,19 @@ def test_how_the_merged_model_compares_with_sft_is_said_everywhere(tmp_path, cap
     assert f"{verdict['decision']}\n\n{said}" in page.text
 
 
+def test_the_section_of_the_verdict_begins_with_the_answer(tmp_path):
+    """How significance is computed is a footnote, to which a link leads."""
+    write_results(tmp_path, {"base": 2, "sft": 8, "moe_sft": 8})
+    page = write_report(tmp_path)
+    decision = json.loads((tmp_path / "summary.json").read_text())["verdict"]["decision"]
+    section = page.text[page.text.index(decision) :]
+    assert page.text.partition(decision)[0].rstrip().endswith("Verdict")
+    assert section.index("Holm's correction for all pairs") < section.index("Scores and losses")
+    links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
+    places = [attributes.get("id") for _, attributes in page.elements]
+    assert links.count("#significant") == 1 and places.count("significant") == 1
+
+
 def test_the_page_shows_what_the_summary_decided_and_decides_nothing_again(tmp_path):
     """Each file says something that follows from no result."""
     write_results(tmp_path, {"base": 2, "sft": 8, "moe_sft": 8})
