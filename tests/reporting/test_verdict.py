@@ -111,6 +111,8 @@ def test_the_second_sentence_says_how_the_merged_model_compares_with_sft(
         assert [text for text in found.reasons if "XFT" in text] == [second]
         pair = re.escape(f"{name} against sft:")
         assert not any(re.match(pair, text) for text in found.reasons)
+        named = "between {1} and {0} in".format(*found.pair)
+        assert all(named in text for text in found.reasons if text.startswith("More evidence"))
 
 
 @pytest.mark.parametrize("solved", [SFT | {"moe_sft": 90}, SFT | {"uniform/lam~0.5": 90}, HALF])
