@@ -151,7 +151,7 @@ def test_the_same_problems_are_left_out_for_all_prompts_and_the_first_answer_is_
     evaluate(upcycled, problems, tmp_path / "mixture.json", *flags)
     assert counts.items() <= result_of(tmp_path / "mixture.json")["dataset"].items()
     names = ", ".join(counts["left_out"])
-    assert f"Left out of sums, as excluded or too long: 3 problems ({names})." in said
+    assert f'Left out of "sums", as excluded or too long: 3 problems ({names}).' in said
     assert "Arithmetic/0, the prompt:\n  | def add(a, b):\n" in said
     assert re.search(r"Arithmetic/0, the answer \((failed|error)\):\n(  \| .*)?\n", said)
     evaluate("m", problems, tmp_path / "r.json", *flags[:2], "--limit", "1", "--rescore")

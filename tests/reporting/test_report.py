@@ -115,7 +115,39 @@ def test_the_verdict_is_that_of_the_summary(page, finished, tmp_path):
         for line in re.findall("^- (.*)", f"{decision}\n{statistics}", re.MULTILINE):
             assert shown.text.replace("`", "").count(line.replace("`", "")) == 2
     assert "basethe given model, not fine-tuned" in page.text
-    assert re.search(r"stepsmoe_sft \d+, weighted_trained 0.75 \d+data set", page.text)
+    trained = r"trainingsmoe_sft, \d+ steps; weighted_trained, lambda 0.75, \d+ steps"
+    assert re.search(trained + 'data set"problems", 4 problems', page.text)
+
+
+@pytest.mark.parametrize("variant", ["", "late"])
+def test_how_the_merged_model_compares_with_sft_is_said_everywhere(tmp_path, capsys, variant):
+    """Behind the decision, also where the configuration asks something else first."""
+    runs = Runs(tmp_path)
+    runs.add_all({"base": 40, "sft": 60, "dense/lam~0.75": 58})
+    if variant:
+        runs.add("dense/lam~0.75", 59, variant=variant)
+    text, *_ = runs.summarise()
+    screen = capsys.readouterr().out
+    verdict = json.loads((tmp_path / "summary.json").read_text())["verdict"]
+    said = verdict["reasons"][0]
+    assert said.startswith("dense 0.75 (XFT's merged model) against sft: -2.0 percentage points")
+    behind = f"{verdict['decision']}\n- {said}\n"
+    assert behind in text and behind in screen
+    page = write_report(tmp_path)
+    assert f"{verdict['decision']}\n\n{said}" in page.text
+
+
+def test_the_section_of_the_verdict_begins_with_the_answer(tmp_path):
+    """How significance is computed is a footnote, to which a link leads."""
+    write_results(tmp_path, {"base": 2, "sft": 8, "moe_sft": 8})
+    page = write_report(tmp_path)
+    decision = json.loads((tmp_path / "summary.json").read_text())["verdict"]["decision"]
+    section = page.text[page.text.index(decision) :]
+    assert page.text.partition(decision)[0].rstrip().endswith("Verdict")
+    assert section.index("Holm's correction for all pairs") < section.index("Scores and losses")
+    links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
+    places = [attributes.get("id") for _, attributes in page.elements]
+    assert links.count("#significant") == 1 and places.count("significant") == 1
 
 
 def test_the_page_shows_what_the_summary_decided_and_decides_nothing_again(tmp_path):
@@ -161,7 +193,7 @@ def test_the_shares_beside_a_difference_count_the_same_data_sets(tmp_path):
     runs.summarise()
     page = write_report(tmp_path)
     assert "sft against base: +25.0 percentage points" in page.text
-    assert "pass@1 on a and b, all tests: base 50.0%, sft 75.0%. Seeds: 1." in page.text
+    assert 'pass@1 on "a" and "b", all tests: base 50.0%, sft 75.0%. Seeds: 1.' in page.text
 
 
 def test_a_run_shows_in_its_own_report_what_its_jobs_cost(finished):
@@ -335,7 +367,7 @@ def test_a_page_of_many_scores_and_seeds_shows_the_scores_and_each_training_once
     write_whole(tmp_path / "metrics/sft.jsonl", '{"step": 1, "loss": 1}\n{"step": 2, "loss": 1}\n')
     shutil.copytree(tmp_path / "metrics", tmp_path / "metrics" / "seed~43")
     page = write_report(tmp_path)
-    assert "stepssft 2data set" in page.text
+    assert "trainingssft, 2 stepsdata set" in page.text
     assert "All scores\nmodelseed" in page.text
     assert "of each family" not in page.text
 
@@ -376,7 +408,7 @@ def test_an_unfinished_run_shows_what_there_is_and_names_what_is_missing(finishe
     write_results(tmp_path, {"base": 3, "sft": 3})
     assert "not finished" not in write_report(tmp_path).text
     (tmp_path / "eval" / "sft" / "own.json").unlink()
-    assert re.search("What is missing:\n.*eval of sft, own is", write_report(tmp_path).text)
+    assert re.search('What is missing:\n.*eval of sft on "own" is', write_report(tmp_path).text)
 
 
 def test_a_configuration_of_another_version_is_no_hindrance(tmp_path):

@@ -125,8 +125,10 @@ def test_the_statistics_follow_the_decision(runs):
     runs.add_all({"base": 40, "sft": 43, "dense/lam~0.75": 20}, count=140)
     text, _, compared = runs.summarise()
     decision, statistics, *_ = text.split("\n\n")
-    said = "- Not decided: sft may be better than base.\n- sft against base: +2.1 "
-    assert decision.startswith(said)
+    said, of_merged, of_sft, *_ = decision.splitlines()
+    assert said == "- Not decided: sft may be better than base."
+    assert of_merged.startswith("- dense 0.75 (XFT's merged model) against sft: -16.4 ")
+    assert of_sft.startswith("- sft against base: +2.1 ")
     first, power = statistics.splitlines()
     assert first == "- Of 3 pairs of models, 2 differ significantly in pass@1."
     # What the interval of a usual pair, not of the most similar one, would just exclude from 0.
@@ -146,7 +148,7 @@ def test_holm_counts_the_pairs_of_a_set_and_of_all_sets_apart_and_a_dead_set_is_
     found = {r["dataset"]: (r["problems"], r["significant"]) for r in rows if r["tests"] == "plus"}
     false = dict.fromkeys(["b", "js"], ("100", "False"))
     assert found == {"a": ("100", "True"), **false, "all": ("200", "True")}
-    said = "- All models solve 0 problems of js. The figures over all data sets leave that out.\n"
+    said = '- All models solve 0 problems of "js". The figures over all data sets leave that out.\n'
     assert said in text and "With 200 problems, " in text
 
 
@@ -461,8 +463,8 @@ def test_what_is_no_table_of_runs_is_named(tmp_path):
         ("model,dataset,eval\nbase,mbpp,\n", "runs.csv, line 2: eval is missing"),
         ("model,dataset,eval,lambda\nb,d,x.json,1\n", "line 2: lambda is not a known key"),
         ('model,dataset,eval\n"b,d,x.json\n', "is not a CSV file"),
-        ("model,dataset,eval\nb,d,x\nb,d,y\n", "names two results of b on d: .*x and .*y. Give"),
-        ("model,variant,dataset,eval\nb,,d,x\nb,v,d,x\nb,,e,y\nb,v,e,z\n", "b on e: .*y and .*z"),
+        ("model,dataset,eval\nb,d,x\nb,d,y\n", 'names two results of b on "d": .*x and .*y. Give'),
+        ("model,variant,dataset,eval\nb,,d,x\nb,v,d,x\nb,,e,y\nb,v,e,z\n", 'b on "e": .*y and .*z'),
     ):
         file = tmp_path / "runs.csv"
         file.write_text(text)

@@ -287,3 +287,5 @@ def test_names_are_short_and_differ():
     assert value_texts(["a/rows.jsonl", "b/rows.jsonl"]) == ["a/rows.jsonl", "b/rows.jsonl"]
     folders = "moe_sft.learning_rate~2e-05/sft.learning_rate~2e-05/seed~43"
     assert path_text(f"{folders}/dense/lam~0.5") == "dense 0.5, lr 2e-5, seed 43"
+    shares = path_text("seed~43/weighted_trained/lam~0.5")
+    assert shares == "weighted_trained, lambda 0.5, seed 43"

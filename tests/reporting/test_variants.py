@@ -102,7 +102,8 @@ def test_more_seeds_are_told_where_they_help(runs):
     (answer,) = summary.answers
     assert (
         f"More evidence: about {row.seeds_needed:.0f} seeds in place of 3, would find a true "
-        "difference of 11.7 percentage points in 80% of the cases."
+        "difference of 11.7 percentage points between moe_sft (late) and moe_sft in 80% of the "
+        "cases."
     ) in answer.reasons[1]
 
 

@@ -76,6 +76,60 @@ def test_each_choice_of_models_has_a_verdict_or_none():
         assert (found is None) == ({*rows["second"].map(labels)} <= {*UNTUNED}), labels
 
 
+SFT = {"base": 20, "sft": 40}
+
+
+@pytest.mark.parametrize(
+    ("merged", "words", "figures", "finding"),
+    [
+        # The same problems are solved first by all: 7 that one alone solves have p = 2 / 2^7.
+        ({"dense/lam~0.75": 60}, ("dense 0.75", ""), "+14.3", "better in pass@1"),
+        ({"dense/lam~0.75": 20}, ("dense 0.75", ""), "-14.3", "worse in pass@1"),
+        ({"dense/lam~0.75": 37}, ("dense 0.75", ""), "-2.1", "no difference was found"),
+        ({"dense/lam~0.75": 40}, ("dense 0.75", ""), "the same pass@1", "the same results"),
+        (
+            {"dense/lam~1": 42, "dense/lam~0.5": 43, "dense/lam~0": 41},
+            ("dense 0.5", ", the best of 3"),
+            "+2.1",
+            "no difference was found",
+        ),
+    ],
+)
+def test_the_second_sentence_says_how_the_merged_model_compares_with_sft(
+    merged, words, figures, finding
+):
+    """Whatever is decided, and whichever model is evaluated first."""
+    name, best_of = words
+    subject = f"{name} (XFT's merged model{best_of}) against sft: {figures}"
+    others = [{}, {"moe_sft": 90}, {"moe_sft": 10, "uniform/lam~0.5": 45}, {"sft_flops": 99}]
+    for base, more, step in product(({"base": 20}, {"base": 130}, {}), others, (1, -1)):
+        solved = {"sft": 40} | merged | more | base
+        found = verdict(dict([*solved.items()][::step]))
+        second = found.reasons[0]
+        assert second.startswith(subject) and f": {finding}." in second
+        assert ("This run finds true differences of about" in second) == ("no diff" in finding)
+        assert [text for text in found.reasons if "XFT" in text] == [second]
+        pair = re.escape(f"{name} against sft:")
+        assert not any(re.match(pair, text) for text in found.reasons)
+        named = "between {1} and {0} in".format(*found.pair)
+        assert all(named in text for text in found.reasons if text.startswith("More evidence"))
+
+
+@pytest.mark.parametrize("solved", [SFT | {"moe_sft": 90}, SFT | {"uniform/lam~0.5": 90}, HALF])
+def test_without_one_of_both_nothing_is_said_of_them(solved):
+    if solved is HALF:
+        solved = {name: number for name, number in HALF.items() if name != "sft"}
+    assert "XFT" not in " ".join(verdict(solved).reasons)
+
+
+def test_a_merged_model_that_shares_no_variant_with_sft_is_not_compared_with_it():
+    found = verdict({"base": 20, "sft": 40, "dense/lam~0.5 (b)": 60})
+    assert found.reasons[0] == (
+        "dense 0.5 (b) (XFT's merged model) was not compared with sft: no variant has both on the "
+        "same problems with all seeds."
+    )
+
+
 def test_a_variant_of_sft_that_solves_more_is_taken():
     solved = {"base": 20, "sft": 40, "moe_sft": 60, "sft (b)": 90, "moe_sft (b)": 60}
     found = verdict(solved)
@@ -111,12 +165,14 @@ def test_the_answers_say_why_nothing_was_measured():
 
 
 def test_more_evidence_names_what_exists():
-    limited = "remove evaluation.limit: it leaves out 9 problems of mbpp and 1 problem of own."
+    limited = (
+        'remove evaluation.limit: it leaves out 9 problems of mbpp and 1 problem of "problems".'
+    )
     js = "multipl-e/humaneval-js (161 problems) and multipl-e/mbpp-js (397 problems)"
     rs = "multipl-e/humaneval-rs (156 problems)"
     end = "to evaluation.datasets. xft plan estimates the hours."
     for sets, said in (
-        ({"mbpp": 9, "small": 0, "own": 1}, limited),
+        ({"mbpp": 9, "small": 0, "problems": 1}, limited),
         ({"humaneval": 0}, f"add mbpp (378 problems), {js} {end}"),
         ({"humaneval": 0, "mbpp": 0}, f"add {js} {end}"),
         (dict.fromkeys(["humaneval", "mbpp", "mbpp-rs"], 0), f"add {rs} {end}"),

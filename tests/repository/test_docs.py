@@ -109,6 +109,9 @@ def test_documents_say_what_the_package_and_the_plan_say(monkeypatch):
     assert f"\nversion: {package['version']}\n" in Path("CITATION.cff").read_text()
     needed = package["optional-dependencies"]["workflow"]
     pins = dict(pin.split(";")[0].split("==") for pin in needed)
+    recipes = Path("recipes/README.md").read_text()
+    (hours,) = re.findall(r"\(deepseek-coder-1\.3b\.yaml\) \| [\d.]+ \| ([\d.]+)", recipes)
+    assert f"110,000 rows take {hours} hours on an H100" in Path("README.md").read_text()
     assert f"Snakemake {pins['snakemake']} is" in Path("docs/environments.md").read_text()
     assert pins.keys() <= set(re.findall(r"[\w-]+", Path("config/README.md").read_text()))
     assert links(ROOT / "config/README.md") == []  # the catalogue of workflows shows it alone

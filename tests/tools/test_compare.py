@@ -174,9 +174,13 @@ HALF = chr(0xD800)  # of a surrogate pair: no text
     ("write", "message"),
     [
         (lambda file: None, "second.json is missing"),
-        (lambda file: file.write_text('{"results": {}}'), "no result of step eval"),
+        (lambda file: file.write_text('{"format": 1}'), "no result of step eval"),
+        (lambda file: file.write_text('{"hash": "0", "eval": '), "second.json is not valid JSON"),
         (lambda file: file.write_text("[1]"), "does not hold a JSON object"),
-        (lambda file: file.write_text('{"eval": {"HumanEval/0": ["pass"]}}'), "evalplus.evaluate"),
+        (
+            lambda file: file.write_text('{"hash": "0", "eval": {"HumanEval/0": ["pass"]}}'),
+            "not what evalplus.evaluate writes",
+        ),
         (lambda file: file.write_text('{"eval": {"A/0": []}, "hash": ""}'), "no samples of A/0"),
         (lambda file: file.write_text('{"eval": {}, "hash": ""}'), "second.json has no problems"),
         (lambda file: file.write_text('{"eval": [1], "hash": ""}'), "evalplus.evaluate writes"),
@@ -246,6 +250,36 @@ def test_pass_at_1_says_its_tests_and_the_original_ones_can_be_asked_for(tmp_pat
     assert "pass@1, original tests" in capsys.readouterr().out
 
 
+LM_EVAL = {"doc_id": 0, "doc": {"task_id": "HumanEval/0"}, "resps": [["pass"]], "pass@1": 1.0}
+INSPECT = {"version": 2, "status": "success", "eval": {"task": "humaneval"}, "samples": []}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("samples_humaneval_2026-12-06T10-00-00.jsonl", json.dumps(LM_EVAL) + "\n"),
+        ("samples_humaneval_2026-12-06T10-00-00.jsonl", 2 * (json.dumps(LM_EVAL) + "\n")),
+        ("results_2026-12-06T10-00-00.json", '{"results": {"humaneval": {"pass@1": 0.5}}}'),
+        ("2026-12-06_humaneval.json", json.dumps(INSPECT)),
+        ("2026-12-06_humaneval.eval", b"PK\x03\x04\xff\xfe"),
+        ("scores.csv", "problem,passed\nHumanEval/0,1\n"),
+        ("scores.csv", ""),
+        ("samples.jsonl", ""),
+        ("samples.jsonl.gz", b"\x1f\x8b\x08\xff"),
+    ],
+)
+def test_what_other_tools_write_is_told_what_is_read(tmp_path, name, content):
+    one = write_evalplus(tmp_path / "one.json", [1, 0], "pass")
+    file = tmp_path / name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as caught:
+        compare.main([one, str(file)])
+    assert str(caught.value) == (
+        f"{file} is of a form that xft compare does not read. It reads *_eval_results.json of "
+        "evalplus.evaluate, and results of step eval, such as results/eval/sft/humaneval.json"
+    )
+
+
 @pytest.mark.parametrize(
     ("samples", "result"),
     [
@@ -256,7 +290,7 @@ def test_pass_at_1_says_its_tests_and_the_original_ones_can_be_asked_for(tmp_pat
 def test_samples_are_told_where_their_evaluation_is(tmp_path, samples, result):
     one = write_evalplus(tmp_path / "one.json", [1, 0], "pass")
     (file := tmp_path / samples).parent.mkdir(exist_ok=True)
-    file.write_text("{}\n")
+    file.write_text('{"task_id": "HumanEval/0", "solution": ""}\n')
     for is_there in (False, True):
         if is_there:
             (tmp_path / result).write_text("{}")

@@ -23,6 +23,7 @@ from xft.evaluation import scoring
 from xft.evaluation.problems import DataSet
 from xft.evaluation.prompts import TaskPrompt
 from xft.evaluation.scoring import CUT_OFF, NO_CODE, OUTCOMES, PASSED, TEST_SETS, Statuses
+from xft.hub.named_sets import set_in_words
 
 
 class ModelId(BaseModel):
@@ -307,7 +308,8 @@ def caveats(results: Iterable[dict]) -> Iterator[str]:
         if len(task_ids) > NAMED:
             named += ", ..."
         problems = counted(len(task_ids), "problem")
-        yield one_line(f"Left out of {name}, as excluded or too long: {problems} ({named}).")
+        data_set = set_in_words(name)
+        yield one_line(f"Left out of {data_set}, as excluded or too long: {problems} ({named}).")
     count = sum(_passes_what_evalplus_fails(result) for result in results)
     if count:
         yield (

@@ -220,6 +220,11 @@ NAMED_SETS: dict[str, NamedSet] = RELEASED | TRANSLATED
 BY_LABEL = {chosen.label: chosen for chosen in NAMED_SETS.values()}
 
 
+def set_in_words(label: str) -> str:
+    """A data set in a sentence. The name of a file has quotes: it may be a word of it."""
+    return label if label in BY_LABEL else f'"{label}"'
+
+
 def unused(labels: Iterable[str]) -> list[NamedSet]:
     """The sets that would add problems to those in use: more of EvalPlus's, and of the languages.
 

@@ -484,7 +484,8 @@ def more_evidence(row: tuple, pairs: int) -> tuple[float, str]:
         return 0, ""
     return needed if has_few else 0, (
         f"More evidence: {', or '.join(ways)}, would find a true difference of "
-        f"{SCORES.number(size)} percentage points in {POWER:.0%} of the cases."
+        f"{SCORES.number(size)} percentage points between {row.second} and {row.first} in "
+        f"{POWER:.0%} of the cases."
     )
 
 

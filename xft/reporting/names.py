@@ -6,13 +6,14 @@ Such as `dense 0.75, lr 5e-4`. Paths in the results folder keep their own form.
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import PurePosixPath
 
 from xft.config.sections import MERGED
+from xft.hub.named_sets import set_in_words
 
-MERGE = re.compile(rf"(?P<kind>{'|'.join(MERGED)}|\w+)/lam~(?P<lam>[\d.]+)")
+MERGE = re.compile(r"(?P<kind>\w+)/lam~(?P<lam>[\d.]+)")
 OWN_FOLDERS = re.compile(r"((?:[^/]*~[^/]*(?:/|$))*)(.*)")  # of a variant and seed, and the rest
 SHORT_KEYS = {
     "learning_rate": "lr",
@@ -25,10 +26,26 @@ SMALL, LARGE = 0.01, 1e6  # numbers beyond these have an exponent
 DIGITS = 6  # of a number that is no integer
 
 
+def name_list(names: Sequence[str]) -> str:
+    """The names as words: `a, b and c`. Empty without names."""
+    *others, last = names or [""]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def sets_text(datasets: Sequence[str]) -> str:
+    """Data sets in a sentence: `humaneval and "problems"`."""
+    return name_list([set_in_words(name) for name in datasets])
+
+
 def model_text(model: str) -> str:
-    """`dense 0.75` of the model `dense/lam~0.75`."""
+    """`dense 0.75` of the model `dense/lam~0.75`. Other results of a lambda say what the number is:
+    `weighted_trained, lambda 0.75`.
+    """
     merge = MERGE.fullmatch(model)
-    return f"{merge['kind']} {merge['lam']}" if merge else model
+    if not merge:
+        return model
+    kind, lam = merge["kind"], merge["lam"]
+    return f"{kind} {lam}" if kind in MERGED else f"{kind}, lambda {lam}"
 
 
 def without_lambda(model: str) -> tuple[str, float | None]:

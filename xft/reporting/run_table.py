@@ -21,6 +21,7 @@ from xft.config.reading import validated
 from xft.config.section import Section, as_csv
 from xft.evaluation.result import RESULT, measures, solved_shares, units_of
 from xft.evaluation.scoring import TEST_SETS
+from xft.hub.named_sets import set_in_words
 from xft.reporting.names import key_texts, model_text, value_texts
 
 FORMATS = {known.step: known for known in (RESULT, LOSS_RESULT, DIVERSITY, CONTAMINATION, CHOICE)}
@@ -420,9 +421,9 @@ def read_runs(file: Path) -> list[RunRow]:
         key = subjects[row.eval], row.seed, row.dataset
         if seen.setdefault(key, row.eval) != row.eval:
             raise UserError(
-                f"{file} names two results of {row.model} on {row.dataset}: {seen[key]} and "
-                f"{row.eval}. Give them different variants or seeds that share no file, or leave "
-                "one of them out"
+                f"{file} names two results of {row.model} on {set_in_words(row.dataset)}: "
+                f"{seen[key]} and {row.eval}. Give them different variants or seeds that share no "
+                "file, or leave one of them out"
             )
     return rows
 

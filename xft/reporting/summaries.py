@@ -13,6 +13,7 @@ import numpy as np
 from xft.common.foreign_text import one_line, printable, without_markup
 from xft.common.jinja import templates
 from xft.evaluation.result import TEST_NAMES, backends_note, caveats, tests_of
+from xft.hub.named_sets import set_in_words
 from xft.reporting.chosen import chosen_lines
 from xft.reporting.comparisons import (
     COLUMNS,
@@ -212,6 +213,7 @@ class Summary:
         template = templates(__package__).get_template("summary.md.jinja")
         text = template.render(
             summary=self,
+            set_in_words=set_in_words,
             table=to_markdown,
             difference_rows=difference_rows,
             swept=find_tables(self.swept),

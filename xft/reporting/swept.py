@@ -22,9 +22,10 @@ from xft.reporting.comparisons import (
     pooled_sets,
     quantities,
 )
+from xft.reporting.names import name_list
 from xft.reporting.run_table import LOSS_TESTS, NamedModel, Result, SweptValue, Values
 from xft.reporting.statistics import DIGITS, interval, mean_interval
-from xft.reporting.verdict import NAMED, name_list
+from xft.reporting.verdict import NAMED
 
 MOST_EXPLAINED = 3  # sentences
 NEXT = 2  # values whose differences from the best one are told

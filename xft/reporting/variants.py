@@ -6,26 +6,20 @@ chosen before there was a result. The verdict about all models was not.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isinf, isnan
 
-from xft.common.errors import counted
-from xft.reporting.comparisons import (
-    LOSSES,
-    NEGLIGIBLE,
-    OF_VARIANTS,
-    SCORES,
-    Quantity,
-    difference_text,
-    more_evidence,
-    quantities,
+from xft.reporting.comparisons import OF_VARIANTS, SCORES, Quantity, more_evidence, quantities
+from xft.reporting.findings import (
+    NO_DIFFERENCE,
+    SAME,
+    could_find,
+    figures_text,
+    finding_text,
+    is_same,
 )
-from xft.reporting.names import model_text
+from xft.reporting.names import model_text, name_list
 from xft.reporting.run_table import NamedModel
-from xft.reporting.statistics import POWER
-from xft.reporting.verdict import HOURS_HINT, NAMED, name_list
+from xft.reporting.verdict import HOURS_HINT, NAMED
 
-NO_DIFFERENCE = "no difference was found"
-SAME = "the same results"
 NOTHING_NEW = "it changes none of the evaluated models"
 NOT_COMPARED = "not compared, as no model of both has the same problems or rows with all seeds"
 OWN_VALUES = "the configuration's own values"
@@ -151,76 +145,22 @@ def _answer(
     rows = [row for of_model in models.values() for row in of_model.values()]
     for kind, of_model in models.items():
         model = model_text(kind)
-        findings[model] = _finding(of_model)
-        figures = [_figures(quantity, row, pairs[quantity]) for quantity, row in of_model.items()]
+        findings[model] = finding_text(of_model)
+        figures = [
+            figures_text(quantity, row, pairs[quantity]) for quantity, row in of_model.items()
+        ]
         name = f"{model}: " if model else ""
-        reasons.append(f"{name}{' and '.join(figures)}.{_could_find(of_model)}")
+        reasons.append(f"{name}{' and '.join(figures)}.{could_find(of_model)}")
     for sentence in _evidence(models, pairs.get(SCORES, 0)):
         reasons.append(f"{sentence} {plan}".strip())
     has_one_seed = all(row.seeds_first == row.seeds_second == 1 for row in rows)
     return Answer(variant, control, findings, reasons, has_one_seed=has_one_seed)
 
 
-def _is_same(row: tuple) -> bool:
-    """Whether two models have the same value on each unit."""
-    return row.difference == 0 and isnan(row.low)
-
-
-def _figures(quantity: Quantity, row: tuple, pairs: int) -> str:
-    if _is_same(row):
-        return f"the same {quantity.name} on all {counted(row.problems, quantity.measured_on)}"
-    return difference_text(quantity, row, pairs)
-
-
-def _finding(rows: Mapping[Quantity, tuple]) -> str:
-    """The finding about a model, in words. rows: its comparisons."""
-    if all(_is_same(row) for row in rows.values()):
-        return SAME
-    better = []
-    worse = []
-    for quantity, row in rows.items():
-        if not row.significant:
-            continue
-        is_negligible = quantity is LOSSES and abs(row.difference) < NEGLIGIBLE
-        name = f"{quantity.name}, negligibly" if is_negligible else quantity.name
-        if quantity.sign * row.difference > 0:
-            better.append(name)
-        else:
-            worse.append(name)
-    parts = []
-    if better:
-        parts.append(f"better in {name_list(better)}")
-    if worse:
-        parts.append(f"worse in {name_list(worse)}")
-    return ", but ".join(parts) or NO_DIFFERENCE
-
-
-def _could_find(rows: Mapping[Quantity, tuple]) -> str:
-    """How small a true difference this run finds, if a difference is not significant."""
-    sizes = []
-    impossible = []
-    for quantity, row in rows.items():
-        if row.significant or isnan(row.low):
-            continue
-        if isinf(row.findable):
-            impossible.append(quantity.name)
-        else:
-            sizes.append(f"{quantity.number(row.findable)} {quantity.unit}")
-    text = ""
-    if sizes:
-        least = " and ".join(sizes)
-        text += f" This run finds true differences of about {least} in {POWER:.0%} of the cases."
-    if impossible:
-        units = f"{SCORES.measured_on}s"
-        names = name_list(impossible)
-        text += f" It has too few seeds or {units} to find a difference in {names}."
-    return text
-
-
 def _evidence(models: Mapping[str, Mapping[Quantity, tuple]], pairs: int) -> Iterator[str]:
     """The sentence on more evidence about the least certain score, if there is one."""
     rows = [of_model[SCORES] for of_model in models.values() if SCORES in of_model]
-    is_open = [row for row in rows if not row.significant and not _is_same(row)]
+    is_open = [row for row in rows if not row.significant and not is_same(row)]
     if is_open:
         nearest = min(is_open, key=lambda row: row.p_value)
         _, sentence = more_evidence(nearest, pairs)

@@ -15,7 +15,7 @@ from xft.common.errors import counted
 from xft.config.sections import UNTUNED, kind_of
 from xft.evaluation.result import advice, left_out, outcomes
 from xft.evaluation.scoring import OUTCOMES, PASSED
-from xft.hub.named_sets import unused
+from xft.hub.named_sets import set_in_words, unused
 from xft.reporting.comparisons import (
     LOSSES,
     OF_MODELS,
@@ -26,10 +26,12 @@ from xft.reporting.comparisons import (
     overall_rows,
     pooled_sets,
 )
+from xft.reporting.findings import could_find, figures_text, finding_text
+from xft.reporting.names import name_list, sets_text
 from xft.reporting.run_table import NamedModel, Result
 from xft.training.at_end import still_falls
 
-BASE, PLAIN = "base", "sft"
+BASE, PLAIN, MERGED = "base", "sft", "dense"
 NAMED = 4  # models at most in a sentence
 HOURS_HINT = "xft plan estimates the hours."
 ONE_SEED = (
@@ -155,12 +157,6 @@ def known_sets(evaluations: Sequence[Result]) -> dict[str, int]:
     return sets
 
 
-def name_list(names: Sequence[str]) -> str:
-    """The names as words: `a, b and c`. Empty without names."""
-    *others, last = names or [""]
-    return f"{', '.join(others)} and {last}" if others else last
-
-
 class _Case:
     """The facts that the decision rests on: ranked models, comparisons with base and with sft.
 
@@ -181,13 +177,14 @@ class _Case:
         self.over_base = self._over(rows, BASE)
         self.over_plain = self._over(rows, PLAIN)
         is_compared = (self.over_base or self.over_plain).keys()
+        ranked = sorted(candidates, key=lambda model: (-model.solved, model.loss))
         self.tuned = [
-            model
-            for model in sorted(candidates, key=lambda model: (-model.solved, model.loss))
-            if model.kind not in UNTUNED and model.label in is_compared
+            model for model in ranked if model.kind not in UNTUNED and model.label in is_compared
         ]
         self.plain = [model for model in self.tuned if model.kind == PLAIN]
         self.rivals = [model for model in self.tuned if model.label in self.over_plain]
+        merged = [model for model in ranked if model.kind == MERGED]
+        self.merged = [model for model in merged if model.label in self.over_plain] or merged
 
     def _over(self, rows, kind: str) -> dict[str, tuple]:
         """The comparisons with a model of a kind, by the label of the other model."""
@@ -205,16 +202,17 @@ class _Case:
         """
         models = self.models.values()
         needed = 0.0
-        reasons = [comparison_sentence(row, self.pairs) for row in rows]
+        others = [row for row in rows if row is not self.row_of_merged]
+        reasons = [*self.of_merged(), *(comparison_sentence(row, self.pairs) for row in others)]
         reasons += more
         if unsolved := self.sets.keys() - self.live:
             reasons.append(
-                f"All models solve 0 problems of {name_list(sorted(unsolved))}. The figures over "
-                "all data sets leave that out."
+                f"All models solve 0 problems of {sets_text(sorted(unsolved))}. The figures "
+                "over all data sets leave that out."
             )
         compared_alone = {row.dataset for row in rows} - {POOLED}
         if len(self.sets) > 1 and compared_alone:
-            names = name_list(sorted(compared_alone))
+            names = sets_text(sorted(compared_alone))
             reasons.append(f"Compared on {names} alone: elsewhere the problems or seeds differ.")
         if rows and not rows[-1].significant:
             needed, evidence = more_evidence(rows[-1], self.pairs)
@@ -232,6 +230,31 @@ class _Case:
         datasets = self.counted_sets(*rows[-1:])
         shares = self.shares(pair, datasets)
         return Verdict(decision, tuple(reasons), pair, self.problems, needed, datasets, shares)
+
+    def of_merged(self) -> Iterator[str]:
+        """How XFT's merged model compares with plain fine-tuning, if both were evaluated.
+
+        Users of XFT ask this first, so it follows the decision.
+        """
+        if not (self.merged and any(model.kind == PLAIN for model in self.models.values())):
+            return
+        several = f", the best of {len(self.merged)}" if len(self.merged) > 1 else ""
+        name = f"{self.merged[0].label} (XFT's merged model{several})"
+        row = self.row_of_merged
+        if row is None:
+            yield (
+                f"{name} was not compared with {PLAIN}: no variant has both on the same problems "
+                "with all seeds."
+            )
+            return
+        figures = figures_text(SCORES, row, self.pairs)
+        found = {SCORES: row}
+        yield f"{name} against {row.first}: {figures}: {finding_text(found)}.{could_find(found)}"
+
+    @property
+    def row_of_merged(self) -> tuple | None:
+        """The comparison of the best merged model with plain fine-tuning, if there is one."""
+        return self.over_plain.get(self.merged[0].label) if self.merged else None
 
     def counted_sets(self, row: tuple | None = None) -> tuple[str, ...]:
         """The data sets that a comparison counts; None: those that figures over all count."""
@@ -368,7 +391,11 @@ def _is_above(rows: Mapping[str, tuple], label: str) -> bool:
 
 def _existing(sets: Mapping[str, int]) -> Iterator[str]:
     """The problems that exist and were not evaluated, of the benchmarks that the run has."""
-    left_out = [f"{counted(count, 'problem')} of {name}" for name, count in sets.items() if count]
+    left_out = [
+        f"{counted(count, 'problem')} of {set_in_words(name)}"
+        for name, count in sets.items()
+        if count
+    ]
     if left_out:
         yield f"Next: remove evaluation.limit: it leaves out {name_list(left_out)}."
     elif more := unused(sets):

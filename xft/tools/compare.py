@@ -13,18 +13,25 @@ from statistics import mean, stdev
 from xft.cli.step import StepParser
 from xft.common.errors import UserError, counted
 from xft.common.foreign_text import one_line, without_markup
-from xft.common.json_files import read_json
+from xft.common.json_files import read_json, read_json_lines
 from xft.evaluation.result import RESULT, TEST_NAMES, solved_shares, tests_of, units_of
 from xft.reporting import comparisons
 from xft.reporting.comparisons import SCORES
+from xft.reporting.names import name_list
 from xft.reporting.run_table import NamedModel, Values
 from xft.reporting.statistics import interval
 from xft.reporting.summaries import to_markdown
 from xft.reporting.variants import answer_lines, find_answers
-from xft.reporting.verdict import name_list
 
 PASS = "pass"  # a status of EvalPlus
 GENERATIONS = ".generations.jsonl"  # the end of the name of a step's samples
+SOLUTIONS = ("solution", "completion")  # keys of a sample
+OF_EVALPLUS = {"eval", "hash"}  # keys of an evaluation
+OF_STEP = "format"
+NOT_READ = (
+    "is of a form that xft compare does not read. It reads *_eval_results.json of "
+    "evalplus.evaluate, and results of step eval, such as results/eval/sft/humaneval.json"
+)
 BY_ORIGINAL = "With --tests base it is by the original tests alone."
 MOST_NAMED = 5  # problems
 SAME = "Evaluate the models on the same ones"
@@ -190,14 +197,16 @@ def read_evaluation(file: Path, tests: str = SCORES.tests) -> Evaluation:
 
     Raises UserError if the file is missing, broken or of another form.
     """
-    if ".jsonl" in file.suffixes:
+    if ".jsonl" in file.suffixes and _holds_samples(file):
         raise UserError(f"{file} holds samples, not their evaluation. {_where_evaluated(file)}")
-    content = read_json(file)
-    if "eval" in content:
+    content = _content(file)
+    if content.keys() >= OF_EVALPLUS:
         read, writer = _of_evalplus, "evalplus.evaluate"
-    else:
+    elif OF_STEP in content:
         read, writer = _of_step, f"step {RESULT.step}"
         content = RESULT.read(file)
+    else:
+        raise UserError(f"{file} {NOT_READ}")
     try:
         evaluation = read(content, tests)
         for name in (evaluation.dataset, *evaluation.shares, *evaluation.units):
@@ -207,6 +216,25 @@ def read_evaluation(file: Path, tests: str = SCORES.tests) -> Evaluation:
     if not evaluation.shares:
         raise UserError(f"{file} has no problems")
     return evaluation
+
+
+def _content(file: Path) -> dict:
+    """The JSON object in a file. Raises UserError, also if it is of a form that is not read."""
+    try:
+        return read_json(file)
+    except UserError:
+        if file.suffix == ".json" or not file.is_file():
+            raise
+        raise UserError(f"{file} {NOT_READ}") from None
+
+
+def _holds_samples(file: Path) -> bool:
+    """Whether a file has samples of EvalPlus or of step eval, by its first line."""
+    try:
+        _, first = next(read_json_lines(file), (0, None))
+    except UserError:
+        return False
+    return isinstance(first, dict) and "task_id" in first and not first.keys().isdisjoint(SOLUTIONS)
 
 
 def _where_evaluated(samples: Path) -> str:

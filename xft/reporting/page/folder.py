@@ -26,7 +26,7 @@ from xft.estimates.model_sizes import Models, ModelTable, read_table
 from xft.estimates.rows import stored_lengths
 from xft.evaluation.forms import load_problems
 from xft.evaluation.result import samples_path, tests_of
-from xft.hub.named_sets import NAMED_SETS
+from xft.hub.named_sets import NAMED_SETS, set_in_words
 from xft.reporting.comparisons import read_comparisons
 from xft.reporting.conclusions import Conclusions, read_conclusions
 from xft.reporting.names import without_lambda
@@ -213,7 +213,7 @@ class Folder:
     def _is_here(self, result: Result) -> bool:
         if is_own(self.path, result.file):
             return True
-        subject = f"{result.subject.label}, {result.row.dataset}"
+        subject = f"{result.subject.label} on {set_in_words(result.row.dataset)}"
         self.unfinished.append(f"{result.file}: {result.step} of {subject} is not here")
         return False
 
@@ -260,7 +260,7 @@ class Folder:
                 continue
             if name in NAMED_SETS:
                 name = str(self.path / "problems" / NAMED_SETS[name].file)
-            with collecting_errors(self.missing), errors_at(f"prompts of {label}"):
+            with collecting_errors(self.missing), errors_at(f"prompts of {set_in_words(label)}"):
                 data_set = load_problems(name)
                 if data_set.sha256 != evaluated[label]["sha256"]:
                     raise UserError(f"{name} is not what was evaluated")

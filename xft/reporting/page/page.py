@@ -13,15 +13,15 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
+from xft.common.errors import counted
 from xft.common.jinja import templates
 from xft.config.sections import MODELS
 from xft.evaluation.result import TEST_NAMES
 from xft.evaluation.scoring import OUTCOMES
-from xft.reporting.names import path_text
+from xft.reporting.names import path_text, sets_text
 from xft.reporting.page.folder import Folder
 from xft.reporting.page.part import MOST
 from xft.reporting.page.parts import find_parts
-from xft.reporting.verdict import name_list
 
 GENERATOR = "xft report"
 LONG = re.compile(r"\S{12,}")
@@ -57,7 +57,8 @@ def build_page(runs: Sequence[Folder]) -> str:
         path_text=path_text,
         over_seeds=lambda name: path_text(re.sub(r"seed~\d+/?", "", name)),
         meanings=_meanings(runs),
-        name_list=name_list,
+        sets_text=sets_text,
+        counted=counted,
         outcomes=OUTCOMES,
         # What stands between two ` is code.
         with_code=lambda text: Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(_breakable(text)))),
