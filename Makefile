@@ -21,9 +21,10 @@ SPREAD = -p no:randomly --numprocesses $(WORKERS) --dist loadfile --no-loadscope
 
 GPU = build/emulated_gpu
 TORCH_FOR_CUDA = torch===2.15.0
+BESIDE_LIBRARY = accelerate datasets jinja2 pandas peft scipy snakemake  # what its tests import
 WITH_GPU = tests/emulated_gpu/run pytest -p no:randomly tests/emulated_gpu
 
-.PHONY: run test test-quick test-numeric test-ci test-slow test-gpu lint generated lock docs
+.PHONY: run test test-quick test-numeric test-ci test-slow test-gpu test-newest lint generated lock docs
 
 run: .venv/installed
 	@echo "The demonstration takes about 2 minutes on two cores of an Intel Xeon; what is made stays."
@@ -57,6 +58,12 @@ test-slow: .venv/installed-slow
 test-gpu: $(GPU)/libemulatedgpu.so
 	EMULATED_GPU_CAPABILITY=9.0 $(WITH_GPU)
 	EMULATED_GPU_CAPABILITY=8.0 $(WITH_GPU)
+
+# The library with the newest packages that its ranges allow, as pip would install it without the lock.
+test-newest: .venv/bin/python
+	$(PYTHON) -m venv --clear build/newest
+	uv pip install --python build/newest/bin/python --group dev --editable . $(BESIDE_LIBRARY)
+	build/newest/bin/pytest -m "not ci and not slow" $(SPREAD) tests/modeling tests/checkpoints
 
 lint: .venv/installed-dev
 	ruff check .
