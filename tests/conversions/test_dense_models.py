@@ -289,6 +289,33 @@ def test_manifest_and_card_say_how_it_was_merged(plain, tmp_path):
     assert "one set per layer, equal shares\n- tuning" in (out / "README.md").read_text()
 
 
+CHANGES_ALL = """
+def merge(tensors, coefficients, base, load):
+    mixed = sum(share * tensor for share, tensor in zip(load, tensors[1:]))
+    return coefficients[0] * (tensors[0] - base) + mixed
+
+def and_erase(tensors, coefficients, base, load):
+    merged = merge(tensors, coefficients, base, load)
+    for tensor in (*tensors, coefficients, base, load):
+        tensor.zero_()
+    return merged
+"""
+
+
+def test_a_function_may_change_all_that_it_gets(plain, tmp_path):
+    """It gets copies: the next tensors of a layer have the same base, shares and loads."""
+    file = tmp_path / "erase.py"
+    file.write_text(CHANGES_ALL)
+    metrics = tmp_path / "metrics.jsonl"
+    load = [number / 28 for number in range(1, 8)]
+    metrics.write_text(json.dumps({"entropy": [1, 1], "load": [load, load[::-1]]}) + "\n")
+    words = ["--metrics", metrics, "--base", plain["base"], "--method"]
+    made = {}
+    for name in ("merge", "and_erase"):
+        made[name] = merged(plain, tmp_path / name, *words, f"{file}:{name}") / SINGLE
+    assert made["merge"].read_bytes() == made["and_erase"].read_bytes()
+
+
 def test_a_mistake_of_the_user_is_refused(plain, tmp_path):
     for words, message in (
         (["--method", STOCK], "model_stock.py:model_stock: give --base too"),

@@ -171,11 +171,12 @@ def test_a_limit_counts_the_problems_that_are_not_excluded(evaluated, tiny_llama
 def test_generations_that_do_not_fit_are_refused(copy):
     first, second, third = rows_of(copy / "r.generations.jsonl")
     before = (copy / "r.json").read_bytes()
+    several = "more than one run"
     for changes, flags, message in (
         ({}, ["--limit", "2"], "line 3: these are not 1 generations for each of the 2 problems"),
         ({}, ["--prompt", "magicoder"], r"line 1: .*another data set, prompt"),
         ({"task_id": "Arithmetic/0"}, [], "line 2: these are not"),
-        ({"origin": OTHER_RUN}, [], "more than one run"),
+        *(({"origin": second["origin"] | {key: OTHER_RUN[key]}}, [], several) for key in OTHER_RUN),
         ({"origin": {}}, [], "line 2: not a generation: origin.model: Field required"),
     ):
         write_problems(copy / "r.generations.jsonl", [first, second | changes, third])

@@ -212,6 +212,26 @@ def test_zero_grad_and_closures_are_as_torch_means_them(sources):
     assert step(torch.optim.LBFGS, options)[2] < plain[2]
 
 
+def test_each_closure_computes_with_the_logits_at_hand(sources):
+    """Also in the middle of a step, where an optimiser tries several."""
+    mixing = mixing_model(sources, torch.zeros(GRANULARITIES["layer"]))
+    options = {"lr": 100.0, "max_iter": 4, "line_search_fn": "strong_wolfe"}
+    optimizer = mixing.build_optimizer(torch.optim.LBFGS, options)
+    tried = []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = mixing.model(IDS, labels=IDS).loss
+        loss.backward()
+        tried.append((mixing.logits.values(), loss.item()))
+        return loss
+
+    optimizer.step(closure)
+    assert len({loss for _, loss in tried}) > 2
+    for alpha, loss in tried:
+        assert mixing_model(sources, alpha).model(IDS, labels=IDS).loss.item() == loss
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(1,), (33, 31), (4, 0)])
 def test_merging_in_blocks_changes_no_bit(monkeypatch, dtype, shape):

@@ -553,10 +553,23 @@ def test_tables_stay_with_what_was_changed_until_there_are_new_ones():
     assert "Changed since then: a file or the code\n" in shown()
 
 
-def test_a_run_says_why_steps_run_again():
-    def reasons(run: WorkflowRun) -> list[str]:
-        return [line for line in warnings(run, run.to_make) if line.startswith("Runs again: ")]
+def reasons(run: WorkflowRun) -> list[str]:
+    return [line for line in warnings(run, run.to_make) if line.startswith("Runs again: ")]
 
+
+@pytest.mark.parametrize("goes_back", [False, True])
+def test_a_value_that_goes_back_to_the_default_is_a_reason_too(goes_back):
+    plain, changed = {}, {"moe_sft": {"max_steps": 3}}
+    before, now = (changed, plain) if goes_back else (plain, changed)
+    values = ["the default", "3"]
+    first, second = reversed(values) if goes_back else values
+    fill(begin(wants(**before)))
+    begin(wants(**before))
+    told = f"Runs again: moe_sft (moe_sft.max_steps: {first} -> {second})"
+    assert reasons(wants(**now)) == [told]
+
+
+def test_a_run_says_why_steps_run_again():
     assert reasons(wants()) == []
     fill(begin(wants()))
     begin(wants())

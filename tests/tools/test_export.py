@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 from evalplus.data.utils import load_solutions
+from evaluations import write_evaluation
 from huggingface_hub import ModelCard
 from report_folders import write_results
 
 from xft.common.errors import UserError
 from xft.tools import export
-from xft.tools.export import _rows_of
+from xft.tools.export import Evaluation, _rows_of, _values
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,7 @@ def result_of(finished, model: str) -> dict:
     return json.loads((finished.results / "eval" / model / "problems.json").read_text())
 
 
+PASSES = {False: "failed", True: "passed"}
 MODELS = ("base", "moe_sft", "dense/lam~0.75")
 
 
@@ -63,6 +65,27 @@ def test_a_card_names_the_rows_of_the_model_s_own_run(finished_copy):
     file.write_text(yaml.safe_dump(config))
     assert _rows_of(finished_copy.results, "dense/data.train~other/lam~0.75") == ["other"]
     assert _rows_of(finished_copy.results, "dense/lam~0.75") == [config["data"]["train"]]
+
+
+def test_a_problem_in_several_languages_counts_once_in_an_interval(tmp_path):
+    """Copies of a problem do not make its interval narrower."""
+    solved = [(number % 3 > 0, number % 2 > 0) for number in range(20)]  # of two samples
+
+    def names(copies: int, units: bool) -> list[str]:
+        content = json.loads(write_evaluation(tmp_path / "r.json", base=9, plus=9).read_text())
+        content["problems"] = [
+            {"task_id": f"{number}/{copy}", "base": PASSES[base], "plus": PASSES[plus]}
+            | ({"unit": str(number)} if units else {})
+            for number, samples in enumerate(solved)
+            for copy in range(copies)
+            for base, plus in (samples, reversed(samples))
+        ]
+        return [value.metric_name for value in _values(Evaluation(tmp_path, "m", content, []))]
+
+    once = names(1, units=False)
+    assert all("95% interval" in name for name in once)
+    assert names(3, units=True) == once
+    assert names(3, units=False) != once
 
 
 def test_a_program_of_tests_is_nothing_for_evalplus(tmp_path):

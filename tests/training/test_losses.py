@@ -10,7 +10,7 @@ from trainings import random_rows
 
 from xft.training import losses
 from xft.training.batches import PACKED, packed, padded, use_packed_attention
-from xft.training.losses import LabelledLoss
+from xft.training.losses import LabelledLoss, row_losses
 
 pytestmark = pytest.mark.numeric
 
@@ -143,3 +143,17 @@ def test_autocast_and_its_weights_gradients_are_kept(kind, batch):
     assert ours.item() == pytest.approx(plain.item(), rel=1e-2)
     error = torch.linalg.vector_norm(our_gradient - gradient)
     assert error <= 0.03 * torch.linalg.vector_norm(gradient)
+
+
+@pytest.mark.parametrize("lengths", [[9, 5, 17, 24], [24, 17, 9, 5], [17, 24, 5, 9]])
+def test_each_row_has_its_own_loss_in_any_order(lengths, tokenizer):
+    """Whatever rows stand in its batch. They are computed by length."""
+    model = random_dense("llama")
+    loss = LabelledLoss(model)
+    given = random_rows(lengths, 2, kinds=97)
+    found = row_losses(model, loss, given, tokenizer)
+    alone = [row_losses(model, loss, [row], tokenizer)["rows"][0] for row in given]
+    assert [row["tokens"] for row in found["rows"]] == [length - 2 for length in lengths]
+    expected = [row["loss"] for row in alone]
+    assert [row["loss"] for row in found["rows"]] == pytest.approx(expected, rel=1e-5)
+    assert len({round(value, 3) for value in expected}) == len(given)

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from transformers import AutoModelForCausalLM
 from xft.common.errors import UserError
 from xft.config.sections import MoeSftConfig
 from xft.config.training import MixingTraining
-from xft.training.at_end import VALIDATION_LOSS
+from xft.training import features
+from xft.training.at_end import VALIDATION_LOSS, change_at_end
+from xft.training.features import SaveCallback, StopRequest
 from xft.training.losses import validations_since_best
 from xft.training.metrics import ProgressCallback
 from xft.training.saving import Checkpoints
@@ -97,6 +100,62 @@ def test_a_training_says_that_its_loss_still_falls(learn, capsys):
     with stopped_in(4):  # the same losses, but the rest of the steps follows
         learn("cut off")
     assert "still fell" not in capsys.readouterr().err
+
+
+BATCHES = [4.0] * 30 + [3.0] * 10  # a quarter less in the last quarter
+HALVED = [8.0, 8.0, 2.0, 1.0]  # in the last of four validations
+CHANGES = {
+    "one pass": (BATCHES, 1, (), -0.25),
+    "too few batches": (BATCHES[1:], 1, (), None),
+    "the last row came twice": (BATCHES, 1.01, (), None),
+    "every row came often": (BATCHES, 9, (), None),
+    "validations": (BATCHES, 1, HALVED, -0.5),
+    "validations, and rows that came twice": (BATCHES, 2, HALVED, -0.5),
+    "too few validations": (BATCHES, 1, HALVED[1:], -0.25),
+    "too few validations, and rows that came twice": (BATCHES, 2, HALVED[1:], None),
+}
+
+
+@pytest.mark.parametrize(
+    ("losses", "epochs", "validations", "change"), CHANGES.values(), ids=CHANGES
+)
+def test_losses_of_batches_say_how_it_ends_only_while_no_row_came_twice(
+    losses, epochs, validations, change
+):
+    """Those of rows that a model has seen fall without end."""
+    steps = enumerate(losses, 1)
+    history = [{"loss": loss, "epoch": epochs * step / len(losses)} for step, loss in steps]
+    history += [{VALIDATION_LOSS: loss, "epoch": epochs} for loss in validations]
+    assert change_at_end(history) == change
+
+
+# The least pause between two checkpoints, and the seconds that saving one took.
+PAUSES = {"fast": (600, 1, 600), "slow": (600, 31, 620), "slow and often": (0, 2, 40)}
+
+
+@pytest.mark.parametrize(("seconds", "took", "pause"), PAUSES.values(), ids=PAUSES)
+def test_checkpoints_are_an_interval_apart_and_take_a_twentieth_of_the_time(
+    seconds, took, pause, monkeypatch
+):
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(features, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    callback = SaveCallback(seconds, StopRequest())
+    state = SimpleNamespace(global_step=1, max_steps=9)
+
+    def is_saved_at(now: float) -> bool:
+        control = SimpleNamespace()
+        clock.now = now
+        callback.on_step_end(SimpleNamespace(device="cpu"), state, control)
+        return control.should_save
+
+    callback.on_train_begin(None, state, None)
+    assert not is_saved_at(1000 + seconds - 1)
+    assert is_saved_at(1000 + seconds)
+    clock.now += took
+    callback.on_save(None, state, None)
+    saved = clock.now
+    assert not is_saved_at(saved + pause - 1)
+    assert is_saved_at(saved + pause)
 
 
 def test_of_equal_losses_the_first_is_the_best():

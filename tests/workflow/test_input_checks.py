@@ -282,6 +282,7 @@ def test_prompts_and_excluded_problems_are_checked_before_anything_runs(config, 
         ({"models": ["base"]}, f"{at}1 prompt and "),
         ({"models": ["base"], "exclude": ["Arithmetic/1"]}, None),
         ({"models": ["base"], "limit": 1}, None),
+        ({"models": ["base"], "limit": 1, "exclude": ["Arithmetic/0"]}, f"{at}1 prompt and "),
         ({"too_long": "skip"}, None),
         ({"too_long": "skip", "exclude": ["Arithmetic/9"]}, unknown),
     ):
