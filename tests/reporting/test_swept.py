@@ -187,6 +187,25 @@ def test_a_missing_seed_is_told(runs):
     assert "sft: not all seeds have 5e-4, so its mean is over fewer seeds." in reasons
 
 
+@pytest.mark.parametrize(
+    ("other_rows", "ranked"),
+    [
+        ([(1e-3, 43)], ["1e-4", "5e-4"]),  # its mean would be over different rows
+        ([(1e-3, 42), (1e-3, 43)], None),  # its mean is over other rows than theirs
+    ],
+    ids=["a seed", "a value"],
+)
+def test_losses_on_different_rows_are_not_ranked_with_each_other(runs, other_rows, ranked):
+    """Though the value that was measured on other rows has the lowest losses."""
+    for rate, loss in {1e-4: 1.1, 5e-4: 1.0, 1e-3: 0.9}.items():
+        for seed in (42, 43):
+            tokens = "other" if (rate, seed) in other_rows else "t"
+            add(runs, {RATE: rate}, loss, seed=seed, tokens=tokens)
+    lines = [line for line in summary_of(runs).swept if line.quantity is LOSSES]
+    assert [[point.text for point in line.points] for line in lines] == ([ranked] if ranked else [])
+    assert [line.best[0].text for line in lines] == (["5e-4"] if ranked else [])
+
+
 def test_with_two_keys_each_is_shown_at_the_best_value_of_the_other(runs):
     """The best rate differs between the numbers of steps."""
     losses = {(1e-4, 30): 1.5, (1e-4, 90): 1.1, (1e-3, 30): 1.2, (1e-3, 90): 1.3}

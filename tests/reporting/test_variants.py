@@ -8,7 +8,7 @@ from report_folders import Runs
 
 from xft.common.errors import UserError
 from xft.config.runs import find_runs
-from xft.reporting.comparisons import OF_MODELS, OF_VARIANTS, POOLED, pairs, quantities
+from xft.reporting.comparisons import OF_VARIANTS, pairs, quantities
 from xft.reporting.page.folder import Folder
 from xft.reporting.page.parts import find_parts
 from xft.reporting.run_table import NamedModel, read_runs
@@ -23,7 +23,6 @@ from xft.reporting.variants import (
     Answer,
     answer_lines,
 )
-from xft.reporting.verdict import decide, known_sets
 
 
 @pytest.fixture
@@ -40,23 +39,6 @@ def summary_of(runs: Runs) -> Summary:
 def add(runs: Runs, solved: dict[str, int], variant: str = "", **more) -> None:
     for model, passed in solved.items():
         runs.add(model, passed, variant=variant, **more)
-
-
-def test_variants_and_models_are_corrected_for_apart(runs):
-    """The same problems are solved first by all: a difference of 6 has p = 2 / 2^6 = 0.031, which
-    is significant alone, and not among three comparisons.
-    """
-    add(runs, {"base": 40, "moe_sft": 46})
-    runs.rows.append(runs.rows[0] | {"variant": "late"})
-    add(runs, {"moe_sft": 52}, "late")
-    table = summary_of(runs).comparisons
-    rows = table[table["tests"] == "plus"]
-    found = {(r.first, r.second): (r.question, r.significant) for r in rows.itertuples()}
-    assert found == {
-        ("base", "moe_sft"): (OF_MODELS, True),
-        ("base", "moe_sft (late)"): (OF_MODELS, True),
-        ("moe_sft", "moe_sft (late)"): (OF_VARIANTS, True),
-    }
 
 
 def test_a_model_that_its_control_lacks_is_compared_with_the_own_values_or_the_first_variant():
@@ -110,6 +92,7 @@ def test_more_seeds_are_told_where_they_help(runs):
 def test_what_is_shared_or_the_same_is_said(runs):
     """`ties` shares the mixture of the configuration, and is the control. `xft` and `again` have
     the configuration's own values, `idle` changes nothing, and `same` nothing that was measured.
+    `other` shares the mixture, and its merged model has other problems.
     """
     about = {"losses": [1.0, 1.1]}
     add(runs, {"base": 20, "moe_sft": 40, "dense/lam~0.75": 40}, **about)
@@ -119,7 +102,10 @@ def test_what_is_shared_or_the_same_is_said(runs):
     runs.rows += [row | {"variant": "ties"} for row in (base, mixture)]
     runs.rows += [row | {"variant": "idle"} for row in (base, mixture, ties)]
     add(runs, {"moe_sft": 40}, "same", **about)
-    add(runs, {"moe_sft": 41}, "fewer", **about | {"losses": [0.9], "tokens": "other", "count": 50})
+    unlike = {"losses": [0.9], "tokens": "other", "count": 50}
+    add(runs, {"moe_sft": 41}, "fewer", **about | unlike)
+    runs.rows.append(mixture | {"variant": "other"})
+    add(runs, {"dense/lam~0.75": 41}, "other", **about | unlike)
     runs.rows = [row | {"control": "ties"} for row in runs.rows]
     runs.rows[0]["own_name"] = "xft"
     runs.rows.append(runs.rows[0] | {"own_name": "again"})
@@ -128,20 +114,28 @@ def test_what_is_shared_or_the_same_is_said(runs):
         "same against ties: the same results (moe_sft).",
         f"idle against ties: {NOTHING_NEW}.",
         f"fewer against ties: {NOT_COMPARED}.",
+        f"other against ties: {NOT_COMPARED}.",
     ]
 
 
-def test_a_model_that_variants_share_answers_for_each(runs):
+@pytest.mark.parametrize(
+    ("control", "of_b"), [("", ["moe_sft", "dense 0.75"]), ("c", ["dense 0.75"])]
+)
+def test_a_model_that_variants_share_answers_for_each_that_has_this_control(runs, control, of_b):
+    """`b` shares the mixture of `a`, which is compared with that of the own values alone."""
+    both = ["moe_sft", "dense 0.75"]
     add(runs, {"moe_sft": 40, "dense/lam~0.75": 40})
     add(runs, {"moe_sft": 44, "dense/lam~0.75": 40}, "a")
     add(runs, {"dense/lam~0.75": 45}, "b")
     runs.rows.append(runs.rows[2] | {"variant": "b"})
+    add(runs, {"moe_sft": 42, "dense/lam~0.75": 42}, "c")
+    for row in runs.rows:
+        row["control"] = control if row["variant"] == "b" else ""
     summary = summary_of(runs)
-    assert [(answer.variant, [*answer.findings]) for answer in summary.answers] == [
-        ("a", ["moe_sft", "dense 0.75"]),
-        ("b", ["moe_sft", "dense 0.75"]),
-    ]
-    assert len(next(quantities(summary.comparisons, OF_VARIANTS))[1]) == 3
+    own = "the configuration's own values"
+    answers = {(answer.variant, answer.control): [*answer.findings] for answer in summary.answers}
+    assert answers == {("a", own): both, ("b", control or own): of_b, ("c", own): both}
+    assert len(next(quantities(summary.comparisons, OF_VARIANTS))[1]) == 5
 
 
 def test_the_summary_and_the_page_begin_with_the_answers(runs, capsys):
@@ -227,18 +221,3 @@ def test_a_control_that_is_no_variant_is_told(variants, what_to_do):
     message = rf'idea\.yaml: control: there is no variant "lat"\. {what_to_do}'
     with pytest.raises(UserError, match=message):
         find_runs(CONFIG | {"variants": variants, "control": "lat"}, "idea.yaml")
-
-
-def test_the_order_of_rows_decides_nothing(runs):
-    """The table knows which row of a pair the verdict is about, on two data sets and on both."""
-    for dataset in ("a", "b"):
-        add(runs, {"base": 40, "sft": 46, "moe_sft": 52}, dataset=dataset, families=[dataset])
-    summary = summary_of(runs)
-    table = summary.comparisons
-    ((_, rows),) = quantities(table, OF_MODELS)
-    assert {*rows["dataset"]} == {POOLED}
-    turned = table.iloc[::-1]
-    ((_, of_turned),) = quantities(turned, OF_MODELS)
-    assert of_turned.sort_index().equals(rows)
-    sets = known_sets(summary.evaluations)
-    assert decide(turned, summary.candidates, sets).pair == summary.verdict.pair

@@ -52,10 +52,12 @@ HALF = {"base": 40, "sft": 40, "dense/lam~0.5": 60, "dense/lam~0.75": 60}
 TABLE = tomllib.loads(Path(__file__).with_name("verdicts.toml").read_text())
 
 
+@pytest.mark.parametrize("step", [1, -1], ids=["in order", "reversed"])
 @pytest.mark.parametrize("case", TABLE["case"], ids=range(len(TABLE["case"])))
-def test_each_case(case):
+def test_each_case(case, step):
     """The same problems are solved first by all, so a difference of 5 has p = 2 / 2^5."""
-    found, reasons = verdict(case["solved"], base_tests=case.get("base_tests")), case["reasons"]
+    solved = dict([*case["solved"].items()][::step])
+    found, reasons = verdict(solved, base_tests=case.get("base_tests")), case["reasons"]
     assert found.decision == case["decision"]
     for sentence, expected in zip(found.reasons, reasons, strict=False):
         assert re.match(expected, sentence)

@@ -268,7 +268,7 @@ class _Case:
 
     def shares(self, pair: Sequence[str], datasets: Collection[str]) -> dict[str, float]:
         """The shares of base, or else of the first model, and of a pair. See `Verdict.shares`."""
-        first = next(iter(self.models))
+        first = min(self.models, key=lambda label: self.models[label].kind != BASE)
         return {
             label: model.solved_of(datasets)
             for label, model in self.models.items()
