@@ -124,15 +124,34 @@ def test_losses_of_other_rows_are_refused(tmp_path, tokens):
         run(tmp_path, tokens, [candidates[0], candidates[0]])
 
 
-def test_the_result_of_the_chosen_setting_is_taken_with_what_lies_beside_it(tmp_path):
-    """Those of other settings may be missing."""
+@pytest.fixture
+def taking(tmp_path) -> list[str]:
+    """The command line that takes the second of two results. The first one is missing."""
     choice, result = tmp_path / "chosen.json", tmp_path / "b/result.json"
     CHOICE.write(choice, {"chosen": {"number": 1, "setting": "b"}, "settings": [{}, {}]})
     LOSS_RESULT.write(result, {"rows": [], "loss": 1.0})
-    words = ["--choice", choice, "--results", tmp_path / "a/result.json", result]
-    out = tmp_path / "out/result.json"
-    measure_chosen.main([*map(str, words), "--out", str(out)])
+    return [f"--choice={choice}", "--results", str(tmp_path / "a/result.json"), str(result)]
+
+
+def test_the_result_of_the_chosen_setting_is_taken_with_what_lies_beside_it(tmp_path, taking):
+    """Those of other settings may be missing."""
+    out, result = tmp_path / "out/result.json", Path(taking[-1])
+    measure_chosen.main([*taking, f"--out={out}"])
     assert json.loads(out.read_text())["loss"] == 1.0
     assert read_manifest(manifest_path(out)).id == read_manifest(manifest_path(result)).id
     with pytest.raises(UserError, match=r"--results names 1 files, but .* is about 2 settings"):
-        measure_chosen.main([*map(str, words[:-1]), "--out", str(out)])
+        measure_chosen.main([*taking[:-1], f"--out={out}"])
+
+
+@pytest.mark.parametrize("loss", [None, "2.0", "10.0"], ids=["gone", "altered", "longer"])
+def test_a_result_that_does_not_fit_its_manifest_is_not_taken(tmp_path, taking, loss):
+    out, result = tmp_path / "out/result.json", Path(taking[-1])
+    if loss:
+        result.write_text(result.read_text().replace("1.0", loss))
+    else:
+        result.unlink()
+    with pytest.raises(
+        UserError, match=r"b/result.json does not fit its manifest: .*Make it again"
+    ):
+        measure_chosen.main([*taking, f"--out={out}"])
+    assert not out.parent.exists()

@@ -31,6 +31,14 @@ CONFIG = {
     "seeds": [42, 43],
     "evaluation": {"models": MODELS},
 }
+# The rows and the epochs of a method's trainings, with batches of 6 and 3 experts for a token.
+COSTS = {
+    "sft": (10 * 6, 0),
+    "sft_flops": (0, 2 * 3),
+    "moe_sft": (0, 2 * 3),
+    "uniform": (0, 2 * 3),
+    "dense": (5 * 6, 2 * 3),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -165,6 +173,36 @@ def test_a_variant_has_its_own_choice_and_shares_what_it_does_not_change():
     assert rows["sft", ""].eval == rows["sft", "narrow"].eval
     assert rows["dense", ""].eval != rows["dense", "narrow"].eval
     assert rows["dense", "narrow"].control == ""
+
+
+@pytest.mark.parametrize("control", ["", "xft", "narrow"])
+def test_a_variant_has_the_control_that_it_has_without_a_choice(control):
+    variants = {"xft": {}, "narrow": {"moe": {"num_experts": 4, "num_experts_per_tok": 2}}}
+    keys = overlaid(CONFIG, {"variants": variants} | ({"control": control} if control else {}))
+    del keys["sweep"]
+    plain = wants(**{key: value for key, value in keys.items() if key != "choose"})
+    asked = [
+        {(row.variant, row.control, row.own_name) for row in run.experiment.rows}
+        for run in (wants(**keys), plain)
+    ]
+    assert asked[0] == asked[1]
+
+
+def test_the_cost_that_breaks_ties_is_the_rows_that_the_trainings_see():
+    """Each once for each expert that computes a token: one in the plain model, and in the mixing,
+    whose experts are merged.
+    """
+    batch = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
+    run = chosen(
+        moe={"num_experts": 4, "num_experts_per_tok": 3},
+        sft=batch | {"max_steps": 10},
+        moe_sft=batch | {"num_train_epochs": 2},
+        mixing=batch | {"max_steps": 5},
+        evaluation={"models": ["base", *COSTS]},
+    )
+    for kind, (rows, epochs) in COSTS.items():
+        costs = table(run.experiment.by_name[f"chosen/{kind}.json"])
+        assert {(float(cost["rows"]), float(cost["epochs"])) for cost in costs} == {(rows, epochs)}
 
 
 def test_what_cannot_be_chosen_is_told_before_anything_runs():

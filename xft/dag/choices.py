@@ -234,7 +234,7 @@ def _rows(choice: Node, tried: Iterable[Tried]) -> Iterator[Candidate]:
 def _cost(model: Node) -> tuple[float, float]:
     """The rows, and the epochs, that the trainings of a model see.
 
-    Each counts once for each expert that computes a token.
+    Each counts once for each expert that computes a token. The mixing computes it by merged ones.
     """
     rows = 0.0
     epochs = 0.0
@@ -244,8 +244,8 @@ def _cost(model: Node) -> tuple[float, float]:
             continue
         matches = "match_flops" in node.flags
         options = node.config.sft_flops if matches else getattr(node.config, section)
-        is_dense = node.step == "sft" and not matches
-        experts = 1 if is_dense else node.config.moe.num_experts_per_tok
+        has_experts = node.step == "moe_sft" or matches
+        experts = node.config.moe.num_experts_per_tok if has_experts else 1
         if options.max_steps:
             rows += experts * options.max_steps * options.global_batch
         else:
