@@ -259,6 +259,29 @@ def test_nothing_is_kept_that_was_made_while_a_file_of_the_users_changed():
     assert not run(entry) and is_whole(entry)
 
 
+@pytest.mark.parametrize(
+    "name", ["helper.py", "helper/__init__.py", "numpy.py", "deeper.py", "old/__init__.py"]
+)
+def test_nothing_is_kept_that_was_made_while_a_file_of_a_program_appeared(name):
+    """During the job, and before it: one that the program or a file of its imports."""
+    write_whole(Path("mine/fade.py"), "import helper, numpy.random, old")
+    write_whole(Path("mine/old.py"), "import deeper")
+    files = [Path("mine/fade.py"), Path("mine/old.py")]
+    contents = {str(file): content_hash(file) for file in files}
+    (entry,) = plan("sft", contents=contents, programs=["mine/fade.py"])
+    added = Path("mine", name)
+    adds = f"{WRITES}; file = pathlib.Path({str(added)!r})"
+    adds += "; file.parent.mkdir(exist_ok=True); file.touch()"
+    for program in (adds, "raise SystemExit('was started')"):
+        with pytest.raises(UserError, match=f"^{added}, which mine/fade.py imports, was added whi"):
+            run(entry, program)
+        assert not entry.exists() and not partial(entry).exists()
+    added.rename("mine/unused.py")
+    if name.startswith("old"):
+        added.parent.rmdir()
+    assert not run(entry) and is_whole(entry)
+
+
 def test_nothing_is_kept_that_was_made_while_code_or_packages_changed(monkeypatch, tmp_path):
     """During the job, and before it. A comment changes no result."""
     (entry,) = plan("ffn")
