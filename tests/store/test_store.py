@@ -220,11 +220,15 @@ def test_a_signal_before_the_command_begins_ends_the_job(monkeypatch):
     (entry,) = plan("moe")
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.bind("server"), server.listen()
-    monkeypatch.setenv(forks.SOCKET, "server")
-    started = subprocess.Popen([*command(entry)[:4], "python", "-m", "workflow_scripts.moe"])
-    with server.accept()[0]:
-        started.terminate()
-    assert started.wait() == 128 + signal.SIGTERM
+    entrance = os.open("server", os.O_PATH)
+    with subprocess.Popen(["sleep", "600"], pass_fds=[entrance]) as silent:
+        monkeypatch.setenv(forks.SOCKET, f"/proc/{silent.pid}/fd/{entrance}")
+        started = subprocess.Popen([*command(entry)[:4], "python", "-m", "workflow_scripts.moe"])
+        with server.accept()[0]:
+            started.terminate()
+        assert started.wait() == 128 + signal.SIGTERM
+        silent.kill()
+    os.close(entrance)
 
 
 def test_names_replace_and_remove_nothing_but_links_into_a_store(place):

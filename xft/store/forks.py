@@ -196,13 +196,13 @@ def ask_for_fork(
     keeper = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         place = os.environ.get(SOCKET, "")
+        _, _, server, *_ = place.split("/")
         keeper.settimeout(SILENCE)
         keeper.connect(place)
         keeper.send(step.encode())
         request = json.dumps([inherited(), environment, str(Path.cwd()), words])
         socket.send_fds(keeper, [request.encode()], [0, log, log, lock])
-        server = int(Path(place).parts[2])
-        pid = int(answer_of(server, keeper))
+        pid = int(answer_of(int(server), keeper))
         return Fork(keeper, pid)
     except (OSError, ValueError):
         keeper.close()  # left to Python, its warning of an open socket would swallow a signal
