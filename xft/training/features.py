@@ -159,7 +159,7 @@ class SaveCallback(TrainerCallback):
 
     seconds: the interval, longer if saving would take more than a twentieth of the time. All
     processes of a training save at the same step. None is saved after the last step: the
-    artifact takes no longer, and less of the disk.
+    artifact takes less of the disk, and mostly less time.
     """
 
     def __init__(self, seconds: float, stop: StopRequest):
