@@ -212,6 +212,7 @@ def test_a_merge_by_a_function_depends_on_its_files_and_not_on_their_folder():
         assert dense.flags["method"] == f"{file}:mean"
         job = run.jobs[dense.digest]
         assert job.contents == {str(path): content_hash(path) for path in (Path(file), place)}
+        assert job.programs == [file]
         return dense.digest
 
     same = digest("a.py", "return base"), digest("b/a.py", "return base")
@@ -230,6 +231,7 @@ def test_a_training_depends_on_its_callbacks_and_not_on_their_folder():
         trained = run.experiment.by_name["weighted_trained/lam~0.75"]
         assert trained.flags["callbacks"] == callbacks
         assert {item.name: item.paths for item in trained.inputs}["code"] == (file,)
+        assert run.jobs[trained.digest].programs == [file]
         return trained.digest
 
     same = digest("a.py", "pass"), digest("b/a.py", "pass")

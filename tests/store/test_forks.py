@@ -39,13 +39,18 @@ def server(tmp_path, monkeypatch):
         yield program
 
 
-def start(**environment: str) -> forks.Fork | forks.NewProcess:
-    """A job. If it is a fork, its step has begun."""
+def ask(**environment: str) -> forks.Fork | forks.NewProcess:
+    """A job, which writes into the file `log`."""
     environment = os.environ | {"OMP_NUM_THREADS": "2"} | environment
     del environment["PYTEST_CURRENT_TEST"]  # it was another one
     with Path("log").open("wb") as log:
         words, file = ["python", "-m", "dense", "--lam"], log.fileno()
-        job = forks.start(words, environment, file, file)
+        return forks.start(words, environment, file, file)
+
+
+def start(**environment: str) -> forks.Fork | forks.NewProcess:
+    """A job. If it is a fork, its step has begun."""
+    job = ask(**environment)
     while isinstance(job, forks.Fork) and not Path("log").stat().st_size:
         time.sleep(0.05)
     return job
@@ -96,19 +101,42 @@ def test_what_a_fork_would_have_otherwise_makes_a_new_process(server):
     assert not is_process(CUDA_VISIBLE_DEVICES="1")
 
 
-def test_a_silent_server_and_a_silent_client_hold_up_no_job(server, monkeypatch):
-    """The server has stopped: the job is a process, and no fork of it begins when it goes on."""
+def test_a_server_that_has_stopped_is_waited_for_once(server, monkeypatch):
+    """All jobs of the run from then on are new processes, and no fork of it begins later."""
     Path("dense.py").write_text("open('ran', 'a').write('x'); print(flush=True)")
     with start() as job:
         assert isinstance(job, forks.Fork)
-    monkeypatch.setattr(forks, "PATIENCE", 0.5)
     server.send_signal(signal.SIGSTOP)
-    with start() as job:
-        assert isinstance(job, forks.NewProcess)
-    server.send_signal(signal.SIGCONT)
-    monkeypatch.setattr(forks, "PATIENCE", 60)
+    os.waitid(os.P_PID, server.pid, os.WSTOPPED | os.WNOWAIT)
+    monkeypatch.setattr(forks, "SILENCE", 0.5)
+    assert is_process()
+    assert server.wait(60) == -signal.SIGKILL
+    with pytest.raises(FileNotFoundError):
+        forks.ask_for_fork("dense", [], {}, 0, 0)
+    assert is_process()
+    assert Path("ran").read_text() == 3 * "x"
+
+
+def test_a_server_that_works_is_waited_for(server, monkeypatch):
+    """Such as one that imports for another job."""
+    work = "import time\nwhile time.process_time() < 1.2: pass\n"
+    Path("torch.py").write_text(work + TORCH)
+    monkeypatch.setattr(forks, "SILENCE", 0.5)
+    assert not is_process()
+    monkeypatch.setattr(forks, "PATIENCE", 0)
+    assert is_process()
+
+
+def test_a_silent_client_holds_up_no_job(server):
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
         silent.connect(os.environ[forks.SOCKET])
-        with start() as job:  # it waits until the server no longer waits for the silent one
-            assert isinstance(job, forks.Fork)
-    assert Path("ran").read_text() == 3 * "x"
+        assert not is_process()
+
+
+def test_a_fork_whose_client_has_given_up_does_nothing(server, monkeypatch):
+    """A new process has taken its place."""
+    Path("dense.py").write_text("open('ran', 'a').close()")
+    monkeypatch.setattr(forks, "BEGIN", b"")  # what is read from a client that has gone
+    with ask() as job:
+        assert isinstance(job, forks.Fork) and job.wait() == 1
+    assert not Path("ran").exists()

@@ -220,11 +220,15 @@ def test_a_signal_before_the_command_begins_ends_the_job(monkeypatch):
     (entry,) = plan("moe")
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.bind("server"), server.listen()
-    monkeypatch.setenv(forks.SOCKET, "server")
-    started = subprocess.Popen([*command(entry)[:4], "python", "-m", "workflow_scripts.moe"])
-    with server.accept()[0]:
-        started.terminate()
-    assert started.wait() == 128 + signal.SIGTERM
+    entrance = os.open("server", os.O_PATH)
+    with subprocess.Popen(["sleep", "600"], pass_fds=[entrance]) as silent:
+        monkeypatch.setenv(forks.SOCKET, f"/proc/{silent.pid}/fd/{entrance}")
+        started = subprocess.Popen([*command(entry)[:4], "python", "-m", "workflow_scripts.moe"])
+        with server.accept()[0]:
+            started.terminate()
+        assert started.wait() == 128 + signal.SIGTERM
+        silent.kill()
+    os.close(entrance)
 
 
 def test_names_replace_and_remove_nothing_but_links_into_a_store(place):
@@ -256,6 +260,29 @@ def test_nothing_is_kept_that_was_made_while_a_file_of_the_users_changed():
             run(entry, program)
     assert not entry.exists() and not partial(entry).exists()
     rows.write_text("ten rows")
+    assert not run(entry) and is_whole(entry)
+
+
+@pytest.mark.parametrize(
+    "name", ["helper.py", "helper/__init__.py", "numpy.py", "deeper.py", "old/__init__.py"]
+)
+def test_nothing_is_kept_that_was_made_while_a_file_of_a_program_appeared(name):
+    """During the job, and before it: one that the program or a file of its imports."""
+    write_whole(Path("mine/fade.py"), "import helper, numpy.random, old")
+    write_whole(Path("mine/old.py"), "import deeper")
+    files = [Path("mine/fade.py"), Path("mine/old.py")]
+    contents = {str(file): content_hash(file) for file in files}
+    (entry,) = plan("sft", contents=contents, programs=["mine/fade.py"])
+    added = Path("mine", name)
+    adds = f"{WRITES}; file = pathlib.Path({str(added)!r})"
+    adds += "; file.parent.mkdir(exist_ok=True); file.touch()"
+    for program in (adds, "raise SystemExit('was started')"):
+        with pytest.raises(UserError, match=f"^{added}, which mine/fade.py imports, was added whi"):
+            run(entry, program)
+        assert not entry.exists() and not partial(entry).exists()
+    added.rename("mine/unused.py")
+    if name.startswith("old"):
+        added.parent.rmdir()
     assert not run(entry) and is_whole(entry)
 
 

@@ -10,6 +10,7 @@ from xft.artifacts.manifest import SAFETENSORS
 from xft.checkpoints.model_files import INDEX_FILE
 from xft.cli.step import to_flags
 from xft.common.results_folder import CONFIG_FILE, CONFIG_HEAD
+from xft.common.user_code import codes_in
 from xft.config.reading import as_yaml
 from xft.config.steps import ARTIFACT, COSTS, STEPS
 from xft.dag.experiment import Experiment
@@ -46,6 +47,7 @@ def _job(node: Node, experiment: Experiment, to_make: Collection[Node]) -> Job:
         logs=_logs(node, experiment),
         texts=texts,
         contents={file: contents.of_file(file) for file in _user_files(node)},
+        programs=_programs(node),
         publish=experiment.publish if others.is_shared(node) else None,
         one_of=[result.digest for result in node.one_of],
         may_diverge=node in experiment.tried,
@@ -64,6 +66,15 @@ def _inputs(node: Node) -> dict[str, list[str]]:
 def _user_files(node: Node) -> list[str]:
     """The user's files that a job reads."""
     return [path for item in node.inputs if item.node is None for path in item.paths]
+
+
+def _programs(node: Node) -> list[str]:
+    """The user's files that a job runs."""
+    programs = []
+    for key in STEPS[node.step].code_keys:
+        value = node.flags.get(key.rpartition(".")[2])
+        programs += [str(code.file) for code in codes_in(value)]
+    return programs
 
 
 def _links(node: Node, experiment: Experiment, entry: Path) -> dict[str, str]:

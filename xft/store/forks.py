@@ -28,10 +28,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-# The environment variable with the path of the server's socket. If it is empty, nothing forks.
+# The environment variable with the path of the server's socket, /proc/<its process>/fd/<number>. If
+# it is empty, nothing forks.
 SOCKET = "XFT_FORKS"
 TORCH = ("numpy", "torch")
 MODELS = (*TORCH, "transformers.modeling_utils", "transformers.models.auto.modeling_auto")
@@ -71,7 +73,9 @@ INHERITED = re.compile(r"^(?:(?:Umask|[UG]id|Groups|(?:Cpu|Mem)s_allowed):|Max|\
 MOST = 2**20  # bytes of a message
 # Seconds that a job waits for the server, which imports what the first job of a step needs.
 PATIENCE = 60
-CLIENT_PATIENCE = 5  # seconds that the server and a keeper wait for what a job sends
+SILENCE = 5  # seconds of them without an answer or any work, after which the server is given up
+FIRST_WORD = 1  # seconds that the server waits for what a job wants: all others wait meanwhile
+CLIENT_PATIENCE = 5  # seconds that a keeper waits for what a job sends
 BEGIN = b"begin"  # a job that no longer waits does not send it, and runs as a new process
 SIGNALS = {signal.SIGINT, signal.SIGTERM}  # the jobs', and not those of the server and keepers
 STDIN = 0  # the server's, which ends with the run
@@ -84,7 +88,7 @@ def start_server(environment: dict[str, str]) -> subprocess.Popen | None:
     """Start the server, and name its socket in the environment. None if it cannot be had.
 
     The socket has no name in the file system, so that none is left. Only processes of the same user
-    reach it, through this one.
+    reach it, through the server.
 
     environment: of all jobs. The server has one thread, so that its imports start none.
     """
@@ -96,18 +100,21 @@ def start_server(environment: dict[str, str]) -> subprocess.Popen | None:
             place = f"{folder}/socket"
             listener.bind(place)
             listener.listen(64)
-            os.environ[SOCKET] = f"/proc/{os.getpid()}/fd/{os.open(place, os.O_PATH)}"
+            entrance = os.open(place, os.O_PATH)
             number = listener.fileno()
-            return subprocess.Popen(
+            server = subprocess.Popen(
                 [sys.executable, "-P", __file__, str(number)],
-                pass_fds=[number],
+                pass_fds=[number, entrance],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env=environment | {"OMP_NUM_THREADS": "1"},
             )
+            os.close(entrance)
     except OSError:
         return None
+    os.environ[SOCKET] = f"/proc/{server.pid}/fd/{entrance}"
+    return server
 
 
 class NewProcess(subprocess.Popen):
@@ -129,12 +136,10 @@ class Fork(AbstractContextManager):
     used: as of a `NewProcess`, then; empty if its keeper was killed, which ends the job.
     """
 
-    def __init__(self, keeper: socket.socket):
-        """Let it begin. Raises TimeoutError if the server is silent, and ValueError if it refuses
-        the job.
-        """
+    def __init__(self, keeper: socket.socket, pid: int):
+        """Let it begin."""
         self.keeper = keeper
-        self.pid = int(keeper.recv(MOST))
+        self.pid = pid
         self.keeper.send(BEGIN)
         self.returncode: int | None = None
         self.used: list | None = None
@@ -190,15 +195,41 @@ def ask_for_fork(
     """
     keeper = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        keeper.settimeout(PATIENCE)
-        keeper.connect(os.environ.get(SOCKET, ""))
+        place = os.environ.get(SOCKET, "")
+        _, _, server, *_ = place.split("/")
+        keeper.settimeout(SILENCE)
+        keeper.connect(place)
         keeper.send(step.encode())
         request = json.dumps([inherited(), environment, str(Path.cwd()), words])
         socket.send_fds(keeper, [request.encode()], [0, log, log, lock])
-        return Fork(keeper)
+        pid = int(answer_of(int(server), keeper))
+        return Fork(keeper, pid)
     except (OSError, ValueError):
         keeper.close()  # left to Python, its warning of an open socket would swallow a signal
         raise
+
+
+def answer_of(server: int, keeper: socket.socket) -> bytes:
+    """What is answered to a request; empty if the server refuses it, or has ended.
+
+    Raises TimeoutError if the server is silent. It is killed then, so that no other job of the run
+    waits for it. The forks that it has made go on.
+    """
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        done = work_of(server)
+        with suppress(TimeoutError):
+            return keeper.recv(MOST)
+        if work_of(server) == done:
+            break
+    os.kill(server, signal.SIGKILL)
+    raise TimeoutError
+
+
+def work_of(process: int) -> list[str]:
+    """The page faults and the time of the processor that a process has had."""
+    stat = Path(f"/proc/{process}/stat").read_text()
+    return stat.rpartition(")")[2].split()[7:13]
 
 
 def inherited() -> list:
@@ -227,7 +258,7 @@ def serve(listener: socket.socket) -> socket.socket | None:
         if STDIN in readable:
             return None
         client, _ = listener.accept()
-        client.settimeout(CLIENT_PATIENCE)
+        client.settimeout(FIRST_WORD)
         try:
             step = client.recv(MOST).decode()
         except OSError:  # it sends nothing, or has ended
@@ -249,6 +280,7 @@ def keep(client: socket.socket) -> tuple[dict[str, str], str, list[str]]:
     This process is the keeper: it waits for the job, tells the client how it ended, and ends. It
     ends at once if the job must be a new process.
     """
+    client.settimeout(CLIENT_PATIENCE)
     content, files, _, _ = socket.recv_fds(client, MOST, 8)
     state, environment, folder, words = json.loads(content)
     if must_be_new(state, environment):

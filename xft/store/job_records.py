@@ -40,6 +40,7 @@ class Job:
     links, logs: paths in the results folder, each with its target in the store.
     texts: files that the step reads, by their name in the unfinished entry.
     contents: the hashes of the user's files that it reads, by path.
+    programs: the user's files that it runs. Those that they import are among the contents.
     shows: the results folder, if the step reads what its inputs hold by their names there: as links
         in the folder VIEW of the unfinished entry.
     publish: the URL of the bucket that gets the entry.
@@ -56,6 +57,7 @@ class Job:
     logs: dict[str, str]
     texts: dict[str, str] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
+    programs: list[str] = field(default_factory=list)
     shows: str | None = None
     publish: str | None = None
     one_of: list[str] = field(default_factory=list)

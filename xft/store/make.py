@@ -32,6 +32,7 @@ from xft.common.gpus import PEAKS, noted_peaks
 from xft.common.json_files import read_json
 from xft.common.progress import JOB
 from xft.common.results_folder import CHOSEN
+from xft.common.user_code import program_files
 from xft.store import forks, others
 from xft.store.file_hashes import content_hash
 from xft.store.installed import installed_at_start
@@ -201,6 +202,8 @@ def _check_unchanged(job: Job, artifact: Path | None = None) -> None:
     fault = installed_at_start().fault(job.recipe.step)
     if fault:
         faults.append(fault)
+    if not faults:  # all programs can be read
+        faults += [f"{added} was added" for added in _added_files(job)]
     if artifact and job.contents and job.recipe.step == "base":
         added = read_manifest(manifest_path(artifact)).files.keys() - job.recipe.inputs.keys()
         faults += [f"{file} was added to the model" for file in sorted(added)]
@@ -209,6 +212,16 @@ def _check_unchanged(job: Job, artifact: Path | None = None) -> None:
             f"{faults[0]} while the workflow ran, so {job.name} would not be what its recipe says, "
             "and is not kept. Run the same command again"
         )
+
+
+def _added_files(job: Job) -> list[str]:
+    """Files of the user's programs that were not there when the run began, in words."""
+    return [
+        f"{file}, which {program} imports,"
+        for program in job.programs
+        for file in program_files(Path(program)).values()
+        if str(file) not in job.contents
+    ]
 
 
 def _is_finished(artifact: Path) -> bool:
