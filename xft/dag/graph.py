@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from xft.artifacts.artifact import TOKENIZER_PATTERNS
 from xft.artifacts.manifest import joint_sha256, json_sha256
+from xft.common.errors import errors_at
 from xft.common.user_code import codes_in
 from xft.config import sections
 from xft.config.runs import Run
@@ -227,7 +228,8 @@ class Graph:
         place = Path(self.config.base.model)
         paths = {path for pattern in TOKENIZER_PATTERNS for path in place.glob(pattern)}
         files = [path for path in paths if path.is_file()]
-        contents = self.contents.of_files(place, files) | class_choice(place)
+        with errors_at("config: base.model"):
+            contents = self.contents.of_files(place, files) | class_choice(place)
         return {f"base {name}": content for name, content in contents.items()}
 
     # The problems, and what is measured of the models.
