@@ -126,12 +126,13 @@ class Graph:
         """The settings that decide the FLOPs of the mixture's tuning: its shape and its rows."""
         settings = sections.mixture_settings(dict(self.config.moe))
         shape = {key: settings[key] for key in sections.SHAPE_KEYS if key in settings}
-        keys = [*sections.FLOPS_KEYS, *(f"moe.{key}" for key in shape)]
+        of_tuning = {*sections.FLOPS_KEYS} - STEPS["moe_sft"].idle_keys(self.config)
+        of_shape = {f"moe.{key}" for key in shape}
         return Input(
             "flops_of",
             recorded={"flops_of": shape},
             flags={"match_flops": True, **shape},
-            keys=frozenset(keys),
+            keys=frozenset(of_tuning | of_shape),
         )
 
     @cached_property
