@@ -18,7 +18,7 @@ from xft.common.errors import UserError
 from xft.config.sections import TokensConfig
 from xft.data import row_files
 from xft.data.instruction_rows import Row
-from xft.data.preparation import prepare
+from xft.data.preparation import prepare, summary
 from xft.data.tokenized_rows import open_tokens
 from xft.data.tokenizers import load_tokenizer
 from xft.data.unwanted_rows import Detector, Fingerprint
@@ -289,3 +289,25 @@ def test_choice_rows_are_disjoint_from_validation_rows_and_come_after_them(token
     assert {*both} == {*validation, *choice}
     with pytest.raises(UserError, match="validation_rows = 9 and choice_rows = 4: only 13 rows"):
         split(9, 4)
+
+
+@pytest.mark.parametrize(("validation", "choice"), [(0, 0), (5, 0), (0, 4), (4, 5), (9, 8)])
+def test_held_out_rows_whose_text_is_elsewhere_are_counted(tokenizer, tmp_path, validation, choice):
+    """Texts differ in whitespace alone. Those that are held out together do not count."""
+    copies = [f"Add{spaces}{n} to x." for n in range(5) for spaces in (" ", "  ", "\n")[: 1 + n]]
+    texts = [*copies, *copies[:3], *(f"Multiply x by {n}." for n in range(8))]
+    file = write_rows(tmp_path, [{"instruction": text, "response": "x"} for text in texts])
+    options = {"validation_rows": validation, "choice_rows": choice}
+    made, report = prepare([file], tokenizer, TokensConfig(deduplicate="none", **options))
+    words = [" ".join(texts[number - 1].split()) for number in made.numbers.tolist()]
+    with_parts = list(zip(words, made.held_out.tolist(), strict=True))
+    expected = 0
+    for text, part in with_parts:
+        others = {theirs for other, theirs in with_parts if other == text} - {part}
+        expected += bool(part and others)
+    assert report.get("held_out_repeated", 0) == expected
+    told = f"{expected} of these with the text of a row to train on"
+    assert (told in summary([file], report)) == bool(expected)
+    assert bool(expected) == bool(validation + choice)
+    _, clean = prepare([file], tokenizer, TokensConfig(**options | {"choice_rows": 0}))
+    assert "held_out_repeated" not in clean

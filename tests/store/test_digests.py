@@ -23,8 +23,9 @@ from xft.common.errors import UserError
 from xft.common.file_access import write_whole
 from xft.common.results_folder import CONFIG_FILE
 from xft.config.runs import overlaid
-from xft.config.sections import MODELS
+from xft.config.sections import MODELS, TRAINING
 from xft.config.steps import METRICS
+from xft.config.training import IDLE_BESIDE
 from xft.dag import workflow_run as module
 from xft.dag.graph import Model
 from xft.dag.job_resources import Requests
@@ -137,6 +138,25 @@ def test_a_changed_key_makes_the_same_results_beside_each_other_one(group):
         before, after = digests(other), digests(other, key)
         made = {name for name in after if after[name] not in before.values()}
         assert made == BESIDE.get((other, key), changes[key][1]), f"{key} beside {other}"
+
+
+@pytest.mark.parametrize("key", IDLE_BESIDE)
+@pytest.mark.parametrize("section", TRAINING)
+def test_a_key_that_decides_nothing_beside_another_one_is_in_no_recipe(section, key):
+    """And in no name. Without the other one it is. The report shows the configuration as it is."""
+    models = {"evaluation": {"models": ["base", "sft", "sft_flops", "moe_sft", "dense"]}}
+
+    def nodes(**values) -> dict[str, set[str]]:
+        experiment = wants(**models | {section: values}).experiment
+        measured = [node for node in experiment.wanted if node != experiment.report]
+        return {node.digest: (*node.names, *sorted(node.keys)) for node in measured}
+
+    given = {IDLE_BESIDE[key]: 7}
+    with_default = nodes(**given)
+    assert nodes(**given, **{key: 3}) == with_default
+    assert all(f"{section}.{key}" not in keys for _, *keys in with_default.values())
+    assert nodes(**{key: 3}).keys() != nodes().keys()
+    assert any(f"{section}.{key}" in keys for _, *keys in nodes().values())
 
 
 def value_of(key: str) -> object:

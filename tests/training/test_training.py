@@ -39,6 +39,28 @@ def test_activation_checkpointing_gives_the_same_bits(upcycled, tokenizer, tmp_p
     assert all(torch.equal(other_weights[name], weight) for name, weight in weights.items())
 
 
+@pytest.mark.parametrize("batching", ["padded", "packed"])
+def test_a_key_that_decides_nothing_beside_another_one_changes_no_bit(
+    upcycled, tokenizer, tmp_path, batching
+):
+    """With fewer and with more epochs than the steps take."""
+    options = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "batching": batching}
+    steps = len(ROWS) // 4 + 2
+    found = []
+    for epochs in (0.1, 1, 9):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_pretrained(upcycled)
+        chosen = MoeSftConfig(**options, max_steps=steps, num_train_epochs=epochs)
+        assert chosen.idle == {"num_train_epochs": "max_steps"}
+        lines = train_model(model, ROWS, tokenizer, tmp_path / "out", chosen)
+        found.append((lines, model.state_dict()))
+    (metrics, weights), *others = found
+    assert len([line for line in metrics if "loss" in line]) == steps
+    for other_metrics, other_weights in others:
+        assert other_metrics == metrics
+        assert all(torch.equal(other_weights[name], weight) for name, weight in weights.items())
+
+
 def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path, capsys, impatient):
     """By a rate that is constant and falls in the last tenth."""
     out = tmp_path / "out"

@@ -1,11 +1,14 @@
 """What the rules pass to the steps, as dry runs show it."""
 
+import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from damage import change_json
 from project import rules
 
 from xft.common import optional
@@ -43,6 +46,20 @@ def show(new_project):
         return done.stderr if code else done.stdout
 
     return show
+
+
+def test_a_fault_of_a_model_folder_is_printed_once(show, tmp_path, tiny_llama):
+    """Each check of a run before its first job needs the graph, which needs the model's files."""
+    model = shutil.copytree(tiny_llama, tmp_path / "model")
+    change_json(model / "config.json", quantization_config={"bits": 4})
+    file = tmp_path / "mine.yaml"
+    train = "resources/instructions.jsonl"
+    file.write_text(json.dumps({"base": {"model": str(model)}, "data": {"train": train}}))
+    shown = show("--configfile", str(file), code=1)
+    (told,) = [line for line in shown.splitlines() if "quantised" in line]
+    place, _, fault = told.partition(": ")
+    assert Path(place).name == file.name
+    assert fault == f"base.model: {model} is quantised. Use the unquantised model"
 
 
 @pytest.fixture(scope="module")

@@ -161,6 +161,50 @@ def test_all_mistakes_are_told_at_once(config):
     assert [line for line in told if not line.startswith(tuple(starts))] == []
 
 
+# How a model folder is damaged. The readers of the file are several.
+DAMAGES = {
+    "no config": lambda: Path("base/config.json").unlink(),
+    "config.json": lambda: Path("base/config.json").write_text("{"),
+    "no object": lambda: Path("base/config.json").write_text("[]"),
+    "tokenizer.json": lambda: Path("base/tokenizer.json").write_text("{"),
+    "weights": lambda: Path("base/model.safetensors").write_text("version https://git-lfs"),
+    "layers": lambda: change_json(Path("base/config.json"), num_hidden_layers=3),
+}
+# A plan needs neither these, nor the weights.
+DAMAGES_OF_RUNS = DAMAGES | {
+    "no file": lambda: [file.unlink() for file in Path("base").iterdir()],
+    "settings of a tokenizer in Python": lambda: (
+        Path("base/tokenizer.json").rename("base/vocab.json"),
+        Path("base/tokenizer_config.json").write_text("{"),
+    ),
+    "tokenizer_config.json": lambda: Path("base/tokenizer_config.json").write_text("{"),
+    "quantised": lambda: change_json(Path("base/config.json"), quantization_config={"bits": 4}),
+    "no weights": lambda: Path("base/model.safetensors").unlink(),
+    "no tokenizer": lambda: Path("base/tokenizer.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES_OF_RUNS)
+def test_a_faulty_model_folder_is_told_once_with_its_key(config, damage):
+    config["evaluation"]["base_prompt"] = config["data"]["template"] = "chat"
+    DAMAGES_OF_RUNS[damage]()
+    with pytest.raises(UserError) as caught:
+        check(config)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("config: base.model: ")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_plan_tells_of_a_faulty_model_folder_with_file_and_key(config, damage, capsys):
+    DAMAGES[damage]()
+    Path("mine.yaml").write_text(json.dumps(config))
+    with pytest.raises(UserError) as caught:
+        plan.main(["--config", "mine.yaml"])
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("mine.yaml: base.model: ")
+    assert not capsys.readouterr().out
+
+
 LACKING = '{"instruction": "a", "b": "c"}', r"no column 'response' \(columns: "
 
 
@@ -309,12 +353,6 @@ def test_a_plan_checks_the_code_and_the_names_of_all_runs(config):
     code, name = str(caught.value).splitlines()
     assert code.startswith("plan.json: moe_sft.callbacks: there is no file a.py")
     assert name.startswith("plan.json: evaluation.datasets: there is no file humanevl: did you m")
-
-
-def test_a_folder_that_is_no_model_is_left_to_its_step(config):
-    shutil.rmtree("base")
-    Path("base").mkdir()
-    check(config)
 
 
 def test_a_model_in_the_hubs_cache_is_looked_at(config, hub, run_step, tmp_path):

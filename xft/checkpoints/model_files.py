@@ -247,15 +247,10 @@ def highest_token(folder: Path) -> tuple[str, int] | None:
 
     None if the folder has no `tokenizer.json`. Raises UserError if that cannot be read.
     """
-    from tokenizers import Tokenizer
-
     file = folder / "tokenizer.json"
     if not file.is_file():
         return None
-    try:
-        tokens = Tokenizer.from_buffer(read_bytes(file)).get_vocab()
-    except Exception as error:  # the library has no class of its own
-        raise UserError(f"{file} cannot be read: {error}") from None
+    tokens = read_tokenizer(file).get_vocab()
     settings = read_if_there(folder / "tokenizer_config.json")
     try:  # transformers adds the tokens of these files, too
         decoder = settings.get("added_tokens_decoder", {})
@@ -266,6 +261,16 @@ def highest_token(folder: Path) -> tuple[str, int] | None:
     for token in _media_tokens(settings):
         tokens.pop(token, None)
     return max(tokens.items(), key=lambda item: item[1], default=None)
+
+
+def read_tokenizer(file: Path):
+    """The tokenizer of a `tokenizer.json`, without torch. Raises UserError."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_buffer(read_bytes(file))
+    except Exception as error:  # the library has no class of its own
+        raise UserError(f"{file} cannot be read: {error}") from None
 
 
 def _media_tokens(settings: dict) -> list[str]:

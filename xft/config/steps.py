@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 
 from pydantic.fields import FieldInfo
@@ -14,7 +15,7 @@ from xft.common.user_code import Names
 from xft.config import sections
 from xft.config.section import Section, Unrecorded, keys, marked
 from xft.config.sections import RunConfig, WorkflowConfig
-from xft.config.training import MixingTraining, TrainingConfig
+from xft.config.training import IDLE_BESIDE, MixingTraining, TrainingConfig
 
 # Files and folders in an entry.
 ARTIFACT = "artifact"
@@ -108,8 +109,13 @@ class StepDeclaration:
 def _training(section: str, options: type[TrainingConfig], *naming: str) -> StepDeclaration:
     """A training with the keys of a class of the configuration."""
     reads = {None: ("seed", *COMPUTED, "report_to"), section: options}
+    idle = {f"{section}.{key}": partial(_is_idle, section, key) for key in IDLE_BESIDE}
     beside = {"metrics/{name}.jsonl": METRICS}
-    return StepDeclaration(reads, naming, section=section, beside=beside)
+    return StepDeclaration(reads, naming, idle, section=section, beside=beside)
+
+
+def _is_idle(section: str, key: str, config: WorkflowConfig) -> bool:
+    return key in getattr(config, section).idle
 
 
 STEPS = {

@@ -11,6 +11,8 @@ from xft.config.section import CodeText, Needs, Section, UniqueList, Unrecorded
 CALLBACK = Names(("self",))
 ZERO_STAGES = ("zero2", "zero3")
 SHARDED = ("fsdp", *ZERO_STAGES)  # launches that share tensors among the processes
+# Keys that decide nothing beside another one that is given.
+IDLE_BESIDE = {"num_train_epochs": "max_steps"}
 CHUNK_TOKENS = 512  # A training computes the logits of as many tokens at a time.
 KEPT = 2  # checkpoints; a second one, because the newest may be damaged
 # And the softmax of as many logits, on a CPU and (True) on a GPU.
@@ -109,6 +111,12 @@ class TrainingConfig(Section):
 
     nodes: int = Field(1, ge=1)
     """Nodes of one Slurm job that train together."""
+
+    @property
+    def idle(self) -> dict[str, str]:
+        """The keys that decide nothing beside a given one, with that one."""
+        pairs = IDLE_BESIDE.items()
+        return {key: given for key, given in pairs if getattr(self, given) is not None}
 
     @property
     def world_size(self) -> int:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from xft.artifacts.artifact import TOKENIZER_PATTERNS
 from xft.artifacts.manifest import joint_sha256, json_sha256
+from xft.common.errors import errors_at
 from xft.common.user_code import codes_in
 from xft.config import sections
 from xft.config.runs import Run
@@ -125,12 +126,13 @@ class Graph:
         """The settings that decide the FLOPs of the mixture's tuning: its shape and its rows."""
         settings = sections.mixture_settings(dict(self.config.moe))
         shape = {key: settings[key] for key in sections.SHAPE_KEYS if key in settings}
-        keys = [*sections.FLOPS_KEYS, *(f"moe.{key}" for key in shape)]
+        of_tuning = {*sections.FLOPS_KEYS} - STEPS["moe_sft"].idle_keys(self.config)
+        of_shape = {f"moe.{key}" for key in shape}
         return Input(
             "flops_of",
             recorded={"flops_of": shape},
             flags={"match_flops": True, **shape},
-            keys=frozenset(keys),
+            keys=frozenset(of_tuning | of_shape),
         )
 
     @cached_property
@@ -227,7 +229,8 @@ class Graph:
         place = Path(self.config.base.model)
         paths = {path for pattern in TOKENIZER_PATTERNS for path in place.glob(pattern)}
         files = [path for path in paths if path.is_file()]
-        contents = self.contents.of_files(place, files) | class_choice(place)
+        with errors_at("config: base.model"):
+            contents = self.contents.of_files(place, files) | class_choice(place)
         return {f"base {name}": content for name, content in contents.items()}
 
     # The problems, and what is measured of the models.

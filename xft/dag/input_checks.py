@@ -130,6 +130,9 @@ def _check_named(key: str, path: str, given: Mapping[str, Any], load: Callable) 
     elif key == "base.model":
         with errors_at("config"):
             check_source(path, given["base"].revision)
+        if Path(path).is_dir():
+            with errors_at(f"config: {key}"):
+                check_model(Path(path))
         if WorkflowConfig.model_fields.keys() <= given.keys():
             check_base(given)
     elif key == "moe_sft.model":
@@ -238,7 +241,10 @@ def check_base(given: Mapping[str, Any]) -> None:
     """
     base = given["base"]
     folder = find_local(base.model, base.revision, ["config.json"])
-    config = read_model_config(folder / "config.json") if folder else {}
+    config = {}
+    if folder:
+        with errors_at("config: base.model"):
+            config = read_model_config(folder / "config.json")
     faults = _faults_of_sizes(given, config)
     folder = find_local(base.model, base.revision, TOKENIZER_PATTERNS)
     if folder:
@@ -279,15 +285,19 @@ def _faults_of_tokenizer(given: Mapping[str, Any], folder: Path) -> list[str]:
     """The faults of chat templates, the vocabulary and the EOS token. folder: of the tokenizer."""
     model = given["base"].model
     faults: list[str] = []
-    if given["data"].template == CHAT:
-        with _collecting_faults(faults):
-            _check_chat("data.template", model, folder)
-    if given["evaluation"].base_prompt == CHAT:
-        with _collecting_faults(faults):
-            _check_chat("evaluation.base_prompt", model, folder)
-    for check in (check_vocabulary, check_eos):
+    for check in (check_vocabulary, check_eos, has_chat_template):
         with _collecting_faults(faults), errors_at("base.model"):
             check(folder)
+    if faults:
+        return list(dict.fromkeys(faults))  # several read the same file
+    templates = {
+        "data.template": given["data"].template,
+        "evaluation.base_prompt": given["evaluation"].base_prompt,
+    }
+    for key, template in templates.items():
+        if template == CHAT:
+            with _collecting_faults(faults):
+                _check_chat(key, model, folder)
     return faults
 
 

@@ -173,6 +173,10 @@ def _odd(key: str, value: object, config: WorkflowConfig) -> str | None:
         )
     if key == "data.validation_rows" and value == 1:
         return "a loss on one held-out row says little, and has no interval. Usual are 100 or more"
+    section, _, name = key.partition(".")
+    if section in TRAININGS and name in getattr(config, section).idle:
+        given = getattr(config, section).idle[name]
+        return f"no effect beside {given}. Leave out one of the two"
     if key.endswith(".learning_rate") and value >= 1:
         return "with such a rate a training usually diverges. Usual are 1e-5 to 1e-1"
     return None

@@ -6,7 +6,7 @@ from functools import cache, partial
 from math import inf
 from pathlib import Path
 
-from xft.checkpoints.model_files import read_model_config, window
+from xft.checkpoints.model_files import read_model_config, read_tokenizer, window
 from xft.common.errors import UserError, collecting_errors, did_you_mean, errors_at
 from xft.dag.nodes import Node, with_results
 from xft.data.prompt_templates import CHAT, PROMPT_NAMES, SLOT, make_template, read_template
@@ -73,20 +73,19 @@ def _sizes(
     The base's tokenizer.json counts, since transformers would import torch. Only the chat template
     of a local base needs transformers; of another base, what its template adds is left out.
     """
-    from tokenizers import Tokenizer
-
     problems = load(file)
     identity = SLOT if prompt == CHAT else read_template(prompt, PROMPT_NAMES)
     texts = task_prompts(problems, make_template(identity, None))
     folder = find_local(model, revision, [TOKENIZER])
     if not folder or not (folder / CONFIG).is_file():
         return {text.task_id: 0 for text in texts}, inf
-    most = window(read_model_config(folder / CONFIG)) or inf
+    with errors_at("config: base.model"):
+        most = window(read_model_config(folder / CONFIG)) or inf
+        tokenizer = read_tokenizer(folder / TOKENIZER)
     if prompt == CHAT and Path(model).is_dir():
         loaded = load_tokenizer(folder)
         texts = task_prompts(problems, make_template(CHAT, loaded))
         return {text.task_id: len(text.encode(loaded)) for text in texts}, most
-    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     tokenizer.no_padding()
     lengths = {}
     for text in texts:

@@ -76,6 +76,7 @@ class WorkflowRun:
         self.hashes = FileHashCache(Path(self.config.store) / HASHES_FILE)
         contents = FileContents(self.hashes)
         self.experiment = Experiment(self.config, self.runs, contents)
+        self.experiment.wanted  # noqa: B018 (a fault of the files that it reads is told once)
         self.store = self.experiment.store
         self.results = self.experiment.results
         self.stores = self.config.stores if only_results_of is None else [only_results_of]

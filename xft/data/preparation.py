@@ -52,7 +52,8 @@ def prepare(
     tokens, cut = tokenize_rows(rows, tokenizer, template, options.max_length)
     too_long = set(rows.numbers) - set(tokens.numbers.tolist())
     removed += [{"row": number, "reason": "prompt fills the window"} for number in too_long]
-    tokens = _hold_out(tokens, _without(rows, too_long), options)
+    rows = _without(rows, too_long)
+    tokens = _hold_out(tokens, rows, options)
 
     report = {
         "data_sha256": joint_sha256([hash_file(file) for file in files]),
@@ -62,6 +63,8 @@ def prepare(
     }
     if options.choice_rows:
         report["choice"] = len(tokens.choice)
+    if options.held_out_rows and options.deduplicate == "none":
+        report["held_out_repeated"] = _repeated_elsewhere(tokens, rows)
     report["cut"] = cut
     return tokens, report | _removed_content(removed, files)
 
@@ -89,6 +92,11 @@ def summary(files: Sequence[Path], report: dict) -> str:
     held_out = report["validation"] + report.get("choice", 0)
     if held_out:
         text += f", {held_out} held out"
+    if report.get("held_out_repeated"):
+        text += (
+            f", {report['held_out_repeated']} of these with the text of a row to train on, or of "
+            "one held out for another use (deduplicate = none): their loss is too low"
+        )
     if report["cut"]:
         text += f"; cut at max_length: {report['cut']}"
     if report["removed_rows"]:
@@ -169,6 +177,19 @@ def _hold_out(tokens: Tokens, rows: StoredRows, options: TokensConfig) -> Tokens
             f"other {left}. If that is not meant, set fewer {fewer}"
         )
     return replace(tokens, held_out=held_out)
+
+
+def _repeated_elsewhere(tokens: Tokens, rows: StoredRows) -> int:
+    """The number of rows held out whose text is among the other rows too, but for whitespace.
+
+    The validation rows, those of a choice and those of the training are told apart.
+    """
+    first_of = find_exact(rows)
+    parts: dict[int, list[int]] = {}  # of the rows with a text, by the number of the first
+    for number, part in zip(rows.numbers, tokens.held_out.tolist(), strict=True):
+        parts.setdefault(first_of.get(number, number), []).append(part)
+    apart = [some for some in parts.values() if len(set(some)) > 1]
+    return sum(part != 0 for some in apart for part in some)
 
 
 def _hashed(rows: StoredRows) -> Iterator[tuple[bytes, int]]:

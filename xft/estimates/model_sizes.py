@@ -23,7 +23,7 @@ from xft.checkpoints import model_files
 from xft.checkpoints.layout import FfnLayer, dense_layers, outside
 from xft.checkpoints.model_files import DTYPE_BYTES, EMBEDDINGS, FLOAT_NAMES, TensorInfo
 from xft.checkpoints.reader import CheckpointHeaders, TensorTable
-from xft.common.errors import UserError
+from xft.common.errors import UserError, errors_at
 from xft.common.progress import say
 from xft.config.sections import BaseConfig, MoeConfig, MoeSftTraining, SftTraining
 from xft.config.training import TrainingConfig
@@ -103,7 +103,9 @@ class ModelTable(TensorTable):
 
 
 def find_table(base: BaseConfig, model_config: Path | None) -> ModelTable:
-    """The table of the base, from its weights' headers or its config.json. Raises UserError.
+    """The table of the base, from its weights' headers or its config.json.
+
+    Raises UserError, also if the base cannot be upcycled.
 
     model_config: another config.json to take.
     """
@@ -111,13 +113,18 @@ def find_table(base: BaseConfig, model_config: Path | None) -> ModelTable:
         file = model_config or find_config(base.model, base.revision)
     except UserError as error:
         raise UserError(
-            f"{error}. Without a network, name the model's config.json, a small file, with "
+            f"config: {error}. Without a network, name the model's config.json, a small file, with "
             "--model-config"
         ) from None
-    if model_config is None and has_weights(file.parent):
-        return read_table(file.parent)
-    say("Building the model without its weights: ten seconds to a minute.")
-    return compute_table(file)
+    with errors_at("--model-config" if model_config else "config: base.model"):
+        if model_config is None and has_weights(file.parent):
+            table = read_table(file.parent)
+            check_sizes(table.config, file)
+        else:
+            say("Building the model without its weights: ten seconds to a minute.")
+            table = compute_table(file)
+        dense_layers(table.names, table.config)
+    return table
 
 
 def read_table(folder: Path) -> ModelTable:

@@ -20,10 +20,10 @@ from xft.cli.step import StepParser
 from xft.common.errors import UserError
 from xft.common.json_files import read_json
 from xft.config.reading import complete, naming
-from xft.config.runs import Run, find_runs, read_overlaid
+from xft.config.runs import Run, examine_runs, find_runs, overlaid, read_overlaid
 from xft.config.section import Section
 from xft.config.sections import WorkflowConfig
-from xft.config.steps import TRAINING_SECTIONS
+from xft.config.steps import STEPS, TRAINING_SECTIONS
 from xft.config.training import TrainingConfig
 from xft.dag.experiment import Experiment
 from xft.dag.graph import Graph
@@ -42,6 +42,8 @@ from xft.store.file_hashes import FileHashCache
 from xft.store.store import Recipe, is_whole
 
 DEFAULT_GPU = "h100"
+SPEED = "results/speed"  # folder of the results of a measurement
+SHORT = {"max_steps": 30, "warmup_steps": 1}  # the training of one
 ASSUMED = f"Default: {DEFAULT_UTILISATION}, an assumption."
 MEASURED = "Default: what jobs in the store reached, if this machine is planned for."
 
@@ -103,7 +105,8 @@ def answer(estimate: Estimate, jobs: Totals, files: list[Path]) -> list[str]:
         if estimate.rows is None:
             needed = "the number of rows: give it with --rows"
         if not estimate.processor.bf16:
-            needed = f"the speed of the device. To measure it: {speed_command(estimate, files)}"
+            section = (*estimate.trainings, "moe_sft")[0]
+            needed = f"the speed of the device. To measure it: {speed_command(section, files)}"
         time = f"? It depends on {needed}"
     return [
         fit_line(estimate),
@@ -113,14 +116,25 @@ def answer(estimate: Estimate, jobs: Totals, files: list[Path]) -> list[str]:
     ]
 
 
-def speed_command(estimate: Estimate, files: list[Path]) -> str:
-    """The command that measures the speed of this machine by a short training, for later plans."""
-    rules = {section: rule for rule, section in TRAINING_SECTIONS.items()}
-    section = (*estimate.trainings, "moe_sft")[0]
-    return (
-        f"snakemake --cores all --configfile {shlex.join(map(str, files))} --until {rules[section]}"
-        f" --config results_dir=results/speed '{section}={{max_steps: 30, warmup_steps: 1}}'"
-    )
+def speed_command(section: str, files: list[Path]) -> str:
+    """The command that measures the speed of this machine by one short training, for later plans.
+
+    section: of the training. files: of the configuration, which may want several such trainings.
+    """
+    values, where = read_overlaid(files)
+    settings = {"results_dir": SPEED, section: SHORT}
+    if examine_runs(overlaid(values, settings), where).faults:  # such as a longer warm-up in sweep
+        del settings[section]
+    measured = overlaid(values, settings)
+    experiment = find_experiment(complete(measured, where), find_runs(measured, where))
+    trainings = (node for node in experiment.wanted if STEPS[node.step].section == section)
+    target = f"{SPEED}/{next(trainings).name}"
+    command = f"snakemake {shlex.quote(target)} --cores all"
+    command += f" --configfile {shlex.join(map(str, files))} --config results_dir={SPEED}"
+    if section in settings:
+        short = ", ".join(f"{key}: {value}" for key, value in SHORT.items())
+        command += f" '{section}={{{short}}}'"
+    return command
 
 
 def find_experiment(config: WorkflowConfig, runs: list[Run]) -> Experiment:
