@@ -64,7 +64,8 @@ from xft.estimates.planning import GAPS
 from xft.estimates.rows import Lengths, sample_lengths
 
 PROJECT = Path(__file__).parents[1]
-RECIPES = PROJECT / "recipes"
+FOLDERS = ("recipes", "experiments")
+RECIPES = {path.stem: path for name in FOLDERS for path in PROJECT.joinpath(name).glob("*.yaml")}
 EMBEDDED = PROJECT / "resources" / "base"  # whose tokenizer all bases get
 BASES = tomllib.loads((PROJECT / "tests" / "estimates" / "bases.toml").read_text())
 RUN = PROJECT / "tests" / "emulated_gpu" / "run"
@@ -301,8 +302,8 @@ def table_line(name: str, job: str, rows: str, sizes: list[float]) -> tuple[str,
 
 def read_recipe(name: str, single: bool) -> tuple[WorkflowConfig, str]:
     """The configuration of a recipe with few steps, and the GPU that its header names."""
-    text = (RECIPES / f"{name}.yaml").read_text()
-    named = re.search(r"--configfile ((?:recipes/\S+ ?)+)", text)[1].split()
+    text = RECIPES[name].read_text()
+    named = re.search(r"--configfile (.+)", text)[1].split()
     values, _ = read_overlaid([PROJECT / file for file in named])
     values = values_to_change(complete(values))
     changes: dict[str, dict] = {"evaluation": {"max_new_tokens": NEW_TOKENS, "limit": None}}

@@ -1,4 +1,4 @@
-"""Write a random Llama of 111,000 parameters and 50,000 rows, for recipes/capacity-base.yaml.
+"""Write a random Llama of 111,000 parameters and 50,000 rows, for experiments/capacity-base.yaml.
 
 python resources/small_base.py build/small
 """

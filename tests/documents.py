@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-FOLDERS = ("benchmarks", "config", "recipes", "resources")
+FOLDERS = ("benchmarks", "config", "experiments", "recipes", "resources")
 DOCUMENTS += [ROOT / folder / "README.md" for folder in FOLDERS]
 # Those whose blocks without a mark tests/slow/test_docs_commands.py runs, in this order.
 RUN = ["own-model", "by-hand", "planning", "design", "hub", "extending"]

@@ -14,6 +14,7 @@ SHOWN = (
     "docs/**/*.*",
     "benchmarks/*.md",
     "config/*.md",
+    "experiments/*",
     "recipes/*",
     "resources/*.md",
     "CITATION.cff",

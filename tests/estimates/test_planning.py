@@ -705,22 +705,23 @@ def test_a_users_mistake_ends_in_one_message(project, call_step):
         assert "plan: error: " in done.stderr and message in done.stderr
 
 
-# The recipes
+# Recipes and experiments
 
 NEEDS = re.compile(r"What it needs \(xft plan --config FILES?(.*)\)")
 
 
-def recipes() -> list[str]:
+def configurations() -> list[Path]:
     """Those with a base from BASES. Any other that says what it needs fails."""
-    texts = {f.stem: f.read_text() for f in Path(__file__).parents[2].glob("recipes/*.yaml")}
-    return sorted(n for n in texts if n.startswith(tuple(BASES)) or NEEDS.search(texts[n]))
+    root = Path(__file__).parents[2]
+    files = sorted([*root.glob("recipes/*.yaml"), *root.glob("experiments/*.yaml")])
+    return [f for f in files if f.name.startswith(tuple(BASES)) or NEEDS.search(f.read_text())]
 
 
-@pytest.mark.parametrize("name", recipes())
-def test_recipes_headers_hold_the_plans_figures(name, repository, tmp_path, monkeypatch):
+@pytest.mark.parametrize("file", configurations(), ids=lambda file: file.stem)
+def test_headers_hold_the_plans_figures(file, repository, tmp_path, monkeypatch):
     """But the demonstrations, whose model comes along, and what lies over other configs."""
+    name, text = file.stem, file.read_text()
     base = max(filter(name.startswith, BASES), key=len)
-    text = (repository / "recipes" / f"{name}.yaml").read_text()
     files = re.search(r"--configfile (.+)", text)[1].split()
     words = NEEDS.search(text)[1].split()
     monkeypatch.chdir(repository)
@@ -732,13 +733,15 @@ def test_recipes_headers_hold_the_plans_figures(name, repository, tmp_path, monk
     assert lines[0] == f"dense {BASES[base]['parameters']:,} parameters"
     assert "".join(f"#   {line}\n" for line in lines) in text
     assert not made.gpu or all(fits(made, section) for section in made.trainings)
-    by_hardware = Path("recipes/README.md").read_text().partition("## All files")[0]
-    if f"[{name}]" in by_hardware:
+    page = Path("recipes/README.md").read_text()
+    if f"[{name}]" in page:
         count, peak = made.job("moe_sft").processes, max(map(made.peak, made.trainings)) / 2**30
-        device = f"{f'{count} x ' if count > 1 else ''}{made.processor.memory:.0f} GB"
-        row = f"{peak:.1f} | {sum(map(made.training_hours, made.trainings)):.1f}"
-        row = f"| {device} | [{name}]({name}.yaml) | {row} | {lines[2].split()[1]} |"
-        assert row in by_hardware
+        device, hours = "CPU", ""
+        if made.gpu:
+            device = f"{f'{count} x ' if count > 1 else ''}{made.processor.memory:.0f} GB"
+            hours = f" {sum(map(made.training_hours, made.trainings)):.1f}"
+        row = f"| {device} | [{name}]({name}.yaml) | {peak:.1f} |{hours} | {lines[2].split()[1]} |"
+        assert row in page
 
 
 MIXTURE, DENSE = 7_028_346_008, 1_346_471_936  # parameters

@@ -3,19 +3,21 @@
 import re
 import shutil
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import pytest
 from damage import change_json
+from documents import ROOT, links
 
 from xft.config.runs import read_overlaid
 from xft.dag.workflow_run import WorkflowRun
 from xft.evaluation.forms import load_problems
 
-ROOT = Path(__file__).parents[2]
-CONFIGURATIONS = [ROOT / "config" / "config.yaml", *sorted((ROOT / "recipes").glob("*.yaml"))]
+FILES = {name: sorted((ROOT / name).glob("*.yaml")) for name in ("recipes", "experiments")}
+CONFIGURATIONS = [ROOT / "config" / "config.yaml", *chain(*FILES.values())]
 READ_ONCE = cache(load_problems)  # the sets, which many runs of a configuration name
-OVER = re.compile(r"--configfile (recipes/.+)")  # of the command in a file's head
+OVER = re.compile(r"--configfile (\w+/.+)")  # of the command in a file's head
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +27,12 @@ def place(tmp_path, monkeypatch, hashed_code) -> None:
     monkeypatch.setattr("xft.dag.input_checks.load_problems", READ_ONCE)
     for name in ("resources", "examples"):
         Path(name).symlink_to(ROOT / name)
+
+
+@pytest.mark.parametrize("folder", FILES)
+def test_a_page_leads_to_each_file_of_its_folder(folder):
+    linked = {link for link in links(ROOT / folder / "README.md") if "/" not in link}
+    assert linked == {file.name for file in FILES[folder]}
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)

@@ -14,6 +14,7 @@ import pytest
 import requests
 import yaml
 from buckets import fetch, make, s3_bucket
+from documents import ROOT, blocks
 
 from xft.artifacts.artifact import ENTRY_FILE
 from xft.store import others
@@ -22,8 +23,8 @@ from xft.store.store import all_faults, is_whole
 
 pytestmark = pytest.mark.slow
 PAUSE = Path(__file__).parents[1] / "pause" / "sitecustomize.py"
-RECIPE = Path(__file__).parents[2] / "recipes" / "machines.yaml"
-RATES = yaml.safe_load(RECIPE.read_text())["sweep"]["mixing.learning_rate"]
+(KEYS,) = [block.text for block in blocks(ROOT / "docs" / "sharing.md") if block.language == "yaml"]
+RATES = yaml.safe_load(KEYS)["sweep"]["mixing.learning_rate"]
 TRAINED = ["dense", "eval", "validation_loss", "weighted_trained"]
 
 
